@@ -1,0 +1,60 @@
+// Builds a Worker with worker-build, unless it is built already.
+import { createHash } from "node:crypto";
+import { existsSync, readFileSync, readdirSync, statSync, writeFileSync } from "node:fs";
+import path from "node:path";
+import { Failure, at, capture, root, run } from "./run.mjs";
+import { ensureNodeModules, ensureRust, ensureWorkerTools, nodeEnv } from "./setup.mjs";
+
+export const WORKERS = { demo: "examples/worker", test: "tests/worker" };
+
+/** Resolves once `build/` of the named Worker is up to date. */
+export async function buildWorker(name) {
+  await ensureNodeModules();
+  await ensureRust();
+  const tools = await ensureWorkerTools();
+
+  const folder = WORKERS[name];
+  const stamp = fingerprint(folder, tools);
+  if (isBuilt(folder, stamp)) return;
+
+  console.log(`Building the ${name} Worker (${folder}; a minute or two the first time, seconds later)`);
+  const env = nodeEnv({
+    WASM_BINDGEN_BIN: tools.wasmBindgen,
+    WASM_OPT_BIN: at("node_modules/.bin/wasm-opt"),
+    ESBUILD_BIN: at("node_modules/.bin/esbuild"),
+  });
+  const build = await run(`${name} Worker`, tools.workerBuild, ["--release", "--panic-unwind"], { cwd: at(folder), env });
+  if (!build.ok) throw new Failure(`worker-build failed in ${folder}.`);
+  writeFileSync(at(folder, STAMP), stamp);
+}
+
+const STAMP = "build/.stamp";
+
+function isBuilt(folder, stamp) {
+  return (
+    ["build/index.js", "build/index_bg.wasm", STAMP].every((file) => existsSync(at(folder, file))) &&
+    readFileSync(at(folder, STAMP), "utf8") === stamp
+  );
+}
+
+/** A hash of everything the build reads: sources, lock file, compiler and tools. */
+function fingerprint(folder, tools) {
+  const hash = createHash("sha256");
+  hash.update(JSON.stringify([tools, capture("rustc", ["+nightly", "--version"]), process.env.RUSTFLAGS ?? ""]));
+  hash.update(readFileSync(at("package-lock.json")));
+  for (const source of ["Cargo.toml", "Cargo.lock", ".cargo", "rust-toolchain.toml", "src", folder]) {
+    for (const file of files(at(source))) {
+      hash.update(`\0${path.relative(root, file)}\0`).update(readFileSync(file));
+    }
+  }
+  return hash.digest("hex");
+}
+
+function files(entry) {
+  if (!existsSync(entry)) return [];
+  if (!statSync(entry).isDirectory()) return [entry];
+  return readdirSync(entry)
+    .sort()
+    .filter((name) => !["build", "node_modules", ".wrangler", "target"].includes(name))
+    .flatMap((name) => files(path.join(entry, name)));
+}

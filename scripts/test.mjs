@@ -1,0 +1,167 @@
+// npm test [-- lint | native | e2e [file...]]: every check there is, or one group of them.
+//
+// Runs everything even after a failure, one thing at a time, and ends with the
+// line `N passed, N failed[, N skipped]`.
+import { existsSync, readdirSync } from "node:fs";
+import { Failure, at, capture, isStopping, main, run } from "./lib/run.mjs";
+import { WORKERS, buildWorker } from "./lib/build.mjs";
+import { ensureNodeModules, ensureRust, ensureWorkerTools, modernNode, nodeEnv } from "./lib/setup.mjs";
+
+const WASM = ["--target", "wasm32-unknown-unknown"];
+const WASM_ONLY_FEATURES = ["cloudflare"];
+const WORKER_PACKAGES = ["ssetarget-demo", "ssetarget-test-worker"];
+const E2E_TEST_TIMEOUT_MS = 180_000;
+
+main(async () => {
+  const [group, ...names] = process.argv.slice(2);
+  if (group && !(group in GROUPS)) throw new Failure(`there is no group called ${group}; choose ${Object.keys(GROUPS).join(", ")}.`);
+  const started = Date.now();
+
+  const groups = group ? [group] : Object.keys(GROUPS);
+  await attempt("setup", async () => {
+    await ensureRust();
+    if (groups.includes("e2e")) {
+      await ensureNodeModules();
+      await ensureWorkerTools();
+    }
+    return NOTHING_COUNTED;
+  });
+  for (const name of groups) {
+    await GROUPS[name](names).catch((error) => attempt(name, () => Promise.reject(error)));
+  }
+
+  report(Date.now() - started);
+});
+
+const GROUPS = {
+  async lint() {
+    await check("rustfmt", "cargo", ["fmt", "--all", "--check"]);
+    await check("clippy, native", "cargo", ["clippy", ...NATIVE, "--all-targets", ...nativeFeatures(), ...DENY_WARNINGS]);
+    await check("clippy, wasm library", "cargo", ["clippy", "-p", "ssetarget", "--features", "cloudflare", ...WASM, ...DENY_WARNINGS]);
+    await check("clippy, Workers", "cargo", ["clippy", ...WORKER_PACKAGES.flatMap((name) => ["-p", name]), ...WASM, ...DENY_WARNINGS]);
+    await check("no features", "cargo", ["check", "-p", "ssetarget", "--no-default-features"]);
+    for (const feature of features()) {
+      const target = WASM_ONLY_FEATURES.includes(feature) ? WASM : [];
+      await check(`only feature ${feature}`, "cargo", ["check", "-p", "ssetarget", "--no-default-features", "--features", feature, ...target]);
+    }
+    const strict = { RUSTDOCFLAGS: "-D warnings" };
+    await check("docs, native", "cargo", ["doc", "-p", "ssetarget", "--no-deps", ...nativeFeatures()], strict);
+    await check("docs, wasm", "cargo", ["doc", "-p", "ssetarget", "--no-deps", "--features", "cloudflare", ...WASM], strict);
+  },
+
+  async native() {
+    await cargoTest("cargo test", ["--no-fail-fast", ...NATIVE, ...nativeFeatures()]);
+    if (existsSync(at("tests/shuttle.rs"))) {
+      // A folder of its own: the flag changes every crate. No LTO: it would be most of the time.
+      await cargoTest("shuttle", ["--test", "shuttle", "--release", ...nativeFeatures()], {
+        RUSTFLAGS: `${process.env.RUSTFLAGS ?? ""} --cfg shuttle`.trim(),
+        CARGO_TARGET_DIR: at("target/shuttle"),
+        CARGO_PROFILE_RELEASE_LTO: "off",
+        CARGO_PROFILE_RELEASE_CODEGEN_UNITS: "16",
+      });
+    }
+  },
+
+  async e2e(names) {
+    const folder = "tests/e2e";
+    const files = (existsSync(at(folder)) ? readdirSync(at(folder)) : [])
+      .filter((file) => file.endsWith(".test.mjs") && (names.length === 0 || names.some((name) => file.includes(name))))
+      .sort()
+      .map((file) => `${folder}/${file}`);
+    if (files.length === 0) throw new Failure(`no file of ${folder} matches ${names.join(" or ") || "*.test.mjs"}.`);
+
+    for (const worker of Object.keys(WORKERS)) {
+      await attempt(`build of the ${worker} Worker`, async () => {
+        await buildWorker(worker);
+        return ONE_PASSED;
+      });
+    }
+    await nodeTest(files);
+  },
+};
+
+const NATIVE = ["--workspace", ...WORKER_PACKAGES.flatMap((name) => ["--exclude", name])];
+const DENY_WARNINGS = ["--", "-D", "warnings"];
+
+/** A check passes or fails as a whole. */
+function check(title, command, args, env = {}) {
+  return attempt(title, async () => {
+    const { ok } = await run(title, command, args, { env: { ...process.env, ...env } });
+    return ok ? ONE_PASSED : ONE_FAILED;
+  });
+}
+
+function cargoTest(title, args, env = {}) {
+  return attempt(title, async () => {
+    const { ok, output } = await run(title, "cargo", ["test", ...args], { env: { ...process.env, ...env } });
+    const totals = /^test result: \w+\. (?<passed>\d+) passed; (?<failed>\d+) failed; (?<skipped>\d+) ignored/gm;
+    return counted(ok, [...output.matchAll(totals)].map((match) => match.groups));
+  });
+}
+
+function nodeTest(files) {
+  return attempt("e2e", async () => {
+    // Force-exit: a handle that a test forgot must not hang the whole run.
+    const flags = ["--test", "--test-force-exit", "--test-concurrency=1", `--test-timeout=${E2E_TEST_TIMEOUT_MS}`, "--test-reporter=spec"];
+    const env = nodeEnv({ SSETARGET_PREBUILT: "1" });
+    const { ok, output } = await run("e2e", modernNode(), [...flags, ...files], { env });
+    const totals = /^ℹ (?<kind>pass|fail|cancelled|skipped|todo) (?<number>\d+)$/gm;
+    const names = { pass: "passed", fail: "failed", cancelled: "failed", skipped: "skipped", todo: "skipped" };
+    return counted(ok, [...output.matchAll(totals)].map(({ groups: { kind, number } }) => ({ [names[kind]]: number })));
+  });
+}
+
+const NOTHING_COUNTED = { passed: 0, failed: 0, skipped: 0 };
+const ONE_PASSED = { passed: 1, failed: 0, skipped: 0 };
+const ONE_FAILED = { passed: 0, failed: 1, skipped: 0 };
+
+/** Sums up what a test runner printed. One that failed without a failed test did not compile or crashed. */
+function counted(ok, parts) {
+  const sum = (key) => parts.reduce((total, part) => total + Number(part[key] ?? 0), 0);
+  const failed = sum("failed");
+  return { passed: sum("passed"), failed: failed || (ok ? 0 : 1), skipped: sum("skipped") };
+}
+
+const results = [];
+
+async function attempt(title, body) {
+  if (isStopping()) throw new Failure("stopped.");
+  const started = Date.now();
+  console.log(`\n── ${title} ${"─".repeat(Math.max(3, 60 - title.length))}`);
+  const result = await body().catch((error) => {
+    console.log(error instanceof Failure ? error.message : error.stack);
+    return ONE_FAILED;
+  });
+  const seconds = seconds1(Date.now() - started);
+  results.push({ title, seconds, ...result });
+  console.log(`${result.failed ? "✖" : "✔"} ${title}: ${summary(result)} in ${seconds} s`);
+}
+
+function report(milliseconds) {
+  const total = (key) => results.reduce((sum, result) => sum + result[key], 0);
+  const failures = results.filter((result) => result.failed > 0);
+  console.log(`\n── all groups, ${seconds1(milliseconds)} s ${"─".repeat(40)}`);
+  for (const failure of failures) console.log(`✖ ${failure.title}: ${summary(failure)}`);
+  console.log(summary({ passed: total("passed"), failed: total("failed"), skipped: total("skipped") }));
+  if (failures.length > 0) process.exitCode = 1;
+}
+
+function summary({ passed, failed, skipped }) {
+  return `${passed} passed, ${failed} failed${skipped ? `, ${skipped} skipped` : ""}`;
+}
+
+function seconds1(milliseconds) {
+  return (milliseconds / 1000).toFixed(1);
+}
+
+function features() {
+  const metadata = JSON.parse(capture("cargo", ["metadata", "--no-deps", "--format-version", "1"]) ?? "null");
+  if (!metadata) throw new Failure("cargo metadata failed; is Cargo.toml valid?");
+  const library = metadata.packages.find(({ name }) => name === "ssetarget");
+  return Object.keys(library.features).filter((feature) => feature !== "default");
+}
+
+function nativeFeatures() {
+  const names = features().filter((feature) => !WASM_ONLY_FEATURES.includes(feature));
+  return names.length > 0 ? ["--features", names.map((name) => `ssetarget/${name}`).join(",")] : [];
+}

@@ -1,0 +1,320 @@
+//! Events, their ids, and positions in a log.
+//!
+//! Nothing here knows of storage, bytes or async.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::num::NonZeroU64;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// The position of an event in its log: a positive integer below 2^53, so that a JavaScript
+/// client can hold it as a number without loss.
+///
+/// Ids are assigned by the [`EventStore`](crate::EventStore) and strictly increase in log order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EventId(NonZeroU64);
+
+impl EventId {
+    /// The greatest id there can be: 2^53 - 1, JavaScript's `Number.MAX_SAFE_INTEGER`.
+    pub const MAX: u64 = (1 << 53) - 1;
+
+    /// The id with this number, or `None` for 0 and for numbers above [`EventId::MAX`].
+    #[must_use]
+    pub fn new(number: u64) -> Option<Self> {
+        if number > Self::MAX {
+            return None;
+        }
+        NonZeroU64::new(number).map(Self)
+    }
+
+    /// The id as a number.
+    #[must_use]
+    pub fn get(self) -> u64 {
+        self.0.get()
+    }
+}
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Parses what `Display` prints: decimal digits without sign, spaces or leading zeros.
+///
+/// # Errors
+/// [`InvalidEventId`] for anything else, so that two spellings never mean one id.
+impl FromStr for EventId {
+    type Err = InvalidEventId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidEventId> {
+        let canonical = !text.starts_with('0') && text.bytes().all(|b| b.is_ascii_digit());
+        if !canonical {
+            return Err(InvalidEventId);
+        }
+        text.parse()
+            .ok()
+            .and_then(Self::new)
+            .ok_or(InvalidEventId)
+    }
+}
+
+/// The text is not an event id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InvalidEventId;
+
+impl fmt::Display for InvalidEventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "an event id is a whole number from 1 to {} without sign or leading zeros",
+            EventId::MAX
+        )
+    }
+}
+
+impl std::error::Error for InvalidEventId {}
+
+/// Where in the log a subscriber starts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Cursor {
+    /// With the oldest event that the log keeps.
+    #[default]
+    Beginning,
+    /// With the first event after this one: what a `Last-Event-ID` asks for.
+    After(EventId),
+    /// With the first event that is appended from now on.
+    Latest,
+}
+
+/// Something that can be dispatched: a type name and data that [`serde`] can write as JSON.
+///
+/// ```
+/// use std::borrow::Cow;
+/// use serde::Serialize;
+/// use ssetarget::Event;
+///
+/// #[derive(Serialize)]
+/// struct Uploaded { file: String }
+///
+/// impl Event for Uploaded {
+///     fn event_type(&self) -> Cow<'_, str> { "uploaded".into() }
+/// }
+/// ```
+pub trait Event: Serialize {
+    /// The `event:` field that listeners subscribe to, without CR, LF or NUL.
+    fn event_type(&self) -> Cow<'_, str>;
+
+    /// What makes this event a fact of its own: a log keeps one event for each key and ignores
+    /// further ones. Default: `None`, every dispatch is a new event.
+    fn key(&self) -> Option<Cow<'_, str>> {
+        None
+    }
+
+    /// Whether nothing is expected after this event. While it is the newest of its log, streams
+    /// end after it and a reconnect is answered with `204`. Default: `false`.
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+/// An event on its way into a log: encoded once, here, so that every reader gets the same bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewEvent {
+    /// The `event:` field.
+    #[serde(rename = "type")]
+    event_type: String,
+    /// The `data:` field.
+    data: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    terminal: bool,
+}
+
+impl NewEvent {
+    /// The most bytes that type, data and key may have together: 1 MiB (1,048,576).
+    ///
+    /// A Durable Object's row may have 2 MB, and its fields are stored in one.
+    pub const MAX_SIZE: usize = 1 << 20;
+
+    /// An event of this type with this data.
+    ///
+    /// # Errors
+    /// [`InvalidEvent::Type`] if the type is empty or has a CR, LF or NUL, which could forge
+    /// lines of the stream; [`InvalidEvent::TooLarge`] above [`NewEvent::MAX_SIZE`].
+    pub fn new(
+        event_type: impl Into<String>,
+        data: impl Into<String>,
+    ) -> Result<Self, InvalidEvent> {
+        let event = Self {
+            event_type: event_type.into(),
+            data: data.into(),
+            key: None,
+            terminal: false,
+        };
+        event.check()?;
+        Ok(event)
+    }
+
+    /// Encodes `event` as JSON.
+    ///
+    /// # Errors
+    /// As [`NewEvent::new`], and [`InvalidEvent::Data`] if the event cannot be written as JSON.
+    pub fn encode(event: &(impl Event + ?Sized)) -> Result<Self, InvalidEvent> {
+        let data = serde_json::to_string(event).map_err(InvalidEvent::Data)?;
+        let encoded = Self {
+            event_type: event.event_type().into_owned(),
+            data,
+            key: event.key().map(Cow::into_owned),
+            terminal: event.is_terminal(),
+        };
+        encoded.check()?;
+        Ok(encoded)
+    }
+
+    /// The same event with a key: see [`Event::key`].
+    ///
+    /// # Errors
+    /// [`InvalidEvent::TooLarge`] above [`NewEvent::MAX_SIZE`].
+    pub fn with_key(mut self, key: impl Into<String>) -> Result<Self, InvalidEvent> {
+        self.key = Some(key.into());
+        self.check()?;
+        Ok(self)
+    }
+
+    /// The same event, terminal: see [`Event::is_terminal`].
+    #[must_use]
+    pub fn terminal(mut self) -> Self {
+        self.terminal = true;
+        self
+    }
+
+    /// Checks what the constructors promise, for an event that came from elsewhere.
+    ///
+    /// # Errors
+    /// As [`NewEvent::new`].
+    pub fn check(&self) -> Result<(), InvalidEvent> {
+        if self.event_type.is_empty() || self.event_type.contains(['\r', '\n', '\0']) {
+            return Err(InvalidEvent::Type);
+        }
+        let size = self.size();
+        if size > Self::MAX_SIZE {
+            return Err(InvalidEvent::TooLarge { size });
+        }
+        Ok(())
+    }
+
+    /// The `event:` field.
+    #[must_use]
+    pub fn event_type(&self) -> &str {
+        &self.event_type
+    }
+
+    /// The `data:` field.
+    #[must_use]
+    pub fn data(&self) -> &str {
+        &self.data
+    }
+
+    /// See [`Event::key`].
+    #[must_use]
+    pub fn key(&self) -> Option<&str> {
+        self.key.as_deref()
+    }
+
+    /// See [`Event::is_terminal`].
+    #[must_use]
+    pub fn is_terminal(&self) -> bool {
+        self.terminal
+    }
+
+    /// Bytes of type, data and key together.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.event_type.len() + self.data.len() + self.key.as_ref().map_or(0, String::len)
+    }
+}
+
+/// Why an event cannot be stored.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum InvalidEvent {
+    /// The type is empty or has a CR, LF or NUL.
+    Type,
+    /// The event cannot be written as JSON.
+    Data(serde_json::Error),
+    /// Type, data and key have more than [`NewEvent::MAX_SIZE`] bytes together.
+    TooLarge {
+        /// How many they have.
+        size: usize,
+    },
+}
+
+impl fmt::Display for InvalidEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Type => f.write_str("an event's type must not be empty nor contain CR, LF or NUL"),
+            Self::Data(_) => f.write_str("the event cannot be written as JSON"),
+            Self::TooLarge { size } => write!(
+                f,
+                "the event has {size} bytes, more than the {} that one may have; \
+                 store the payload elsewhere and dispatch a reference to it",
+                NewEvent::MAX_SIZE
+            ),
+        }
+    }
+}
+
+impl std::error::Error for InvalidEvent {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Data(error) => Some(error),
+            Self::Type | Self::TooLarge { .. } => None,
+        }
+    }
+}
+
+/// An event as a log keeps it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredEvent {
+    /// Its position.
+    pub id: EventId,
+    /// The `event:` field.
+    pub event_type: String,
+    /// The `data:` field.
+    pub data: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_has_one_spelling() {
+        assert_eq!("7".parse(), Ok(EventId::new(7).unwrap()));
+        assert_eq!("9007199254740991".parse::<EventId>().unwrap().get(), EventId::MAX);
+        for bad in ["", "0", "07", "+7", "-7", " 7", "7 ", "7a", "0x7", "9007199254740992", "99999999999999999999", "７"] {
+            assert_eq!(bad.parse::<EventId>(), Err(InvalidEventId), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_type_cannot_forge_lines() {
+        for bad in ["", "a\nb", "a\rb", "a\0b"] {
+            assert!(matches!(NewEvent::new(bad, "{}"), Err(InvalidEvent::Type)), "{bad:?}");
+        }
+        assert!(NewEvent::new("a: b", "{}").is_ok());
+    }
+
+    #[test]
+    fn the_size_limit_counts_everything() {
+        let data = "x".repeat(NewEvent::MAX_SIZE - 1);
+        let event = NewEvent::new("t", data.clone()).unwrap();
+        assert!(matches!(event.with_key("k"), Err(InvalidEvent::TooLarge { .. })));
+        let error = NewEvent::new("tt", data).unwrap_err();
+        assert!(error.to_string().contains("1048577"), "{error}");
+    }
+}

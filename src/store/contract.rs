@@ -1,0 +1,1 @@
+//! One suite that every [`EventStore`](super::EventStore) must pass.

@@ -1,0 +1,116 @@
+//! Append-only logs: the [`EventStore`] promise and the stores that keep it.
+
+use std::future::Future;
+
+use crate::event::{EventId, NewEvent, StoredEvent};
+use crate::sync::{MaybeSend, MaybeSync};
+
+mod bell;
+#[cfg(any(test, feature = "contract"))]
+pub mod contract;
+mod memory;
+mod sqlite;
+
+pub use bell::{Bell, Listener};
+pub use memory::MemoryEventStore;
+pub use sqlite::{Sql, SqlRow, SqlValue, SqliteError, SqliteEventStore};
+
+/// An append-only log of events.
+///
+/// The promise, which [`contract`](crate::store::contract) checks (feature `contract`):
+///
+/// - **Order.** `append` gives each event an id greater than all ids before it, in the order of
+///   the batch. Once `read` has returned an event, no event with a smaller id appears later:
+///   subscribers only read forward and would never see it.
+/// - **Atomicity.** A batch is stored whole or not at all, and readers see it whole or not at all.
+/// - **Facts.** Of events with the same [`key`](NewEvent::key) the log keeps the first; appending
+///   a further one stores nothing, takes no id and wakes nobody.
+/// - **Durability.** When `append` returns `Ok`, what it stored is as durable as the store gets,
+///   and `read` returns it. When it returns `Err`, the batch may or may not have been stored:
+///   append it again (with keys, that is harmless).
+/// - **Honesty.** A [`Page`] tells which ids the log still knows, so that a subscriber whose
+///   position is gone learns it instead of waiting for ever.
+///
+/// Methods take `&self` and may be called concurrently, from several threads on native targets.
+/// Dropping a returned future must leave the store usable; an append dropped half-way may or may
+/// not take place.
+pub trait EventStore: MaybeSend + MaybeSync {
+    /// What can go wrong with the storage.
+    type Error: std::error::Error + MaybeSend + MaybeSync + 'static;
+
+    /// Appends the events of `batch` in order and says for each what became of it.
+    ///
+    /// # Errors
+    /// When the storage fails: see "Durability" above.
+    fn append(
+        &self,
+        batch: Vec<NewEvent>,
+    ) -> impl Future<Output = Result<Vec<Appended>, Self::Error>> + MaybeSend;
+
+    /// The events after `after` (all, if `None`), oldest first, up to `limit`. Does not wait:
+    /// the page is empty where nothing follows, and never where something does.
+    ///
+    /// Events and [`Page`] fields are one consistent view of the log.
+    ///
+    /// # Errors
+    /// When the storage fails.
+    fn read(
+        &self,
+        after: Option<EventId>,
+        limit: PageLimit,
+    ) -> impl Future<Output = Result<Page, Self::Error>> + MaybeSend;
+
+    /// Resolves once [`read`](Self::read) after `after` may return something new: at once if
+    /// the log's head is not `after`. May resolve without cause; must not miss a cause.
+    ///
+    /// # Errors
+    /// When the storage fails. A subscriber's stream then ends and its client comes back.
+    fn changed(
+        &self,
+        after: Option<EventId>,
+    ) -> impl Future<Output = Result<(), Self::Error>> + MaybeSend;
+}
+
+/// What became of an event of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Appended {
+    /// It was stored under this id.
+    Stored(EventId),
+    /// Its key was there already; nothing was stored.
+    Duplicate,
+}
+
+/// How much one [`EventStore::read`] returns: a page ends at whichever limit is met first, but
+/// has at least one event if there is one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageLimit {
+    /// The most events. Default: 256. Must not be 0.
+    pub events: usize,
+    /// The most bytes of data, an event that passes the limit left out. Default: 65,536.
+    pub bytes: usize,
+}
+
+impl Default for PageLimit {
+    fn default() -> Self {
+        Self {
+            events: 256,
+            bytes: 64 * 1024,
+        }
+    }
+}
+
+/// Part of a log, and where its ends are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    /// The events, oldest first.
+    pub events: Vec<StoredEvent>,
+    /// The oldest event kept. `None` if there is none.
+    pub oldest: Option<EventId>,
+    /// The greatest id ever assigned, even if its event was removed. `None` if none was.
+    pub head: Option<EventId>,
+    /// The greatest id whose event was removed by retention. `None` if none was.
+    pub trimmed: Option<EventId>,
+    /// Whether the newest event kept is terminal: see
+    /// [`Event::is_terminal`](crate::Event::is_terminal).
+    pub closed: bool,
+}

@@ -1,0 +1,188 @@
+//! The wire format: events to bytes, request parameters to a [`Cursor`].
+//!
+//! Pure functions of the format in WHATWG HTML, section 9.2 "Server-sent events": they know
+//! nothing of streams, stores or HTTP libraries.
+
+use std::fmt;
+
+use crate::event::{Cursor, EventId, InvalidEventId, StoredEvent};
+use crate::subscription::Reset;
+
+/// The response's `content-type`. UTF-8 is the only encoding there is (section 9.2.4).
+pub const CONTENT_TYPE: &str = "text/event-stream";
+
+/// The response headers of a stream: its type, and two that keep intermediaries from buffering,
+/// caching or compressing it.
+pub const HEADERS: [(&str, &str); 3] = [
+    ("content-type", CONTENT_TYPE),
+    ("cache-control", "no-cache, no-transform"),
+    ("x-accel-buffering", "no"),
+];
+
+/// A comment that keeps the connection alive.
+///
+/// Without a blank line on purpose: with one, clients that dispatch on every blank line
+/// (fetch-event-source, httpx-sse) fire an empty message.
+pub const HEARTBEAT: &[u8] = b":\n";
+
+/// Appends a stored event's bytes.
+pub fn encode(event: &StoredEvent, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"id: ");
+    out.extend_from_slice(event.id.to_string().as_bytes());
+    out.push(b'\n');
+    encode_unnumbered(&event.event_type, &event.data, out);
+}
+
+/// Appends the bytes of `event: reset`, which tells a client that its position cannot be
+/// honoured. It has no id: the client's last id changes with the first event that follows.
+pub fn encode_reset(reset: &Reset, out: &mut Vec<u8>) {
+    let id = |id: Option<EventId>| id.map_or_else(|| "null".to_owned(), |id| id.to_string());
+    let data = format!(
+        r#"{{"requested":{},"oldest":{},"head":{}}}"#,
+        reset.requested,
+        id(reset.oldest),
+        id(reset.head)
+    );
+    encode_unnumbered("reset", &data, out);
+}
+
+/// CR, LF and CRLF all end a line (section 9.2.5), so each of them in the data starts a new
+/// `data:` line. The type was checked when the event was made.
+fn encode_unnumbered(event_type: &str, data: &str, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"event: ");
+    out.extend_from_slice(event_type.as_bytes());
+    out.push(b'\n');
+    let mut rest = data;
+    loop {
+        let end = rest.find(['\r', '\n']).unwrap_or(rest.len());
+        out.extend_from_slice(b"data: ");
+        out.extend_from_slice(&rest.as_bytes()[..end]);
+        out.push(b'\n');
+        match rest[end..].strip_prefix("\r\n") {
+            Some(next) => rest = next,
+            None if end < rest.len() => rest = &rest[end + 1..],
+            None => break,
+        }
+    }
+    out.push(b'\n');
+}
+
+/// Where a client wants to start, from its request.
+///
+/// In this order: the `Last-Event-ID` header, the query parameters `lastEventId` or
+/// `last_event_id` (for clients that cannot set headers), `from=latest` or `from=beginning`,
+/// else the beginning. An empty header or parameter counts as absent, as an `EventSource` whose
+/// last id is empty sends none (section 9.2.3). `query` is the part of the URL behind `?`,
+/// percent-encoded.
+///
+/// # Errors
+/// [`InvalidCursor`] if the one that counts is malformed.
+pub fn cursor(last_event_id: Option<&str>, query: Option<&str>) -> Result<Cursor, InvalidCursor> {
+    let parameter = |name: &str| {
+        query
+            .unwrap_or_default()
+            .split('&')
+            .filter_map(|pair| pair.split_once('='))
+            .find(|(key, value)| *key == name && !value.is_empty())
+            .map(|(_, value)| value)
+    };
+    let id = last_event_id
+        .filter(|id| !id.is_empty())
+        .or_else(|| parameter("lastEventId"))
+        .or_else(|| parameter("last_event_id"));
+    if let Some(id) = id {
+        // Ids are digits, which nobody percent-encodes, so there is nothing to decode.
+        return id.parse().map(Cursor::After).map_err(InvalidCursor::Id);
+    }
+    match parameter("from") {
+        None | Some("beginning") => Ok(Cursor::Beginning),
+        Some("latest") => Ok(Cursor::Latest),
+        Some(_) => Err(InvalidCursor::From),
+    }
+}
+
+/// The request names a position that cannot be: answer `400` with this error's text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum InvalidCursor {
+    /// The `Last-Event-ID` (or the query parameter in its place) is not an id.
+    Id(InvalidEventId),
+    /// `from` is neither `beginning` nor `latest`.
+    From,
+}
+
+impl fmt::Display for InvalidCursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Id(reason) => write!(f, "invalid Last-Event-ID: {reason}"),
+            Self::From => f.write_str("invalid from: use from=latest or from=beginning"),
+        }
+    }
+}
+
+impl std::error::Error for InvalidCursor {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(number: u64) -> EventId {
+        EventId::new(number).unwrap()
+    }
+
+    fn bytes(event_type: &str, data: &str) -> String {
+        let event = StoredEvent {
+            id: id(7),
+            event_type: event_type.into(),
+            data: data.into(),
+        };
+        let mut out = Vec::new();
+        encode(&event, &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn an_event_is_these_bytes() {
+        assert_eq!(
+            bytes("completed", r#"{"taskId":"charge card-1"}"#),
+            "id: 7\nevent: completed\ndata: {\"taskId\":\"charge card-1\"}\n\n"
+        );
+        assert_eq!(bytes("t", ""), "id: 7\nevent: t\ndata: \n\n");
+    }
+
+    #[test]
+    fn every_line_end_starts_a_data_line() {
+        assert_eq!(
+            bytes("t", "a\nb\rc\r\nd\n"),
+            "id: 7\nevent: t\ndata: a\ndata: b\ndata: c\ndata: d\ndata: \n\n"
+        );
+        assert_eq!(bytes("t", "\n\r"), "id: 7\nevent: t\ndata: \ndata: \ndata: \n\n");
+    }
+
+    #[test]
+    fn a_reset_has_no_id() {
+        let mut out = Vec::new();
+        let reset = Reset { requested: id(99), oldest: Some(id(3)), head: None };
+        encode_reset(&reset, &mut out);
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "event: reset\ndata: {\"requested\":99,\"oldest\":3,\"head\":null}\n\n"
+        );
+    }
+
+    #[test]
+    fn the_header_wins_and_bad_ids_are_refused() {
+        let after = |n| Ok(Cursor::After(id(n)));
+        assert_eq!(cursor(None, None), Ok(Cursor::Beginning));
+        assert_eq!(cursor(Some("3"), Some("lastEventId=4")), after(3));
+        assert_eq!(cursor(Some(""), Some("lastEventId=4")), after(4));
+        assert_eq!(cursor(None, Some("a=b&last_event_id=5&from=latest")), after(5));
+        assert_eq!(cursor(None, Some("lastEventId=&last_event_id=5")), after(5));
+        assert_eq!(cursor(None, Some("from=latest")), Ok(Cursor::Latest));
+        assert_eq!(cursor(None, Some("from=now")), Err(InvalidCursor::From));
+        for bad in ["12abc", "-1", "0", "1.5", "NaN", "%31"] {
+            assert!(cursor(Some(bad), None).is_err(), "{bad}");
+            assert!(cursor(None, Some(&format!("lastEventId={bad}"))).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,417 @@
+//! How facts get to the log: in order, in batches, whatever happens on the way.
+
+use std::cell::RefCell;
+use std::collections::{HashSet, VecDeque};
+use std::fmt;
+use std::future::Future;
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::{Duration, SystemTime};
+
+use futures_channel::oneshot;
+use futures_util::future::{Either, select};
+use serde::{Deserialize, Serialize};
+
+use super::event_step::{Dispatch, Fact, Flush};
+use crate::event::NewEvent;
+
+/// Sends facts to a [`FactLog`] in the order they were dispatched, a batch at a time.
+///
+/// - **In the background**: dispatching never waits. A batch is sent [`DispatchConfig::delay`]
+///   after its first fact, or at once before a wait, after a failed attempt and at the end.
+/// - **Few calls**: one when a lifetime of the run begins, which brings the facts that the log
+///   has. Those are never sent again, so a replay costs that one call.
+/// - **Failures** are logged and retried with back-off. The workflow does not wait for a log that
+///   fails, but for the last time: when a run ends, up to [`DispatchConfig::end_timeout`], since
+///   nobody would send what is missing later. What a lifetime could not send, the next one sends.
+///
+/// Clones share the queue.
+pub struct BatchedDispatch<L, R> {
+    shared: Rc<Shared<L, R>>,
+}
+
+/// Where the facts of a run are kept: one call is one subrequest of the instance.
+#[allow(async_fn_in_trait, reason = "workflows live on one thread")]
+pub trait FactLog {
+    /// Why a call failed.
+    type Error: fmt::Display;
+
+    /// The latest run and the facts that the log has of it.
+    ///
+    /// # Errors
+    /// When the log cannot be reached. It is asked again.
+    async fn open(&self) -> Result<OpenedRun, Self::Error>;
+
+    /// Stores facts of a run, in order. Facts that are there already are no error.
+    ///
+    /// # Errors
+    /// When it is not known that all were stored. They are sent again.
+    async fn append(&self, run: u32, batch: &[NewEvent]) -> Result<(), Self::Error>;
+
+    /// Gives back what is held between calls, before a wait and at the end. Default: nothing is.
+    fn release(&self) {}
+}
+
+/// A run of an instance: the first, or one that a restart began.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenedRun {
+    /// Its number, from 1.
+    pub run: u32,
+    /// The keys of the facts that the log has.
+    pub facts: Vec<String>,
+}
+
+/// The outside world: time, tasks and complaints.
+pub trait Runtime {
+    /// The time.
+    fn now(&self) -> SystemTime;
+    /// Resolves after this long.
+    fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + 'static;
+    /// Runs a task on this thread, besides the workflow.
+    fn spawn(&self, task: impl Future<Output = ()> + 'static);
+    /// Tells the developer.
+    fn warn(&self, message: &str);
+}
+
+/// When batches are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DispatchConfig {
+    /// How long a batch is collected after its first fact. Default: 20 milliseconds.
+    pub delay: Duration,
+    /// How long a wait is put off until its facts are stored. Default: one second; not at all
+    /// while the log fails.
+    pub wait_timeout: Duration,
+    /// How long the end of a run is put off until its facts are stored. Default: ten seconds.
+    pub end_timeout: Duration,
+    /// How long one call may take before it counts as failed. Default: ten seconds.
+    pub call_timeout: Duration,
+}
+
+impl DispatchConfig {
+    /// Batches, with the defaults of the fields.
+    #[must_use]
+    pub const fn batched() -> Self {
+        Self {
+            delay: Duration::from_millis(20),
+            wait_timeout: Duration::from_secs(1),
+            end_timeout: Duration::from_secs(10),
+            call_timeout: Duration::from_secs(10),
+        }
+    }
+
+    /// Every fact is sent at once; those dispatched while a call is under way go together in the
+    /// next. Otherwise as [`batched`](Self::batched).
+    #[must_use]
+    pub const fn immediate() -> Self {
+        Self {
+            delay: Duration::ZERO,
+            ..Self::batched()
+        }
+    }
+
+    /// With another [`delay`](Self::delay).
+    #[must_use]
+    pub const fn delay(mut self, delay: Duration) -> Self {
+        self.delay = delay;
+        self
+    }
+
+    /// With another [`end_timeout`](Self::end_timeout).
+    #[must_use]
+    pub const fn end_timeout(mut self, timeout: Duration) -> Self {
+        self.end_timeout = timeout;
+        self
+    }
+}
+
+impl Default for DispatchConfig {
+    fn default() -> Self {
+        Self::batched()
+    }
+}
+
+/// The most facts and bytes of one call.
+const BATCH_EVENTS: usize = 500;
+const BATCH_BYTES: usize = 1 << 20;
+/// Facts that wait for a log that fails: beyond this, reports of progress are left out. The
+/// others are bounded by the steps that a run may have.
+const QUEUE_LIMIT: usize = 10_000;
+/// Facts that are remembered in case the instance turns out to be restarted. A restart is seen
+/// at the first step that runs code, so few are needed.
+const HISTORY_LIMIT: usize = 2_000;
+const FIRST_BACKOFF: Duration = Duration::from_millis(100);
+const LAST_BACKOFF: Duration = Duration::from_secs(10);
+
+struct Shared<L, R> {
+    log: L,
+    runtime: R,
+    config: DispatchConfig,
+    state: RefCell<State>,
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<Fact>,
+    /// Sent and not yet known to be stored.
+    outgoing: Vec<NewEvent>,
+    run: Option<Run>,
+    /// A task is sending.
+    sending: bool,
+    /// The last call failed.
+    failing: bool,
+    /// The run has ended: nobody waits any more.
+    ended: bool,
+    hurry: Option<oneshot::Sender<()>>,
+    hurried: bool,
+    idle: Vec<oneshot::Sender<()>>,
+}
+
+struct Run {
+    number: u32,
+    known: HashSet<String>,
+    history: Vec<NewEvent>,
+}
+
+impl<L, R> BatchedDispatch<L, R>
+where
+    L: FactLog + 'static,
+    R: Runtime + 'static,
+{
+    /// Sends facts to this log.
+    pub fn new(log: L, runtime: R, config: DispatchConfig) -> Self {
+        Self {
+            shared: Rc::new(Shared {
+                log,
+                runtime,
+                config,
+                state: RefCell::default(),
+            }),
+        }
+    }
+
+    /// The log.
+    #[must_use]
+    pub fn log(&self) -> &L {
+        &self.shared.log
+    }
+}
+
+impl<L, R> Dispatch for BatchedDispatch<L, R>
+where
+    L: FactLog + 'static,
+    R: Runtime + 'static,
+{
+    fn now(&self) -> SystemTime {
+        self.shared.runtime.now()
+    }
+
+    fn dispatch(&self, fact: Fact) {
+        let start = {
+            let mut state = self.shared.state.borrow_mut();
+            if state.queue.len() >= QUEUE_LIMIT && is_report(&fact) {
+                return;
+            }
+            if matches!(fact, Fact::Urgent(_)) {
+                state.hurry();
+            }
+            state.queue.push_back(fact);
+            !std::mem::replace(&mut state.sending, true)
+        };
+        if start {
+            let shared = Rc::clone(&self.shared);
+            self.shared.runtime.spawn(async move { shared.send().await });
+        }
+    }
+
+    async fn flush(&self, flush: Flush) {
+        let (idle, timeout) = {
+            let mut state = self.shared.state.borrow_mut();
+            if !state.sending {
+                self.shared.log.release();
+                return;
+            }
+            state.hurry();
+            let timeout = match flush {
+                Flush::End => self.shared.config.end_timeout,
+                Flush::BeforeWait if state.failing => return,
+                Flush::BeforeWait => self.shared.config.wait_timeout,
+            };
+            let (sender, idle) = oneshot::channel();
+            state.idle.push(sender);
+            (idle, timeout)
+        };
+        let timeout = pin!(self.shared.runtime.sleep(timeout));
+        if let Either::Right(_) = select(idle, timeout).await {
+            let message = match flush {
+                Flush::BeforeWait => "the event log is slow; the workflow goes on",
+                Flush::End => "the event log did not take the last events of this run",
+            };
+            self.shared.runtime.warn(message);
+        }
+        if flush == Flush::End {
+            self.shared.state.borrow_mut().ended = true;
+        }
+        self.shared.log.release();
+    }
+}
+
+impl<L: FactLog, R: Runtime> Shared<L, R> {
+    /// Sends until nothing is left.
+    async fn send(&self) {
+        let mut backoff = FIRST_BACKOFF;
+        self.pause(self.config.delay).await;
+        loop {
+            match self.send_batch().await {
+                Ok(Sent::Some) => backoff = FIRST_BACKOFF,
+                Ok(Sent::Nothing) => return,
+                Err(error) => {
+                    self.log.release();
+                    let ended = {
+                        let mut state = self.state.borrow_mut();
+                        state.failing = true;
+                        state.ended
+                    };
+                    if ended {
+                        self.state.borrow_mut().rest();
+                        return;
+                    }
+                    self.runtime.warn(&format!(
+                        "the event log failed, trying again in {backoff:?}: {error}"
+                    ));
+                    self.pause(backoff).await;
+                    backoff = (backoff * 2).min(LAST_BACKOFF);
+                }
+            }
+        }
+    }
+
+    async fn send_batch(&self) -> Result<Sent, String> {
+        if self.state.borrow().run.is_none() {
+            let opened = self.call(self.log.open()).await?;
+            self.state.borrow_mut().run = Some(Run {
+                number: opened.run,
+                known: opened.facts.into_iter().collect(),
+                history: Vec::new(),
+            });
+        }
+        let Some((run, batch)) = self.state.borrow_mut().next_batch() else {
+            return Ok(Sent::Nothing);
+        };
+        self.call(self.log.append(run, &batch)).await?;
+        let mut state = self.state.borrow_mut();
+        state.outgoing.clear();
+        state.failing = false;
+        Ok(Sent::Some)
+    }
+
+    /// A call that takes too long has failed, though its facts may have been stored.
+    async fn call<T>(&self, call: impl Future<Output = Result<T, L::Error>>) -> Result<T, String> {
+        let timeout = pin!(self.runtime.sleep(self.config.call_timeout));
+        match select(pin!(call), timeout).await {
+            Either::Left((result, _)) => result.map_err(|error| error.to_string()),
+            Either::Right(_) => Err(format!("no answer in {:?}", self.config.call_timeout)),
+        }
+    }
+
+    /// Waits, unless somebody is in a hurry.
+    async fn pause(&self, duration: Duration) {
+        let hurried = {
+            let mut state = self.state.borrow_mut();
+            if std::mem::take(&mut state.hurried) {
+                return;
+            }
+            let (sender, hurried) = oneshot::channel();
+            state.hurry = Some(sender);
+            hurried
+        };
+        select(hurried, pin!(self.runtime.sleep(duration))).await;
+        let mut state = self.state.borrow_mut();
+        state.hurry = None;
+        state.hurried = false;
+    }
+}
+
+enum Sent {
+    Some,
+    Nothing,
+}
+
+impl State {
+    fn hurry(&mut self) {
+        self.hurried = true;
+        if let Some(hurry) = self.hurry.take() {
+            // Nobody is listening if the pause ended by itself.
+            let _ = hurry.send(());
+        }
+    }
+
+    /// What to send next: what was sent last and may not have arrived, else as much of the queue
+    /// as the log does not have. With nothing to send, sending is over.
+    fn next_batch(&mut self) -> Option<(u32, Vec<NewEvent>)> {
+        let run = self.run.as_mut()?;
+        let mut bytes = 0;
+        if self.outgoing.is_empty() {
+            while self.outgoing.len() < BATCH_EVENTS && bytes < BATCH_BYTES {
+                match self.queue.pop_front() {
+                    None => break,
+                    Some(Fact::Live { ends }) => {
+                        if ends.iter().any(|end| run.known.contains(end)) {
+                            run.number += 1;
+                            run.known.clear();
+                            self.outgoing.clone_from(&run.history);
+                        }
+                    }
+                    Some(Fact::Event(event) | Fact::Urgent(event)) => {
+                        let known = event.key().is_some_and(|key| run.known.contains(key));
+                        if run.history.len() < HISTORY_LIMIT {
+                            run.history.push(event.clone());
+                        }
+                        if !known {
+                            bytes += event.size();
+                            self.outgoing.push(event);
+                        }
+                    }
+                }
+            }
+        }
+        if self.outgoing.is_empty() {
+            self.rest();
+            return None;
+        }
+        Some((run.number, self.outgoing.clone()))
+    }
+
+    /// Sending is over, until the next fact.
+    fn rest(&mut self) {
+        self.sending = false;
+        self.hurried = false;
+        for idle in self.idle.drain(..) {
+            // Whoever waited may have given up.
+            let _ = idle.send(());
+        }
+    }
+}
+
+fn is_report(fact: &Fact) -> bool {
+    matches!(fact, Fact::Event(event) if event.event_type() == "progress")
+}
+
+impl<L, R> Clone for BatchedDispatch<L, R> {
+    fn clone(&self) -> Self {
+        Self {
+            shared: Rc::clone(&self.shared),
+        }
+    }
+}
+
+impl<L, R> fmt::Debug for BatchedDispatch<L, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.shared.state.borrow();
+        f.debug_struct("BatchedDispatch")
+            .field("queued", &state.queue.len())
+            .field("outgoing", &state.outgoing.len())
+            .field("failing", &state.failing)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,178 @@
+//! Errors of steps and workflows.
+
+use std::any::Any;
+use std::error::Error;
+use std::fmt;
+use std::rc::Rc;
+
+/// Why a step or a workflow failed.
+///
+/// Made from any [`std::error::Error`] by `?`, so that step code can use it as its error type;
+/// for that reason it is not an `Error` itself. An error that came from the platform keeps the
+/// platform's own error object, and returning it throws that very object again.
+pub struct StepError {
+    kind: StepErrorKind,
+    message: String,
+    source: Option<Box<dyn Error>>,
+    /// The platform's error object; opaque here.
+    thrown: Option<Rc<dyn Any>>,
+}
+
+/// What an error means for the run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StepErrorKind {
+    /// The step failed. Inside a step it is retried as the step's config says.
+    Failed,
+    /// The step failed and must not be retried: see [`NonRetryableError`].
+    NonRetryable,
+    /// A wait, or an attempt of a step, took longer than its timeout.
+    TimedOut,
+    /// Not a failure: the engine ends this lifetime of the run (a pause, a shutdown) and the run
+    /// goes on in another. Return it; whatever else you do with it, nothing is lost.
+    Suspended,
+}
+
+impl StepError {
+    /// A failure with this message.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self::with_kind(StepErrorKind::Failed, message)
+    }
+
+    /// A failure of this kind.
+    pub fn with_kind(kind: StepErrorKind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+            source: None,
+            thrown: None,
+        }
+    }
+
+    /// The same error with the object that the platform threw.
+    #[must_use]
+    pub fn with_thrown(mut self, thrown: Rc<dyn Any>) -> Self {
+        self.thrown = Some(thrown);
+        self
+    }
+
+    /// What it means for the run.
+    #[must_use]
+    pub fn kind(&self) -> StepErrorKind {
+        self.kind
+    }
+
+    /// Whether something took longer than its timeout, such as a wait for an event that did not
+    /// come.
+    #[must_use]
+    pub fn is_timeout(&self) -> bool {
+        self.kind == StepErrorKind::TimedOut
+    }
+
+    /// What happened, in words.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// The error that this was made from, unless it came from the platform.
+    #[must_use]
+    pub fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source.as_deref()
+    }
+
+    /// The source, to keep.
+    #[must_use]
+    pub fn into_source(self) -> Option<Box<dyn Error>> {
+        self.source
+    }
+
+    /// The object that the platform threw.
+    #[must_use]
+    pub fn thrown(&self) -> Option<&Rc<dyn Any>> {
+        self.thrown.as_ref()
+    }
+}
+
+impl<E: Error + 'static> From<E> for StepError {
+    fn from(error: E) -> Self {
+        let any: &dyn Any = &error;
+        let kind = if any.is::<NonRetryableError>() {
+            StepErrorKind::NonRetryable
+        } else {
+            StepErrorKind::Failed
+        };
+        Self {
+            kind,
+            message: chain(&error),
+            source: Some(Box::new(error)),
+            thrown: None,
+        }
+    }
+}
+
+impl fmt::Display for StepError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl fmt::Debug for StepError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StepError")
+            .field("kind", &self.kind)
+            .field("message", &self.message)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Ends the run at the first attempt, without retries: return it from a step for what will not
+/// get better, such as a card that was declined.
+///
+/// ```
+/// use ssetarget::workflow::{NonRetryableError, StepError, StepErrorKind};
+///
+/// fn charge(amount: i64) -> Result<(), StepError> {
+///     if amount < 0 {
+///         return Err(NonRetryableError::new("the amount is negative").into());
+///     }
+///     Ok(())
+/// }
+/// assert_eq!(charge(-1).unwrap_err().kind(), StepErrorKind::NonRetryable);
+/// ```
+#[derive(Clone, Debug)]
+pub struct NonRetryableError {
+    message: String,
+}
+
+impl NonRetryableError {
+    /// With the message that the run ends with.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+        }
+    }
+}
+
+impl fmt::Display for NonRetryableError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl Error for NonRetryableError {}
+
+/// An error's message with those of its sources: the platform keeps one message and no chain.
+fn chain(error: &dyn Error) -> String {
+    let mut message = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_message = cause.to_string();
+        if !message.contains(&cause_message) {
+            message.push_str(": ");
+            message.push_str(&cause_message);
+        }
+        source = cause.source();
+    }
+    message
+}

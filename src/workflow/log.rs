@@ -1,0 +1,152 @@
+//! The log of one instance: its runs, each a set of facts.
+
+use std::fmt;
+use std::time::SystemTime;
+
+use super::dispatch::OpenedRun;
+use crate::event::{InvalidEvent, NewEvent};
+use crate::store::{Appended, EventStore, Sql, SqliteError, SqliteEventStore};
+use crate::target::SseTarget;
+
+/// Keeps the facts of one workflow instance, each once, over a log in SQLite.
+///
+/// An instance that is restarted begins a new run, whose facts are new again. The log tells the
+/// runs apart by a prefix of the keys, and viewers by the event `restarted` between them.
+#[derive(Debug)]
+pub struct WorkflowLog<Q> {
+    target: SseTarget<NewEvent, SqliteEventStore<Q>>,
+}
+
+/// Keys of facts begin with their run, those of runs with this; no run is called `run`.
+const RUNS: &str = "run/";
+
+impl<Q: Sql> WorkflowLog<Q> {
+    /// The log in this database.
+    pub fn new(sql: Q) -> Self {
+        Self {
+            target: SseTarget::new(SqliteEventStore::new(sql)),
+        }
+    }
+
+    /// The latest run and the facts it has.
+    ///
+    /// # Errors
+    /// When SQLite fails.
+    pub fn open(&self) -> Result<OpenedRun, WorkflowLogError<Q::Error>> {
+        let run = self.run()?;
+        let facts = self.target.store().keys(&format!("{run}/"))?;
+        Ok(OpenedRun { run, facts })
+    }
+
+    /// Appends facts of a run and returns how many were new. The first facts of a run after the
+    /// latest begin that run; those of an earlier run come from a lifetime that a restart ended,
+    /// and are dropped.
+    ///
+    /// # Errors
+    /// [`WorkflowLogError::Event`] for an event that is invalid or has no key,
+    /// [`WorkflowLogError::Run`] for a run beyond the next, else when SQLite fails. Then nothing
+    /// was stored.
+    pub async fn append(
+        &self,
+        run: u32,
+        batch: Vec<NewEvent>,
+        now: SystemTime,
+    ) -> Result<usize, WorkflowLogError<Q::Error>> {
+        let latest = self.run()?;
+        if run < latest {
+            return Ok(0);
+        }
+        if run > latest + 1 {
+            return Err(WorkflowLogError::Run { run, latest });
+        }
+        let mut facts = Vec::with_capacity(batch.len() + 1);
+        if run > latest {
+            facts.push(restarted(run, now)?);
+        }
+        for event in batch {
+            let key = event.key().ok_or(WorkflowLogError::Key)?;
+            let key = format!("{run}/{key}");
+            event.check()?;
+            facts.push(event.with_key(key)?);
+        }
+        let outcomes = self.target.store().append(facts).await?;
+        let stored = |outcome: &&Appended| matches!(outcome, Appended::Stored(_));
+        Ok(outcomes.iter().filter(stored).count())
+    }
+
+    /// The events, for subscribing.
+    #[must_use]
+    pub fn target(&self) -> &SseTarget<NewEvent, SqliteEventStore<Q>> {
+        &self.target
+    }
+
+    /// The run that the log is in, from 1.
+    fn run(&self) -> Result<u32, WorkflowLogError<Q::Error>> {
+        let runs = self.target.store().keys(RUNS)?;
+        // Numbers are padded, so the last in the order of texts is the greatest.
+        match runs.last() {
+            None => Ok(1),
+            Some(run) => run.parse().map_err(|_| SqliteError::Row.into()),
+        }
+    }
+}
+
+fn restarted(run: u32, now: SystemTime) -> Result<NewEvent, InvalidEvent> {
+    let timestamp = humantime::format_rfc3339_millis(now);
+    let data = format!(r#"{{"run":{run},"timestamp":"{timestamp}"}}"#);
+    NewEvent::new("restarted", data)?.with_key(format!("{RUNS}{run:010}"))
+}
+
+/// Why facts could not be read or appended.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum WorkflowLogError<E> {
+    /// SQLite failed.
+    Store(SqliteError<E>),
+    /// An event cannot be stored.
+    Event(InvalidEvent),
+    /// An event has no key and so is no fact.
+    Key,
+    /// The run is not the latest one nor the next.
+    Run {
+        /// The run that the facts claim to be of.
+        run: u32,
+        /// The latest run of the log.
+        latest: u32,
+    },
+}
+
+impl<E> From<SqliteError<E>> for WorkflowLogError<E> {
+    fn from(error: SqliteError<E>) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl<E> From<InvalidEvent> for WorkflowLogError<E> {
+    fn from(error: InvalidEvent) -> Self {
+        Self::Event(error)
+    }
+}
+
+impl<E> fmt::Display for WorkflowLogError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Store(_) => f.write_str("the workflow's log failed"),
+            Self::Event(_) => f.write_str("an event cannot be stored"),
+            Self::Key => f.write_str("an event of a workflow needs a key"),
+            Self::Run { run, latest } => {
+                write!(f, "facts of run {run} came while the log is in run {latest}")
+            }
+        }
+    }
+}
+
+impl<E: std::error::Error + 'static> std::error::Error for WorkflowLogError<E> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Store(error) => Some(error),
+            Self::Event(error) => Some(error),
+            Self::Key | Self::Run { .. } => None,
+        }
+    }
+}

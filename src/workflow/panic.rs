@@ -1,0 +1,32 @@
+//! Panics become errors, where the build lets them unwind.
+
+use std::any::Any;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+
+use futures_util::FutureExt;
+
+use super::error::StepError;
+
+/// Runs `future` and turns a panic in it into an error, so that it costs one attempt and not the
+/// run. Without unwinding (`panic=abort`, the default of wasm builds) a panic still aborts.
+///
+/// # Errors
+/// Those of `future`, and one for a panic, with its message.
+pub async fn catch_panic<T>(
+    future: impl Future<Output = Result<T, StepError>>,
+) -> Result<T, StepError> {
+    // What the future captured is dropped or used again only by a new attempt, which starts over.
+    AssertUnwindSafe(future)
+        .catch_unwind()
+        .await
+        .unwrap_or_else(|panic| Err(StepError::new(format!("panicked: {}", message(&*panic)))))
+}
+
+fn message(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("without a message")
+}

@@ -1,0 +1,114 @@
+//! Which task an event is about: names that are the same in every lifetime of a run.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// What kind of task a step is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Kind {
+    /// A step that runs code. A group of steps is reported as one, without attempts.
+    Do,
+    /// A step that sleeps for a time.
+    Sleep,
+    /// A step that sleeps until a time.
+    SleepUntil,
+    /// A step that waits for an event from outside.
+    WaitForEvent,
+    /// The run itself, the root of all tasks.
+    Workflow,
+}
+
+/// The name of a task within its run, derived from what the engine itself identifies a step by:
+/// kind, name, and how many steps of that kind and name began before it.
+///
+/// For `do` steps it is `name-count`, as the platform's dashboards show it; the others say what
+/// they are behind it (`cool down-1.sleep`), since steps of different kinds may share a name.
+/// The last character of a `do` task's id is a digit, so the two forms never meet.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct TaskId(String);
+
+impl TaskId {
+    fn new(name: &str, count: u32, form: Form) -> Self {
+        let suffix = match form {
+            Form::Step(Kind::Do) => "",
+            Form::Step(Kind::Sleep) => ".sleep",
+            Form::Step(Kind::SleepUntil) => ".sleepUntil",
+            Form::Step(Kind::WaitForEvent) => ".waitForEvent",
+            Form::Step(Kind::Workflow) => ".workflow",
+            Form::Group => ".group",
+        };
+        Self(format!("{name}-{count}{suffix}"))
+    }
+
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for TaskId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A task, apart from its parent.
+#[derive(Clone, Debug)]
+pub(super) struct Task {
+    pub(super) id: TaskId,
+    pub(super) step: String,
+    pub(super) kind: Kind,
+    pub(super) count: u32,
+}
+
+/// Groups have counts of their own: they are not steps of the engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Form {
+    Step(Kind),
+    Group,
+}
+
+/// Counts the tasks of one lifetime in call order, as the engine does.
+#[derive(Debug, Default)]
+pub(super) struct TaskCounter {
+    counts: HashMap<(Form, String), u32>,
+}
+
+impl TaskCounter {
+    pub(super) fn next(&mut self, form: Form, name: &str) -> Task {
+        let count = self.counts.entry((form, name.to_owned())).or_default();
+        *count += 1;
+        Task {
+            id: TaskId::new(name, *count, form),
+            step: name.to_owned(),
+            kind: match form {
+                Form::Step(kind) => kind,
+                Form::Group => Kind::Do,
+            },
+            count: *count,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_tell_kinds_and_occurrences_apart() {
+        let mut counter = TaskCounter::default();
+        let mut id = |form, name| counter.next(form, name).id.0;
+        assert_eq!(id(Form::Step(Kind::Do), "charge card"), "charge card-1");
+        assert_eq!(id(Form::Step(Kind::Do), "charge card"), "charge card-2");
+        assert_eq!(id(Form::Step(Kind::Sleep), "charge card"), "charge card-1.sleep");
+        assert_eq!(id(Form::Group, "charge card"), "charge card-1.group");
+        assert_eq!(id(Form::Step(Kind::Do), "charge card-1.sleep"), "charge card-1.sleep-1");
+        assert_eq!(id(Form::Step(Kind::Do), "a-1"), "a-1-1");
+        assert_eq!(id(Form::Step(Kind::Workflow), "order"), "order-1.workflow");
+    }
+}
