@@ -54,10 +54,7 @@ impl FromStr for EventId {
         if !canonical {
             return Err(InvalidEventId);
         }
-        text.parse()
-            .ok()
-            .and_then(Self::new)
-            .ok_or(InvalidEventId)
+        text.parse().ok().and_then(Self::new).ok_or(InvalidEventId)
     }
 }
 
@@ -256,7 +253,9 @@ pub enum InvalidEvent {
 impl fmt::Display for InvalidEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Type => f.write_str("an event's type must not be empty nor contain CR, LF or NUL"),
+            Self::Type => {
+                f.write_str("an event's type must not be empty nor contain CR, LF or NUL")
+            }
             Self::Data(_) => f.write_str("the event cannot be written as JSON"),
             Self::TooLarge { size } => write!(
                 f,
@@ -295,8 +294,24 @@ mod tests {
     #[test]
     fn an_id_has_one_spelling() {
         assert_eq!("7".parse(), Ok(EventId::new(7).unwrap()));
-        assert_eq!("9007199254740991".parse::<EventId>().unwrap().get(), EventId::MAX);
-        for bad in ["", "0", "07", "+7", "-7", " 7", "7 ", "7a", "0x7", "9007199254740992", "99999999999999999999", "７"] {
+        assert_eq!(
+            "9007199254740991".parse::<EventId>().unwrap().get(),
+            EventId::MAX
+        );
+        for bad in [
+            "",
+            "0",
+            "07",
+            "+7",
+            "-7",
+            " 7",
+            "7 ",
+            "7a",
+            "0x7",
+            "9007199254740992",
+            "99999999999999999999",
+            "７",
+        ] {
             assert_eq!(bad.parse::<EventId>(), Err(InvalidEventId), "{bad:?}");
         }
     }
@@ -304,7 +319,10 @@ mod tests {
     #[test]
     fn a_type_cannot_forge_lines() {
         for bad in ["", "a\nb", "a\rb", "a\0b"] {
-            assert!(matches!(NewEvent::new(bad, "{}"), Err(InvalidEvent::Type)), "{bad:?}");
+            assert!(
+                matches!(NewEvent::new(bad, "{}"), Err(InvalidEvent::Type)),
+                "{bad:?}"
+            );
         }
         assert!(NewEvent::new("a: b", "{}").is_ok());
     }
@@ -313,7 +331,10 @@ mod tests {
     fn the_size_limit_counts_everything() {
         let data = "x".repeat(NewEvent::MAX_SIZE - 1);
         let event = NewEvent::new("t", data.clone()).unwrap();
-        assert!(matches!(event.with_key("k"), Err(InvalidEvent::TooLarge { .. })));
+        assert!(matches!(
+            event.with_key("k"),
+            Err(InvalidEvent::TooLarge { .. })
+        ));
         let error = NewEvent::new("tt", data).unwrap_err();
         assert!(error.to_string().contains("1048577"), "{error}");
     }

@@ -3,6 +3,8 @@
 #![cfg_attr(not(feature = "cloudflare"), forbid(unsafe_code))]
 
 mod body;
+#[cfg(all(feature = "cloudflare", target_family = "wasm"))]
+pub mod cloudflare;
 mod event;
 pub mod store;
 mod subscription;

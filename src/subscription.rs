@@ -46,7 +46,10 @@ impl<S: EventStore> Subscription<S> {
     /// A reader that starts at `cursor`. A log that has ended there gives a subscription whose
     /// [`has_ended`](Self::has_ended) is true already.
     pub(crate) async fn start(store: Arc<S>, cursor: Cursor) -> Result<Self, S::Error> {
-        let limit = PageLimit { events: 1, bytes: 1 };
+        let limit = PageLimit {
+            events: 1,
+            bytes: 1,
+        };
         let (cursor, ended) = match cursor {
             Cursor::Beginning => (None, false),
             Cursor::After(id) => {

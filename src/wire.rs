@@ -156,13 +156,20 @@ mod tests {
             bytes("t", "a\nb\rc\r\nd\n"),
             "id: 7\nevent: t\ndata: a\ndata: b\ndata: c\ndata: d\ndata: \n\n"
         );
-        assert_eq!(bytes("t", "\n\r"), "id: 7\nevent: t\ndata: \ndata: \ndata: \n\n");
+        assert_eq!(
+            bytes("t", "\n\r"),
+            "id: 7\nevent: t\ndata: \ndata: \ndata: \n\n"
+        );
     }
 
     #[test]
     fn a_reset_has_no_id() {
         let mut out = Vec::new();
-        let reset = Reset { requested: id(99), oldest: Some(id(3)), head: None };
+        let reset = Reset {
+            requested: id(99),
+            oldest: Some(id(3)),
+            head: None,
+        };
         encode_reset(&reset, &mut out);
         assert_eq!(
             String::from_utf8(out).unwrap(),
@@ -176,13 +183,19 @@ mod tests {
         assert_eq!(cursor(None, None), Ok(Cursor::Beginning));
         assert_eq!(cursor(Some("3"), Some("lastEventId=4")), after(3));
         assert_eq!(cursor(Some(""), Some("lastEventId=4")), after(4));
-        assert_eq!(cursor(None, Some("a=b&last_event_id=5&from=latest")), after(5));
+        assert_eq!(
+            cursor(None, Some("a=b&last_event_id=5&from=latest")),
+            after(5)
+        );
         assert_eq!(cursor(None, Some("lastEventId=&last_event_id=5")), after(5));
         assert_eq!(cursor(None, Some("from=latest")), Ok(Cursor::Latest));
         assert_eq!(cursor(None, Some("from=now")), Err(InvalidCursor::From));
         for bad in ["12abc", "-1", "0", "1.5", "NaN", "%31"] {
             assert!(cursor(Some(bad), None).is_err(), "{bad}");
-            assert!(cursor(None, Some(&format!("lastEventId={bad}"))).is_err(), "{bad}");
+            assert!(
+                cursor(None, Some(&format!("lastEventId={bad}"))).is_err(),
+                "{bad}"
+            );
         }
     }
 }

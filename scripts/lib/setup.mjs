@@ -146,7 +146,7 @@ function nodeModulesMatch() {
   return Object.entries(packages("package-lock.json")).every(([folder, locked]) => {
     if (folder === "") return true;
     const found = installed[folder];
-    return found ? found.integrity === locked.integrity : locked.optional;
+    return found ? found.version === locked.version : locked.optional;
   });
 }
 

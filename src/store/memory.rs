@@ -39,7 +39,10 @@ impl EventStore for MemoryEventStore {
             let mut log = lock(&self.log);
             batch.into_iter().map(|event| log.append(event)).collect()
         };
-        if outcomes.iter().any(|outcome| *outcome != Appended::Duplicate) {
+        if outcomes
+            .iter()
+            .any(|outcome| *outcome != Appended::Duplicate)
+        {
             self.bell.ring();
         }
         Ok(outcomes)

@@ -72,7 +72,9 @@ impl<Q: Sql> SqliteEventStore<Q> {
              WHERE key >= ?1 AND key < ?1 || char(1114111) ORDER BY key",
             &[SqlValue::Text(prefix.to_owned())],
         )?;
-        rows.into_iter().map(|row| text(row.into_iter().next())).collect()
+        rows.into_iter()
+            .map(|row| text(row.into_iter().next()))
+            .collect()
     }
 
     /// Tells the store that the database was emptied under it: open streams look again, find
@@ -114,39 +116,45 @@ impl<Q: Sql> SqliteEventStore<Q> {
         }
         self.create_table()?;
         let json = serde_json::to_string(batch).map_err(SqliteError::Encode)?;
-        let mut rows = self.sql.exec(
-            "INSERT INTO events (key, type, data, terminal) \
+        let mut rows = self
+            .sql
+            .exec(
+                "INSERT INTO events (key, type, data, terminal) \
              SELECT value ->> 'key', value ->> 'type', value ->> 'data', \
              coalesce(value ->> 'terminal', 0) FROM json_each(?1) WHERE true \
              ON CONFLICT (key) DO NOTHING RETURNING id, key",
-            &[SqlValue::Text(json)],
-        )?
-        .into_iter()
-        .map(|row| {
-            let mut columns = row.into_iter();
-            let id = id(columns.next())?.ok_or(SqliteError::Row)?;
-            let key = match columns.next() {
-                Some(SqlValue::Text(key)) => Some(key),
-                _ => None,
-            };
-            Ok((id, key))
-        })
-        .collect::<Result<Vec<_>, SqliteError<Q::Error>>>()?;
+                &[SqlValue::Text(json)],
+            )?
+            .into_iter()
+            .map(|row| {
+                let mut columns = row.into_iter();
+                let id = id(columns.next())?.ok_or(SqliteError::Row)?;
+                let key = match columns.next() {
+                    Some(SqlValue::Text(key)) => Some(key),
+                    _ => None,
+                };
+                Ok((id, key))
+            })
+            .collect::<Result<Vec<_>, SqliteError<Q::Error>>>()?;
         // Ids follow the order of the batch; the order of RETURNING's rows is not promised.
         rows.sort_unstable_by_key(|(id, _)| *id);
         let mut stored = rows.into_iter().peekable();
         Ok(batch
             .iter()
-            .map(|event| {
-                match stored.next_if(|(_, key)| key.as_deref() == event.key()) {
+            .map(
+                |event| match stored.next_if(|(_, key)| key.as_deref() == event.key()) {
                     Some((id, _)) => Appended::Stored(id),
                     None => Appended::Duplicate,
-                }
-            })
+                },
+            )
             .collect())
     }
 
-    fn page(&self, after: Option<EventId>, limit: PageLimit) -> Result<Page, SqliteError<Q::Error>> {
+    fn page(
+        &self,
+        after: Option<EventId>,
+        limit: PageLimit,
+    ) -> Result<Page, SqliteError<Q::Error>> {
         if !self.has_table()? {
             return Ok(Page::default());
         }
@@ -161,28 +169,29 @@ impl<Q: Sql> SqliteEventStore<Q> {
         let closed = matches!(ends.next(), Some(SqlValue::Integer(1)));
         let events = if head > after {
             // The innermost query bounds how much is looked at, the outer one how much is returned.
-            self.sql.exec(
-                "SELECT id, type, data FROM (\
+            self.sql
+                .exec(
+                    "SELECT id, type, data FROM (\
                    SELECT id, type, data, length(data) AS size, \
                    sum(length(data)) OVER (ORDER BY id) AS total FROM (\
                      SELECT id, type, data FROM events WHERE id > ?1 ORDER BY id LIMIT ?2)) \
                  WHERE total <= ?3 OR total = size ORDER BY id",
-                &[
-                    integer(after.map_or(0, EventId::get)),
-                    integer(limit.events as u64),
-                    integer(limit.bytes as u64),
-                ],
-            )?
-            .into_iter()
-            .map(|row| {
-                let mut columns = row.into_iter();
-                Ok(StoredEvent {
-                    id: id(columns.next())?.ok_or(SqliteError::Row)?,
-                    event_type: text(columns.next())?,
-                    data: text(columns.next())?,
+                    &[
+                        integer(after.map_or(0, EventId::get)),
+                        integer(limit.events as u64),
+                        integer(limit.bytes as u64),
+                    ],
+                )?
+                .into_iter()
+                .map(|row| {
+                    let mut columns = row.into_iter();
+                    Ok(StoredEvent {
+                        id: id(columns.next())?.ok_or(SqliteError::Row)?,
+                        event_type: text(columns.next())?,
+                        data: text(columns.next())?,
+                    })
                 })
-            })
-            .collect::<Result<_, SqliteError<Q::Error>>>()?
+                .collect::<Result<_, SqliteError<Q::Error>>>()?
         } else {
             Vec::new()
         };
@@ -202,7 +211,10 @@ impl<Q: Sql> EventStore for SqliteEventStore<Q> {
 
     async fn append(&self, batch: Vec<NewEvent>) -> Result<Vec<Appended>, Self::Error> {
         let outcomes = self.insert(&batch)?;
-        if outcomes.iter().any(|outcome| *outcome != Appended::Duplicate) {
+        if outcomes
+            .iter()
+            .any(|outcome| *outcome != Appended::Duplicate)
+        {
             self.bell.ring();
         }
         Ok(outcomes)

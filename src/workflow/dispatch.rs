@@ -220,7 +220,9 @@ where
         };
         if start {
             let shared = Rc::clone(&self.shared);
-            self.shared.runtime.spawn(async move { shared.send().await });
+            self.shared
+                .runtime
+                .spawn(async move { shared.send().await });
         }
     }
 

@@ -239,8 +239,10 @@ impl<S: Step, D: Dispatch + 'static> Step for WorkflowEventStep<S, D> {
     }
 
     async fn sleep(&self, name: &str, duration: Duration) -> Result<(), StepError> {
-        self.wait(Kind::Sleep, name, async |step: &S| step.sleep(name, duration).await)
-            .await
+        self.wait(Kind::Sleep, name, async |step: &S| {
+            step.sleep(name, duration).await
+        })
+        .await
     }
 
     async fn sleep_until(&self, name: &str, time: SystemTime) -> Result<(), StepError> {
@@ -303,7 +305,9 @@ impl<D: Dispatch> Track<D> {
     fn send(&self, event: StepEvent, fact: impl FnOnce(NewEvent) -> Fact) {
         // Cannot fail: texts are cut and the engine refuses long names. If it did, the workflow
         // must not suffer for it.
-        if self.shown && let Ok(event) = NewEvent::encode(&event) {
+        if self.shown
+            && let Ok(event) = NewEvent::encode(&event)
+        {
             self.dispatch.dispatch(fact(event));
         }
     }
@@ -347,7 +351,12 @@ impl Attempts {
         // The engine does not tell a callback that its time is up. It goes on to the next attempt.
         if let Some(previous) = self.running() {
             let error = "the attempt timed out";
-            track.emit(track.event(StepEventType::AttemptFailed).attempt(Some(previous)).error(error));
+            track.emit(
+                track
+                    .event(StepEventType::AttemptFailed)
+                    .attempt(Some(previous))
+                    .error(error),
+            );
         }
         *self.latest.borrow_mut() = Some(Attempt {
             number,
@@ -371,8 +380,12 @@ impl Attempts {
             Err(_) => Outcome::Failed,
         };
         let in_time = self.if_running(number, |attempt| attempt.outcome = outcome);
-        if in_time.is_some() && let Err(error) = result {
-            let event = track.event(StepEventType::AttemptFailed).attempt(Some(number));
+        if in_time.is_some()
+            && let Err(error) = result
+        {
+            let event = track
+                .event(StepEventType::AttemptFailed)
+                .attempt(Some(number));
             track.send(event.error(error.message()), Fact::Urgent);
         }
     }
@@ -382,7 +395,9 @@ impl Attempts {
         let timed_out = self.running();
         let latest = self.latest.borrow_mut().take();
         let number = latest.as_ref().map(|attempt| attempt.number);
-        let succeeded = latest.as_ref().is_some_and(|a| a.outcome == Outcome::Succeeded);
+        let succeeded = latest
+            .as_ref()
+            .is_some_and(|a| a.outcome == Outcome::Succeeded);
         let completed = || {
             let attributes = latest.map(|attempt| attempt.attributes).unwrap_or_default();
             let event = track.event(StepEventType::Completed).attempt(number);
@@ -396,7 +411,9 @@ impl Attempts {
             Err(error) if error.kind() == StepErrorKind::Suspended => {}
             Err(error) => {
                 if let Some(number) = timed_out {
-                    let event = track.event(StepEventType::AttemptFailed).attempt(Some(number));
+                    let event = track
+                        .event(StepEventType::AttemptFailed)
+                        .attempt(Some(number));
                     track.emit(event.error(error.message()));
                 }
                 let event = track.event(StepEventType::Failed).attempt(number);
@@ -434,15 +451,18 @@ impl<D: Dispatch> Reporter for AttemptReporter<D> {
             attempt.reports
         });
         let Some(number) = number else { return };
-        let event = self
-            .track
-            .event(StepEventType::Progress)
-            .report(self.attempt, number, progress.percent, progress.message);
+        let event = self.track.event(StepEventType::Progress).report(
+            self.attempt,
+            number,
+            progress.percent,
+            progress.message,
+        );
         self.track.emit(event.attributes(progress.attributes));
     }
 
     fn set_attribute(&self, key: String, value: Value) {
-        self.attempts
-            .if_running(self.attempt, |attempt| attempt.attributes.insert(key, value));
+        self.attempts.if_running(self.attempt, |attempt| {
+            attempt.attributes.insert(key, value)
+        });
     }
 }

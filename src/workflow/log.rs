@@ -135,7 +135,10 @@ impl<E> fmt::Display for WorkflowLogError<E> {
             Self::Event(_) => f.write_str("an event cannot be stored"),
             Self::Key => f.write_str("an event of a workflow needs a key"),
             Self::Run { run, latest } => {
-                write!(f, "facts of run {run} came while the log is in run {latest}")
+                write!(
+                    f,
+                    "facts of run {run} came while the log is in run {latest}"
+                )
             }
         }
     }

@@ -18,6 +18,8 @@ pub use error::{NonRetryableError, StepError, StepErrorKind};
 pub use event_step::{Dispatch, Fact, Flush, StepInfo, WorkflowEventStep};
 pub use log::{WorkflowLog, WorkflowLogError};
 pub use panic::catch_panic;
-pub use step::{Backoff, Progress, Reporter, Retries, Step, StepConfig, StepContext, WaitForEvent, WaitedEvent};
+pub use step::{
+    Backoff, Progress, Reporter, Retries, Step, StepConfig, StepContext, WaitForEvent, WaitedEvent,
+};
 pub use step_event::{MAX_ATTRIBUTES, MAX_TEXT, StepEvent, StepEventType};
 pub use task::{Kind, TaskId};

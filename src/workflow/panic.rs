@@ -5,6 +5,7 @@ use std::future::Future;
 use std::panic::AssertUnwindSafe;
 
 use futures_util::FutureExt;
+use futures_util::future::LocalBoxFuture;
 
 use super::error::StepError;
 
@@ -16,6 +17,9 @@ use super::error::StepError;
 pub async fn catch_panic<T>(
     future: impl Future<Output = Result<T, StepError>>,
 ) -> Result<T, StepError> {
+    // Behind a pointer, so that no function has two nested catches in one another: LLVM makes
+    // invalid wasm of those ("catch_all_ref label must be a subtype of (ref exn)").
+    let future: LocalBoxFuture<'_, _> = Box::pin(future);
     // What the future captured is dropped or used again only by a new attempt, which starts over.
     AssertUnwindSafe(future)
         .catch_unwind()

@@ -205,7 +205,9 @@ fn iso<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Erro
     // humantime writes years 1970 to 9999, and panics beyond, so look first.
     let last = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(253_402_300_799);
     if *time < SystemTime::UNIX_EPOCH || *time > last {
-        return Err(S::Error::custom("a timestamp is outside the years 1970 to 9999"));
+        return Err(S::Error::custom(
+            "a timestamp is outside the years 1970 to 9999",
+        ));
     }
     serializer.collect_str(&humantime::format_rfc3339_millis(*time))
 }
@@ -242,22 +244,40 @@ mod tests {
 
     #[test]
     fn facts_have_keys_of_their_own() {
-        let failed = event(StepEventType::AttemptFailed).attempt(Some(2)).error("no");
+        let failed = event(StepEventType::AttemptFailed)
+            .attempt(Some(2))
+            .error("no");
         assert_eq!(failed.key().unwrap(), "charge card-1:attempt_failed:2");
         let progress = event(StepEventType::Progress).report(1, 3, Some(4.0), None);
         assert_eq!(progress.key().unwrap(), "charge card-1:progress:1:3");
         let encoded = NewEvent::encode(&progress).unwrap();
-        assert!(encoded.data().ends_with(r#""parentId":null,"percent":4.0}"#), "{}", encoded.data());
+        assert!(
+            encoded
+                .data()
+                .ends_with(r#""parentId":null,"percent":4.0}"#),
+            "{}",
+            encoded.data()
+        );
     }
 
     #[test]
     fn long_texts_are_cut_between_characters() {
         let long = "é".repeat(MAX_TEXT);
         let error = event(StepEventType::Failed).error(&long).error.unwrap();
-        assert!(error.ends_with("… (8192 bytes cut)"), "{}", &error[MAX_TEXT..]);
+        assert!(
+            error.ends_with("… (8192 bytes cut)"),
+            "{}",
+            &error[MAX_TEXT..]
+        );
         let mut attributes = Map::new();
         attributes.insert("big".into(), "x".repeat(MAX_ATTRIBUTES).into());
-        let attributes = event(StepEventType::Completed).attributes(attributes).attributes.unwrap();
-        assert_eq!(Value::from(attributes), serde_json::json!({"truncated": true, "bytes": 65_546}));
+        let attributes = event(StepEventType::Completed)
+            .attributes(attributes)
+            .attributes
+            .unwrap();
+        assert_eq!(
+            Value::from(attributes),
+            serde_json::json!({"truncated": true, "bytes": 65_546})
+        );
     }
 }

@@ -105,9 +105,15 @@ mod tests {
         let mut id = |form, name| counter.next(form, name).id.0;
         assert_eq!(id(Form::Step(Kind::Do), "charge card"), "charge card-1");
         assert_eq!(id(Form::Step(Kind::Do), "charge card"), "charge card-2");
-        assert_eq!(id(Form::Step(Kind::Sleep), "charge card"), "charge card-1.sleep");
+        assert_eq!(
+            id(Form::Step(Kind::Sleep), "charge card"),
+            "charge card-1.sleep"
+        );
         assert_eq!(id(Form::Group, "charge card"), "charge card-1.group");
-        assert_eq!(id(Form::Step(Kind::Do), "charge card-1.sleep"), "charge card-1.sleep-1");
+        assert_eq!(
+            id(Form::Step(Kind::Do), "charge card-1.sleep"),
+            "charge card-1.sleep-1"
+        );
         assert_eq!(id(Form::Step(Kind::Do), "a-1"), "a-1-1");
         assert_eq!(id(Form::Step(Kind::Workflow), "order"), "order-1.workflow");
     }

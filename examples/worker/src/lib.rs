@@ -1,1 +1,121 @@
+//! The demo: an order whose progress can be watched live.
+//!
+//! - `POST /` starts a run
+//! - `GET /<id>` shows it, `GET /<id>/sse` streams its events
+//! - `POST /<id>/event` answers what it waits for
 
+mod http;
+mod order;
+
+use serde::Deserialize;
+use ssetarget::cloudflare::{
+    CreateOptions, SseRoute, Workflow, WorkflowErrorKind, WorkflowEventsNamespace,
+};
+use worker::{Context, Env, Method, Request, Response, Result, event};
+
+use http::json_body;
+use order::{Order, OrderWorkflow};
+
+ssetarget::export_workflow!(OrderWorkflow);
+ssetarget::export_workflow_events!(WorkflowEvents);
+
+#[event(fetch)]
+async fn fetch(request: Request, env: Env, _context: Context) -> Result<Response> {
+    let workflow = Workflow::from_env(&env, "ORDER")?;
+    let events = WorkflowEventsNamespace::from_env(&env, order::EVENTS, order::NAME)?
+        .with_workflow(workflow.clone());
+    let request = match SseRoute::new(events).serve(request).await? {
+        Ok(response) => return Ok(response),
+        Err(request) => request,
+    };
+    let path = request.path();
+    let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+    match (segments.as_slice(), request.method()) {
+        ([""], Method::Post) => start(request, &workflow).await,
+        ([""], Method::Get) if http::wants_html(&request) => http::start_page(),
+        ([""], _) => http::method_not_allowed("POST"),
+        (["assets", file], Method::Get) => http::asset(file),
+        (["assets", _], _) => http::method_not_allowed("GET"),
+        ([id], Method::Get) => page(id, &workflow).await,
+        ([_], _) => http::method_not_allowed("GET"),
+        ([id, "event"], Method::Post) => send_event(id, request, &workflow).await,
+        ([_, "event"], _) => http::method_not_allowed("POST"),
+        _ => http::text(404, "there is nothing here"),
+    }
+}
+
+/// `POST /`, with an order as JSON or nothing, and `?id=` or nothing.
+async fn start(mut request: Request, workflow: &Workflow) -> Result<Response> {
+    let order = match json_body(&mut request).await {
+        Ok(Some(body)) => match body.read::<Order>() {
+            Ok(order) => order,
+            Err(reason) => return http::text(400, &format!("the body is not an order: {reason}")),
+        },
+        Ok(None) => Order::default(),
+        Err(reason) => return http::text(400, &reason),
+    };
+    let mut options = CreateOptions::new().params(&order)?;
+    let url = request.url()?;
+    if let Some((_, id)) = url.query_pairs().find(|(name, _)| name == "id") {
+        options = options.id(&id);
+    }
+    match workflow.create(options).await {
+        Ok(instance) => http::started(&instance.id()),
+        Err(error) => match error.kind() {
+            WorkflowErrorKind::AlreadyExists => http::text(409, "there is a run with this id"),
+            WorkflowErrorKind::InvalidId => http::text(
+                400,
+                "an id has up to 100 letters, digits, - and _, and does not begin with -",
+            ),
+            _ => Err(error.into()),
+        },
+    }
+}
+
+/// `GET /<id>`: the page asks for the events itself, and says so if there are none.
+async fn page(id: &str, workflow: &Workflow) -> Result<Response> {
+    match workflow.get(id).await {
+        Ok(_) => http::run_page(200),
+        Err(error) if error.is_not_found() => http::run_page(404),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// `POST /<id>/event`, with `{"type", "payload"}` as JSON or nothing.
+async fn send_event(id: &str, mut request: Request, workflow: &Workflow) -> Result<Response> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Event {
+        #[serde(rename = "type", default = "waiting")]
+        event_type: String,
+        #[serde(default, rename = "payload")]
+        _payload: serde_json::Value,
+    }
+    fn waiting() -> String {
+        "waiting".to_owned()
+    }
+    let body = match json_body(&mut request).await {
+        Ok(body) => body.unwrap_or_default(),
+        Err(reason) => return http::text(400, &reason),
+    };
+    let event = match body.read::<Event>() {
+        Ok(event) if !event.event_type.is_empty() => event,
+        Ok(_) => return http::text(400, "the event's type is empty"),
+        Err(reason) => return http::text(400, &format!("the body is not an event: {reason}")),
+    };
+    let instance = match workflow.get(id).await {
+        Ok(instance) => instance,
+        Err(error) if error.is_not_found() => {
+            return http::text(404, "there is no run with this id");
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let status = instance.status::<serde_json::Value>().await?;
+    if status.state.has_ended() {
+        return http::text(409, "the run has ended");
+    }
+    instance
+        .send_event_js(&event.event_type, &body.property("payload"))
+        .await?;
+    http::sent(&event.event_type)
+}

@@ -1,0 +1,157 @@
+//! The workflow: an order that is checked, charged, packed, approved and shipped.
+
+use std::time::Duration;
+
+use futures_util::try_join;
+use serde::{Deserialize, Serialize};
+use ssetarget::cloudflare::{
+    WorkflowEntrypoint, WorkflowEvent, WorkflowEventsNamespace, WorkflowRunStep, WorkflowStep,
+};
+use ssetarget::workflow::{
+    Backoff, NonRetryableError, Progress, Retries, Step, StepConfig, StepError, WaitForEvent,
+};
+use worker::{Context, Delay, Env};
+
+/// What is ordered: the params of an instance. All fields are optional.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Order {
+    pub item: String,
+    pub quantity: u32,
+    /// Milliseconds that one unit of work takes; more makes the run slower to watch.
+    pub work_ms: u64,
+}
+
+impl Default for Order {
+    fn default() -> Self {
+        Self {
+            item: "a teapot".to_owned(),
+            quantity: 4,
+            work_ms: 250,
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Receipt {
+    item: String,
+    quantity: u32,
+    payment: String,
+    tracking: String,
+    approved_by: String,
+}
+
+/// What `POST /<id>/event` may say.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Approval {
+    by: Option<String>,
+}
+
+pub struct OrderWorkflow {
+    env: Env,
+}
+
+/// The workflow's name and the binding of its events, as in wrangler.toml.
+pub const NAME: &str = "order";
+pub const EVENTS: &str = "WORKFLOW_EVENTS";
+
+impl WorkflowEntrypoint for OrderWorkflow {
+    type Params = Order;
+    type Output = Receipt;
+
+    fn new(_context: Context, env: Env) -> Self {
+        Self { env }
+    }
+
+    async fn run(
+        &self,
+        event: WorkflowEvent<Order>,
+        step: WorkflowStep,
+    ) -> Result<Receipt, StepError> {
+        let events = WorkflowEventsNamespace::from_env(&self.env, EVENTS, &event.workflow_name)?;
+        let step = events.wrap(&event, step);
+        step.workflow(async |step| ship(&step, event.payload).await)
+            .await
+    }
+}
+
+async fn ship(step: &WorkflowRunStep, order: Order) -> Result<Receipt, StepError> {
+    let work = Duration::from_millis(order.work_ms);
+
+    let price = step
+        .run("check stock", {
+            let order = order.clone();
+            async move |_| {
+                work_for(work).await;
+                if order.quantity == 0 {
+                    return Err(NonRetryableError::new("an order needs a quantity above 0").into());
+                }
+                Ok(order.quantity * 1_900)
+            }
+        })
+        .await?;
+
+    // The bank is out at the first attempt, so that a retry can be seen.
+    let patient = StepConfig::new()
+        .retries(Retries::new(3, Duration::from_millis(500)).backoff(Backoff::Constant));
+    let payment = step
+        .run_with("charge card", patient, async move |attempt| {
+            work_for(work).await;
+            if attempt.attempt == 1 {
+                return Err(StepError::new("the bank did not answer"));
+            }
+            attempt.set_attribute("cents", price);
+            Ok(format!("payment-{price}"))
+        })
+        .await?;
+
+    let tracking = step
+        .group("fulfil", async |step| {
+            let quantity = order.quantity;
+            let pack = step.run("pack parcel", async move |attempt| {
+                for packed in 1..=quantity {
+                    work_for(work).await;
+                    let percent = f64::from(packed) * 100.0 / f64::from(quantity);
+                    let message = format!("{packed} of {quantity} packed");
+                    attempt.progress(Progress::percent(percent.round()).message(message));
+                }
+                Ok(())
+            });
+            let label = step.run("print label", async move |_| {
+                work_for(work).await;
+                Ok("TRACK-1".to_owned())
+            });
+            let ((), tracking) = try_join!(pack, label)?;
+            Ok(tracking)
+        })
+        .await?;
+
+    step.sleep("let the glue dry", Duration::from_secs(2))
+        .await?;
+
+    let approval = WaitForEvent::new("waiting").timeout(Duration::from_secs(60 * 60));
+    let approval = step
+        .wait_for_event::<Option<Approval>>("wait for approval", approval)
+        .await?;
+    let approved_by = approval.payload.unwrap_or_default().by;
+
+    step.run("hand to carrier", async move |_| {
+        work_for(work).await;
+        Ok(())
+    })
+    .await?;
+
+    Ok(Receipt {
+        item: order.item,
+        quantity: order.quantity,
+        payment,
+        tracking,
+        approved_by: approved_by.unwrap_or_else(|| "somebody".to_owned()),
+    })
+}
+
+async fn work_for(time: Duration) {
+    Delay::from(time).await;
+}

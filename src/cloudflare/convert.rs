@@ -1,0 +1,103 @@
+//! Values, durations and errors across the border.
+
+use std::rc::Rc;
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use wasm_bindgen::prelude::*;
+
+use crate::workflow::{StepError, StepErrorKind};
+
+/// As `JSON.parse` would give it: maps become objects, `None` and `()` become `null`.
+pub(super) fn to_js<T: Serialize + ?Sized>(
+    value: &T,
+) -> Result<JsValue, serde_wasm_bindgen::Error> {
+    value.serialize(&serde_wasm_bindgen::Serializer::json_compatible())
+}
+
+pub(super) fn from_js<T: DeserializeOwned>(value: JsValue) -> Result<T, serde_wasm_bindgen::Error> {
+    serde_wasm_bindgen::from_value(value)
+}
+
+/// Milliseconds, as JavaScript counts. What is below a millisecond is cut off.
+#[allow(
+    clippy::cast_precision_loss,
+    reason = "exact below 2^53 ms, 285,000 years"
+)]
+pub(super) fn milliseconds(duration: Duration) -> f64 {
+    duration.as_millis() as f64
+}
+
+pub(super) fn since_epoch(time: SystemTime) -> f64 {
+    milliseconds(
+        time.duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default(),
+    )
+}
+
+/// From a number of milliseconds or a `Date`. What is neither counts as the epoch.
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "saturates"
+)]
+pub(super) fn time(value: &JsValue) -> SystemTime {
+    let milliseconds = value
+        .dyn_ref::<js_sys::Date>()
+        .map(js_sys::Date::get_time)
+        .or_else(|| value.as_f64())
+        .unwrap_or_default();
+    SystemTime::UNIX_EPOCH + Duration::from_millis(milliseconds.max(0.0) as u64)
+}
+
+/// The property of an object, `undefined` where there is none.
+pub(super) fn property(object: &JsValue, name: &str) -> JsValue {
+    js_sys::Reflect::get(object, &JsValue::from_str(name)).unwrap_or(JsValue::UNDEFINED)
+}
+
+/// The message of something that was thrown.
+pub(super) fn message(thrown: &JsValue) -> String {
+    property(thrown, "message")
+        .as_string()
+        .or_else(|| thrown.as_string())
+        .unwrap_or_else(|| format!("{thrown:?}"))
+}
+
+/// What the platform threw, kept to be thrown again.
+pub(super) fn step_error(thrown: JsValue) -> StepError {
+    let name = property(&thrown, "name").as_string().unwrap_or_default();
+    let message = message(&thrown);
+    // The engine tells its errors apart by these names and texts; so do its tests.
+    let kind = if message.starts_with("Aborting engine:") {
+        StepErrorKind::Suspended
+    } else if name == "NonRetryableError" || message.starts_with("NonRetryableError") {
+        StepErrorKind::NonRetryable
+    } else if name == "WorkflowTimeoutError" || message.starts_with("Execution timed out after") {
+        StepErrorKind::TimedOut
+    } else {
+        StepErrorKind::Failed
+    };
+    StepError::with_kind(kind, message).with_thrown(Rc::new(thrown))
+}
+
+/// What to throw for an error: the very object, if it came from the platform.
+pub(super) fn throw(error: StepError) -> JsValue {
+    if let Some(thrown) = error
+        .thrown()
+        .and_then(|thrown| thrown.downcast_ref::<JsValue>())
+    {
+        return thrown.clone();
+    }
+    let kind = error.kind();
+    let thrown = js_sys::Error::new(error.message());
+    if kind == StepErrorKind::NonRetryable {
+        // What `NonRetryableError` of `cloudflare:workflows` is recognised by.
+        thrown.set_name("NonRetryableError");
+    } else if let Some(source) = error.into_source()
+        && let Ok(error) = source.downcast::<worker::Error>()
+    {
+        return JsValue::from(*error);
+    }
+    thrown.into()
+}

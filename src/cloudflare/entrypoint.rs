@@ -1,0 +1,148 @@
+//! Workflows written in Rust.
+
+use std::rc::Rc;
+use std::time::SystemTime;
+
+use js_sys::Promise;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use wasm_bindgen::prelude::*;
+use worker::{Context, Env};
+
+use super::convert::{from_js, property, throw, time, to_js};
+use super::js;
+use super::step::WorkflowStep;
+use crate::workflow::{NonRetryableError, StepError, catch_panic};
+
+/// A Workflow: the counterpart of `WorkflowEntrypoint` of `cloudflare:workers`.
+///
+/// Export it with [`export_workflow!`](crate::export_workflow) and name its type as `class_name`
+/// in `wrangler.toml`.
+///
+/// Code outside of steps runs again whenever the run continues after a sleep, a wait or a crash,
+/// so it must give the same steps in the same order: no clocks, random numbers or outside state
+/// there.
+#[allow(async_fn_in_trait, reason = "workflows live on one thread")]
+pub trait WorkflowEntrypoint: 'static {
+    /// What an instance is created with. An instance created without params gets `{}`.
+    type Params: DeserializeOwned + 'static;
+    /// What a run returns.
+    type Output: Serialize + 'static;
+
+    /// Called when a lifetime of a run begins.
+    fn new(context: Context, env: Env) -> Self;
+
+    /// One run of the workflow.
+    ///
+    /// # Errors
+    /// Ends the run as errored.
+    async fn run(
+        &self,
+        event: WorkflowEvent<Self::Params>,
+        step: WorkflowStep,
+    ) -> Result<Self::Output, StepError>;
+}
+
+/// What a run is started with.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct WorkflowEvent<P> {
+    /// The params.
+    pub payload: P,
+    /// When the instance was created; the same in every lifetime of the run.
+    pub timestamp: SystemTime,
+    /// The instance's id.
+    pub instance_id: String,
+    /// The workflow's name in `wrangler.toml`.
+    pub workflow_name: String,
+}
+
+/// The object behind an exported class.
+pub struct WorkflowObject<W> {
+    workflow: Option<Rc<W>>,
+}
+
+impl<W: WorkflowEntrypoint> WorkflowObject<W> {
+    /// For the class's constructor.
+    pub fn new(context: worker::worker_sys::Context, env: Env) -> Self {
+        Self {
+            workflow: Some(Rc::new(W::new(Context::new(context), env))),
+        }
+    }
+
+    /// An object that is only there to find its class.
+    #[must_use]
+    pub fn dummy() -> Self {
+        Self { workflow: None }
+    }
+
+    /// For the class's `run`.
+    #[must_use]
+    pub fn run(&self, event: JsValue, step: JsValue) -> Promise {
+        let workflow = self.workflow.clone();
+        js::promise(async move {
+            let workflow = workflow.ok_or("this object has no workflow")?;
+            let run = async {
+                let event = event_from(&event)?;
+                workflow.run(event, WorkflowStep::new(step)).await
+            };
+            let output = catch_panic(run).await.map_err(throw)?;
+            to_js(&output).map_err(|error| throw(error.into()))
+        })
+    }
+}
+
+fn event_from<P: DeserializeOwned>(event: &JsValue) -> Result<WorkflowEvent<P>, StepError> {
+    let text = |name| property(event, name).as_string().unwrap_or_default();
+    let payload = from_js(property(event, "payload")).map_err(|error| {
+        NonRetryableError::new(format!(
+            "the instance's params are not of the workflow's type: {error}"
+        ))
+    })?;
+    Ok(WorkflowEvent {
+        payload,
+        timestamp: time(&property(event, "timestamp")),
+        instance_id: text("instanceId"),
+        workflow_name: text("workflowName"),
+    })
+}
+
+/// Exports types that implement [`WorkflowEntrypoint`](crate::cloudflare::WorkflowEntrypoint) as
+/// Workflow classes of the same name.
+///
+/// ```ignore
+/// ssetarget::export_workflow!(OrderWorkflow);
+/// ```
+#[macro_export]
+macro_rules! export_workflow {
+    ($workflow:ident) => {
+        const _: () = {
+            use $crate::cloudflare::__private::wasm_bindgen::{self, prelude::*};
+            use $crate::cloudflare::__private::{WorkflowObject, js_sys, pastey, worker};
+
+            #[wasm_bindgen(js_name = $workflow, wasm_bindgen = $crate::cloudflare::__private::wasm_bindgen)]
+            pub struct ExportedWorkflow(WorkflowObject<$workflow>);
+
+            #[wasm_bindgen(js_class = $workflow, wasm_bindgen = $crate::cloudflare::__private::wasm_bindgen)]
+            impl ExportedWorkflow {
+                #[wasm_bindgen(constructor)]
+                pub fn new(context: worker::worker_sys::Context, env: worker::Env) -> Self {
+                    Self(WorkflowObject::new(context, env))
+                }
+
+                pub fn run(&self, event: JsValue, step: JsValue) -> js_sys::Promise {
+                    self.0.run(event, step)
+                }
+            }
+
+            // A crate's exported functions need names of their own.
+            pastey::paste! {
+                #[wasm_bindgen(start, wasm_bindgen = $crate::cloudflare::__private::wasm_bindgen)]
+                pub fn [<extend_ $workflow:snake>]() {
+                    let dummy = ExportedWorkflow(WorkflowObject::dummy());
+                    $crate::cloudflare::__private::extend_workflow_entrypoint(&dummy.into());
+                }
+            }
+        };
+    };
+}

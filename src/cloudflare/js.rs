@@ -1,0 +1,172 @@
+//! Raw bindings: they mirror the runtime, always catch, and decide nothing.
+
+use futures_util::future::LocalBoxFuture;
+use js_sys::{Array, Function, Object, Promise, Uint8Array};
+use wasm_bindgen::prelude::*;
+
+#[wasm_bindgen(inline_js = r#"
+import { DurableObject, WorkflowEntrypoint } from "cloudflare:workers";
+
+// The runtime walks a class's prototypes once, when the module was loaded, to see what it is.
+function extend(instance, base) {
+  const constructor = instance.constructor;
+  Object.setPrototypeOf(constructor, base);
+  Object.setPrototypeOf(constructor.prototype, base.prototype);
+  // Methods of an exported class can be called by RPC, and these would destroy the object.
+  for (const name of ["free", "__destroy_into_raw", Symbol.dispose]) {
+    delete constructor.prototype[name];
+  }
+}
+export const extendDurableObject = (instance) => extend(instance, DurableObject);
+export const extendWorkflowEntrypoint = (instance) => extend(instance, WorkflowEntrypoint);
+export const dispose = (value) => value[Symbol.dispose]?.();
+"#)]
+extern "C" {
+    /// Makes the class of this object a Durable Object class: see section "RPC" of Cloudflare's
+    /// documentation of Durable Objects, which asks for `extends DurableObject`.
+    #[wasm_bindgen(js_name = extendDurableObject)]
+    pub fn extend_durable_object(instance: &JsValue);
+    /// Makes the class of this object a Workflow class.
+    #[wasm_bindgen(js_name = extendWorkflowEntrypoint)]
+    pub fn extend_workflow_entrypoint(instance: &JsValue);
+    #[wasm_bindgen(catch)]
+    pub(super) fn dispose(value: &JsValue) -> Result<(), JsValue>;
+}
+
+#[wasm_bindgen]
+extern "C" {
+    /// `WorkflowStep` of `cloudflare:workers`.
+    #[wasm_bindgen(extends = Object)]
+    #[derive(Clone)]
+    pub(super) type JsWorkflowStep;
+    #[wasm_bindgen(method, catch, js_name = do)]
+    pub(super) async fn run(
+        this: &JsWorkflowStep,
+        name: &str,
+        config: &JsValue,
+        callback: &Function,
+    ) -> Result<JsValue, JsValue>;
+    #[wasm_bindgen(method, catch)]
+    pub(super) async fn sleep(
+        this: &JsWorkflowStep,
+        name: &str,
+        milliseconds: f64,
+    ) -> Result<JsValue, JsValue>;
+    #[wasm_bindgen(method, catch, js_name = sleepUntil)]
+    pub(super) async fn sleep_until(
+        this: &JsWorkflowStep,
+        name: &str,
+        milliseconds: f64,
+    ) -> Result<JsValue, JsValue>;
+    #[wasm_bindgen(method, catch, js_name = waitForEvent)]
+    pub(super) async fn wait_for_event(
+        this: &JsWorkflowStep,
+        name: &str,
+        options: &JsValue,
+    ) -> Result<JsValue, JsValue>;
+
+    /// The `Workflow` binding.
+    #[wasm_bindgen(extends = Object)]
+    #[derive(Clone, Debug)]
+    pub(super) type JsWorkflow;
+    #[wasm_bindgen(method, catch)]
+    pub(super) async fn create(this: &JsWorkflow, options: &JsValue) -> Result<JsValue, JsValue>;
+    #[wasm_bindgen(method, catch)]
+    pub(super) async fn get(this: &JsWorkflow, id: &str) -> Result<JsValue, JsValue>;
+
+    /// `WorkflowInstance`.
+    #[wasm_bindgen(extends = Object)]
+    #[derive(Clone, Debug)]
+    pub(super) type JsWorkflowInstance;
+    #[wasm_bindgen(method, catch)]
+    pub(super) async fn pause(this: &JsWorkflowInstance) -> Result<JsValue, JsValue>;
+    #[wasm_bindgen(method, catch)]
+    pub(super) async fn resume(this: &JsWorkflowInstance) -> Result<JsValue, JsValue>;
+    #[wasm_bindgen(method, catch)]
+    pub(super) async fn restart(this: &JsWorkflowInstance) -> Result<JsValue, JsValue>;
+    #[wasm_bindgen(method, catch)]
+    pub(super) async fn terminate(this: &JsWorkflowInstance) -> Result<JsValue, JsValue>;
+    #[wasm_bindgen(method, catch)]
+    pub(super) async fn status(this: &JsWorkflowInstance) -> Result<JsValue, JsValue>;
+    #[wasm_bindgen(method, catch, js_name = sendEvent)]
+    pub(super) async fn send_event(
+        this: &JsWorkflowInstance,
+        event: &JsValue,
+    ) -> Result<JsValue, JsValue>;
+
+    /// A stub of the `WorkflowEvents` object.
+    #[wasm_bindgen(extends = Object)]
+    pub(super) type EventsStub;
+    #[wasm_bindgen(method, catch)]
+    pub(super) async fn open(this: &EventsStub, with_facts: bool) -> Result<JsValue, JsValue>;
+
+    /// What `open` returns: the run, its facts as JSON, and a function that appends.
+    #[wasm_bindgen(extends = Object)]
+    pub(super) type EventsSession;
+    #[wasm_bindgen(method, catch, getter)]
+    pub(super) fn run(this: &EventsSession) -> Result<JsValue, JsValue>;
+    #[wasm_bindgen(method, catch, getter)]
+    pub(super) fn facts(this: &EventsSession) -> Result<JsValue, JsValue>;
+    #[wasm_bindgen(method, catch)]
+    pub(super) async fn append(
+        this: &EventsSession,
+        run: u32,
+        batch: &str,
+    ) -> Result<JsValue, JsValue>;
+
+    /// `SqlStorage` of a Durable Object.
+    #[wasm_bindgen(extends = Object)]
+    #[derive(Clone)]
+    pub(super) type SqlStorage;
+    #[wasm_bindgen(method, catch, variadic)]
+    pub(super) fn exec(
+        this: &SqlStorage,
+        statement: &str,
+        params: &Array,
+    ) -> Result<SqlCursor, JsValue>;
+    #[wasm_bindgen(extends = Object)]
+    pub(super) type SqlCursor;
+    #[wasm_bindgen(method, catch)]
+    pub(super) fn raw(this: &SqlCursor) -> Result<JsValue, JsValue>;
+    #[wasm_bindgen(catch, js_namespace = Array, js_name = from)]
+    pub(super) fn array_from(iterable: &JsValue) -> Result<Array, JsValue>;
+
+    /// The runtime's own stream of bytes: a write waits until the reader takes it, and until what
+    /// the object wrote to its storage before is durable.
+    #[wasm_bindgen(extends = Object)]
+    pub(super) type IdentityTransformStream;
+    #[wasm_bindgen(constructor, catch)]
+    pub(super) fn new() -> Result<IdentityTransformStream, JsValue>;
+    #[wasm_bindgen(method, getter)]
+    pub(super) fn readable(this: &IdentityTransformStream) -> worker::web_sys::ReadableStream;
+    #[wasm_bindgen(method, getter)]
+    pub(super) fn writable(this: &IdentityTransformStream) -> WritableStream;
+    #[wasm_bindgen(extends = Object)]
+    pub(super) type WritableStream;
+    #[wasm_bindgen(method, catch, js_name = getWriter)]
+    pub(super) fn get_writer(this: &WritableStream) -> Result<Writer, JsValue>;
+    #[wasm_bindgen(extends = Object)]
+    pub(super) type Writer;
+    #[wasm_bindgen(method, catch)]
+    pub(super) async fn write(this: &Writer, chunk: &Uint8Array) -> Result<JsValue, JsValue>;
+    #[wasm_bindgen(method, catch)]
+    pub(super) async fn close(this: &Writer) -> Result<JsValue, JsValue>;
+    #[wasm_bindgen(method, catch)]
+    pub(super) async fn abort(this: &Writer, reason: &JsValue) -> Result<JsValue, JsValue>;
+
+    /// Returns a number or an object, by the Worker's compatibility flags: it is only handed back.
+    #[wasm_bindgen(catch, js_name = setTimeout)]
+    pub(super) fn set_timeout(callback: &Function, milliseconds: f64) -> Result<JsValue, JsValue>;
+    #[wasm_bindgen(catch, js_name = clearTimeout)]
+    pub(super) fn clear_timeout(timer: &JsValue) -> Result<(), JsValue>;
+}
+
+/// A promise of what `future` resolves to. A panic in it rejects the promise, where the build
+/// lets panics unwind.
+pub(super) fn promise(future: impl Future<Output = Result<JsValue, JsValue>> + 'static) -> Promise {
+    // Behind a pointer for the sake of LLVM, see `catch_panic`, and of size.
+    let future: LocalBoxFuture<'static, _> = Box::pin(future);
+    // What a panic leaves half-done is local to the future or behind a `RefCell` whose borrows
+    // end with the panic.
+    wasm_bindgen_futures::future_to_promise(std::panic::AssertUnwindSafe(future))
+}

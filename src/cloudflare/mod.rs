@@ -1,0 +1,43 @@
+//! Cloudflare Workers: Workflows in Rust, their events in a Durable Object, served as SSE.
+//!
+//! The only folder that knows of JavaScript. Raw bindings are in `js`; everything else gives
+//! them types, and hands what there is to decide to the pure [`workflow`](crate::workflow) module.
+//!
+//! Build the Worker with `worker-build --release --panic-unwind`, so that a panic costs one
+//! attempt or one request. Without it a panic anywhere in the Worker ends every object and every
+//! open stream of the isolate.
+
+mod binding;
+mod convert;
+mod entrypoint;
+mod events;
+mod js;
+mod object;
+mod runtime;
+mod serve;
+mod sql;
+mod step;
+
+pub use binding::{
+    CreateOptions, InstanceError, InstanceState, InstanceStatus, Workflow, WorkflowError,
+    WorkflowErrorKind, WorkflowInstance,
+};
+pub use entrypoint::{WorkflowEntrypoint, WorkflowEvent};
+pub use events::{ObjectFactLog, WorkflowEventsNamespace, WorkflowRunStep};
+pub use object::WorkflowEventsConfig;
+pub use runtime::WorkersRuntime;
+pub use serve::{SseRoute, serve_sse};
+pub use step::WorkflowStep;
+
+/// What the export macros expand to. Not part of the public API.
+#[doc(hidden)]
+pub mod __private {
+    pub use super::entrypoint::WorkflowObject;
+    pub use super::js::{extend_durable_object, extend_workflow_entrypoint};
+    pub use super::object::WorkflowEventsObject;
+    pub use ::js_sys;
+    pub use ::pastey;
+    pub use ::wasm_bindgen;
+    pub use ::wasm_bindgen_futures;
+    pub use ::worker;
+}

@@ -1,0 +1,318 @@
+//! `WorkflowEvents`: the Durable Object that keeps a run's events and streams them.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use js_sys::{Promise, Uint8Array};
+use wasm_bindgen::prelude::*;
+use worker::worker_sys::web_sys;
+use worker::{Request, Response, ResponseBuilder};
+
+use super::convert::{message, to_js};
+use super::js;
+use super::runtime::{WorkersRuntime, sleep};
+use super::serve::{self, Viewer};
+use super::sql::{ObjectSql, ObjectSqlError};
+use crate::event::NewEvent;
+use crate::store::SqliteError;
+use crate::workflow::{Runtime, WorkflowLog, WorkflowLogError};
+use crate::{EventStore, PageLimit, Subscription, body, wire};
+
+/// How a `WorkflowEvents` object behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WorkflowEventsConfig {
+    /// How long the log of a finished run is kept. Then it is deleted and its id is unknown
+    /// again. Default: 7 days.
+    pub retention: Duration,
+}
+
+impl WorkflowEventsConfig {
+    /// With the defaults of the fields.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            retention: Duration::from_secs(7 * 24 * 60 * 60),
+        }
+    }
+
+    /// With another [`retention`](Self::retention).
+    #[must_use]
+    pub const fn retention(mut self, retention: Duration) -> Self {
+        self.retention = retention;
+        self
+    }
+}
+
+impl Default for WorkflowEventsConfig {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+type Log = WorkflowLog<ObjectSql>;
+
+/// The object behind an exported class. Clones are the same object.
+#[derive(Clone)]
+pub struct WorkflowEventsObject {
+    object: Option<Rc<Object>>,
+}
+
+struct Object {
+    state: worker::durable::State,
+    log: Log,
+    config: WorkflowEventsConfig,
+}
+
+impl WorkflowEventsObject {
+    /// For the class's constructor. Touches no storage.
+    ///
+    /// # Errors
+    /// When the class is not configured as one with SQLite storage.
+    pub fn new(
+        state: worker::worker_sys::DurableObjectState,
+        config: WorkflowEventsConfig,
+    ) -> Result<Self, JsValue> {
+        let storage = super::convert::property(&state, "storage");
+        let sql = super::convert::property(&storage, "sql");
+        if sql.is_undefined() {
+            let reason = "WorkflowEvents needs SQLite: list its class under `new_sqlite_classes` of a migration in wrangler.toml";
+            return Err(js_sys::Error::new(reason).into());
+        }
+        Ok(Self {
+            object: Some(Rc::new(Object {
+                state: state.into(),
+                log: WorkflowLog::new(ObjectSql(sql.unchecked_into())),
+                config,
+            })),
+        })
+    }
+
+    /// An object that is only there to find its class.
+    #[must_use]
+    pub fn dummy() -> Self {
+        Self { object: None }
+    }
+
+    /// The runtime's `ctx`, which test tools look for on instances.
+    #[must_use]
+    pub fn ctx(&self) -> JsValue {
+        self.object
+            .as_ref()
+            .map_or(JsValue::UNDEFINED, |object| object.state.as_raw().into())
+    }
+
+    /// For the class's `fetch`: streams events. Cannot append, whatever the request is.
+    #[must_use]
+    pub fn fetch(&self, request: web_sys::Request) -> Promise {
+        self.with(async move |object| {
+            let response = object.fetch(&request.into()).await.map_err(JsValue::from)?;
+            Ok(web_sys::Response::from(response).into())
+        })
+    }
+
+    /// For the class's `alarm`: the log's time is over.
+    #[must_use]
+    pub fn alarm(&self) -> Promise {
+        self.with(async move |object| {
+            object.expire().await.map_err(JsValue::from)?;
+            Ok(JsValue::UNDEFINED)
+        })
+    }
+
+    /// For the class's `open`, which only the Worker's own code can call, by RPC: the latest run,
+    /// its facts, and a function that appends to them. Calling that function any number of times
+    /// belongs to this one call.
+    #[must_use]
+    pub fn open(&self, with_facts: bool) -> Promise {
+        self.with(async move |object| {
+            let opened = object.log.open().map_err(to_error)?;
+            let session = js_sys::Object::new();
+            let set =
+                |name: &str, value: &JsValue| js_sys::Reflect::set(&session, &name.into(), value);
+            set("run", &opened.run.into())?;
+            if with_facts {
+                let facts =
+                    serde_json::to_string(&opened.facts).map_err(|error| error.to_string())?;
+                set("facts", &facts.into())?;
+            }
+            let append =
+                Closure::wrap_assert_unwind_safe(Box::new(move |run: u32, batch: String| {
+                    let object = Rc::clone(&object);
+                    js::promise(async move { object.append(run, &batch).await })
+                })
+                    as Box<dyn FnMut(u32, String) -> Promise>);
+            // Lives as long as JavaScript, and through it the caller, holds the function.
+            set("append", &append.into_js_value())?;
+            Ok(session.into())
+        })
+    }
+
+    fn with(
+        &self,
+        method: impl AsyncFnOnce(Rc<Object>) -> Result<JsValue, JsValue> + 'static,
+    ) -> Promise {
+        let object = self.object.clone();
+        js::promise(async move { method(object.ok_or("this object has no state")?).await })
+    }
+}
+
+impl Object {
+    async fn fetch(&self, request: &Request) -> worker::Result<Response> {
+        let viewer = match Viewer::from_object_request(request) {
+            Ok(viewer) => viewer,
+            Err(refusal) => return refusal.response(),
+        };
+        let target = self.log.target();
+        let limit = PageLimit {
+            events: 1,
+            bytes: 1,
+        };
+        let page = target.store().read(None, limit).await.map_err(to_worker)?;
+        if page.head.is_none() && !viewer.expected {
+            return serve::Refusal::UnknownInstance.response();
+        }
+        let subscription = target.subscribe(viewer.cursor).await.map_err(to_worker)?;
+        if subscription.has_ended() {
+            return Ok(Response::empty()?.with_status(204));
+        }
+        let stream = js::IdentityTransformStream::new()?;
+        let writer = stream.writable().get_writer()?;
+        wasm_bindgen_futures::spawn_local(pump(subscription, writer));
+        let mut response = ResponseBuilder::new();
+        for (name, value) in wire::HEADERS {
+            response = response.with_header(name, value)?;
+        }
+        Ok(response.stream(stream.readable()))
+    }
+
+    async fn append(&self, run: u32, batch: &str) -> Result<JsValue, JsValue> {
+        let batch: Vec<NewEvent> =
+            serde_json::from_str(batch).map_err(|error| js_sys::Error::new(&error.to_string()))?;
+        let ends = batch.iter().any(NewEvent::is_terminal);
+        let now = WorkersRuntime.now();
+        let stored = self.log.append(run, batch, now).await.map_err(to_error)?;
+        if ends && stored > 0 {
+            self.state
+                .storage()
+                .set_alarm(self.config.retention)
+                .await?;
+        }
+        to_js(&stored).map_err(JsValue::from)
+    }
+
+    /// Deletes the log, unless the instance was restarted since the alarm was set: then the
+    /// end of that run sets another.
+    async fn expire(&self) -> worker::Result<()> {
+        let store = self.log.target().store();
+        let head = store
+            .read(
+                None,
+                PageLimit {
+                    events: 1,
+                    bytes: 1,
+                },
+            )
+            .await
+            .map_err(to_worker)?;
+        if head.closed {
+            self.state.storage().delete_all().await?;
+            store.forget();
+        }
+        Ok(())
+    }
+}
+
+/// Writes a subscription's bytes until it ends or the viewer is gone. One page is under way at a
+/// time: the write's promise is the only sign that the viewer took it.
+async fn pump(subscription: Subscription<crate::SqliteEventStore<ObjectSql>>, writer: js::Writer) {
+    let mut chunks = std::pin::pin!(body(subscription, sleep));
+    while let Some(chunk) = chunks.next().await {
+        let written = match chunk {
+            Ok(chunk) => writer.write(&Uint8Array::from(&*chunk)).await,
+            Err(error) => {
+                worker::console_error!("ssetarget: a viewer's stream is cut off: {error}");
+                // Not a clean end, so that the client comes back for the rest.
+                let _ = writer
+                    .abort(&JsValue::from_str("the event log failed"))
+                    .await;
+                return;
+            }
+        };
+        if written.is_err() {
+            // The viewer is gone.
+            return;
+        }
+    }
+    let _ = writer.close().await;
+}
+
+fn to_error(error: WorkflowLogError<ObjectSqlError>) -> JsValue {
+    js_sys::Error::new(&crate::workflow::StepError::from(error).to_string()).into()
+}
+
+fn to_worker(error: SqliteError<ObjectSqlError>) -> worker::Error {
+    worker::Error::RustError(message(&to_error(error.into())))
+}
+
+/// Exports the Durable Object class that keeps and streams the events of workflows, under this
+/// name, optionally with a [`WorkflowEventsConfig`](crate::cloudflare::WorkflowEventsConfig).
+///
+/// Bind it in `wrangler.toml` and list it under `new_sqlite_classes` of a migration.
+///
+/// ```ignore
+/// ssetarget::export_workflow_events!(WorkflowEvents);
+/// ```
+#[macro_export]
+macro_rules! export_workflow_events {
+    ($name:ident) => {
+        $crate::export_workflow_events!($name, $crate::cloudflare::WorkflowEventsConfig::new());
+    };
+    ($name:ident, $config:expr) => {
+        const _: () = {
+            use $crate::cloudflare::__private::wasm_bindgen::{self, prelude::*};
+            use $crate::cloudflare::__private::{WorkflowEventsObject, js_sys, pastey, worker};
+
+            #[wasm_bindgen(js_name = $name, wasm_bindgen = $crate::cloudflare::__private::wasm_bindgen)]
+            pub struct ExportedWorkflowEvents(WorkflowEventsObject);
+
+            #[wasm_bindgen(js_class = $name, wasm_bindgen = $crate::cloudflare::__private::wasm_bindgen)]
+            impl ExportedWorkflowEvents {
+                #[wasm_bindgen(constructor)]
+                pub fn new(
+                    state: worker::worker_sys::DurableObjectState,
+                    _env: worker::Env,
+                ) -> Result<Self, JsValue> {
+                    WorkflowEventsObject::new(state, $config).map(Self)
+                }
+
+                #[wasm_bindgen(getter)]
+                pub fn ctx(&self) -> JsValue {
+                    self.0.ctx()
+                }
+
+                pub fn fetch(&self, request: worker::web_sys::Request) -> js_sys::Promise {
+                    self.0.fetch(request)
+                }
+
+                pub fn alarm(&self) -> js_sys::Promise {
+                    self.0.alarm()
+                }
+
+                pub fn open(&self, with_facts: bool) -> js_sys::Promise {
+                    self.0.open(with_facts)
+                }
+            }
+
+            // A crate's exported functions need names of their own.
+            pastey::paste! {
+                #[wasm_bindgen(start, wasm_bindgen = $crate::cloudflare::__private::wasm_bindgen)]
+                pub fn [<extend_ $name:snake>]() {
+                    let dummy = ExportedWorkflowEvents(WorkflowEventsObject::dummy());
+                    $crate::cloudflare::__private::extend_durable_object(&dummy.into());
+                }
+            }
+        };
+    };
+}

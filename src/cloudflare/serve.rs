@@ -1,0 +1,185 @@
+//! HTTP: from a viewer's request to the object that has the events.
+
+use std::fmt;
+
+use worker::{Headers, Method, Request, RequestInit, Response, ResponseBuilder};
+
+use super::events::WorkflowEventsNamespace;
+use crate::event::Cursor;
+use crate::wire;
+
+/// Answers a viewer's request with the events of an instance.
+///
+/// `200` and a stream; `204` when the run has ended and the client has seen it all, which stops
+/// an `EventSource`; `400` for a malformed position; `404` for an instance that has no events
+/// (see [`WorkflowEventsNamespace::with_workflow`] for one that was only just created); `405`
+/// with `Allow` for anything but `GET`. Reasons are plain text.
+///
+/// Serving never stores anything, whatever the request is.
+///
+/// # Errors
+/// When the object cannot be reached. The client is better off with a `503`, on which it may
+/// come back, than with what the runtime makes of an error.
+pub async fn serve_sse(
+    instance_id: &str,
+    request: Request,
+    events: &WorkflowEventsNamespace,
+) -> worker::Result<Response> {
+    if request.method() != Method::Get {
+        return Refusal::Method.response();
+    }
+    let mut viewer = match Viewer::from_request(&request) {
+        Ok(viewer) => viewer,
+        Err(refusal) => return refusal.response(),
+    };
+    if !is_instance_id(instance_id) {
+        return Refusal::UnknownInstance.response();
+    }
+    let response = events
+        .fetch(instance_id, viewer.to_object_request()?)
+        .await?;
+    if response.status_code() != Refusal::UnknownInstance.status() {
+        return Ok(response);
+    }
+    // No events, but perhaps an instance that has dispatched none yet.
+    if !events.knows(instance_id).await? {
+        return Refusal::UnknownInstance.response();
+    }
+    viewer.expected = true;
+    events.fetch(instance_id, viewer.to_object_request()?).await
+}
+
+/// Answers `/<id>/sse` and leaves other requests alone.
+///
+/// ```ignore
+/// let route = SseRoute::new(events);
+/// match route.serve(request).await? {
+///     Ok(response) => Ok(response),
+///     Err(request) => other_routes(request).await,
+/// }
+/// ```
+#[derive(Debug)]
+pub struct SseRoute {
+    events: WorkflowEventsNamespace,
+}
+
+impl SseRoute {
+    /// Serves these events.
+    #[must_use]
+    pub fn new(events: WorkflowEventsNamespace) -> Self {
+        Self { events }
+    }
+
+    /// The response, if the request is for `/<id>/sse`, else the request itself. See
+    /// [`serve_sse`].
+    ///
+    /// # Errors
+    /// As [`serve_sse`].
+    pub async fn serve(&self, request: Request) -> worker::Result<Result<Response, Request>> {
+        let path = request.path();
+        let id = path
+            .strip_prefix('/')
+            .and_then(|path| path.strip_suffix("/sse"))
+            .filter(|id| !id.is_empty() && !id.contains('/'));
+        match id {
+            Some(id) => Ok(Ok(serve_sse(id, request, &self.events).await?)),
+            None => Ok(Err(request)),
+        }
+    }
+}
+
+/// What a viewer asks for.
+pub(super) struct Viewer {
+    pub(super) cursor: Cursor,
+    /// The instance is known to exist, so an empty log is one to wait for.
+    pub(super) expected: bool,
+}
+
+const EXPECTED: &str = "expected";
+
+impl Viewer {
+    fn from_request(request: &Request) -> Result<Self, Refusal> {
+        let header = request.headers().get("last-event-id").ok().flatten();
+        let url = request.url().map_err(|_| Refusal::Url)?;
+        let cursor = wire::cursor(header.as_deref(), url.query()).map_err(Refusal::Cursor)?;
+        Ok(Self {
+            cursor,
+            expected: false,
+        })
+    }
+
+    /// What [`to_object_request`](Self::to_object_request) says, at the object.
+    pub(super) fn from_object_request(request: &Request) -> Result<Self, Refusal> {
+        if request.method() != Method::Get {
+            return Err(Refusal::Method);
+        }
+        let mut viewer = Self::from_request(request)?;
+        let url = request.url().map_err(|_| Refusal::Url)?;
+        viewer.expected = url.path() == format!("/{EXPECTED}");
+        Ok(viewer)
+    }
+
+    /// Made anew from what was understood: nothing else of the client's request gets further.
+    fn to_object_request(&self) -> worker::Result<Request> {
+        let mut url = worker::Url::parse("http://workflow-events/")?;
+        if self.expected {
+            url.set_path(EXPECTED);
+        }
+        let headers = Headers::new();
+        match self.cursor {
+            Cursor::Beginning => {}
+            Cursor::After(id) => headers.set("last-event-id", &id.to_string())?,
+            Cursor::Latest => url.set_query(Some("from=latest")),
+        }
+        let mut init = RequestInit::new();
+        init.with_headers(headers);
+        Request::new_with_init(url.as_str(), &init)
+    }
+}
+
+/// A request that is not answered with events.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    Cursor(wire::InvalidCursor),
+    Method,
+    UnknownInstance,
+    Url,
+}
+
+impl Refusal {
+    fn status(&self) -> u16 {
+        match self {
+            Self::Cursor(_) | Self::Url => 400,
+            Self::UnknownInstance => 404,
+            Self::Method => 405,
+        }
+    }
+
+    pub(super) fn response(&self) -> worker::Result<Response> {
+        let mut response = ResponseBuilder::new()
+            .with_status(self.status())
+            .with_header("content-type", "text/plain; charset=utf-8")?
+            .with_header("cache-control", "no-store")?;
+        if let Self::Method = self {
+            response = response.with_header("allow", "GET")?;
+        }
+        Ok(response.fixed(format!("{self}\n").into_bytes()))
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cursor(reason) => reason.fmt(f),
+            Self::Method => f.write_str("events are read with GET"),
+            Self::UnknownInstance => f.write_str("there is no workflow instance with this id"),
+            Self::Url => f.write_str("the URL cannot be read"),
+        }
+    }
+}
+
+/// What the platform takes for an instance's id, so that nothing else wakes an object.
+fn is_instance_id(id: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_-, */#".contains(&byte);
+    !id.is_empty() && id.len() <= 271 && id.bytes().all(allowed)
+}

@@ -1,0 +1,146 @@
+//! The platform's step object as a [`Step`].
+
+use std::rc::Rc;
+use std::time::{Duration, SystemTime};
+
+use js_sys::Promise;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value, json};
+use wasm_bindgen::prelude::*;
+
+use super::convert::{
+    from_js, milliseconds, property, since_epoch, step_error, throw, time, to_js,
+};
+use super::js::{self, JsWorkflowStep};
+use crate::workflow::{
+    Backoff, Step, StepConfig, StepContext, StepError, WaitForEvent, WaitedEvent, catch_panic,
+};
+
+/// `WorkflowStep` of `cloudflare:workers`: what a [`WorkflowEntrypoint`](super::WorkflowEntrypoint)
+/// makes steps with.
+#[derive(Clone)]
+pub struct WorkflowStep {
+    step: JsWorkflowStep,
+}
+
+impl WorkflowStep {
+    pub(super) fn new(step: JsValue) -> Self {
+        Self {
+            step: step.unchecked_into(),
+        }
+    }
+}
+
+impl Step for WorkflowStep {
+    async fn run_with<T, F>(
+        &self,
+        name: &str,
+        config: StepConfig,
+        callback: F,
+    ) -> Result<T, StepError>
+    where
+        T: Serialize + DeserializeOwned + 'static,
+        F: AsyncFn(StepContext) -> Result<T, StepError> + 'static,
+    {
+        let callback = Rc::new(callback);
+        let closure =
+            Closure::wrap_assert_unwind_safe(Box::new(move |context: JsValue| -> Promise {
+                let callback = Rc::clone(&callback);
+                js::promise(async move {
+                    let attempt = async { callback(context_from(&context)).await };
+                    let value = catch_panic(attempt).await.map_err(throw)?;
+                    to_js(&value).map_err(|error| throw(error.into()))
+                })
+            }) as Box<dyn FnMut(JsValue) -> Promise>);
+        let config = to_js(&config_json(&config))?;
+        let result = self
+            .step
+            .run(name, &config, closure.as_ref().unchecked_ref())
+            .await;
+        from_js(result.map_err(step_error)?).map_err(|error| {
+            let message =
+                format!("the result of step {name:?} is not of its type any more: {error}");
+            StepError::new(message)
+        })
+    }
+
+    async fn sleep(&self, name: &str, duration: Duration) -> Result<(), StepError> {
+        let slept = self.step.sleep(name, milliseconds(duration)).await;
+        slept.map(drop).map_err(step_error)
+    }
+
+    async fn sleep_until(&self, name: &str, time: SystemTime) -> Result<(), StepError> {
+        let slept = self.step.sleep_until(name, since_epoch(time)).await;
+        slept.map(drop).map_err(step_error)
+    }
+
+    async fn wait_for_event<T>(
+        &self,
+        name: &str,
+        options: WaitForEvent,
+    ) -> Result<WaitedEvent<T>, StepError>
+    where
+        T: DeserializeOwned + 'static,
+    {
+        let mut json = Map::new();
+        json.insert("type".into(), options.event_type.into());
+        if let Some(timeout) = options.timeout {
+            json.insert("timeout".into(), milliseconds(timeout).into());
+        }
+        let event = self
+            .step
+            .wait_for_event(name, &to_js(&json)?)
+            .await
+            .map_err(step_error)?;
+        let payload = from_js(property(&event, "payload")).map_err(|error| {
+            StepError::new(format!(
+                "the event that {name:?} waited for has another payload: {error}"
+            ))
+        })?;
+        Ok(WaitedEvent {
+            payload,
+            timestamp: time(&property(&event, "timestamp")),
+            event_type: property(&event, "type").as_string().unwrap_or_default(),
+        })
+    }
+}
+
+/// `WorkflowStepConfig`; what is not set is left to the platform.
+fn config_json(config: &StepConfig) -> Map<String, Value> {
+    let mut json = Map::new();
+    if let Some(retries) = config.retries {
+        let backoff = match retries.backoff {
+            Backoff::Constant => "constant",
+            Backoff::Linear => "linear",
+            Backoff::Exponential => "exponential",
+        };
+        let retries = json!({
+            "limit": retries.limit,
+            "delay": milliseconds(retries.delay),
+            "backoff": backoff,
+        });
+        json.insert("retries".into(), retries);
+    }
+    if let Some(timeout) = config.timeout {
+        json.insert("timeout".into(), milliseconds(timeout).into());
+    }
+    json
+}
+
+/// `WorkflowStepContext`.
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "small whole numbers"
+)]
+fn context_from(context: &JsValue) -> StepContext {
+    let number = |value: JsValue| value.as_f64().unwrap_or(1.0) as u32;
+    let step = property(context, "step");
+    let name = property(&step, "name").as_string().unwrap_or_default();
+    StepContext::new(
+        name,
+        number(property(&step, "count")),
+        number(property(context, "attempt")),
+    )
+}
