@@ -77,7 +77,6 @@ impl<W: WorkflowEntrypoint> WorkflowObject<W> {
     }
 
     /// For the class's `run`.
-    #[must_use]
     pub fn run(&self, event: JsValue, step: JsValue) -> Promise {
         let workflow = self.workflow.clone();
         js::promise(async move {

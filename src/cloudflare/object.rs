@@ -104,7 +104,6 @@ impl WorkflowEventsObject {
     }
 
     /// For the class's `fetch`: streams events. Cannot append, whatever the request is.
-    #[must_use]
     pub fn fetch(&self, request: web_sys::Request) -> Promise {
         self.with(async move |object| {
             let response = object.fetch(&request.into()).await.map_err(JsValue::from)?;
@@ -113,7 +112,6 @@ impl WorkflowEventsObject {
     }
 
     /// For the class's `alarm`: the log's time is over.
-    #[must_use]
     pub fn alarm(&self) -> Promise {
         self.with(async move |object| {
             object.expire().await.map_err(JsValue::from)?;
@@ -124,7 +122,6 @@ impl WorkflowEventsObject {
     /// For the class's `open`, which only the Worker's own code can call, by RPC: the latest run,
     /// its facts, and a function that appends to them. Calling that function any number of times
     /// belongs to this one call.
-    #[must_use]
     pub fn open(&self, with_facts: bool) -> Promise {
         self.with(async move |object| {
             let opened = object.log.open().map_err(to_error)?;

@@ -13,13 +13,13 @@ use crate::wire;
 /// `200` and a stream; `204` when the run has ended and the client has seen it all, which stops
 /// an `EventSource`; `400` for a malformed position; `404` for an instance that has no events
 /// (see [`WorkflowEventsNamespace::with_workflow`] for one that was only just created); `405`
-/// with `Allow` for anything but `GET`. Reasons are plain text.
+/// with `Allow` for anything but `GET`; `503` with `Retry-After` when the object cannot be
+/// reached, which was tried three times. Reasons are plain text.
 ///
 /// Serving never stores anything, whatever the request is.
 ///
 /// # Errors
-/// When the object cannot be reached. The client is better off with a `503`, on which it may
-/// come back, than with what the runtime makes of an error.
+/// When a response cannot be made.
 pub async fn serve_sse(
     instance_id: &str,
     request: Request,
@@ -35,18 +35,45 @@ pub async fn serve_sse(
     if !is_instance_id(instance_id) {
         return Refusal::UnknownInstance.response();
     }
-    let response = events
-        .fetch(instance_id, viewer.to_object_request()?)
-        .await?;
+    let response = fetch(instance_id, &viewer, events).await?;
     if response.status_code() != Refusal::UnknownInstance.status() {
         return Ok(response);
     }
     // No events, but perhaps an instance that has dispatched none yet.
-    if !events.knows(instance_id).await? {
-        return Refusal::UnknownInstance.response();
+    match events.knows(instance_id).await {
+        Ok(true) => {
+            viewer.expected = true;
+            fetch(instance_id, &viewer, events).await
+        }
+        Ok(false) => Refusal::UnknownInstance.response(),
+        Err(error) => unreachable(&error).response(),
     }
-    viewer.expected = true;
-    events.fetch(instance_id, viewer.to_object_request()?).await
+}
+
+/// Asks the object, more than once if need be: one that was reset by a deploy or that panicked
+/// is there again at the next request, while a browser's `EventSource` gives up at an error.
+async fn fetch(
+    instance_id: &str,
+    viewer: &Viewer,
+    events: &WorkflowEventsNamespace,
+) -> worker::Result<Response> {
+    const TRIES: u32 = 3;
+    for _ in 1..TRIES {
+        let response = events.fetch(instance_id, viewer.to_object_request()?).await;
+        if response.is_ok() {
+            return response;
+        }
+    }
+    match events.fetch(instance_id, viewer.to_object_request()?).await {
+        Ok(response) => Ok(response),
+        Err(error) => unreachable(&error).response(),
+    }
+}
+
+/// The reason is for the developer; a viewer cannot do anything with it.
+fn unreachable(error: &worker::Error) -> Refusal {
+    worker::console_error!("ssetarget: the events of an instance cannot be reached: {error}");
+    Refusal::Unreachable
 }
 
 /// Answers `/<id>/sse` and leaves other requests alone.
@@ -143,6 +170,7 @@ pub(super) enum Refusal {
     Cursor(wire::InvalidCursor),
     Method,
     UnknownInstance,
+    Unreachable,
     Url,
 }
 
@@ -152,6 +180,7 @@ impl Refusal {
             Self::Cursor(_) | Self::Url => 400,
             Self::UnknownInstance => 404,
             Self::Method => 405,
+            Self::Unreachable => 503,
         }
     }
 
@@ -160,8 +189,10 @@ impl Refusal {
             .with_status(self.status())
             .with_header("content-type", "text/plain; charset=utf-8")?
             .with_header("cache-control", "no-store")?;
-        if let Self::Method = self {
-            response = response.with_header("allow", "GET")?;
+        match self {
+            Self::Method => response = response.with_header("allow", "GET")?,
+            Self::Unreachable => response = response.with_header("retry-after", "1")?,
+            Self::Cursor(_) | Self::UnknownInstance | Self::Url => {}
         }
         Ok(response.fixed(format!("{self}\n").into_bytes()))
     }
@@ -173,6 +204,7 @@ impl fmt::Display for Refusal {
             Self::Cursor(reason) => reason.fmt(f),
             Self::Method => f.write_str("events are read with GET"),
             Self::UnknownInstance => f.write_str("there is no workflow instance with this id"),
+            Self::Unreachable => f.write_str("the events cannot be reached, try again later"),
             Self::Url => f.write_str("the URL cannot be read"),
         }
     }

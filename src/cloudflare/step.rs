@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
-use js_sys::Promise;
+use js_sys::{Function, Promise};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
@@ -54,10 +54,10 @@ impl Step for WorkflowStep {
                 })
             }) as Box<dyn FnMut(JsValue) -> Promise>);
         let config = to_js(&config_json(&config))?;
-        let result = self
-            .step
-            .run(name, &config, closure.as_ref().unchecked_ref())
-            .await;
+        let function: Function = closure.as_ref().unchecked_ref::<Function>().clone();
+        let callback = Callback(Some(closure));
+        let result = self.step.run(name, &config, &function).await;
+        callback.free();
         from_js(result.map_err(step_error)?).map_err(|error| {
             let message =
                 format!("the result of step {name:?} is not of its type any more: {error}");
@@ -103,6 +103,25 @@ impl Step for WorkflowStep {
             timestamp: time(&property(&event, "timestamp")),
             event_type: property(&event, "type").as_string().unwrap_or_default(),
         })
+    }
+}
+
+/// A step's callback. If the step is awaited no longer, as `try_join!` does it when another one
+/// fails, the engine goes on with it all the same: then the callback is left to JavaScript's
+/// garbage collector, and not pulled away from under the engine.
+struct Callback(Option<Closure<dyn FnMut(JsValue) -> Promise>>);
+
+impl Callback {
+    fn free(mut self) {
+        drop(self.0.take());
+    }
+}
+
+impl Drop for Callback {
+    fn drop(&mut self) {
+        if let Some(closure) = self.0.take() {
+            drop(closure.into_js_value());
+        }
     }
 }
 

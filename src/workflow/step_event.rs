@@ -70,7 +70,11 @@ pub struct StepEvent {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempt: Option<u32>,
     /// How much is done, from 0 to 100.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "number"
+    )]
     pub percent: Option<f64>,
     /// What is being done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -212,6 +216,21 @@ fn iso<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Erro
     serializer.collect_str(&humantime::format_rfc3339_millis(*time))
 }
 
+/// A whole number without a fraction, as JavaScript writes it.
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "checked to be exact"
+)]
+fn number<S: Serializer>(number: &Option<f64>, serializer: S) -> Result<S::Ok, S::Error> {
+    match *number {
+        Some(whole) if whole.fract() == 0.0 && (0.0..1e9).contains(&whole) => {
+            serializer.serialize_u32(whole as u32)
+        }
+        other => other.serialize(serializer),
+    }
+}
+
 fn from_iso<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<SystemTime, D::Error> {
     let text = Cow::<str>::deserialize(deserializer)?;
     humantime::parse_rfc3339(&text).map_err(serde::de::Error::custom)
@@ -252,9 +271,7 @@ mod tests {
         assert_eq!(progress.key().unwrap(), "charge card-1:progress:1:3");
         let encoded = NewEvent::encode(&progress).unwrap();
         assert!(
-            encoded
-                .data()
-                .ends_with(r#""parentId":null,"percent":4.0}"#),
+            encoded.data().ends_with(r#""parentId":null,"percent":4}"#),
             "{}",
             encoded.data()
         );

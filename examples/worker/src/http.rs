@@ -59,10 +59,10 @@ pub fn wants_html(request: &Request) -> bool {
 
 /// `303` to the events of a new run.
 pub fn started(id: &str) -> Result<Response> {
-    Ok(ResponseBuilder::new()
+    ResponseBuilder::new()
         .with_status(303)
         .with_header("location", &format!("/{id}/sse"))?
-        .from_json(&serde_json::json!({ "id": id }))?)
+        .from_json(&serde_json::json!({ "id": id }))
 }
 
 pub fn sent(event_type: &str) -> Result<Response> {
