@@ -1,4 +1,55 @@
-//! Durable, replayable Server-Sent Events.
+//! Durable, replayable Server-Sent Events, made for showing people the live progress of
+//! long-running Cloudflare Workflows.
+//!
+//! The one idea: **the log is the only source of data, and a wake-up says "look again" and carries
+//! nothing.** A subscriber is a cursor into the log. It reads a page after its cursor and sends
+//! it; when the page is empty it waits for the wake-up and reads again. Replay and live are the
+//! same code, so nothing is lost or doubled between them, and a slow reader costs one page.
+//!
+//! # Where things are, in reading order
+//!
+//! | module | what it is | what it knows nothing of |
+//! |---|---|---|
+//! | `event` | [`EventId`], [`Cursor`], [`Event`], [`NewEvent`], [`StoredEvent`] | storage, bytes, async |
+//! | [`wire`] | events to bytes, `Last-Event-ID` to [`Cursor`] | streams, stores, HTTP libraries |
+//! | [`store`] | the [`EventStore`] promise, memory, SQLite, one suite for all | delivery |
+//! | `target` | [`SseTarget`]: dispatch and subscribe | time, workflows |
+//! | `subscription` | the cursor loop, the only place that waits for events | bytes, time |
+//! | `body` | events to bytes with heartbeats; its clock is an argument | the runtime |
+//! | [`workflow`] | step events, deterministic names, [`WorkflowEventStep`](workflow::WorkflowEventStep), batched dispatch | Cloudflare |
+//! | `cloudflare` | Workflows in Rust, the `WorkflowEvents` object, `serve_sse` | (the only one that knows JavaScript) |
+//!
+//! # Features
+//!
+//! | feature | default | what it adds |
+//! |---|---|---|
+//! | `cloudflare` | no | the `cloudflare` module, on wasm targets |
+//! | `contract` | no | `store::contract`, the suite for a store of your own |
+//!
+//! # Any server
+//!
+//! [`SseTarget::subscribe`] gives a [`Subscription`], and [`body`] its bytes as a `Stream` of
+//! `Result<Bytes, E>`, which axum's `Body::from_stream` and others take as they are:
+//!
+//! ```
+//! use std::time::Duration;
+//! use futures_util::StreamExt;
+//! use ssetarget::{Cursor, MemoryEventStore, NewEvent, SseTarget, body};
+//!
+//! # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+//! let target = SseTarget::new(MemoryEventStore::new());
+//! target.dispatch_encoded(vec![NewEvent::new("done", "{}")?.terminal()]).await?;
+//!
+//! // In a handler: the cursor comes from `wire::cursor`.
+//! let subscription = target.subscribe(Cursor::Beginning).await?;
+//! assert!(!subscription.has_ended()); // else answer 204
+//! let chunks: Vec<_> = body(subscription, tokio::time::sleep).collect().await;
+//! assert_eq!(chunks[0].as_ref().unwrap(), ":\n");
+//! assert_eq!(chunks[1].as_ref().unwrap(), "id: 1\nevent: done\ndata: {}\n\n");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # }).unwrap();
+//! ```
+
 // The core has no unsafe code in either build; only the glue's generated bindings need it.
 #![cfg_attr(not(feature = "cloudflare"), forbid(unsafe_code))]
 

@@ -18,14 +18,24 @@ export async function buildWorker(name) {
   if (isBuilt(folder, stamp)) return;
 
   console.log(`Building the ${name} Worker (${folder}; a minute or two the first time, seconds later)`);
-  const env = nodeEnv({
-    WASM_BINDGEN_BIN: tools.wasmBindgen,
-    WASM_OPT_BIN: at("node_modules/.bin/wasm-opt"),
-    ESBUILD_BIN: at("node_modules/.bin/esbuild"),
-  });
-  const build = await run(`${name} Worker`, tools.workerBuild, ["--release", "--panic-unwind"], { cwd: at(folder), env });
-  if (!build.ok) throw new Failure(`worker-build failed in ${folder}.`);
+  await buildFolder(at(folder));
   writeFileSync(at(folder, STAMP), stamp);
+}
+
+/** Builds the Worker in a folder that may be anywhere, as its own developer would. */
+export async function buildFolder(folder, env = {}) {
+  const tools = await ensureWorkerTools();
+  const name = path.basename(folder);
+  const build = await run(`${name} Worker`, tools.workerBuild, ["--release", "--panic-unwind"], {
+    cwd: folder,
+    env: nodeEnv({
+      WASM_BINDGEN_BIN: tools.wasmBindgen,
+      WASM_OPT_BIN: at("node_modules/.bin/wasm-opt"),
+      ESBUILD_BIN: at("node_modules/.bin/esbuild"),
+      ...env,
+    }),
+  });
+  if (!build.ok) throw new Failure(`worker-build failed in ${folder}.`);
 }
 
 const STAMP = "build/.stamp";
