@@ -17,7 +17,7 @@ pub use sqlite::{Sql, SqlRow, SqlValue, SqliteError, SqliteEventStore};
 
 /// An append-only log of events.
 ///
-/// The promise, which [`contract`](crate::store::contract) checks (feature `contract`):
+/// The promise, which `store::contract` checks (feature `contract`):
 ///
 /// - **Order.** `append` gives each event an id greater than all ids before it, in the order of
 ///   the batch. Once `read` has returned an event, no event with a smaller id appears later:
