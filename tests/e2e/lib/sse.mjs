@@ -141,7 +141,7 @@ export class Parser {
       throw new Error(`an event without an id: ${raw}`);
     }
     this.#block = null;
-    return { id: id === undefined ? null : Number(id), type, data, raw: `${raw}\n`, get json() { return JSON.parse(data); } };
+    return { id: id === undefined ? null : Number(id), type, data, raw: `${raw}\n`, json: JSON.parse(data) };
   }
 }
 

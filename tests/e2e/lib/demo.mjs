@@ -1,0 +1,112 @@
+// Serves a built Worker by `wrangler dev`, as a user would, with storage of its own, and knows the
+// demo's routes.
+import { spawn } from "node:child_process";
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { at } from "../../../scripts/lib/run.mjs";
+import { modernNode, nodeEnv } from "../../../scripts/lib/setup.mjs";
+
+/**
+ * Starts `wrangler dev` on a free port. Serves a copy of the build, so that building again does not
+ * reload the Worker in the middle of a test.
+ *
+ * Resolves to `{ url, folder, state, pid, log, stop }`: `folder` is a temporary one that `stop` deletes,
+ * `state` is the one inside it where the local runtime keeps its data.
+ *
+ * `parent` is where the temporary folder is made.
+ */
+export async function serve({ build = "examples/worker/build", config = "wrangler.toml", parent = tmpdir(), env = {} } = {}) {
+  const folder = mkdtempSync(path.join(parent, "ssetarget-e2e-"));
+  const state = path.join(folder, "state");
+  cpSync(at(build), path.join(folder, "build"), { recursive: true, filter: (file) => !file.endsWith(".tmp") });
+  const toml = readFileSync(at(config), "utf8")
+    .replace(/^main = .*$/m, 'main = "build/index.js"')
+    .replace(/^\[build\]\n(?:[^[\n].*\n|\n)*/m, "");
+  mkdirSync(state);
+  writeFileSync(path.join(folder, "wrangler.toml"), toml);
+
+  const args = ["dev", "--ip", "127.0.0.1", "--port", "0", "--inspector-port", "0", "--persist-to", state];
+  const settings = {
+    CI: "true",
+    TMPDIR: folder,
+    CLOUDFLARE_CF_FETCH_ENABLED: "false",
+    WRANGLER_REGISTRY_PATH: path.join(folder, "registry"),
+    WRANGLER_LOG_PATH: path.join(folder, "logs"),
+    ...env,
+  };
+  // A process group of its own, so that its workerds end with it.
+  const wrangler = spawn(modernNode(), [at("node_modules/wrangler/bin/wrangler.js"), ...args], {
+    cwd: folder,
+    env: nodeEnv(settings),
+    detached: true,
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  running.add(wrangler);
+  let log = "";
+  const ready = new Promise((resolve, reject) => {
+    for (const stream of [wrangler.stdout, wrangler.stderr]) {
+      stream.setEncoding("utf8").on("data", (text) => {
+        log += text;
+        const url = log.match(/Ready on (http:\/\/127\.0\.0\.1:\d+)/)?.[1];
+        if (url) resolve(url);
+      });
+    }
+    wrangler.once("error", reject);
+    wrangler.once("exit", (code) => reject(new Error(`wrangler dev ended with ${code}:\n${log}`)));
+  });
+  return {
+    url: await ready,
+    folder,
+    state,
+    pid: wrangler.pid,
+    log: () => log,
+    async stop() {
+      const ended = new Promise((resolve) => wrangler.once("exit", resolve));
+      kill(wrangler);
+      if (wrangler.exitCode === null && wrangler.signalCode === null) await ended;
+      rmSync(folder, { recursive: true, force: true, maxRetries: 5 });
+    },
+  };
+}
+
+// A test file that is cut short must leave no server behind.
+const running = new Set();
+process.on("exit", () => running.forEach(kill));
+for (const signal of ["SIGINT", "SIGTERM"]) process.once(signal, () => process.exit(1));
+
+function kill(child) {
+  if (!running.delete(child)) return;
+  try {
+    process.kill(-child.pid, "SIGKILL");
+  } catch {
+    // it has ended
+  }
+}
+
+/** Params that make a run quick but for its sleep of two seconds. */
+export const QUICK = { workMs: 20 };
+
+/** Starts a run and returns its id. */
+export async function startRun(url, { id, params = QUICK } = {}) {
+  const query = id === undefined ? "" : `?id=${encodeURIComponent(id)}`;
+  const response = await fetch(`${url}/${query}`, { method: "POST", body: JSON.stringify(params), redirect: "manual" });
+  const body = await response.text();
+  if (response.status !== 303) throw new Error(`POST /${query}: ${response.status} ${body}`);
+  return JSON.parse(body).id;
+}
+
+/** Answers the wait of a run. */
+export async function answer(url, id, event) {
+  const body = event === undefined ? undefined : JSON.stringify(event);
+  const response = await fetch(`${url}/${id}/event`, { method: "POST", body });
+  const text = await response.text();
+  if (response.status !== 200) throw new Error(`POST /${id}/event: ${response.status} ${text}`);
+  return text;
+}
+
+/** The event after which a run waits to be answered. */
+export const isWaiting = ({ type, json }) => type === "started" && json.kind === "waitForEvent";
+
+/** Whether an event ends a run. */
+export const isTerminal = ({ type, json }) => json.kind === "workflow" && (type === "completed" || type === "failed");

@@ -1,0 +1,56 @@
+// A proxy that counts requests and cuts connections, as bad networks do.
+import http from "node:http";
+
+/**
+ * Forwards to `target`. The response to each of the first `cuts.length` streams is cut off after so many
+ * bytes, wherever in an event that is. With `retry`, each stream is told to come back after so many
+ * milliseconds: clients wait seconds otherwise.
+ *
+ * Resolves to `{ url, requests, close }`; `requests` is what came, `{ method, url, lastEventId, status }`.
+ */
+export async function cuttingProxy(target, { cuts = [], retry } = {}) {
+  const requests = [];
+  let streams = 0;
+  const server = http.createServer((request, response) => {
+    const seen = { method: request.method, url: request.url, lastEventId: request.headers["last-event-id"] ?? null, status: null };
+    requests.push(seen);
+    const { host: _, ...headers } = request.headers;
+    const forwarded = http.request(target + request.url, { method: request.method, headers }, (answer) => {
+      seen.status = answer.statusCode;
+      response.writeHead(answer.statusCode, answer.headers);
+      const isStream = answer.headers["content-type"] === "text/event-stream";
+      if (!isStream) return void answer.pipe(response);
+
+      let left = cuts[streams++] ?? Infinity;
+      if (retry !== undefined) response.write(`retry: ${retry}\n`); // becomes part of the first event
+      answer.on("data", (chunk) => {
+        response.write(chunk.subarray(0, left));
+        left -= chunk.length;
+        if (left <= 0) response.socket?.destroySoon();
+      });
+      answer.on("end", () => response.end());
+      answer.on("error", () => response.destroy());
+    });
+    forwarded.on("error", () => response.destroy());
+    response.on("close", () => forwarded.destroy());
+    request.pipe(forwarded);
+  });
+  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+  return {
+    url: `http://127.0.0.1:${server.address().port}`,
+    requests,
+    close() {
+      server.closeAllConnections();
+      return new Promise((resolve) => server.close(resolve));
+    },
+  };
+}
+
+/** Numbers from 0 to 1 that look random and are the same each time. */
+export function seeded(seed) {
+  let state = seed >>> 0;
+  return () => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    return state / 2 ** 32;
+  };
+}
