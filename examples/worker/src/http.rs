@@ -19,12 +19,19 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
 #[derive(Default)]
 pub struct Body(Object);
 
-/// The body, `None` if there is none, or what is wrong with it.
-pub async fn json_body(request: &mut Request) -> std::result::Result<Option<Body>, String> {
+/// The most that the platform takes as params or as an event's payload.
+const MAX_BODY: usize = 1024 * 1024;
+
+/// The body, `None` if there is none, or the status and the reason to refuse it with.
+pub async fn json_body(request: &mut Request) -> std::result::Result<Option<Body>, (u16, String)> {
     let text = request
         .text()
         .await
-        .map_err(|error| format!("the body cannot be read: {error}"))?;
+        .map_err(|error| (400, format!("the body cannot be read: {error}")))?;
+    if text.len() > MAX_BODY {
+        // Here and not by the platform, whose local runtime takes more than the real one.
+        return Err((413, "the body is larger than 1 MiB".to_owned()));
+    }
     if text.trim().is_empty() {
         return Ok(None);
     }
@@ -33,18 +40,31 @@ pub async fn json_body(request: &mut Request) -> std::result::Result<Option<Body
         let reason = reason
             .and_then(|reason| reason.as_string())
             .unwrap_or_default();
-        format!("the body is not JSON: {reason}")
+        (400, format!("the body is not JSON: {reason}"))
     })?;
     match value.dyn_into::<Object>() {
         Ok(object) if !object.is_instance_of::<worker::js_sys::Array>() => Ok(Some(Body(object))),
-        _ => Err("the body is JSON, but not an object".to_owned()),
+        _ => Err((400, "the body is JSON, but not an object".to_owned())),
     }
 }
 
 impl Body {
     pub fn read<T: DeserializeOwned>(&self) -> std::result::Result<T, String> {
         // Half a surrogate pair, which Rust's strings cannot hold, is read as U+FFFD.
-        serde_wasm_bindgen::from_value((*self.0).clone()).map_err(|error| error.to_string())
+        serde_wasm_bindgen::from_value((*self.0).clone()).map_err(|error| {
+            // Displayed as JavaScript does it, with the error's class in front.
+            let reason = error.to_string();
+            reason.strip_prefix("Error: ").unwrap_or(&reason).to_owned()
+        })
+    }
+
+    /// The name of a property that is not one of these: serde-wasm-bindgen does not look for any.
+    pub fn other_than(&self, names: &[&str]) -> Option<String> {
+        let properties = Object::keys(&self.0);
+        properties
+            .iter()
+            .filter_map(|name| name.as_string())
+            .find(|name| !names.contains(&name.as_str()))
     }
 
     pub fn property(&self, name: &str) -> JsValue {

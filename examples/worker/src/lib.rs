@@ -52,7 +52,7 @@ async fn start(mut request: Request, workflow: &Workflow) -> Result<Response> {
             Err(reason) => return http::text(400, &format!("the body is not an order: {reason}")),
         },
         Ok(None) => Order::default(),
-        Err(reason) => return http::text(400, &reason),
+        Err((status, reason)) => return http::text(status, &reason),
     };
     let mut options = CreateOptions::new().params(&order)?;
     let url = request.url()?;
@@ -84,23 +84,28 @@ async fn page(id: &str, workflow: &Workflow) -> Result<Response> {
 /// `POST /<id>/event`, with `{"type", "payload"}` as JSON or nothing.
 async fn send_event(id: &str, mut request: Request, workflow: &Workflow) -> Result<Response> {
     #[derive(Deserialize)]
-    #[serde(deny_unknown_fields)]
     struct Event {
         #[serde(rename = "type", default = "waiting")]
         event_type: String,
-        #[serde(default, rename = "payload")]
-        _payload: serde_json::Value,
     }
     fn waiting() -> String {
         "waiting".to_owned()
     }
     let body = match json_body(&mut request).await {
         Ok(body) => body.unwrap_or_default(),
-        Err(reason) => return http::text(400, &reason),
+        Err((status, reason)) => return http::text(status, &reason),
     };
+    if body.other_than(&["type", "payload"]).is_some() {
+        return http::text(
+            400,
+            "the body of an event has a type and a payload, nothing else",
+        );
+    }
     let event = match body.read::<Event>() {
-        Ok(event) if !event.event_type.is_empty() => event,
-        Ok(_) => return http::text(400, "the event's type is empty"),
+        Ok(event) if is_event_type(&event.event_type) => event,
+        Ok(_) => {
+            return http::text(400, "the type has up to 100 letters, digits, - and _");
+        }
         Err(reason) => return http::text(400, &format!("the body is not an event: {reason}")),
     };
     let instance = match workflow.get(id).await {
@@ -118,4 +123,10 @@ async fn send_event(id: &str, mut request: Request, workflow: &Workflow) -> Resu
         .send_event_js(&event.event_type, &body.property("payload"))
         .await?;
     http::sent(&event.event_type)
+}
+
+/// What the platform takes; its local runtime takes more.
+fn is_event_type(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    (1..=100).contains(&text.len()) && text.bytes().all(allowed)
 }

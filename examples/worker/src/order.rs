@@ -86,7 +86,8 @@ async fn ship(step: &WorkflowRunStep, order: Order) -> Result<Receipt, StepError
             async move |_| {
                 work_for(work).await;
                 if order.quantity == 0 {
-                    return Err(NonRetryableError::new("an order needs a quantity above 0").into());
+                    let reason = format!("nobody can order 0 of {}", order.item);
+                    return Err(NonRetryableError::new(reason).into());
                 }
                 Ok(order.quantity * 1_900)
             }
@@ -109,12 +110,12 @@ async fn ship(step: &WorkflowRunStep, order: Order) -> Result<Receipt, StepError
 
     let tracking = step
         .group("fulfil", async |step| {
-            let quantity = order.quantity;
+            let Order { item, quantity, .. } = order.clone();
             let pack = step.run("pack parcel", async move |attempt| {
                 for packed in 1..=quantity {
                     work_for(work).await;
                     let percent = f64::from(packed) * 100.0 / f64::from(quantity);
-                    let message = format!("{packed} of {quantity} packed");
+                    let message = format!("{item}: {packed} of {quantity} packed");
                     attempt.progress(Progress::percent(percent.round()).message(message));
                 }
                 Ok(())
