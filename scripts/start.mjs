@@ -10,6 +10,7 @@ main(async () => {
   const port = parsePort(process.env.PORT ?? "9875");
   await refuseBusy(port); // before minutes of building
   await buildWorker("demo");
+  await refuseBusy(port); // or wrangler fails, and what runs there is taken for ours
 
   const args = ["dev", "--port", port, "--ip", HOST, "--show-interactive-dev-session=false"];
   const env = nodeEnv({ SSETARGET_PREBUILT: "1" });
@@ -27,7 +28,7 @@ async function announce(port) {
   console.log(`
 ssetarget demo: ${url}  (POST / starts a run)
 
-  curl -i -X POST ${url}            # start a run; its id is in the Location header
+  curl -i -X POST ${url}            # start a run; the Location header is /<id>/sse
   curl -N ${url}/<id>/sse           # watch it: past events, then live ones
   curl -X POST ${url}/<id>/event    # send the event it waits for
 `);

@@ -134,7 +134,8 @@ async function attempt(title, body) {
   });
   const seconds = seconds1(Date.now() - started);
   results.push({ title, seconds, ...result });
-  console.log(`${result.failed ? "✖" : "✔"} ${title}: ${summary(result)} in ${seconds} s`);
+  const counts = result === NOTHING_COUNTED ? "done" : summary(result);
+  console.log(`${result.failed ? "✖" : "✔"} ${title}: ${counts} in ${seconds} s`);
 }
 
 function report(milliseconds) {

@@ -16,7 +16,9 @@ export async function main(body) {
   try {
     await body();
   } catch (error) {
-    console.error(`\nerror: ${error instanceof Failure ? error.message : error.stack}`);
+    const plain = error instanceof Failure ? error.message : error.stack;
+    // What a stopped child made of its end is no news.
+    console.error(`\nerror: ${stopping ? "stopped." : plain}`);
     process.exitCode = 1;
   }
 }
@@ -102,6 +104,12 @@ for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) {
     for (const child of children) child.kill(again ? "SIGKILL" : signal);
     if (again || children.size === 0) process.exit(128 + constants.signals[signal]);
   });
+}
+
+// A killed npm passes nothing on: do not outlive it, holding a port.
+if (process.env.npm_lifecycle_event) {
+  const npm = process.ppid;
+  setInterval(() => process.ppid === npm || process.kill(process.pid, "SIGTERM"), 1000).unref();
 }
 
 function lastLine(text) {
