@@ -3,12 +3,12 @@ import http from "node:http";
 
 /**
  * Forwards to `target`. The response to each of the first `cuts.length` streams is cut off after so many
- * bytes, wherever in an event that is. With `retry`, each stream is told to come back after so many
- * milliseconds: clients wait seconds otherwise.
+ * bytes, wherever in an event that is, or with `whole` where that event ends. With `retry`, each stream is
+ * told to come back after so many milliseconds: clients wait seconds otherwise.
  *
  * Resolves to `{ url, requests, close }`; `requests` is what came, `{ method, url, lastEventId, status }`.
  */
-export async function cuttingProxy(target, { cuts = [], retry } = {}) {
+export async function cuttingProxy(target, { cuts = [], whole = false, retry } = {}) {
   const requests = [];
   let streams = 0;
   const server = http.createServer((request, response) => {
@@ -21,17 +21,22 @@ export async function cuttingProxy(target, { cuts = [], retry } = {}) {
       const isStream = answer.headers["content-type"] === "text/event-stream";
       if (!isStream) return void answer.pipe(response);
 
-      let left = cuts[streams++] ?? Infinity;
+      const cut = cuts[streams++] ?? Infinity;
+      let passed = Buffer.alloc(0);
       if (retry !== undefined) response.write(`retry: ${retry}\n`); // becomes part of the first event
       answer.on("data", (chunk) => {
-        response.write(chunk.subarray(0, left));
-        left -= chunk.length;
-        if (left <= 0) response.socket?.destroySoon();
+        const begin = passed.length;
+        passed = Buffer.concat([passed, chunk]);
+        const end = whole ? endOfEvent(passed, cut) : cut;
+        response.write(passed.subarray(begin, end));
+        if (passed.length < end) return;
+        forwarded.destroy();
+        response.socket?.destroySoon();
       });
       answer.on("end", () => response.end());
-      answer.on("error", () => response.destroy());
+      answer.on("error", () => {}); // cut, by this proxy or by the client
     });
-    forwarded.on("error", () => response.destroy());
+    forwarded.on("error", () => {});
     response.on("close", () => forwarded.destroy());
     request.pipe(forwarded);
   });
@@ -44,6 +49,11 @@ export async function cuttingProxy(target, { cuts = [], retry } = {}) {
       return new Promise((resolve) => server.close(resolve));
     },
   };
+}
+
+function endOfEvent(bytes, from) {
+  const blank = bytes.indexOf("\n\n", from);
+  return blank === -1 ? Infinity : blank + 2;
 }
 
 /** Numbers from 0 to 1 that look random and are the same each time. */
