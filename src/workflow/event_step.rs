@@ -154,6 +154,12 @@ impl<S: Step, D: Dispatch + 'static> WorkflowEventStep<S, D> {
         self.scope(Form::Group, name, body).await
     }
 
+    /// Where this one's facts go.
+    #[must_use]
+    pub fn dispatch(&self) -> &D {
+        &self.shared.dispatch
+    }
+
     async fn scope<T>(
         &self,
         form: Form,

@@ -1,1 +1,180 @@
+//! The Worker of the end-to-end tests: workflows that do what their params say.
+//!
+//! - `POST /<workflow>` with `{id?, params?}` creates an instance
+//! - `GET /<workflow>/<id>/status`
+//! - `POST /<workflow>/<id>/pause`, `/resume`, `/restart`, `/terminate`, `/event`
+//! - `/<workflow>/<id>/sse` is the library's, whatever the method is
+//! - `GET /<workflow>/<id>/platform` is the platform's own log, once the run has ended
+//! - `POST /<workflow>/<id>/rpc/<method>` calls a method of the `WorkflowEvents` object
+//! - `/gate/<name>/<path>` asks a gate
+//! - `GET /binding/<kind>/<name>` says what comes of looking for a binding
 
+mod broken;
+mod gate;
+mod platform;
+mod script;
+mod workflows;
+
+use std::time::Duration;
+
+use js_sys::{Array, Function, JSON, Promise, Reflect};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use ssetarget::cloudflare::{
+    CreateOptions, Workflow, WorkflowError, WorkflowErrorKind, WorkflowEventsConfig,
+    WorkflowEventsNamespace, serve_sse,
+};
+use wasm_bindgen::{JsCast, JsValue};
+use worker::wasm_bindgen_futures::JsFuture;
+use worker::{Context, Env, Method, Request, Response, Result, event};
+
+use script::Script;
+
+ssetarget::export_workflow!(Script);
+ssetarget::export_workflow_events!(WorkflowEvents);
+ssetarget::export_workflow_events!(
+    BriefEvents,
+    WorkflowEventsConfig::new().retention(Duration::from_secs(1))
+);
+
+#[event(fetch)]
+async fn fetch(mut request: Request, env: Env, _context: Context) -> Result<Response> {
+    let path = request.path();
+    let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+    match (segments.as_slice(), request.method()) {
+        (["gate", name, path], _) => gate::ask(&env, name, path).await,
+        (["binding", kind, name], _) => Response::ok(binding(&env, kind, name)),
+        ([workflow, id, "sse"], _) => {
+            serve_sse(id, request, &workflows::events(&env, workflow)?).await
+        }
+        ([name, id, "rpc", method], Method::Post) => rpc(&env, name, id, method).await,
+        ([name], Method::Post) => {
+            let workflow = workflows::workflow(&env, name)?;
+            answer(create(&workflow, request.json().await?).await)
+        }
+        ([name, id, action], _) => {
+            let workflow = workflows::workflow(&env, name)?;
+            let body = request.text().await?;
+            answer(act(&workflow, id, action, &body).await)
+        }
+        _ => Response::error("there is nothing here", 404),
+    }
+}
+
+#[derive(Deserialize)]
+struct Create {
+    id: Option<String>,
+    params: Option<Value>,
+}
+
+async fn create(
+    workflow: &Workflow,
+    create: Create,
+) -> std::result::Result<JsValue, WorkflowError> {
+    let mut options = CreateOptions::new();
+    if let Some(id) = create.id {
+        options = options.id(&id);
+    }
+    if let Some(params) = create.params {
+        options = options.params(&params)?;
+    }
+    let instance = workflow.create(options).await?;
+    Ok(js(&json!({ "id": instance.id() })))
+}
+
+async fn act(
+    workflow: &Workflow,
+    id: &str,
+    action: &str,
+    body: &str,
+) -> std::result::Result<JsValue, WorkflowError> {
+    let instance = workflow.get(id).await?;
+    match action {
+        "status" => {
+            let status = instance.status::<Value>().await?;
+            return Ok(js(&json!({
+                "id": instance.id(),
+                "state": status.state,
+                "output": status.output,
+                "error": status.error,
+            })));
+        }
+        "platform" => return Ok(platform::log(&instance).await?.into()),
+        "pause" => instance.pause().await?,
+        "resume" => instance.resume().await?,
+        "restart" => instance.restart().await?,
+        "terminate" => instance.terminate().await?,
+        "event" => {
+            #[derive(Deserialize)]
+            struct Event {
+                r#type: String,
+                #[serde(default)]
+                payload: Value,
+            }
+            let event: Event =
+                serde_json::from_str(body).map_err(|error| JsValue::from(error.to_string()))?;
+            instance.send_event(&event.r#type, &event.payload).await?;
+        }
+        _ => return Err(JsValue::from("there is no such action").into()),
+    }
+    Ok(js(&json!({})))
+}
+
+/// What looking for a binding says.
+fn binding(env: &Env, kind: &str, name: &str) -> String {
+    let found = match kind {
+        "workflow" => Workflow::from_env(env, name)
+            .map(drop)
+            .map_err(worker::Error::from),
+        _ => WorkflowEventsNamespace::from_env(env, name, "alpha").map(drop),
+    };
+    found.map_or_else(|error| error.to_string(), |()| "found".to_owned())
+}
+
+/// Calls any method of the object by RPC, as only code of the Worker can.
+async fn rpc(env: &Env, workflow: &str, id: &str, method: &str) -> Result<Response> {
+    let namespace = env.durable_object(workflows::events_binding(workflow))?;
+    let stub: JsValue = namespace
+        .get_by_name(&format!("{workflow}/{id}"))?
+        .into_rpc::<js_sys::Object>()
+        .into();
+    let called = async {
+        let function: Function = Reflect::get(&stub, &method.into())?.dyn_into()?;
+        let promise: Promise = Reflect::apply(&function, &stub, &Array::new())?.unchecked_into();
+        JsFuture::from(promise).await
+    };
+    match called.await {
+        Ok(_) => Response::ok("called"),
+        Err(error) => Response::error(format!("{error:?}"), 400),
+    }
+}
+
+fn answer(result: std::result::Result<JsValue, WorkflowError>) -> Result<Response> {
+    let error = match result {
+        Ok(value) => {
+            let text = JSON::stringify(&value).map(String::from)?;
+            return Ok(Response::ok(text)?.with_headers(json_headers()?));
+        }
+        Err(error) => error,
+    };
+    let status = match error.kind() {
+        WorkflowErrorKind::NotFound => 404,
+        WorkflowErrorKind::AlreadyExists => 409,
+        WorkflowErrorKind::InvalidId => 400,
+        _ => 500,
+    };
+    let kind = format!("{:?}", error.kind());
+    let body = json!({ "kind": kind, "message": error.to_string() });
+    Ok(Response::from_json(&body)?.with_status(status))
+}
+
+fn json_headers() -> Result<worker::Headers> {
+    let headers = worker::Headers::new();
+    headers.set("content-type", "application/json")?;
+    Ok(headers)
+}
+
+fn js(value: &Value) -> JsValue {
+    let serializer = serde_wasm_bindgen::Serializer::json_compatible();
+    value.serialize(&serializer).unwrap_or(JsValue::NULL)
+}

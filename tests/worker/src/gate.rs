@@ -1,0 +1,65 @@
+//! Gates that steps wait for and tests open, and an object that panics when asked to.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use worker::{
+    Delay, DurableObject, Env, Method, Request, RequestInit, Response, Result, State,
+    durable_object,
+};
+
+/// Open or not, which it stores. Counts the requests since it began, which it does not.
+#[durable_object]
+pub struct Gate {
+    state: State,
+    requests: AtomicU32,
+}
+
+impl DurableObject for Gate {
+    fn new(state: State, _env: Env) -> Self {
+        Self {
+            state,
+            requests: AtomicU32::new(0),
+        }
+    }
+
+    async fn fetch(&self, request: Request) -> Result<Response> {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        match request.path().as_str() {
+            "/open" => self.state.storage().put("open", true).await?,
+            #[allow(clippy::panic, reason = "what is tested")]
+            "/panic" => panic!("the gate panics"),
+            #[allow(clippy::panic, reason = "what is tested")]
+            "/panic-later" => {
+                Delay::from(Duration::from_millis(1)).await;
+                panic!("the gate panics later");
+            }
+            _ => {}
+        }
+        let open = self.state.storage().get::<bool>("open").await?;
+        Response::from_json(&serde_json::json!({
+            "open": open.unwrap_or(false),
+            "requests": self.requests.load(Ordering::Relaxed),
+        }))
+    }
+}
+
+/// Asks the gate of this name for one of its paths.
+pub async fn ask(env: &Env, name: &str, path: &str) -> Result<Response> {
+    let mut init = RequestInit::new();
+    init.with_method(Method::Get);
+    let request = Request::new_with_init(&format!("http://gate/{path}"), &init)?;
+    let gate = env.durable_object("GATE")?.get_by_name(name)?;
+    gate.fetch_with_request(request).await
+}
+
+/// Resolves once the gate is open.
+pub async fn wait(env: &Env, name: &str) -> Result<()> {
+    loop {
+        let status: serde_json::Value = ask(env, name, "status").await?.json().await?;
+        if status["open"] == true {
+            return Ok(());
+        }
+        Delay::from(Duration::from_millis(25)).await;
+    }
+}

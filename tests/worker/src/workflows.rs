@@ -1,0 +1,27 @@
+//! The workflows by their names in wrangler.toml.
+
+use ssetarget::cloudflare::{Workflow, WorkflowEventsNamespace};
+use worker::{Env, Result};
+
+/// The binding of a workflow.
+pub fn binding(name: &str) -> String {
+    name.to_ascii_uppercase()
+}
+
+/// The binding of a workflow's events.
+pub fn events_binding(name: &str) -> &'static str {
+    match name {
+        "brief" => "BRIEF_EVENTS",
+        "broken" => "BROKEN_EVENTS",
+        _ => "EVENTS",
+    }
+}
+
+pub fn workflow(env: &Env, name: &str) -> Result<Workflow> {
+    Ok(Workflow::from_env(env, &binding(name))?)
+}
+
+pub fn events(env: &Env, name: &str) -> Result<WorkflowEventsNamespace> {
+    let events = WorkflowEventsNamespace::from_env(env, events_binding(name), name)?;
+    Ok(events.with_workflow(workflow(env, name)?))
+}
