@@ -1,1 +1,791 @@
-//! One suite that every [`EventStore`](super::EventStore) must pass.
+//! One suite that every [`EventStore`] must pass: the promise of the trait, as checks.
+//!
+//! For a store of your own, switch the feature `contract` on in `dev-dependencies` and call
+//! [`check`] in a test, with any executor that the store needs:
+//!
+//! ```
+//! use ssetarget::MemoryEventStore;
+//! use ssetarget::store::contract;
+//!
+//! // In your tests: `#[test] fn keeps_the_promise() { … }`
+//! futures_executor::block_on(contract::check(async || MemoryEventStore::new()));
+//! ```
+//!
+//! A store that outlives its process calls [`check_reopened`] too. Each check can also be called
+//! on its own, to see which one fails: all of them take a store over an empty log.
+//!
+//! A check panics where the promise is broken, and says how. A wake-up that is lost is a check
+//! that does not return, so give the test a timeout if your store can lose them.
+
+#![allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::missing_panics_doc,
+    reason = "a test suite: its checks panic to say what is wrong"
+)]
+
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
+
+use futures_util::future::{join, join_all};
+
+use super::{Appended, EventStore, Page, PageLimit};
+use crate::event::{EventId, NewEvent, StoredEvent};
+
+/// Runs every check but [`check_reopened`]. `new_store` is called once for each of them and must
+/// return a store over an empty log that nobody else uses.
+pub async fn check<S: EventStore>(mut new_store: impl AsyncFnMut() -> S) {
+    empty_log(&new_store().await).await;
+    order(&new_store().await).await;
+    empty_batch(&new_store().await).await;
+    keys(&new_store().await).await;
+    awkward_keys(&new_store().await).await;
+    page_of_events(&new_store().await).await;
+    page_of_bytes(&new_store().await).await;
+    positions(&new_store().await).await;
+    terminal(&new_store().await).await;
+    awkward_data(&new_store().await).await;
+    large_data(&new_store().await).await;
+    large_batch(&new_store().await).await;
+    concurrent_appends(&new_store().await).await;
+    dropped_futures(&new_store().await).await;
+    changed_at_once(&new_store().await).await;
+    changed_by_append(&new_store().await).await;
+    changed_between_read_and_wait(&new_store().await).await;
+    changed_for_every_waiter(&new_store().await).await;
+    follow(&new_store().await).await;
+}
+
+/// Every `open` returns a store over the same storage, which is empty at first: what one of them
+/// wrote is there for the next, keys included. Each store is dropped before the next is opened.
+pub async fn check_reopened<S: EventStore>(mut open: impl AsyncFnMut() -> S) {
+    let first = {
+        let store = open().await;
+        let outcomes = append(&store, vec![keyed("k1", "one"), plain("two")]).await;
+        append(&store, vec![keyed("end", "three").terminal()]).await;
+        stored(&outcomes, "the first batch of an empty log")
+    };
+    let before = {
+        let store = open().await;
+        let page = everything(&store).await;
+        expect_data(&page, &["one", "two", "three"], "after reopening");
+        assert_eq!(
+            page.events[0].id, first[0],
+            "an event has another id after reopening"
+        );
+        assert!(page.closed, "after reopening, the log is no longer closed");
+        let again = append(
+            &store,
+            vec![keyed("k1", "again"), keyed("end", "again").terminal()],
+        )
+        .await;
+        assert_eq!(
+            again,
+            [Appended::Duplicate; 2],
+            "keys are forgotten by reopening"
+        );
+        assert_eq!(
+            everything(&store).await,
+            page,
+            "duplicates changed a reopened log"
+        );
+        page
+    };
+    let store = open().await;
+    let outcomes = append(&store, vec![keyed("k1", "again"), keyed("k2", "four")]).await;
+    assert_eq!(outcomes[0], Appended::Duplicate);
+    let new = stored(&outcomes[1..], "a new key in a reopened log");
+    assert!(
+        Some(new[0]) > before.head,
+        "id {} after reopening is not greater than the head before, {:?}",
+        new[0],
+        before.head
+    );
+    let page = everything(&store).await;
+    expect_data(
+        &page,
+        &["one", "two", "three", "four"],
+        "after reopening twice",
+    );
+    assert!(
+        !page.closed,
+        "an event that is not terminal opens the log again"
+    );
+}
+
+/// A log that was never written has no events, no ends, and is not closed.
+pub async fn empty_log<S: EventStore>(store: &S) {
+    for after in [None, EventId::new(1), EventId::new(EventId::MAX)] {
+        let page = read(store, after, PageLimit::default()).await;
+        assert_eq!(page, Page::default(), "an empty log read after {after:?}");
+    }
+}
+
+/// Ids strictly increase, in the order of batches and within them, and reading gives the events
+/// in that order under the ids that `append` returned.
+pub async fn order<S: EventStore>(store: &S) {
+    let mut expected = Vec::new();
+    for batch in 0..4 {
+        let data: Vec<String> = (0..=batch).map(|n| format!("{batch}.{n}")).collect();
+        let outcomes = append(store, data.iter().map(|data| plain(data)).collect()).await;
+        expected.extend(
+            stored(&outcomes, "events without keys")
+                .into_iter()
+                .zip(data),
+        );
+    }
+    assert!(
+        expected.is_sorted_by(|a, b| a.0 < b.0),
+        "ids do not strictly increase: {expected:?}"
+    );
+    let read: Vec<_> = everything(store)
+        .await
+        .events
+        .into_iter()
+        .map(|event| (event.id, event.data))
+        .collect();
+    assert_eq!(read, expected, "events are not read as they were appended");
+}
+
+/// A batch without events is fine and changes nothing.
+pub async fn empty_batch<S: EventStore>(store: &S) {
+    assert_eq!(append(store, Vec::new()).await, []);
+    assert_eq!(everything(store).await, Page::default());
+}
+
+/// Of events with one key the log keeps the first, within a batch and across batches; the others
+/// take no id. Events without a key are all kept, whatever they are.
+pub async fn keys<S: EventStore>(store: &S) {
+    let outcomes = append(
+        store,
+        vec![
+            keyed("a", "a first"),
+            keyed("a", "a second"),
+            plain("same"),
+            plain("same"),
+            keyed("b", "b first"),
+        ],
+    )
+    .await;
+    assert_eq!(
+        outcomes[1],
+        Appended::Duplicate,
+        "a key twice in one batch: {outcomes:?}"
+    );
+    let kept = [outcomes[0], outcomes[2], outcomes[3], outcomes[4]];
+    stored(&kept, "the others of the batch");
+    let page = everything(store).await;
+    expect_data(
+        &page,
+        &["a first", "same", "same", "b first"],
+        "of one key the first is kept",
+    );
+
+    let outcomes = append(store, vec![keyed("b", "b second"), keyed("a", "a third")]).await;
+    assert_eq!(
+        outcomes,
+        [Appended::Duplicate; 2],
+        "keys of an earlier batch"
+    );
+    assert_eq!(
+        everything(store).await,
+        page,
+        "a batch of duplicates changed the log"
+    );
+
+    let outcomes = append(
+        store,
+        vec![
+            keyed("b", "b third"),
+            keyed("c", "c first"),
+            keyed("a", "a fourth"),
+        ],
+    )
+    .await;
+    let c = stored(&outcomes[1..2], "a new key between duplicates");
+    assert_eq!(
+        [outcomes[0], outcomes[2]],
+        [Appended::Duplicate; 2],
+        "{outcomes:?}"
+    );
+    let page = everything(store).await;
+    expect_data(
+        &page,
+        &["a first", "same", "same", "b first", "c first"],
+        "a new key between duplicates",
+    );
+    assert_eq!(
+        page.head,
+        Some(c[0]),
+        "duplicates behind the newest event moved the head"
+    );
+}
+
+/// Keys are compared byte for byte: neither case, nor spaces, nor what a pattern or a string
+/// literal would make of them, nor a NUL, makes two keys one.
+pub async fn awkward_keys<S: EventStore>(store: &S) {
+    let keys = [
+        "", " ", "k", "K", "k ", "k\0", "k\0a", "k\0b", "k\\0", "é", "e\u{301}", "%", "_", "'",
+        "\"", "\\", "\\\\", "1", "01", "1.0", "null", "k\n", "k\r\n", "🦀", "1/k", "1/k/",
+    ];
+    let batch: Vec<_> = keys.iter().map(|key| keyed(key, key)).collect();
+    let outcomes = append(store, batch.clone()).await;
+    for (key, outcome) in keys.iter().zip(&outcomes) {
+        assert!(
+            matches!(outcome, Appended::Stored(_)),
+            "key {key:?} is taken for another one"
+        );
+    }
+    let outcomes = append(store, batch).await;
+    for (key, outcome) in keys.iter().zip(&outcomes) {
+        assert_eq!(
+            *outcome,
+            Appended::Duplicate,
+            "key {key:?} is not recognised"
+        );
+    }
+    expect_data(&everything(store).await, &keys, "events with awkward keys");
+}
+
+/// A page has at most as many events as its limit, and pages one after another have them all.
+pub async fn page_of_events<S: EventStore>(store: &S) {
+    let data: Vec<String> = (0..10).map(|n| n.to_string()).collect();
+    append(store, data.iter().map(|data| plain(data)).collect()).await;
+    for events in [1, 3, 5, 9, 10, 11, usize::MAX] {
+        let limit = PageLimit {
+            events,
+            bytes: usize::MAX,
+        };
+        let mut after = None;
+        let mut seen = Vec::new();
+        loop {
+            let page = read(store, after, limit).await;
+            assert_eq!(
+                page.events.len(),
+                events.min(data.len() - seen.len()),
+                "a page of {events} events after {} of {}",
+                seen.len(),
+                data.len()
+            );
+            let Some(last) = page.events.last() else {
+                break;
+            };
+            after = Some(last.id);
+            seen.extend(page.events.into_iter().map(|event| event.data));
+        }
+        assert_eq!(seen, data, "pages of {events} events");
+    }
+}
+
+/// A page has at most as many bytes of data as its limit, in UTF-8, but at least one event if
+/// there is one: an event larger than the limit comes alone.
+pub async fn page_of_bytes<S: EventStore>(store: &S) {
+    let sizes = [40, 60, 1, 200, 0, 0, 99, 3, 100, 0, 101];
+    // Characters of two bytes: 'é' is C3 A9.
+    let data = sizes.map(|size| "é".repeat(size / 2) + &"x".repeat(size % 2));
+    append(store, data.iter().map(|data| plain(data)).collect()).await;
+    for bytes in [1, 2, 50, 100, 101, 1000] {
+        let limit = PageLimit { events: 100, bytes };
+        let mut after = None;
+        let mut seen = Vec::new();
+        loop {
+            let page = read(store, after, limit).await;
+            let Some(last) = page.events.last() else {
+                break;
+            };
+            after = Some(last.id);
+            let size: usize = page.events.iter().map(|event| event.data.len()).sum();
+            assert!(
+                size <= bytes || page.events.len() == 1,
+                "a page of {bytes} bytes has {} events with {size}",
+                page.events.len()
+            );
+            seen.extend(page.events.into_iter().map(|event| event.data));
+        }
+        assert_eq!(seen, data, "pages of {bytes} bytes");
+    }
+    // A page is not needlessly small either: half of its limit fits twice.
+    let limit = PageLimit {
+        events: 100,
+        bytes: 100,
+    };
+    let page = read(store, None, limit).await;
+    assert_eq!(
+        page.events.len(),
+        2,
+        "40 and 60 bytes fit into a page of 100"
+    );
+}
+
+/// Whatever position is read after, the page says the same of the log's ends, has only events
+/// behind the position, and is empty from the head on.
+pub async fn positions<S: EventStore>(store: &S) {
+    append(store, vec![plain("a"), plain("b"), plain("c")]).await;
+    let all = everything(store).await;
+    assert_eq!(
+        all.oldest,
+        Some(all.events[0].id),
+        "the oldest event is another"
+    );
+    assert_eq!(
+        all.head,
+        Some(all.events[2].id),
+        "the head is not the newest event"
+    );
+    assert_eq!(all.trimmed, None, "three events were cut already");
+    let limit = PageLimit {
+        events: 1,
+        bytes: 1,
+    };
+    for (index, event) in all.events.iter().enumerate() {
+        for limit in [limit, PageLimit::default()] {
+            let page = read(store, Some(event.id), limit).await;
+            assert_eq!(
+                (page.oldest, page.head, page.trimmed, page.closed),
+                (all.oldest, all.head, all.trimmed, all.closed),
+                "the ends of the log depend on where it is read"
+            );
+            let rest = &all.events[index + 1..];
+            let expected = &rest[..rest.len().min(limit.events)];
+            assert_eq!(page.events, expected, "read after {}", event.id);
+        }
+    }
+    let beyond = all.head.and_then(|head| EventId::new(head.get() + 1));
+    for after in [beyond, EventId::new(EventId::MAX)] {
+        let page = read(store, after, PageLimit::default()).await;
+        assert_eq!(page.events, [], "events beyond the head");
+        assert_eq!(page.head, all.head, "the head, read from beyond it");
+    }
+}
+
+/// The log is closed exactly while its newest event is terminal.
+pub async fn terminal<S: EventStore>(store: &S) {
+    append(store, vec![plain("a")]).await;
+    assert!(!everything(store).await.closed, "no terminal event yet");
+    append(store, vec![plain("b"), keyed("end", "c").terminal()]).await;
+    let page = everything(store).await;
+    assert!(page.closed, "the newest event is terminal");
+    let at_head = read(store, page.head, PageLimit::default()).await;
+    assert!(at_head.closed, "closed must show at the head, too");
+    append(store, vec![plain("d")]).await;
+    assert!(
+        !everything(store).await.closed,
+        "the terminal event is not the newest any more"
+    );
+    append(store, vec![keyed("end", "again").terminal()]).await;
+    assert!(
+        !everything(store).await.closed,
+        "a duplicate of a terminal event does not close the log"
+    );
+    append(store, vec![keyed("end 2", "e").terminal()]).await;
+    append(store, vec![keyed("end", "again")]).await;
+    assert!(
+        everything(store).await.closed,
+        "a duplicate does not open the log"
+    );
+    append(store, vec![plain("f").terminal(), plain("g")]).await;
+    assert!(
+        !everything(store).await.closed,
+        "a terminal event inside a batch is not the newest"
+    );
+}
+
+/// Type and data are read back byte for byte.
+pub async fn awkward_data<S: EventStore>(store: &S) {
+    let data = [
+        "",
+        " ",
+        "plain",
+        "\n",
+        "\r",
+        "\r\n",
+        "a\nb\rc\r\nd",
+        "\n\nid: 7\nevent: forged\ndata: x\n\n",
+        "\0",
+        "a\0b",
+        "\0\0",
+        "\u{1}",
+        "\u{1}0\u{1}1\u{0}\u{1}",
+        "\u{1b}\u{7f}\t",
+        "\u{feff}bom",
+        "'; DROP TABLE events; --",
+        "\"quoted\" 'single' `back`",
+        "\\ \\\\ \\n \\u0000 \\\"",
+        "\"\\ud800\"",
+        "{\"lone\":\"\\udc00\\ud800\"}",
+        "{\"pair\":\"\\ud83e\\udd80\"}",
+        "🦀 ñ 漢 \u{10ffff} \u{2028}\u{2029}",
+        "é e\u{301}",
+        "null",
+        "true",
+        "7",
+        "7.0",
+        "1e400",
+        "9007199254740993",
+        "[1, 2]",
+        "%00%0a",
+        "{\"a\":1}",
+    ];
+    let types = ["message", "a: b", " ", "'", "\"", "\\", "🦀", "null", "7"];
+    let batch: Vec<_> = data
+        .iter()
+        .zip(types.iter().cycle())
+        .map(|(data, event_type)| new(event_type, data))
+        .collect();
+    let outcomes = append(store, batch.clone()).await;
+    stored(&outcomes, "events with awkward data");
+    let read = everything(store).await.events;
+    for (event, read) in batch.iter().zip(&read) {
+        assert_eq!(event.event_type(), read.event_type, "of {event:?}");
+        assert_eq!(event.data(), read.data, "of {event:?}");
+    }
+    assert_eq!(read.len(), batch.len());
+}
+
+/// Events of the greatest size there may be are kept whole.
+pub async fn large_data<S: EventStore>(store: &S) {
+    let key = "k";
+    for filler in ["x", "\"", "\u{1}", "é"] {
+        let room = NewEvent::MAX_SIZE - "large".len() - filler.len() - key.len();
+        let data = filler.repeat(room / filler.len());
+        let event = new("large", &data)
+            .with_key(format!("{key}{filler}"))
+            .unwrap();
+        let outcomes = append(store, vec![event.clone()]).await;
+        let ids = stored(&outcomes, "a large event");
+        assert_eq!(append(store, vec![event]).await, [Appended::Duplicate]);
+        let before = EventId::new(ids[0].get() - 1);
+        let page = read(store, before, PageLimit::default()).await;
+        assert_eq!(
+            page.events.len(),
+            1,
+            "an event larger than the page comes alone"
+        );
+        assert!(
+            page.events[0].data == data,
+            "1 MiB of {filler:?} came back as {} bytes",
+            page.events[0].data.len()
+        );
+    }
+}
+
+/// A batch may have a thousand events.
+pub async fn large_batch<S: EventStore>(store: &S) {
+    let data: Vec<String> = (0..1000).map(|n| format!("event {n}")).collect();
+    let batch: Vec<_> = data
+        .iter()
+        .map(|data| keyed(&format!("key of {data}"), data))
+        .collect();
+    let outcomes = append(store, batch.clone()).await;
+    let ids = stored(&outcomes, "a thousand events");
+    assert!(ids.is_sorted_by(|a, b| a < b), "ids of a thousand events");
+    let page = everything(store).await;
+    let data: Vec<&str> = data.iter().map(String::as_str).collect();
+    expect_data(&page, &data, "a thousand events");
+    assert_eq!(append(store, batch).await, vec![Appended::Duplicate; 1000]);
+}
+
+/// Batches that are appended at the same time are each stored whole, one after another, and
+/// whoever reads meanwhile sees none of them in part and never an event before one already seen.
+pub async fn concurrent_appends<S: EventStore>(store: &S) {
+    const BATCHES: usize = 12;
+    const EVENTS: usize = 5;
+    let appends = join_all((0..BATCHES).map(async |batch| {
+        yield_now().await;
+        let events = (0..EVENTS)
+            .map(|n| keyed(&format!("{batch}.{n}"), &format!("{batch}.{n}")))
+            .collect();
+        // The same facts from two sides: one of the two stores each of them.
+        let both = join(
+            append(store, events),
+            append(store, vec![keyed("0.0", "0.0")]),
+        )
+        .await;
+        stored(&both.0[1..], "of concurrent batches")
+    }));
+    let reads = async {
+        let mut seen: Vec<StoredEvent> = Vec::new();
+        while seen.len() < BATCHES * EVENTS {
+            let now = everything(store).await.events;
+            assert!(
+                now.starts_with(&seen),
+                "an event appeared before others that were read already"
+            );
+            assert!(
+                now.len() == seen.len() || is_whole(&now, EVENTS),
+                "a batch was seen in part: {now:?}"
+            );
+            seen = now;
+            yield_now().await;
+        }
+    };
+    join(appends, reads).await;
+    let page = everything(store).await;
+    assert_eq!(page.events.len(), BATCHES * EVENTS);
+
+    /// Each batch is together and in order, but for `0.0`, which may come on its own.
+    fn is_whole(events: &[StoredEvent], size: usize) -> bool {
+        let rest: Vec<_> = events.iter().filter(|event| event.data != "0.0").collect();
+        let mut rest = &rest[..];
+        while let Some(first) = rest.first() {
+            let batch = first.data.split('.').next().unwrap_or_default();
+            let start = usize::from(batch == "0");
+            let expected: Vec<String> = (start..size).map(|n| format!("{batch}.{n}")).collect();
+            if rest.len() < expected.len()
+                || !rest
+                    .iter()
+                    .map(|event| &event.data)
+                    .zip(&expected)
+                    .all(|(a, b)| a == b)
+            {
+                return false;
+            }
+            rest = &rest[expected.len()..];
+        }
+        true
+    }
+}
+
+/// Futures that are dropped half-way leave the store usable, and an append either takes place as
+/// a whole or not at all.
+pub async fn dropped_futures<S: EventStore>(store: &S) {
+    for polls in 0..4 {
+        let batch = vec![
+            keyed(&format!("{polls}.0"), "dropped"),
+            keyed(&format!("{polls}.1"), "dropped"),
+        ];
+        poll_and_drop(polls, store.append(batch.clone())).await;
+        poll_and_drop(polls, store.read(None, PageLimit::default())).await;
+        let head = everything(store).await.head;
+        poll_and_drop(polls, store.changed(head)).await;
+        let outcomes = append(store, batch).await;
+        assert_eq!(
+            outcomes[0] == Appended::Duplicate,
+            outcomes[1] == Appended::Duplicate,
+            "a dropped append took place in part"
+        );
+    }
+    let page = everything(store).await;
+    expect_data(&page, &["dropped"; 8], "events whose append was dropped");
+}
+
+/// `changed` resolves at once where the head is not the position asked for.
+pub async fn changed_at_once<S: EventStore>(store: &S) {
+    changed(store, EventId::new(1)).await;
+    let ids = stored(
+        &append(store, vec![plain("a"), plain("b")]).await,
+        "two events",
+    );
+    changed(store, None).await;
+    changed(store, Some(ids[0])).await;
+    changed(store, EventId::new(EventId::MAX)).await;
+}
+
+/// `changed` resolves when something is appended while it waits, again and again, on an empty log
+/// and at the head of another.
+pub async fn changed_by_append<S: EventStore>(store: &S) {
+    let mut head = None;
+    for n in 0..5 {
+        let append = async {
+            for _ in 0..3 {
+                yield_now().await;
+            }
+            append(store, vec![plain(&n.to_string())]).await
+        };
+        let ((), outcomes) = join(changed(store, head), append).await;
+        let page = read(store, head, PageLimit::default()).await;
+        expect_data(&page, &[&n.to_string()], "behind the head, when it changed");
+        head = stored(&outcomes, "an event").last().copied();
+    }
+}
+
+/// What is appended between a read that found nothing and the wait is not missed, and a duplicate
+/// does not hide it.
+pub async fn changed_between_read_and_wait<S: EventStore>(store: &S) {
+    for n in 0..5 {
+        let key = n.to_string();
+        let head = everything(store).await.head;
+        let page = read(store, head, PageLimit::default()).await;
+        assert_eq!(page.events, [], "behind the head");
+        // Made before, polled after the append.
+        let wait = changed(store, head);
+        append(store, vec![keyed(&key, "new")]).await;
+        append(store, vec![keyed(&key, "duplicate")]).await;
+        wait.await;
+        changed(store, head).await;
+    }
+}
+
+/// One append wakes everybody who waits.
+pub async fn changed_for_every_waiter<S: EventStore>(store: &S) {
+    let waiters = join_all((0..10).map(|_| changed(store, None)));
+    let append = async {
+        yield_now().await;
+        append(store, vec![plain("a")]).await
+    };
+    join(waiters, append).await;
+}
+
+/// Readers that follow the log while it is written, reading pages and waiting at the head, see
+/// every event once and in order.
+pub async fn follow<S: EventStore>(store: &S) {
+    const EVENTS: usize = 60;
+    let expected: Vec<String> = (0..EVENTS).map(|n| n.to_string()).collect();
+    let write = async {
+        for (n, batch) in expected.chunks(2).enumerate() {
+            let batch: Vec<_> = batch.iter().map(|data| keyed(data, data)).collect();
+            append(store, batch.clone()).await;
+            append(store, batch).await;
+            for _ in 0..n % 4 {
+                yield_now().await;
+            }
+        }
+    };
+    let viewers = join_all((1..=6).map(async |viewer| {
+        for _ in 0..viewer {
+            yield_now().await;
+        }
+        let limit = PageLimit {
+            events: viewer,
+            bytes: 1000,
+        };
+        let mut seen: Vec<StoredEvent> = Vec::new();
+        while seen.len() < EVENTS {
+            let after = seen.last().map(|event| event.id);
+            let page = read(store, after, limit).await;
+            if page.events.is_empty() {
+                changed(store, after).await;
+            }
+            seen.extend(page.events);
+        }
+        let data: Vec<_> = seen.iter().map(|event| event.data.as_str()).collect();
+        assert_eq!(data, expected, "what a reader saw that follows the log");
+    }));
+    join(write, viewers).await;
+}
+
+// What the checks are written with.
+
+fn new(event_type: &str, data: &str) -> NewEvent {
+    NewEvent::new(event_type, data).unwrap()
+}
+
+fn plain(data: &str) -> NewEvent {
+    new("plain", data)
+}
+
+fn keyed(key: &str, data: &str) -> NewEvent {
+    new("keyed", data).with_key(key).unwrap()
+}
+
+async fn append<S: EventStore>(store: &S, batch: Vec<NewEvent>) -> Vec<Appended> {
+    let events = batch.len();
+    let outcomes = succeed("append", store.append(batch)).await;
+    assert_eq!(
+        outcomes.len(),
+        events,
+        "append must say what became of each event"
+    );
+    outcomes
+}
+
+/// A page, if it is one that could be.
+async fn read<S: EventStore>(store: &S, after: Option<EventId>, limit: PageLimit) -> Page {
+    let page = succeed("read", store.read(after, limit)).await;
+    let ids: Vec<_> = page.events.iter().map(|event| event.id).collect();
+    assert!(
+        ids.is_sorted_by(|a, b| a < b),
+        "ids of a page do not strictly increase: {ids:?}"
+    );
+    assert!(
+        ids.first().is_none_or(|first| Some(*first) > after),
+        "read after {after:?} returned {ids:?}"
+    );
+    assert!(
+        ids.iter()
+            .all(|id| page.oldest <= Some(*id) && Some(*id) <= page.head),
+        "a page with ids {ids:?} says that the log is from {:?} to {:?}",
+        page.oldest,
+        page.head
+    );
+    assert!(
+        page.oldest.is_none() || page.trimmed < page.oldest,
+        "the oldest event, {:?}, was removed: {:?}",
+        page.oldest,
+        page.trimmed
+    );
+    assert!(
+        !ids.is_empty() || page.oldest.is_none() || page.head <= after,
+        "an empty page after {after:?}, but the head is {:?}",
+        page.head
+    );
+    page
+}
+
+/// The whole log.
+async fn everything<S: EventStore>(store: &S) -> Page {
+    let limit = PageLimit {
+        events: 100_000,
+        bytes: usize::MAX,
+    };
+    read(store, None, limit).await
+}
+
+async fn changed<S: EventStore>(store: &S, after: Option<EventId>) {
+    succeed("changed", store.changed(after)).await;
+}
+
+async fn succeed<T, E: std::error::Error>(
+    what: &str,
+    call: impl Future<Output = Result<T, E>>,
+) -> T {
+    match call.await {
+        Ok(value) => value,
+        Err(error) => panic!("{what} failed: {error}: {error:?}"),
+    }
+}
+
+/// The ids of events that must all have been stored.
+fn stored(outcomes: &[Appended], what: &str) -> Vec<EventId> {
+    outcomes
+        .iter()
+        .map(|outcome| match outcome {
+            Appended::Stored(id) => *id,
+            Appended::Duplicate => panic!("{what}: not all were stored: {outcomes:?}"),
+        })
+        .collect()
+}
+
+fn expect_data(page: &Page, expected: &[&str], what: &str) {
+    let data: Vec<_> = page.events.iter().map(|event| &event.data).collect();
+    assert_eq!(data, expected, "{what}");
+}
+
+/// Polls a future at most so many times, letting others run in between.
+async fn poll_and_drop(polls: usize, future: impl Future) {
+    let mut future = pin!(future);
+    for _ in 0..polls {
+        let mut context = Context::from_waker(Waker::noop());
+        if future.as_mut().poll(&mut context).is_ready() {
+            return;
+        }
+        yield_now().await;
+    }
+}
+
+/// Lets whatever else runs on this thread go on.
+fn yield_now() -> impl Future<Output = ()> {
+    struct Yield(bool);
+    impl Future for Yield {
+        type Output = ();
+        fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+            if std::mem::replace(&mut self.0, true) {
+                return Poll::Ready(());
+            }
+            context.waker().wake_by_ref();
+            Poll::Pending
+        }
+    }
+    Yield(false)
+}

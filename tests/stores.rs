@@ -1,0 +1,291 @@
+//! The contract of stores, and what the one in SQLite promises beyond it.
+#![cfg(not(shuttle))]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
+
+mod support;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures_executor::block_on;
+use ssetarget::store::{Sql, SqlValue, contract};
+use ssetarget::{
+    Appended, Cursor, EventId, EventStore, MemoryEventStore, NewEvent, Page, PageLimit,
+    SqliteEventStore, SseTarget,
+};
+use support::sql::Database;
+
+#[test]
+fn memory_keeps_the_promise() {
+    block_on(contract::check(async || MemoryEventStore::new()));
+}
+
+#[test]
+fn sqlite_keeps_the_promise() {
+    block_on(contract::check(async || {
+        SqliteEventStore::new(Database::in_memory())
+    }));
+}
+
+#[test]
+fn sqlite_in_a_file_keeps_the_promise() {
+    let files = Files::new();
+    block_on(contract::check(async || {
+        SqliteEventStore::new(Database::open(files.next()))
+    }));
+}
+
+#[test]
+fn sqlite_in_a_file_is_the_same_after_reopening() {
+    let files = Files::new();
+    let file = files.next();
+    block_on(contract::check_reopened(async || {
+        SqliteEventStore::new(Database::open(&file))
+    }));
+}
+
+#[test]
+fn a_log_that_is_only_read_creates_no_table() {
+    block_on(async {
+        let database = Database::in_memory();
+        let target: SseTarget<NewEvent, _> =
+            SseTarget::new(SqliteEventStore::new(database.clone()));
+        for cursor in [
+            Cursor::Beginning,
+            Cursor::Latest,
+            Cursor::After(EventId::new(7).unwrap()),
+        ] {
+            let mut subscription = target.subscribe(cursor).await.unwrap();
+            assert!(!subscription.has_ended());
+            let waiting = futures_util::poll!(std::pin::pin!(subscription.next()));
+            assert_eq!(waiting.is_pending(), cursor_is_honoured(cursor));
+        }
+        assert_eq!(target.store().keys("").unwrap(), Vec::<String>::new());
+        target.store().append(Vec::new()).await.unwrap();
+        assert_eq!(database.tables(), Vec::<String>::new());
+
+        target.store().append(vec![event("a", "1")]).await.unwrap();
+        assert_eq!(database.tables(), ["events"]);
+    });
+
+    /// A position in an empty log is answered with a reset.
+    fn cursor_is_honoured(cursor: Cursor) -> bool {
+        !matches!(cursor, Cursor::After(_))
+    }
+}
+
+#[test]
+fn a_batch_of_any_size_is_one_statement_with_one_parameter() {
+    block_on(async {
+        let database = Database::in_memory();
+        let store = SqliteEventStore::new(database.clone());
+        store.append(vec![event("first", "")]).await.unwrap();
+        let batch: Vec<_> = (0..1000)
+            .map(|n| event(&n.to_string(), "🦀 ' \" \0 \r\n"))
+            .collect();
+        database.take_statements();
+        store.append(batch).await.unwrap();
+        let statements = database.take_statements();
+        assert_eq!(statements.len(), 1, "{statements:?}");
+        assert_eq!(statements[0].params, 1);
+        // The platform refuses longer statements.
+        assert!(statements[0].text.len() < 100_000);
+    });
+}
+
+#[test]
+fn every_call_takes_few_statements() {
+    block_on(async {
+        let database = Database::in_memory();
+        let store = SqliteEventStore::new(database.clone());
+        store.append(vec![event("first", "")]).await.unwrap();
+        database.take_statements();
+        store.read(None, PageLimit::default()).await.unwrap();
+        assert_eq!(database.take_statements().len(), 2);
+        store.changed(None).await.unwrap();
+        assert_eq!(database.take_statements().len(), 1);
+        store.keys("f").unwrap();
+        assert_eq!(database.take_statements().len(), 1);
+    });
+}
+
+#[test]
+fn duplicates_write_no_row() {
+    block_on(async {
+        let database = Database::in_memory();
+        let store = SqliteEventStore::new(database.clone());
+        let batch = vec![event("a", "1"), event("b", "2"), event("a", "3")];
+        store.append(batch.clone()).await.unwrap();
+        let written = database.rows_written();
+        assert_eq!(written, 2);
+        let outcomes = store.append(batch).await.unwrap();
+        assert_eq!(outcomes, [Appended::Duplicate; 3]);
+        assert_eq!(database.rows_written(), written);
+    });
+}
+
+#[test]
+fn an_id_is_not_taken_by_a_duplicate() {
+    block_on(async {
+        let store = SqliteEventStore::new(Database::in_memory());
+        store.append(vec![event("a", "1")]).await.unwrap();
+        store.append(vec![event("a", "2")]).await.unwrap();
+        let outcomes = store.append(vec![event("b", "3")]).await.unwrap();
+        assert_eq!(outcomes, [Appended::Stored(EventId::new(2).unwrap())]);
+    });
+}
+
+#[test]
+fn keys_are_listed_by_prefix() {
+    block_on(async {
+        let store = SqliteEventStore::new(Database::in_memory());
+        assert_eq!(store.keys("1/").unwrap(), Vec::<String>::new());
+        let keys = [
+            "1/b", "1/a", "10/c", "2/d", "1", "1/", "1/é", "1/🦀", "1/a\0b", "0/x", "run/1",
+        ];
+        let batch = keys.map(|key| event(key, "")).to_vec();
+        store.append(batch).await.unwrap();
+        store
+            .append(vec![NewEvent::new("no key", "").unwrap()])
+            .await
+            .unwrap();
+        assert_eq!(store.keys("1/").unwrap(), ["", "a", "a\0b", "b", "é", "🦀"]);
+        assert_eq!(store.keys("10/").unwrap(), ["c"]);
+        assert_eq!(store.keys("3/").unwrap(), Vec::<String>::new());
+        assert_eq!(store.keys("").unwrap().len(), keys.len());
+    });
+}
+
+#[test]
+fn a_log_that_was_emptied_under_its_readers_tells_them() {
+    block_on(async {
+        let database = Database::in_memory();
+        let target: SseTarget<NewEvent, _> =
+            SseTarget::new(SqliteEventStore::new(database.clone()));
+        target.store().append(vec![event("a", "1")]).await.unwrap();
+        let mut subscription = target.subscribe(Cursor::Beginning).await.unwrap();
+        subscription.next().await.unwrap();
+
+        let mut next = std::pin::pin!(subscription.next());
+        assert!(futures_util::poll!(&mut next).is_pending());
+        database.exec("DROP TABLE events", &[]).unwrap();
+        target.store().forget();
+        let Some(ssetarget::Batch::Reset(reset)) = next.await.unwrap() else {
+            panic!("the position is gone");
+        };
+        assert_eq!((reset.oldest, reset.head), (None, None));
+        assert_eq!(
+            target
+                .store()
+                .read(None, PageLimit::default())
+                .await
+                .unwrap(),
+            Page::default()
+        );
+        assert_eq!(database.tables(), Vec::<String>::new());
+    });
+}
+
+#[test]
+fn a_failing_database_is_an_error_and_no_panic() {
+    block_on(async {
+        let database = Database::in_memory();
+        let target: SseTarget<NewEvent, _> =
+            SseTarget::new(SqliteEventStore::new(database.clone()));
+        target.store().append(vec![event("a", "1")]).await.unwrap();
+        let mut subscription = target.subscribe(Cursor::Beginning).await.unwrap();
+        database.fail_next(5);
+        assert!(target.store().append(vec![event("b", "2")]).await.is_err());
+        assert!(
+            target
+                .store()
+                .read(None, PageLimit::default())
+                .await
+                .is_err()
+        );
+        assert!(target.store().changed(None).await.is_err());
+        assert!(target.store().keys("").is_err());
+        assert!(subscription.next().await.is_err());
+        // It works again, from the same position.
+        assert!(matches!(
+            subscription.next().await,
+            Ok(Some(ssetarget::Batch::Events(events))) if events.len() == 1
+        ));
+        // What failed was not stored, so it is no duplicate.
+        let outcomes = target.store().append(vec![event("b", "2")]).await.unwrap();
+        assert!(matches!(outcomes[0], Appended::Stored(_)));
+
+        database
+            .exec("INSERT INTO events VALUES (9, NULL, 't', x'00', 0)", &[])
+            .unwrap();
+        let error = target
+            .store()
+            .read(None, PageLimit::default())
+            .await
+            .unwrap_err();
+        assert!(error.to_string().contains("not an event"), "{error}");
+    });
+}
+
+#[test]
+fn integers_of_a_parameter_fit_javascript() {
+    block_on(async {
+        let database = Database::in_memory();
+        let store = SqliteEventStore::new(database.clone());
+        store.append(vec![event("a", "1")]).await.unwrap();
+        database.take_statements();
+        let limit = PageLimit {
+            events: usize::MAX,
+            bytes: usize::MAX,
+        };
+        store.read(None, limit).await.unwrap();
+        for statement in database.take_statements() {
+            for param in statement.values {
+                if let SqlValue::Integer(number) = param {
+                    assert!(
+                        number.unsigned_abs() <= EventId::MAX,
+                        "{number} does not survive JavaScript"
+                    );
+                }
+            }
+        }
+    });
+}
+
+fn event(key: &str, data: &str) -> NewEvent {
+    NewEvent::new("t", data).unwrap().with_key(key).unwrap()
+}
+
+/// Database files that are gone after the test.
+struct Files {
+    folder: PathBuf,
+    count: AtomicU64,
+}
+
+impl Files {
+    fn new() -> Self {
+        static TESTS: AtomicU64 = AtomicU64::new(0);
+        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!(
+            "stores-{}-{}",
+            std::process::id(),
+            TESTS.fetch_add(1, Ordering::Relaxed)
+        ));
+        std::fs::create_dir_all(&folder).unwrap();
+        Self {
+            folder,
+            count: AtomicU64::new(0),
+        }
+    }
+
+    fn next(&self) -> PathBuf {
+        let number = self.count.fetch_add(1, Ordering::Relaxed);
+        self.folder.join(format!("{number}.sqlite"))
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        // What is left behind is in `target`.
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}

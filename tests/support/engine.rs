@@ -1,0 +1,318 @@
+//! A workflow engine that behaves as Cloudflare's local one does, and a world to break: results
+//! are cached by kind, name and count, the body runs anew in each lifetime, attempt numbers go on
+//! growing across lifetimes, and at every await point the process can be killed.
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use ssetarget::NewEvent;
+use ssetarget::workflow::{
+    BatchedDispatch, DispatchConfig, FactLog, OpenedRun, Runtime, Step, StepConfig, StepContext,
+    StepError, StepErrorKind, WaitForEvent, WaitedEvent, WorkflowEventStep, WorkflowLog,
+};
+use tokio::task::LocalSet;
+
+use super::sql::Database;
+
+/// What an instance's engine keeps when the process dies.
+#[derive(Default)]
+pub struct Engine {
+    results: RefCell<HashMap<String, Result<serde_json::Value, String>>>,
+    attempts: RefCell<HashMap<String, u32>>,
+    /// Await points until the process is killed; none: it is not.
+    fuel: Cell<Option<u32>>,
+    killed: tokio::sync::Notify,
+    pause: Cell<bool>,
+    /// Attempts of steps, as they begin and end: the engine's own log.
+    pub log: RefCell<Vec<String>>,
+}
+
+impl Engine {
+    /// Kills the process at this await point from now.
+    pub fn kill_after(&self, await_points: u32) {
+        self.fuel.set(Some(await_points));
+    }
+
+    /// From the next chance on, the run is suspended.
+    pub fn pause(&self) {
+        self.pause.set(true);
+    }
+
+    pub fn restart(&self) {
+        self.results.borrow_mut().clear();
+        self.attempts.borrow_mut().clear();
+    }
+
+    async fn tick(&self) {
+        if let Some(fuel) = self.fuel.get() {
+            if fuel == 0 {
+                self.killed.notify_one();
+                std::future::pending::<()>().await;
+            }
+            self.fuel.set(Some(fuel - 1));
+        }
+        tokio::task::yield_now().await;
+    }
+
+    fn suspended(&self) -> Result<(), StepError> {
+        if self.pause.replace(false) {
+            let message = "Aborting engine: User called pause";
+            return Err(StepError::with_kind(StepErrorKind::Suspended, message));
+        }
+        Ok(())
+    }
+
+    fn note(&self, entry: String) {
+        self.log.borrow_mut().push(entry);
+    }
+}
+
+/// The step object of one lifetime.
+#[derive(Clone)]
+pub struct FakeStep {
+    engine: Rc<Engine>,
+    counts: Rc<RefCell<HashMap<String, u32>>>,
+}
+
+impl FakeStep {
+    pub fn new(engine: &Rc<Engine>) -> Self {
+        Self {
+            engine: Rc::clone(engine),
+            counts: Rc::default(),
+        }
+    }
+
+    fn count(&self, key: String) -> u32 {
+        let mut counts = self.counts.borrow_mut();
+        let count = counts.entry(key).or_default();
+        *count += 1;
+        *count
+    }
+
+    async fn wait(&self, kind: &str, name: &str) -> Result<(), StepError> {
+        let count = self.count(format!("{kind}/{name}"));
+        let key = format!("{kind}/{name}-{count}");
+        self.engine.tick().await;
+        if self.engine.results.borrow().contains_key(&key) {
+            return Ok(());
+        }
+        self.engine.tick().await;
+        self.engine.suspended()?;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        self.engine.tick().await;
+        let done = Ok(serde_json::Value::Null);
+        self.engine.results.borrow_mut().insert(key, done);
+        self.engine.tick().await;
+        Ok(())
+    }
+}
+
+impl Step for FakeStep {
+    async fn run_with<T, F>(
+        &self,
+        name: &str,
+        config: StepConfig,
+        callback: F,
+    ) -> Result<T, StepError>
+    where
+        T: Serialize + DeserializeOwned + 'static,
+        F: AsyncFn(StepContext) -> Result<T, StepError> + 'static,
+    {
+        let count = self.count(format!("do/{name}"));
+        let key = format!("do/{name}-{count}");
+        self.engine.tick().await;
+        let cached = self.engine.results.borrow().get(&key).cloned();
+        if let Some(result) = cached {
+            let value = result.map_err(StepError::new)?;
+            return Ok(serde_json::from_value(value)?);
+        }
+        let limit = config.retries.map_or(5, |retries| retries.limit);
+        let callback = Rc::new(callback);
+        loop {
+            let attempt = {
+                let mut attempts = self.engine.attempts.borrow_mut();
+                let attempt = attempts.entry(key.clone()).or_default();
+                *attempt += 1;
+                *attempt
+            };
+            self.engine.note(format!("{name}-{count} attempt {attempt}"));
+            self.engine.tick().await;
+            // On its own, as over RPC: what times out goes on running.
+            let running = {
+                let callback = Rc::clone(&callback);
+                let context = StepContext::new(name, count, attempt);
+                tokio::task::spawn_local(async move { callback(context).await })
+            };
+            let timeout = config.timeout.unwrap_or(Duration::from_secs(600));
+            let result = match tokio::time::timeout(timeout, running).await {
+                Ok(joined) => joined.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())),
+                Err(_) => Err(StepError::with_kind(StepErrorKind::TimedOut, "Execution timed out")),
+            };
+            self.engine.tick().await;
+            match result {
+                Ok(value) => {
+                    let json = serde_json::to_value(&value)?;
+                    self.engine.results.borrow_mut().insert(key, Ok(json));
+                    self.engine.note(format!("{name}-{count} completed"));
+                    self.engine.tick().await;
+                    self.engine.suspended()?;
+                    return Ok(value);
+                }
+                // Not stored, as in the real engine.
+                Err(error) if error.kind() == StepErrorKind::NonRetryable => return Err(error),
+                Err(error) if attempt > limit => {
+                    let stored = Err(error.message().to_owned());
+                    self.engine.results.borrow_mut().insert(key, stored);
+                    self.engine.note(format!("{name}-{count} failed"));
+                    return Err(error);
+                }
+                Err(_) => {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    self.engine.suspended()?;
+                }
+            }
+        }
+    }
+
+    async fn sleep(&self, name: &str, _duration: Duration) -> Result<(), StepError> {
+        self.wait("sleep", name).await
+    }
+
+    async fn sleep_until(&self, name: &str, _time: SystemTime) -> Result<(), StepError> {
+        self.wait("sleepUntil", name).await
+    }
+
+    async fn wait_for_event<T>(
+        &self,
+        name: &str,
+        options: WaitForEvent,
+    ) -> Result<WaitedEvent<T>, StepError>
+    where
+        T: DeserializeOwned + 'static,
+    {
+        self.wait("waitForEvent", name).await?;
+        Ok(WaitedEvent {
+            payload: serde_json::from_value(serde_json::Value::Null)?,
+            timestamp: SystemTime::UNIX_EPOCH,
+            event_type: options.event_type,
+        })
+    }
+}
+
+/// The object that keeps the facts, and the network to it.
+pub struct World {
+    pub log: WorkflowLog<Database>,
+    pub calls: Cell<u32>,
+    /// What the next calls meet; then all is well.
+    pub troubles: RefCell<Vec<Trouble>>,
+    /// What every call meets.
+    pub always: Cell<Option<Trouble>>,
+    pub warnings: RefCell<Vec<String>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    None,
+    Refuse,
+    LoseAnswer,
+    Hang,
+}
+
+impl World {
+    pub fn new() -> Rc<Self> {
+        Rc::new(Self {
+            log: WorkflowLog::new(Database::in_memory()),
+            calls: Cell::new(0),
+            troubles: RefCell::default(),
+            always: Cell::new(None),
+            warnings: RefCell::default(),
+        })
+    }
+
+    async fn call<T>(&self, answer: impl Future<Output = T>) -> Result<T, String> {
+        self.calls.set(self.calls.get() + 1);
+        let next = self.troubles.borrow_mut().pop();
+        tokio::task::yield_now().await;
+        match self.always.get().or(next).unwrap_or(Trouble::None) {
+            Trouble::None => Ok(answer.await),
+            Trouble::Refuse => Err("refused".to_owned()),
+            Trouble::LoseAnswer => {
+                answer.await;
+                Err("the answer was lost".to_owned())
+            }
+            Trouble::Hang => std::future::pending().await,
+        }
+    }
+}
+
+#[derive(Clone)]
+pub struct FakeLog(pub Rc<World>);
+
+impl FactLog for FakeLog {
+    type Error = String;
+
+    async fn open(&self) -> Result<OpenedRun, String> {
+        self.0.call(async { self.0.log.open().unwrap() }).await
+    }
+
+    async fn append(&self, run: u32, batch: &[NewEvent]) -> Result<(), String> {
+        let append = self.0.log.append(run, batch.to_vec(), FakeRuntime(Rc::clone(&self.0)).now());
+        self.0.call(async { append.await.unwrap() }).await?;
+        Ok(())
+    }
+}
+
+pub struct FakeRuntime(pub Rc<World>);
+
+impl Runtime for FakeRuntime {
+    fn now(&self) -> SystemTime {
+        thread_local!(static START: tokio::time::Instant = tokio::time::Instant::now());
+        SystemTime::UNIX_EPOCH + START.with(tokio::time::Instant::elapsed)
+    }
+
+    fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + 'static {
+        tokio::time::sleep(duration)
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        tokio::task::spawn_local(task);
+    }
+
+    fn warn(&self, message: &str) {
+        self.0.warnings.borrow_mut().push(message.to_owned());
+    }
+}
+
+pub type Dispatcher = BatchedDispatch<FakeLog, FakeRuntime>;
+pub type WrappedStep = WorkflowEventStep<FakeStep, Dispatcher>;
+
+/// A lifetime's step object with events.
+pub fn wrapped(engine: &Rc<Engine>, world: &Rc<World>, config: DispatchConfig) -> WrappedStep {
+    let log = FakeLog(Rc::clone(world));
+    let dispatch = BatchedDispatch::new(log, FakeRuntime(Rc::clone(world)), config);
+    WorkflowEventStep::new(FakeStep::new(engine), "order", dispatch)
+}
+
+/// Runs `body` until it returns or the process is killed, which ends its tasks too: `None`.
+pub async fn lifetime<T>(engine: &Rc<Engine>, body: impl Future<Output = T>) -> Option<T> {
+    let tasks = LocalSet::new();
+    tasks
+        .run_until(async {
+            tokio::select! {
+                biased;
+                () = engine.killed.notified() => None,
+                result = body => Some(result),
+            }
+        })
+        .await
+}
+
+/// For `Box<dyn Any>`s that tests compare.
+pub fn message(panic: &(dyn Any + Send)) -> &str {
+    panic.downcast_ref::<&str>().copied().unwrap_or("?")
+}

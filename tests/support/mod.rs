@@ -1,0 +1,5 @@
+//! What several integration tests use.
+#![allow(dead_code, reason = "each test uses a part of it")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+pub(crate) mod sql;

@@ -1,0 +1,146 @@
+//! A database of rusqlite as the `Sql` of an `SqliteEventStore`.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use rusqlite::types::{ToSqlOutput, Value, ValueRef};
+use rusqlite::{Connection, Statement, ToSql, params_from_iter};
+use ssetarget::store::{Sql, SqlRow, SqlValue};
+
+/// Clones are the same connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Database {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug)]
+struct State {
+    connection: Connection,
+    statements: Vec<Executed>,
+    failures: usize,
+}
+
+/// A statement that was run.
+#[derive(Debug)]
+pub(crate) struct Executed {
+    pub(crate) text: String,
+    pub(crate) params: usize,
+    pub(crate) values: Vec<SqlValue>,
+}
+
+impl Database {
+    pub(crate) fn in_memory() -> Self {
+        Self::new(Connection::open_in_memory().unwrap())
+    }
+
+    pub(crate) fn open(path: impl AsRef<Path>) -> Self {
+        let connection = Connection::open(path).unwrap();
+        // Not what is tested: every write would wait for the disk.
+        connection
+            .pragma_update(None, "synchronous", "OFF")
+            .unwrap();
+        Self::new(connection)
+    }
+
+    fn new(connection: Connection) -> Self {
+        // The platform's limits.
+        connection
+            .set_limit(rusqlite::limits::Limit::SQLITE_LIMIT_VARIABLE_NUMBER, 100)
+            .unwrap();
+        connection
+            .set_limit(rusqlite::limits::Limit::SQLITE_LIMIT_SQL_LENGTH, 100_000)
+            .unwrap();
+        Self {
+            state: Arc::new(Mutex::new(State {
+                connection,
+                statements: Vec::new(),
+                failures: 0,
+            })),
+        }
+    }
+
+    /// The names of all tables.
+    pub(crate) fn tables(&self) -> Vec<String> {
+        let rows = self
+            .exec("SELECT name FROM sqlite_master ORDER BY name", &[])
+            .unwrap();
+        rows.into_iter()
+            .filter_map(|row| match row.into_iter().next() {
+                Some(SqlValue::Text(name)) if !name.starts_with("sqlite_") => Some(name),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// How many rows were inserted, changed or deleted so far.
+    pub(crate) fn rows_written(&self) -> u64 {
+        self.state.lock().unwrap().connection.total_changes()
+    }
+
+    /// The statements since the last call.
+    pub(crate) fn take_statements(&self) -> Vec<Executed> {
+        std::mem::take(&mut self.state.lock().unwrap().statements)
+    }
+
+    /// The next statements fail.
+    pub(crate) fn fail_next(&self, failures: usize) {
+        self.state.lock().unwrap().failures = failures;
+    }
+}
+
+impl Sql for Database {
+    type Error = rusqlite::Error;
+
+    fn exec(&self, statement: &str, params: &[SqlValue]) -> Result<Vec<SqlRow>, Self::Error> {
+        let mut state = self.state.lock().unwrap();
+        if state.failures > 0 {
+            state.failures -= 1;
+            return Err(rusqlite::Error::InvalidQuery);
+        }
+        state.statements.push(Executed {
+            text: statement.to_owned(),
+            params: params.len(),
+            values: params.to_vec(),
+        });
+        let mut statement = state.connection.prepare_cached(statement)?;
+        rows(&mut statement, params)
+    }
+}
+
+fn rows(
+    statement: &mut Statement<'_>,
+    params: &[SqlValue],
+) -> Result<Vec<SqlRow>, rusqlite::Error> {
+    let columns = statement.column_count();
+    let mut rows = statement.query(params_from_iter(params.iter().map(Param)))?;
+    let mut out = Vec::new();
+    while let Some(row) = rows.next()? {
+        out.push(
+            (0..columns)
+                .map(|column| Ok(value(row.get_ref(column)?)))
+                .collect::<Result<_, rusqlite::Error>>()?,
+        );
+    }
+    Ok(out)
+}
+
+struct Param<'a>(&'a SqlValue);
+
+impl ToSql for Param<'_> {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(match self.0 {
+            SqlValue::Null => ToSqlOutput::Owned(Value::Null),
+            SqlValue::Integer(number) => ToSqlOutput::Owned(Value::Integer(*number)),
+            SqlValue::Text(text) => ToSqlOutput::Borrowed(ValueRef::Text(text.as_bytes())),
+        })
+    }
+}
+
+fn value(value: ValueRef<'_>) -> SqlValue {
+    match value {
+        ValueRef::Integer(number) => SqlValue::Integer(number),
+        ValueRef::Text(text) => SqlValue::Text(String::from_utf8(text.to_vec()).unwrap()),
+        // This store writes neither: as the glue does with what it does not know.
+        ValueRef::Null | ValueRef::Real(_) | ValueRef::Blob(_) => SqlValue::Null,
+    }
+}
