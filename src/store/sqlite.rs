@@ -68,12 +68,16 @@ impl<Q: Sql> SqliteEventStore<Q> {
             return Ok(Vec::new());
         }
         let rows = self.sql.exec(
-            "SELECT substr(key, length(?1) + 1) FROM events \
-             WHERE key >= ?1 AND key < ?1 || char(1114111) ORDER BY key",
+            "SELECT key FROM events WHERE key >= ?1 AND key < ?1 || char(1114111) ORDER BY key",
             &[SqlValue::Text(prefix.to_owned())],
         )?;
+        // Not cut off in SQL: `substr` ends at a NUL.
         rows.into_iter()
-            .map(|row| text(row.into_iter().next()))
+            .map(|row| {
+                let key = text(row.into_iter().next())?;
+                let rest = key.strip_prefix(prefix).map(str::to_owned);
+                rest.ok_or(SqliteError::Row)
+            })
             .collect()
     }
 
@@ -169,12 +173,14 @@ impl<Q: Sql> SqliteEventStore<Q> {
         let closed = matches!(ends.next(), Some(SqlValue::Integer(1)));
         let events = if head > after {
             // The innermost query bounds how much is looked at, the outer one how much is returned.
+            // A text's length is in characters and ends at a NUL, a blob's is in bytes. No size
+            // is 0, so that only the first event is as large as the total so far.
             self.sql
                 .exec(
                     "SELECT id, type, data FROM (\
-                   SELECT id, type, data, length(data) AS size, \
-                   sum(length(data)) OVER (ORDER BY id) AS total FROM (\
-                     SELECT id, type, data FROM events WHERE id > ?1 ORDER BY id LIMIT ?2)) \
+                   SELECT id, type, data, size, sum(size) OVER (ORDER BY id) AS total FROM (\
+                     SELECT id, type, data, max(length(CAST(data AS BLOB)), 1) AS size \
+                     FROM events WHERE id > ?1 ORDER BY id LIMIT ?2)) \
                  WHERE total <= ?3 OR total = size ORDER BY id",
                     &[
                         integer(after.map_or(0, EventId::get)),
@@ -277,9 +283,9 @@ impl<E: std::error::Error + 'static> std::error::Error for SqliteError<E> {
     }
 }
 
-/// SQLite's integers are signed; ids and limits are far below their end.
+/// Ids and limits, a limit that JavaScript cannot hold being as good as none.
 fn integer(number: u64) -> SqlValue {
-    SqlValue::Integer(i64::try_from(number).unwrap_or(i64::MAX))
+    SqlValue::Integer(i64::try_from(number.min(EventId::MAX)).unwrap_or(i64::MAX))
 }
 
 fn id<E>(column: Option<SqlValue>) -> Result<Option<EventId>, SqliteError<E>> {
