@@ -11,8 +11,8 @@ import { modernNode, nodeEnv } from "../../../scripts/lib/setup.mjs";
  * Starts `wrangler dev` on a free port. Serves a copy of the build, so that building again does not
  * reload the Worker in the middle of a test.
  *
- * Resolves to `{ url, folder, state, pid, log, stop }`: `folder` is a temporary one that `stop` deletes,
- * `state` is the one inside it where the local runtime keeps its data.
+ * Resolves to `{ url, folder, state, pid, log, restart, stop }`: `folder` is a temporary one that `stop`
+ * deletes, `state` is the one inside it where the local runtime keeps its data.
  *
  * `parent` is where the temporary folder is made.
  */
@@ -26,6 +26,21 @@ export async function serve({ build = "examples/worker/build", config = "wrangle
   mkdirSync(state);
   writeFileSync(path.join(folder, "wrangler.toml"), toml);
 
+  const server = { folder, state, ...(await launch(folder, state, env)) };
+  return Object.assign(server, {
+    /** Kills it as a crash would and starts it again on the same state; it has another `url` then. */
+    async restart() {
+      await server.kill();
+      Object.assign(server, await launch(folder, state, env));
+    },
+    async stop() {
+      await server.kill();
+      rmSync(folder, { recursive: true, force: true, maxRetries: 5 });
+    },
+  });
+}
+
+async function launch(folder, state, env) {
   const args = ["dev", "--ip", "127.0.0.1", "--port", "0", "--inspector-port", "0", "--persist-to", state];
   const settings = {
     CI: "true",
@@ -43,6 +58,7 @@ export async function serve({ build = "examples/worker/build", config = "wrangle
     stdio: ["ignore", "pipe", "pipe"],
   });
   running.add(wrangler);
+  const ended = new Promise((resolve) => wrangler.once("close", resolve));
   let log = "";
   const ready = new Promise((resolve, reject) => {
     for (const stream of [wrangler.stdout, wrangler.stderr]) {
@@ -57,15 +73,11 @@ export async function serve({ build = "examples/worker/build", config = "wrangle
   });
   return {
     url: await ready,
-    folder,
-    state,
     pid: wrangler.pid,
     log: () => log,
-    async stop() {
-      const ended = new Promise((resolve) => wrangler.once("exit", resolve));
+    kill() {
       kill(wrangler);
-      if (wrangler.exitCode === null && wrangler.signalCode === null) await ended;
-      rmSync(folder, { recursive: true, force: true, maxRetries: 5 });
+      return ended;
     },
   };
 }
