@@ -73,12 +73,19 @@ pub(super) fn step_error(thrown: JsValue) -> StepError {
         StepErrorKind::Suspended
     } else if name == "NonRetryableError" || message.starts_with("NonRetryableError") {
         StepErrorKind::NonRetryable
-    } else if name == "WorkflowTimeoutError" || message.starts_with("Execution timed out after") {
+    } else if is_timeout(&name) || is_timeout(&message) {
         StepErrorKind::TimedOut
     } else {
         StepErrorKind::Failed
     };
     StepError::with_kind(kind, message).with_thrown(Rc::new(thrown))
+}
+
+/// The name is in front of the message where the error crossed an RPC, and gone where it was stored.
+fn is_timeout(text: &str) -> bool {
+    ["WorkflowTimeoutError", "Execution timed out after"]
+        .iter()
+        .any(|known| text.starts_with(known))
 }
 
 /// What to throw for an error: the very object, if it came from the platform.

@@ -53,10 +53,11 @@ pub trait Step {
     /// when this lifetime of the run ends.
     async fn sleep(&self, name: &str, duration: Duration) -> Result<(), StepError>;
 
-    /// Sleeps until a time, for example one computed from the run's own timestamp.
+    /// Sleeps until a time, for example one computed from the run's own timestamp. Returns at once
+    /// when it has passed.
     ///
     /// # Errors
-    /// As [`sleep`](Self::sleep), and when the time has passed.
+    /// As [`sleep`](Self::sleep).
     async fn sleep_until(&self, name: &str, time: SystemTime) -> Result<(), StepError>;
 
     /// Waits for an event that is sent to the instance from outside.
