@@ -13,17 +13,21 @@ use futures_util::future::{Either, select};
 use serde::{Deserialize, Serialize};
 
 use super::event_step::{Dispatch, Fact, Flush};
+use super::step_event::{attempt_failed_key, report_key};
+use super::task::TaskId;
 use crate::event::NewEvent;
 
 /// Sends facts to a [`FactLog`] in the order they were dispatched, a batch at a time.
 ///
 /// - **In the background**: dispatching never waits. A batch is sent [`DispatchConfig::delay`]
-///   after its first fact, or at once before a wait, after a failed attempt and at the end.
+///   after its first fact, or at once before a wait, at the end, and when an attempt ends that
+///   failed or reported progress: these put off what follows until the log has answered.
 /// - **Few calls**: one when a lifetime of the run begins, which brings the facts that the log
 ///   has. Those are never sent again, so a replay costs that one call.
-/// - **Failures** are logged and retried with back-off. The workflow does not wait for a log that
-///   fails, but for the last time: when a run ends, up to [`DispatchConfig::end_timeout`], since
-///   nobody would send what is missing later. What a lifetime could not send, the next one sends.
+/// - **Failures** are logged and retried with back-off. The workflow waits for a log that does not
+///   answer once, up to [`DispatchConfig::wait_timeout`], and then no more until it answers; but
+///   when the run ends up to [`DispatchConfig::end_timeout`], since nobody would send later what is
+///   missing then. What one lifetime could not send, the next one sends.
 ///
 /// Clones share the queue.
 pub struct BatchedDispatch<L, R> {
@@ -79,12 +83,12 @@ pub trait Runtime {
 pub struct DispatchConfig {
     /// How long a batch is collected after its first fact. Default: 20 milliseconds.
     pub delay: Duration,
-    /// How long a wait is put off until its facts are stored. Default: one second; not at all
-    /// while the log fails.
+    /// How long a wait, or the end of an attempt, is put off until its facts are stored. Default:
+    /// one second; not at all while the log fails.
     pub wait_timeout: Duration,
     /// How long the end of a run is put off until its facts are stored. Default: ten seconds.
     pub end_timeout: Duration,
-    /// How long one call may take before it counts as failed. Default: ten seconds.
+    /// How long one call may take before it counts as failed. Default: three seconds.
     pub call_timeout: Duration,
 }
 
@@ -96,7 +100,7 @@ impl DispatchConfig {
             delay: Duration::from_millis(20),
             wait_timeout: Duration::from_secs(1),
             end_timeout: Duration::from_secs(10),
-            call_timeout: Duration::from_secs(10),
+            call_timeout: Duration::from_secs(3),
         }
     }
 
@@ -209,11 +213,8 @@ where
     fn dispatch(&self, fact: Fact) {
         let start = {
             let mut state = self.shared.state.borrow_mut();
-            if state.queue.len() >= QUEUE_LIMIT && is_report(&fact) {
+            if state.queue.len() >= QUEUE_LIMIT && matches!(fact, Fact::Report { .. }) {
                 return;
-            }
-            if matches!(fact, Fact::Urgent(_)) {
-                state.hurry();
             }
             state.queue.push_back(fact);
             !std::mem::replace(&mut state.sending, true)
@@ -230,14 +231,15 @@ where
         let (idle, timeout) = {
             let mut state = self.shared.state.borrow_mut();
             if !state.sending {
-                self.shared.log.release();
+                drop(state);
+                self.shared.release_for(flush);
                 return;
             }
             state.hurry();
             let timeout = match flush {
                 Flush::End => self.shared.config.end_timeout,
-                Flush::BeforeWait if state.failing => return,
-                Flush::BeforeWait => self.shared.config.wait_timeout,
+                Flush::AttemptEnd | Flush::BeforeWait if state.failing => return,
+                Flush::AttemptEnd | Flush::BeforeWait => self.shared.config.wait_timeout,
             };
             let (sender, idle) = oneshot::channel();
             state.idle.push(sender);
@@ -245,16 +247,18 @@ where
         };
         let timeout = pin!(self.shared.runtime.sleep(timeout));
         if let Either::Right(_) = select(idle, timeout).await {
-            let message = match flush {
-                Flush::BeforeWait => "the event log is slow; the workflow goes on",
+            self.shared.state.borrow_mut().failing = true;
+            self.shared.runtime.warn(match flush {
+                Flush::AttemptEnd | Flush::BeforeWait => {
+                    "the event log is slow; the workflow goes on"
+                }
                 Flush::End => "the event log did not take the last events of this run",
-            };
-            self.shared.runtime.warn(message);
+            });
         }
         if flush == Flush::End {
             self.shared.state.borrow_mut().ended = true;
         }
-        self.shared.log.release();
+        self.shared.release_for(flush);
     }
 }
 
@@ -316,6 +320,13 @@ impl<L: FactLog, R: Runtime> Shared<L, R> {
         }
     }
 
+    /// Between attempts of a step more is likely to come soon.
+    fn release_for(&self, flush: Flush) {
+        if flush != Flush::AttemptEnd {
+            self.log.release();
+        }
+    }
+
     /// Waits, unless somebody is in a hurry.
     async fn pause(&self, duration: Duration) {
         let hurried = {
@@ -339,6 +350,42 @@ enum Sent {
     Nothing,
 }
 
+impl Run {
+    /// Puts a fact to those to be sent, unless the log has it, and returns how much it adds.
+    fn take(&mut self, event: NewEvent, outgoing: &mut Vec<NewEvent>) -> usize {
+        if self.history.len() < HISTORY_LIMIT {
+            self.history.push(event.clone());
+        }
+        let Some(key) = event.key() else { return 0 };
+        if !self.known.insert(key.to_owned()) {
+            return 0;
+        }
+        let size = event.size();
+        outgoing.push(event);
+        size
+    }
+
+    /// The instance was restarted: what this lifetime told so far belongs to a new run.
+    fn restart(&mut self, outgoing: &mut Vec<NewEvent>) {
+        self.number += 1;
+        self.known.clear();
+        let unsent = std::mem::take(outgoing);
+        for event in std::mem::take(&mut self.history).into_iter().chain(unsent) {
+            self.take(event, outgoing);
+        }
+    }
+
+    /// The try that an attempt belongs to, with the attempts before it that did not fail but were
+    /// killed.
+    fn try_of(&self, task: &TaskId, attempt: u32) -> u32 {
+        let failed = |attempt: &u32| {
+            self.known
+                .contains(&attempt_failed_key(task.as_str(), *attempt))
+        };
+        1 + (1..attempt).rev().find(failed).unwrap_or_default()
+    }
+}
+
 impl State {
     fn hurry(&mut self) {
         self.hurried = true;
@@ -359,19 +406,22 @@ impl State {
                     None => break,
                     Some(Fact::Live { ends }) => {
                         if ends.iter().any(|end| run.known.contains(end)) {
-                            run.number += 1;
-                            run.known.clear();
-                            self.outgoing.clone_from(&run.history);
+                            run.restart(&mut self.outgoing);
                         }
                     }
-                    Some(Fact::Event(event) | Fact::Urgent(event)) => {
-                        let known = event.key().is_some_and(|key| run.known.contains(key));
-                        if run.history.len() < HISTORY_LIMIT {
-                            run.history.push(event.clone());
-                        }
-                        if !known {
-                            bytes += event.size();
-                            self.outgoing.push(event);
+                    Some(Fact::Event(event)) => {
+                        bytes += run.take(event, &mut self.outgoing);
+                    }
+                    Some(Fact::Report {
+                        event,
+                        task,
+                        attempt,
+                        number,
+                    }) => {
+                        let key = report_key(task.as_str(), run.try_of(&task, attempt), number);
+                        // A key of ours is short, so the event stays below its limit.
+                        if let Ok(event) = event.with_key(key) {
+                            bytes += run.take(event, &mut self.outgoing);
                         }
                     }
                 }
@@ -393,10 +443,6 @@ impl State {
             let _ = idle.send(());
         }
     }
-}
-
-fn is_report(fact: &Fact) -> bool {
-    matches!(fact, Fact::Event(event) if event.event_type() == "progress")
 }
 
 impl<L, R> Clone for BatchedDispatch<L, R> {

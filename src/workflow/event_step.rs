@@ -70,8 +70,21 @@ pub trait Dispatch {
 pub enum Fact {
     /// Something happened. Its key is the fact's.
     Event(NewEvent),
-    /// Something happened that the engine may follow with a long wait: send it without delay.
-    Urgent(NewEvent),
+    /// The code of a step reported something; the event has no key yet.
+    ///
+    /// The engine counts an attempt that was killed with the process, and the next one reports
+    /// the same again. So a report is named by the try that it belongs to, which is over when an
+    /// attempt *failed*, and which only the log knows.
+    Report {
+        /// The report.
+        event: NewEvent,
+        /// The task.
+        task: TaskId,
+        /// The attempt, as the engine counts.
+        attempt: u32,
+        /// Which report of the attempt it is, from 1.
+        number: u32,
+    },
     /// An attempt runs live. The engine never runs what has ended, so if the log knows a fact
     /// with one of these keys, the instance was restarted.
     Live {
@@ -83,6 +96,9 @@ pub enum Fact {
 /// Why a flush is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flush {
+    /// An attempt ends that failed or reported something: its callback will not run again to
+    /// tell what is lost.
+    AttemptEnd,
     /// The workflow is about to wait, which may end this lifetime and its timers.
     BeforeWait,
     /// This lifetime of the run ends.
@@ -235,7 +251,9 @@ impl<S: Step, D: Dispatch + 'static> Step for WorkflowEventStep<S, D> {
                     track: Rc::clone(&track),
                 }));
                 let result = catch_panic(async { callback(context).await }).await;
-                attempts.end(attempt, &result, &track);
+                if attempts.end(attempt, &result, &track) {
+                    track.dispatch.flush(Flush::AttemptEnd).await;
+                }
                 result
             };
             self.shared.step.run_with(name, config, callback).await
@@ -305,10 +323,10 @@ impl<D: Dispatch> Track<D> {
     }
 
     fn emit(&self, event: StepEvent) {
-        self.send(event, Fact::Event);
+        self.emit_as(event, Fact::Event);
     }
 
-    fn send(&self, event: StepEvent, fact: impl FnOnce(NewEvent) -> Fact) {
+    fn emit_as(&self, event: StepEvent, fact: impl FnOnce(NewEvent) -> Fact) {
         // Cannot fail: texts are cut and the engine refuses long names. If it did, the workflow
         // must not suffer for it.
         if self.shown
@@ -328,7 +346,7 @@ impl<D: Dispatch> Track<D> {
     }
 
     fn key(&self, of: StepEventType, attempt: u32) -> String {
-        StepEvent::fact_key(&self.task.id, of, attempt, 0)
+        StepEvent::fact_key(&self.task.id, of, attempt)
     }
 }
 
@@ -380,20 +398,30 @@ impl Attempts {
         }
     }
 
-    fn end<T, D: Dispatch>(&self, number: u32, result: &Result<T, StepError>, track: &Track<D>) {
+    /// Whether there is anything to tell that nobody could tell again.
+    fn end<T, D: Dispatch>(
+        &self,
+        number: u32,
+        result: &Result<T, StepError>,
+        track: &Track<D>,
+    ) -> bool {
         let outcome = match result {
             Ok(_) => Outcome::Succeeded,
             Err(_) => Outcome::Failed,
         };
-        let in_time = self.if_running(number, |attempt| attempt.outcome = outcome);
-        if in_time.is_some()
-            && let Err(error) = result
-        {
+        let reports = self.if_running(number, |attempt| {
+            attempt.outcome = outcome;
+            attempt.reports
+        });
+        // Its time was up before: whatever it returns, the engine does not hear it.
+        let Some(reports) = reports else { return false };
+        if let Err(error) = result {
             let event = track
                 .event(StepEventType::AttemptFailed)
                 .attempt(Some(number));
-            track.send(event.error(error.message()), Fact::Urgent);
+            track.emit(event.error(error.message()));
         }
+        track.shown && (result.is_err() || reports > 0)
     }
 
     /// The end of the step, as the engine tells it.
@@ -457,13 +485,16 @@ impl<D: Dispatch> Reporter for AttemptReporter<D> {
             attempt.reports
         });
         let Some(number) = number else { return };
-        let event = self.track.event(StepEventType::Progress).report(
-            self.attempt,
+        let event = self.track.event(StepEventType::Progress);
+        let event = event.report(progress.percent, progress.message);
+        let report = |event| Fact::Report {
+            event,
+            task: self.track.task.id.clone(),
+            attempt: self.attempt,
             number,
-            progress.percent,
-            progress.message,
-        );
-        self.track.emit(event.attributes(progress.attributes));
+        };
+        self.track
+            .emit_as(event.attributes(progress.attributes), report);
     }
 
     fn set_attribute(&self, key: String, value: Value) {

@@ -85,9 +85,6 @@ pub struct StepEvent {
     /// What went wrong: a message, never a stack.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// Of a report: its attempt and its number in it, from 1. Part of the fact, not of the data.
-    #[serde(skip)]
-    report: (u32, u32),
 }
 
 impl StepEvent {
@@ -110,7 +107,6 @@ impl StepEvent {
             message: None,
             attributes: None,
             error: None,
-            report: (0, 0),
         }
     }
 
@@ -130,14 +126,7 @@ impl StepEvent {
         self
     }
 
-    pub(super) fn report(
-        mut self,
-        attempt: u32,
-        number: u32,
-        percent: Option<f64>,
-        message: Option<String>,
-    ) -> Self {
-        self.report = (attempt, number);
+    pub(super) fn report(mut self, percent: Option<f64>, message: Option<String>) -> Self {
         self.percent = percent;
         self.message = message.map(|message| cut(&message));
         self
@@ -160,17 +149,23 @@ impl StepEvent {
         self
     }
 
-    /// The key of the fact `of` about `task`: the same in every lifetime of the run.
-    pub(super) fn fact_key(task: &TaskId, of: StepEventType, attempt: u32, number: u32) -> String {
-        let of_name = of.as_str();
+    /// The key of a fact about a task: the same in every lifetime of the run.
+    pub(super) fn fact_key(task: &TaskId, of: StepEventType, attempt: u32) -> String {
         match of {
-            StepEventType::Started | StepEventType::Completed | StepEventType::Failed => {
-                format!("{task}:{of_name}")
-            }
-            StepEventType::AttemptFailed => format!("{task}:{of_name}:{attempt}"),
-            StepEventType::Progress => format!("{task}:{of_name}:{attempt}:{number}"),
+            StepEventType::AttemptFailed => attempt_failed_key(task.as_str(), attempt),
+            _ => format!("{task}:{}", of.as_str()),
         }
     }
+}
+
+/// The key of the fact that an attempt failed.
+pub(super) fn attempt_failed_key(task: &str, attempt: u32) -> String {
+    format!("{task}:attempt_failed:{attempt}")
+}
+
+/// The key of the `number`th report of a try of a step.
+pub(super) fn report_key(task: &str, try_number: u32, number: u32) -> String {
+    format!("{task}:progress:{try_number}:{number}")
 }
 
 impl Event for StepEvent {
@@ -178,10 +173,12 @@ impl Event for StepEvent {
         self.of.as_str().into()
     }
 
+    /// None for a report, which is a fact only together with its number and the log: see
+    /// [`Fact::Report`](super::Fact::Report).
     fn key(&self) -> Option<Cow<'_, str>> {
-        let (report_attempt, number) = self.report;
-        let attempt = self.attempt.unwrap_or(report_attempt);
-        Some(Self::fact_key(&self.task_id, self.of, attempt, number).into())
+        let attempt = self.attempt.unwrap_or_default();
+        let key = || Self::fact_key(&self.task_id, self.of, attempt).into();
+        (self.of != StepEventType::Progress).then(key)
     }
 
     fn is_terminal(&self) -> bool {
@@ -267,8 +264,12 @@ mod tests {
             .attempt(Some(2))
             .error("no");
         assert_eq!(failed.key().unwrap(), "charge card-1:attempt_failed:2");
-        let progress = event(StepEventType::Progress).report(1, 3, Some(4.0), None);
-        assert_eq!(progress.key().unwrap(), "charge card-1:progress:1:3");
+        let progress = event(StepEventType::Progress).report(Some(4.0), None);
+        assert_eq!(progress.key(), None);
+        assert_eq!(
+            report_key("charge card-1", 1, 3),
+            "charge card-1:progress:1:3"
+        );
         let encoded = NewEvent::encode(&progress).unwrap();
         assert!(
             encoded.data().ends_with(r#""parentId":null,"percent":4}"#),

@@ -2,7 +2,6 @@
 //! are cached by kind, name and count, the body runs anew in each lifetime, attempt numbers go on
 //! growing across lifetimes, and at every await point the process can be killed.
 
-use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -21,29 +20,36 @@ use super::sql::Database;
 
 /// What an instance's engine keeps when the process dies.
 #[derive(Default)]
-pub struct Engine {
+pub(crate) struct Engine {
     results: RefCell<HashMap<String, Result<serde_json::Value, String>>>,
     attempts: RefCell<HashMap<String, u32>>,
     /// Await points until the process is killed; none: it is not.
     fuel: Cell<Option<u32>>,
     killed: tokio::sync::Notify,
+    /// The step during which a pause is asked for.
+    pause_in: RefCell<Option<String>>,
     pause: Cell<bool>,
     /// Attempts of steps, as they begin and end: the engine's own log.
-    pub log: RefCell<Vec<String>>,
+    pub(crate) log: RefCell<Vec<String>>,
 }
 
 impl Engine {
     /// Kills the process at this await point from now.
-    pub fn kill_after(&self, await_points: u32) {
+    pub(crate) fn kill_after(&self, await_points: u32) {
         self.fuel.set(Some(await_points));
     }
 
-    /// From the next chance on, the run is suspended.
-    pub fn pause(&self) {
-        self.pause.set(true);
+    /// Asks for a pause while this step is under way.
+    pub(crate) fn pause_in(&self, step: &str) {
+        *self.pause_in.borrow_mut() = Some(step.to_owned());
     }
 
-    pub fn restart(&self) {
+    /// The same engine in a new process.
+    pub(crate) fn revive(&self) {
+        self.fuel.set(None);
+    }
+
+    pub(crate) fn restart(&self) {
         self.results.borrow_mut().clear();
         self.attempts.borrow_mut().clear();
     }
@@ -51,12 +57,23 @@ impl Engine {
     async fn tick(&self) {
         if let Some(fuel) = self.fuel.get() {
             if fuel == 0 {
-                self.killed.notify_one();
+                self.killed.notify_waiters();
                 std::future::pending::<()>().await;
             }
             self.fuel.set(Some(fuel - 1));
         }
         tokio::task::yield_now().await;
+    }
+
+    fn begins(&self, step: &str) {
+        if self
+            .pause_in
+            .borrow_mut()
+            .take_if(|name| name == step)
+            .is_some()
+        {
+            self.pause.set(true);
+        }
     }
 
     fn suspended(&self) -> Result<(), StepError> {
@@ -74,13 +91,13 @@ impl Engine {
 
 /// The step object of one lifetime.
 #[derive(Clone)]
-pub struct FakeStep {
+pub(crate) struct FakeStep {
     engine: Rc<Engine>,
     counts: Rc<RefCell<HashMap<String, u32>>>,
 }
 
 impl FakeStep {
-    pub fn new(engine: &Rc<Engine>) -> Self {
+    pub(crate) fn new(engine: &Rc<Engine>) -> Self {
         Self {
             engine: Rc::clone(engine),
             counts: Rc::default(),
@@ -101,6 +118,7 @@ impl FakeStep {
         if self.engine.results.borrow().contains_key(&key) {
             return Ok(());
         }
+        self.engine.begins(name);
         self.engine.tick().await;
         self.engine.suspended()?;
         tokio::time::sleep(Duration::from_secs(60)).await;
@@ -131,6 +149,7 @@ impl Step for FakeStep {
             let value = result.map_err(StepError::new)?;
             return Ok(serde_json::from_value(value)?);
         }
+        self.engine.begins(name);
         let limit = config.retries.map_or(5, |retries| retries.limit);
         let callback = Rc::new(callback);
         loop {
@@ -140,7 +159,8 @@ impl Step for FakeStep {
                 *attempt += 1;
                 *attempt
             };
-            self.engine.note(format!("{name}-{count} attempt {attempt}"));
+            self.engine
+                .note(format!("{name}-{count} attempt {attempt}"));
             self.engine.tick().await;
             // On its own, as over RPC: what times out goes on running.
             let running = {
@@ -150,8 +170,13 @@ impl Step for FakeStep {
             };
             let timeout = config.timeout.unwrap_or(Duration::from_secs(600));
             let result = match tokio::time::timeout(timeout, running).await {
-                Ok(joined) => joined.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())),
-                Err(_) => Err(StepError::with_kind(StepErrorKind::TimedOut, "Execution timed out")),
+                Ok(joined) => {
+                    joined.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+                }
+                Err(_) => Err(StepError::with_kind(
+                    StepErrorKind::TimedOut,
+                    "Execution timed out",
+                )),
             };
             self.engine.tick().await;
             match result {
@@ -205,18 +230,18 @@ impl Step for FakeStep {
 }
 
 /// The object that keeps the facts, and the network to it.
-pub struct World {
-    pub log: WorkflowLog<Database>,
-    pub calls: Cell<u32>,
+pub(crate) struct World {
+    pub(crate) log: WorkflowLog<Database>,
+    pub(crate) calls: Cell<u32>,
     /// What the next calls meet; then all is well.
-    pub troubles: RefCell<Vec<Trouble>>,
+    pub(crate) troubles: RefCell<Vec<Trouble>>,
     /// What every call meets.
-    pub always: Cell<Option<Trouble>>,
-    pub warnings: RefCell<Vec<String>>,
+    pub(crate) always: Cell<Option<Trouble>>,
+    pub(crate) warnings: RefCell<Vec<String>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trouble {
+pub(crate) enum Trouble {
     None,
     Refuse,
     LoseAnswer,
@@ -224,7 +249,7 @@ pub enum Trouble {
 }
 
 impl World {
-    pub fn new() -> Rc<Self> {
+    pub(crate) fn new() -> Rc<Self> {
         Rc::new(Self {
             log: WorkflowLog::new(Database::in_memory()),
             calls: Cell::new(0),
@@ -251,7 +276,7 @@ impl World {
 }
 
 #[derive(Clone)]
-pub struct FakeLog(pub Rc<World>);
+pub(crate) struct FakeLog(pub Rc<World>);
 
 impl FactLog for FakeLog {
     type Error = String;
@@ -261,13 +286,16 @@ impl FactLog for FakeLog {
     }
 
     async fn append(&self, run: u32, batch: &[NewEvent]) -> Result<(), String> {
-        let append = self.0.log.append(run, batch.to_vec(), FakeRuntime(Rc::clone(&self.0)).now());
+        let append = self
+            .0
+            .log
+            .append(run, batch.to_vec(), FakeRuntime(Rc::clone(&self.0)).now());
         self.0.call(async { append.await.unwrap() }).await?;
         Ok(())
     }
 }
 
-pub struct FakeRuntime(pub Rc<World>);
+pub(crate) struct FakeRuntime(pub Rc<World>);
 
 impl Runtime for FakeRuntime {
     fn now(&self) -> SystemTime {
@@ -288,18 +316,22 @@ impl Runtime for FakeRuntime {
     }
 }
 
-pub type Dispatcher = BatchedDispatch<FakeLog, FakeRuntime>;
-pub type WrappedStep = WorkflowEventStep<FakeStep, Dispatcher>;
+pub(crate) type Dispatcher = BatchedDispatch<FakeLog, FakeRuntime>;
+pub(crate) type WrappedStep = WorkflowEventStep<FakeStep, Dispatcher>;
 
 /// A lifetime's step object with events.
-pub fn wrapped(engine: &Rc<Engine>, world: &Rc<World>, config: DispatchConfig) -> WrappedStep {
+pub(crate) fn wrapped(
+    engine: &Rc<Engine>,
+    world: &Rc<World>,
+    config: DispatchConfig,
+) -> WrappedStep {
     let log = FakeLog(Rc::clone(world));
     let dispatch = BatchedDispatch::new(log, FakeRuntime(Rc::clone(world)), config);
     WorkflowEventStep::new(FakeStep::new(engine), "order", dispatch)
 }
 
 /// Runs `body` until it returns or the process is killed, which ends its tasks too: `None`.
-pub async fn lifetime<T>(engine: &Rc<Engine>, body: impl Future<Output = T>) -> Option<T> {
+pub(crate) async fn lifetime<T>(engine: &Rc<Engine>, body: impl Future<Output = T>) -> Option<T> {
     let tasks = LocalSet::new();
     tasks
         .run_until(async {
@@ -310,9 +342,4 @@ pub async fn lifetime<T>(engine: &Rc<Engine>, body: impl Future<Output = T>) -> 
             }
         })
         .await
-}
-
-/// For `Box<dyn Any>`s that tests compare.
-pub fn message(panic: &(dyn Any + Send)) -> &str {
-    panic.downcast_ref::<&str>().copied().unwrap_or("?")
 }
