@@ -106,7 +106,7 @@ describe("a run followed live over connections that are cut", async () => {
       const { proxy, events } = followed.get(name);
       assert.deepEqual(await events, all);
       await stopped(proxy, STOPS_AT_EOF.includes(name) ? 200 : 204);
-      assert.ok(proxy.requests.length > CUTS, `${proxy.requests.length} requests`);
+      assert.ok(proxy.requests.length > CUTS / 2, `${proxy.requests.length} requests`);
     });
   }
 });
