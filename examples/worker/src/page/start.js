@@ -3,7 +3,8 @@ const form = document.querySelector("#start");
 
 form.addEventListener("submit", async (submit) => {
   submit.preventDefault();
-  const id = crypto.randomUUID();
+  // Not `randomUUID`, which a page served by plain HTTP from another machine does not have.
+  const id = Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
   try {
     // `manual`: following the redirect would open the stream here and wait for its end.
     const response = await fetch(`/?id=${id}`, { method: "POST", redirect: "manual" });
