@@ -1,7 +1,8 @@
-//! A class of objects that are no good as logs, each in the way that the instance's id names.
+//! Logs that fail: some always, each in the way that the instance's id names, some when told to.
 
 use js_sys::Promise;
-use ssetarget::cloudflare::__private::extend_durable_object;
+use ssetarget::cloudflare::__private::{WorkflowEventsObject, extend_durable_object};
+use ssetarget::cloudflare::WorkflowEventsConfig;
 use wasm_bindgen::prelude::*;
 use worker::{Env, worker_sys};
 
@@ -42,6 +43,44 @@ pub fn extend_broken_events() {
     extend_durable_object(&BrokenEvents { way }.into());
 }
 
+/// As `WorkflowEvents`, and goes down when told to, with all its connections, as it may at any time
+/// for a deploy.
+#[wasm_bindgen]
+pub struct FragileEvents(WorkflowEventsObject);
+
+#[wasm_bindgen]
+#[allow(clippy::missing_errors_doc, reason = "as the class that it stands for")]
+impl FragileEvents {
+    #[wasm_bindgen(constructor)]
+    pub fn new(state: worker_sys::DurableObjectState, _env: Env) -> Result<Self, JsValue> {
+        WorkflowEventsObject::new(state, WorkflowEventsConfig::new()).map(Self)
+    }
+
+    #[must_use]
+    pub fn fetch(&self, request: worker::web_sys::Request) -> Promise {
+        self.0.fetch(request)
+    }
+
+    #[must_use]
+    pub fn alarm(&self) -> Promise {
+        self.0.alarm()
+    }
+
+    #[must_use]
+    pub fn open(&self, with_facts: bool) -> Promise {
+        self.0.open(with_facts)
+    }
+
+    pub fn go_down(&self) {
+        abort(&self.0.ctx());
+    }
+}
+
+#[wasm_bindgen(start)]
+pub fn extend_fragile_events() {
+    extend_durable_object(&FragileEvents(WorkflowEventsObject::dummy()).into());
+}
+
 #[wasm_bindgen(inline_js = r#"
 const fail = async () => { throw new Error("this log is broken"); };
 // Not a promise without anything behind it: the runtime would notice.
@@ -53,8 +92,10 @@ const ways = {
   unappendable: async () => ({ run: 1, facts: "[]", append: fail }),
   unending: async () => ({ run: 1, facts: "[]", append: hang }),
 };
+export const abort = (context) => context.abort("the object goes down");
 export const open = (way) => (ways[way] ?? fail)();
 "#)]
 extern "C" {
     fn open(way: &str) -> Promise;
+    fn abort(context: &JsValue);
 }

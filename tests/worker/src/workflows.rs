@@ -12,6 +12,7 @@ pub fn binding(name: &str) -> String {
 pub fn events_binding(name: &str) -> &'static str {
     match name {
         "brief" => "BRIEF_EVENTS",
+        "fragile" => "FRAGILE_EVENTS",
         "broken" => "BROKEN_EVENTS",
         _ => "EVENTS",
     }

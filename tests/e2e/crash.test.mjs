@@ -1,0 +1,102 @@
+// Killed by `kill -9` in the middle of things and started again, a run's log is that of the run that
+// was not, and agrees with the platform's own log.
+import assert from "node:assert/strict";
+import { after, before, describe, test } from "node:test";
+
+import { Follower } from "./lib/follower.mjs";
+import { play } from "./lib/order.mjs";
+import { at, assertAgrees, assertDense, facts, lines, start } from "./lib/script.mjs";
+import { serve } from "./lib/wrangler.mjs";
+
+let server;
+let undisturbed;
+before(async () => {
+  server = await serve();
+  undisturbed = facts(await play(server));
+});
+after(() => server?.stop());
+
+async function crash(run) {
+  await server.kill();
+  await server.start();
+  await run.revive();
+}
+
+describe("killed", () => {
+  test("in mid-step", async () => {
+    // The engine counts the attempt that was killed; `play` compared that with the platform's log.
+    const expected = undisturbed.map((fact) => (fact.type === "completed" && fact.taskId === "slow-1" ? { ...fact, attempt: 2 } : fact));
+    assert.deepEqual(facts(await play(server, { slow: crash })), expected);
+  });
+
+  test("in mid-sleep", async () => {
+    assert.deepEqual(facts(await play(server, { nap: crash })), undisturbed);
+  });
+
+  test("in mid-wait", async () => {
+    assert.deepEqual(facts(await play(server, { answer: crash })), undisturbed);
+  });
+
+  test("between two attempts", async () => {
+    const retries = { limit: 2, delay: 500, backoff: "constant" };
+    const run = await start(server, [{ do: { name: "a", attempts: [{ fail: "no" }], retries } }, { do: { name: "b" } }]);
+    const client = new Follower(run);
+    await client.until(at("attempt_failed", "a-1"));
+    await crash(run);
+    const events = await client.rest();
+    assert.deepEqual(lines(events), [
+      "1 started alpha-1.workflow",
+      "2 started a-1",
+      "3 attempt_failed a-1 #1 (no)",
+      "4 completed a-1 #2",
+      "5 started b-1",
+      "6 completed b-1 #1",
+      "7 completed alpha-1.workflow",
+    ]);
+    await run.ended();
+    assertAgrees(events, await run.platform());
+  });
+
+  test("when it has ended: the log stays, closed", async () => {
+    const run = await start(server, [{ do: { name: "a" } }]);
+    const before = await run.readAll();
+    await run.ended();
+    await server.kill();
+    await server.start();
+    assert.deepEqual((await run.readAll()).map(({ raw }) => raw), before.map(({ raw }) => raw));
+    const { status } = await fetch(run.sse, { headers: { "last-event-id": `${before.at(-1).id}` } });
+    assert.equal(status, 204);
+  });
+});
+
+test("killed after every single event", async () => {
+  // Attempts that are under way are killed or not, as it happens: steps here do not depend on it.
+  const ops = [
+    { do: { name: "a" } },
+    { group: { name: "g", ops: [{ do: { name: "b" } }, { do: { name: "a" } }] } },
+    { sleep: { name: "s", ms: 300 } },
+    { wait: { name: "w", type: "go" } },
+    { do: { name: "c" } },
+  ];
+  const quiet = await start(server, ops);
+  await quiet.event("go");
+  const expected = await quiet.readAll();
+  await quiet.ended();
+
+  const run = await start(server, ops);
+  await run.event("go");
+  const client = new Follower(run);
+  for (let event = 1; event < expected.length; event += 1) {
+    await client.next();
+    await server.kill();
+    await server.start();
+    // It may have ended before it was killed.
+    await run.revive().catch((error) => assert.match(error.message, /finite|ended|complete/i));
+  }
+  const events = await client.rest();
+  assertDense(events);
+  const withoutAttempt = (log) => facts(log).map(({ attempt, ...fact }) => fact);
+  assert.deepEqual(withoutAttempt(events), withoutAttempt(expected));
+  await run.ended();
+  assertAgrees(events, await run.platform());
+});

@@ -1,0 +1,100 @@
+// Serves the built Worker of a folder by `wrangler dev`, which can be killed and started again.
+import { spawn } from "node:child_process";
+import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { at } from "../../../scripts/lib/run.mjs";
+import { modernNode, nodeEnv } from "../../../scripts/lib/setup.mjs";
+
+/**
+ * A copy of what wrangler needs of a Worker, which building again does not disturb, in a temporary
+ * folder. The caller deletes it.
+ */
+export function copyWorker(folder) {
+  const copy = mkdtempSync(path.join(tmpdir(), "ssetarget-e2e-"));
+  cpSync(path.join(folder, "build"), path.join(copy, "build"), { recursive: true });
+  const config = readFileSync(path.join(folder, "wrangler.toml"), "utf8");
+  writeFileSync(path.join(copy, "wrangler.toml"), config.replace(/^\[build\]\n(?:[^[\n].*\n|\n)*/m, ""));
+  return copy;
+}
+
+/**
+ * Starts `wrangler dev` on a free port. Resolves to a [`Server`] once it listens.
+ */
+export async function serve({ folder = at("tests/worker") } = {}) {
+  const server = new Server(copyWorker(folder));
+  await server.start();
+  return server;
+}
+
+class Server {
+  #folder;
+  #child;
+  #log = "";
+
+  constructor(folder) {
+    this.#folder = folder;
+  }
+
+  /** Everything that wrangler printed, in all its lives. */
+  get log() {
+    return this.#log;
+  }
+
+  async start() {
+    const args = ["dev", "--ip", "127.0.0.1", "--port", "0", "--inspector-port", "0", "--persist-to", path.join(this.#folder, "state")];
+    const child = spawn(modernNode(), [at("node_modules/wrangler/bin/wrangler.js"), ...args], {
+      cwd: this.#folder,
+      env: nodeEnv({
+        CI: "true",
+        TMPDIR: this.#folder,
+        WRANGLER_REGISTRY_PATH: path.join(this.#folder, "registry"),
+        WRANGLER_LOG_PATH: path.join(this.#folder, "logs"),
+      }),
+      detached: true, // a process group of its own, with the workerds that it starts
+      stdio: ["ignore", "pipe", "pipe"],
+    });
+    this.#child = child;
+    children.add(child);
+    const from = this.#log.length;
+    this.url = await new Promise((resolve, reject) => {
+      for (const stream of [child.stdout, child.stderr]) {
+        stream.setEncoding("utf8").on("data", (text) => {
+          this.#log += text;
+          const ready = this.#log.slice(from).match(/Ready on (http:\/\/127\.0\.0\.1:\d+)/);
+          if (ready) resolve(ready[1]);
+        });
+      }
+      child.once("error", reject);
+      child.once("exit", (code) => reject(new Error(`wrangler dev ended with ${code}:\n${this.#log}`)));
+    });
+  }
+
+  /** `kill -9`, for wrangler and for the runtime, as when a machine loses power. */
+  async kill() {
+    const child = this.#child;
+    const ended = new Promise((resolve) => child.once("close", resolve));
+    if (kill(child)) await ended;
+  }
+
+  async stop() {
+    await this.kill();
+    rmSync(this.#folder, { recursive: true, force: true, maxRetries: 5 });
+  }
+}
+
+// A test file that is cut short must leave no server behind.
+const children = new Set();
+process.on("exit", () => children.forEach(kill));
+for (const signal of ["SIGINT", "SIGTERM"]) process.once(signal, () => process.exit(1));
+
+function kill(child) {
+  if (!children.delete(child)) return false;
+  const running = child.exitCode === null && child.signalCode === null;
+  try {
+    process.kill(-child.pid, "SIGKILL");
+  } catch {
+    // the whole group has ended
+  }
+  return running;
+}
