@@ -91,13 +91,18 @@ impl WorkflowEventsNamespace {
         self.stub(instance_id)?.fetch_with_request(request).await
     }
 
-    /// Whether there is such an instance, as far as can be told.
+    /// Whether there is such an instance that may still dispatch events, as far as can be told. One
+    /// that has ended without any, or long ago, has none to wait for.
     pub(super) async fn knows(&self, instance_id: &str) -> worker::Result<bool> {
         let Some(workflow) = &self.workflow else {
             return Ok(false);
         };
-        match workflow.get(instance_id).await {
-            Ok(_) => Ok(true),
+        let status = async {
+            let instance = workflow.get(instance_id).await?;
+            instance.status::<serde::de::IgnoredAny>().await
+        };
+        match status.await {
+            Ok(status) => Ok(!status.state.has_ended()),
             Err(error) if error.is_not_found() => Ok(false),
             Err(error) => Err(error.into()),
         }
