@@ -6,7 +6,7 @@ use wasm_bindgen::prelude::*;
 use worker::durable::ObjectNamespace;
 use worker::{Env, Request, Response};
 
-use super::binding::Workflow;
+use super::binding::{InstanceState, Workflow, WorkflowError};
 use super::convert::message;
 use super::entrypoint::WorkflowEvent;
 use super::js;
@@ -91,20 +91,22 @@ impl WorkflowEventsNamespace {
         self.stub(instance_id)?.fetch_with_request(request).await
     }
 
-    /// Whether there is such an instance that may still dispatch events, as far as can be told. One
-    /// that has ended without any, or long ago, has none to wait for.
-    pub(super) async fn knows(&self, instance_id: &str) -> worker::Result<bool> {
+    /// The state of such an instance, if there is one and the workflow's binding is known.
+    pub(super) async fn state(
+        &self,
+        instance_id: &str,
+    ) -> Result<Option<InstanceState>, WorkflowError> {
         let Some(workflow) = &self.workflow else {
-            return Ok(false);
+            return Ok(None);
         };
         let status = async {
             let instance = workflow.get(instance_id).await?;
             instance.status::<serde::de::IgnoredAny>().await
         };
         match status.await {
-            Ok(status) => Ok(!status.state.has_ended()),
-            Err(error) if error.is_not_found() => Ok(false),
-            Err(error) => Err(error.into()),
+            Ok(status) => Ok(Some(status.state)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
         }
     }
 

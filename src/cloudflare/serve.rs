@@ -40,13 +40,14 @@ pub async fn serve_sse(
         return Ok(response);
     }
     // No events, but perhaps an instance that has dispatched none yet.
-    match events.knows(instance_id).await {
-        Ok(true) => {
-            viewer.expected = true;
+    match events.state(instance_id).await {
+        Ok(Some(state)) => {
+            // One that has ended has either dispatched its events by now or never will.
+            viewer.expected = !state.has_ended();
             fetch(instance_id, &viewer, events).await
         }
-        Ok(false) => Refusal::UnknownInstance.response(),
-        Err(error) => unreachable(&error).response(),
+        Ok(None) => Refusal::UnknownInstance.response(),
+        Err(error) => unreachable(&error.into()).response(),
     }
 }
 
