@@ -66,26 +66,39 @@ pub(super) fn message(thrown: &JsValue) -> String {
 
 /// What the platform threw, kept to be thrown again.
 pub(super) fn step_error(thrown: JsValue) -> StepError {
-    let name = property(&thrown, "name").as_string().unwrap_or_default();
-    let message = message(&thrown);
-    // The engine tells its errors apart by these names and texts; so do its tests.
+    let mut name = property(&thrown, "name").as_string().unwrap_or_default();
+    let mut message = message(&thrown);
+    // An error that crossed an RPC has its name in front of its message.
+    for known in [NON_RETRYABLE, TIMEOUT] {
+        if let Some(rest) = message.strip_prefix(known)
+            && let Some(rest) = rest.strip_prefix(": ")
+        {
+            (name, message) = (known.to_owned(), rest.to_owned());
+        }
+    }
+    // The engine tells its errors apart by these names and texts; so do its tests. One that was
+    // stored has lost its name.
     let kind = if message.starts_with("Aborting engine:") {
         StepErrorKind::Suspended
-    } else if name == "NonRetryableError" || message.starts_with("NonRetryableError") {
+    } else if name == NON_RETRYABLE || message.starts_with(NON_RETRYABLE) {
         StepErrorKind::NonRetryable
-    } else if is_timeout(&name) || is_timeout(&message) {
+    } else if name == TIMEOUT || message.starts_with("Execution timed out after") {
         StepErrorKind::TimedOut
     } else {
         StepErrorKind::Failed
     };
-    StepError::with_kind(kind, message).with_thrown(Rc::new(thrown))
+    StepError::with_kind(kind, without_name(&message)).with_thrown(Rc::new(thrown))
 }
 
-/// The name is in front of the message where the error crossed an RPC, and gone where it was stored.
-fn is_timeout(text: &str) -> bool {
-    ["WorkflowTimeoutError", "Execution timed out after"]
+const NON_RETRYABLE: &str = "NonRetryableError";
+const TIMEOUT: &str = "WorkflowTimeoutError";
+
+/// What crossed an RPC has the name of its class in front of its message.
+fn without_name(message: &str) -> &str {
+    ["NonRetryableError: ", "WorkflowTimeoutError: "]
         .iter()
-        .any(|known| text.starts_with(known))
+        .find_map(|name| message.strip_prefix(name))
+        .unwrap_or(message)
 }
 
 /// What to throw for an error: the very object, if it came from the platform.
@@ -100,7 +113,7 @@ pub(super) fn throw(error: StepError) -> JsValue {
     let thrown = js_sys::Error::new(error.message());
     if kind == StepErrorKind::NonRetryable {
         // What `NonRetryableError` of `cloudflare:workflows` is recognised by.
-        thrown.set_name("NonRetryableError");
+        thrown.set_name(NON_RETRYABLE);
     } else if let Some(source) = error.into_source()
         && let Ok(error) = source.downcast::<worker::Error>()
     {

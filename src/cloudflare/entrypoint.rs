@@ -12,7 +12,7 @@ use worker::{Context, Env};
 use super::convert::{from_js, property, throw, time, to_js};
 use super::js;
 use super::step::WorkflowStep;
-use crate::workflow::{NonRetryableError, StepError, catch_panic};
+use crate::workflow::{StepError, catch_panic};
 
 /// A Workflow: the counterpart of `WorkflowEntrypoint` of `cloudflare:workers`.
 ///
@@ -94,7 +94,7 @@ impl<W: WorkflowEntrypoint> WorkflowObject<W> {
 fn event_from<P: DeserializeOwned>(event: &JsValue) -> Result<WorkflowEvent<P>, StepError> {
     let text = |name| property(event, name).as_string().unwrap_or_default();
     let payload = from_js(property(event, "payload")).map_err(|error| {
-        NonRetryableError::new(format!(
+        StepError::new(format!(
             "the instance's params are not of the workflow's type: {error}"
         ))
     })?;
