@@ -25,7 +25,8 @@ pub async fn serve_sse(
     request: Request,
     events: &WorkflowEventsNamespace,
 ) -> worker::Result<Response> {
-    if request.method() != Method::Get {
+    // Not `request.method()`, which takes a method that it does not know for GET.
+    if request.inner().method() != "GET" {
         return Refusal::Method.response();
     }
     let mut viewer = match Viewer::from_request(&request) {

@@ -1,0 +1,164 @@
+// The objects that keep the events: whose they are, who may write, and for how long they keep them.
+import assert from "node:assert/strict";
+import http from "node:http";
+import { after, before, describe, test } from "node:test";
+
+import { harness } from "./lib/harness.mjs";
+import { at, lines, start } from "./lib/script.mjs";
+
+let server;
+before(async () => {
+  server = await harness();
+});
+after(() => server?.stop());
+
+const rows = (name) => server.sql("WorkflowEvents", name, "SELECT * FROM events");
+
+test("instances of two workflows may have the same id", async () => {
+  const runs = await Promise.all(
+    ["alpha", "beta"].map((workflow) => start(server, [{ do: { name: `for-${workflow}` } }], { workflow, id: "same" })),
+  );
+  for (const run of runs) {
+    await run.ended();
+    assert.deepEqual(lines(await run.readAll()), [
+      `1 started ${run.workflow}-1.workflow`,
+      `2 started for-${run.workflow}-1`,
+      `3 completed for-${run.workflow}-1 #1`,
+      `4 completed ${run.workflow}-1.workflow`,
+    ]);
+  }
+});
+
+describe("a client", () => {
+  let run;
+  let viewer;
+  let stored;
+  before(async () => {
+    run = await start(server, [{ do: { name: "a" } }, { wait: { name: "w", type: "go" } }], { id: "victim" });
+    viewer = await run.open();
+    await viewer.until(at("started", "w-1.waitForEvent"));
+    stored = await rows("alpha/victim");
+  });
+
+  const event = JSON.stringify([{ type: "completed", data: "{}", key: "1/x", terminal: true }]);
+  const headers = [
+    {},
+    { "content-type": "application/json" },
+    { upgrade: "websocket", connection: "upgrade", "sec-websocket-key": "AAAAAAAAAAAAAAAAAAAAAA==", "sec-websocket-version": "13" },
+    { "x-http-method-override": "POST", "x-method": "append", "x-expected": "1" },
+    { "content-type": "application/x-capnp-rpc", "cf-rpc-method": "open", "cf-worker-rpc": "1" },
+    { "last-event-id": "0; DROP TABLE events" },
+    { "last-event-id": "1 UNION SELECT 1" },
+  ];
+  const paths = ["", "?append=1", "?expected=1", "?lastEventId=1;DELETE FROM events", "?from=append", "/", "/append", "/open", "/../rpc", "%2fopen", "#x"];
+
+  /** As it is, without what `fetch` would tidy up or refuse. */
+  function send(method, path, header, body) {
+    const { hostname, port } = new URL(server.url);
+    return new Promise((resolve, reject) => {
+      const request = http.request({ hostname, port, method, path, headers: { ...header, ...(body && { "content-length": Buffer.byteLength(body) }) } }, (response) => {
+        resolve(response.statusCode);
+        response.destroy();
+      });
+      request.on("error", reject).on("upgrade", (response, socket) => {
+        socket.destroy();
+        resolve(response.statusCode);
+      });
+      request.setTimeout(20_000, () => request.destroy(new Error(`${method} ${path} ${JSON.stringify(header)} has no answer`)));
+      request.end(body);
+    });
+  }
+
+  test("cannot append, whatever it sends", async () => {
+    const statuses = new Map();
+    for (const method of ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"]) {
+      for (const header of headers) {
+        for (const path of header === headers[0] ? paths : [""]) {
+          const body = ["GET", "HEAD", "TRACE"].includes(method) ? undefined : event;
+          const status = await send(method, `/alpha/victim/sse${path}`, header, body).catch((error) => error.code ?? error.message);
+          statuses.set(status, (statuses.get(status) ?? 0) + 1);
+          // The runtime takes an upgrade for a GET.
+          const isGet = method === "GET" || header.upgrade;
+          if (path === "" && !isGet) assert.ok([405, 400, 501].includes(status), `${method} ${JSON.stringify(header)} ${status}`);
+        }
+      }
+    }
+    assert.ok(statuses.get(405) > 30, JSON.stringify([...statuses]));
+    assert.equal(statuses.get(500), undefined, JSON.stringify([...statuses]));
+    assert.deepEqual(await rows("alpha/victim"), stored);
+  });
+
+  test("has stored nothing for ids that it made up", async () => {
+    for (const id of ["ghost", "victim%00", "victim%2f..", "alpha"]) {
+      const response = await fetch(`${server.url}/alpha/${id}/sse`, { method: "GET" });
+      assert.equal(response.status, 404, id);
+      await response.body?.cancel();
+    }
+    assert.deepEqual(await server.sql("WorkflowEvents", "alpha/ghost", "SELECT name FROM sqlite_master WHERE name NOT LIKE '\\_%' ESCAPE '\\'"), []);
+  });
+
+  test("has not disturbed the run nor its viewer", async () => {
+    await run.event("go");
+    assert.deepEqual(lines(await viewer.rest()).slice(4), ["5 completed w-1.waitForEvent", "6 completed alpha-1.workflow"]);
+  });
+});
+
+test("methods that would destroy an object cannot be called, even by the Worker", async () => {
+  const run = await start(server, [{ do: { name: "a" } }]);
+  const events = await run.readAll();
+  for (const method of ["free", "__destroy_into_raw", "constructor", "__wrap", "ctx", "append"]) {
+    const response = await fetch(`${run.url}/rpc/${method}`, { method: "POST" });
+    assert.equal(response.status, 400, `${method}: ${await response.text()}`);
+  }
+  assert.deepEqual((await run.readAll()).map(({ raw }) => raw), events.map(({ raw }) => raw));
+});
+
+describe("retention", () => {
+  test("a finished run's log is deleted after its time, with all of its storage", async () => {
+    const run = await start(server, [{ do: { name: "a" } }, { wait: { name: "w", type: "go" } }], { workflow: "brief" });
+    const viewer = await run.open();
+    await viewer.until(at("started", "w-1.waitForEvent"));
+    await run.event("go");
+    const events = await viewer.rest();
+    assert.equal(events.length, 6);
+    await run.ended();
+
+    for (;;) {
+      const response = await fetch(run.sse, { headers: { "last-event-id": "6" } });
+      await response.body?.cancel();
+      if (response.status === 404) break;
+      assert.equal(response.status, 204);
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+    assert.equal((await fetch(run.sse)).status, 404);
+    const tables = await server.sql("BriefEvents", `brief/${run.id}`, "SELECT name FROM sqlite_master WHERE name NOT LIKE '\\_%' ESCAPE '\\'");
+    assert.deepEqual(tables, []);
+  });
+
+  test("a run that takes longer than that keeps its log, and so does one that was restarted", async () => {
+    const run = await start(server, [{ do: { name: "a" } }, { sleep: { name: "s", ms: 1500 } }], { workflow: "brief" });
+    assert.equal((await run.readAll()).length, 6);
+    await run.ended();
+    await run.act("restart");
+    const again = await run.open();
+    const end = (event) => at("completed", "brief-1.workflow")(event) && event.id > 6;
+    await again.until(end); // while the first end's alarm goes off
+    assert.equal(again.events.length, 13);
+    assert.equal(again.events[6].type, "restarted");
+  });
+
+  test("a log that is deleted begins anew when the instance is restarted", async () => {
+    const run = await start(server, [{ do: { name: "a" } }], { workflow: "brief" });
+    const events = await run.readAll();
+    await run.ended();
+    let status;
+    do {
+      const response = await fetch(run.sse);
+      status = response.status;
+      await response.body?.cancel();
+    } while (status !== 404);
+    await run.act("restart");
+    await run.ended();
+    assert.deepEqual(lines(await run.readAll()), lines(events));
+  });
+});

@@ -1,0 +1,74 @@
+// A log that fails, hangs or talks nonsense costs the workflow nothing but the documented waits: one
+// second before its first sleep or wait, and ten at the end.
+import assert from "node:assert/strict";
+import { after, before, describe, test } from "node:test";
+
+import { harness } from "./lib/harness.mjs";
+import { start } from "./lib/script.mjs";
+
+const WAIT_TIMEOUT = 1_000;
+const END_TIMEOUT = 10_000;
+const SLACK = 5_000; // for a slow machine
+
+let server;
+before(async () => {
+  server = await harness();
+});
+after(() => server?.stop());
+
+const ops = [
+  { do: { name: "a", progress: [1, 2], value: 1 } },
+  { do: { name: "b", attempts: [{ fail: "no" }], retries: { limit: 1, delay: 10, backoff: "constant" } } },
+  { sleep: { name: "s", ms: 50 } },
+  { group: { name: "g", ops: [{ do: { name: "c" } }] } },
+  { wait: { name: "w", type: "go" } },
+  { do: { name: "d" } },
+];
+const failing = [{ do: { name: "a", attempts: [{ fail: "enough" }], retries: { limit: 0, delay: 0, backoff: "constant" } } }];
+
+/** What the platform says of a run: what happened, and how long it took. */
+async function result(run) {
+  const { state, output, error } = await run.ended();
+  const log = await run.platform();
+  const took = log.at(-1).timestamp - log.find(({ type }) => type === "workflow_running").timestamp;
+  const steps = log.map(({ type, stepName, attempt }) => [type, stepName, attempt]);
+  return { took, same: { state, error, outputs: output?.outputs, steps } };
+}
+
+describe("the run is the same as without events", { concurrency: true }, () => {
+  for (const [way, what] of Object.entries({
+    throws: "cannot be opened",
+    hangs: "is never opened",
+    panics: "panics",
+    nonsense: "opens as nonsense",
+    unappendable: "takes no events",
+    unending: "takes events for ever",
+  })) {
+    test(`with a log that ${what}`, async () => {
+      const broken = await start(server, ops, { workflow: "broken", id: `${way}-1` });
+      const unwrapped = await start(server, ops, { id: `${way}-2`, wrapped: false });
+      for (const run of [broken, unwrapped]) await run.event("go", { x: 1 });
+      const [actual, expected] = await Promise.all([result(broken), result(unwrapped)]);
+      assert.deepEqual(actual.same, expected.same);
+      assert.equal(actual.same.state, "complete");
+      assert.ok(actual.took < expected.took + WAIT_TIMEOUT + END_TIMEOUT + SLACK, `${actual.took} ms`);
+    });
+  }
+
+  test("when it fails, too", async () => {
+    const broken = await start(server, failing, { workflow: "broken", id: "throws-3" });
+    const unwrapped = await start(server, failing, { wrapped: false });
+    const [actual, expected] = await Promise.all([result(broken), result(unwrapped)]);
+    assert.deepEqual(actual.same, expected.same);
+    assert.deepEqual(actual.same.error, { name: "Error", message: "enough" });
+  });
+});
+
+test("a viewer of a log that fails is told to come back", async () => {
+  const run = await start(server, [{ sleep: { name: "s", ms: 1 } }], { workflow: "broken", id: "throws-4" });
+  const response = await fetch(run.sse);
+  assert.equal(response.status, 503);
+  assert.match(response.headers.get("retry-after"), /^\d+$/);
+  assert.equal(await response.text(), "the events cannot be reached, try again later\n");
+  await run.ended();
+});
