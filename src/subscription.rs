@@ -70,10 +70,14 @@ impl<S: EventStore> Subscription<S> {
         })
     }
 
-    /// The same reader with pages of another size. Default: [`PageLimit::default`].
+    /// The same reader with pages of another size, of at least one event. Default:
+    /// [`PageLimit::default`].
     #[must_use]
     pub fn with_page_limit(mut self, limit: PageLimit) -> Self {
-        self.limit = limit;
+        self.limit = PageLimit {
+            events: limit.events.max(1),
+            ..limit
+        };
         self
     }
 

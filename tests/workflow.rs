@@ -335,7 +335,7 @@ async fn wrapped_or_not_results_errors_and_attempts_are_the_same() {
             3 => assert_eq!(
                 story(&world).await[2..5],
                 [
-                    "attempt_failed slow-1 of order-1.workflow attempt 1: the attempt timed out",
+                    "attempt_failed slow-1 of order-1.workflow attempt 1: the attempt timed out or its result could not be stored",
                     "progress slow-1 of order-1.workflow - too late at the first attempt",
                     "completed slow-1 of order-1.workflow attempt 2",
                 ]
@@ -352,6 +352,78 @@ async fn wrapped_or_not_results_errors_and_attempts_are_the_same() {
         story(&world).await[2],
         "attempt_failed panics-1 of order-1.workflow attempt 1: panicked: oh dear"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_returns_after_its_time_has_failed() {
+    let (engine, world): (Rc<Engine>, _) = (Rc::default(), World::new());
+    let step = wrapped(&engine, &world, DispatchConfig::batched());
+    let run = step.workflow(async |step| {
+        let config = StepConfig::new()
+            .retries(Retries::new(1, Duration::from_secs(1)))
+            .timeout(Duration::from_secs(2));
+        step.run_with("late", config, async |a| {
+            a.progress("working");
+            if a.attempt == 1 {
+                // During the engine's pause before the next attempt.
+                tokio::time::sleep(Duration::from_millis(2_500)).await;
+            }
+            Ok(a.attempt)
+        })
+        .await
+    });
+    assert_eq!(lifetime(&engine, run).await.unwrap().unwrap(), 2);
+    assert_eq!(
+        facts(&world).await[2..6],
+        [
+            "progress late-1",
+            "attempt_failed late-1",
+            "progress late-1",
+            "completed late-1"
+        ]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_comes_after_the_end() {
+    let (engine, world): (Rc<Engine>, _) = (Rc::default(), World::new());
+    let step = wrapped(&engine, &world, DispatchConfig::batched());
+    let run = async {
+        let result = step
+            .workflow(async |step| {
+                let once = StepConfig::new().retries(Retries::NONE);
+                let given_up = step.run("given up", async |a| {
+                    for report in 0..100 {
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                        a.progress(report.to_string());
+                    }
+                    Ok(())
+                });
+                let failing = step.run_with("failing", once, async |_| {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    Err::<(), _>(StepError::new("no"))
+                });
+                try_join!(given_up, failing).map(drop)
+            })
+            .await;
+        // The engine goes on with the step that was given up.
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        result
+    };
+    lifetime(&engine, run).await.unwrap().unwrap_err();
+    assert_eq!(
+        facts(&world).await.last().unwrap(),
+        "failed order-1.workflow"
+    );
+    let late = ssetarget::NewEvent::new("progress", "{}")
+        .unwrap()
+        .with_key("late")
+        .unwrap();
+    let stored = world
+        .log
+        .append(1, vec![late], std::time::SystemTime::UNIX_EPOCH)
+        .await;
+    assert_eq!(stored.unwrap(), 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -78,7 +78,7 @@ pub(super) fn step_error(thrown: JsValue) -> StepError {
     }
     // The engine tells its errors apart by these names and texts; so do its tests. One that was
     // stored has lost its name.
-    let kind = if message.starts_with("Aborting engine:") {
+    let kind = if is_suspension(&message) {
         StepErrorKind::Suspended
     } else if name == NON_RETRYABLE || message.starts_with(NON_RETRYABLE) {
         StepErrorKind::NonRetryable
@@ -92,6 +92,17 @@ pub(super) fn step_error(thrown: JsValue) -> StepError {
 
 const NON_RETRYABLE: &str = "NonRetryableError";
 const TIMEOUT: &str = "WorkflowTimeoutError";
+
+/// The engine gives these reasons when it ends a lifetime of a run that goes on in another. The
+/// others that begin like them (a termination, a result that cannot be stored) end the run.
+fn is_suspension(message: &str) -> bool {
+    [
+        "Aborting engine: User called pause",
+        "Aborting engine: User called restart",
+        "Aborting engine: Grace period complete",
+    ]
+    .contains(&message)
+}
 
 /// What crossed an RPC has the name of its class in front of its message.
 fn without_name(message: &str) -> &str {

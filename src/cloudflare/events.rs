@@ -4,16 +4,20 @@ use std::cell::{Cell, RefCell};
 
 use wasm_bindgen::prelude::*;
 use worker::durable::ObjectNamespace;
-use worker::{Env, Request, Response};
+use worker::{Env, Method, Request, Response};
 
-use super::binding::{InstanceState, Workflow, WorkflowError};
+use super::binding::{CreateOptions, InstanceState, Workflow, WorkflowError, WorkflowInstance};
 use super::convert::message;
 use super::entrypoint::WorkflowEvent;
 use super::js;
 use super::runtime::WorkersRuntime;
+use super::serve;
 use super::step::WorkflowStep;
 use crate::event::NewEvent;
-use crate::workflow::{BatchedDispatch, DispatchConfig, FactLog, OpenedRun, WorkflowEventStep};
+use crate::workflow::{
+    BatchedDispatch, DispatchConfig, FactLog, OpenedRun, Runtime, WorkflowEventStep,
+    workflow_started,
+};
 
 /// The step object of a workflow whose events go to a `WorkflowEvents` object.
 pub type WorkflowRunStep =
@@ -32,7 +36,8 @@ pub struct WorkflowEventsNamespace {
 
 impl WorkflowEventsNamespace {
     /// The objects behind the binding `binding` for the workflow of this name: the `name` that
-    /// it has in `wrangler.toml`, which a run gets as [`WorkflowEvent::workflow_name`].
+    /// it has in `wrangler.toml`, which a run gets as [`WorkflowEvent::workflow_name`]. Who reads
+    /// must give the same name as who writes: it is part of the objects' addresses.
     ///
     /// # Errors
     /// When there is no such binding, with a message that says what to write into
@@ -56,8 +61,49 @@ impl WorkflowEventsNamespace {
         })
     }
 
-    /// Asks this binding about an instance that has no events, so that one that was only just
-    /// created is waited for and not answered with `404`. Recommended.
+    /// Creates an instance whose events can be watched at once: its `started` is stored before
+    /// this returns, so that a viewer who follows is not answered with `404`.
+    ///
+    /// An object that cannot be reached is no error here: the run dispatches the event itself.
+    ///
+    /// # Errors
+    /// As [`Workflow::create`].
+    pub async fn create(
+        &self,
+        workflow: &Workflow,
+        options: CreateOptions,
+    ) -> Result<WorkflowInstance, WorkflowError> {
+        let instance = workflow.create(options).await?;
+        let log = ObjectFactLog::new(self.clone(), instance.id());
+        let announced = async {
+            let opened = log.open().await?;
+            let started = workflow_started(&self.workflow_name, WorkersRuntime.now());
+            let started = started.map_err(|error| error.to_string())?;
+            log.append(opened.run, &[started]).await
+        };
+        if let Err(error) = announced.await {
+            worker::console_warn!("ssetarget: a new instance is not announced: {error}");
+        }
+        log.release();
+        Ok(instance)
+    }
+
+    /// Whether the instance has events.
+    ///
+    /// # Errors
+    /// When the object cannot be reached.
+    pub async fn exists(&self, instance_id: &str) -> worker::Result<bool> {
+        if !serve::is_instance_id(instance_id) {
+            return Ok(false);
+        }
+        let request = Request::new("http://workflow-events/", Method::Head)?;
+        let response = self.fetch(instance_id, request).await?;
+        Ok(response.status_code() == 200)
+    }
+
+    /// Asks this binding about an instance that has no events, so that one that was not made by
+    /// [`create`](Self::create) and has dispatched nothing yet is waited for and not answered with
+    /// `404`. Default: it is not asked, and unknown ids cost the platform's engine nothing.
     #[must_use]
     pub fn with_workflow(mut self, workflow: Workflow) -> Self {
         self.workflow = Some(workflow);

@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 use js_sys::{Promise, Uint8Array};
 use wasm_bindgen::prelude::*;
 use worker::worker_sys::web_sys;
-use worker::{Request, Response, ResponseBuilder};
+use worker::{Method, Request, Response, ResponseBuilder};
 
 use super::convert::{message, to_js};
 use super::js;
@@ -170,9 +170,16 @@ impl Object {
         if page.head.is_none() && !viewer.expected {
             return serve::Refusal::UnknownInstance.response();
         }
+        if request.method() == Method::Head {
+            return Response::empty();
+        }
         let subscription = target.subscribe(viewer.cursor).await.map_err(to_worker)?;
         if subscription.has_ended() {
-            return Ok(Response::empty()?.with_status(204));
+            // Not for ever: the instance may be restarted.
+            return Ok(ResponseBuilder::new()
+                .with_status(204)
+                .with_header("cache-control", "no-store")?
+                .empty());
         }
         let stream = js::IdentityTransformStream::new()?;
         let writer = stream.writable().get_writer()?;
@@ -190,7 +197,8 @@ impl Object {
         let ends = batch.iter().any(NewEvent::is_terminal);
         let now = WorkersRuntime.now();
         let stored = self.log.append(run, batch, now).await.map_err(to_error)?;
-        if ends && stored > 0 {
+        // Also if they were stored before: the answer, or the alarm, may have been lost.
+        if ends {
             self.state
                 .storage()
                 .set_alarm(self.config.retention)

@@ -12,7 +12,7 @@ use crate::wire;
 ///
 /// `200` and a stream; `204` when the run has ended and the client has seen it all, which stops
 /// an `EventSource`; `400` for a malformed position; `404` for an instance that has no events
-/// (see [`WorkflowEventsNamespace::with_workflow`] for one that was only just created); `405`
+/// (see [`WorkflowEventsNamespace::create`] for one that was only just created); `405`
 /// with `Allow` for anything but `GET`; `503` with `Retry-After` when the object cannot be
 /// reached, which was tried three times. Reasons are plain text.
 ///
@@ -111,7 +111,12 @@ impl SseRoute {
             .and_then(|path| path.strip_suffix("/sse"))
             .filter(|id| !id.is_empty() && !id.contains('/'));
         match id {
-            Some(id) => Ok(Ok(serve_sse(id, request, &self.events).await?)),
+            Some(id) => {
+                // What cannot be decoded is no instance's id either.
+                let id = js_sys::decode_uri_component(id).map(String::from);
+                let id = id.unwrap_or_default();
+                Ok(Ok(serve_sse(&id, request, &self.events).await?))
+            }
             None => Ok(Err(request)),
         }
     }
@@ -139,7 +144,7 @@ impl Viewer {
 
     /// What [`to_object_request`](Self::to_object_request) says, at the object.
     pub(super) fn from_object_request(request: &Request) -> Result<Self, Refusal> {
-        if request.method() != Method::Get {
+        if ![Method::Get, Method::Head].contains(&request.method()) {
             return Err(Refusal::Method);
         }
         let mut viewer = Self::from_request(request)?;
@@ -213,7 +218,7 @@ impl fmt::Display for Refusal {
 }
 
 /// What the platform takes for an instance's id, so that nothing else wakes an object.
-fn is_instance_id(id: &str) -> bool {
+pub(super) fn is_instance_id(id: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_-, */#".contains(&byte);
     !id.is_empty() && id.len() <= 271 && id.bytes().all(allowed)
 }

@@ -90,7 +90,7 @@ impl Step for WorkflowStep {
         let mut json = Map::new();
         json.insert("type".into(), options.event_type.into());
         if let Some(timeout) = options.timeout {
-            json.insert("timeout".into(), milliseconds(timeout).into());
+            json.insert("timeout".into(), timeout_json(timeout));
         }
         let event = self
             .step
@@ -146,9 +146,14 @@ fn config_json(config: &StepConfig) -> Map<String, Value> {
         json.insert("retries".into(), retries);
     }
     if let Some(timeout) = config.timeout {
-        json.insert("timeout".into(), milliseconds(timeout).into());
+        json.insert("timeout".into(), timeout_json(timeout));
     }
     json
+}
+
+/// The platform takes 0 for "none given", or refuses it.
+fn timeout_json(timeout: Duration) -> Value {
+    milliseconds(timeout).max(1.0).into()
 }
 
 /// `WorkflowStepContext`.

@@ -163,8 +163,9 @@ impl<Q: Sql> SqliteEventStore<Q> {
             return Ok(Page::default());
         }
         let ends = self.sql.exec(
-            "SELECT min(id), max(id), \
-             (SELECT terminal FROM events ORDER BY id DESC LIMIT 1) FROM events",
+            // Each on its own: SQLite looks up one end of an index, but scans it for both.
+            "SELECT (SELECT min(id) FROM events), (SELECT max(id) FROM events), \
+             (SELECT terminal FROM events ORDER BY id DESC LIMIT 1)",
             &[],
         )?;
         let mut ends = ends.into_iter().flatten();
@@ -172,16 +173,17 @@ impl<Q: Sql> SqliteEventStore<Q> {
         let head = id(ends.next())?;
         let closed = matches!(ends.next(), Some(SqlValue::Integer(1)));
         let events = if head > after {
-            // The innermost query bounds how much is looked at, the outer one how much is returned.
-            // A text's length is in characters and ends at a NUL, a blob's is in bytes. No size
-            // is 0, so that only the first event is as large as the total so far.
+            // The innermost query bounds how many events are looked at, and only at their sizes,
+            // which does not load them; those that fit into the page are then loaded. No size is
+            // 0, so that only the first event is as large as the total so far.
             self.sql
                 .exec(
-                    "SELECT id, type, data FROM (\
-                   SELECT id, type, data, size, sum(size) OVER (ORDER BY id) AS total FROM (\
-                     SELECT id, type, data, max(length(CAST(data AS BLOB)), 1) AS size \
-                     FROM events WHERE id > ?1 ORDER BY id LIMIT ?2)) \
-                 WHERE total <= ?3 OR total = size ORDER BY id",
+                    "SELECT events.id, type, data FROM (\
+                   SELECT id, size, sum(size) OVER (ORDER BY id) AS total FROM (\
+                     SELECT id, max(octet_length(data), 1) AS size \
+                     FROM events WHERE id > ?1 ORDER BY id LIMIT ?2)) AS page \
+                 JOIN events ON events.id = page.id \
+                 WHERE total <= ?3 OR total = size ORDER BY events.id",
                     &[
                         integer(after.map_or(0, EventId::get)),
                         integer(limit.events as u64),

@@ -121,6 +121,20 @@ impl DispatchConfig {
         self
     }
 
+    /// With another [`wait_timeout`](Self::wait_timeout).
+    #[must_use]
+    pub const fn wait_timeout(mut self, timeout: Duration) -> Self {
+        self.wait_timeout = timeout;
+        self
+    }
+
+    /// With another [`call_timeout`](Self::call_timeout).
+    #[must_use]
+    pub const fn call_timeout(mut self, timeout: Duration) -> Self {
+        self.call_timeout = timeout;
+        self
+    }
+
     /// With another [`end_timeout`](Self::end_timeout).
     #[must_use]
     pub const fn end_timeout(mut self, timeout: Duration) -> Self {
@@ -135,9 +149,10 @@ impl Default for DispatchConfig {
     }
 }
 
-/// The most facts and bytes of one call.
+/// The most facts and bytes of one call. Quotes double the bytes on the way into SQLite, where a
+/// parameter may have 2 MB.
 const BATCH_EVENTS: usize = 500;
-const BATCH_BYTES: usize = 1 << 20;
+const BATCH_BYTES: usize = 512 * 1024;
 /// Facts that wait for a log that fails: beyond this, reports of progress are left out. The
 /// others are bounded by the steps that a run may have.
 const QUEUE_LIMIT: usize = 10_000;
@@ -145,7 +160,8 @@ const QUEUE_LIMIT: usize = 10_000;
 /// at the first step that runs code, so few are needed.
 const HISTORY_LIMIT: usize = 2_000;
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
-const LAST_BACKOFF: Duration = Duration::from_secs(10);
+/// A log that fails for hours must not use up the instance's subrequests.
+const LAST_BACKOFF: Duration = Duration::from_secs(60);
 
 struct Shared<L, R> {
     log: L,
@@ -157,18 +173,23 @@ struct Shared<L, R> {
 #[derive(Default)]
 struct State {
     queue: VecDeque<Fact>,
-    /// Sent and not yet known to be stored.
-    outgoing: Vec<NewEvent>,
+    /// To be sent, or sent and not yet known to be stored.
+    outgoing: VecDeque<NewEvent>,
     run: Option<Run>,
+    /// How many facts were dispatched, and how many of them are stored or known to be.
+    dispatched: u64,
+    settled: u64,
     /// A task is sending.
     sending: bool,
-    /// The last call failed.
+    /// The log failed, or was too slow to wait for.
     failing: bool,
     /// The run has ended: nobody waits any more.
     ended: bool,
+    /// The workflow waits: nothing is to be held when all is sent.
+    waiting: bool,
     hurry: Option<oneshot::Sender<()>>,
     hurried: bool,
-    idle: Vec<oneshot::Sender<()>>,
+    flushes: Vec<(u64, oneshot::Sender<()>)>,
 }
 
 struct Run {
@@ -217,6 +238,8 @@ where
                 return;
             }
             state.queue.push_back(fact);
+            state.dispatched += 1;
+            state.waiting = false;
             !std::mem::replace(&mut state.sending, true)
         };
         if start {
@@ -228,37 +251,41 @@ where
     }
 
     async fn flush(&self, flush: Flush) {
-        let (idle, timeout) = {
+        let (flushed, timeout) = {
             let mut state = self.shared.state.borrow_mut();
-            if !state.sending {
+            state.waiting |= !matches!(flush, Flush::AttemptEnd { .. });
+            let config = self.shared.config;
+            let timeout = match flush {
+                Flush::End => config.end_timeout,
+                _ if state.failing => return,
+                Flush::BeforeWait => config.wait_timeout,
+                Flush::AttemptEnd { at_most } => config.wait_timeout.min(at_most),
+            };
+            if state.settled == state.dispatched {
+                let release = state.waiting && !state.sending;
                 drop(state);
-                self.shared.release_for(flush);
+                if release {
+                    self.shared.log.release();
+                }
                 return;
             }
             state.hurry();
-            let timeout = match flush {
-                Flush::End => self.shared.config.end_timeout,
-                Flush::AttemptEnd | Flush::BeforeWait if state.failing => return,
-                Flush::AttemptEnd | Flush::BeforeWait => self.shared.config.wait_timeout,
-            };
-            let (sender, idle) = oneshot::channel();
-            state.idle.push(sender);
-            (idle, timeout)
+            let (sender, flushed) = oneshot::channel();
+            let target = state.dispatched;
+            state.flushes.push((target, sender));
+            (flushed, timeout)
         };
         let timeout = pin!(self.shared.runtime.sleep(timeout));
-        if let Either::Right(_) = select(idle, timeout).await {
+        if let Either::Right(_) = select(flushed, timeout).await {
             self.shared.state.borrow_mut().failing = true;
             self.shared.runtime.warn(match flush {
-                Flush::AttemptEnd | Flush::BeforeWait => {
-                    "the event log is slow; the workflow goes on"
-                }
                 Flush::End => "the event log did not take the last events of this run",
+                _ => "the event log is slow; the workflow goes on",
             });
         }
         if flush == Flush::End {
             self.shared.state.borrow_mut().ended = true;
         }
-        self.shared.release_for(flush);
     }
 }
 
@@ -266,21 +293,17 @@ impl<L: FactLog, R: Runtime> Shared<L, R> {
     /// Sends until nothing is left.
     async fn send(&self) {
         let mut backoff = FIRST_BACKOFF;
-        self.pause(self.config.delay).await;
         loop {
+            self.pause(self.config.delay).await;
             match self.send_batch().await {
                 Ok(Sent::Some) => backoff = FIRST_BACKOFF,
-                Ok(Sent::Nothing) => return,
+                Ok(Sent::Nothing) => break,
                 Err(error) => {
                     self.log.release();
-                    let ended = {
-                        let mut state = self.state.borrow_mut();
-                        state.failing = true;
-                        state.ended
-                    };
-                    if ended {
+                    self.state.borrow_mut().failing = true;
+                    if self.state.borrow().ended {
                         self.state.borrow_mut().rest();
-                        return;
+                        break;
                     }
                     self.runtime.warn(&format!(
                         "the event log failed, trying again in {backoff:?}: {error}"
@@ -289,6 +312,9 @@ impl<L: FactLog, R: Runtime> Shared<L, R> {
                     backoff = (backoff * 2).min(LAST_BACKOFF);
                 }
             }
+        }
+        if self.state.borrow().waiting {
+            self.log.release();
         }
     }
 
@@ -306,8 +332,9 @@ impl<L: FactLog, R: Runtime> Shared<L, R> {
         };
         self.call(self.log.append(run, &batch)).await?;
         let mut state = self.state.borrow_mut();
-        state.outgoing.clear();
+        state.outgoing.drain(..batch.len());
         state.failing = false;
+        state.settle();
         Ok(Sent::Some)
     }
 
@@ -317,13 +344,6 @@ impl<L: FactLog, R: Runtime> Shared<L, R> {
         match select(pin!(call), timeout).await {
             Either::Left((result, _)) => result.map_err(|error| error.to_string()),
             Either::Right(_) => Err(format!("no answer in {:?}", self.config.call_timeout)),
-        }
-    }
-
-    /// Between attempts of a step more is likely to come soon.
-    fn release_for(&self, flush: Flush) {
-        if flush != Flush::AttemptEnd {
-            self.log.release();
         }
     }
 
@@ -351,22 +371,21 @@ enum Sent {
 }
 
 impl Run {
-    /// Puts a fact to those to be sent, unless the log has it, and returns how much it adds.
-    fn take(&mut self, event: NewEvent, outgoing: &mut Vec<NewEvent>) -> usize {
+    /// Puts a fact to those to be sent, unless the log has it.
+    fn take(&mut self, event: NewEvent, outgoing: &mut VecDeque<NewEvent>) {
         if self.history.len() < HISTORY_LIMIT {
             self.history.push(event.clone());
         }
-        let Some(key) = event.key() else { return 0 };
-        if !self.known.insert(key.to_owned()) {
-            return 0;
+        if event
+            .key()
+            .is_some_and(|key| self.known.insert(key.to_owned()))
+        {
+            outgoing.push_back(event);
         }
-        let size = event.size();
-        outgoing.push(event);
-        size
     }
 
     /// The instance was restarted: what this lifetime told so far belongs to a new run.
-    fn restart(&mut self, outgoing: &mut Vec<NewEvent>) {
+    fn restart(&mut self, outgoing: &mut VecDeque<NewEvent>) {
         self.number += 1;
         self.known.clear();
         let unsent = std::mem::take(outgoing);
@@ -399,49 +418,71 @@ impl State {
     /// as the log does not have. With nothing to send, sending is over.
     fn next_batch(&mut self) -> Option<(u32, Vec<NewEvent>)> {
         let run = self.run.as_mut()?;
-        let mut bytes = 0;
-        if self.outgoing.is_empty() {
-            while self.outgoing.len() < BATCH_EVENTS && bytes < BATCH_BYTES {
-                match self.queue.pop_front() {
-                    None => break,
-                    Some(Fact::Live { ends }) => {
-                        if ends.iter().any(|end| run.known.contains(end)) {
-                            run.restart(&mut self.outgoing);
-                        }
+        while self.outgoing.len() < BATCH_EVENTS
+            && let Some(fact) = self.queue.pop_front()
+        {
+            match fact {
+                Fact::Live { ends } => {
+                    if ends.iter().any(|end| run.known.contains(end)) {
+                        run.restart(&mut self.outgoing);
                     }
-                    Some(Fact::Event(event)) => {
-                        bytes += run.take(event, &mut self.outgoing);
-                    }
-                    Some(Fact::Report {
-                        event,
-                        task,
-                        attempt,
-                        number,
-                    }) => {
-                        let key = report_key(task.as_str(), run.try_of(&task, attempt), number);
-                        // A key of ours is short, so the event stays below its limit.
-                        if let Ok(event) = event.with_key(key) {
-                            bytes += run.take(event, &mut self.outgoing);
-                        }
+                }
+                Fact::Event(event) => run.take(event, &mut self.outgoing),
+                Fact::Report {
+                    event,
+                    task,
+                    attempt,
+                    number,
+                } => {
+                    let key = report_key(task.as_str(), run.try_of(&task, attempt), number);
+                    // A key of ours is short, so the event stays below its limit.
+                    if let Ok(event) = event.with_key(key) {
+                        run.take(event, &mut self.outgoing);
                     }
                 }
             }
         }
-        if self.outgoing.is_empty() {
+        let number = run.number;
+        self.settle();
+        let mut bytes = 0;
+        let batch: Vec<NewEvent> = self
+            .outgoing
+            .iter()
+            .take(BATCH_EVENTS)
+            .take_while(|event| {
+                let first = bytes == 0;
+                bytes += event.size();
+                first || bytes <= BATCH_BYTES
+            })
+            .cloned()
+            .collect();
+        if batch.is_empty() {
             self.rest();
             return None;
         }
-        Some((run.number, self.outgoing.clone()))
+        Some((number, batch))
+    }
+
+    /// Facts that are neither queued nor on their way are settled, and so are the flushes that
+    /// waited for them. A fact on its way may have been joined by those of a restart.
+    fn settle(&mut self) {
+        if self.outgoing.is_empty() {
+            self.settled = self.dispatched - self.queue.len() as u64;
+        }
+        let settled = self.settled;
+        for (_, flushed) in self
+            .flushes
+            .extract_if(.., |(target, _)| *target <= settled)
+        {
+            // Whoever waited may have given up.
+            let _ = flushed.send(());
+        }
     }
 
     /// Sending is over, until the next fact.
     fn rest(&mut self) {
         self.sending = false;
         self.hurried = false;
-        for idle in self.idle.drain(..) {
-            // Whoever waited may have given up.
-            let _ = idle.send(());
-        }
     }
 }
 

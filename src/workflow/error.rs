@@ -28,8 +28,10 @@ pub enum StepErrorKind {
     NonRetryable,
     /// A wait, or an attempt of a step, took longer than its timeout.
     TimedOut,
-    /// Not a failure: the engine ends this lifetime of the run (a pause, a shutdown) and the run
-    /// goes on in another. Return it; whatever else you do with it, nothing is lost.
+    /// Not a failure: the engine ends this lifetime of the run, for example for a pause, and the
+    /// run goes on in another. Return this very error: the engine knows it by its message, so
+    /// another in its place ends the run as errored, and going on as if nothing were up makes the
+    /// engine stop the run in mid-step.
     Suspended,
 }
 
@@ -67,6 +69,13 @@ impl StepError {
     #[must_use]
     pub fn is_timeout(&self) -> bool {
         self.kind == StepErrorKind::TimedOut
+    }
+
+    /// Whether this lifetime of the run ends, which is no failure: see
+    /// [`StepErrorKind::Suspended`].
+    #[must_use]
+    pub fn is_suspended(&self) -> bool {
+        self.kind == StepErrorKind::Suspended
     }
 
     /// What happened, in words.

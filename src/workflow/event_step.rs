@@ -1,6 +1,6 @@
 //! `WorkflowEventStep`: a step object that tells what its steps do.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
@@ -14,7 +14,7 @@ use super::panic::catch_panic;
 use super::step::{Progress, Reporter, Step, StepConfig, StepContext, WaitForEvent, WaitedEvent};
 use super::step_event::{StepEvent, StepEventType};
 use super::task::{Form, Kind, Task, TaskCounter, TaskId};
-use crate::event::NewEvent;
+use crate::event::{InvalidEvent, NewEvent};
 
 /// Wraps a [`Step`] and dispatches an event whenever one of its steps begins, fails an attempt,
 /// reports progress, ends or fails.
@@ -35,8 +35,12 @@ struct Shared<S, D> {
     dispatch: Rc<D>,
     workflow: String,
     counter: RefCell<TaskCounter>,
-    should_dispatch: Box<dyn Fn(&StepInfo<'_>) -> bool>,
+    should_dispatch: RefCell<Filter>,
+    /// The run has ended: what steps that were given up still do is no news.
+    ended: Rc<Cell<bool>>,
 }
+
+type Filter = Rc<dyn Fn(&StepInfo<'_>) -> bool>;
 
 /// A step, for deciding whether to show it: see [`WorkflowEventStep::should_dispatch`].
 #[derive(Clone, Copy, Debug)]
@@ -98,7 +102,10 @@ pub enum Fact {
 pub enum Flush {
     /// An attempt ends that failed or reported something: its callback will not run again to
     /// tell what is lost.
-    AttemptEnd,
+    AttemptEnd {
+        /// How long the end can be put off without the attempt running out of time.
+        at_most: Duration,
+    },
     /// The workflow is about to wait, which may end this lifetime and its timers.
     BeforeWait,
     /// This lifetime of the run ends.
@@ -114,7 +121,8 @@ impl<S: Step, D: Dispatch + 'static> WorkflowEventStep<S, D> {
                 dispatch: Rc::new(dispatch),
                 workflow: workflow.into(),
                 counter: RefCell::default(),
-                should_dispatch: Box::new(|_| true),
+                should_dispatch: RefCell::new(Rc::new(|_| true)),
+                ended: Rc::default(),
             }),
             parent: None,
         }
@@ -122,23 +130,12 @@ impl<S: Step, D: Dispatch + 'static> WorkflowEventStep<S, D> {
 
     /// Dispatches only the events of steps for which `filter` returns true, and of the workflow
     /// itself. Must decide by the step alone, since it is asked again in every lifetime.
-    /// Default: all. Call it before the first step.
+    /// Default: all. Holds for the steps that begin after it, also those of clones; the steps of
+    /// a hidden group are shown as part of what the group is part of.
     #[must_use]
     pub fn should_dispatch(self, filter: impl Fn(&StepInfo<'_>) -> bool + 'static) -> Self {
-        match Rc::try_unwrap(self.shared) {
-            Ok(shared) => Self {
-                shared: Rc::new(Shared {
-                    should_dispatch: Box::new(filter),
-                    ..shared
-                }),
-                parent: self.parent,
-            },
-            // Cloned already: steps may be under way, and the filter must not change under them.
-            Err(shared) => Self {
-                shared,
-                parent: self.parent,
-            },
-        }
+        *self.shared.should_dispatch.borrow_mut() = Rc::new(filter);
+        self
     }
 
     /// Runs the whole workflow: its `started` is the first event of the run and its `completed`
@@ -153,6 +150,7 @@ impl<S: Step, D: Dispatch + 'static> WorkflowEventStep<S, D> {
         let result = self
             .scope(Form::Step(Kind::Workflow), &self.shared.workflow, body)
             .await;
+        self.shared.ended.set(true);
         self.shared.dispatch.flush(Flush::End).await;
         result
     }
@@ -186,7 +184,10 @@ impl<S: Step, D: Dispatch + 'static> WorkflowEventStep<S, D> {
         track.emit(track.event(StepEventType::Started));
         let inner = Self {
             shared: Rc::clone(&self.shared),
-            parent: Some(track.task.id.clone()),
+            parent: match track.shown {
+                true => Some(track.task.id.clone()),
+                false => self.parent.clone(),
+            },
         };
         let result = catch_panic(async { body(inner).await }).await;
         track.settle(&result);
@@ -201,12 +202,14 @@ impl<S: Step, D: Dispatch + 'static> WorkflowEventStep<S, D> {
             count: task.count,
             parent: self.parent.as_ref(),
         };
-        let shown = task.kind == Kind::Workflow || (self.shared.should_dispatch)(&info);
+        let filter = Rc::clone(&self.shared.should_dispatch.borrow());
+        let shown = task.kind == Kind::Workflow || filter(&info);
         Track {
             dispatch: Rc::clone(&self.shared.dispatch),
             parent: self.parent.clone(),
             task,
             shown,
+            ended: Rc::clone(&self.shared.ended),
         }
     }
 
@@ -238,7 +241,10 @@ impl<S: Step, D: Dispatch + 'static> Step for WorkflowEventStep<S, D> {
         F: AsyncFn(StepContext) -> Result<T, StepError> + 'static,
     {
         let track = Rc::new(self.track(Form::Step(Kind::Do), name));
-        let attempts = Rc::new(Attempts::default());
+        let attempts = Rc::new(Attempts {
+            timeout: config.timeout.unwrap_or(DEFAULT_TIMEOUT),
+            latest: RefCell::default(),
+        });
         track.emit(track.event(StepEventType::Started));
         let result = {
             let (track, attempts) = (Rc::clone(&track), Rc::clone(&attempts));
@@ -251,8 +257,8 @@ impl<S: Step, D: Dispatch + 'static> Step for WorkflowEventStep<S, D> {
                     track: Rc::clone(&track),
                 }));
                 let result = catch_panic(async { callback(context).await }).await;
-                if attempts.end(attempt, &result, &track) {
-                    track.dispatch.flush(Flush::AttemptEnd).await;
+                if let Some(at_most) = attempts.end(attempt, &result, &track) {
+                    track.dispatch.flush(Flush::AttemptEnd { at_most }).await;
                 }
                 result
             };
@@ -309,12 +315,23 @@ impl<S, D> fmt::Debug for WorkflowEventStep<S, D> {
     }
 }
 
+/// The first event of a run of the workflow of this name: for whoever creates the instance, so
+/// that there is something to watch before the workflow itself runs.
+///
+/// # Errors
+/// When the name is too long for an event.
+pub fn workflow_started(workflow: &str, now: SystemTime) -> Result<NewEvent, InvalidEvent> {
+    let task = TaskCounter::default().next(Form::Step(Kind::Workflow), workflow);
+    NewEvent::encode(&StepEvent::new(StepEventType::Started, &task, None, now))
+}
+
 /// A task whose events are dispatched.
 struct Track<D> {
     dispatch: Rc<D>,
     parent: Option<TaskId>,
     task: Task,
     shown: bool,
+    ended: Rc<Cell<bool>>,
 }
 
 impl<D: Dispatch> Track<D> {
@@ -330,6 +347,7 @@ impl<D: Dispatch> Track<D> {
         // Cannot fail: texts are cut and the engine refuses long names. If it did, the workflow
         // must not suffer for it.
         if self.shown
+            && !self.ended.get()
             && let Ok(event) = NewEvent::encode(&event)
         {
             self.dispatch.dispatch(fact(event));
@@ -351,13 +369,17 @@ impl<D: Dispatch> Track<D> {
 }
 
 /// The attempts of a `do` step that run in this lifetime. None, if its result is cached.
-#[derive(Default)]
 struct Attempts {
+    timeout: Duration,
     latest: RefCell<Option<Attempt>>,
 }
 
+/// The platform's timeout for an attempt.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+
 struct Attempt {
     number: u32,
+    began: SystemTime,
     outcome: Outcome,
     reports: u32,
     attributes: Map<String, Value>,
@@ -372,18 +394,15 @@ enum Outcome {
 
 impl Attempts {
     fn begin<D: Dispatch>(&self, number: u32, track: &Track<D>) {
-        // The engine does not tell a callback that its time is up. It goes on to the next attempt.
-        if let Some(previous) = self.running() {
-            let error = "the attempt timed out";
-            track.emit(
-                track
-                    .event(StepEventType::AttemptFailed)
-                    .attempt(Some(previous))
-                    .error(error),
-            );
-        }
+        // The engine does not tell a callback that its time is up, nor that its result cannot be
+        // stored. It goes on to the next attempt.
+        self.give_up(
+            "the attempt timed out or its result could not be stored",
+            track,
+        );
         *self.latest.borrow_mut() = Some(Attempt {
             number,
+            began: track.dispatch.now(),
             outcome: Outcome::Running,
             reports: 0,
             attributes: Map::new(),
@@ -398,35 +417,49 @@ impl Attempts {
         }
     }
 
-    /// Whether there is anything to tell that nobody could tell again.
+    /// If there is anything to tell that nobody could tell again: how long the end can wait for it.
     fn end<T, D: Dispatch>(
         &self,
         number: u32,
         result: &Result<T, StepError>,
         track: &Track<D>,
-    ) -> bool {
+    ) -> Option<Duration> {
+        let now = track.dispatch.now();
         let outcome = match result {
             Ok(_) => Outcome::Succeeded,
             Err(_) => Outcome::Failed,
         };
-        let reports = self.if_running(number, |attempt| {
+        // None, if its time was up before: whatever it returns, the engine does not hear it.
+        let (reports, left) = self.if_running(number, |attempt| {
+            let worked = now.duration_since(attempt.began).unwrap_or_default();
+            let left = self.timeout.checked_sub(worked)?;
             attempt.outcome = outcome;
-            attempt.reports
-        });
-        // Its time was up before: whatever it returns, the engine does not hear it.
-        let Some(reports) = reports else { return false };
+            Some((attempt.reports, left))
+        })??;
         if let Err(error) = result {
-            let event = track
-                .event(StepEventType::AttemptFailed)
-                .attempt(Some(number));
-            track.emit(event.error(error.message()));
+            let event = track.event(StepEventType::AttemptFailed);
+            track.emit(event.attempt(Some(number)).error(error.message()));
         }
-        track.shown && (result.is_err() || reports > 0)
+        (track.shown && (result.is_err() || reports > 0)).then_some(left / 10)
+    }
+
+    /// The latest attempt failed, though its code did not say so.
+    fn give_up<D: Dispatch>(&self, error: &str, track: &Track<D>) {
+        let unfailed = |attempt: &&mut Attempt| attempt.outcome != Outcome::Failed;
+        if let Some(attempt) = self.latest.borrow_mut().as_mut().filter(unfailed) {
+            attempt.outcome = Outcome::Failed;
+            let event = track.event(StepEventType::AttemptFailed);
+            track.emit(event.attempt(Some(attempt.number)).error(error));
+        }
     }
 
     /// The end of the step, as the engine tells it.
     fn settle<T, D: Dispatch>(&self, result: &Result<T, StepError>, track: &Track<D>) {
-        let timed_out = self.running();
+        if let Err(error) = result
+            && error.kind() != StepErrorKind::Suspended
+        {
+            self.give_up(error.message(), track);
+        }
         let latest = self.latest.borrow_mut().take();
         let number = latest.as_ref().map(|attempt| attempt.number);
         let succeeded = latest
@@ -444,22 +477,10 @@ impl Attempts {
             Err(error) if error.kind() == StepErrorKind::Suspended && succeeded => completed(),
             Err(error) if error.kind() == StepErrorKind::Suspended => {}
             Err(error) => {
-                if let Some(number) = timed_out {
-                    let event = track
-                        .event(StepEventType::AttemptFailed)
-                        .attempt(Some(number));
-                    track.emit(event.error(error.message()));
-                }
                 let event = track.event(StepEventType::Failed).attempt(number);
                 track.emit(event.error(error.message()));
             }
         }
-    }
-
-    fn running(&self) -> Option<u32> {
-        let latest = self.latest.borrow();
-        let running = latest.as_ref().filter(|a| a.outcome == Outcome::Running);
-        running.map(|attempt| attempt.number)
     }
 
     /// The attempt, if it is the latest and has not ended: one whose time was up may go on

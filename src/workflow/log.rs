@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use super::dispatch::OpenedRun;
 use crate::event::{InvalidEvent, NewEvent};
-use crate::store::{Appended, EventStore, Sql, SqliteError, SqliteEventStore};
+use crate::store::{Appended, EventStore, PageLimit, Sql, SqliteError, SqliteEventStore};
 use crate::target::SseTarget;
 
 /// Keeps the facts of one workflow instance, each once, over a log in SQLite.
@@ -39,8 +39,8 @@ impl<Q: Sql> WorkflowLog<Q> {
     }
 
     /// Appends facts of a run and returns how many were new. The first facts of a run after the
-    /// latest begin that run; those of an earlier run come from a lifetime that a restart ended,
-    /// and are dropped.
+    /// latest begin that run. Those of an earlier run, which come from a lifetime that a restart
+    /// ended, and those that come after a run's end, from steps that it gave up, are dropped.
     ///
     /// # Errors
     /// [`WorkflowLogError::Event`] for an event that is invalid or has no key,
@@ -53,7 +53,7 @@ impl<Q: Sql> WorkflowLog<Q> {
         now: SystemTime,
     ) -> Result<usize, WorkflowLogError<Q::Error>> {
         let latest = self.run()?;
-        if run < latest {
+        if run < latest || (run == latest && self.has_ended().await?) {
             return Ok(0);
         }
         if run > latest + 1 {
@@ -78,6 +78,15 @@ impl<Q: Sql> WorkflowLog<Q> {
     #[must_use]
     pub fn target(&self) -> &SseTarget<NewEvent, SqliteEventStore<Q>> {
         &self.target
+    }
+
+    /// Whether the newest event is a terminal one.
+    async fn has_ended(&self) -> Result<bool, WorkflowLogError<Q::Error>> {
+        let limit = PageLimit {
+            events: 1,
+            bytes: 1,
+        };
+        Ok(self.target.store().read(None, limit).await?.closed)
     }
 
     /// The run that the log is in, from 1.

@@ -15,7 +15,7 @@ mod task;
 
 pub use dispatch::{BatchedDispatch, DispatchConfig, FactLog, OpenedRun, Runtime};
 pub use error::{NonRetryableError, StepError, StepErrorKind};
-pub use event_step::{Dispatch, Fact, Flush, StepInfo, WorkflowEventStep};
+pub use event_step::{Dispatch, Fact, Flush, StepInfo, WorkflowEventStep, workflow_started};
 pub use log::{WorkflowLog, WorkflowLogError};
 pub use panic::catch_panic;
 pub use step::{

@@ -186,6 +186,9 @@ impl StepContext {
 
     /// Tells viewers how far this attempt is. Returns at once and never fails; does nothing if
     /// the step is not wrapped in a [`WorkflowEventStep`](super::WorkflowEventStep).
+    ///
+    /// If the process dies in mid-attempt, the attempt that follows is the same try: its first
+    /// report is taken for the first of the attempt that died, and so on, and is not told twice.
     pub fn progress(&self, progress: impl Into<Progress>) {
         if let Some(reporter) = &self.reporter {
             reporter.progress(progress.into());

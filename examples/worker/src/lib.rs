@@ -22,30 +22,33 @@ ssetarget::export_workflow_events!(WorkflowEvents);
 #[event(fetch)]
 async fn fetch(request: Request, env: Env, _context: Context) -> Result<Response> {
     let workflow = Workflow::from_env(&env, "ORDER")?;
-    let events = WorkflowEventsNamespace::from_env(&env, order::EVENTS, order::NAME)?
-        .with_workflow(workflow.clone());
-    let request = match SseRoute::new(events).serve(request).await? {
+    let events = WorkflowEventsNamespace::from_env(&env, order::EVENTS, order::NAME)?;
+    let request = match SseRoute::new(events.clone()).serve(request).await? {
         Ok(response) => return Ok(response),
         Err(request) => request,
     };
     let path = request.path();
     let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     match (segments.as_slice(), request.method()) {
-        ([""], Method::Post) => start(request, &workflow).await,
+        ([""], Method::Post) => start(request, &workflow, &events).await,
         ([""], Method::Get) if http::wants_html(&request) => http::start_page(),
         ([""], _) => http::method_not_allowed("POST"),
+        ([id], Method::Get) => page(id, &events).await,
+        ([_], _) => http::method_not_allowed("GET"),
+        ([id, "event"], Method::Post) => send_event(id, request, &workflow, &events).await,
+        ([_, "event"], _) => http::method_not_allowed("POST"),
         (["assets", file], Method::Get) => http::asset(file),
         (["assets", _], _) => http::method_not_allowed("GET"),
-        ([id], Method::Get) => page(id, &workflow).await,
-        ([_], _) => http::method_not_allowed("GET"),
-        ([id, "event"], Method::Post) => send_event(id, request, &workflow).await,
-        ([_, "event"], _) => http::method_not_allowed("POST"),
         _ => http::text(404, "there is nothing here"),
     }
 }
 
 /// `POST /`, with an order as JSON or nothing, and `?id=` or nothing.
-async fn start(mut request: Request, workflow: &Workflow) -> Result<Response> {
+async fn start(
+    mut request: Request,
+    workflow: &Workflow,
+    events: &WorkflowEventsNamespace,
+) -> Result<Response> {
     let order = match json_body(&mut request).await {
         Ok(Some(body)) => match body.read::<Order>() {
             Ok(order) => order,
@@ -54,12 +57,15 @@ async fn start(mut request: Request, workflow: &Workflow) -> Result<Response> {
         Ok(None) => Order::default(),
         Err((status, reason)) => return http::text(status, &reason),
     };
+    if let Err(reason) = order.check() {
+        return http::text(400, reason);
+    }
     let mut options = CreateOptions::new().params(&order)?;
     let url = request.url()?;
     if let Some((_, id)) = url.query_pairs().find(|(name, _)| name == "id") {
         options = options.id(&id);
     }
-    match workflow.create(options).await {
+    match events.create(workflow, options).await {
         Ok(instance) => http::started(&instance.id()),
         Err(error) => match error.kind() {
             WorkflowErrorKind::AlreadyExists => http::text(409, "there is a run with this id"),
@@ -73,16 +79,18 @@ async fn start(mut request: Request, workflow: &Workflow) -> Result<Response> {
 }
 
 /// `GET /<id>`: the page asks for the events itself, and says so if there are none.
-async fn page(id: &str, workflow: &Workflow) -> Result<Response> {
-    match workflow.get(id).await {
-        Ok(_) => http::run_page(200),
-        Err(error) if error.is_not_found() => http::run_page(404),
-        Err(error) => Err(error.into()),
-    }
+async fn page(id: &str, events: &WorkflowEventsNamespace) -> Result<Response> {
+    let status = if events.exists(id).await? { 200 } else { 404 };
+    http::run_page(status)
 }
 
 /// `POST /<id>/event`, with `{"type", "payload"}` as JSON or nothing.
-async fn send_event(id: &str, mut request: Request, workflow: &Workflow) -> Result<Response> {
+async fn send_event(
+    id: &str,
+    mut request: Request,
+    workflow: &Workflow,
+    events: &WorkflowEventsNamespace,
+) -> Result<Response> {
     #[derive(Deserialize)]
     struct Event {
         #[serde(rename = "type", default = "waiting")]
@@ -108,11 +116,14 @@ async fn send_event(id: &str, mut request: Request, workflow: &Workflow) -> Resu
         }
         Err(reason) => return http::text(400, &format!("the body is not an event: {reason}")),
     };
+    const UNKNOWN: &str = "there is no run with this id";
+    // Asked first, since the local engine keeps every unknown id that it is asked about in memory.
+    if !events.exists(id).await? {
+        return http::text(404, UNKNOWN);
+    }
     let instance = match workflow.get(id).await {
         Ok(instance) => instance,
-        Err(error) if error.is_not_found() => {
-            return http::text(404, "there is no run with this id");
-        }
+        Err(error) if error.is_not_found() => return http::text(404, UNKNOWN),
         Err(error) => return Err(error.into()),
     };
     let status = instance.status::<serde_json::Value>().await?;

@@ -22,6 +22,19 @@ pub struct Order {
     pub work_ms: u64,
 }
 
+impl Order {
+    /// Whether it can be worked on in reasonable time.
+    pub fn check(&self) -> Result<(), &'static str> {
+        if self.quantity > 1_000 {
+            return Err("the quantity is above 1000");
+        }
+        if self.work_ms > 60_000 {
+            return Err("workMs is above 60000, a minute");
+        }
+        Ok(())
+    }
+}
+
 impl Default for Order {
     fn default() -> Self {
         Self {
