@@ -50,7 +50,7 @@ describe("a client", () => {
     { "last-event-id": "0; DROP TABLE events" },
     { "last-event-id": "1 UNION SELECT 1" },
   ];
-  const paths = ["", "?append=1", "?expected=1", "?lastEventId=1;DELETE FROM events", "?from=append", "/", "/append", "/open", "/../rpc", "%2fopen", "#x"];
+  const paths = ["", "?append=1", "?expected=1", "?lastEventId=1;DELETE%20FROM%20events", "?from=append", "/", "/append", "/open", "/../rpc", "%2fopen", "#x"];
 
   /** As it is, without what `fetch` would tidy up or refuse. */
   function send(method, path, header, body) {

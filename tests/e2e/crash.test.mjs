@@ -5,7 +5,7 @@ import { after, before, describe, test } from "node:test";
 
 import { Follower } from "./lib/follower.mjs";
 import { play } from "./lib/order.mjs";
-import { at, assertAgrees, assertDense, facts, lines, start } from "./lib/script.mjs";
+import { Gate, at, assertAgrees, assertDense, facts, lines, start } from "./lib/script.mjs";
 import { serve } from "./lib/wrangler.mjs";
 
 let server;
@@ -55,6 +55,35 @@ describe("killed", () => {
     ]);
     await run.ended();
     assertAgrees(events, await run.platform());
+  });
+
+  test("while three steps work at the same time", async () => {
+    const gate = new Gate(server, "three");
+    const branch = [{ do: { name: "j", gate: gate.name } }];
+    const run = await start(server, [{ join: [branch, branch, branch] }, { do: { name: "last" } }]);
+    const client = new Follower(run);
+    await client.until(at("started", "j-3"));
+    await crash(run);
+    await gate.open();
+    const events = await client.rest();
+    assertDense(events);
+    const shown = lines(events).map((line) => line.replace(/^\d+ /, ""));
+    assert.deepEqual([...shown.slice(0, 4), ...shown.slice(4, 7).sort(), ...shown.slice(7)], [
+      "started alpha-1.workflow",
+      "started j-1",
+      "started j-2",
+      "started j-3",
+      "completed j-1 #2",
+      "completed j-2 #2",
+      "completed j-3 #2",
+      "started last-1",
+      "completed last-1 #1",
+      "completed alpha-1.workflow",
+    ]);
+    await run.ended();
+    const own = (log, id) => log.filter(({ stepName, json }) => [stepName, json?.taskId].includes(id));
+    const platform = await run.platform();
+    for (const id of ["j-1", "j-2", "j-3", "last-1"]) assertAgrees(own(events, id), own(platform, id));
   });
 
   test("when it has ended: the log stays, closed", async () => {

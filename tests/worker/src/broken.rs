@@ -24,12 +24,10 @@ impl BrokenEvents {
         Self { way }
     }
 
-    #[must_use]
     pub fn fetch(&self, _request: JsValue) -> Promise {
         Promise::reject(&js_sys::Error::new("this log is broken").into())
     }
 
-    #[must_use]
     #[allow(clippy::panic, reason = "what is tested")]
     pub fn open(&self, _with_facts: bool) -> Promise {
         assert!(self.way != "panics", "this log panics");
@@ -56,17 +54,14 @@ impl FragileEvents {
         WorkflowEventsObject::new(state, WorkflowEventsConfig::new()).map(Self)
     }
 
-    #[must_use]
     pub fn fetch(&self, request: worker::web_sys::Request) -> Promise {
         self.0.fetch(request)
     }
 
-    #[must_use]
     pub fn alarm(&self) -> Promise {
         self.0.alarm()
     }
 
-    #[must_use]
     pub fn open(&self, with_facts: bool) -> Promise {
         self.0.open(with_facts)
     }

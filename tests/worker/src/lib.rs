@@ -52,7 +52,7 @@ async fn fetch(mut request: Request, env: Env, _context: Context) -> Result<Resp
             let workflow = workflows::workflow(&env, name)?;
             answer(create(&workflow, request.json().await?).await)
         }
-        ([name, id, action], _) => {
+        ([name, id, action], _) if ACTIONS.contains(action) => {
             let workflow = workflows::workflow(&env, name)?;
             let body = request.text().await?;
             answer(act(&workflow, id, action, &body).await)
@@ -60,6 +60,16 @@ async fn fetch(mut request: Request, env: Env, _context: Context) -> Result<Resp
         _ => Response::error("there is nothing here", 404),
     }
 }
+
+const ACTIONS: [&str; 7] = [
+    "event",
+    "pause",
+    "platform",
+    "restart",
+    "resume",
+    "status",
+    "terminate",
+];
 
 #[derive(Deserialize)]
 struct Create {
@@ -115,7 +125,7 @@ async fn act(
                 serde_json::from_str(body).map_err(|error| JsValue::from(error.to_string()))?;
             instance.send_event(&event.r#type, &event.payload).await?;
         }
-        _ => return Err(JsValue::from("there is no such action").into()),
+        action => return Err(JsValue::from(format!("there is no action {action}")).into()),
     }
     Ok(js(&json!({})))
 }
