@@ -102,7 +102,8 @@ impl<S: EventStore> Subscription<S> {
                 return Ok(Some(Batch::Reset(reset)));
             }
             let last = page.events.last().map(|event| event.id);
-            self.cursor = last.or(self.cursor);
+            // Where a page is empty nothing lies between here and the head: what did was removed.
+            self.cursor = last.or(page.head);
             self.ended = is_end(self.cursor, &page);
             if last.is_some() {
                 return Ok(Some(Batch::Events(page.events)));
