@@ -1,0 +1,104 @@
+//! A reader of event streams that follows WHATWG HTML, section 9.2.6, to the letter, and complains
+//! about what the standard tolerates but this crate must not send. Shares no code with the crate.
+
+/// Reads a stream in any pieces.
+#[derive(Debug, Default)]
+pub(crate) struct SseReader {
+    bytes: Vec<u8>,
+    /// How much of `bytes` was read.
+    read: usize,
+    data: String,
+    event_type: String,
+    last_event_id: String,
+    pending: bool,
+    /// Heartbeats so far.
+    pub(crate) comments: usize,
+}
+
+/// An event as a page's listener gets it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Message {
+    pub(crate) id: String,
+    pub(crate) event_type: String,
+    pub(crate) data: String,
+}
+
+impl SseReader {
+    pub(crate) fn feed(&mut self, bytes: &[u8]) -> Vec<Message> {
+        assert!(
+            !(self.bytes.is_empty() && bytes.starts_with("\u{feff}".as_bytes())),
+            "a BOM"
+        );
+        assert!(!bytes.contains(&b'\r'), "line ends are LF alone");
+        self.bytes.extend_from_slice(bytes);
+        let mut messages = Vec::new();
+        while let Some(length) = self.bytes[self.read..].iter().position(|b| *b == b'\n') {
+            let line = self.bytes[self.read..self.read + length].to_vec();
+            self.read += length + 1;
+            let line = String::from_utf8(line).unwrap();
+            messages.extend(self.line(&line));
+        }
+        messages
+    }
+
+    /// Nothing may be left over where a stream ends.
+    pub(crate) fn assert_at_rest(&self) {
+        assert_eq!(self.read, self.bytes.len(), "an unfinished line");
+        assert!(!self.pending, "an unfinished event");
+    }
+
+    fn line(&mut self, line: &str) -> Option<Message> {
+        if line.is_empty() {
+            assert!(
+                std::mem::take(&mut self.pending),
+                "a blank line that ends no event makes some clients fire an empty one"
+            );
+            return self.dispatch();
+        }
+        let (field, value) = match line.split_once(':') {
+            Some(("", _)) => {
+                assert!(!self.pending, "a comment inside an event");
+                self.comments += 1;
+                return None;
+            }
+            Some((field, value)) => (field, value.strip_prefix(' ').unwrap_or(value)),
+            None => (line, ""),
+        };
+        self.pending = true;
+        match field {
+            "event" => value.clone_into(&mut self.event_type),
+            "data" => {
+                self.data.push_str(value);
+                self.data.push('\n');
+            }
+            "id" => {
+                assert!(!value.contains('\0'), "clients ignore an id with a NUL");
+                value.clone_into(&mut self.last_event_id);
+            }
+            "retry" => assert!(value.bytes().all(|b| b.is_ascii_digit()), "retry: {value}"),
+            _ => panic!("a field that no client knows: {line:?}"),
+        }
+        None
+    }
+
+    fn dispatch(&mut self) -> Option<Message> {
+        let mut data = std::mem::take(&mut self.data);
+        let event_type = std::mem::take(&mut self.event_type);
+        assert!(!data.is_empty(), "clients ignore an event without data");
+        data.pop();
+        Some(Message {
+            id: self.last_event_id.clone(),
+            event_type: if event_type.is_empty() {
+                "message".to_owned()
+            } else {
+                event_type
+            },
+            data,
+        })
+    }
+}
+
+/// What a client can see of text: the format knows one line end.
+pub(crate) fn normalised(text: &str) -> String {
+    text.replace("\r\n", "\n").replace('\r', "\n")
+}
