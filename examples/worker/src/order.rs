@@ -25,8 +25,8 @@ pub struct Order {
 impl Order {
     /// Whether it can be worked on in reasonable time.
     pub fn check(&self) -> Result<(), &'static str> {
-        if self.quantity > 1_000 {
-            return Err("the quantity is above 1000");
+        if self.quantity > 10_000 {
+            return Err("the quantity is above 10000");
         }
         if self.work_ms > 60_000 {
             return Err("workMs is above 60000, a minute");
