@@ -99,7 +99,7 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
     fn every_viewer_of_memory_gets_every_event_once(ops in vec(op(), 1..60)) {

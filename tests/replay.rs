@@ -1,0 +1,980 @@
+//! A whole instance in a simulation: engine, network, clock and scheduler are this file's own, so
+//! that the process can die at every single poll of every task, requests arrive though the process
+//! that sent them is dead, and every order of events that a seed can think of is tried.
+//!
+//! The promise: the log of a run that was interrupted any number of times is the log of one that
+//! was not, but for timestamps, and for the attempts that were really made again.
+#![cfg(not(shuttle))]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
+
+mod support;
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, SystemTime};
+
+use futures_util::FutureExt;
+use futures_util::future::{Either, select};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use ssetarget::workflow::{
+    BatchedDispatch, DispatchConfig, FactLog, OpenedRun, Progress, Retries, Runtime, Step,
+    StepConfig, StepContext, StepError, StepErrorKind, WaitForEvent, WaitedEvent,
+    WorkflowEventStep, WorkflowLog,
+};
+use ssetarget::{EventStore, NewEvent, PageLimit};
+use support::sql::Database;
+
+// The workflow.
+
+type Wrapped = WorkflowEventStep<EngineStep, BatchedDispatch<Network, Sim>>;
+
+/// One step after another, so that the order of its events is one only.
+async fn order(step: &Wrapped, world: &Rc<World>) -> Result<String, StepError> {
+    let price: u32 = step.run("price", async |_| Ok(7)).await?;
+    let patient = StepConfig::new().retries(Retries::new(50, Duration::from_secs(1)));
+    let bank = Rc::clone(world);
+    step.run_with(
+        "charge",
+        patient.clone(),
+        async move |attempt: StepContext| {
+            bank.sim().sleep(Duration::from_millis(5)).await;
+            // Until the engine knows of two failures.
+            if bank.failures_of("charge-1") < 2 {
+                return Err(bank.error("charge-1", attempt.attempt));
+            }
+            attempt.set_attribute("price", price);
+            Ok(())
+        },
+    )
+    .await?;
+    step.sleep("dry", Duration::from_secs(24 * 60 * 60)).await?;
+    let boxes = {
+        let world = Rc::clone(world);
+        step.group("pack", async |step| {
+            step.run_with("box", patient, async move |attempt: StepContext| {
+                for percent in [0, 50, 100] {
+                    attempt.progress(Progress::percent(percent.into()));
+                    world.sim().sleep(Duration::from_millis(15)).await;
+                }
+                Ok(3_u32)
+            })
+            .await
+        })
+        .await?
+    };
+    let hopeless = StepConfig::new().retries(Retries::new(1, Duration::from_secs(1)));
+    let shop = Rc::clone(world);
+    let doomed = step.run_with("doomed", hopeless, async move |attempt: StepContext| {
+        Err::<(), _>(shop.error("doomed-1", attempt.attempt))
+    });
+    match doomed.await {
+        Err(error) if error.is_suspended() => return Err(error),
+        doomed => assert_eq!(doomed.unwrap_err().message(), "no"),
+    }
+    step.sleep_until("later", SystemTime::UNIX_EPOCH).await?;
+    step.wait_for_event::<()>("approval", WaitForEvent::new("ok"))
+        .await?;
+    let again: u32 = step.run("price", async |_| Ok(8)).await?;
+    Ok(format!("{price} {boxes} {again}"))
+}
+
+const RESULT: &str = "7 3 8";
+
+/// What stays the same whatever happens: attempts that fail are compared with those really made.
+const LOG: [&str; 21] = [
+    "started order-1.workflow of -",
+    "started price-1 of order-1.workflow",
+    "completed price-1 of order-1.workflow",
+    "started charge-1 of order-1.workflow",
+    "completed charge-1 of order-1.workflow",
+    "started dry-1.sleep of order-1.workflow",
+    "completed dry-1.sleep of order-1.workflow",
+    "started pack-1.group of order-1.workflow",
+    "started box-1 of pack-1.group",
+    "progress box-1 of pack-1.group 0",
+    "progress box-1 of pack-1.group 50",
+    "progress box-1 of pack-1.group 100",
+    "completed box-1 of pack-1.group",
+    "completed pack-1.group of order-1.workflow",
+    "started doomed-1 of order-1.workflow",
+    "failed doomed-1 of order-1.workflow: no",
+    "started later-1.sleepUntil of order-1.workflow",
+    "completed later-1.sleepUntil of order-1.workflow",
+    "started approval-1.waitForEvent of order-1.workflow",
+    "completed approval-1.waitForEvent of order-1.workflow",
+    "started price-2 of order-1.workflow",
+];
+
+/// The rest of it.
+const LOG_END: [&str; 2] = [
+    "completed price-2 of order-1.workflow",
+    "completed order-1.workflow of -",
+];
+
+// The tests.
+
+#[test]
+fn an_undisturbed_run() {
+    let world = World::new(0, Troubles::None);
+    let (result, polls) = world.lifetime(None);
+    assert_eq!(result.unwrap().unwrap(), RESULT);
+    assert!(polls > 100, "only {polls} points to be killed at");
+    world.check(1);
+    assert_eq!(world.failed_attempts(1)["charge-1"], BTreeSet::from([1, 2]));
+    assert_eq!(world.failed_attempts(1)["doomed-1"], BTreeSet::from([1, 2]));
+    let events = world.events();
+    let attributes = |task| {
+        let completed = |event: &&Told| event.of == "completed" && event.task == task;
+        let event = events.iter().find(completed).unwrap();
+        (
+            event.data["attempt"].clone(),
+            event.data["attributes"].clone(),
+        )
+    };
+    assert_eq!(
+        attributes("charge-1"),
+        (3.into(), serde_json::json!({ "price": 7 }))
+    );
+    assert_eq!(attributes("box-1"), (1.into(), Value::Null));
+}
+
+#[test]
+fn killed_at_every_poll() {
+    for seed in 0..2 {
+        for at in 0.. {
+            let world = World::new(seed, Troubles::None);
+            if world.lifetime(Some((at, Disturbance::Kill))).0.is_some() {
+                break;
+            }
+            world.run_to_end();
+            world.check(1);
+        }
+    }
+}
+
+#[test]
+fn paused_at_every_poll() {
+    for seed in 0..2 {
+        let (_, polls) = World::new(seed, Troubles::None).lifetime(None);
+        for at in 0..polls {
+            let world = World::new(seed, Troubles::None);
+            let (result, _) = world.lifetime(Some((at, Disturbance::Pause)));
+            if let Err(error) = result.unwrap() {
+                assert!(error.is_suspended(), "{error}");
+                world.run_to_end();
+            }
+            world.check(1);
+        }
+    }
+}
+
+#[test]
+fn restarted_at_every_poll() {
+    for at in 0.. {
+        let world = World::new(1, Troubles::None);
+        let survived = world.lifetime(Some((at, Disturbance::Kill))).0.is_some();
+        world.deliver_everything();
+        let first = world.events();
+        // A restart shows where code runs that the log says has run to its end.
+        let step_ended = |event: &Told| match event.of.as_str() {
+            "completed" => event.data["kind"] == "do" && !event.task.ends_with(".group"),
+            "attempt_failed" => true,
+            _ => false,
+        };
+        let shows = first.iter().any(step_ended);
+        world.engine.restart();
+        world.run_to_end();
+        let all = world.events();
+        let restarts = all.iter().filter(|event| event.of == "restarted").count();
+        assert_eq!(restarts, usize::from(shows), "restarted at {at}");
+        if shows {
+            assert_eq!(all[..first.len()], first, "the first run changed");
+            assert_eq!(all[first.len()].of, "restarted");
+            assert_eq!(all[first.len()].data["run"], 2);
+            world.check(2);
+        } else {
+            world.check(1);
+        }
+        // A replay of the second run adds nothing.
+        world.run_to_end();
+        assert_eq!(world.events(), all);
+        if survived {
+            break;
+        }
+    }
+}
+
+fn disturbances() -> impl Strategy<Value = Vec<(u32, Disturbance)>> {
+    let disturbance = prop_oneof![Just(Disturbance::Kill), Just(Disturbance::Pause)];
+    vec((0..250_u32, disturbance), 0..8)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(150))]
+
+    #[test]
+    fn killed_and_paused_many_times(seed: u64, disturbances in disturbances()) {
+        let world = World::new(seed, Troubles::None);
+        world.suffer(disturbances);
+        world.run_to_end();
+        world.check(1);
+    }
+
+    /// Requests are refused, answered too late or not at all, and arrive after those that were
+    /// sent again in their place; and the process dies. In the end nothing is there twice, and what is
+    /// lost are reports and failures of attempts, which nobody could tell again.
+    #[test]
+    fn with_a_log_in_trouble(seed: u64, disturbances in disturbances()) {
+        let world = World::new(seed, Troubles::Many);
+        world.suffer(disturbances);
+        world.run_to_end();
+        world.troubles.set(Troubles::None);
+        // The next lifetime makes good for what the last one could not send.
+        world.run_to_end();
+        world.deliver_everything();
+        world.check_but_for_what_nobody_could_tell_again();
+    }
+
+    /// The workflow does not notice its log: it makes the same attempts with the same results,
+    /// whatever the log does, and waits no longer than documented.
+    #[test]
+    fn the_workflow_does_not_suffer(seed: u64) {
+        let healthy = World::new(seed, Troubles::None);
+        healthy.run_to_end();
+        for troubles in [Troubles::Many, Troubles::Dead] {
+            let world = World::new(seed, troubles);
+            world.run_to_end();
+            prop_assert_eq!(&*world.engine.results.borrow(), &*healthy.engine.results.borrow());
+            prop_assert_eq!(&*world.engine.attempts.borrow(), &*healthy.engine.attempts.borrow());
+            if troubles == Troubles::Dead {
+                let config = DispatchConfig::batched();
+                let bound = config.wait_timeout + config.end_timeout;
+                let jitter = Duration::from_secs(1);
+                let delay = world.now.get().saturating_sub(healthy.now.get());
+                prop_assert!(delay <= bound + jitter, "{:?}", delay);
+            }
+        }
+    }
+}
+
+// The world: what outlives a process.
+
+struct World {
+    database: WorkflowLog<Database>,
+    engine: Engine,
+    /// Since 1970.
+    now: Cell<Duration>,
+    random: Cell<u64>,
+    troubles: Cell<Troubles>,
+    /// Requests on their way, by when they arrive.
+    requests: RefCell<BTreeMap<(Duration, u64), Request>>,
+    sim: RefCell<Option<Sim>>,
+    /// What callbacks returned as errors, by task: attempts.
+    errors: RefCell<HashMap<String, BTreeSet<u64>>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Troubles {
+    None,
+    Many,
+    /// Nothing is ever answered.
+    Dead,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Disturbance {
+    Kill,
+    Pause,
+}
+
+impl World {
+    fn new(seed: u64, troubles: Troubles) -> Rc<Self> {
+        Rc::new(Self {
+            database: WorkflowLog::new(Database::in_memory()),
+            engine: Engine::default(),
+            now: Cell::new(Duration::from_secs(1_795_000_000)),
+            random: Cell::new(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1),
+            troubles: Cell::new(troubles),
+            requests: RefCell::default(),
+            sim: RefCell::default(),
+            errors: RefCell::default(),
+        })
+    }
+
+    /// One process, until `run` returns or it is killed: `None`. And how many polls it took.
+    fn lifetime(
+        self: &Rc<Self>,
+        disturbance: Option<(u32, Disturbance)>,
+    ) -> (Option<Result<String, StepError>>, u32) {
+        // What was on its way when the last process died has arrived by now, or never will.
+        let on_their_way = std::mem::take(&mut *self.requests.borrow_mut());
+        for request in on_their_way.into_values() {
+            if self.random(2) == 0 {
+                self.deliver(request);
+            }
+        }
+        let sim = Sim::new(self);
+        *self.sim.borrow_mut() = Some(sim.clone());
+        self.engine.pause.set(false);
+        let network = Network {
+            world: Rc::clone(self),
+            sim: sim.clone(),
+        };
+        let dispatch = BatchedDispatch::new(network, sim.clone(), DispatchConfig::batched());
+        let step = EngineStep {
+            world: Rc::clone(self),
+            sim: sim.clone(),
+            counts: Rc::default(),
+        };
+        let step = WorkflowEventStep::new(step, "order", dispatch);
+        let run = async { step.workflow(async |step| order(&step, self).await).await };
+        let ended = sim.run(run, disturbance);
+        *self.sim.borrow_mut() = None;
+        ended
+    }
+
+    fn suffer(self: &Rc<Self>, disturbances: Vec<(u32, Disturbance)>) {
+        for disturbance in disturbances {
+            if let (Some(Ok(_)), _) = self.lifetime(Some(disturbance)) {
+                return;
+            }
+        }
+    }
+
+    fn run_to_end(self: &Rc<Self>) {
+        let (result, _) = self.lifetime(None);
+        assert_eq!(result.unwrap().unwrap(), RESULT);
+    }
+
+    fn sim(&self) -> Sim {
+        self.sim.borrow().clone().unwrap()
+    }
+
+    /// From 0 to below `end`.
+    fn random(&self, end: u64) -> u64 {
+        let mut x = self.random.get();
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        self.random.set(x);
+        (x >> 11) % end
+    }
+
+    /// How many failures of attempts the engine knows.
+    fn failures_of(&self, task: &str) -> usize {
+        self.engine
+            .failures
+            .borrow()
+            .get(task)
+            .map_or(0, BTreeSet::len)
+    }
+
+    fn error(&self, task: &str, attempt: u32) -> StepError {
+        let mut errors = self.errors.borrow_mut();
+        errors
+            .entry(task.to_owned())
+            .or_default()
+            .insert(attempt.into());
+        StepError::new("no")
+    }
+
+    /// What is still on its way when everything has ended.
+    fn deliver_everything(&self) {
+        let requests = std::mem::take(&mut *self.requests.borrow_mut());
+        for request in requests.into_values() {
+            self.deliver(request);
+        }
+    }
+
+    fn deliver(&self, request: Request) {
+        let Request { call, fate, reply } = request;
+        let answer = if fate == Fate::Refused {
+            Err("refused".to_owned())
+        } else {
+            Ok(match call {
+                Call::Open => self.database.open().unwrap(),
+                Call::Append(run, batch) => {
+                    let now = SystemTime::UNIX_EPOCH + self.now.get();
+                    let append = self.database.append(run, batch, now);
+                    append.now_or_never().unwrap().unwrap();
+                    OpenedRun::default()
+                }
+            })
+        };
+        reply.give(match fate {
+            Fate::AnswerLost => Err("the answer was lost".to_owned()),
+            _ => answer,
+        });
+    }
+
+    fn events(&self) -> Vec<Told> {
+        let all = PageLimit {
+            events: 100_000,
+            bytes: usize::MAX,
+        };
+        let page = self.database.target().store().read(None, all);
+        let page = page.now_or_never().unwrap().unwrap();
+        page.events
+            .into_iter()
+            .map(|event| {
+                let mut data: Value = serde_json::from_str(&event.data).unwrap();
+                let timestamp = data.as_object_mut().unwrap().remove("timestamp");
+                assert!(timestamp.unwrap().as_str().unwrap().ends_with('Z'));
+                Told {
+                    of: event.event_type,
+                    task: data["taskId"].as_str().unwrap_or_default().to_owned(),
+                    data,
+                }
+            })
+            .collect()
+    }
+
+    fn of_run(&self, run: usize) -> Vec<Told> {
+        let events = self.events();
+        let mut runs = events.split(|event| event.of == "restarted");
+        runs.nth(run - 1).unwrap().to_vec()
+    }
+
+    fn failed_attempts(&self, run: usize) -> HashMap<String, BTreeSet<u64>> {
+        let mut failed = HashMap::<String, BTreeSet<u64>>::new();
+        for event in self
+            .of_run(run)
+            .iter()
+            .filter(|event| event.of == "attempt_failed")
+        {
+            let attempt = event.data["attempt"].as_u64().unwrap();
+            let of_task = failed.entry(event.task.clone()).or_default();
+            assert!(
+                of_task.last() < Some(&attempt),
+                "attempts are out of order or twice"
+            );
+            of_task.insert(attempt);
+        }
+        failed
+    }
+
+    /// The log is that of an undisturbed run.
+    fn check(&self, run: usize) {
+        let events = self.of_run(run);
+        let expected: Vec<_> = LOG.iter().chain(&LOG_END).copied().collect();
+        assert_eq!(lines(&events), expected);
+        let failed = self.failed_attempts(run);
+        for (task, known) in &*self.engine.failures.borrow() {
+            assert!(
+                known.is_subset(&failed[task]),
+                "{task}: {known:?}, told {failed:?}"
+            );
+        }
+        self.check_details(&events, &failed);
+    }
+
+    fn check_but_for_what_nobody_could_tell_again(&self) {
+        let events = self.of_run(1);
+        let steps: Vec<_> = LOG.iter().chain(&LOG_END).copied().collect();
+        let lasting = |line: &&str| !line.starts_with("progress");
+        let (got, want) = (lines(&events), steps);
+        let got_lasting: Vec<_> = got.iter().map(String::as_str).filter(lasting).collect();
+        let want_lasting: Vec<_> = want.iter().copied().filter(lasting).collect();
+        assert_eq!(got_lasting, want_lasting);
+        let mut rest = want.iter().filter(|line| line.starts_with("progress"));
+        for report in got.iter().filter(|line| line.starts_with("progress")) {
+            assert!(
+                rest.any(|line| line == report),
+                "reports are out of order or twice"
+            );
+        }
+        self.check_details(&events, &self.failed_attempts(1));
+    }
+
+    /// What is told of attempts is true, and told where it belongs.
+    fn check_details(&self, events: &[Told], failed: &HashMap<String, BTreeSet<u64>>) {
+        for (task, told) in failed {
+            assert!(
+                told.is_subset(&self.errors.borrow()[task]),
+                "{task}: {told:?}"
+            );
+        }
+        let position = |of: &str, task: &str| {
+            events
+                .iter()
+                .position(|event| event.of == of && event.task == task)
+        };
+        for (index, event) in events.iter().enumerate() {
+            if event.of == "attempt_failed" {
+                assert_eq!(event.data["error"], "no");
+                assert!(position("started", &event.task) < Some(index));
+                let end = position("completed", &event.task).or(position("failed", &event.task));
+                assert!(Some(index) < end);
+            }
+            // What a lifetime tells that found the result in the cache lacks them.
+            if event.of == "completed" && event.data.get("attempt").is_some() {
+                let expected = match event.task.as_str() {
+                    "charge-1" => serde_json::json!({ "price": 7 }),
+                    _ => Value::Null,
+                };
+                assert_eq!(event.data["attributes"], expected);
+                let attempts = self.engine.attempts.borrow();
+                assert_eq!(
+                    event.data["attempt"],
+                    attempts[&format!("do/{}", event.task)]
+                );
+            }
+        }
+    }
+}
+
+/// An event without its timestamp.
+#[derive(Clone, Debug, PartialEq)]
+struct Told {
+    of: String,
+    task: String,
+    data: Value,
+}
+
+/// All events but failed attempts, without attempts and attributes.
+fn lines(events: &[Told]) -> Vec<String> {
+    events
+        .iter()
+        .filter(|event| event.of != "attempt_failed")
+        .map(|Told { of, task, data }| {
+            let mut line = format!(
+                "{of} {task} of {}",
+                data["parentId"].as_str().unwrap_or("-")
+            );
+            if let Some(percent) = data.get("percent") {
+                line += &format!(" {percent}");
+            }
+            if let Some(error) = data.get("error") {
+                line += &format!(": {}", error.as_str().unwrap());
+            }
+            line
+        })
+        .collect()
+}
+
+// The engine.
+
+/// What the engine stores.
+#[derive(Default)]
+struct Engine {
+    results: RefCell<HashMap<String, Result<Value, String>>>,
+    attempts: RefCell<HashMap<String, u32>>,
+    failures: RefCell<HashMap<String, BTreeSet<u64>>>,
+    /// A pause was asked for.
+    pause: Cell<bool>,
+}
+
+impl Engine {
+    fn restart(&self) {
+        self.results.borrow_mut().clear();
+        self.attempts.borrow_mut().clear();
+        self.failures.borrow_mut().clear();
+    }
+}
+
+/// The step object of one lifetime.
+struct EngineStep {
+    world: Rc<World>,
+    sim: Sim,
+    counts: Rc<RefCell<HashMap<String, u32>>>,
+}
+
+impl EngineStep {
+    fn key(&self, kind: &str, name: &str) -> String {
+        let mut counts = self.counts.borrow_mut();
+        let count = counts.entry(format!("{kind}/{name}")).or_default();
+        *count += 1;
+        format!("{kind}/{name}-{count}")
+    }
+
+    fn suspended(&self) -> Result<(), StepError> {
+        if self.world.engine.pause.get() {
+            let message = "Aborting engine: User called pause";
+            return Err(StepError::with_kind(StepErrorKind::Suspended, message));
+        }
+        Ok(())
+    }
+
+    /// Waits so long, or until the run is paused.
+    async fn wait(&self, duration: Duration) -> Result<(), StepError> {
+        let end = self.world.now.get() + duration;
+        while self.world.now.get() < end {
+            self.suspended()?;
+            let left = end - self.world.now.get();
+            self.sim.sleep(left.min(Duration::from_secs(60 * 60))).await;
+        }
+        self.suspended()
+    }
+
+    async fn wait_step(&self, kind: &str, name: &str, duration: Duration) -> Result<(), StepError> {
+        let key = self.key(kind, name);
+        self.sim.pass().await;
+        if self.world.engine.results.borrow().contains_key(&key) {
+            return Ok(());
+        }
+        self.sim.pass().await;
+        self.wait(duration).await?;
+        self.world
+            .engine
+            .results
+            .borrow_mut()
+            .insert(key, Ok(Value::Null));
+        self.sim.pass().await;
+        Ok(())
+    }
+}
+
+impl Step for EngineStep {
+    async fn run_with<T, F>(
+        &self,
+        name: &str,
+        config: StepConfig,
+        callback: F,
+    ) -> Result<T, StepError>
+    where
+        T: Serialize + DeserializeOwned + 'static,
+        F: AsyncFn(StepContext) -> Result<T, StepError> + 'static,
+    {
+        let engine = &self.world.engine;
+        let key = self.key("do", name);
+        self.sim.pass().await;
+        let cached = engine.results.borrow().get(&key).cloned();
+        if let Some(result) = cached {
+            return Ok(serde_json::from_value(result.map_err(StepError::new)?)?);
+        }
+        let task = key.trim_start_matches("do/").to_owned();
+        let count = *self.counts.borrow().get(&format!("do/{name}")).unwrap();
+        let retries = config
+            .retries
+            .unwrap_or(Retries::new(5, Duration::from_secs(1)));
+        let callback = Rc::new(callback);
+        loop {
+            let attempt = {
+                let mut attempts = engine.attempts.borrow_mut();
+                let attempt = attempts.entry(key.clone()).or_default();
+                *attempt += 1;
+                *attempt
+            };
+            self.sim.pass().await;
+            // On its own, as over RPC: what times out goes on running.
+            let reply = Reply::default();
+            let call = {
+                let (reply, callback) = (reply.clone(), Rc::clone(&callback));
+                let context = StepContext::new(name, count, attempt);
+                async move { reply.give(callback(context).await) }
+            };
+            self.sim.spawn(call);
+            let timeout = config.timeout.unwrap_or(Duration::from_secs(600));
+            let result = match select(reply, pin!(self.sim.sleep(timeout))).await {
+                Either::Left((result, _)) => result,
+                Either::Right(_) => Err(StepError::with_kind(
+                    StepErrorKind::TimedOut,
+                    "Execution timed out",
+                )),
+            };
+            self.sim.pass().await;
+            match result {
+                Ok(value) => {
+                    let json = serde_json::to_value(&value)?;
+                    engine.results.borrow_mut().insert(key, Ok(json));
+                    self.sim.pass().await;
+                    self.suspended()?;
+                    return Ok(value);
+                }
+                Err(error) => {
+                    let mut failures = engine.failures.borrow_mut();
+                    failures
+                        .entry(task.clone())
+                        .or_default()
+                        .insert(attempt.into());
+                    drop(failures);
+                    if attempt > retries.limit {
+                        let stored = Err(error.message().to_owned());
+                        engine.results.borrow_mut().insert(key, stored);
+                        self.sim.pass().await;
+                        self.suspended()?;
+                        return Err(error);
+                    }
+                    self.sim.pass().await;
+                    self.wait(retries.delay).await?;
+                }
+            }
+        }
+    }
+
+    async fn sleep(&self, name: &str, duration: Duration) -> Result<(), StepError> {
+        self.wait_step("sleep", name, duration).await
+    }
+
+    async fn sleep_until(&self, name: &str, _: SystemTime) -> Result<(), StepError> {
+        self.wait_step("sleepUntil", name, Duration::from_secs(60))
+            .await
+    }
+
+    async fn wait_for_event<T>(
+        &self,
+        name: &str,
+        options: WaitForEvent,
+    ) -> Result<WaitedEvent<T>, StepError>
+    where
+        T: DeserializeOwned + 'static,
+    {
+        self.wait_step("waitForEvent", name, Duration::from_secs(60))
+            .await?;
+        Ok(WaitedEvent {
+            payload: serde_json::from_value(Value::Null)?,
+            timestamp: SystemTime::UNIX_EPOCH,
+            event_type: options.event_type,
+        })
+    }
+}
+
+// The network.
+
+#[derive(Clone)]
+struct Network {
+    world: Rc<World>,
+    sim: Sim,
+}
+
+struct Request {
+    call: Call,
+    fate: Fate,
+    reply: Reply<Result<OpenedRun, String>>,
+}
+
+enum Call {
+    Open,
+    Append(u32, Vec<NewEvent>),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Answered,
+    Refused,
+    AnswerLost,
+}
+
+impl Network {
+    async fn call(&self, call: Call) -> Result<OpenedRun, String> {
+        let world = &self.world;
+        let milliseconds = Duration::from_millis;
+        let (fate, latency) = match world.troubles.get() {
+            Troubles::None => (Fate::Answered, milliseconds(world.random(40))),
+            Troubles::Dead => return std::future::pending().await,
+            Troubles::Many => match world.random(6) {
+                0 => (Fate::Refused, milliseconds(world.random(40))),
+                1 => (Fate::AnswerLost, milliseconds(world.random(40))),
+                2 => (Fate::Answered, milliseconds(world.random(30_000))),
+                3 => return std::future::pending().await,
+                _ => (Fate::Answered, milliseconds(world.random(40))),
+            },
+        };
+        let reply = Reply::default();
+        let request = Request {
+            call,
+            fate,
+            reply: reply.clone(),
+        };
+        let arrives = (world.now.get() + latency, world.random(u64::MAX));
+        world.requests.borrow_mut().insert(arrives, request);
+        let answer = reply.await;
+        self.sim.sleep(milliseconds(world.random(20))).await;
+        answer
+    }
+}
+
+impl FactLog for Network {
+    type Error = String;
+
+    async fn open(&self) -> Result<OpenedRun, String> {
+        self.call(Call::Open).await
+    }
+
+    async fn append(&self, run: u32, batch: &[NewEvent]) -> Result<(), String> {
+        self.call(Call::Append(run, batch.to_vec())).await.map(drop)
+    }
+}
+
+/// Something that one task gives to another, once.
+struct Reply<T>(Rc<RefCell<(Option<T>, Option<Waker>)>>);
+
+impl<T> Reply<T> {
+    fn give(&self, value: T) {
+        let mut state = self.0.borrow_mut();
+        state.0 = Some(value);
+        if let Some(waker) = state.1.take() {
+            waker.wake();
+        }
+    }
+}
+
+impl<T> Future for Reply<T> {
+    type Output = T;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
+        let mut state = self.0.borrow_mut();
+        state.1 = Some(context.waker().clone());
+        state.0.take().map_or(Poll::Pending, Poll::Ready)
+    }
+}
+
+impl<T> Clone for Reply<T> {
+    fn clone(&self) -> Self {
+        Self(Rc::clone(&self.0))
+    }
+}
+
+impl<T> Default for Reply<T> {
+    fn default() -> Self {
+        Self(Rc::default())
+    }
+}
+
+// The process: tasks, in a random order, and a clock that jumps to when something happens.
+
+#[derive(Clone)]
+struct Sim(Rc<Process>);
+
+struct Process {
+    world: Rc<World>,
+    spawned: RefCell<Vec<Pin<Box<dyn Future<Output = ()>>>>>,
+    timers: RefCell<BTreeMap<(Duration, u64), Reply<()>>>,
+    timer_count: Cell<u64>,
+}
+
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+impl Sim {
+    fn new(world: &Rc<World>) -> Self {
+        Self(Rc::new(Process {
+            world: Rc::clone(world),
+            spawned: RefCell::default(),
+            timers: RefCell::default(),
+            timer_count: Cell::new(0),
+        }))
+    }
+
+    fn run<T>(
+        &self,
+        main: impl Future<Output = T>,
+        disturbance: Option<(u32, Disturbance)>,
+    ) -> (Option<T>, u32) {
+        let mut output = None;
+        let mut main = pin!(main);
+        let mut tasks: Vec<(Option<Pin<Box<dyn Future<Output = ()>>>>, Arc<Woken>)> =
+            vec![(None, Arc::new(Woken(AtomicBool::new(true))))];
+        let mut polls = 0;
+        while output.is_none() {
+            for task in self.0.spawned.borrow_mut().drain(..) {
+                tasks.push((Some(task), Arc::new(Woken(AtomicBool::new(true)))));
+            }
+            let woken: Vec<usize> = (0..tasks.len())
+                .filter(|task| tasks[*task].1.0.load(Ordering::SeqCst))
+                .collect();
+            if woken.is_empty() {
+                self.pass_time();
+                continue;
+            }
+            match disturbance {
+                Some((at, Disturbance::Kill)) if at == polls => {
+                    // Tasks hold the process, which holds them.
+                    drop(tasks);
+                    self.0.spawned.borrow_mut().clear();
+                    self.0.timers.borrow_mut().clear();
+                    return (None, polls);
+                }
+                Some((at, Disturbance::Pause)) if at == polls => {
+                    self.0.world.engine.pause.set(true)
+                }
+                _ => {}
+            }
+            polls += 1;
+            assert!(polls < 1_000_000, "the process does not come to rest");
+            let chosen = woken[self.0.world.random(woken.len() as u64) as usize];
+            let (task, flag) = &mut tasks[chosen];
+            flag.0.store(false, Ordering::SeqCst);
+            let waker = Waker::from(Arc::clone(flag));
+            let mut context = Context::from_waker(&waker);
+            match task {
+                None => {
+                    if let Poll::Ready(value) = main.as_mut().poll(&mut context) {
+                        output = Some(value);
+                    }
+                }
+                Some(task) => {
+                    if task.as_mut().poll(&mut context).is_ready() {
+                        tasks.remove(chosen);
+                    }
+                }
+            }
+        }
+        drop(tasks);
+        self.0.spawned.borrow_mut().clear();
+        self.0.timers.borrow_mut().clear();
+        (output, polls)
+    }
+
+    /// To the next timer or arrival.
+    fn pass_time(&self) {
+        let world = &self.0.world;
+        let timer = self.0.timers.borrow().keys().next().map(|(at, _)| *at);
+        let arrival = world.requests.borrow().keys().next().map(|(at, _)| *at);
+        let Some(next) = timer.into_iter().chain(arrival).min() else {
+            panic!("everybody waits for ever");
+        };
+        world.now.set(world.now.get().max(next));
+        if timer == Some(next) {
+            let (_, timer) = self.0.timers.borrow_mut().pop_first().unwrap();
+            timer.give(());
+        } else {
+            let (_, request) = world.requests.borrow_mut().pop_first().unwrap();
+            world.deliver(request);
+        }
+    }
+
+    /// Lets others go first.
+    async fn pass(&self) {
+        self.sleep(Duration::ZERO).await;
+    }
+}
+
+impl Runtime for Sim {
+    fn now(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + self.0.world.now.get()
+    }
+
+    fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + 'static {
+        let reply = Reply::default();
+        let number = self.0.timer_count.get();
+        self.0.timer_count.set(number + 1);
+        let at = (self.0.world.now.get() + duration, number);
+        self.0.timers.borrow_mut().insert(at, reply.clone());
+        reply
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.0.spawned.borrow_mut().push(Box::pin(task));
+    }
+
+    fn warn(&self, message: &str) {
+        // "the event log failed, trying again in 100ms: refused"
+        assert!(!message.is_empty());
+    }
+}
