@@ -692,12 +692,12 @@ impl Step for EngineStep {
                     return Ok(value);
                 }
                 Err(error) => {
-                    let mut failures = engine.failures.borrow_mut();
-                    failures
+                    engine
+                        .failures
+                        .borrow_mut()
                         .entry(task.clone())
                         .or_default()
                         .insert(attempt.into());
-                    drop(failures);
                     if attempt > retries.limit {
                         let stored = Err(error.message().to_owned());
                         engine.results.borrow_mut().insert(key, stored);
@@ -878,7 +878,8 @@ impl Sim {
     ) -> (Option<T>, u32) {
         let mut output = None;
         let mut main = pin!(main);
-        let mut tasks: Vec<(Option<Pin<Box<dyn Future<Output = ()>>>>, Arc<Woken>)> =
+        type Task = Pin<Box<dyn Future<Output = ()>>>;
+        let mut tasks: Vec<(Option<Task>, Arc<Woken>)> =
             vec![(None, Arc::new(Woken(AtomicBool::new(true))))];
         let mut polls = 0;
         while output.is_none() {
