@@ -91,7 +91,7 @@ describe("an instance", () => {
     const run = await start(server, [{ wait: { name: "w", type: "go" } }]);
     const viewer = await run.open();
     await viewer.until(({ json: task }) => task.kind === "waitForEvent");
-    await run.act("terminate");
+    await run.act("terminate"); // its code does not run again, so viewers are not told
     assert.equal((await run.ended()).state, "terminated");
     assert.equal((await refused(run.act("terminate"))).kind, "Other");
     viewer.close();

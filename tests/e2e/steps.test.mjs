@@ -153,12 +153,20 @@ describe("a step", () => {
   });
 
   test("whose error is thrown again fails the run as if it had not been caught", async () => {
-    for (const attempt of [{ fail: "no" }, { nonRetryable: "never" }, { panic: "oh" }, "hang"]) {
+    for (const attempt of [{ fail: "no" }, { typeError: "not a number" }, { nonRetryable: "never" }, { panic: "oh" }, "hang"]) {
       const op = { do: { name: "a", attempts: [attempt], retries: none, timeout: 200 } };
       const [caught, not] = await Promise.all([both([{ catch: { op, rethrow: true } }]), both([op])]);
       assert.deepEqual(caught.error, not.error);
       assert.deepEqual(caught.platform, not.platform);
       assert.deepEqual(facts(caught.events), facts(not.events));
+    }
+  });
+
+  test("whose error is of another class of JavaScript keeps it, whether it is caught or not", async () => {
+    const op = { do: { name: "a", attempts: [{ typeError: "not a number" }], retries: none } };
+    for (const ops of [[op], [{ catch: { op, rethrow: true } }]]) {
+      const { error } = await both(ops);
+      assert.deepEqual(error, { name: "TypeError", message: "not a number" });
     }
   });
 

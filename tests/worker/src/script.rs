@@ -1,6 +1,7 @@
 //! A workflow that does what its params say, with or without events.
 
 use std::collections::HashSet;
+use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::future::{LocalBoxFuture, join_all};
@@ -96,6 +97,8 @@ enum Attempt {
     Ok,
     Fail(String),
     NonRetryable(String),
+    /// Throws a JavaScript error of another class.
+    TypeError(String),
     Panic(String),
     /// Panics after an await.
     PanicLater(String),
@@ -275,6 +278,10 @@ impl DoStep {
             Some(Attempt::Fail(message)) => return Err(StepError::new(message)),
             Some(Attempt::NonRetryable(message)) => {
                 return Err(NonRetryableError::new(message).into());
+            }
+            Some(Attempt::TypeError(message)) => {
+                let thrown = wasm_bindgen::JsValue::from(js_sys::TypeError::new(message));
+                return Err(StepError::new(message).with_thrown(Rc::new(thrown)));
             }
             Some(Attempt::Panic(message)) => panic!("{message}"),
             Some(Attempt::PanicLater(message)) => {
