@@ -214,6 +214,76 @@ fn restarted_at_every_poll() {
     }
 }
 
+/// A lifetime that a restart ended may have sent something that arrives in the next run.
+#[test]
+fn facts_of_an_earlier_run_are_dropped() {
+    let world = World::new(1, Troubles::None);
+    world.run_to_end();
+    world.engine.restart();
+    assert!(world.lifetime(Some((40, Disturbance::Kill))).0.is_none());
+    let events = world.events();
+    assert!(events.iter().any(|event| event.of == "restarted"));
+    let late = NewEvent::new("attempt_failed", "{}")
+        .unwrap()
+        .with_key("late")
+        .unwrap();
+    let append = |run| {
+        let late = vec![late.clone()];
+        let append = world.database.append(run, late, SystemTime::UNIX_EPOCH);
+        append.now_or_never().unwrap()
+    };
+    assert_eq!(append(1).unwrap(), 0);
+    assert_eq!(world.events(), events);
+    assert!(append(4).unwrap_err().to_string().contains("run 4"));
+    assert_eq!(world.events(), events);
+}
+
+/// More than fits into one call, which piles up while the log does not answer.
+#[test]
+fn what_piles_up_is_sent_in_parts_and_in_order() {
+    const LARGE: usize = 50 * 1024;
+    for (reports, size) in [(2_000, 10), (40, LARGE)] {
+        let world = World::new(1, Troubles::Dead);
+        let recover = Rc::clone(&world);
+        let (result, _) = world.process(None, async |step| {
+            step.run("report", async move |attempt: StepContext| {
+                for number in 0..reports {
+                    let filler = "\"".repeat(size / 2);
+                    attempt.progress(Progress::percent(0.5).attribute(filler, number));
+                }
+                // After the log was given up.
+                recover.sim().sleep(Duration::from_secs(10)).await;
+                recover.troubles.set(Troubles::None);
+                Ok(())
+            })
+            .await
+        });
+        result.unwrap().unwrap();
+        let events = world.of_run(1);
+        let numbers: Vec<_> = events
+            .iter()
+            .filter_map(|event| {
+                event
+                    .data
+                    .get("attributes")?
+                    .as_object()?
+                    .values()
+                    .next()?
+                    .as_i64()
+            })
+            .collect();
+        assert_eq!(numbers, (0..reports).collect::<Vec<_>>());
+        let parts = world.parts.borrow();
+        assert!(parts.len() > 1, "{parts:?}");
+        for (events, bytes) in &*parts {
+            assert!(
+                *events <= 500 && (*bytes <= 512 * 1024 || *events == 1),
+                "{parts:?}"
+            );
+        }
+    }
+}
+
 fn disturbances() -> impl Strategy<Value = Vec<(u32, Disturbance)>> {
     let disturbance = prop_oneof![Just(Disturbance::Kill), Just(Disturbance::Pause)];
     vec((0..250_u32, disturbance), 0..8)
@@ -279,6 +349,8 @@ struct World {
     /// Requests on their way, by when they arrive.
     requests: RefCell<BTreeMap<(Duration, u64), Request>>,
     sim: RefCell<Option<Sim>>,
+    /// Events and bytes of the appends that arrived.
+    parts: RefCell<Vec<(usize, usize)>>,
     /// What callbacks returned as errors, by task: attempts.
     errors: RefCell<HashMap<String, BTreeSet<u64>>>,
 }
@@ -307,15 +379,24 @@ impl World {
             troubles: Cell::new(troubles),
             requests: RefCell::default(),
             sim: RefCell::default(),
+            parts: RefCell::default(),
             errors: RefCell::default(),
         })
     }
 
-    /// One process, until `run` returns or it is killed: `None`. And how many polls it took.
+    /// One process, until the workflow returns or it is killed: `None`. And how many polls it took.
     fn lifetime(
         self: &Rc<Self>,
         disturbance: Option<(u32, Disturbance)>,
     ) -> (Option<Result<String, StepError>>, u32) {
+        self.process(disturbance, async |step| order(&step, self).await)
+    }
+
+    fn process<T>(
+        self: &Rc<Self>,
+        disturbance: Option<(u32, Disturbance)>,
+        body: impl AsyncFnOnce(Wrapped) -> Result<T, StepError>,
+    ) -> (Option<Result<T, StepError>>, u32) {
         // What was on its way when the last process died has arrived by now, or never will.
         let on_their_way = std::mem::take(&mut *self.requests.borrow_mut());
         for request in on_their_way.into_values() {
@@ -337,7 +418,7 @@ impl World {
             counts: Rc::default(),
         };
         let step = WorkflowEventStep::new(step, "order", dispatch);
-        let run = async { step.workflow(async |step| order(&step, self).await).await };
+        let run = async { step.workflow(body).await };
         let ended = sim.run(run, disturbance);
         *self.sim.borrow_mut() = None;
         ended
@@ -404,6 +485,8 @@ impl World {
             Ok(match call {
                 Call::Open => self.database.open().unwrap(),
                 Call::Append(run, batch) => {
+                    let bytes = batch.iter().map(NewEvent::size).sum();
+                    self.parts.borrow_mut().push((batch.len(), bytes));
                     let now = SystemTime::UNIX_EPOCH + self.now.get();
                     let append = self.database.append(run, batch, now);
                     append.now_or_never().unwrap().unwrap();
@@ -494,6 +577,15 @@ impl World {
             );
         }
         self.check_details(&events, &self.failed_attempts(1));
+    }
+
+    /// Before the engine waits, which may end the process, the log has everything.
+    fn check_before_wait(&self, last: &str) {
+        if self.troubles.get() == Troubles::None {
+            let events = self.events();
+            let told = |event: &&Told| !matches!(event.of.as_str(), "completed" | "failed");
+            assert_eq!(events.iter().rfind(told).unwrap().of, last, "{events:?}");
+        }
     }
 
     /// What is told of attempts is true, and told where it belongs.
@@ -622,6 +714,7 @@ impl EngineStep {
         if self.world.engine.results.borrow().contains_key(&key) {
             return Ok(());
         }
+        self.world.check_before_wait("started");
         self.sim.pass().await;
         self.wait(duration).await?;
         self.world
@@ -705,6 +798,7 @@ impl Step for EngineStep {
                         self.suspended()?;
                         return Err(error);
                     }
+                    self.world.check_before_wait("attempt_failed");
                     self.sim.pass().await;
                     self.wait(retries.delay).await?;
                 }
