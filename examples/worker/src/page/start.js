@@ -1,4 +1,5 @@
-// Starts a run and shows it. Without this script the form leads to the bare stream.
+// Starts a run and shows it. Until this script is there the form would lead to the bare stream, so
+// its button waits.
 const form = document.querySelector("#start");
 
 form.addEventListener("submit", async (submit) => {
@@ -14,3 +15,5 @@ form.addEventListener("submit", async (submit) => {
     document.querySelector("#start-error").textContent = `The order did not start: ${reason.message}`;
   }
 });
+
+form.querySelector("button").disabled = false;
