@@ -87,7 +87,7 @@ pub(super) fn step_error(thrown: JsValue) -> StepError {
     } else {
         StepErrorKind::Failed
     };
-    StepError::with_kind(kind, without_name(&message)).with_thrown(Rc::new(thrown))
+    StepError::with_kind(kind, message).with_thrown(Rc::new(thrown))
 }
 
 const NON_RETRYABLE: &str = "NonRetryableError";
@@ -102,14 +102,6 @@ fn is_suspension(message: &str) -> bool {
         "Aborting engine: Grace period complete",
     ]
     .contains(&message)
-}
-
-/// What crossed an RPC has the name of its class in front of its message.
-fn without_name(message: &str) -> &str {
-    ["NonRetryableError: ", "WorkflowTimeoutError: "]
-        .iter()
-        .find_map(|name| message.strip_prefix(name))
-        .unwrap_or(message)
 }
 
 /// What to throw for an error: the very object, if it came from the platform.
