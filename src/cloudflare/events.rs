@@ -73,11 +73,13 @@ impl WorkflowEventsNamespace {
         workflow: &Workflow,
         options: CreateOptions,
     ) -> Result<WorkflowInstance, WorkflowError> {
+        // Before the instance can run, so that no event of it has an earlier time.
+        let now = WorkersRuntime.now();
         let instance = workflow.create(options).await?;
         let log = ObjectFactLog::new(self.clone(), instance.id());
         let announced = async {
             let opened = log.open().await?;
-            let started = workflow_started(&self.workflow_name, WorkersRuntime.now());
+            let started = workflow_started(&self.workflow_name, now);
             let started = started.map_err(|error| error.to_string())?;
             log.append(opened.run, &[started]).await
         };
