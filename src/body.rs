@@ -38,20 +38,26 @@ where
     S: EventStore + 'static,
     F: Future<Output = ()> + MaybeSend,
 {
+    let numbered = subscription.is_resumable();
     let frames = subscription
         .into_stream()
-        .map(|batch| batch.map(|batch| Bytes::from(frames(&batch))));
+        .map(move |batch| batch.map(|batch| Bytes::from(frames(&batch, numbered))));
     keep_alive(frames, HEARTBEAT_INTERVAL, sleep)
 }
 
-/// The wire bytes of a batch.
+/// The wire bytes of a batch, its events with their ids if they are to be `numbered`: see
+/// [`Subscription::is_resumable`].
 #[must_use]
-pub fn frames(batch: &Batch) -> Vec<u8> {
+pub fn frames(batch: &Batch, numbered: bool) -> Vec<u8> {
     let mut out = Vec::new();
     match batch {
         Batch::Events(events) => {
             for event in events {
-                wire::encode(event, &mut out);
+                if numbered {
+                    wire::encode(event, &mut out);
+                } else {
+                    wire::encode_unnumbered(&event.event_type, &event.data, &mut out);
+                }
             }
         }
         Batch::Reset(reset) => wire::encode_reset(reset, &mut out),

@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::num::NonZeroU64;
 use std::str::FromStr;
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
@@ -84,6 +85,9 @@ pub enum Cursor {
     After(EventId),
     /// With the first event that is appended from now on.
     Latest,
+    /// With the first event that was stored at this time or later, by the store's clock. Times
+    /// count in milliseconds.
+    Since(SystemTime),
 }
 
 /// Something that can be dispatched: a type name and data that [`serde`] can write as JSON.
@@ -285,6 +289,9 @@ pub struct StoredEvent {
     pub event_type: String,
     /// The `data:` field.
     pub data: String,
+    /// When it was stored, by the store's clock, in milliseconds. Never before an event with a
+    /// smaller id, even if the clock was set back.
+    pub timestamp: SystemTime,
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@
 //! | `event` | [`EventId`], [`Cursor`], [`Event`], [`NewEvent`], [`StoredEvent`] | storage, bytes, async |
 //! | [`wire`] | events to bytes, `Last-Event-ID` to [`Cursor`] | streams, stores, HTTP libraries |
 //! | [`store`] | the [`EventStore`] promise, memory, SQLite, one suite for all | delivery |
+//! | `clock` | milliseconds, and where they come from | everything else |
 //! | `target` | [`SseTarget`]: dispatch and subscribe | time, workflows |
 //! | `subscription` | the cursor loop, the only place that waits for events | bytes, time |
 //! | `body` | events to bytes with heartbeats; its clock is an argument | the runtime |
@@ -54,6 +55,7 @@
 #![cfg_attr(not(feature = "cloudflare"), forbid(unsafe_code))]
 
 mod body;
+mod clock;
 #[cfg(all(feature = "cloudflare", target_family = "wasm"))]
 pub mod cloudflare;
 mod event;

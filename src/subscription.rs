@@ -50,17 +50,19 @@ impl<S: EventStore> Subscription<S> {
             events: 1,
             bytes: 1,
         };
-        let (cursor, ended) = match cursor {
-            Cursor::Beginning => (None, false),
-            Cursor::After(id) => {
-                let page = store.read(Some(id), limit).await?;
-                (Some(id), is_end(Some(id), &page))
-            }
-            Cursor::Latest => {
-                let head = store.read(None, limit).await?.head;
-                let page = store.read(head, limit).await?;
-                (head, is_end(head, &page))
-            }
+        let cursor = match cursor {
+            _ if !store.is_resumable() => Cursor::Latest,
+            cursor => cursor,
+        };
+        let cursor = match cursor {
+            Cursor::Beginning => None,
+            Cursor::After(id) => Some(id),
+            Cursor::Latest => store.read(None, limit).await?.head,
+            Cursor::Since(time) => store.before(time).await?,
+        };
+        let ended = match cursor {
+            None => false,
+            Some(_) => is_end(cursor, &store.read(cursor, limit).await?),
         };
         Ok(Self {
             store,
@@ -79,6 +81,13 @@ impl<S: EventStore> Subscription<S> {
             ..limit
         };
         self
+    }
+
+    /// Whether the events' ids mean something to a later connection: see
+    /// [`EventStore::is_resumable`].
+    #[must_use]
+    pub fn is_resumable(&self) -> bool {
+        self.store.is_resumable()
     }
 
     /// Whether the terminal event was read and is the newest: [`next`](Self::next) will return

@@ -3,8 +3,11 @@
 //! Pure functions of the format in WHATWG HTML, section 9.2 "Server-sent events": they know
 //! nothing of streams, stores or HTTP libraries.
 
+use std::borrow::Cow;
 use std::fmt;
+use std::time::SystemTime;
 
+use crate::clock;
 use crate::event::{Cursor, EventId, InvalidEventId, StoredEvent};
 use crate::subscription::Reset;
 
@@ -46,9 +49,12 @@ pub fn encode_reset(reset: &Reset, out: &mut Vec<u8>) {
     encode_unnumbered("reset", &data, out);
 }
 
+/// Appends the bytes of an event without an id, which leaves the client's last id as it is. The
+/// type must be one that [`NewEvent`](crate::NewEvent) accepts.
+///
 /// CR, LF and CRLF all end a line (section 9.2.5), so each of them in the data starts a new
-/// `data:` line. The type was checked when the event was made.
-fn encode_unnumbered(event_type: &str, data: &str, out: &mut Vec<u8>) {
+/// `data:` line.
+pub fn encode_unnumbered(event_type: &str, data: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(b"event: ");
     out.extend_from_slice(event_type.as_bytes());
     out.push(b'\n');
@@ -71,7 +77,8 @@ fn encode_unnumbered(event_type: &str, data: &str, out: &mut Vec<u8>) {
 ///
 /// In this order: the `Last-Event-ID` header, the query parameters `lastEventId` or
 /// `last_event_id` (for clients that cannot set headers), `from=latest` or `from=beginning`,
-/// else the beginning. An empty header or parameter counts as absent, as an `EventSource` whose
+/// `since=` a time as RFC 3339 in UTC (`2026-11-24T09:00:00Z`) or as milliseconds since the Unix
+/// epoch, else the beginning. An empty header or parameter counts as absent, as an `EventSource` whose
 /// last id is empty sends none (section 9.2.3). `query` is the part of the URL behind `?`,
 /// percent-encoded.
 ///
@@ -79,26 +86,35 @@ fn encode_unnumbered(event_type: &str, data: &str, out: &mut Vec<u8>) {
 /// [`InvalidCursor`] if the one that counts is malformed.
 pub fn cursor(last_event_id: Option<&str>, query: Option<&str>) -> Result<Cursor, InvalidCursor> {
     let parameter = |name: &str| {
-        query
-            .unwrap_or_default()
-            .split('&')
-            .filter_map(|pair| pair.split_once('='))
-            .find(|(key, value)| *key == name && !value.is_empty())
+        form_urlencoded::parse(query.unwrap_or_default().as_bytes())
+            .find(|(key, value)| key == name && !value.is_empty())
             .map(|(_, value)| value)
     };
     let id = last_event_id
         .filter(|id| !id.is_empty())
+        .map(Cow::Borrowed)
         .or_else(|| parameter("lastEventId"))
         .or_else(|| parameter("last_event_id"));
     if let Some(id) = id {
-        // Ids are digits, which nobody percent-encodes, so there is nothing to decode.
         return id.parse().map(Cursor::After).map_err(InvalidCursor::Id);
     }
-    match parameter("from") {
-        None | Some("beginning") => Ok(Cursor::Beginning),
-        Some("latest") => Ok(Cursor::Latest),
-        Some(_) => Err(InvalidCursor::From),
+    match parameter("from").as_deref() {
+        None => {}
+        Some("beginning") => return Ok(Cursor::Beginning),
+        Some("latest") => return Ok(Cursor::Latest),
+        Some(_) => return Err(InvalidCursor::From),
     }
+    match parameter("since") {
+        None => Ok(Cursor::Beginning),
+        Some(time) => since(&time).map(Cursor::Since).ok_or(InvalidCursor::Since),
+    }
+}
+
+fn since(text: &str) -> Option<SystemTime> {
+    if text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return text.parse().ok().map(clock::from_milliseconds);
+    }
+    humantime::parse_rfc3339(text).ok()
 }
 
 /// The request names a position that cannot be: answer `400` with this error's text.
@@ -109,6 +125,8 @@ pub enum InvalidCursor {
     Id(InvalidEventId),
     /// `from` is neither `beginning` nor `latest`.
     From,
+    /// `since` is not a time.
+    Since,
 }
 
 impl fmt::Display for InvalidCursor {
@@ -116,6 +134,9 @@ impl fmt::Display for InvalidCursor {
         match self {
             Self::Id(reason) => write!(f, "invalid Last-Event-ID: {reason}"),
             Self::From => f.write_str("invalid from: use from=latest or from=beginning"),
+            Self::Since => f.write_str(
+                "invalid since: use a time such as 2026-11-24T09:00:00Z, or milliseconds since 1970",
+            ),
         }
     }
 }
@@ -135,6 +156,7 @@ mod tests {
             id: id(7),
             event_type: event_type.into(),
             data: data.into(),
+            timestamp: SystemTime::UNIX_EPOCH,
         };
         let mut out = Vec::new();
         encode(&event, &mut out);
@@ -190,10 +212,46 @@ mod tests {
         assert_eq!(cursor(None, Some("lastEventId=&last_event_id=5")), after(5));
         assert_eq!(cursor(None, Some("from=latest")), Ok(Cursor::Latest));
         assert_eq!(cursor(None, Some("from=now")), Err(InvalidCursor::From));
-        for bad in ["12abc", "-1", "0", "1.5", "NaN", "%31"] {
+        for bad in ["12abc", "-1", "0", "1.5", "NaN", "%3A"] {
             assert!(cursor(Some(bad), None).is_err(), "{bad}");
             assert!(
                 cursor(None, Some(&format!("lastEventId={bad}"))).is_err(),
+                "{bad}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_time_is_understood_as_text_and_as_a_number() {
+        let nine = clock::from_milliseconds(1_795_510_800_000);
+        for since in [
+            "2026-11-24T09:00:00Z",
+            "2026-11-24T09%3A00%3A00.000Z",
+            "1795510800000",
+        ] {
+            let query = format!("since={since}");
+            assert_eq!(
+                cursor(None, Some(&query)),
+                Ok(Cursor::Since(nine)),
+                "{since}"
+            );
+            assert_eq!(
+                cursor(Some("3"), Some(&query)),
+                Ok(Cursor::After(id(3))),
+                "the header wins"
+            );
+        }
+        for bad in [
+            "yesterday",
+            "-1",
+            "2026-11-24",
+            "1.5",
+            "99999999999999999999",
+        ] {
+            let query = format!("since={bad}");
+            assert_eq!(
+                cursor(None, Some(&query)),
+                Err(InvalidCursor::Since),
                 "{bad}"
             );
         }

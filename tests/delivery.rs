@@ -11,7 +11,7 @@ use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_core::Stream;
@@ -845,12 +845,13 @@ proptest! {
                     id: id(number),
                     event_type: event.event_type().to_owned(),
                     data: event.data().to_owned(),
+                    timestamp: SystemTime::UNIX_EPOCH,
                 })
             })
             .collect();
         let mut reader = SseReader::default();
         let mut got = Vec::new();
-        let bytes = frames(&Batch::Events(events.clone()));
+        let bytes = frames(&Batch::Events(events.clone()), true);
         let mut rest = &bytes[..];
         for piece in pieces.into_iter().cycle() {
             if rest.is_empty() {
@@ -875,7 +876,7 @@ fn a_reset_is_an_event_without_an_id() {
     };
     let mut reader = SseReader::default();
     reader.feed(b"id: 3\ndata: x\n\n");
-    let messages = reader.feed(&frames(&Batch::Reset(reset)));
+    let messages = reader.feed(&frames(&Batch::Reset(reset), true));
     assert_eq!(messages[0].event_type, "reset");
     assert_eq!(
         messages[0].data,
@@ -964,6 +965,10 @@ impl EventStore for Trimming {
 
     async fn changed(&self, after: Option<EventId>) -> Result<(), Infallible> {
         self.inner.changed(after).await
+    }
+
+    async fn before(&self, time: SystemTime) -> Result<Option<EventId>, Infallible> {
+        self.inner.before(time).await
     }
 }
 

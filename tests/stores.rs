@@ -75,7 +75,7 @@ fn a_log_that_is_only_read_creates_no_table() {
 }
 
 #[test]
-fn a_batch_of_any_size_is_one_statement_with_one_parameter() {
+fn a_batch_of_any_size_is_one_statement_with_the_same_two_parameters() {
     block_on(async {
         let database = Database::in_memory();
         let store = SqliteEventStore::new(database.clone());
@@ -87,7 +87,7 @@ fn a_batch_of_any_size_is_one_statement_with_one_parameter() {
         store.append(batch).await.unwrap();
         let statements = database.take_statements();
         assert_eq!(statements.len(), 1, "{statements:?}");
-        assert_eq!(statements[0].params, 1);
+        assert_eq!(statements[0].params, 2, "the batch and the time");
         // The platform refuses longer statements.
         assert!(statements[0].text.len() < 100_000);
     });
@@ -216,7 +216,7 @@ fn a_failing_database_is_an_error_and_no_panic() {
         assert!(matches!(outcomes[0], Appended::Stored(_)));
 
         database
-            .exec("INSERT INTO events VALUES (9, NULL, 't', x'00', 0)", &[])
+            .exec("INSERT INTO events VALUES (9, NULL, 't', x'00', 0, 0)", &[])
             .unwrap();
         let error = target
             .store()

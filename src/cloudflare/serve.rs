@@ -5,6 +5,7 @@ use std::fmt;
 use worker::{Headers, Method, Request, RequestInit, Response, ResponseBuilder};
 
 use super::events::WorkflowEventsNamespace;
+use crate::clock;
 use crate::event::Cursor;
 use crate::wire;
 
@@ -164,6 +165,9 @@ impl Viewer {
             Cursor::Beginning => {}
             Cursor::After(id) => headers.set("last-event-id", &id.to_string())?,
             Cursor::Latest => url.set_query(Some("from=latest")),
+            Cursor::Since(time) => {
+                url.set_query(Some(&format!("since={}", clock::milliseconds(time))));
+            }
         }
         let mut init = RequestInit::new();
         init.with_headers(headers);

@@ -27,10 +27,12 @@
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
+use std::time::{Duration, SystemTime};
 
 use futures_util::future::{join, join_all};
 
 use super::{Appended, EventStore, Page, PageLimit};
+use crate::clock;
 use crate::event::{EventId, NewEvent, StoredEvent};
 
 /// Runs every check but [`check_reopened`]. `new_store` is called once for each of them and must
@@ -45,6 +47,7 @@ pub async fn check<S: EventStore>(mut new_store: impl AsyncFnMut() -> S) {
     page_of_bytes(&new_store().await).await;
     positions(&new_store().await).await;
     terminal(&new_store().await).await;
+    times(&new_store().await).await;
     awkward_data(&new_store().await).await;
     large_data(&new_store().await).await;
     large_batch(&new_store().await).await;
@@ -391,6 +394,41 @@ pub async fn terminal<S: EventStore>(store: &S) {
     );
 }
 
+/// Times never decrease, and the position before a time is followed by the events from then on.
+pub async fn times<S: EventStore>(store: &S) {
+    let now = clock::now();
+    let never = before(store, now).await;
+    assert_eq!(never, None, "a position in an empty log");
+    for _ in 0..3 {
+        append(store, vec![plain("a"), plain("b")]).await;
+        // Long enough for a clock that counts milliseconds to go on, now and then.
+        for _ in 0..10_000 {
+            yield_now().await;
+        }
+    }
+    let events = everything(store).await.events;
+    assert!(
+        events.is_sorted_by_key(|event| event.timestamp),
+        "times decrease: {events:?}"
+    );
+    let first = events[0].timestamp;
+    let day = Duration::from_secs(24 * 60 * 60);
+    assert!(
+        first > now - day && first < now + day,
+        "a time that no clock shows: {first:?}"
+    );
+    let between = |n: usize| events[n].timestamp + Duration::from_millis(1);
+    let asked = (0..events.len()).flat_map(|n| [events[n].timestamp, between(n)]);
+    for time in asked.chain([SystemTime::UNIX_EPOCH]) {
+        let older = events.iter().rev().find(|event| event.timestamp < time);
+        assert_eq!(
+            before(store, time).await,
+            older.map(|event| event.id),
+            "the position before {time:?} among {events:?}"
+        );
+    }
+}
+
 /// Type and data are read back byte for byte.
 pub async fn awkward_data<S: EventStore>(store: &S) {
     let data = [
@@ -730,6 +768,10 @@ async fn everything<S: EventStore>(store: &S) -> Page {
         bytes: usize::MAX,
     };
     read(store, None, limit).await
+}
+
+async fn before<S: EventStore>(store: &S, time: SystemTime) -> Option<EventId> {
+    succeed("before", store.before(time)).await
 }
 
 async fn changed<S: EventStore>(store: &S, after: Option<EventId>) {

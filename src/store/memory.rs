@@ -2,8 +2,10 @@
 
 use std::collections::HashSet;
 use std::convert::Infallible;
+use std::time::SystemTime;
 
 use super::{Appended, Bell, EventStore, Page, PageLimit};
+use crate::clock;
 use crate::event::{EventId, NewEvent, StoredEvent};
 use crate::sync::{Mutex, lock};
 
@@ -37,7 +39,11 @@ impl EventStore for MemoryEventStore {
     async fn append(&self, batch: Vec<NewEvent>) -> Result<Vec<Appended>, Infallible> {
         let outcomes: Vec<Appended> = {
             let mut log = lock(&self.log);
-            batch.into_iter().map(|event| log.append(event)).collect()
+            let now = log.now();
+            batch
+                .into_iter()
+                .map(|event| log.append(event, now))
+                .collect()
         };
         if outcomes
             .iter()
@@ -59,10 +65,21 @@ impl EventStore for MemoryEventStore {
         }
         Ok(())
     }
+
+    async fn before(&self, time: SystemTime) -> Result<Option<EventId>, Infallible> {
+        let log = lock(&self.log);
+        let older = log.events.partition_point(|event| event.timestamp < time);
+        Ok(log.events[..older].last().map(|event| event.id))
+    }
 }
 
 impl Log {
-    fn append(&mut self, event: NewEvent) -> Appended {
+    fn now(&self) -> SystemTime {
+        let newest = self.events.last().map(|event| event.timestamp);
+        newest.map_or_else(clock::now, |newest| clock::now().max(newest))
+    }
+
+    fn append(&mut self, event: NewEvent, now: SystemTime) -> Appended {
         if let Some(key) = event.key()
             && !self.keys.insert(key.to_owned())
         {
@@ -77,6 +94,7 @@ impl Log {
             id,
             event_type: event.event_type().to_owned(),
             data: event.data().to_owned(),
+            timestamp: now,
         });
         Appended::Stored(id)
     }

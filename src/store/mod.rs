@@ -1,6 +1,7 @@
 //! Append-only logs: the [`EventStore`] promise and the stores that keep it.
 
 use std::future::Future;
+use std::time::SystemTime;
 
 use crate::event::{EventId, NewEvent, StoredEvent};
 use crate::sync::{MaybeSend, MaybeSync};
@@ -28,6 +29,8 @@ pub use sqlite::{Sql, SqlRow, SqlValue, SqliteError, SqliteEventStore};
 /// - **Durability.** When `append` returns `Ok`, what it stored is as durable as the store gets,
 ///   and `read` returns it. When it returns `Err`, the batch may or may not have been stored:
 ///   append it again (with keys, that is harmless).
+/// - **Time.** Each event is stamped by the store's clock, to the millisecond, and never earlier
+///   than the event before it, even if the clock was set back. Events of a batch have one time.
 /// - **Honesty.** A [`Page`] tells which ids the log still knows, so that a subscriber whose
 ///   position is gone learns it instead of waiting for ever.
 ///
@@ -69,6 +72,25 @@ pub trait EventStore: MaybeSend + MaybeSync {
         &self,
         after: Option<EventId>,
     ) -> impl Future<Output = Result<(), Self::Error>> + MaybeSend;
+
+    /// The position of [`Cursor::Since`](crate::Cursor::Since): after it follow the events that
+    /// were stored at `time` or later. `None`, for the beginning, where that is all of them, also
+    /// if older ones were removed.
+    ///
+    /// # Errors
+    /// When the storage fails.
+    fn before(
+        &self,
+        time: SystemTime,
+    ) -> impl Future<Output = Result<Option<EventId>, Self::Error>> + MaybeSend;
+
+    /// Whether a position in the log means something to a later connection. Default: `true`.
+    ///
+    /// Where it is `false`, as for a store that keeps no events, subscribers start at the tail
+    /// whatever they ask for, and their events have no `id:` on the wire.
+    fn is_resumable(&self) -> bool {
+        true
+    }
 }
 
 /// What became of an event of a batch.
@@ -108,7 +130,8 @@ pub struct Page {
     pub oldest: Option<EventId>,
     /// The greatest id ever assigned, even if its event was removed. `None` if none was.
     pub head: Option<EventId>,
-    /// The greatest id whose event was removed by retention. `None` if none was.
+    /// The greatest id whose event was removed by retention, or lost: subscribers at a position
+    /// before it are told. `None` if none was.
     pub trimmed: Option<EventId>,
     /// Whether the newest event kept is terminal: see
     /// [`Event::is_terminal`](crate::Event::is_terminal).

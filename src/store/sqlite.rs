@@ -3,8 +3,10 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
 
 use super::{Appended, Bell, EventStore, Page, PageLimit};
+use crate::clock;
 use crate::event::{EventId, NewEvent, StoredEvent};
 use crate::sync::{MaybeSend, MaybeSync};
 
@@ -40,7 +42,7 @@ pub enum SqlValue {
 /// A log in one table, `events`, which is created by the first append: reading a log that was
 /// never written creates nothing.
 ///
-/// A batch is one statement with one bound parameter, however many events it has.
+/// A batch is one statement with the same two parameters, however many events it has.
 #[derive(Debug)]
 pub struct SqliteEventStore<Q> {
     sql: Q,
@@ -107,7 +109,7 @@ impl<Q: Sql> SqliteEventStore<Q> {
         // the newest row was deleted, and this log is only ever deleted whole.
         self.sql.exec(
             "CREATE TABLE events (id INTEGER PRIMARY KEY, key TEXT UNIQUE, type TEXT NOT NULL, \
-             data TEXT NOT NULL, terminal INTEGER NOT NULL)",
+             data TEXT NOT NULL, terminal INTEGER NOT NULL, time INTEGER NOT NULL)",
             &[],
         )?;
         self.has_table.store(true, Ordering::Relaxed);
@@ -123,11 +125,16 @@ impl<Q: Sql> SqliteEventStore<Q> {
         let mut rows = self
             .sql
             .exec(
-                "INSERT INTO events (key, type, data, terminal) \
+                "INSERT INTO events (key, type, data, terminal, time) \
              SELECT value ->> 'key', value ->> 'type', value ->> 'data', \
-             coalesce(value ->> 'terminal', 0) FROM json_each(?1) WHERE true \
+             coalesce(value ->> 'terminal', 0), \
+             max(?2, coalesce((SELECT time FROM events ORDER BY id DESC LIMIT 1), 0)) \
+             FROM json_each(?1) WHERE true \
              ON CONFLICT (key) DO NOTHING RETURNING id, key",
-                &[SqlValue::Text(json)],
+                &[
+                    SqlValue::Text(json),
+                    integer(clock::milliseconds(clock::now())),
+                ],
             )?
             .into_iter()
             .map(|row| {
@@ -178,7 +185,7 @@ impl<Q: Sql> SqliteEventStore<Q> {
             // 0, so that only the first event is as large as the total so far.
             self.sql
                 .exec(
-                    "SELECT events.id, type, data FROM (\
+                    "SELECT events.id, type, data, time FROM (\
                    SELECT id, size, sum(size) OVER (ORDER BY id) AS total FROM (\
                      SELECT id, max(octet_length(data), 1) AS size \
                      FROM events WHERE id > ?1 ORDER BY id LIMIT ?2)) AS page \
@@ -197,6 +204,7 @@ impl<Q: Sql> SqliteEventStore<Q> {
                         id: id(columns.next())?.ok_or(SqliteError::Row)?,
                         event_type: text(columns.next())?,
                         data: text(columns.next())?,
+                        timestamp: time(columns.next())?,
                     })
                 })
                 .collect::<Result<_, SqliteError<Q::Error>>>()?
@@ -244,6 +252,33 @@ impl<Q: Sql> EventStore for SqliteEventStore<Q> {
             listener.await;
         }
         Ok(())
+    }
+
+    async fn before(&self, time: SystemTime) -> Result<Option<EventId>, Self::Error> {
+        if !self.has_table()? {
+            return Ok(None);
+        }
+        // Times never decrease with ids, so the ids can be bisected without an index of times,
+        // which would be a second row written for each event.
+        let ends = "SELECT min(id), max(id) FROM events";
+        let mut ends = self.sql.exec(ends, &[])?.into_iter().flatten();
+        let (Some(oldest), Some(head)) = (id(ends.next())?, id(ends.next())?) else {
+            return Ok(None);
+        };
+        let time = clock::milliseconds(time);
+        let (mut low, mut high) = (oldest.get(), head.get() + 1);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let is_older = self.sql.exec(
+                "SELECT time < ?2 FROM events WHERE id >= ?1 ORDER BY id LIMIT 1",
+                &[integer(middle), integer(time)],
+            )?;
+            match is_older.first().and_then(|row| row.first()) {
+                Some(SqlValue::Integer(1)) => low = middle + 1,
+                _ => high = middle,
+            }
+        }
+        Ok(EventId::new(low - 1).filter(|before| *before >= oldest))
     }
 }
 
@@ -298,6 +333,15 @@ fn id<E>(column: Option<SqlValue>) -> Result<Option<EventId>, SqliteError<E>> {
             .and_then(EventId::new)
             .map(Some)
             .ok_or(SqliteError::Row),
+        _ => Err(SqliteError::Row),
+    }
+}
+
+fn time<E>(column: Option<SqlValue>) -> Result<SystemTime, SqliteError<E>> {
+    match column {
+        Some(SqlValue::Integer(time)) => u64::try_from(time)
+            .map(clock::from_milliseconds)
+            .map_err(|_| SqliteError::Row),
         _ => Err(SqliteError::Row),
     }
 }
