@@ -116,7 +116,7 @@ extern "C" {
 
     /// `SqlStorage` of a Durable Object.
     #[wasm_bindgen(extends = Object)]
-    #[derive(Clone)]
+    #[derive(Clone, Debug)]
     pub(super) type SqlStorage;
     #[wasm_bindgen(method, catch, variadic)]
     pub(super) fn exec(

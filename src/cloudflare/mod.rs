@@ -13,6 +13,7 @@ mod entrypoint;
 mod events;
 mod js;
 mod object;
+mod response;
 mod runtime;
 mod serve;
 mod sql;
@@ -25,8 +26,10 @@ pub use binding::{
 pub use entrypoint::{WorkflowEntrypoint, WorkflowEvent};
 pub use events::{ObjectFactLog, WorkflowEventsNamespace, WorkflowRunStep};
 pub use object::WorkflowEventsConfig;
+pub use response::sse_response;
 pub use runtime::WorkersRuntime;
 pub use serve::{SseRoute, serve_sse};
+pub use sql::{ObjectSql, ObjectSqlError};
 pub use step::WorkflowStep;
 
 /// What the export macros expand to. Not part of the public API.

@@ -3,21 +3,21 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use js_sys::{Promise, Uint8Array};
+use js_sys::Promise;
 use wasm_bindgen::prelude::*;
 use worker::worker_sys::web_sys;
-use worker::{Method, Request, Response, ResponseBuilder};
+use worker::{Method, Request, Response};
 
 use super::convert::{message, to_js};
 use super::js;
-use super::runtime::{WorkersRuntime, sleep};
+use super::response::sse_response;
+use super::runtime::WorkersRuntime;
 use super::serve::{self, Viewer};
 use super::sql::{ObjectSql, ObjectSqlError};
 use crate::event::NewEvent;
 use crate::store::SqliteError;
 use crate::workflow::{Runtime, WorkflowLog, WorkflowLogError};
-use crate::{EventStore, PageLimit, Subscription, body, wire};
+use crate::{EventStore, PageLimit};
 
 /// How a `WorkflowEvents` object behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,16 +74,12 @@ impl WorkflowEventsObject {
         state: worker::worker_sys::DurableObjectState,
         config: WorkflowEventsConfig,
     ) -> Result<Self, JsValue> {
-        let storage = super::convert::property(&state, "storage");
-        let sql = super::convert::property(&storage, "sql");
-        if sql.is_undefined() {
-            let reason = "WorkflowEvents needs SQLite: list its class under `new_sqlite_classes` of a migration in wrangler.toml";
-            return Err(js_sys::Error::new(reason).into());
-        }
+        let state = worker::durable::State::from(state);
+        let sql = ObjectSql::new(&state)?;
         Ok(Self {
             object: Some(Rc::new(Object {
-                state: state.into(),
-                log: WorkflowLog::new(ObjectSql(sql.unchecked_into())),
+                state,
+                log: WorkflowLog::new(sql),
                 config,
             })),
         })
@@ -174,21 +170,7 @@ impl Object {
             return Response::empty();
         }
         let subscription = target.subscribe(viewer.cursor).await.map_err(to_worker)?;
-        if subscription.has_ended() {
-            // Not for ever: the instance may be restarted.
-            return Ok(ResponseBuilder::new()
-                .with_status(204)
-                .with_header("cache-control", "no-store")?
-                .empty());
-        }
-        let stream = js::IdentityTransformStream::new()?;
-        let writer = stream.writable().get_writer()?;
-        wasm_bindgen_futures::spawn_local(pump(subscription, writer));
-        let mut response = ResponseBuilder::new();
-        for (name, value) in wire::HEADERS {
-            response = response.with_header(name, value)?;
-        }
-        Ok(response.stream(stream.readable()))
+        sse_response(subscription)
     }
 
     async fn append(&self, run: u32, batch: &str) -> Result<JsValue, JsValue> {
@@ -227,30 +209,6 @@ impl Object {
         }
         Ok(())
     }
-}
-
-/// Writes a subscription's bytes until it ends or the viewer is gone. One page is under way at a
-/// time: the write's promise is the only sign that the viewer took it.
-async fn pump(subscription: Subscription<crate::SqliteEventStore<ObjectSql>>, writer: js::Writer) {
-    let mut chunks = std::pin::pin!(body(subscription, sleep));
-    while let Some(chunk) = chunks.next().await {
-        let written = match chunk {
-            Ok(chunk) => writer.write(&Uint8Array::from(&*chunk)).await,
-            Err(error) => {
-                worker::console_error!("ssetarget: a viewer's stream is cut off: {error}");
-                // Not a clean end, so that the client comes back for the rest.
-                let _ = writer
-                    .abort(&JsValue::from_str("the event log failed"))
-                    .await;
-                return;
-            }
-        };
-        if written.is_err() {
-            // The viewer is gone.
-            return;
-        }
-    }
-    let _ = writer.close().await;
 }
 
 fn to_error(error: WorkflowLogError<ObjectSqlError>) -> JsValue {
