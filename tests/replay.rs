@@ -23,13 +23,12 @@ use futures_util::FutureExt;
 use futures_util::future::{Either, select};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use ssetarget::workflow::{
-    BatchedDispatch, DispatchConfig, FactLog, OpenedRun, Progress, Retries, Runtime, Step,
-    StepConfig, StepContext, StepError, StepErrorKind, WaitForEvent, WaitedEvent,
-    WorkflowEventStep, WorkflowLog,
+    BatchedDispatch, DispatchConfig, DoStep, FactLog, JsonCodec, JsonOutput, OpenedRun, Progress,
+    Retries, RetryDelay, Runtime, Step, StepConfig, StepContext, StepError, StepErrorKind,
+    StepOutput, WaitForEvent, WaitedEvent, WorkflowDuration, WorkflowEventStep, WorkflowLog,
 };
 use ssetarget::{EventStore, NewEvent, PageLimit};
 use support::sql::Database;
@@ -728,29 +727,21 @@ impl EngineStep {
 }
 
 impl Step for EngineStep {
-    async fn run_with<T, F>(
-        &self,
-        name: &str,
-        config: StepConfig,
-        callback: F,
-    ) -> Result<T, StepError>
-    where
-        T: Serialize + DeserializeOwned + 'static,
-        F: AsyncFn(StepContext) -> Result<T, StepError> + 'static,
-    {
+    async fn do_step<T: StepOutput>(&self, step: DoStep<T>) -> Result<T, StepError> {
         let engine = &self.world.engine;
-        let key = self.key("do", name);
+        let name = step.name;
+        let key = self.key("do", &name);
         self.sim.pass().await;
         let cached = engine.results.borrow().get(&key).cloned();
         if let Some(result) = cached {
-            return Ok(serde_json::from_value(result.map_err(StepError::new)?)?);
+            let value = result.map_err(StepError::new)?;
+            return T::decode(&JsonCodec, JsonOutput::Value(value));
         }
         let task = key.trim_start_matches("do/").to_owned();
         let count = *self.counts.borrow().get(&format!("do/{name}")).unwrap();
-        let retries = config
-            .retries
-            .unwrap_or(Retries::new(5, Duration::from_secs(1)));
-        let callback = Rc::new(callback);
+        let config = step.config.resolve();
+        let retries = step.config.retries;
+        let retries = retries.unwrap_or(Retries::new(5, Duration::from_secs(1)));
         loop {
             let attempt = {
                 let mut attempts = engine.attempts.borrow_mut();
@@ -762,13 +753,13 @@ impl Step for EngineStep {
             // On its own, as over RPC: what times out goes on running.
             let reply = Reply::default();
             let call = {
-                let (reply, callback) = (reply.clone(), Rc::clone(&callback));
-                let context = StepContext::new(name, count, attempt);
-                async move { reply.give(callback(context).await) }
+                let (reply, callback) = (reply.clone(), step.callback.clone());
+                let context = StepContext::new(&name, count, attempt).with_config(config);
+                async move { reply.give(callback.call(context).await) }
             };
             self.sim.spawn(call);
-            let timeout = config.timeout.unwrap_or(Duration::from_secs(600));
-            let result = match select(reply, pin!(self.sim.sleep(timeout))).await {
+            let timeout = pin!(self.sim.sleep(config.timeout.into()));
+            let result = match select(reply, timeout).await {
                 Either::Left((result, _)) => result,
                 Either::Right(_) => Err(StepError::with_kind(
                     StepErrorKind::TimedOut,
@@ -778,11 +769,13 @@ impl Step for EngineStep {
             self.sim.pass().await;
             match result {
                 Ok(value) => {
-                    let json = serde_json::to_value(&value)?;
-                    engine.results.borrow_mut().insert(key, Ok(json));
+                    let JsonOutput::Value(json) = value.encode(&JsonCodec)? else {
+                        return Err(StepError::new("this engine stores no streams"));
+                    };
+                    engine.results.borrow_mut().insert(key, Ok(json.clone()));
                     self.sim.pass().await;
                     self.suspended()?;
-                    return Ok(value);
+                    return T::decode(&JsonCodec, JsonOutput::Value(json));
                 }
                 Err(error) => {
                     engine
@@ -800,14 +793,21 @@ impl Step for EngineStep {
                     }
                     self.world.check_before_wait("attempt_failed");
                     self.sim.pass().await;
-                    self.wait(retries.delay).await?;
+                    let RetryDelay::Constant(delay) = retries.delay else {
+                        return Err(StepError::new("this engine asks for no delays"));
+                    };
+                    self.wait(delay.into()).await?;
                 }
             }
         }
     }
 
-    async fn sleep(&self, name: &str, duration: Duration) -> Result<(), StepError> {
-        self.wait_step("sleep", name, duration).await
+    async fn sleep(
+        &self,
+        name: &str,
+        duration: impl Into<WorkflowDuration>,
+    ) -> Result<(), StepError> {
+        self.wait_step("sleep", name, duration.into().into()).await
     }
 
     async fn sleep_until(&self, name: &str, _: SystemTime) -> Result<(), StepError> {
@@ -825,11 +825,9 @@ impl Step for EngineStep {
     {
         self.wait_step("waitForEvent", name, Duration::from_secs(60))
             .await?;
-        Ok(WaitedEvent {
-            payload: serde_json::from_value(Value::Null)?,
-            timestamp: SystemTime::UNIX_EPOCH,
-            event_type: options.event_type,
-        })
+        let payload = serde_json::from_value(Value::Null)?;
+        let sent = SystemTime::UNIX_EPOCH;
+        Ok(WaitedEvent::new(options.event_type, payload, sent))
     }
 }
 

@@ -45,12 +45,13 @@ extern "C" {
         name: &str,
         config: &JsValue,
         callback: &Function,
+        rollback_options: &JsValue,
     ) -> Result<JsValue, JsValue>;
     #[wasm_bindgen(method, catch)]
     pub(super) async fn sleep(
         this: &JsWorkflowStep,
         name: &str,
-        milliseconds: f64,
+        duration: &JsValue,
     ) -> Result<JsValue, JsValue>;
     #[wasm_bindgen(method, catch, js_name = sleepUntil)]
     pub(super) async fn sleep_until(
@@ -153,6 +154,17 @@ extern "C" {
     pub(super) async fn close(this: &Writer) -> Result<JsValue, JsValue>;
     #[wasm_bindgen(method, catch)]
     pub(super) async fn abort(this: &Writer, reason: &JsValue) -> Result<JsValue, JsValue>;
+
+    #[wasm_bindgen(extends = Object)]
+    pub(super) type ReadableStream;
+    #[wasm_bindgen(method, catch, js_name = getReader)]
+    pub(super) fn get_reader(this: &ReadableStream) -> Result<Reader, JsValue>;
+    #[wasm_bindgen(extends = Object)]
+    pub(super) type Reader;
+    #[wasm_bindgen(method, catch)]
+    pub(super) async fn read(this: &Reader) -> Result<JsValue, JsValue>;
+    #[wasm_bindgen(method, catch)]
+    pub(super) async fn cancel(this: &Reader) -> Result<JsValue, JsValue>;
 
     /// Returns a number or an object, by the Worker's compatibility flags: it is only handed back.
     #[wasm_bindgen(catch, js_name = setTimeout)]

@@ -18,6 +18,7 @@ mod runtime;
 mod serve;
 mod sql;
 mod step;
+mod stream;
 
 pub use binding::{
     CreateOptions, InstanceError, InstanceState, InstanceStatus, Workflow, WorkflowError,

@@ -1,20 +1,21 @@
 //! The platform's step object as a [`Step`].
 
 use std::rc::Rc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use js_sys::{Function, Promise};
+use js_sys::{Function, Object, Promise, Reflect};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use wasm_bindgen::prelude::*;
 
-use super::convert::{
-    from_js, milliseconds, property, since_epoch, step_error, throw, time, to_js,
-};
+use super::convert::{from_js, property, since_epoch, step_error, throw, time, to_js};
 use super::js::{self, JsWorkflowStep};
+use super::stream;
 use crate::workflow::{
-    Backoff, Step, StepConfig, StepContext, StepError, WaitForEvent, WaitedEvent, catch_panic,
+    ByteStream, DelayContext, DelayFunction, DoStep, OutputCodec, ResolvedConfig, Retries,
+    RetryDelay, Rollback, RollbackContext, Sensitivity, Step, StepContext, StepError,
+    StepErrorKind, StepOutput, WaitForEvent, WaitedEvent, WorkflowDuration, catch_panic,
 };
 
 /// `WorkflowStep` of `cloudflare:workers`: what a [`WorkflowEntrypoint`](super::WorkflowEntrypoint)
@@ -33,40 +34,57 @@ impl WorkflowStep {
 }
 
 impl Step for WorkflowStep {
-    async fn run_with<T, F>(
-        &self,
-        name: &str,
-        config: StepConfig,
-        callback: F,
-    ) -> Result<T, StepError>
-    where
-        T: Serialize + DeserializeOwned + 'static,
-        F: AsyncFn(StepContext) -> Result<T, StepError> + 'static,
-    {
-        let callback = Rc::new(callback);
-        let closure =
-            Closure::wrap_assert_unwind_safe(Box::new(move |context: JsValue| -> Promise {
-                let callback = Rc::clone(&callback);
-                js::promise(async move {
-                    let attempt = async { callback(context_from(&context)).await };
-                    let value = catch_panic(attempt).await.map_err(throw)?;
-                    to_js(&value).map_err(|error| throw(error.into()))
-                })
-            }) as Box<dyn FnMut(JsValue) -> Promise>);
-        let config = to_js(&config_json(&config))?;
-        let function: Function = closure.as_ref().unchecked_ref::<Function>().clone();
-        let callback = Callback(Some(closure));
-        let result = self.step.run(name, &config, &function).await;
-        callback.free();
-        from_js(result.map_err(step_error)?).map_err(|error| {
-            let message =
-                format!("the result of step {name:?} is not of its type any more: {error}");
-            StepError::new(message)
+    async fn do_step<T: StepOutput>(&self, step: DoStep<T>) -> Result<T, StepError> {
+        let DoStep {
+            name,
+            config,
+            callback,
+            rollback,
+        } = step;
+        let attempt = Callback::new(move |context| {
+            let callback = callback.clone();
+            async move {
+                let value = callback.call(context_from(&context)).await?;
+                value.encode(&JsCodec)
+            }
+        });
+        let (config, delay) =
+            config_from(config.retries.as_ref(), config.timeout, config.sensitive)?;
+        let rollback = rollback.map_or(Ok(JsValue::UNDEFINED), rollback_options)?;
+        let result = self
+            .step
+            .run(&name, &config, &attempt.function(), &rollback)
+            .await;
+        attempt.free();
+        if let Some(delay) = delay {
+            delay.free();
+        }
+        let stored = result.map_err(step_error)?;
+        if stored.is_undefined() {
+            // A step of ours stores at least `null`. To roll back an instance whose engine has
+            // forgotten the handlers, the platform runs the workflow once more to be given them,
+            // and answers so for a step that has not ended, without running it. To take this for
+            // a result would tell viewers of steps that ended well, and never ran.
+            let message = "the run is rolled back: it does not go on";
+            return Err(StepError::with_kind(StepErrorKind::Suspended, message));
+        }
+        T::decode(&JsCodec, stored).map_err(|error| {
+            // What is wrong with the value shows parts of it, and messages are shown to viewers.
+            let message = format!("the result of step {name:?} is not of its type any more");
+            let other = StepError::new(message);
+            match error.into_source() {
+                Some(source) => other.with_source(source),
+                None => other,
+            }
         })
     }
 
-    async fn sleep(&self, name: &str, duration: Duration) -> Result<(), StepError> {
-        let slept = self.step.sleep(name, milliseconds(duration)).await;
+    async fn sleep(
+        &self,
+        name: &str,
+        duration: impl Into<WorkflowDuration>,
+    ) -> Result<(), StepError> {
+        let slept = self.step.sleep(name, &to_js(&duration.into())?).await;
         slept.map(drop).map_err(step_error)
     }
 
@@ -97,27 +115,82 @@ impl Step for WorkflowStep {
             .wait_for_event(name, &to_js(&json)?)
             .await
             .map_err(step_error)?;
+        let sensitive = sensitivity(&event);
         let payload = from_js(property(&event, "payload")).map_err(|error| {
-            StepError::new(format!(
-                "the event that {name:?} waited for has another payload: {error}"
-            ))
+            let other = format!("the event that {name:?} waited for has another payload");
+            match sensitive {
+                None => StepError::new(format!("{other}: {error}")),
+                Some(_) => StepError::new(other).with_source(error),
+            }
         })?;
         Ok(WaitedEvent {
             payload,
             timestamp: time(&property(&event, "timestamp")),
             event_type: property(&event, "type").as_string().unwrap_or_default(),
+            sensitive,
         })
     }
 }
 
-/// A step's callback. If the step is awaited no longer, as `try_join!` does it when another one
-/// fails, the engine goes on with it all the same: then the callback is left to JavaScript's
-/// garbage collector, and not pulled away from under the engine.
+/// What steps return, as JavaScript values.
+struct JsCodec;
+
+impl OutputCodec for JsCodec {
+    type Stored = JsValue;
+
+    fn encode<T: Serialize>(&self, value: &T) -> Result<JsValue, StepError> {
+        Ok(to_js(value)?)
+    }
+
+    fn decode<T: DeserializeOwned>(&self, stored: JsValue) -> Result<T, StepError> {
+        Ok(from_js(stored)?)
+    }
+
+    fn encode_stream(&self, stream: ByteStream) -> Result<JsValue, StepError> {
+        stream::to_js(stream).map_err(step_error)
+    }
+
+    fn decode_stream(&self, stored: JsValue) -> Result<ByteStream, StepError> {
+        stream::from_js(&stored).unwrap_or_else(|| Err(StepError::new("it is not a stream")))
+    }
+}
+
+/// A function that the engine calls. If the step is awaited no longer, as `try_join!` does it when
+/// another one fails, the engine goes on with it all the same: then the function is left to
+/// JavaScript's garbage collector, and not pulled away from under the engine.
 struct Callback(Option<Closure<dyn FnMut(JsValue) -> Promise>>);
 
 impl Callback {
+    /// Of what it is called with it makes a future, whose errors and panics are thrown.
+    fn new<F>(callback: impl Fn(JsValue) -> F + 'static) -> Self
+    where
+        F: Future<Output = Result<JsValue, StepError>> + 'static,
+    {
+        let callback = Rc::new(callback);
+        let call = move |argument: JsValue| -> Promise {
+            let callback = Rc::clone(&callback);
+            js::promise(async move {
+                let called = catch_panic(async { callback(argument).await });
+                called.await.map_err(throw)
+            })
+        };
+        let boxed: Box<dyn FnMut(JsValue) -> Promise> = Box::new(call);
+        Self(Some(Closure::wrap_assert_unwind_safe(boxed)))
+    }
+
+    fn function(&self) -> Function {
+        let function = self.0.as_ref().map(|closure| closure.as_ref().clone());
+        function.unwrap_or_default().unchecked_into()
+    }
+
+    /// The engine does not call it any more.
     fn free(mut self) {
         drop(self.0.take());
+    }
+
+    /// For as long as the engine keeps it.
+    fn into_function(self) -> JsValue {
+        self.function().into()
     }
 }
 
@@ -129,46 +202,129 @@ impl Drop for Callback {
     }
 }
 
-/// `WorkflowStepConfig`; what is not set is left to the platform.
-fn config_json(config: &StepConfig) -> Map<String, Value> {
-    let mut json = Map::new();
-    if let Some(retries) = config.retries {
-        let backoff = match retries.backoff {
-            Backoff::Constant => "constant",
-            Backoff::Linear => "linear",
-            Backoff::Exponential => "exponential",
+/// `WorkflowStepConfig`, with the function in it; what is not set is left to the platform.
+fn config_from(
+    retries: Option<&Retries>,
+    timeout: Option<WorkflowDuration>,
+    sensitive: Option<Sensitivity>,
+) -> Result<(JsValue, Option<Callback>), StepError> {
+    let config = Object::new();
+    let mut function = None;
+    if let Some(retries) = retries {
+        let json = json!({ "limit": retries.limit, "backoff": retries.backoff });
+        let js = to_js(&json)?;
+        let delay = match &retries.delay {
+            RetryDelay::Constant(delay) => to_js(delay)?,
+            RetryDelay::Dynamic(delay) => {
+                let callback = delay_callback(delay.clone());
+                let js = callback.function().into();
+                function = Some(callback);
+                js
+            }
         };
-        let retries = json!({
-            "limit": retries.limit,
-            "delay": milliseconds(retries.delay),
-            "backoff": backoff,
-        });
-        json.insert("retries".into(), retries);
+        set(&js, "delay", &delay);
+        set(&config, "retries", &js);
     }
-    if let Some(timeout) = config.timeout {
-        json.insert("timeout".into(), timeout_json(timeout));
+    if let Some(timeout) = timeout {
+        set(&config, "timeout", &to_js(&timeout_json(timeout))?);
     }
-    json
+    if let Some(sensitive) = sensitive {
+        set(&config, "sensitive", &to_js(&sensitive)?);
+    }
+    Ok((config.into(), function))
+}
+
+/// A plain object of our own takes any property.
+fn set(object: &JsValue, name: &str, value: &JsValue) {
+    let _ = Reflect::set(object, &name.into(), value);
+}
+
+fn delay_callback(delay: DelayFunction) -> Callback {
+    Callback::new(move |failed| {
+        let delay = delay.clone();
+        async move {
+            let ctx = context_from(&property(&failed, "ctx"));
+            let failed = DelayContext::new(ctx, step_error(property(&failed, "error")));
+            Ok(to_js(&delay.call(&failed).await?)?)
+        }
+    })
+}
+
+/// `WorkflowStepRollbackOptions`. The handler outlives the step, and the run.
+fn rollback_options<T: StepOutput>(rollback: Rollback<T>) -> Result<JsValue, StepError> {
+    let options = Object::new();
+    let config = &rollback.config;
+    if config.retries.is_some() || config.timeout.is_some() {
+        let (config, delay) = config_from(config.retries.as_ref(), config.timeout, None)?;
+        set(&options, "rollbackConfig", &config);
+        drop(delay.map(Callback::into_function));
+    }
+    let handler = Callback::new(move |context| {
+        let rollback = rollback.clone();
+        async move {
+            let output = property(&context, "output");
+            let output = (!output.is_undefined()).then(|| T::decode(&JsCodec, output));
+            let ctx = context_from(&property(&context, "ctx"));
+            let error = step_error(property(&context, "error"));
+            let context = RollbackContext::new(ctx, error, output.transpose()?);
+            rollback.call(context).await?;
+            Ok(JsValue::UNDEFINED)
+        }
+    });
+    set(&options, "rollback", &handler.into_function());
+    Ok(options.into())
 }
 
 /// The platform takes 0 for "none given", or refuses it.
-fn timeout_json(timeout: Duration) -> Value {
-    milliseconds(timeout).max(1.0).into()
+fn timeout_json(timeout: WorkflowDuration) -> Value {
+    if timeout.as_milliseconds() == 0 {
+        return 1.into();
+    }
+    json!(timeout)
 }
 
 /// `WorkflowStepContext`.
+fn context_from(context: &JsValue) -> StepContext {
+    let step = property(context, "step");
+    let name = property(&step, "name").as_string().unwrap_or_default();
+    let (count, attempt) = (property(&step, "count"), property(context, "attempt"));
+    StepContext::new(
+        name,
+        whole(&count).unwrap_or(1),
+        whole(&attempt).unwrap_or(1),
+    )
+    .with_config(resolved_from(&property(context, "config")))
+}
+
+fn resolved_from(config: &JsValue) -> ResolvedConfig {
+    let mut resolved = ResolvedConfig::default();
+    let retries = property(config, "retries");
+    if !retries.is_undefined() {
+        if let Some(limit) = whole(&property(&retries, "limit")) {
+            resolved.retries.limit = limit;
+        }
+        resolved.retries.delay = from_js(property(&retries, "delay")).unwrap_or_default();
+        if let Ok(backoff) = from_js(property(&retries, "backoff")) {
+            resolved.retries.backoff = backoff;
+        }
+    }
+    if let Ok(timeout) = from_js(property(config, "timeout")) {
+        resolved.timeout = timeout;
+    }
+    resolved.sensitive = sensitivity(config);
+    resolved
+}
+
+/// Of a config or an event.
+fn sensitivity(of: &JsValue) -> Option<Sensitivity> {
+    from_js(property(of, "sensitive")).unwrap_or_default()
+}
+
 #[allow(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
-    reason = "small whole numbers"
+    reason = "saturates"
 )]
-fn context_from(context: &JsValue) -> StepContext {
-    let number = |value: JsValue| value.as_f64().unwrap_or(1.0) as u32;
-    let step = property(context, "step");
-    let name = property(&step, "name").as_string().unwrap_or_default();
-    StepContext::new(
-        name,
-        number(property(&step, "count")),
-        number(property(context, "attempt")),
-    )
+fn whole(number: &JsValue) -> Option<u32> {
+    number.as_f64().map(|number| number as u32)
 }

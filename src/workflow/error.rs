@@ -58,6 +58,13 @@ impl StepError {
         self
     }
 
+    /// The same error with what it came from, of which the message says nothing.
+    #[must_use]
+    pub fn with_source(mut self, source: impl Into<Box<dyn Error>>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
     /// What it means for the run.
     #[must_use]
     pub fn kind(&self) -> StepErrorKind {

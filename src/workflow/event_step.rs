@@ -5,13 +5,15 @@ use std::fmt;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use super::context::{Progress, Reporter, StepContext};
+use super::duration::WorkflowDuration;
 use super::error::{StepError, StepErrorKind};
+use super::output::StepOutput;
 use super::panic::catch_panic;
-use super::step::{Progress, Reporter, Step, StepConfig, StepContext, WaitForEvent, WaitedEvent};
+use super::step::{DoStep, Step, StepCallback, WaitForEvent, WaitedEvent};
 use super::step_event::{StepEvent, StepEventType};
 use super::task::{Form, Kind, Task, TaskCounter, TaskId};
 use crate::event::{InvalidEvent, NewEvent};
@@ -230,25 +232,16 @@ impl<S: Step, D: Dispatch + 'static> WorkflowEventStep<S, D> {
 }
 
 impl<S: Step, D: Dispatch + 'static> Step for WorkflowEventStep<S, D> {
-    async fn run_with<T, F>(
-        &self,
-        name: &str,
-        config: StepConfig,
-        callback: F,
-    ) -> Result<T, StepError>
-    where
-        T: Serialize + DeserializeOwned + 'static,
-        F: AsyncFn(StepContext) -> Result<T, StepError> + 'static,
-    {
-        let track = Rc::new(self.track(Form::Step(Kind::Do), name));
+    async fn do_step<T: StepOutput>(&self, mut step: DoStep<T>) -> Result<T, StepError> {
+        let track = Rc::new(self.track(Form::Step(Kind::Do), &step.name));
         let attempts = Rc::new(Attempts {
-            timeout: config.timeout.unwrap_or(DEFAULT_TIMEOUT),
+            timeout: step.config.resolve().timeout.into(),
             latest: RefCell::default(),
         });
         track.emit(track.event(StepEventType::Started));
-        let result = {
+        step.callback = {
             let (track, attempts) = (Rc::clone(&track), Rc::clone(&attempts));
-            let callback = async move |context: StepContext| {
+            StepCallback::new(async move |context: StepContext| {
                 let attempt = context.attempt;
                 attempts.begin(attempt, &track);
                 let context = context.with_reporter(Rc::new(AttemptReporter {
@@ -256,19 +249,24 @@ impl<S: Step, D: Dispatch + 'static> Step for WorkflowEventStep<S, D> {
                     attempts: Rc::clone(&attempts),
                     track: Rc::clone(&track),
                 }));
-                let result = catch_panic(async { callback(context).await }).await;
+                let result = catch_panic(step.callback.call(context)).await;
                 if let Some(at_most) = attempts.end(attempt, &result, &track) {
                     track.dispatch.flush(Flush::AttemptEnd { at_most }).await;
                 }
                 result
-            };
-            self.shared.step.run_with(name, config, callback).await
+            })
         };
+        let result = self.shared.step.do_step(step).await;
         attempts.settle(&result, &track);
         result
     }
 
-    async fn sleep(&self, name: &str, duration: Duration) -> Result<(), StepError> {
+    async fn sleep(
+        &self,
+        name: &str,
+        duration: impl Into<WorkflowDuration>,
+    ) -> Result<(), StepError> {
+        let duration = duration.into();
         self.wait(Kind::Sleep, name, async |step: &S| {
             step.sleep(name, duration).await
         })
@@ -373,9 +371,6 @@ struct Attempts {
     timeout: Duration,
     latest: RefCell<Option<Attempt>>,
 }
-
-/// The platform's timeout for an attempt.
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 
 struct Attempt {
     number: u32,

@@ -4,22 +4,33 @@
 //! crash, a deploy). Everything here is therefore derived from stable names: the same step gives
 //! the same [`TaskId`] and the same fact key in every lifetime, and a log keeps each fact once.
 
+mod config;
+mod context;
 mod dispatch;
+mod duration;
 mod error;
 mod event_step;
 mod log;
+mod output;
 mod panic;
+mod rollback;
 mod step;
 mod step_event;
 mod task;
 
+pub use config::{
+    Backoff, DelayContext, DelayFunction, ResolvedConfig, ResolvedRetries, Retries, RetryDelay,
+    RollbackConfig, Sensitivity, StepConfig,
+};
+pub use context::{Progress, Reporter, StepContext};
 pub use dispatch::{BatchedDispatch, DispatchConfig, FactLog, OpenedRun, Runtime};
+pub use duration::{InvalidDuration, WorkflowDuration};
 pub use error::{NonRetryableError, StepError, StepErrorKind};
 pub use event_step::{Dispatch, Fact, Flush, StepInfo, WorkflowEventStep, workflow_started};
 pub use log::{WorkflowLog, WorkflowLogError};
+pub use output::{ByteStream, JsonCodec, JsonOutput, OutputCodec, StepOutput};
 pub use panic::catch_panic;
-pub use step::{
-    Backoff, Progress, Reporter, Retries, Step, StepConfig, StepContext, WaitForEvent, WaitedEvent,
-};
+pub use rollback::{Rollback, RollbackContext};
+pub use step::{DoStep, Step, StepCallback, StepFuture, WaitForEvent, WaitedEvent};
 pub use step_event::{MAX_ATTRIBUTES, MAX_TEXT, StepEvent, StepEventType};
 pub use task::{Kind, TaskId};

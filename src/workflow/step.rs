@@ -1,57 +1,107 @@
 //! The steps of a workflow, as a trait: the platform's, wrapped ones, or a fake in tests.
 
 use std::fmt;
+use std::pin::Pin;
 use std::rc::Rc;
-use std::time::{Duration, SystemTime};
+use std::task::{Context, Poll};
+use std::time::SystemTime;
 
-use serde::Serialize;
+use futures_util::future::LocalBoxFuture;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 
+use super::config::{Retries, RollbackConfig, Sensitivity, StepConfig};
+use super::context::StepContext;
+use super::duration::WorkflowDuration;
 use super::error::StepError;
+use super::output::StepOutput;
+use super::rollback::{Rollback, RollbackContext};
 
 /// What a workflow's `run` gets to make steps with.
 ///
 /// Mirrors Cloudflare's `WorkflowStep`; a step is called `run` here since `do` is a keyword. All
 /// methods take `&self`, so steps can run concurrently with `join!`. Lives on one thread.
+///
+/// Implementations write [`do_step`](Self::do_step) and the waits; callers call
+/// [`run`](Self::run).
 #[allow(async_fn_in_trait, reason = "workflows live on one thread")]
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot make steps",
+    note = "steps are made with the `WorkflowStep` that `run` gets, or with the step object that \
+            `WorkflowEventStep::workflow` hands to its body"
+)]
 pub trait Step {
-    /// Runs `callback` as a durable step with the default config: five retries, one second
-    /// apart and doubling, with a timeout of ten minutes for each attempt.
+    /// Runs `callback` as a durable step. Nothing happens until it is awaited.
     ///
     /// The result is stored; in a later lifetime of the run it is returned without calling
-    /// `callback`. It may be up to 1 MiB as JSON.
+    /// `callback`. It may be up to 1 MiB as JSON; return a [`ByteStream`](super::ByteStream) for
+    /// more.
+    ///
+    /// With the default config: five retries, one second apart and doubling, with a timeout of ten
+    /// minutes for each attempt. Another config and a rollback can be given before the `.await`:
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use ssetarget::workflow::{Retries, Step, StepError};
+    ///
+    /// # async fn book() -> Result<u32, StepError> { Ok(7) }
+    /// # async fn cancel(_: u32) -> Result<(), StepError> { Ok(()) }
+    /// async fn trip(step: &impl Step) -> Result<(), StepError> {
+    ///     let weather: String = step.run("forecast", async |_| Ok("sunny".to_owned())).await?;
+    ///
+    ///     let flight = step
+    ///         .run("book flight", async |_| book().await)
+    ///         .retries(Retries::new(3, Duration::from_secs(5)))
+    ///         .rollback(async |undo| match undo.output {
+    ///             Some(flight) => cancel(flight).await,
+    ///             None => Ok(()),
+    ///         })
+    ///         .await?;
+    ///     # let _ = (weather, flight);
+    ///     Ok(())
+    /// }
+    /// ```
     ///
     /// # Errors
-    /// The last attempt's error, once no retry is left.
-    async fn run<T, F>(&self, name: &str, callback: F) -> Result<T, StepError>
+    /// The last attempt's error, once no retry is left; one for a stored result that is not a `T`;
+    /// when the platform refuses the step; and
+    /// [`Suspended`](super::StepErrorKind::Suspended) when this lifetime of the run ends.
+    fn run<T, F>(&self, name: &str, callback: F) -> StepFuture<'_, Self, T>
     where
-        T: Serialize + DeserializeOwned + 'static,
+        T: StepOutput,
         F: AsyncFn(StepContext) -> Result<T, StepError> + 'static,
     {
-        self.run_with(name, StepConfig::default(), callback).await
+        StepFuture::new(self, DoStep::new(name, callback))
     }
 
     /// Runs `callback` as a durable step with this config: see [`run`](Self::run).
     ///
     /// # Errors
     /// As [`run`](Self::run).
-    async fn run_with<T, F>(
-        &self,
-        name: &str,
-        config: StepConfig,
-        callback: F,
-    ) -> Result<T, StepError>
+    fn run_with<T, F>(&self, name: &str, config: StepConfig, callback: F) -> StepFuture<'_, Self, T>
     where
-        T: Serialize + DeserializeOwned + 'static,
-        F: AsyncFn(StepContext) -> Result<T, StepError> + 'static;
+        T: StepOutput,
+        F: AsyncFn(StepContext) -> Result<T, StepError> + 'static,
+    {
+        self.run(name, callback).config(config)
+    }
 
-    /// Sleeps. Milliseconds count, what is below them is cut off.
+    /// Runs a step: what awaiting [`run`](Self::run) comes to.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    async fn do_step<T: StepOutput>(&self, step: DoStep<T>) -> Result<T, StepError>;
+
+    /// Sleeps, for a [`Duration`](std::time::Duration) or a platform's label
+    /// (`WorkflowDuration::hours(2)`).
     ///
     /// # Errors
     /// When the platform refuses the step, and [`Suspended`](super::StepErrorKind::Suspended)
     /// when this lifetime of the run ends.
-    async fn sleep(&self, name: &str, duration: Duration) -> Result<(), StepError>;
+    async fn sleep(
+        &self,
+        name: &str,
+        duration: impl Into<WorkflowDuration>,
+    ) -> Result<(), StepError>;
 
     /// Sleeps until a time, for example one computed from the run's own timestamp. Returns at once
     /// when it has passed.
@@ -74,205 +124,172 @@ pub trait Step {
         T: DeserializeOwned + 'static;
 }
 
-/// How a step is retried and when an attempt is given up.
-#[derive(Clone, Debug, Default, PartialEq)]
-#[non_exhaustive]
-pub struct StepConfig {
-    /// Default: the platform's, five retries from one second on, exponential.
-    pub retries: Option<Retries>,
-    /// How long one attempt may take. Default: the platform's, ten minutes.
-    pub timeout: Option<Duration>,
+/// A step that runs when it is awaited. Whatever it is to run with is given before.
+#[must_use = "a step does not run until it is awaited"]
+pub struct StepFuture<'a, S: ?Sized, T>(State<'a, S, T>);
+
+enum State<'a, S: ?Sized, T> {
+    Described(&'a S, DoStep<T>),
+    Running(LocalBoxFuture<'a, Result<T, StepError>>),
+    /// Only while the state changes.
+    Begins,
 }
 
-impl StepConfig {
-    /// The platform's defaults.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
+impl<'a, S: Step + ?Sized, T: StepOutput> StepFuture<'a, S, T> {
+    fn new(step: &'a S, description: DoStep<T>) -> Self {
+        Self(State::Described(step, description))
+    }
+
+    /// With this config, in place of all that was set before.
+    pub fn config(self, config: StepConfig) -> Self {
+        self.with(|step| step.config = config)
     }
 
     /// With these retries.
-    #[must_use]
-    pub fn retries(mut self, retries: Retries) -> Self {
-        self.retries = Some(retries);
-        self
+    pub fn retries(self, retries: Retries) -> Self {
+        self.with(|step| step.config.retries = Some(retries))
     }
 
     /// With this timeout for each attempt.
-    #[must_use]
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = Some(timeout);
-        self
+    pub fn timeout(self, timeout: impl Into<WorkflowDuration>) -> Self {
+        self.with(|step| step.config.timeout = Some(timeout.into()))
     }
-}
 
-/// How often and when a failed step is tried again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Retries {
-    /// Retries after the first attempt.
-    pub limit: u32,
-    /// The time before the first retry.
-    pub delay: Duration,
-    /// How the time grows.
-    pub backoff: Backoff,
-}
+    /// With something that the platform's log and dashboards do not show.
+    pub fn sensitive(self, sensitive: Sensitivity) -> Self {
+        self.with(|step| step.config.sensitive = Some(sensitive))
+    }
 
-impl Retries {
-    /// No retry: the first attempt is the last.
-    pub const NONE: Self = Self::new(0, Duration::ZERO);
+    /// With a handler that undoes the step if the run fails, or is terminated with rollback, at
+    /// any time after the step has begun, also if the step itself failed. The last step is undone
+    /// first. Runs with the platform's default config.
+    ///
+    /// Rollbacks run when the run's own code has ended, so viewers are not told of them. The first
+    /// that fails for good is the last that runs.
+    pub fn rollback(
+        self,
+        handler: impl AsyncFn(RollbackContext<T>) -> Result<(), StepError> + 'static,
+    ) -> Self {
+        self.rollback_with(RollbackConfig::new(), handler)
+    }
 
-    /// `limit` retries after the first attempt, with `delay` before the first and
-    /// [`Backoff::Exponential`].
-    #[must_use]
-    pub const fn new(limit: u32, delay: Duration) -> Self {
-        Self {
-            limit,
-            delay,
-            backoff: Backoff::Exponential,
+    /// As [`rollback`](Self::rollback), with another config.
+    pub fn rollback_with(
+        self,
+        config: RollbackConfig,
+        handler: impl AsyncFn(RollbackContext<T>) -> Result<(), StepError> + 'static,
+    ) -> Self {
+        self.with(|step| step.rollback = Some(Rollback::new(config, handler)))
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut DoStep<T>)) -> Self {
+        if let State::Described(_, step) = &mut self.0 {
+            change(step);
         }
-    }
-
-    /// With another backoff.
-    #[must_use]
-    pub const fn backoff(mut self, backoff: Backoff) -> Self {
-        self.backoff = backoff;
         self
     }
 }
 
-/// How the time between retries grows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Backoff {
-    /// Not at all.
-    Constant,
-    /// By one `delay` each time.
-    Linear,
-    /// It doubles each time.
-    #[default]
-    Exponential,
+// What it holds is not pinned in place: the future is behind a pointer.
+impl<S: ?Sized, T> Unpin for StepFuture<'_, S, T> {}
+
+impl<S: Step + ?Sized, T: StepOutput> Future for StepFuture<'_, S, T> {
+    type Output = Result<T, StepError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut running = match std::mem::replace(&mut self.0, State::Begins) {
+            State::Described(step, description) => Box::pin(step.do_step(description)),
+            State::Running(running) => running,
+            State::Begins => return Poll::Pending,
+        };
+        let polled = running.as_mut().poll(context);
+        self.0 = State::Running(running);
+        polled
+    }
 }
 
-/// What an attempt of a step knows of itself.
-#[derive(Clone)]
-pub struct StepContext {
-    /// The step's name.
+impl<S: ?Sized, T> fmt::Debug for StepFuture<'_, S, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_tuple("StepFuture");
+        match &self.0 {
+            State::Described(_, step) => debug.field(step),
+            State::Running(_) | State::Begins => debug.field(&format_args!("running")),
+        };
+        debug.finish()
+    }
+}
+
+/// A step that runs code, in full: for implementations of [`Step`].
+#[non_exhaustive]
+pub struct DoStep<T> {
+    /// Its name.
     pub name: String,
-    /// Which step of that name it is, from 1.
-    pub count: u32,
-    /// Which attempt this is, from 1.
-    pub attempt: u32,
-    reporter: Option<Rc<dyn Reporter>>,
+    /// How it is retried, when an attempt is given up, and what of it is kept secret.
+    pub config: StepConfig,
+    /// What each attempt runs.
+    pub callback: StepCallback<T>,
+    /// What undoes it.
+    pub rollback: Option<Rollback<T>>,
 }
 
-impl StepContext {
-    /// A context whose reports go nowhere: what an unwrapped step gets.
-    #[must_use]
-    pub fn new(name: impl Into<String>, count: u32, attempt: u32) -> Self {
+impl<T: 'static> DoStep<T> {
+    /// With the default config and no rollback.
+    pub fn new(
+        name: impl Into<String>,
+        callback: impl AsyncFn(StepContext) -> Result<T, StepError> + 'static,
+    ) -> Self {
         Self {
             name: name.into(),
-            count,
-            attempt,
-            reporter: None,
-        }
-    }
-
-    /// The same context with somebody who listens.
-    #[must_use]
-    pub fn with_reporter(mut self, reporter: Rc<dyn Reporter>) -> Self {
-        self.reporter = Some(reporter);
-        self
-    }
-
-    /// Tells viewers how far this attempt is. Returns at once and never fails; does nothing if
-    /// the step is not wrapped in a [`WorkflowEventStep`](super::WorkflowEventStep).
-    ///
-    /// If the process dies in mid-attempt, the attempt that follows is the same try: its first
-    /// report is taken for the first of the attempt that died, and so on, and is not told twice.
-    pub fn progress(&self, progress: impl Into<Progress>) {
-        if let Some(reporter) = &self.reporter {
-            reporter.progress(progress.into());
-        }
-    }
-
-    /// Sets an attribute of the `completed` event, if this attempt succeeds.
-    pub fn set_attribute(&self, key: impl Into<String>, value: impl Into<Value>) {
-        if let Some(reporter) = &self.reporter {
-            reporter.set_attribute(key.into(), value.into());
+            config: StepConfig::new(),
+            callback: StepCallback::new(callback),
+            rollback: None,
         }
     }
 }
 
-impl fmt::Debug for StepContext {
+impl<T> fmt::Debug for DoStep<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StepContext")
+        f.debug_struct("DoStep")
             .field("name", &self.name)
-            .field("count", &self.count)
-            .field("attempt", &self.attempt)
+            .field("config", &self.config)
+            .field("rollback", &self.rollback)
             .finish_non_exhaustive()
     }
 }
 
-/// Where a [`StepContext`]'s reports go.
-pub trait Reporter {
-    /// See [`StepContext::progress`].
-    fn progress(&self, progress: Progress);
-    /// See [`StepContext::set_attribute`].
-    fn set_attribute(&self, key: String, value: Value);
-}
+/// What each attempt of a step runs. Clones are the same.
+pub struct StepCallback<T>(Rc<dyn Fn(StepContext) -> LocalBoxFuture<'static, StepResult<T>>>);
 
-/// What a step reports while it works. All parts are optional.
-///
-/// ```
-/// use ssetarget::workflow::Progress;
-/// let progress = Progress::percent(40.0).message("14 of 35 pages").attribute("page", 14);
-/// ```
-#[derive(Clone, Debug, Default, PartialEq)]
-#[non_exhaustive]
-pub struct Progress {
-    /// How much is done, from 0 to 100.
-    pub percent: Option<f64>,
-    /// What is being done.
-    pub message: Option<String>,
-    /// Anything else.
-    pub attributes: serde_json::Map<String, Value>,
-}
+type StepResult<T> = Result<T, StepError>;
 
-impl Progress {
-    /// How much is done. What is not a number from 0 to 100 is brought into that range, and NaN
-    /// is left out.
-    #[must_use]
-    pub fn percent(percent: f64) -> Self {
-        Self {
-            percent: (!percent.is_nan()).then(|| percent.clamp(0.0, 100.0)),
-            ..Self::default()
-        }
+impl<T: 'static> StepCallback<T> {
+    /// From an async closure.
+    pub fn new(callback: impl AsyncFn(StepContext) -> Result<T, StepError> + 'static) -> Self {
+        let callback = Rc::new(callback);
+        Self(Rc::new(move |context| {
+            let callback = Rc::clone(&callback);
+            Box::pin(async move { callback(context).await })
+        }))
     }
 
-    /// With a message. On its own: `Progress::default().message("…")`.
-    #[must_use]
-    pub fn message(mut self, message: impl Into<String>) -> Self {
-        self.message = Some(message.into());
-        self
-    }
-
-    /// With an attribute.
-    #[must_use]
-    pub fn attribute(mut self, key: impl Into<String>, value: impl Into<Value>) -> Self {
-        self.attributes.insert(key.into(), value.into());
-        self
+    /// Runs an attempt.
+    ///
+    /// # Errors
+    /// The callback's.
+    pub async fn call(&self, context: StepContext) -> Result<T, StepError> {
+        (self.0)(context).await
     }
 }
 
-impl From<&str> for Progress {
-    fn from(message: &str) -> Self {
-        Self::default().message(message)
+impl<T> Clone for StepCallback<T> {
+    fn clone(&self) -> Self {
+        Self(Rc::clone(&self.0))
     }
 }
 
-impl From<String> for Progress {
-    fn from(message: String) -> Self {
-        Self::default().message(message)
+impl<T> fmt::Debug for StepCallback<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("StepCallback")
     }
 }
 
@@ -283,7 +300,7 @@ pub struct WaitForEvent {
     /// The type that the event must be sent with.
     pub event_type: String,
     /// Default: the platform's, 24 hours.
-    pub timeout: Option<Duration>,
+    pub timeout: Option<WorkflowDuration>,
 }
 
 impl WaitForEvent {
@@ -297,14 +314,15 @@ impl WaitForEvent {
 
     /// At most this long.
     #[must_use]
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = Some(timeout);
+    pub fn timeout(mut self, timeout: impl Into<WorkflowDuration>) -> Self {
+        self.timeout = Some(timeout.into());
         self
     }
 }
 
 /// An event that a step waited for.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct WaitedEvent<T> {
     /// What was sent.
     pub payload: T,
@@ -312,4 +330,18 @@ pub struct WaitedEvent<T> {
     pub timestamp: SystemTime,
     /// The type that it was sent with.
     pub event_type: String,
+    /// What the platform's log and dashboards do not show of it.
+    pub sensitive: Option<Sensitivity>,
+}
+
+impl<T> WaitedEvent<T> {
+    /// An event of this type that was sent at this time.
+    pub fn new(event_type: impl Into<String>, payload: T, timestamp: SystemTime) -> Self {
+        Self {
+            payload,
+            timestamp,
+            event_type: event_type.into(),
+            sensitive: None,
+        }
+    }
 }

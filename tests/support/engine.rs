@@ -7,12 +7,12 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 use ssetarget::NewEvent;
 use ssetarget::workflow::{
-    BatchedDispatch, DispatchConfig, FactLog, OpenedRun, Runtime, Step, StepConfig, StepContext,
-    StepError, StepErrorKind, WaitForEvent, WaitedEvent, WorkflowEventStep, WorkflowLog,
+    BatchedDispatch, DispatchConfig, DoStep, FactLog, JsonCodec, JsonOutput, OpenedRun, Runtime,
+    Step, StepContext, StepError, StepErrorKind, StepOutput, WaitForEvent, WaitedEvent,
+    WorkflowDuration, WorkflowEventStep, WorkflowLog,
 };
 use tokio::task::LocalSet;
 
@@ -131,27 +131,18 @@ impl FakeStep {
 }
 
 impl Step for FakeStep {
-    async fn run_with<T, F>(
-        &self,
-        name: &str,
-        config: StepConfig,
-        callback: F,
-    ) -> Result<T, StepError>
-    where
-        T: Serialize + DeserializeOwned + 'static,
-        F: AsyncFn(StepContext) -> Result<T, StepError> + 'static,
-    {
+    async fn do_step<T: StepOutput>(&self, step: DoStep<T>) -> Result<T, StepError> {
+        let name = step.name;
         let count = self.count(format!("do/{name}"));
         let key = format!("do/{name}-{count}");
         self.engine.tick().await;
         let cached = self.engine.results.borrow().get(&key).cloned();
         if let Some(result) = cached {
             let value = result.map_err(StepError::new)?;
-            return Ok(serde_json::from_value(value)?);
+            return T::decode(&JsonCodec, JsonOutput::Value(value));
         }
-        self.engine.begins(name);
-        let limit = config.retries.map_or(5, |retries| retries.limit);
-        let callback = Rc::new(callback);
+        self.engine.begins(&name);
+        let config = step.config.resolve();
         loop {
             let attempt = {
                 let mut attempts = self.engine.attempts.borrow_mut();
@@ -164,12 +155,11 @@ impl Step for FakeStep {
             self.engine.tick().await;
             // On its own, as over RPC: what times out goes on running.
             let running = {
-                let callback = Rc::clone(&callback);
-                let context = StepContext::new(name, count, attempt);
-                tokio::task::spawn_local(async move { callback(context).await })
+                let callback = step.callback.clone();
+                let context = StepContext::new(&name, count, attempt).with_config(config);
+                tokio::task::spawn_local(async move { callback.call(context).await })
             };
-            let timeout = config.timeout.unwrap_or(Duration::from_secs(600));
-            let result = match tokio::time::timeout(timeout, running).await {
+            let result = match tokio::time::timeout(config.timeout.into(), running).await {
                 Ok(joined) => {
                     joined.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
                 }
@@ -181,16 +171,19 @@ impl Step for FakeStep {
             self.engine.tick().await;
             match result {
                 Ok(value) => {
-                    let json = serde_json::to_value(&value)?;
-                    self.engine.results.borrow_mut().insert(key, Ok(json));
+                    let JsonOutput::Value(json) = value.encode(&JsonCodec)? else {
+                        return Err(StepError::new("this engine stores no streams"));
+                    };
+                    let stored = Ok(json.clone());
+                    self.engine.results.borrow_mut().insert(key, stored);
                     self.engine.note(format!("{name}-{count} completed"));
                     self.engine.tick().await;
                     self.engine.suspended()?;
-                    return Ok(value);
+                    return T::decode(&JsonCodec, JsonOutput::Value(json));
                 }
                 // Not stored, as in the real engine.
                 Err(error) if error.kind() == StepErrorKind::NonRetryable => return Err(error),
-                Err(error) if attempt > limit => {
+                Err(error) if attempt > config.retries.limit => {
                     let stored = Err(error.message().to_owned());
                     self.engine.results.borrow_mut().insert(key, stored);
                     self.engine.note(format!("{name}-{count} failed"));
@@ -204,7 +197,11 @@ impl Step for FakeStep {
         }
     }
 
-    async fn sleep(&self, name: &str, _duration: Duration) -> Result<(), StepError> {
+    async fn sleep(
+        &self,
+        name: &str,
+        _duration: impl Into<WorkflowDuration>,
+    ) -> Result<(), StepError> {
         self.wait("sleep", name).await
     }
 
@@ -221,11 +218,9 @@ impl Step for FakeStep {
         T: DeserializeOwned + 'static,
     {
         self.wait("waitForEvent", name).await?;
-        Ok(WaitedEvent {
-            payload: serde_json::from_value(serde_json::Value::Null)?,
-            timestamp: SystemTime::UNIX_EPOCH,
-            event_type: options.event_type,
-        })
+        let payload = serde_json::from_value(serde_json::Value::Null)?;
+        let sent = SystemTime::UNIX_EPOCH;
+        Ok(WaitedEvent::new(options.event_type, payload, sent))
     }
 }
 
