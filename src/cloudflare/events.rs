@@ -6,17 +6,19 @@ use wasm_bindgen::prelude::*;
 use worker::durable::ObjectNamespace;
 use worker::{Env, Method, Request, Response};
 
-use super::binding::{CreateOptions, InstanceState, Workflow, WorkflowError, WorkflowInstance};
+use super::binding::{
+    CreateOptions, InstanceState, InstanceStatus, Workflow, WorkflowError, WorkflowInstance,
+};
 use super::convert::message;
 use super::entrypoint::WorkflowEvent;
 use super::js;
 use super::runtime::WorkersRuntime;
 use super::serve;
 use super::step::WorkflowStep;
-use crate::event::NewEvent;
+use crate::event::{InvalidEvent, NewEvent};
 use crate::workflow::{
     BatchedDispatch, DispatchConfig, FactLog, OpenedRun, Runtime, WorkflowEventStep,
-    workflow_started,
+    workflow_ended, workflow_started,
 };
 
 /// The step object of a workflow whose events go to a `WorkflowEvents` object.
@@ -32,6 +34,7 @@ pub struct WorkflowEventsNamespace {
     namespace: ObjectNamespace,
     workflow_name: String,
     workflow: Option<Workflow>,
+    asks_for_unknown: bool,
 }
 
 impl WorkflowEventsNamespace {
@@ -58,6 +61,7 @@ impl WorkflowEventsNamespace {
             namespace,
             workflow_name: workflow_name.into(),
             workflow: None,
+            asks_for_unknown: false,
         })
     }
 
@@ -76,18 +80,41 @@ impl WorkflowEventsNamespace {
         // Before the instance can run, so that no event of it has an earlier time.
         let now = WorkersRuntime.now();
         let instance = workflow.create(options).await?;
-        let log = ObjectFactLog::new(self.clone(), instance.id());
-        let announced = async {
-            let opened = log.open().await?;
-            let started = workflow_started(&self.workflow_name, now);
-            let started = started.map_err(|error| error.to_string())?;
-            log.append(opened.run, &[started]).await
-        };
-        if let Err(error) = announced.await {
+        let started = workflow_started(&self.workflow_name, now);
+        if let Err(error) = self.tell(&instance.id(), started).await {
             worker::console_warn!("ssetarget: a new instance is not announced: {error}");
         }
-        log.release();
         Ok(instance)
+    }
+
+    /// Terminates an instance and tells its viewers: the run has `failed`, and streams end.
+    /// [`WorkflowInstance::terminate`] alone tells nobody, since the workflow's code does not run
+    /// any more; [`with_workflow`](Self::with_workflow) makes up for that, and for instances that
+    /// are terminated from outside the Worker.
+    ///
+    /// # Errors
+    /// As [`WorkflowInstance::terminate`]. That the object cannot be reached is no error.
+    pub async fn terminate(&self, instance: &WorkflowInstance) -> Result<(), WorkflowError> {
+        instance.terminate().await?;
+        let ended = workflow_ended(&self.workflow_name, Err(TERMINATED), WorkersRuntime.now());
+        if let Err(error) = self.tell(&instance.id(), ended).await {
+            worker::console_warn!("ssetarget: viewers are not told of a termination: {error}");
+        }
+        Ok(())
+    }
+
+    /// Appends a fact to the latest run of an instance, past its own dispatch.
+    async fn tell(
+        &self,
+        instance_id: &str,
+        event: Result<NewEvent, InvalidEvent>,
+    ) -> Result<(), String> {
+        let event = event.map_err(|error| error.to_string())?;
+        let log = ObjectFactLog::new(self.clone(), instance_id.to_owned());
+        let session = log.session(false).await.map_err(|error| message(&error))?;
+        let told = log.append(run_of(&session), &[event]).await;
+        log.release();
+        told
     }
 
     /// Whether the instance has events.
@@ -103,12 +130,23 @@ impl WorkflowEventsNamespace {
         Ok(response.status_code() == 200)
     }
 
-    /// Asks this binding about an instance that has no events, so that one that was not made by
-    /// [`create`](Self::create) and has dispatched nothing yet is waited for and not answered with
-    /// `404`. Default: it is not asked, and unknown ids cost the platform's engine nothing.
+    /// Asks this binding how an instance is whenever a viewer opens its stream, so that a run
+    /// that is over without having said so gets its last event and the stream ends: one that was
+    /// terminated, that failed before its code ran, or whose log could not be reached at its end.
+    /// Costs one call to the binding for each stream. Default: it is not asked.
     #[must_use]
     pub fn with_workflow(mut self, workflow: Workflow) -> Self {
         self.workflow = Some(workflow);
+        self
+    }
+
+    /// Also asks the binding of [`with_workflow`](Self::with_workflow) about instances that have
+    /// no events, so that one that was not made by [`create`](Self::create) and has dispatched
+    /// nothing yet is waited for and not answered with `404`. Default: it is not asked, and
+    /// unknown ids cost the platform's engine nothing.
+    #[must_use]
+    pub fn ask_for_unknown(mut self) -> Self {
+        self.asks_for_unknown = true;
         self
     }
 
@@ -139,20 +177,65 @@ impl WorkflowEventsNamespace {
         self.stub(instance_id)?.fetch_with_request(request).await
     }
 
-    /// The state of such an instance, if there is one and the workflow's binding is known.
-    pub(super) async fn state(
+    /// The state of an instance without events, if there is one and it is to be asked for.
+    pub(super) async fn state_of_unknown(
         &self,
         instance_id: &str,
     ) -> Result<Option<InstanceState>, WorkflowError> {
+        if !self.asks_for_unknown {
+            return Ok(None);
+        }
+        let status = self.status(instance_id).await?;
+        Ok(status.map(|status| status.state))
+    }
+
+    /// Ends the log of a run that is over, if its own code did not. A log that has ended takes no
+    /// further events, so this changes nothing there.
+    pub(super) async fn settle(&self, instance_id: &str) {
+        let settled = async {
+            if self.ended(instance_id).await?.is_none() {
+                return Ok(());
+            }
+            let log = ObjectFactLog::new(self.clone(), instance_id.to_owned());
+            let session = log.session(false).await.map_err(|error| message(&error))?;
+            // Asked again now that the log's run is known: the instance may have been restarted
+            // in between, and that run is not over.
+            if let Some(status) = self.ended(instance_id).await? {
+                let error = status.error.map(|error| error.message);
+                let outcome = match status.state {
+                    InstanceState::Complete => Ok(()),
+                    InstanceState::Terminated => Err(TERMINATED),
+                    _ => Err(error.as_deref().unwrap_or("the workflow failed")),
+                };
+                let ended = workflow_ended(&self.workflow_name, outcome, WorkersRuntime.now());
+                let ended = ended.map_err(|error| error.to_string())?;
+                log.append(run_of(&session), &[ended]).await?;
+            }
+            log.release();
+            Ok::<_, String>(())
+        };
+        if let Err(error) = settled.await {
+            worker::console_warn!("ssetarget: whether a run has ended is not known: {error}");
+        }
+    }
+
+    /// The status of an instance whose run is over.
+    async fn ended(&self, instance_id: &str) -> Result<Option<AnyStatus>, String> {
+        let status = self.status(instance_id).await;
+        let status = status.map_err(|error| error.to_string())?;
+        Ok(status.filter(|status| status.state.has_ended()))
+    }
+
+    async fn status(&self, instance_id: &str) -> Result<Option<AnyStatus>, WorkflowError> {
         let Some(workflow) = &self.workflow else {
             return Ok(None);
         };
         let status = async {
             let instance = workflow.get(instance_id).await?;
-            instance.status::<serde::de::IgnoredAny>().await
+            instance.status().await
         };
         match status.await {
-            Ok(status) => Ok(Some(status.state)),
+            Ok(status) => Ok(Some(status)),
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),
         }
@@ -209,21 +292,11 @@ impl FactLog for ObjectFactLog {
 
     async fn open(&self) -> Result<OpenedRun, String> {
         let session = self.session(true).await.map_err(|error| message(&error))?;
-        let run = session
-            .run()
-            .ok()
-            .and_then(|run| run.as_f64())
-            .unwrap_or(1.0);
         let facts = session.facts().ok().and_then(|facts| facts.as_string());
         let facts = serde_json::from_str(&facts.unwrap_or_default())
             .map_err(|error| format!("the object's facts cannot be read: {error}"))?;
-        #[allow(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "a u32 there"
-        )]
         Ok(OpenedRun {
-            run: run as u32,
+            run: run_of(&session),
             facts,
         })
     }
@@ -248,3 +321,18 @@ impl FactLog for ObjectFactLog {
         }
     }
 }
+
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a u32 there"
+)]
+fn run_of(session: &js::EventsSession) -> u32 {
+    let run = session.run().ok().and_then(|run| run.as_f64());
+    run.unwrap_or(1.0) as u32
+}
+
+type AnyStatus = InstanceStatus<serde::de::IgnoredAny>;
+
+/// What viewers are told of a run that was terminated.
+const TERMINATED: &str = "the instance was terminated";

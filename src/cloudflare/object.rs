@@ -179,12 +179,11 @@ impl Object {
         let ends = batch.iter().any(NewEvent::is_terminal);
         let now = WorkersRuntime.now();
         let stored = self.log.append(run, batch, now).await.map_err(to_error)?;
-        // Also if they were stored before: the answer, or the alarm, may have been lost.
-        if ends {
-            self.state
-                .storage()
-                .set_alarm(self.config.retention)
-                .await?;
+        // Also if the end was stored before, since its alarm may have been lost; but being told of
+        // it again does not put off the alarm.
+        let storage = self.state.storage();
+        if ends && (stored > 0 || storage.get_alarm().await?.is_none()) {
+            storage.set_alarm(self.config.retention).await?;
         }
         to_js(&stored).map_err(JsValue::from)
     }

@@ -38,11 +38,14 @@ pub async fn serve_sse(
         return Refusal::UnknownInstance.response();
     }
     let response = fetch(instance_id, &viewer, events).await?;
+    if response.status_code() == 200 {
+        events.settle(instance_id).await;
+    }
     if response.status_code() != Refusal::UnknownInstance.status() {
         return Ok(response);
     }
     // No events, but perhaps an instance that has dispatched none yet.
-    match events.state(instance_id).await {
+    match events.state_of_unknown(instance_id).await {
         Ok(Some(state)) => {
             // One that has ended has either dispatched its events by now or never will.
             viewer.expected = !state.has_ended();

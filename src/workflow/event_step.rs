@@ -323,6 +323,24 @@ pub fn workflow_started(workflow: &str, now: SystemTime) -> Result<NewEvent, Inv
     NewEvent::encode(&StepEvent::new(StepEventType::Started, &task, None, now))
 }
 
+/// The last event of a run of the workflow of this name: for whoever learns that the run is over
+/// though its own code did not say so, for example because it was terminated.
+///
+/// # Errors
+/// When the name is too long for an event.
+pub fn workflow_ended(
+    workflow: &str,
+    outcome: Result<(), &str>,
+    now: SystemTime,
+) -> Result<NewEvent, InvalidEvent> {
+    let task = TaskCounter::default().next(Form::Step(Kind::Workflow), workflow);
+    let event = |of| StepEvent::new(of, &task, None, now);
+    NewEvent::encode(&match outcome {
+        Ok(()) => event(StepEventType::Completed),
+        Err(error) => event(StepEventType::Failed).error(error),
+    })
+}
+
 /// A task whose events are dispatched.
 struct Track<D> {
     dispatch: Rc<D>,

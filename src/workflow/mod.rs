@@ -26,7 +26,9 @@ pub use context::{Progress, Reporter, StepContext};
 pub use dispatch::{BatchedDispatch, DispatchConfig, FactLog, OpenedRun, Runtime};
 pub use duration::{InvalidDuration, WorkflowDuration};
 pub use error::{NonRetryableError, StepError, StepErrorKind};
-pub use event_step::{Dispatch, Fact, Flush, StepInfo, WorkflowEventStep, workflow_started};
+pub use event_step::{
+    Dispatch, Fact, Flush, StepInfo, WorkflowEventStep, workflow_ended, workflow_started,
+};
 pub use log::{WorkflowLog, WorkflowLogError};
 pub use output::{ByteStream, JsonCodec, JsonOutput, OutputCodec, StepOutput};
 pub use panic::catch_panic;

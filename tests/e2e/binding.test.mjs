@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 
 import { harness } from "./lib/harness.mjs";
-import { Gate, json, start } from "./lib/script.mjs";
+import { Gate, json, lines, start } from "./lib/script.mjs";
 
 let server;
 before(async () => {
@@ -94,7 +94,31 @@ describe("an instance", () => {
     await run.act("terminate"); // its code does not run again, so viewers are not told
     assert.equal((await run.ended()).state, "terminated");
     assert.equal((await refused(run.act("terminate"))).kind, "Other");
-    viewer.close();
+    // Until somebody asks: then all of them are.
+    const late = await run.readAll();
+    assert.deepEqual(lines(late), [
+      "1 started alpha-1.workflow",
+      "2 started w-1.waitForEvent",
+      "3 failed alpha-1.workflow (the instance was terminated)",
+    ]);
+    assert.deepEqual((await viewer.rest()).map(({ raw }) => raw), late.map(({ raw }) => raw));
+    assert.deepEqual((await run.readAll()).map(({ raw }) => raw), late.map(({ raw }) => raw), "it is told once");
+  });
+
+  test("tells its viewers when it is terminated with its events", async () => {
+    const run = await start(server, [{ do: { name: "a" } }, { wait: { name: "w", type: "go" } }]);
+    const viewer = await run.open();
+    await viewer.until(({ json: task }) => task.kind === "waitForEvent");
+    await run.act("end");
+    assert.deepEqual(lines(await viewer.rest()).slice(4), ["5 failed alpha-1.workflow (the instance was terminated)"]);
+    assert.equal((await run.ended()).state, "terminated");
+    // A run that follows is another.
+    await run.act("restart");
+    await run.reached("running", "waiting");
+    await run.event("go", 1);
+    await run.ended();
+    const again = await run.open({ lastEventId: 5 });
+    assert.deepEqual(lines(await again.rest()).at(-1), "12 completed alpha-1.workflow");
   });
 
   test("gets an event that is sent before it waits, and only one of its type", async () => {

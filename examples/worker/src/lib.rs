@@ -22,7 +22,8 @@ ssetarget::export_workflow_events!(WorkflowEvents);
 #[event(fetch)]
 async fn fetch(request: Request, env: Env, _context: Context) -> Result<Response> {
     let workflow = Workflow::from_env(&env, "ORDER")?;
-    let events = WorkflowEventsNamespace::from_env(&env, order::EVENTS, order::NAME)?;
+    let events = WorkflowEventsNamespace::from_env(&env, order::EVENTS, order::NAME)?
+        .with_workflow(workflow.clone());
     let request = match SseRoute::new(events.clone()).serve(request).await? {
         Ok(response) => return Ok(response),
         Err(request) => request,

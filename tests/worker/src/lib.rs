@@ -2,7 +2,7 @@
 //!
 //! - `POST /<workflow>` with `{id?, params?}` creates an instance
 //! - `GET /<workflow>/<id>/status`
-//! - `POST /<workflow>/<id>/pause`, `/resume`, `/restart`, `/terminate`, `/event`
+//! - `POST /<workflow>/<id>/pause`, `/resume`, `/restart`, `/terminate`, `/end`, `/event`
 //! - `/<workflow>/<id>/sse` is the library's, whatever the method is
 //! - `GET /<workflow>/<id>/platform` is the platform's own log, once the run has ended
 //! - `POST /<workflow>/<id>/rpc/<method>` calls a method of the `WorkflowEvents` object
@@ -56,6 +56,12 @@ async fn fetch(mut request: Request, env: Env, _context: Context) -> Result<Resp
             let workflow = workflows::workflow(&env, name)?;
             let body = request.text().await?;
             answer(act(&workflow, id, action, &body).await)
+        }
+        ([name, id, "end"], Method::Post) => {
+            let events = workflows::events(&env, name)?;
+            let instance = workflows::workflow(&env, name)?.get(id).await?;
+            events.terminate(&instance).await?;
+            Response::ok("{}")
         }
         _ => Response::error("there is nothing here", 404),
     }

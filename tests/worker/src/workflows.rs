@@ -24,5 +24,5 @@ pub fn workflow(env: &Env, name: &str) -> Result<Workflow> {
 
 pub fn events(env: &Env, name: &str) -> Result<WorkflowEventsNamespace> {
     let events = WorkflowEventsNamespace::from_env(env, events_binding(name), name)?;
-    Ok(events.with_workflow(workflow(env, name)?))
+    Ok(events.with_workflow(workflow(env, name)?).ask_for_unknown())
 }
