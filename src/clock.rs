@@ -1,6 +1,35 @@
 //! Time as stores keep it: whole milliseconds since the Unix epoch.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+
+/// Where a store has its time from: the machine, unless told otherwise.
+#[derive(Clone)]
+pub(crate) struct Clock(Arc<dyn Fn() -> SystemTime + Send + Sync>);
+
+impl Clock {
+    pub(crate) fn new(clock: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
+        Self(Arc::new(clock))
+    }
+
+    /// In whole milliseconds.
+    pub(crate) fn now(&self) -> SystemTime {
+        from_milliseconds(milliseconds((self.0)()))
+    }
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self::new(now)
+    }
+}
+
+impl fmt::Debug for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Clock")
+    }
+}
 
 /// The clock of the machine. `std`'s own panics in WebAssembly.
 pub(crate) fn now() -> SystemTime {

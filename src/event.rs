@@ -193,6 +193,12 @@ impl NewEvent {
         self
     }
 
+    /// The same event for a store that knows no facts.
+    pub(crate) fn without_key(mut self) -> Self {
+        self.key = None;
+        self
+    }
+
     /// Checks what the constructors promise, for an event that came from elsewhere.
     ///
     /// # Errors

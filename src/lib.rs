@@ -12,7 +12,7 @@
 //! |---|---|---|
 //! | `event` | [`EventId`], [`Cursor`], [`Event`], [`NewEvent`], [`StoredEvent`] | storage, bytes, async |
 //! | [`wire`] | events to bytes, `Last-Event-ID` to [`Cursor`] | streams, stores, HTTP libraries |
-//! | [`store`] | the [`EventStore`] promise, memory, SQLite, one suite for all | delivery |
+//! | [`store`] | the [`EventStore`] promise; memory, null and SQLite; one suite for all | delivery |
 //! | `clock` | milliseconds, and where they come from | everything else |
 //! | `target` | [`SseTarget`]: dispatch and subscribe | time, workflows |
 //! | `subscription` | the cursor loop, the only place that waits for events | bytes, time |
@@ -68,7 +68,9 @@ pub mod workflow;
 
 pub use body::{HEARTBEAT_INTERVAL, body, frames, keep_alive};
 pub use event::{Cursor, Event, EventId, InvalidEvent, InvalidEventId, NewEvent, StoredEvent};
-pub use store::{Appended, EventStore, MemoryEventStore, Page, PageLimit, SqliteEventStore};
+pub use store::{
+    Appended, EventStore, MemoryEventStore, NullEventStore, Page, PageLimit, SqliteEventStore,
+};
 pub use subscription::{Batch, Reset, Subscription};
 pub use sync::{MaybeSend, MaybeSync};
 pub use target::{DispatchError, SseTarget};

@@ -17,9 +17,19 @@ use crate::sync::MaybeSend;
 #[derive(Debug)]
 pub struct Subscription<S> {
     store: Arc<S>,
-    cursor: Option<EventId>,
+    position: Position,
     limit: PageLimit,
     ended: bool,
+}
+
+/// What a reader has behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Position {
+    /// Whatever was removed before its first read.
+    Oldest,
+    /// Nothing: the log was empty, so that it misses whatever is removed from now on.
+    Start,
+    After(EventId),
 }
 
 /// What a [`Subscription`] reads.
@@ -34,8 +44,9 @@ pub enum Batch {
 /// A position that the log does not know: beyond its head, or older than what is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reset {
-    /// What was asked for.
-    pub requested: EventId,
+    /// What was asked for. `None`: everything from the start of a log that was empty when the
+    /// subscriber came, and of which it did not read what is gone.
+    pub requested: Option<EventId>,
     /// The oldest event kept. `None` if there is none.
     pub oldest: Option<EventId>,
     /// The greatest id ever assigned. `None` if none was.
@@ -54,19 +65,22 @@ impl<S: EventStore> Subscription<S> {
             _ if !store.is_resumable() => Cursor::Latest,
             cursor => cursor,
         };
-        let cursor = match cursor {
-            Cursor::Beginning => None,
-            Cursor::After(id) => Some(id),
-            Cursor::Latest => store.read(None, limit).await?.head,
-            Cursor::Since(time) => store.before(time).await?,
+        let position = match cursor {
+            Cursor::Beginning => Position::Oldest,
+            Cursor::After(id) => Position::After(id),
+            Cursor::Latest => Position::behind(store.read(None, limit).await?.head),
+            Cursor::Since(time) => {
+                let before = store.before(time).await?;
+                before.map_or(Position::Oldest, Position::After)
+            }
         };
-        let ended = match cursor {
-            None => false,
-            Some(_) => is_end(cursor, &store.read(cursor, limit).await?),
+        let ended = match position {
+            Position::Oldest | Position::Start => false,
+            Position::After(_) => position.is_end(&store.read(position.after(), limit).await?),
         };
         Ok(Self {
             store,
-            cursor,
+            position,
             limit: PageLimit::default(),
             ended,
         })
@@ -97,31 +111,54 @@ impl<S: EventStore> Subscription<S> {
         self.ended
     }
 
+    /// Where it is: a [`Cursor`] behind the last event that it returned, with which another
+    /// subscription goes on.
+    #[must_use]
+    pub fn cursor(&self) -> Cursor {
+        self.position
+            .after()
+            .map_or(Cursor::Beginning, Cursor::After)
+    }
+
     /// Waits for the next events. `None` after the terminal one, while it is the newest.
     ///
-    /// Dropping the future loses nothing: the cursor moves only when events are returned.
+    /// Dropping the future loses nothing: the position moves only when events are returned.
     ///
     /// # Errors
     /// When the store fails. Calling it again tries again from the same position.
     pub async fn next(&mut self) -> Result<Option<Batch>, S::Error> {
         while !self.ended {
-            let page = self.store.read(self.cursor, self.limit).await?;
-            if let Some(reset) = self.reset(&page) {
-                self.cursor = None;
-                return Ok(Some(Batch::Reset(reset)));
-            }
-            let last = page.events.last().map(|event| event.id);
-            // Where a page is empty nothing lies between here and the head: what did was removed.
-            self.cursor = last.or(page.head);
-            self.ended = is_end(self.cursor, &page);
-            if last.is_some() {
-                return Ok(Some(Batch::Events(page.events)));
+            let batch = self.try_next().await?;
+            if batch.is_some() {
+                return Ok(batch);
             }
             if !self.ended {
-                self.store.changed(self.cursor).await?;
+                self.store.changed(self.position.after()).await?;
             }
         }
         Ok(None)
+    }
+
+    /// As [`next`](Self::next), without waiting: `None` where nothing follows, which makes
+    /// [`cursor`](Self::cursor) the head of the log at that moment.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next).
+    pub async fn try_next(&mut self) -> Result<Option<Batch>, S::Error> {
+        if self.ended {
+            return Ok(None);
+        }
+        let page = self.store.read(self.position.after(), self.limit).await?;
+        if let Some(reset) = self.position.reset(&page) {
+            // Before the oldest, and not at it, whichever that will be: to miss more is told, too.
+            self.position = Position::behind(page.trimmed);
+            return Ok(Some(Batch::Reset(reset)));
+        }
+        let last = page.events.last().map(|event| event.id);
+        // Where a page is empty nothing lies between here and the head: what did was removed.
+        self.position = Position::behind(last.or(page.head));
+        self.ended = self.position.is_end(&page);
+        Ok(last.map(|_| Batch::Events(page.events)))
     }
 
     /// The batches as a stream, which ends after an error.
@@ -134,19 +171,34 @@ impl<S: EventStore> Subscription<S> {
             Ok(batch.map(|batch| (batch, subscription)))
         })
     }
+}
 
-    fn reset(&self, page: &Page) -> Option<Reset> {
-        let requested = self.cursor?;
-        let beyond_head = page.head.is_none_or(|head| requested > head);
-        let removed = page.trimmed.is_some_and(|trimmed| requested < trimmed);
-        (beyond_head || removed).then_some(Reset {
-            requested,
+impl Position {
+    fn behind(last: Option<EventId>) -> Self {
+        last.map_or(Self::Start, Self::After)
+    }
+
+    fn after(self) -> Option<EventId> {
+        match self {
+            Self::Oldest | Self::Start => None,
+            Self::After(id) => Some(id),
+        }
+    }
+
+    fn reset(self, page: &Page) -> Option<Reset> {
+        let is_gone = match self {
+            Self::Oldest => false,
+            Self::Start => page.trimmed.is_some(),
+            Self::After(id) => Some(id) > page.head || Some(id) < page.trimmed,
+        };
+        is_gone.then_some(Reset {
+            requested: self.after(),
             oldest: page.oldest,
             head: page.head,
         })
     }
-}
 
-fn is_end(cursor: Option<EventId>, page: &Page) -> bool {
-    page.closed && cursor.is_some() && cursor == page.head
+    fn is_end(self, page: &Page) -> bool {
+        page.closed && page.head.is_some_and(|head| self == Self::After(head))
+    }
 }

@@ -42,7 +42,7 @@ pub fn encode_reset(reset: &Reset, out: &mut Vec<u8>) {
     let id = |id: Option<EventId>| id.map_or_else(|| "null".to_owned(), |id| id.to_string());
     let data = format!(
         r#"{{"requested":{},"oldest":{},"head":{}}}"#,
-        reset.requested,
+        id(reset.requested),
         id(reset.oldest),
         id(reset.head)
     );
@@ -188,7 +188,7 @@ mod tests {
     fn a_reset_has_no_id() {
         let mut out = Vec::new();
         let reset = Reset {
-            requested: id(99),
+            requested: Some(id(99)),
             oldest: Some(id(3)),
             head: None,
         };

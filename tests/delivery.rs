@@ -870,7 +870,7 @@ proptest! {
 #[test]
 fn a_reset_is_an_event_without_an_id() {
     let reset = Reset {
-        requested: id(9),
+        requested: Some(id(9)),
         oldest: None,
         head: Some(id(3)),
     };
@@ -1045,7 +1045,7 @@ async fn reset<S: EventStore>(
 ) -> (u64, Option<u64>, Option<u64>) {
     match subscription.next().now_or_never() {
         Some(Ok(Some(Batch::Reset(reset)))) => (
-            reset.requested.get(),
+            reset.requested.map_or(0, EventId::get),
             reset.oldest.map(EventId::get),
             reset.head.map(EventId::get),
         ),

@@ -4,20 +4,99 @@
 
 mod support;
 
+use std::convert::Infallible;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
 use futures_executor::block_on;
 use ssetarget::store::{Sql, SqlValue, contract};
 use ssetarget::{
-    Appended, Cursor, EventId, EventStore, MemoryEventStore, NewEvent, Page, PageLimit,
-    SqliteEventStore, SseTarget,
+    Appended, Cursor, EventId, EventStore, MemoryEventStore, NewEvent, NullEventStore, Page,
+    PageLimit, SqliteEventStore, SseTarget,
 };
+use support::clock::ManualClock;
 use support::sql::Database;
 
 #[test]
 fn memory_keeps_the_promise() {
     block_on(contract::check(async || MemoryEventStore::new()));
+}
+
+#[test]
+fn memory_that_is_bounded_keeps_the_promise() {
+    block_on(contract::check(async || {
+        MemoryEventStore::new()
+            .max_events(1000)
+            .max_age(Duration::from_secs(3600))
+    }));
+}
+
+#[test]
+fn memory_says_what_it_removed() {
+    let trim = async |store: &MemoryEventStore, last| store.trim(last);
+    block_on(contract::check_trimmed(
+        async || MemoryEventStore::new(),
+        trim,
+    ));
+}
+
+#[test]
+fn memory_of_a_certain_age_says_what_it_removed() {
+    // Each append is an hour after the one before, until events are removed.
+    const HOUR: Duration = Duration::from_secs(3600);
+    let trim = async |store: &HourByHour, last: EventId| {
+        let page = store.read(None, PageLimit::default()).await.unwrap();
+        let last = page.events.iter().find(|event| event.id == last).unwrap();
+        store.clock.set(last.timestamp + 100 * HOUR);
+        store.stands_still.store(true, Ordering::SeqCst);
+    };
+    block_on(async {
+        contract::trimmed_in_part(&HourByHour::new(100 * HOUR), &mut { trim }).await;
+        contract::trimmed_as_a_whole(&HourByHour::new(100 * HOUR), &mut { trim }).await;
+    });
+
+    struct HourByHour {
+        clock: ManualClock,
+        stands_still: AtomicBool,
+        inner: MemoryEventStore,
+    }
+
+    impl HourByHour {
+        fn new(age: Duration) -> Self {
+            let clock = ManualClock::new();
+            let inner = MemoryEventStore::new().max_age(age);
+            Self {
+                inner: inner.with_clock(clock.reader()),
+                stands_still: AtomicBool::new(false),
+                clock,
+            }
+        }
+    }
+
+    impl EventStore for HourByHour {
+        type Error = Infallible;
+        async fn append(&self, batch: Vec<NewEvent>) -> Result<Vec<Appended>, Infallible> {
+            if !self.stands_still.load(Ordering::SeqCst) {
+                self.clock.advance(HOUR);
+            }
+            self.inner.append(batch).await
+        }
+        async fn read(&self, after: Option<EventId>, limit: PageLimit) -> Result<Page, Infallible> {
+            self.inner.read(after, limit).await
+        }
+        async fn changed(&self, after: Option<EventId>) -> Result<(), Infallible> {
+            self.inner.changed(after).await
+        }
+        async fn before(&self, time: SystemTime) -> Result<Option<EventId>, Infallible> {
+            self.inner.before(time).await
+        }
+    }
+}
+
+#[test]
+fn null_keeps_its_part_of_the_promise() {
+    block_on(contract::check_transient(async || NullEventStore::new()));
 }
 
 #[test]
@@ -42,6 +121,113 @@ fn sqlite_in_a_file_is_the_same_after_reopening() {
     block_on(contract::check_reopened(async || {
         SqliteEventStore::new(Database::open(&file))
     }));
+}
+
+#[test]
+fn memory_keeps_the_newest_events() {
+    block_on(async {
+        let store = MemoryEventStore::new().max_events(3);
+        store
+            .append(vec![event("a", "1"), event("b", "2")])
+            .await
+            .unwrap();
+        assert_eq!(kept(&store).await, (vec![1, 2], None, false));
+        // More than fit: what became of each is said before any of them is removed.
+        let batch = ["c", "d", "c", "e", "f"].map(|key| event(key, ""));
+        let outcomes = store.append(batch.to_vec()).await.unwrap();
+        let id = |id| Appended::Stored(EventId::new(id).unwrap());
+        assert_eq!(outcomes, [id(3), id(4), Appended::Duplicate, id(5), id(6)]);
+        assert_eq!(kept(&store).await, (vec![4, 5, 6], Some(3), false));
+
+        // A key is known for as long as its event is kept.
+        let batch = ["f", "a"].map(|key| event(key, ""));
+        let outcomes = store.append(batch.to_vec()).await.unwrap();
+        assert_eq!(outcomes, [Appended::Duplicate, id(7)]);
+        assert_eq!(kept(&store).await, (vec![5, 6, 7], Some(4), false));
+
+        // Of no events it would be no log.
+        let store = MemoryEventStore::new().max_events(0);
+        store
+            .append(vec![event("a", "1"), event("b", "2").terminal()])
+            .await
+            .unwrap();
+        assert_eq!(kept(&store).await, (vec![2], Some(1), true));
+    });
+}
+
+#[test]
+fn memory_keeps_events_until_they_are_too_old() {
+    block_on(async {
+        let clock = ManualClock::new();
+        let store = MemoryEventStore::new()
+            .max_age(Duration::from_secs(10))
+            .max_events(3)
+            .with_clock(clock.reader());
+        let start = clock.now();
+        for n in 0..3 {
+            store.append(vec![event(&n.to_string(), "")]).await.unwrap();
+            clock.advance(Duration::from_secs(4));
+        }
+        // At 12 s: that of 0 s is gone, with its key; those of 4 s and 8 s are not.
+        assert_eq!(kept(&store).await, (vec![2, 3], Some(1), false));
+        clock.advance(Duration::from_millis(1999));
+        assert_eq!(kept(&store).await, (vec![2, 3], Some(1), false));
+        let before = store.before(start + Duration::from_secs(5)).await.unwrap();
+        assert_eq!(before, EventId::new(2));
+        clock.advance(Duration::from_millis(1));
+        // Asked for a time, it does not name what is gone either.
+        let before = store.before(start + Duration::from_secs(5)).await.unwrap();
+        assert_eq!(before, None);
+        assert_eq!(kept(&store).await, (vec![3], Some(2), false));
+
+        // Removed by an append, before it looks at the keys.
+        clock.advance(Duration::from_secs(4));
+        let again = event("2", "again").terminal();
+        let outcomes = store.append(vec![again]).await.unwrap();
+        assert_eq!(outcomes, [Appended::Stored(EventId::new(4).unwrap())]);
+        assert_eq!(kept(&store).await, (vec![4], Some(3), true));
+
+        // The end is forgotten with the terminal event, the head is not.
+        clock.advance(Duration::from_secs(10));
+        assert_eq!(kept(&store).await, (vec![], Some(4), false));
+        let page = store
+            .read(EventId::new(4), PageLimit::default())
+            .await
+            .unwrap();
+        assert_eq!(page.head, EventId::new(4));
+
+        // A clock that is set back makes nothing younger than what is removed already.
+        clock.set(start);
+        let newest = start + Duration::from_secs(18);
+        store.append(vec![event("a", "")]).await.unwrap();
+        let page = store.read(None, PageLimit::default()).await.unwrap();
+        assert_eq!(page.events[0].timestamp, newest);
+        assert_eq!(kept(&store).await, (vec![5], Some(4), false));
+    });
+}
+
+#[test]
+fn bounded_memory_does_not_grow() {
+    block_on(async {
+        let store = MemoryEventStore::new().max_events(100);
+        for n in 0..10_000 {
+            let key = format!("{n}/{}", "k".repeat(100));
+            let event = event(&key, &"x".repeat(1000));
+            store.append(vec![event]).await.unwrap();
+        }
+        let text = format!("{store:?}");
+        // What is kept can be counted in what it is made of: keys twice, by the event and the set.
+        assert!(text.len() < 100 * 2_000, "{} bytes", text.len());
+        assert!(text.contains("9999/k") && !text.contains("9899/k"));
+    });
+}
+
+/// Ids that are kept, the greatest that was removed, and whether the log is closed.
+async fn kept(store: &MemoryEventStore) -> (Vec<u64>, Option<u64>, bool) {
+    let page = store.read(None, PageLimit::default()).await.unwrap();
+    let ids: Vec<_> = page.events.iter().map(|event| event.id.get()).collect();
+    assert_eq!(page.oldest.map(EventId::get), ids.first().copied());
+    (ids, page.trimmed.map(EventId::get), page.closed)
 }
 
 #[test]

@@ -11,8 +11,10 @@
 //! futures_executor::block_on(contract::check(async || MemoryEventStore::new()));
 //! ```
 //!
-//! A store that outlives its process calls [`check_reopened`] too. Each check can also be called
-//! on its own, to see which one fails: all of them take a store over an empty log.
+//! A store that outlives its process calls [`check_reopened`] too, one that removes old events
+//! [`check_trimmed`], and one that keeps none, whose [`is_resumable`](EventStore::is_resumable) is
+//! `false`, calls [`check_transient`] instead of [`check`]. Each check can also be called on its
+//! own, to see which one fails: all of them take a store over an empty log.
 //!
 //! A check panics where the promise is broken, and says how. A wake-up that is lost is a check
 //! that does not return, so give the test a timeout if your store can lose them.
@@ -26,6 +28,7 @@
 
 use std::future::Future;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime};
 
@@ -33,10 +36,12 @@ use futures_util::future::{join, join_all};
 
 use super::{Appended, EventStore, Page, PageLimit};
 use crate::clock;
-use crate::event::{EventId, NewEvent, StoredEvent};
+use crate::event::{Cursor, EventId, NewEvent, StoredEvent};
+use crate::subscription::{Batch, Reset, Subscription};
+use crate::sync::MaybeSend;
 
-/// Runs every check but [`check_reopened`]. `new_store` is called once for each of them and must
-/// return a store over an empty log that nobody else uses.
+/// Runs every check that all resumable stores must pass. `new_store` is called once for each of
+/// them and must return a store over an empty log that nobody else uses.
 pub async fn check<S: EventStore>(mut new_store: impl AsyncFnMut() -> S) {
     empty_log(&new_store().await).await;
     order(&new_store().await).await;
@@ -115,6 +120,35 @@ pub async fn check_reopened<S: EventStore>(mut open: impl AsyncFnMut() -> S) {
         !page.closed,
         "an event that is not terminal opens the log again"
     );
+}
+
+/// Of a store that removes old events. `trim` must remove those up to the one with this id, and
+/// that one, by whatever means the store has; `new_store` is called more than once, as for
+/// [`check`].
+pub async fn check_trimmed<S: EventStore>(
+    mut new_store: impl AsyncFnMut() -> S,
+    mut trim: impl AsyncFnMut(&S, EventId),
+) {
+    trimmed_in_part(&new_store().await, &mut trim).await;
+    trimmed_as_a_whole(&new_store().await, &mut trim).await;
+    trimmed_under_readers(&new_store().await, &mut trim).await;
+}
+
+/// Of a store that keeps no events but those in transit, of which it must have room for a
+/// thousand, to those who are connected.
+pub async fn check_transient<S: EventStore>(mut new_store: impl AsyncFnMut() -> S) {
+    empty_log(&new_store().await).await;
+    order(&new_store().await).await;
+    empty_batch(&new_store().await).await;
+    page_of_events(&new_store().await).await;
+    page_of_bytes(&new_store().await).await;
+    awkward_data(&new_store().await).await;
+    changed_at_once(&new_store().await).await;
+    changed_by_append(&new_store().await).await;
+    changed_for_every_waiter(&new_store().await).await;
+    transient(&new_store().await).await;
+    transient_end(&new_store().await).await;
+    transient_readers(&new_store().await).await;
 }
 
 /// A log that was never written has no events, no ends, and is not closed.
@@ -427,6 +461,218 @@ pub async fn times<S: EventStore>(store: &S) {
             "the position before {time:?} among {events:?}"
         );
     }
+}
+
+/// Where the oldest events were removed, the page says so wherever it is read: what is left, under
+/// which ids, and what is gone. Ids go on, and what is left is what it was.
+pub async fn trimmed_in_part<S: EventStore>(store: &S, trim: &mut impl AsyncFnMut(&S, EventId)) {
+    for data in ["1", "2", "3", "4", "5"] {
+        append(store, vec![keyed(data, data)]).await;
+    }
+    append(store, vec![keyed("6", "6").terminal()]).await;
+    let whole = everything(store).await;
+    trim(store, whole.events[3].id).await;
+
+    let rest = everything(store).await;
+    assert_eq!(rest.events, whole.events[4..], "what is left");
+    assert_eq!(rest.oldest, Some(whole.events[4].id), "the oldest kept");
+    assert_eq!(rest.head, whole.head, "the head, which was not removed");
+    assert!(
+        rest.trimmed >= Some(whole.events[3].id),
+        "events up to {} were removed, the page says {:?}",
+        whole.events[3].id,
+        rest.trimmed
+    );
+    assert!(rest.closed, "the newest event is still the terminal one");
+    for (index, event) in whole.events.iter().enumerate() {
+        let page = read(store, Some(event.id), PageLimit::default()).await;
+        assert_eq!(
+            (page.oldest, page.head, page.trimmed, page.closed),
+            (rest.oldest, rest.head, rest.trimmed, rest.closed),
+            "the ends of the log depend on where it is read"
+        );
+        let expected = &whole.events[4.max(index + 1)..];
+        assert_eq!(page.events, expected, "read after {}", event.id);
+        let position = before(store, event.timestamp).await;
+        assert!(
+            position.is_none_or(|id| rest.events.iter().any(|kept| kept.id == id)),
+            "the position before a time, {position:?}, is one that was removed"
+        );
+    }
+    assert_eq!(before(store, SystemTime::UNIX_EPOCH).await, None);
+
+    let outcomes = append(store, vec![keyed("5", "again"), keyed("7", "7")]).await;
+    assert_eq!(
+        outcomes[0],
+        Appended::Duplicate,
+        "the key of an event that is kept"
+    );
+    let new = stored(&outcomes[1..], "a new key");
+    assert!(Some(new[0]) > whole.head, "an id was given away twice");
+    let page = everything(store).await;
+    expect_data(&page, &["5", "6", "7"], "after a further append");
+    assert_eq!(page.trimmed, rest.trimmed, "an append removed something");
+}
+
+/// Where all events were removed, the head stays, nothing is closed, and whoever waits at the head
+/// is woken by the next event, which gets an id of its own.
+pub async fn trimmed_as_a_whole<S: EventStore>(store: &S, trim: &mut impl AsyncFnMut(&S, EventId)) {
+    append(store, vec![plain("1"), plain("2")]).await;
+    append(store, vec![plain("3").terminal()]).await;
+    let whole = everything(store).await;
+    let head = whole.head.unwrap();
+    trim(store, head).await;
+
+    for after in [None, Some(whole.events[0].id), Some(head)] {
+        let page = read(store, after, PageLimit::default()).await;
+        let nothing = Page {
+            head: Some(head),
+            trimmed: Some(head),
+            ..Page::default()
+        };
+        assert_eq!(page, nothing, "of a log of which nothing is kept");
+    }
+    assert_eq!(before(store, SystemTime::UNIX_EPOCH).await, None);
+    changed(store, None).await;
+    changed(store, Some(whole.events[0].id)).await;
+
+    let append = async {
+        for _ in 0..3 {
+            yield_now().await;
+        }
+        append(store, vec![plain("4")]).await
+    };
+    let ((), outcomes) = join(changed(store, Some(head)), append).await;
+    let new = stored(&outcomes, "an event after all were removed");
+    assert!(new[0] > head, "an id was given away twice");
+    let page = read(store, Some(head), PageLimit::default()).await;
+    expect_data(&page, &["4"], "behind the head, after all were removed");
+    assert_eq!((page.oldest, page.head), (Some(new[0]), Some(new[0])));
+    assert_eq!(page.trimmed, Some(head), "what was removed");
+    assert!(!page.closed, "the newest event is not terminal");
+}
+
+/// A subscriber whose position was removed, or what follows it, is reset and goes on with the
+/// oldest event kept; one that has seen what was removed is not.
+pub async fn trimmed_under_readers<S: EventStore>(
+    store: &S,
+    trim: &mut impl AsyncFnMut(&S, EventId),
+) {
+    let of_two = PageLimit {
+        events: 2,
+        ..PageLimit::default()
+    };
+    let store = &Borrowed(store);
+    let mut early = subscribe(store, Cursor::Latest).await;
+    let mut slow = subscribe(store, Cursor::Beginning)
+        .await
+        .with_page_limit(of_two);
+    let data = ["1", "2", "3", "4", "5", "6"];
+    let outcomes = append(store, data.map(plain).to_vec()).await;
+    let ids = stored(&outcomes, "events without keys");
+    expect_next(&mut slow, &["1", "2"]).await;
+    let mut exact = subscribe(store, Cursor::After(ids[3])).await;
+    trim(store.0, ids[3]).await;
+
+    expect_reset(&mut early, None, Some(ids[4]), ids[5]).await;
+    expect_reset(&mut slow, Some(ids[1]), Some(ids[4]), ids[5]).await;
+    expect_next(&mut slow, &["5", "6"]).await;
+    expect_next(&mut exact, &["5", "6"]).await;
+    let mut late = subscribe(store, Cursor::Beginning).await;
+    expect_next(&mut late, &["5", "6"]).await;
+    let mut gone = subscribe(store, Cursor::After(ids[0])).await;
+    expect_reset(&mut gone, Some(ids[0]), Some(ids[4]), ids[5]).await;
+
+    // Whoever was told, but did not read on before more was removed, is told again.
+    trim(store.0, ids[5]).await;
+    expect_reset(&mut early, Some(ids[3]), None, ids[5]).await;
+    expect_reset(&mut gone, Some(ids[3]), None, ids[5]).await;
+    append(store, vec![plain("7")]).await;
+    for reader in [&mut early, &mut slow, &mut exact, &mut late, &mut gone] {
+        expect_next(reader, &["7"]).await;
+    }
+}
+
+/// A store that keeps nothing says so, and a subscriber gets what comes after it, whatever it
+/// asks for. Keys make no difference, since no fact is known.
+pub async fn transient<S: EventStore>(store: &S) {
+    assert!(
+        !store.is_resumable(),
+        "a transient store must say that it is not resumable"
+    );
+    let store = &Borrowed(store);
+    let outcomes = append(store, vec![plain("before"), keyed("k", "before")]).await;
+    let ids = stored(&outcomes, "two events");
+    let epoch = Cursor::Since(SystemTime::UNIX_EPOCH);
+    let mut readers = Vec::new();
+    for cursor in [
+        Cursor::Beginning,
+        Cursor::Latest,
+        Cursor::After(ids[0]),
+        epoch,
+    ] {
+        readers.push(subscribe(store, cursor).await);
+    }
+    let batch = vec![keyed("k", "1"), keyed("k", "2"), plain("3")];
+    stored(&append(store, batch).await, "events with keys of others");
+    for reader in &mut readers {
+        expect_next(reader, &["1", "2", "3"]).await;
+    }
+}
+
+/// A terminal event ends the subscriptions of those who read it while it is the newest, and of
+/// nobody who comes later.
+pub async fn transient_end<S: EventStore>(store: &S) {
+    let store = &Borrowed(store);
+    let mut connected = subscribe(store, Cursor::Latest).await;
+    append(store, vec![plain("1"), keyed("end", "2").terminal()]).await;
+    expect_next(&mut connected, &["1", "2"]).await;
+    assert!(connected.has_ended(), "the terminal event was read");
+
+    let mut later = subscribe(store, Cursor::Beginning).await;
+    assert!(!later.has_ended(), "one that comes after the end");
+    let waiting = next(&mut later).await;
+    assert_eq!(waiting, None, "one that comes after the end");
+    assert!(!later.has_ended(), "one that waits after the end");
+    append(store, vec![keyed("end", "3").terminal()]).await;
+    expect_next(&mut later, &["3"]).await;
+    assert!(later.has_ended(), "the next end was read");
+}
+
+/// Subscribers that are connected see every event once and in order, whole batches at a time.
+pub async fn transient_readers<S: EventStore>(store: &S) {
+    const BATCHES: usize = 20;
+    const EVENTS: usize = 5;
+    let store = &Borrowed(store);
+    let mut readers = Vec::new();
+    for _ in 0..5 {
+        readers.push(subscribe(store, Cursor::Beginning).await);
+    }
+    let writers = join_all((0..BATCHES).map(async |batch| {
+        yield_now().await;
+        let events: Vec<_> = (0..EVENTS).map(|n| format!("{batch}.{n}")).collect();
+        append(store, events.iter().map(|data| plain(data)).collect()).await;
+    }));
+    let readers = join_all(readers.into_iter().map(async |mut reader| {
+        let mut seen = Vec::new();
+        while seen.len() < BATCHES * EVENTS {
+            match succeed("next", reader.next()).await {
+                Some(Batch::Events(events)) => seen.extend(events),
+                other => panic!("a reader that is connected got {other:?}"),
+            }
+        }
+        assert!(
+            seen.is_sorted_by(|a, b| a.id < b.id && a.timestamp <= b.timestamp),
+            "out of order: {seen:?}"
+        );
+        for batch in seen.chunks(EVENTS) {
+            let first = batch[0].data.split('.').next().unwrap_or_default();
+            let expected: Vec<_> = (0..EVENTS).map(|n| format!("{first}.{n}")).collect();
+            let data: Vec<_> = batch.iter().map(|event| &event.data).collect();
+            assert_eq!(data, expected.iter().collect::<Vec<_>>(), "a batch");
+        }
+    }));
+    join(writers, readers).await;
 }
 
 /// Type and data are read back byte for byte.
@@ -797,6 +1043,90 @@ fn stored(outcomes: &[Appended], what: &str) -> Vec<EventId> {
             Appended::Duplicate => panic!("{what}: not all were stored: {outcomes:?}"),
         })
         .collect()
+}
+
+/// A subscription needs a store that is shared.
+async fn subscribe<'a, S: EventStore>(
+    store: &Borrowed<'a, S>,
+    cursor: Cursor,
+) -> Subscription<Borrowed<'a, S>> {
+    let start = Subscription::start(Arc::new(Borrowed(store.0)), cursor);
+    succeed("subscribe", start).await
+}
+
+/// What a subscription has without waiting.
+async fn next<S: EventStore>(reader: &mut Subscription<S>) -> Option<Batch> {
+    succeed("try_next", reader.try_next()).await
+}
+
+async fn expect_next<S: EventStore>(reader: &mut Subscription<S>, expected: &[&str]) {
+    match next(reader).await {
+        Some(Batch::Events(events)) => {
+            let data: Vec<_> = events.iter().map(|event| &event.data).collect();
+            assert_eq!(data, expected, "what a subscriber gets next");
+        }
+        other => panic!("a subscriber must get {expected:?} next, not {other:?}"),
+    }
+}
+
+async fn expect_reset<S: EventStore>(
+    reader: &mut Subscription<S>,
+    requested: Option<EventId>,
+    oldest: Option<EventId>,
+    head: EventId,
+) {
+    let reset = Reset {
+        requested,
+        oldest,
+        head: Some(head),
+    };
+    let got = next(reader).await;
+    assert_eq!(
+        got,
+        Some(Batch::Reset(reset)),
+        "a subscriber whose position is gone must be told"
+    );
+}
+
+/// The store of a check, for a subscription.
+#[derive(Debug)]
+struct Borrowed<'a, S>(&'a S);
+
+impl<S: EventStore> EventStore for Borrowed<'_, S> {
+    type Error = S::Error;
+
+    fn append(
+        &self,
+        batch: Vec<NewEvent>,
+    ) -> impl Future<Output = Result<Vec<Appended>, S::Error>> + MaybeSend {
+        self.0.append(batch)
+    }
+
+    fn read(
+        &self,
+        after: Option<EventId>,
+        limit: PageLimit,
+    ) -> impl Future<Output = Result<Page, S::Error>> + MaybeSend {
+        self.0.read(after, limit)
+    }
+
+    fn changed(
+        &self,
+        after: Option<EventId>,
+    ) -> impl Future<Output = Result<(), S::Error>> + MaybeSend {
+        self.0.changed(after)
+    }
+
+    fn before(
+        &self,
+        time: SystemTime,
+    ) -> impl Future<Output = Result<Option<EventId>, S::Error>> + MaybeSend {
+        self.0.before(time)
+    }
+
+    fn is_resumable(&self) -> bool {
+        self.0.is_resumable()
+    }
 }
 
 fn expect_data(page: &Page, expected: &[&str], what: &str) {

@@ -1,28 +1,39 @@
 //! A log in memory.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::convert::Infallible;
-use std::time::SystemTime;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use super::{Appended, Bell, EventStore, Page, PageLimit};
-use crate::clock;
+use crate::clock::Clock;
 use crate::event::{EventId, NewEvent, StoredEvent};
 use crate::sync::{Mutex, lock};
 
-/// Keeps every event in memory, for as long as the store lives: for one process, development and
-/// tests. Unbounded.
+/// Keeps events in memory, for as long as the store lives: for one process, development and
+/// tests.
+///
+/// Unlimited by default. [`max_events`](Self::max_events) and [`max_age`](Self::max_age) bound it,
+/// together if need be: what one of them does not keep is removed. A subscriber at a position that
+/// was removed gets a [`Reset`](crate::Reset) and goes on with the oldest event kept.
+///
+/// A key is remembered for as long as its event is kept, since the memory is bounded, too: a fact
+/// that comes again after its event was removed is stored again. An end is remembered as long:
+/// a log whose terminal event was removed is not closed.
+///
+/// ```
+/// # use std::time::Duration;
+/// use ssetarget::MemoryEventStore;
+///
+/// // What RxJS calls `new ReplaySubject(1000, 3600_000)`.
+/// let store = MemoryEventStore::new()
+///     .max_events(1000)
+///     .max_age(Duration::from_secs(3600));
+/// ```
 #[derive(Debug, Default)]
 pub struct MemoryEventStore {
     log: Mutex<Log>,
     bell: Bell,
-}
-
-#[derive(Debug, Default)]
-struct Log {
-    /// The event with id `n` is at index `n - 1`.
-    events: Vec<StoredEvent>,
-    keys: HashSet<String>,
-    closed: bool,
 }
 
 impl MemoryEventStore {
@@ -31,20 +42,43 @@ impl MemoryEventStore {
     pub fn new() -> Self {
         Self::default()
     }
+
+    /// Keeps at most so many events, the newest, at least 1. Default: unlimited.
+    #[must_use]
+    pub fn max_events(self, events: usize) -> Self {
+        lock(&self.log).max_events = events.max(1);
+        self
+    }
+
+    /// Keeps an event until it is so old, in whole milliseconds. Default: for ever.
+    ///
+    /// There is no timer: events are removed by the next call that reads or appends. Readers never
+    /// get one that is too old, but an idle store keeps its memory.
+    #[must_use]
+    pub fn max_age(self, age: Duration) -> Self {
+        lock(&self.log).max_age = Some(age);
+        self
+    }
+
+    /// Takes the time from this clock instead of the machine's, so that tests need not wait.
+    #[must_use]
+    pub fn with_clock(self, clock: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
+        lock(&self.log).clock = Clock::new(clock);
+        self
+    }
+
+    /// Removes the events up to this one and including it, as when a snapshot of what they amount
+    /// to was made.
+    pub fn trim(&self, last: EventId) {
+        lock(&self.log).trim(last);
+    }
 }
 
 impl EventStore for MemoryEventStore {
     type Error = Infallible;
 
     async fn append(&self, batch: Vec<NewEvent>) -> Result<Vec<Appended>, Infallible> {
-        let outcomes: Vec<Appended> = {
-            let mut log = lock(&self.log);
-            let now = log.now();
-            batch
-                .into_iter()
-                .map(|event| log.append(event, now))
-                .collect()
-        };
+        let outcomes = lock(&self.log).append(batch);
         if outcomes
             .iter()
             .any(|outcome| *outcome != Appended::Duplicate)
@@ -67,48 +101,96 @@ impl EventStore for MemoryEventStore {
     }
 
     async fn before(&self, time: SystemTime) -> Result<Option<EventId>, Infallible> {
-        let log = lock(&self.log);
-        let older = log.events.partition_point(|event| event.timestamp < time);
-        Ok(log.events[..older].last().map(|event| event.id))
+        Ok(lock(&self.log).before(time))
+    }
+}
+
+#[derive(Debug)]
+struct Log {
+    /// The event with id `n` is at index `n - removed - 1`.
+    events: VecDeque<Entry>,
+    removed: u64,
+    keys: HashSet<Arc<str>>,
+    /// When the last event was stored, be it kept or not.
+    newest: SystemTime,
+    max_events: usize,
+    max_age: Option<Duration>,
+    clock: Clock,
+}
+
+#[derive(Debug)]
+struct Entry {
+    event: StoredEvent,
+    key: Option<Arc<str>>,
+    terminal: bool,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            events: VecDeque::new(),
+            removed: 0,
+            keys: HashSet::new(),
+            newest: SystemTime::UNIX_EPOCH,
+            max_events: usize::MAX,
+            max_age: None,
+            clock: Clock::default(),
+        }
     }
 }
 
 impl Log {
-    fn now(&self) -> SystemTime {
-        let newest = self.events.last().map(|event| event.timestamp);
-        newest.map_or_else(clock::now, |newest| clock::now().max(newest))
+    fn append(&mut self, batch: Vec<NewEvent>) -> Vec<Appended> {
+        let now = self.expire();
+        let outcomes = batch
+            .into_iter()
+            .map(|event| self.push(&event, now))
+            .collect();
+        // Not before the whole batch is there, so that a key that comes twice in it is noticed.
+        while self.events.len() > self.max_events {
+            self.remove_oldest();
+        }
+        outcomes
     }
 
-    fn append(&mut self, event: NewEvent, now: SystemTime) -> Appended {
-        if let Some(key) = event.key()
-            && !self.keys.insert(key.to_owned())
+    fn push(&mut self, event: &NewEvent, now: SystemTime) -> Appended {
+        let key: Option<Arc<str>> = event.key().map(Arc::from);
+        if let Some(key) = &key
+            && !self.keys.insert(Arc::clone(key))
         {
             return Appended::Duplicate;
         }
-        // 2^53 events do not fit into memory.
-        let Some(id) = EventId::new(self.events.len() as u64 + 1) else {
+        // No process stores 2^53 events.
+        let Some(id) = EventId::new(self.removed + self.events.len() as u64 + 1) else {
             return Appended::Duplicate;
         };
-        self.closed = event.is_terminal();
-        self.events.push(StoredEvent {
-            id,
-            event_type: event.event_type().to_owned(),
-            data: event.data().to_owned(),
-            timestamp: now,
+        self.newest = now;
+        self.events.push_back(Entry {
+            event: StoredEvent {
+                id,
+                event_type: event.event_type().to_owned(),
+                data: event.data().to_owned(),
+                timestamp: now,
+            },
+            key,
+            terminal: event.is_terminal(),
         });
         Appended::Stored(id)
     }
 
     fn head(&self) -> Option<EventId> {
-        self.events.last().map(|event| event.id)
+        EventId::new(self.removed + self.events.len() as u64)
     }
 
-    fn page(&self, after: Option<EventId>, limit: PageLimit) -> Page {
-        let start = after.map_or(0, EventId::get);
+    fn page(&mut self, after: Option<EventId>, limit: PageLimit) -> Page {
+        self.expire();
+        let start = after.map_or(0, |after| after.get().saturating_sub(self.removed));
         let start = usize::try_from(start).map_or(self.events.len(), |n| n.min(self.events.len()));
         let mut bytes = 0;
-        let events = self.events[start..]
-            .iter()
+        let events = self
+            .events
+            .range(start..)
+            .map(|entry| &entry.event)
             .take(limit.events)
             .take_while(|event| {
                 let first = bytes == 0;
@@ -119,10 +201,51 @@ impl Log {
             .collect();
         Page {
             events,
-            oldest: self.events.first().map(|event| event.id),
+            oldest: self.events.front().map(|entry| entry.event.id),
             head: self.head(),
-            trimmed: None,
-            closed: self.closed,
+            trimmed: EventId::new(self.removed),
+            closed: self.events.back().is_some_and(|entry| entry.terminal),
+        }
+    }
+
+    fn before(&mut self, time: SystemTime) -> Option<EventId> {
+        self.expire();
+        let is_older = |entry: &Entry| entry.event.timestamp < time;
+        match self.events.partition_point(is_older) as u64 {
+            0 => None,
+            older => EventId::new(self.removed + older),
+        }
+    }
+
+    /// Removes what is too old, and says what time it is: never earlier than it was.
+    fn expire(&mut self) -> SystemTime {
+        let now = self.clock.now().max(self.newest);
+        if let Some(age) = self.max_age {
+            while let Some(oldest) = self.events.front()
+                && let Some(end) = oldest.event.timestamp.checked_add(age)
+                && end <= now
+            {
+                self.remove_oldest();
+            }
+        }
+        now
+    }
+
+    fn trim(&mut self, last: EventId) {
+        while let Some(oldest) = self.events.front()
+            && oldest.event.id <= last
+        {
+            self.remove_oldest();
+        }
+    }
+
+    fn remove_oldest(&mut self) {
+        let Some(oldest) = self.events.pop_front() else {
+            return;
+        };
+        self.removed = oldest.event.id.get();
+        if let Some(key) = oldest.key {
+            self.keys.remove(&key);
         }
     }
 }

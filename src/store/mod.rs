@@ -10,10 +10,12 @@ mod bell;
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
 mod memory;
+mod null;
 mod sqlite;
 
 pub use bell::{Bell, Listener};
 pub use memory::MemoryEventStore;
+pub use null::NullEventStore;
 pub use sqlite::{Sql, SqlRow, SqlValue, SqliteError, SqliteEventStore};
 
 /// An append-only log of events.
@@ -134,6 +136,7 @@ pub struct Page {
     /// before it are told. `None` if none was.
     pub trimmed: Option<EventId>,
     /// Whether the newest event kept is terminal: see
-    /// [`Event::is_terminal`](crate::Event::is_terminal).
+    /// [`Event::is_terminal`](crate::Event::is_terminal). `false` if none is kept: whoever comes
+    /// then waits for what is appended next, as on a log that was never written.
     pub closed: bool,
 }

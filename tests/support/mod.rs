@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test uses a part of it")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+pub(crate) mod clock;
 pub(crate) mod engine;
 pub(crate) mod sql;
 pub(crate) mod sse;

@@ -1,0 +1,98 @@
+//! A log that keeps nothing.
+
+use std::convert::Infallible;
+use std::time::SystemTime;
+
+use super::{Appended, EventStore, MemoryEventStore, Page, PageLimit};
+use crate::event::{EventId, NewEvent};
+
+/// Stores nothing for later: a subscriber gets what is dispatched while it is connected, from the
+/// moment on at which it came, and its events have no `id:`. For what is worthless a second later,
+/// such as cursors or meters, where replay would only cost memory.
+///
+/// - **In transit.** The newest 1,024 events stay in a ring for those who are connected and still
+///   busy with what came before; see [`ring_size`](Self::ring_size). A subscriber that falls
+///   behind by more than that gets a [`Reset`](crate::Reset), `event: reset` on the wire, and goes
+///   on with the oldest event in the ring: it knows that it missed some. An event has at most
+///   [`NewEvent::MAX_SIZE`], so the ring has at most as many MiB as events.
+/// - **Reconnects.** Whatever a client asks for, it starts anew: what was dispatched while it was
+///   away is lost to it, and it is not told how much.
+/// - **Keys.** A store that remembers no events knows no facts. Keys are ignored: every event is
+///   delivered, also one whose key was there before.
+/// - **Ends.** A terminal event ends the streams of those who are connected when it comes. Their
+///   clients come back, as they do after any break, and wait for what comes next, as everybody
+///   does who connects later: nobody is answered `204`, since nobody can say what they have seen.
+///
+/// ```
+/// # use ssetarget::{Batch, Cursor, NewEvent, NullEventStore, SseTarget};
+/// # futures_executor::block_on(async {
+/// let target = SseTarget::new(NullEventStore::new());
+/// target.dispatch_encoded(vec![NewEvent::new("moved", "1")?]).await?;
+///
+/// let mut viewer = target.subscribe(Cursor::Beginning).await?;
+/// target.dispatch_encoded(vec![NewEvent::new("moved", "2")?]).await?;
+/// let Some(Batch::Events(events)) = viewer.next().await? else { panic!("an event came") };
+/// assert_eq!(events.len(), 1);
+/// assert_eq!(events[0].data, "2");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # }).unwrap();
+/// ```
+#[derive(Debug)]
+pub struct NullEventStore {
+    ring: MemoryEventStore,
+}
+
+impl NullEventStore {
+    /// With a ring of 1,024 events.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            ring: MemoryEventStore::new().max_events(1024),
+        }
+    }
+
+    /// With a ring of so many events, at least 1. Default: 1,024.
+    ///
+    /// What is dispatched while a connection takes one page to its client should fit, else that
+    /// client is reset all the time.
+    #[must_use]
+    pub fn ring_size(self, events: usize) -> Self {
+        Self {
+            ring: self.ring.max_events(events),
+        }
+    }
+}
+
+impl Default for NullEventStore {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl EventStore for NullEventStore {
+    type Error = Infallible;
+
+    async fn append(&self, batch: Vec<NewEvent>) -> Result<Vec<Appended>, Infallible> {
+        let batch = batch.into_iter().map(NewEvent::without_key).collect();
+        self.ring.append(batch).await
+    }
+
+    async fn read(&self, after: Option<EventId>, limit: PageLimit) -> Result<Page, Infallible> {
+        let mut page = self.ring.read(after, limit).await?;
+        // The end is news for those who are connected, and no state that later ones find.
+        page.closed &= !page.events.is_empty();
+        Ok(page)
+    }
+
+    async fn changed(&self, after: Option<EventId>) -> Result<(), Infallible> {
+        self.ring.changed(after).await
+    }
+
+    async fn before(&self, time: SystemTime) -> Result<Option<EventId>, Infallible> {
+        self.ring.before(time).await
+    }
+
+    fn is_resumable(&self) -> bool {
+        false
+    }
+}
