@@ -8,7 +8,8 @@ use wasm_bindgen::prelude::*;
 use worker::Env;
 
 use super::convert::{from_js, message, property, to_js};
-use super::js::{JsWorkflow, JsWorkflowInstance};
+use super::create::{BatchCreateOptions, BatchCreated, BatchDeleted, CreateOptions};
+use super::js::{self, JsWorkflow, JsWorkflowInstance};
 
 /// A Workflow binding: `[[workflows]]` in `wrangler.toml`.
 #[derive(Clone, Debug)]
@@ -34,13 +35,13 @@ impl Workflow {
             } else {
                 "another kind of binding"
             };
-            return Err(WorkflowError {
-                kind: WorkflowErrorKind::Binding,
-                message: format!(
+            return Err(WorkflowError::new(
+                WorkflowErrorKind::Binding,
+                format!(
                     "there is {found} {binding:?} where a Workflow is expected: add [[workflows]] \
                      with binding = {binding:?}, a name and a class_name to wrangler.toml"
                 ),
-            });
+            ));
         }
         Ok(Self {
             workflow: value.unchecked_into(),
@@ -54,8 +55,69 @@ impl Workflow {
     /// [`InvalidId`](WorkflowErrorKind::InvalidId); [`Other`](WorkflowErrorKind::Other) else.
     pub async fn create(&self, options: CreateOptions) -> Result<WorkflowInstance, WorkflowError> {
         let created = self.workflow.create(&options.options).await?;
-        Ok(WorkflowInstance {
-            instance: created.unchecked_into(),
+        Ok(self.instance(created))
+    }
+
+    /// Creates up to 100 instances at once. That one of them cannot be created does not hinder
+    /// the others.
+    ///
+    /// ```no_run
+    /// # use ssetarget::cloudflare::{BatchCreateOptions, CreateOptions, Workflow, WorkflowError};
+    /// # async fn create(workflow: Workflow) -> Result<(), WorkflowError> {
+    /// let orders = ["a", "b"].map(|id| CreateOptions::new().id(id));
+    /// let batch = workflow.create_batch(BatchCreateOptions::instances(orders)).await?;
+    /// for error in &batch.errors {
+    ///     println!("number {} was not created: {}", error.index, error.message);
+    /// }
+    ///
+    /// let options = CreateOptions::new().params("all the same")?;
+    /// let batch = workflow.create_batch(BatchCreateOptions::count(10, options)).await?;
+    /// assert_eq!(batch.created.len(), 10);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// When the whole batch is refused: [`InvalidId`](WorkflowErrorKind::InvalidId) for one id
+    /// that no instance can have; [`InvalidOptions`](WorkflowErrorKind::InvalidOptions) for other
+    /// options, none or too many instances.
+    pub async fn create_batch(
+        &self,
+        options: BatchCreateOptions,
+    ) -> Result<BatchCreated, WorkflowError> {
+        let result = self.workflow.create_batch(&options.options).await?;
+        let created = js::array_from(&property(&result, "created"))?;
+        Ok(BatchCreated {
+            created: created.iter().map(|js| self.instance(js)).collect(),
+            errors: from_js(property(&result, "errors")).map_err(unreadable("the batch"))?,
+        })
+    }
+
+    /// Deletes up to 100 instances and what is stored of them. An id that comes twice is deleted
+    /// once.
+    ///
+    /// # Errors
+    /// When the whole batch is refused: [`InvalidId`](WorkflowErrorKind::InvalidId) for one id
+    /// that no instance can have; [`InvalidOptions`](WorkflowErrorKind::InvalidOptions) for none
+    /// or too many.
+    pub async fn delete_batch<I>(&self, ids: I) -> Result<BatchDeleted, WorkflowError>
+    where
+        I: IntoIterator,
+        I::Item: AsRef<str>,
+    {
+        #[derive(Deserialize)]
+        struct Deleted {
+            id: String,
+        }
+
+        let ids = ids.into_iter().map(|id| JsValue::from_str(id.as_ref()));
+        let ids: js_sys::Array = ids.collect();
+        let result = self.workflow.delete_batch(&ids).await?;
+        let deleted: Vec<Deleted> =
+            from_js(property(&result, "deleted")).map_err(unreadable("the batch"))?;
+        Ok(BatchDeleted {
+            deleted: deleted.into_iter().map(|deleted| deleted.id).collect(),
+            errors: from_js(property(&result, "errors")).map_err(unreadable("the batch"))?,
         })
     }
 
@@ -64,64 +126,13 @@ impl Workflow {
     /// # Errors
     /// [`NotFound`](WorkflowErrorKind::NotFound) if there is none.
     pub async fn get(&self, id: &str) -> Result<WorkflowInstance, WorkflowError> {
-        let instance = self.workflow.get(id).await?;
-        Ok(WorkflowInstance {
+        Ok(self.instance(self.workflow.get(id).await?))
+    }
+
+    fn instance(&self, instance: JsValue) -> WorkflowInstance {
+        WorkflowInstance {
             instance: instance.unchecked_into(),
-        })
-    }
-}
-
-/// What an instance is created with.
-///
-/// Default: an id that the platform makes up, and `{}` as params.
-#[derive(Clone, Debug)]
-pub struct CreateOptions {
-    options: js_sys::Object,
-}
-
-impl CreateOptions {
-    /// The defaults.
-    #[must_use]
-    pub fn new() -> Self {
-        Self {
-            options: js_sys::Object::new(),
         }
-    }
-
-    /// With this id: up to 100 letters, digits, `-` and `_`, the first no `-`.
-    #[must_use]
-    pub fn id(self, id: &str) -> Self {
-        self.set("id", &id.into())
-    }
-
-    /// With these params.
-    ///
-    /// # Errors
-    /// When they cannot be written as a JavaScript value.
-    pub fn params<T: Serialize + ?Sized>(self, params: &T) -> Result<Self, WorkflowError> {
-        let params = to_js(params).map_err(|error| WorkflowError {
-            kind: WorkflowErrorKind::Other,
-            message: format!("the params cannot be written: {error}"),
-        })?;
-        Ok(self.set("params", &params))
-    }
-
-    /// With a JavaScript value as params.
-    #[must_use]
-    pub fn params_js(self, params: &JsValue) -> Self {
-        self.set("params", params)
-    }
-
-    fn set(self, name: &str, value: &JsValue) -> Self {
-        // A plain object of our own takes any property.
-        let _ = js_sys::Reflect::set(&self.options, &name.into(), value);
-        self
-    }
-}
-
-impl Default for CreateOptions {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -149,21 +160,18 @@ impl WorkflowInstance {
         let name = property(&status, "status").as_string().unwrap_or_default();
         let output = property(&status, "output");
         let error = property(&status, "error");
-        let unreadable = |error: serde_wasm_bindgen::Error| WorkflowError {
-            kind: WorkflowErrorKind::Other,
-            message: format!("the instance's status cannot be read: {error}"),
-        };
+        let unreadable = unreadable("the instance's status");
         let state = InstanceState::from_name(&name);
         Ok(InstanceStatus {
             state,
             output: match state {
-                InstanceState::Complete => Some(from_js(output).map_err(unreadable)?),
+                InstanceState::Complete => Some(from_js(output).map_err(&unreadable)?),
                 _ => None,
             },
             error: (!error.is_undefined() && !error.is_null())
                 .then(|| from_js(error))
                 .transpose()
-                .map_err(unreadable)?,
+                .map_err(&unreadable)?,
         })
     }
 
@@ -176,9 +184,11 @@ impl WorkflowInstance {
         event_type: &str,
         payload: &T,
     ) -> Result<(), WorkflowError> {
-        let payload = to_js(payload).map_err(|error| WorkflowError {
-            kind: WorkflowErrorKind::Other,
-            message: format!("the payload cannot be written: {error}"),
+        let payload = to_js(payload).map_err(|error| {
+            WorkflowError::new(
+                WorkflowErrorKind::Other,
+                format!("the payload cannot be written: {error}"),
+            )
         })?;
         self.send_event_js(event_type, &payload).await
     }
@@ -217,21 +227,57 @@ impl WorkflowInstance {
         Ok(())
     }
 
-    /// Starts it again from the beginning, with the same id and params.
+    /// Starts it again from the beginning, with the same id and params. One that runs is ended
+    /// first.
     ///
     /// # Errors
     /// When the platform refuses.
     pub async fn restart(&self) -> Result<(), WorkflowError> {
-        self.instance.restart().await?;
+        self.instance.restart(&JsValue::UNDEFINED).await?;
+        Ok(())
+    }
+
+    /// Starts it again from this step on: those that began before it keep their results, those
+    /// that began after it run again.
+    ///
+    /// # Errors
+    /// [`CannotRestart`](WorkflowErrorKind::CannotRestart) if no such step has begun.
+    pub async fn restart_from(&self, step: RestartFrom) -> Result<(), WorkflowError> {
+        #[derive(Serialize)]
+        struct Options {
+            from: RestartFrom,
+        }
+
+        let options = to_js(&Options { from: step }).map_err(unreadable("the step"))?;
+        self.instance.restart(&options).await?;
         Ok(())
     }
 
     /// Ends it. No terminal event is dispatched: the workflow's code does not run any more.
     ///
     /// # Errors
-    /// When the platform refuses.
+    /// [`CannotTerminate`](WorkflowErrorKind::CannotTerminate) if it has ended.
     pub async fn terminate(&self) -> Result<(), WorkflowError> {
-        self.instance.terminate().await?;
+        self.terminate_with(TerminateOptions::new()).await
+    }
+
+    /// Ends it: see [`terminate`](Self::terminate).
+    ///
+    /// # Errors
+    /// As [`terminate`](Self::terminate).
+    pub async fn terminate_with(&self, options: TerminateOptions) -> Result<(), WorkflowError> {
+        let options = to_js(&options).map_err(unreadable("the options"))?;
+        self.instance.terminate(&options).await?;
+        Ok(())
+    }
+
+    /// Deletes it and what is stored of it. One that runs is ended first. The log of its events is
+    /// kept for as long as its own retention says.
+    ///
+    /// # Errors
+    /// [`NotFound`](WorkflowErrorKind::NotFound) if it was deleted before.
+    pub async fn delete(&self) -> Result<(), WorkflowError> {
+        self.instance.delete().await?;
         Ok(())
     }
 
@@ -240,6 +286,81 @@ impl WorkflowInstance {
     pub fn as_js(&self) -> &JsValue {
         &self.instance
     }
+}
+
+/// How an instance is terminated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct TerminateOptions {
+    /// Whether the steps that have begun are rolled back, those that have a rollback: see
+    /// [`StepFuture::rollback`](crate::workflow::StepFuture::rollback). Default: not.
+    pub rollback: bool,
+}
+
+impl TerminateOptions {
+    /// The defaults.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// With the rollbacks, or without.
+    #[must_use]
+    pub fn rollback(mut self, rollback: bool) -> Self {
+        self.rollback = rollback;
+        self
+    }
+}
+
+/// A step that has begun, from which an instance is restarted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct RestartFrom {
+    /// Its name.
+    pub name: String,
+    /// Which of that name and type it is, from 1.
+    pub count: u32,
+    /// Its type.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub step_type: Option<StepType>,
+}
+
+impl RestartFrom {
+    /// The first step of this name, of the platform's default type.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            count: 1,
+            step_type: None,
+        }
+    }
+
+    /// Which of that name, from 1. Default: the first.
+    #[must_use]
+    pub fn count(mut self, count: u32) -> Self {
+        self.count = count;
+        self
+    }
+
+    /// Of this type, for a name that steps of several types have.
+    #[must_use]
+    pub fn step_type(mut self, step_type: StepType) -> Self {
+        self.step_type = Some(step_type);
+        self
+    }
+}
+
+/// The type of a step, as the platform tells them apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub enum StepType {
+    /// One that runs code.
+    Do,
+    /// One that sleeps for a time, or until a time.
+    Sleep,
+    /// One that waits for an event.
+    WaitForEvent,
 }
 
 /// How an instance is.
@@ -325,11 +446,23 @@ pub enum WorkflowErrorKind {
     AlreadyExists,
     /// The id is not one that an instance can have.
     InvalidId,
+    /// An id comes twice in a batch.
+    DuplicateInBatch,
+    /// Other options than an id are not such as there can be.
+    InvalidOptions,
+    /// The instance has ended and cannot be terminated.
+    CannotTerminate,
+    /// The instance cannot be restarted from there, for no such step has begun.
+    CannotRestart,
     /// Something else: see the message.
     Other,
 }
 
 impl WorkflowError {
+    pub(super) fn new(kind: WorkflowErrorKind, message: String) -> Self {
+        Self { kind, message }
+    }
+
     /// Why.
     #[must_use]
     pub fn kind(&self) -> WorkflowErrorKind {
@@ -349,21 +482,37 @@ impl WorkflowError {
     }
 }
 
+impl WorkflowErrorKind {
+    /// The platform's errors have codes in their messages and nothing else.
+    pub(super) fn of(message: &str) -> Self {
+        [
+            ("instance.not_found", Self::NotFound),
+            ("instance.already_exists", Self::AlreadyExists),
+            ("already exists", Self::AlreadyExists),
+            ("instance.duplicate_in_batch", Self::DuplicateInBatch),
+            ("instance.invalid_id", Self::InvalidId),
+            ("invalid id", Self::InvalidId),
+            ("instance.cannot_terminate", Self::CannotTerminate),
+            ("instance.cannot_restart", Self::CannotRestart),
+            ("(body)", Self::InvalidOptions),
+        ]
+        .into_iter()
+        .find_map(|(code, kind)| message.contains(code).then_some(kind))
+        .unwrap_or(Self::Other)
+    }
+}
+
 impl From<JsValue> for WorkflowError {
     fn from(thrown: JsValue) -> Self {
         let message = message(&thrown);
-        // The platform's errors have codes in their messages and nothing else.
-        let kind = if message.contains("instance.not_found") {
-            WorkflowErrorKind::NotFound
-        } else if message.contains("instance.already_exists") || message.contains("already exists")
-        {
-            WorkflowErrorKind::AlreadyExists
-        } else if message.contains("invalid id") || message.contains("instance.invalid_id") {
-            WorkflowErrorKind::InvalidId
-        } else {
-            WorkflowErrorKind::Other
-        };
-        Self { kind, message }
+        Self::new(WorkflowErrorKind::of(&message), message)
+    }
+}
+
+fn unreadable(what: &'static str) -> impl Fn(serde_wasm_bindgen::Error) -> WorkflowError {
+    move |error| {
+        let message = format!("{what} cannot be read: {error}");
+        WorkflowError::new(WorkflowErrorKind::Other, message)
     }
 }
 

@@ -29,7 +29,8 @@ pub trait WorkflowEntrypoint: 'static {
     /// What a run returns.
     type Output: Serialize + 'static;
 
-    /// Called when a lifetime of a run begins.
+    /// Called when a lifetime of a run begins, with the execution context (`wait_until`, `props`)
+    /// and the bindings. There is no response that `pass_through_on_exception` could pass on.
     fn new(context: Context, env: Env) -> Self;
 
     /// One run of the workflow.
@@ -55,6 +56,18 @@ pub struct WorkflowEvent<P> {
     pub instance_id: String,
     /// The workflow's name in `wrangler.toml`.
     pub workflow_name: String,
+    /// The schedule that created the instance, if one did.
+    pub schedule: Option<CronSchedule>,
+}
+
+/// What a schedule of a workflow says of an instance that it created.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CronSchedule {
+    /// The cron expression.
+    pub cron: String,
+    /// When it was to create the instance.
+    pub scheduled_time: SystemTime,
 }
 
 /// The object behind an exported class.
@@ -103,6 +116,14 @@ fn event_from<P: DeserializeOwned>(event: &JsValue) -> Result<WorkflowEvent<P>, 
         timestamp: time(&property(event, "timestamp")),
         instance_id: text("instanceId"),
         workflow_name: text("workflowName"),
+        schedule: schedule_from(&property(event, "schedule")),
+    })
+}
+
+fn schedule_from(schedule: &JsValue) -> Option<CronSchedule> {
+    schedule.is_object().then(|| CronSchedule {
+        cron: property(schedule, "cron").as_string().unwrap_or_default(),
+        scheduled_time: time(&property(schedule, "scheduledTime")),
     })
 }
 

@@ -6,10 +6,9 @@ use wasm_bindgen::prelude::*;
 use worker::durable::ObjectNamespace;
 use worker::{Env, Method, Request, Response};
 
-use super::binding::{
-    CreateOptions, InstanceState, InstanceStatus, Workflow, WorkflowError, WorkflowInstance,
-};
+use super::binding::{InstanceState, InstanceStatus, Workflow, WorkflowError, WorkflowInstance};
 use super::convert::message;
+use super::create::CreateOptions;
 use super::entrypoint::WorkflowEvent;
 use super::js;
 use super::runtime::WorkersRuntime;

@@ -72,6 +72,13 @@ extern "C" {
     pub(super) type JsWorkflow;
     #[wasm_bindgen(method, catch)]
     pub(super) async fn create(this: &JsWorkflow, options: &JsValue) -> Result<JsValue, JsValue>;
+    #[wasm_bindgen(method, catch, js_name = createBatch)]
+    pub(super) async fn create_batch(
+        this: &JsWorkflow,
+        options: &JsValue,
+    ) -> Result<JsValue, JsValue>;
+    #[wasm_bindgen(method, catch, js_name = deleteBatch)]
+    pub(super) async fn delete_batch(this: &JsWorkflow, ids: &Array) -> Result<JsValue, JsValue>;
     #[wasm_bindgen(method, catch)]
     pub(super) async fn get(this: &JsWorkflow, id: &str) -> Result<JsValue, JsValue>;
 
@@ -84,9 +91,17 @@ extern "C" {
     #[wasm_bindgen(method, catch)]
     pub(super) async fn resume(this: &JsWorkflowInstance) -> Result<JsValue, JsValue>;
     #[wasm_bindgen(method, catch)]
-    pub(super) async fn restart(this: &JsWorkflowInstance) -> Result<JsValue, JsValue>;
+    pub(super) async fn restart(
+        this: &JsWorkflowInstance,
+        options: &JsValue,
+    ) -> Result<JsValue, JsValue>;
     #[wasm_bindgen(method, catch)]
-    pub(super) async fn terminate(this: &JsWorkflowInstance) -> Result<JsValue, JsValue>;
+    pub(super) async fn terminate(
+        this: &JsWorkflowInstance,
+        options: &JsValue,
+    ) -> Result<JsValue, JsValue>;
+    #[wasm_bindgen(method, catch)]
+    pub(super) async fn delete(this: &JsWorkflowInstance) -> Result<JsValue, JsValue>;
     #[wasm_bindgen(method, catch)]
     pub(super) async fn status(this: &JsWorkflowInstance) -> Result<JsValue, JsValue>;
     #[wasm_bindgen(method, catch, js_name = sendEvent)]

@@ -9,6 +9,7 @@
 
 mod binding;
 mod convert;
+mod create;
 mod entrypoint;
 mod events;
 mod js;
@@ -21,10 +22,14 @@ mod step;
 mod stream;
 
 pub use binding::{
-    CreateOptions, InstanceError, InstanceState, InstanceStatus, Workflow, WorkflowError,
-    WorkflowErrorKind, WorkflowInstance,
+    InstanceError, InstanceState, InstanceStatus, RestartFrom, StepType, TerminateOptions,
+    Workflow, WorkflowError, WorkflowErrorKind, WorkflowInstance,
 };
-pub use entrypoint::{WorkflowEntrypoint, WorkflowEvent};
+pub use create::{
+    BatchCreateError, BatchCreateOptions, BatchCreated, BatchDeleteError, BatchDeleted,
+    CreateOptions, LocationHint, Retention,
+};
+pub use entrypoint::{CronSchedule, WorkflowEntrypoint, WorkflowEvent};
 pub use events::{ObjectFactLog, WorkflowEventsNamespace, WorkflowRunStep};
 pub use object::WorkflowEventsConfig;
 pub use response::sse_response;

@@ -1,0 +1,283 @@
+//! What instances are created with, and what became of a batch of them.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use wasm_bindgen::prelude::*;
+
+use super::binding::{WorkflowError, WorkflowErrorKind, WorkflowInstance};
+use super::convert::to_js;
+use crate::workflow::WorkflowDuration;
+
+/// What an instance is created with.
+///
+/// Default: an id that the platform makes up, `{}` as params, the longest retention that the
+/// account has, and no wish for a place.
+#[derive(Clone, Debug)]
+pub struct CreateOptions {
+    pub(super) options: js_sys::Object,
+}
+
+impl CreateOptions {
+    /// The defaults.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            options: js_sys::Object::new(),
+        }
+    }
+
+    /// With this id: up to 100 letters, digits, `-` and `_`, the first no `-`.
+    #[must_use]
+    pub fn id(self, id: &str) -> Self {
+        self.set("id", &id.into())
+    }
+
+    /// With these params.
+    ///
+    /// # Errors
+    /// When they cannot be written as a JavaScript value.
+    pub fn params<T: Serialize + ?Sized>(self, params: &T) -> Result<Self, WorkflowError> {
+        let params = to_js(params).map_err(|error| {
+            WorkflowError::new(
+                WorkflowErrorKind::Other,
+                format!("the params cannot be written: {error}"),
+            )
+        })?;
+        Ok(self.set("params", &params))
+    }
+
+    /// With a JavaScript value as params.
+    #[must_use]
+    pub fn params_js(self, params: &JsValue) -> Self {
+        self.set("params", params)
+    }
+
+    /// Kept for so long after it has ended.
+    #[must_use]
+    pub fn retention(self, retention: Retention) -> Self {
+        // Two optional numbers or texts are always written.
+        let retention = to_js(&retention).unwrap_or_default();
+        self.set("retention", &retention)
+    }
+
+    /// Wished to run there.
+    #[must_use]
+    pub fn location_hint(self, hint: LocationHint) -> Self {
+        self.set("locationHint", &hint.as_str().into())
+    }
+
+    pub(super) fn set(self, name: &str, value: &JsValue) -> Self {
+        // A plain object of our own takes any property.
+        let _ = js_sys::Reflect::set(&self.options, &name.into(), value);
+        self
+    }
+}
+
+impl Default for CreateOptions {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// How long the platform keeps an instance that has ended.
+///
+/// Default: as long as the account allows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Retention {
+    /// One that is complete.
+    #[serde(rename = "successRetention", skip_serializing_if = "Option::is_none")]
+    pub success: Option<WorkflowDuration>,
+    /// One that is errored or terminated.
+    #[serde(rename = "errorRetention", skip_serializing_if = "Option::is_none")]
+    pub error: Option<WorkflowDuration>,
+}
+
+impl Retention {
+    /// The default.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// One that is complete is kept for so long.
+    #[must_use]
+    pub fn success(mut self, duration: impl Into<WorkflowDuration>) -> Self {
+        self.success = Some(duration.into());
+        self
+    }
+
+    /// One that is errored or terminated is kept for so long.
+    #[must_use]
+    pub fn error(mut self, duration: impl Into<WorkflowDuration>) -> Self {
+        self.error = Some(duration.into());
+        self
+    }
+}
+
+/// Where an instance is wished to run. The platform does what it can.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum LocationHint {
+    /// `wnam`
+    WesternNorthAmerica,
+    /// `enam`
+    EasternNorthAmerica,
+    /// `sam`
+    SouthAmerica,
+    /// `weur`
+    WesternEurope,
+    /// `eeur`
+    EasternEurope,
+    /// `apac`
+    AsiaPacific,
+    /// `apac-ne`
+    NortheastAsiaPacific,
+    /// `apac-se`
+    SoutheastAsiaPacific,
+    /// `oc`
+    Oceania,
+    /// `afr`
+    Africa,
+    /// `me`
+    MiddleEast,
+}
+
+impl LocationHint {
+    /// Every place.
+    pub const ALL: [Self; 11] = [
+        Self::WesternNorthAmerica,
+        Self::EasternNorthAmerica,
+        Self::SouthAmerica,
+        Self::WesternEurope,
+        Self::EasternEurope,
+        Self::AsiaPacific,
+        Self::NortheastAsiaPacific,
+        Self::SoutheastAsiaPacific,
+        Self::Oceania,
+        Self::Africa,
+        Self::MiddleEast,
+    ];
+
+    /// The platform's word for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::WesternNorthAmerica => "wnam",
+            Self::EasternNorthAmerica => "enam",
+            Self::SouthAmerica => "sam",
+            Self::WesternEurope => "weur",
+            Self::EasternEurope => "eeur",
+            Self::AsiaPacific => "apac",
+            Self::NortheastAsiaPacific => "apac-ne",
+            Self::SoutheastAsiaPacific => "apac-se",
+            Self::Oceania => "oc",
+            Self::Africa => "afr",
+            Self::MiddleEast => "me",
+        }
+    }
+}
+
+impl fmt::Display for LocationHint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Which instances to create at once: up to 100, with up to 1 MiB together.
+#[derive(Clone, Debug)]
+pub struct BatchCreateOptions {
+    pub(super) options: js_sys::Object,
+}
+
+impl BatchCreateOptions {
+    /// So many that are alike. Their ids are made up, whatever id `options` has.
+    #[must_use]
+    pub fn count(count: u32, options: CreateOptions) -> Self {
+        let batch = CreateOptions::new().set("count", &count.into());
+        let properties = ["params", "retention", "locationHint"];
+        let batch = properties.into_iter().fold(batch, |batch, name| {
+            let value = super::convert::property(&options.options, name);
+            if value.is_undefined() {
+                return batch;
+            }
+            batch.set(name, &value)
+        });
+        Self {
+            options: batch.options,
+        }
+    }
+
+    /// These, each with options of its own.
+    #[must_use]
+    pub fn instances(instances: impl IntoIterator<Item = CreateOptions>) -> Self {
+        let instances = instances.into_iter().map(|instance| instance.options);
+        let instances: js_sys::Array = instances.collect();
+        Self {
+            options: CreateOptions::new().set("instances", &instances).options,
+        }
+    }
+}
+
+/// What became of a batch that was to be created.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct BatchCreated {
+    /// Those that were created, in the order of the batch.
+    pub created: Vec<WorkflowInstance>,
+    /// Those that were not.
+    pub errors: Vec<BatchCreateError>,
+}
+
+/// Why one instance of a batch was not created.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[non_exhaustive]
+pub struct BatchCreateError {
+    /// Where it stands in the batch, from 0.
+    pub index: u32,
+    /// Its id, if it was to have one.
+    pub id: Option<String>,
+    /// The platform's number for the reason.
+    pub code: u32,
+    /// The platform's word for the reason.
+    pub message: String,
+}
+
+impl BatchCreateError {
+    /// Why, as far as it is known.
+    #[must_use]
+    pub fn kind(&self) -> WorkflowErrorKind {
+        WorkflowErrorKind::of(&self.message)
+    }
+}
+
+/// What became of a batch that was to be deleted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BatchDeleted {
+    /// The ids of those that were deleted, one for each place in the batch.
+    pub deleted: Vec<String>,
+    /// Those that were not.
+    pub errors: Vec<BatchDeleteError>,
+}
+
+/// Why one instance of a batch was not deleted.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[non_exhaustive]
+pub struct BatchDeleteError {
+    /// Its id.
+    pub id: String,
+    /// The platform's number for the reason.
+    pub code: u32,
+    /// The platform's word for the reason.
+    pub message: String,
+}
+
+impl BatchDeleteError {
+    /// Why, as far as it is known.
+    #[must_use]
+    pub fn kind(&self) -> WorkflowErrorKind {
+        WorkflowErrorKind::of(&self.message)
+    }
+}
