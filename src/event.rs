@@ -300,6 +300,16 @@ pub struct StoredEvent {
     pub timestamp: SystemTime,
 }
 
+impl StoredEvent {
+    /// The data, read as JSON.
+    ///
+    /// # Errors
+    /// When it is not JSON, or that of something else.
+    pub fn json<'a, T: Deserialize<'a>>(&'a self) -> Result<T, serde_json::Error> {
+        serde_json::from_str(&self.data)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -16,6 +16,7 @@
 //! | `clock` | milliseconds, and where they come from | everything else |
 //! | `target` | [`SseTarget`]: dispatch and subscribe | time, workflows |
 //! | `subscription` | the cursor loop, the only place that waits for events | bytes, time |
+//! | `listen` | typed events as a stream in process, folds: [`SseTarget::events`], [`SseTarget::fold`] | bytes, time |
 //! | `body` | events to bytes with heartbeats; its clock is an argument | the runtime |
 //! | [`workflow`] | step events, deterministic names, [`WorkflowEventStep`](workflow::WorkflowEventStep), batched dispatch | Cloudflare |
 //! | `cloudflare` | Workflows in Rust, the `WorkflowEvents` object, `serve_sse` | (the only one that knows JavaScript) |
@@ -59,6 +60,7 @@ mod clock;
 #[cfg(all(feature = "cloudflare", target_family = "wasm"))]
 pub mod cloudflare;
 mod event;
+mod listen;
 pub mod store;
 mod subscription;
 mod sync;
@@ -68,6 +70,7 @@ pub mod workflow;
 
 pub use body::{HEARTBEAT_INTERVAL, body, frames, keep_alive};
 pub use event::{Cursor, Event, EventId, InvalidEvent, InvalidEventId, NewEvent, StoredEvent};
+pub use listen::{DecodeError, DecodeEvent, Folded, ListenError, Stored};
 pub use store::{
     Appended, EventStore, MemoryEventStore, NullEventStore, Page, PageLimit, SqliteEventStore,
 };

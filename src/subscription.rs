@@ -173,6 +173,16 @@ impl<S: EventStore> Subscription<S> {
     }
 }
 
+/// Another reader at the same position.
+impl<S> Clone for Subscription<S> {
+    fn clone(&self) -> Self {
+        Self {
+            store: Arc::clone(&self.store),
+            ..*self
+        }
+    }
+}
+
 impl Position {
     fn behind(last: Option<EventId>) -> Self {
         last.map_or(Self::Start, Self::After)

@@ -91,6 +91,15 @@ impl<E, S: EventStore> SseTarget<E, S> {
         Subscription::start(Arc::clone(&self.store), cursor).await
     }
 
+    /// The same log, as one of events of another type: to read or write it as somebody else does.
+    #[must_use]
+    pub fn typed<T>(&self) -> SseTarget<T, S> {
+        SseTarget {
+            store: Arc::clone(&self.store),
+            event: PhantomData,
+        }
+    }
+
     /// The log itself.
     #[must_use]
     pub fn store(&self) -> &S {

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use super::task::{Kind, Task, TaskId};
-use crate::event::Event;
+use crate::event::{Event, StoredEvent};
+use crate::listen::DecodeEvent;
 
 /// The most bytes that an `error` or a `message` keeps: 8 KiB (8,192). A longer one is cut at a
 /// character's end and says by how much.
@@ -44,6 +45,18 @@ impl StepEventType {
             Self::Completed => "completed",
             Self::Failed => "failed",
         }
+    }
+
+    fn from_str(name: &str) -> Option<Self> {
+        [
+            Self::Started,
+            Self::AttemptFailed,
+            Self::Progress,
+            Self::Completed,
+            Self::Failed,
+        ]
+        .into_iter()
+        .find(|of| of.as_str() == name)
     }
 }
 
@@ -184,6 +197,17 @@ impl Event for StepEvent {
     fn is_terminal(&self) -> bool {
         let ended = matches!(self.of, StepEventType::Completed | StepEventType::Failed);
         self.kind == Kind::Workflow && ended
+    }
+}
+
+/// Events of the log that are about no step, such as `restarted`, cannot be decoded.
+impl DecodeEvent for StepEvent {
+    fn decode(event: &StoredEvent) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+        let of = StepEventType::from_str(&event.event_type).ok_or("it is not about a step")?;
+        Ok(Self {
+            of,
+            ..event.json()?
+        })
     }
 }
 
