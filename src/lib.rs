@@ -18,6 +18,9 @@
 //! | `subscription` | the cursor loop, the only place that waits for events | bytes, time |
 //! | `listen` | typed events as a stream in process, folds: [`SseTarget::events`], [`SseTarget::fold`] | bytes, time |
 //! | `body` | events to bytes with heartbeats; its clock is an argument | the runtime |
+//! | `refusal` | [`Refusal`]: the status, headers and words of what is not answered with events | servers |
+//! | `http` | requests to responses by the whole contract, graceful shutdown | any particular server |
+//! | `axum` | a handler in one line, CORS | |
 //! | [`workflow`] | step events, deterministic names, [`WorkflowEventStep`](workflow::WorkflowEventStep), batched dispatch | Cloudflare |
 //! | `cloudflare` | Workflows in Rust, the `WorkflowEvents` object, `serve_sse` | (the only one that knows JavaScript) |
 //!
@@ -25,13 +28,16 @@
 //!
 //! | feature | default | what it adds |
 //! |---|---|---|
+//! | `axum` | no | the `axum` module: a handler for axum 0.8 in one line, and CORS; implies `http` |
 //! | `cloudflare` | no | the `cloudflare` module, on wasm targets |
 //! | `contract` | no | `store::contract`, the suite for a store of your own |
+//! | `http` | no | the `http` module: responses for hyper, tower and their like |
 //!
 //! # Any server
 //!
+//! With the features `axum` and `http` a server needs a line or three. Without them
 //! [`SseTarget::subscribe`] gives a [`Subscription`], and [`body`] its bytes as a `Stream` of
-//! `Result<Bytes, E>`, which axum's `Body::from_stream` and others take as they are:
+//! `Result<Bytes, E>`, which most servers take as they are; [`Refusal`] and [`wire`] have the rest:
 //!
 //! ```
 //! use std::time::Duration;
@@ -55,12 +61,17 @@
 // The core has no unsafe code in either build; only the glue's generated bindings need it.
 #![cfg_attr(not(feature = "cloudflare"), forbid(unsafe_code))]
 
+#[cfg(all(feature = "axum", not(target_family = "wasm")))]
+pub mod axum;
 mod body;
 mod clock;
 #[cfg(all(feature = "cloudflare", target_family = "wasm"))]
 pub mod cloudflare;
 mod event;
+#[cfg(feature = "http")]
+pub mod http;
 mod listen;
+mod refusal;
 pub mod store;
 mod subscription;
 mod sync;
@@ -71,6 +82,7 @@ pub mod workflow;
 pub use body::{HEARTBEAT_INTERVAL, body, frames, keep_alive};
 pub use event::{Cursor, Event, EventId, InvalidEvent, InvalidEventId, NewEvent, StoredEvent};
 pub use listen::{DecodeError, DecodeEvent, Folded, ListenError, Stored};
+pub use refusal::Refusal;
 pub use store::{
     Appended, EventStore, MemoryEventStore, NullEventStore, Page, PageLimit, SqliteEventStore,
 };

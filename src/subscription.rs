@@ -74,10 +74,9 @@ impl<S: EventStore> Subscription<S> {
                 before.map_or(Position::Oldest, Position::After)
             }
         };
-        let ended = match position {
-            Position::Oldest | Position::Start => false,
-            Position::After(_) => position.is_end(&store.read(position.after(), limit).await?),
-        };
+        // Also from the beginning, which cannot be the end: a store that fails is to fail here,
+        // where a server can still say so.
+        let ended = position.is_end(&store.read(position.after(), limit).await?);
         Ok(Self {
             store,
             position,

@@ -22,6 +22,9 @@ pub const HEADERS: [(&str, &str); 3] = [
     ("x-accel-buffering", "no"),
 ];
 
+/// The response headers of a `204`, which is not for ever: a log that has ended can go on.
+pub const END_HEADERS: [(&str, &str); 1] = [("cache-control", "no-store")];
+
 /// A comment that keeps the connection alive.
 ///
 /// Without a blank line on purpose: with one, clients that dispatch on every blank line

@@ -155,7 +155,7 @@ impl Object {
     async fn fetch(&self, request: &Request) -> worker::Result<Response> {
         let viewer = match Viewer::from_object_request(request) {
             Ok(viewer) => viewer,
-            Err(refusal) => return refusal.response(),
+            Err(refusal) => return serve::refuse(refusal),
         };
         let target = self.log.target();
         let limit = PageLimit {
@@ -164,7 +164,7 @@ impl Object {
         };
         let page = target.store().read(None, limit).await.map_err(to_worker)?;
         if page.head.is_none() && !viewer.expected {
-            return serve::Refusal::UnknownInstance.response();
+            return serve::refuse(serve::UNKNOWN_INSTANCE);
         }
         if request.method() == Method::Head {
             return Response::empty();

@@ -24,11 +24,11 @@ pub fn sse_response<S: EventStore + 'static>(
     subscription: Subscription<S>,
 ) -> worker::Result<Response> {
     if subscription.has_ended() {
-        // Not for ever: more may be appended, as when an instance is restarted.
-        return Ok(ResponseBuilder::new()
-            .with_status(204)
-            .with_header("cache-control", "no-store")?
-            .empty());
+        let mut response = ResponseBuilder::new().with_status(204);
+        for (name, value) in wire::END_HEADERS {
+            response = response.with_header(name, value)?;
+        }
+        return Ok(response.empty());
     }
     let stream = js::IdentityTransformStream::new()?;
     let writer = stream.writable().get_writer()?;

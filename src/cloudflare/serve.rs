@@ -1,12 +1,11 @@
 //! HTTP: from a viewer's request to the object that has the events.
 
-use std::fmt;
-
 use worker::{Headers, Method, Request, RequestInit, Response, ResponseBuilder};
 
 use super::events::WorkflowEventsNamespace;
 use crate::clock;
 use crate::event::Cursor;
+use crate::refusal::Refusal;
 use crate::wire;
 
 /// Answers a viewer's request with the events of an instance.
@@ -28,20 +27,20 @@ pub async fn serve_sse(
 ) -> worker::Result<Response> {
     // Not `request.method()`, which takes a method that it does not know for GET.
     if request.inner().method() != "GET" {
-        return Refusal::Method.response();
+        return refuse(METHOD);
     }
     let mut viewer = match Viewer::from_request(&request) {
         Ok(viewer) => viewer,
-        Err(refusal) => return refusal.response(),
+        Err(refusal) => return refuse(refusal),
     };
     if !is_instance_id(instance_id) {
-        return Refusal::UnknownInstance.response();
+        return refuse(UNKNOWN_INSTANCE);
     }
     let response = fetch(instance_id, &viewer, events).await?;
     if response.status_code() == 200 {
         events.settle(instance_id).await;
     }
-    if response.status_code() != Refusal::UnknownInstance.status() {
+    if response.status_code() != UNKNOWN_INSTANCE.status() {
         return Ok(response);
     }
     // No events, but perhaps an instance that has dispatched none yet.
@@ -51,8 +50,8 @@ pub async fn serve_sse(
             viewer.expected = !state.has_ended();
             fetch(instance_id, &viewer, events).await
         }
-        Ok(None) => Refusal::UnknownInstance.response(),
-        Err(error) => unreachable(&error.into()).response(),
+        Ok(None) => refuse(UNKNOWN_INSTANCE),
+        Err(error) => refuse(unreachable(&error.into())),
     }
 }
 
@@ -72,14 +71,14 @@ async fn fetch(
     }
     match events.fetch(instance_id, viewer.to_object_request()?).await {
         Ok(response) => Ok(response),
-        Err(error) => unreachable(&error).response(),
+        Err(error) => refuse(unreachable(&error)),
     }
 }
 
 /// The reason is for the developer; a viewer cannot do anything with it.
 fn unreachable(error: &worker::Error) -> Refusal {
     worker::console_error!("ssetarget: the events of an instance cannot be reached: {error}");
-    Refusal::Unreachable
+    Refusal::Unavailable
 }
 
 /// Answers `/<id>/sse` and leaves other requests alone.
@@ -139,7 +138,7 @@ impl Viewer {
     fn from_request(request: &Request) -> Result<Self, Refusal> {
         let header = request.headers().get("last-event-id").ok().flatten();
         let url = request.url().map_err(|_| Refusal::Url)?;
-        let cursor = wire::cursor(header.as_deref(), url.query()).map_err(Refusal::Cursor)?;
+        let cursor = wire::cursor(header.as_deref(), url.query())?;
         Ok(Self {
             cursor,
             expected: false,
@@ -149,7 +148,7 @@ impl Viewer {
     /// What [`to_object_request`](Self::to_object_request) says, at the object.
     pub(super) fn from_object_request(request: &Request) -> Result<Self, Refusal> {
         if ![Method::Get, Method::Head].contains(&request.method()) {
-            return Err(Refusal::Method);
+            return Err(METHOD);
         }
         let mut viewer = Self::from_request(request)?;
         let url = request.url().map_err(|_| Refusal::Url)?;
@@ -178,50 +177,17 @@ impl Viewer {
     }
 }
 
-/// A request that is not answered with events.
-#[derive(Debug)]
-pub(super) enum Refusal {
-    Cursor(wire::InvalidCursor),
-    Method,
-    UnknownInstance,
-    Unreachable,
-    Url,
-}
+pub(super) const METHOD: Refusal = Refusal::Method { allow: "GET" };
+pub(super) const UNKNOWN_INSTANCE: Refusal =
+    Refusal::NotFound("there is no workflow instance with this id");
 
-impl Refusal {
-    fn status(&self) -> u16 {
-        match self {
-            Self::Cursor(_) | Self::Url => 400,
-            Self::UnknownInstance => 404,
-            Self::Method => 405,
-            Self::Unreachable => 503,
-        }
+/// The response of a refusal.
+pub(super) fn refuse(refusal: Refusal) -> worker::Result<Response> {
+    let mut response = ResponseBuilder::new().with_status(refusal.status());
+    for (name, value) in refusal.headers() {
+        response = response.with_header(name, value)?;
     }
-
-    pub(super) fn response(&self) -> worker::Result<Response> {
-        let mut response = ResponseBuilder::new()
-            .with_status(self.status())
-            .with_header("content-type", "text/plain; charset=utf-8")?
-            .with_header("cache-control", "no-store")?;
-        match self {
-            Self::Method => response = response.with_header("allow", "GET")?,
-            Self::Unreachable => response = response.with_header("retry-after", "1")?,
-            Self::Cursor(_) | Self::UnknownInstance | Self::Url => {}
-        }
-        Ok(response.fixed(format!("{self}\n").into_bytes()))
-    }
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Cursor(reason) => reason.fmt(f),
-            Self::Method => f.write_str("events are read with GET"),
-            Self::UnknownInstance => f.write_str("there is no workflow instance with this id"),
-            Self::Unreachable => f.write_str("the events cannot be reached, try again later"),
-            Self::Url => f.write_str("the URL cannot be read"),
-        }
-    }
+    Ok(response.fixed(refusal.body().into_bytes()))
 }
 
 /// What the platform takes for an instance's id, so that nothing else wakes an object.

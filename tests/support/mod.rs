@@ -4,5 +4,6 @@
 
 pub(crate) mod clock;
 pub(crate) mod engine;
+pub(crate) mod http;
 pub(crate) mod sql;
 pub(crate) mod sse;

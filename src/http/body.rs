@@ -1,0 +1,195 @@
+//! The body of a response.
+
+use std::error::Error;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_core::Stream;
+use futures_util::StreamExt;
+use futures_util::future::{self, Either};
+use http_body::{Body, Frame, SizeHint};
+
+use super::Sse;
+use crate::body::{frames, keep_alive};
+use crate::store::EventStore;
+use crate::subscription::Subscription;
+use crate::sync::BoxStream;
+
+/// The body of a response of [`Sse::respond`], both as an [`http_body::Body`] and as a [`Stream`]
+/// of bytes. `E` is the store's error.
+pub struct SseBody<E> {
+    content: Content<E>,
+}
+
+enum Content<E> {
+    /// Until it was sent.
+    Text(Option<Bytes>),
+    /// Nothing, in the place of something of unknown length.
+    LeftOut,
+    Events(BoxStream<'static, Result<Bytes, StreamCut<E>>>),
+}
+
+/// Why a body breaks off before the end of the events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StreamCut<E> {
+    /// The store failed.
+    Store(E),
+    /// The server is about to stop: see [`Shutdown`](super::Shutdown).
+    Shutdown,
+}
+
+impl<E> SseBody<E> {
+    pub(super) fn empty() -> Self {
+        Self {
+            content: Content::Text(None),
+        }
+    }
+
+    /// What a `HEAD` gets in the place of a stream.
+    pub(super) fn left_out() -> Self {
+        Self {
+            content: Content::LeftOut,
+        }
+    }
+
+    pub(super) fn text(text: String) -> Self {
+        Self {
+            content: Content::Text(Some(text.into())),
+        }
+    }
+
+    pub(super) fn stream<S>(subscription: Subscription<S>, sse: &Sse) -> Self
+    where
+        S: EventStore<Error = E> + 'static,
+        E: Error + 'static,
+    {
+        let numbered = subscription.is_resumable();
+        let on_error = Arc::clone(&sse.on_error);
+        let chunks = subscription.into_stream().map(move |batch| match batch {
+            Ok(batch) => Ok(Bytes::from(frames(&batch, numbered))),
+            Err(error) => {
+                on_error(&error);
+                Err(StreamCut::Store(error))
+            }
+        });
+        let sleep = Arc::clone(&sse.sleep);
+        let begun = match &sse.shutdown {
+            Some(shutdown) => Either::Left(shutdown.begun()),
+            None => Either::Right(future::pending()),
+        };
+        let events = Cut {
+            inner: keep_alive(chunks, sse.heartbeat, move |duration| sleep(duration)),
+            begun,
+            is_cut: false,
+        };
+        Self {
+            content: Content::Events(Box::pin(events)),
+        }
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// A stream of chunks that breaks off when a shutdown begins.
+    struct Cut<T, F> {
+        #[pin]
+        inner: T,
+        #[pin]
+        begun: F,
+        is_cut: bool,
+    }
+}
+
+impl<T, F, E> Stream for Cut<T, F>
+where
+    T: Stream<Item = Result<Bytes, StreamCut<E>>>,
+    F: Future<Output = ()>,
+{
+    type Item = T::Item;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<T::Item>> {
+        let this = self.project();
+        if *this.is_cut {
+            return Poll::Ready(None);
+        }
+        if this.begun.poll(context).is_ready() {
+            *this.is_cut = true;
+            return Poll::Ready(Some(Err(StreamCut::Shutdown)));
+        }
+        this.inner.poll_next(context)
+    }
+}
+
+impl<E> Stream for SseBody<E> {
+    type Item = Result<Bytes, StreamCut<E>>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        match &mut self.content {
+            Content::Text(text) => Poll::Ready(text.take().map(Ok)),
+            Content::LeftOut => Poll::Ready(None),
+            Content::Events(events) => events.poll_next_unpin(context),
+        }
+    }
+}
+
+impl<E> Body for SseBody<E> {
+    type Data = Bytes;
+    type Error = StreamCut<E>;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, StreamCut<E>>>> {
+        let chunk = self.poll_next(context);
+        chunk.map(|chunk| chunk.map(|chunk| chunk.map(Frame::data)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self.content, Content::Text(None) | Content::LeftOut)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            Content::Text(text) => {
+                let length = text.as_ref().map_or(0, Bytes::len);
+                SizeHint::with_exact(length as u64)
+            }
+            Content::LeftOut | Content::Events(_) => SizeHint::default(),
+        }
+    }
+}
+
+// Nothing in it is pinned in place: what has to be is behind a pointer.
+impl<E> Unpin for SseBody<E> {}
+
+impl<E> fmt::Debug for SseBody<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.content {
+            Content::Text(text) => f.debug_tuple("SseBody").field(text).finish(),
+            Content::LeftOut => f.write_str("SseBody"),
+            Content::Events(_) => f.write_str("SseBody(..)"),
+        }
+    }
+}
+
+impl<E> fmt::Display for StreamCut<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Store(_) => "the event store failed",
+            Self::Shutdown => "the server is shutting down",
+        })
+    }
+}
+
+impl<E: Error + 'static> Error for StreamCut<E> {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Store(error) => Some(error),
+            Self::Shutdown => None,
+        }
+    }
+}

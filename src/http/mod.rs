@@ -1,0 +1,240 @@
+//! HTTP for any server: from a request to a response by the whole wire contract (feature `http`).
+//!
+//! Knows the types of the crates `http` and `http-body`, which hyper, tower, axum and others
+//! share, and no server. With hyper it is:
+//!
+//! ```
+//! # use std::convert::Infallible;
+//! # use hyper::{Request, body::Incoming, service::service_fn};
+//! # use ssetarget::{MemoryEventStore, NewEvent, SseTarget, http::Sse};
+//! # let target: SseTarget<NewEvent, _> = SseTarget::new(MemoryEventStore::new());
+//! let sse = Sse::new();
+//! let service = service_fn(move |request: Request<Incoming>| {
+//!     let response = sse.respond(&target, &request);
+//!     async move { Ok::<_, Infallible>(response.await) }
+//! });
+//! # fn check(_: impl hyper::service::Service<Request<Incoming>>) {}
+//! # check(service);
+//! ```
+
+mod body;
+mod shutdown;
+
+use std::error::Error;
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+
+use crate::body::HEARTBEAT_INTERVAL;
+use crate::event::Cursor;
+use crate::refusal::Refusal;
+use crate::store::{EventStore, PageLimit};
+use crate::sync::{BoxFuture, MaybeSend};
+use crate::target::SseTarget;
+use crate::wire;
+
+pub use body::{SseBody, StreamCut};
+pub use shutdown::Shutdown;
+
+/// Serves logs as Server-Sent Events: how, for all requests of a server.
+///
+/// Clones are cheap and the same.
+#[derive(Clone)]
+pub struct Sse {
+    heartbeat: Duration,
+    page_limit: PageLimit,
+    shutdown: Option<Shutdown>,
+    sleep: Sleep,
+    on_error: OnError,
+}
+
+#[cfg(not(target_family = "wasm"))]
+type Sleep = Arc<dyn Fn(Duration) -> BoxFuture<'static, ()> + Send + Sync>;
+#[cfg(target_family = "wasm")]
+type Sleep = Arc<dyn Fn(Duration) -> BoxFuture<'static, ()>>;
+
+type OnError = Arc<dyn Fn(&(dyn Error + 'static)) + Send + Sync>;
+
+impl Sse {
+    /// With the defaults of the methods below, on tokio's clock.
+    #[cfg(not(target_family = "wasm"))]
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with_sleep(tokio::time::sleep)
+    }
+
+    /// With the defaults of the methods below, on another runtime's clock: `sleep` gives a future
+    /// that resolves after a duration.
+    pub fn with_sleep<F>(sleep: impl Fn(Duration) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = ()> + MaybeSend + 'static,
+    {
+        Self {
+            heartbeat: HEARTBEAT_INTERVAL,
+            page_limit: PageLimit::default(),
+            shutdown: None,
+            sleep: Arc::new(move |duration| Box::pin(sleep(duration))),
+            on_error: Arc::new(|_| {}),
+        }
+    }
+
+    /// How long a stream is silent before a heartbeat. Default: [`HEARTBEAT_INTERVAL`].
+    #[must_use]
+    pub fn heartbeat(mut self, interval: Duration) -> Self {
+        self.heartbeat = interval;
+        self
+    }
+
+    /// How much of the log a stream holds at a time, and so what a slow client costs. Default:
+    /// [`PageLimit::default`].
+    #[must_use]
+    pub fn page_limit(mut self, limit: PageLimit) -> Self {
+        self.page_limit = limit;
+        self
+    }
+
+    /// Cuts streams off when this begins: see [`Shutdown`]. Default: never.
+    #[must_use]
+    pub fn shutdown(mut self, shutdown: &Shutdown) -> Self {
+        self.shutdown = Some(shutdown.clone());
+        self
+    }
+
+    /// Hears of a store's errors, which clients learn nothing of: those of a request that is then
+    /// answered with `503`, and those that cut a stream off. Default: nobody does.
+    #[must_use]
+    pub fn on_error(
+        mut self,
+        hear: impl Fn(&(dyn Error + 'static)) + Send + Sync + 'static,
+    ) -> Self {
+        self.on_error = Arc::new(hear);
+        self
+    }
+
+    /// The response to a request for the events of this log. Of the request counts its method,
+    /// the header `Last-Event-ID` and the query: see [`wire::cursor`].
+    ///
+    /// | status | when |
+    /// |---|---|
+    /// | `200` | the events follow, with the headers [`wire::HEADERS`] |
+    /// | `204` | the log has ended and the client has all of it: an `EventSource` stops |
+    /// | `400` | the position is malformed; the body is the reason, as plain text |
+    /// | `405` | the method is neither `GET` nor `HEAD`; `Allow` says so |
+    /// | `503` | the store failed; `Retry-After` is a second |
+    ///
+    /// `HEAD` gives the status and headers of `GET`. For a log that does not exist see
+    /// [`refuse`].
+    ///
+    /// The body ends after the terminal event. A store that fails in mid-stream, and a
+    /// [`Shutdown`], cut it off instead, so that no client takes it for the end.
+    pub fn respond<E, S, B>(
+        &self,
+        target: &SseTarget<E, S>,
+        request: &Request<B>,
+    ) -> impl Future<Output = Response<SseBody<S::Error>>> + MaybeSend + use<E, S, B>
+    where
+        S: EventStore + 'static,
+    {
+        let viewer = Viewer::from_request(request);
+        let target = target.typed();
+        let sse = self.clone();
+        async move {
+            match viewer {
+                Ok(viewer) => sse.stream(&target, viewer).await,
+                Err(refusal) => refuse(refusal),
+            }
+        }
+    }
+
+    async fn stream<S>(
+        &self,
+        target: &SseTarget<(), S>,
+        viewer: Viewer,
+    ) -> Response<SseBody<S::Error>>
+    where
+        S: EventStore + 'static,
+    {
+        let subscription = match target.subscribe(viewer.cursor).await {
+            Ok(subscription) => subscription.with_page_limit(self.page_limit),
+            Err(error) => {
+                (self.on_error)(&error);
+                return refuse(Refusal::Unavailable);
+            }
+        };
+        if subscription.has_ended() {
+            return response(204, wire::END_HEADERS, SseBody::empty());
+        }
+        let body = match viewer.head {
+            true => SseBody::left_out(),
+            false => SseBody::stream(subscription, self),
+        };
+        response(200, wire::HEADERS, body)
+    }
+}
+
+#[cfg(not(target_family = "wasm"))]
+impl Default for Sse {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Sse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sse")
+            .field("heartbeat", &self.heartbeat)
+            .field("page_limit", &self.page_limit)
+            .field("shutdown", &self.shutdown)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The response that refuses a request, for example with [`Refusal::NotFound`].
+#[must_use]
+pub fn refuse<E>(refusal: Refusal) -> Response<SseBody<E>> {
+    let body = SseBody::text(refusal.body());
+    response(refusal.status(), refusal.headers(), body)
+}
+
+/// What a viewer asks for.
+struct Viewer {
+    cursor: Cursor,
+    head: bool,
+}
+
+impl Viewer {
+    fn from_request<B>(request: &Request<B>) -> Result<Self, Refusal> {
+        let head = match *request.method() {
+            Method::GET => false,
+            Method::HEAD => true,
+            _ => return Err(Refusal::Method { allow: "GET, HEAD" }),
+        };
+        // What is no text is no id: it is refused as one.
+        let header = request.headers().get("last-event-id");
+        let header = header.map(|id| String::from_utf8_lossy(id.as_bytes()));
+        let cursor = wire::cursor(header.as_deref(), request.uri().query())?;
+        Ok(Self { cursor, head })
+    }
+}
+
+fn response<E>(
+    status: u16,
+    headers: impl IntoIterator<Item = (&'static str, &'static str)>,
+    body: SseBody<E>,
+) -> Response<SseBody<E>> {
+    let mut response = Response::new(body);
+    // All there are can be statuses.
+    *response.status_mut() =
+        StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    for (name, value) in headers {
+        let (name, value) = (
+            HeaderName::from_static(name),
+            HeaderValue::from_static(value),
+        );
+        response.headers_mut().insert(name, value);
+    }
+    response
+}

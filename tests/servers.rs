@@ -1,0 +1,780 @@
+//! Servers natively, over real sockets: the wire contract through axum and through bare hyper.
+#![cfg(all(feature = "axum", not(shuttle)))]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
+
+mod support;
+
+use std::convert::Infallible;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
+
+use axum::Router;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use ssetarget::axum::{cors, sse};
+use ssetarget::http::{Shutdown, Sse};
+use ssetarget::{
+    Appended, EventId, EventStore, HEARTBEAT_INTERVAL, MemoryEventStore, NewEvent, Page, PageLimit,
+    Refusal, SseTarget, StoredEvent, wire,
+};
+use support::http::{Piece, get, request, send};
+use support::sse::Message;
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::{Notify, oneshot};
+use tokio::task::JoinHandle;
+
+type Target<S = MemoryEventStore> = SseTarget<NewEvent, S>;
+
+// The contract.
+
+#[tokio::test]
+async fn axum_keeps_the_contract() {
+    let targets = Targets::new().await;
+    let t = targets.clone();
+    let app = Router::new()
+        .route("/open", sse(t.open))
+        .route("/ended", sse(t.ended))
+        .route("/broken", sse(t.broken));
+    the_contract(serve(app).await, &targets).await;
+}
+
+#[tokio::test]
+async fn hyper_keeps_the_contract() {
+    let targets = Targets::new().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let t = targets.clone();
+    tokio::spawn(async move {
+        loop {
+            let (connection, _) = listener.accept().await.unwrap();
+            let t = t.clone();
+            let service = service_fn(move |request| {
+                let t = t.clone();
+                async move {
+                    let sse = Sse::new();
+                    Ok::<_, Infallible>(match request.uri().path() {
+                        "/open" => sse.respond(&t.open, &request).await.map(boxed),
+                        "/ended" => sse.respond(&t.ended, &request).await.map(boxed),
+                        _ => sse.respond(&t.broken, &request).await.map(boxed),
+                    })
+                }
+            });
+            let http = hyper::server::conn::http1::Builder::new();
+            tokio::spawn(http.serve_connection(TokioIo::new(connection), service));
+        }
+    });
+    the_contract(address, &targets).await;
+}
+
+fn boxed<E: std::error::Error + Send + Sync + 'static>(
+    body: ssetarget::http::SseBody<E>,
+) -> axum::body::Body {
+    axum::body::Body::new(body)
+}
+
+#[derive(Clone)]
+struct Targets {
+    open: Target,
+    ended: Target,
+    broken: Target<Broken>,
+}
+
+impl Targets {
+    async fn new() -> Self {
+        let open = Target::new(MemoryEventStore::new());
+        append(&open, 1..=3).await;
+        let ended = Target::new(MemoryEventStore::new());
+        append(&ended, 1..=2).await;
+        ended
+            .dispatch_encoded(vec![event(3).terminal()])
+            .await
+            .unwrap();
+        let store = Broken::new(MemoryEventStore::new());
+        store.fails.store(true, Ordering::SeqCst);
+        Self {
+            open,
+            ended,
+            broken: Target::new(store),
+        }
+    }
+}
+
+async fn the_contract(server: SocketAddr, targets: &Targets) {
+    // 200, with the headers, a heartbeat at once, and the events.
+    let mut response = get(server, "/open", &[]).await;
+    assert_eq!(response.status, 200);
+    for (name, value) in wire::HEADERS {
+        assert_eq!(response.header(name), Some(value));
+    }
+    assert_eq!(response.piece().await, Piece::Bytes(b":\n".to_vec()));
+    let mut events = response.events();
+    assert_eq!(events.take(3).await, messages(1..=3));
+
+    // The end: after the terminal event, and 204 for who has it.
+    let (all, end) = get(server, "/ended", &[]).await.events().rest().await;
+    assert_eq!((all, end), (messages(1..=3), Piece::End));
+    let response = get(server, "/ended", &[("Last-Event-ID", "3")]).await;
+    assert_eq!(response.status, 204);
+    assert_eq!(response.header("cache-control"), Some("no-store"));
+    assert_eq!(response.header("content-type"), None);
+    assert_eq!(response.header("content-length"), None);
+
+    // Every way to say where to start, the header first.
+    for (query, header, expected) in [
+        ("", "1", 2..=3),
+        ("?lastEventId=1", "", 2..=3),
+        ("?last_event_id=2", "", 3..=3),
+        ("?lastEventId=1", "2", 3..=3),
+        ("?from=beginning", "", 1..=3),
+        ("?since=0", "", 1..=3),
+    ] {
+        let path = format!("/ended{query}");
+        let response = get(server, &path, &[("Last-Event-ID", header)]).await;
+        let (rest, _) = response.events().rest().await;
+        assert_eq!(rest, messages(expected), "{query} {header}");
+    }
+    let mut latest = get(server, "/open?from=latest", &[]).await.events();
+    append(&targets.open, 4..=4).await;
+    assert_eq!(latest.take(1).await, messages(4..=4));
+
+    // A position beyond the head is told, not waited for.
+    let mut reset = get(server, "/open", &[("Last-Event-ID", "99")])
+        .await
+        .events();
+    let first = reset.next().await.unwrap();
+    assert_eq!(first.event_type, "reset");
+    assert_eq!(first.data, r#"{"requested":99,"oldest":1,"head":4}"#);
+    assert_eq!(reset.take(4).await, messages(1..=4));
+
+    // 400, with a reason in plain text.
+    for (query, header, reason) in [
+        ("", "x", "invalid Last-Event-ID: "),
+        ("", "07", "invalid Last-Event-ID: "),
+        ("", "9007199254740992", "invalid Last-Event-ID: "),
+        ("", "\u{e9}", "invalid Last-Event-ID: "),
+        ("?lastEventId=-1", "", "invalid Last-Event-ID: "),
+        ("?from=now", "", "invalid from: "),
+        ("?since=yesterday", "", "invalid since: "),
+    ] {
+        let path = format!("/open{query}");
+        let response = get(server, &path, &[("Last-Event-ID", header)]).await;
+        assert_eq!(response.status, 400, "{query} {header}");
+        assert_eq!(
+            response.header("content-type"),
+            Some("text/plain; charset=utf-8")
+        );
+        assert_eq!(response.header("cache-control"), Some("no-store"));
+        let body = response.text().await;
+        assert!(body.starts_with(reason) && body.ends_with('\n'), "{body:?}");
+    }
+
+    // 405, with the methods that are allowed.
+    for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "PURGE"] {
+        let response = request(server, method, "/open", &[]).await;
+        assert_eq!(response.status, 405, "{method}");
+        assert_eq!(response.header("allow"), Some("GET, HEAD"), "{method}");
+        assert_eq!(response.text().await, "events are read with GET\n");
+    }
+
+    // HEAD is GET without a body.
+    for (path, header, status) in [
+        ("/open", "", 200),
+        ("/ended", "3", 204),
+        ("/open", "x", 400),
+        ("/broken", "", 503),
+    ] {
+        let headers = [("Last-Event-ID", header), ("Connection", "close")];
+        let response = request(server, "HEAD", path, &headers).await;
+        assert_eq!(response.status, status, "{path}");
+        if status == 200 {
+            assert_eq!(response.header("content-type"), Some(wire::CONTENT_TYPE));
+            assert_eq!(response.header("content-length"), None, "a stream has none");
+        }
+        assert_eq!(response.bytes_until_close().await, b"", "{path}");
+    }
+
+    // 503, when the store fails at connect.
+    let response = get(server, "/broken", &[]).await;
+    assert_eq!(response.status, 503);
+    assert_eq!(response.header("retry-after"), Some("1"));
+    assert_eq!(
+        response.text().await,
+        "the events cannot be reached, try again later\n"
+    );
+}
+
+#[tokio::test]
+async fn many_logs_are_found_by_their_path() {
+    let job = Target::new(MemoryEventStore::new());
+    append(&job, 1..=2).await;
+    job.dispatch_encoded(vec![event(3).terminal()])
+        .await
+        .unwrap();
+    let events = Sse::new().route_with(move |(kind, id): (String, u32)| {
+        let job = job.clone();
+        async move {
+            match (kind.as_str(), id) {
+                ("job", 7) => Ok(job),
+                ("job", 8) => Err(Refusal::Unavailable),
+                _ => Err(Refusal::NotFound("there is no such job")),
+            }
+        }
+    });
+    let dispatch = || async { "dispatched" };
+    let server = serve(Router::new().route("/{kind}/{id}/sse", events.post(dispatch))).await;
+
+    let (all, end) = get(server, "/job/7/sse", &[]).await.events().rest().await;
+    assert_eq!((all, end), (messages(1..=3), Piece::End));
+    let unknown = get(server, "/job/9/sse", &[]).await;
+    assert_eq!(unknown.status, 404);
+    assert_eq!(unknown.header("cache-control"), Some("no-store"));
+    assert_eq!(unknown.text().await, "there is no such job\n");
+    assert_eq!(get(server, "/job/8/sse", &[]).await.status, 503);
+    assert_eq!(get(server, "/job/x/sse", &[]).await.status, 400);
+    // Another method beside it is as in any route.
+    let posted = request(server, "POST", "/job/7/sse", &[]).await;
+    assert_eq!(posted.text().await, "dispatched");
+}
+
+// Delivery.
+
+#[tokio::test]
+async fn live_and_replayed_bytes_are_the_same_and_every_id_resumes() {
+    let target = Target::new(MemoryEventStore::new());
+    let server = serve(Router::new().route("/sse", sse(target.clone()))).await;
+    let live = tokio::spawn(async move { get(server, "/sse", &[]).await.bytes().await });
+    let texts = ["plain", "two\nlines", "é🦀", "", "a\r\nb\rc\n"];
+    for (number, text) in texts.iter().enumerate() {
+        // One at a time: the reader is live at some of them at least.
+        let event = NewEvent::new("text", *text).unwrap();
+        let last = number + 1 == texts.len();
+        let event = if last { event.terminal() } else { event };
+        target.dispatch_encoded(vec![event]).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    let live = live.await.unwrap();
+    let replayed = get(server, "/sse", &[]).await.bytes().await;
+    assert_eq!(live, replayed, "no heartbeat was due but the first");
+
+    let page = target
+        .store()
+        .read(None, PageLimit::default())
+        .await
+        .unwrap();
+    let bytes = |events: &[StoredEvent]| {
+        let mut bytes = wire::HEARTBEAT.to_vec();
+        events
+            .iter()
+            .for_each(|event| wire::encode(event, &mut bytes));
+        bytes
+    };
+    assert_eq!(replayed, bytes(&page.events));
+    for seen in 1..page.events.len() {
+        let id = page.events[seen - 1].id.to_string();
+        let resumed = get(server, "/sse", &[("Last-Event-ID", &id)]).await;
+        assert_eq!(
+            resumed.bytes().await,
+            bytes(&page.events[seen..]),
+            "after {id}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn silence_is_filled_with_heartbeats() {
+    let target = Target::new(MemoryEventStore::new());
+    let quick = Duration::from_secs(2);
+    let app = Router::new()
+        .route("/sse", sse(target.clone()))
+        .route("/quick", Sse::new().heartbeat(quick).route(target.clone()));
+    let server = serve(app).await;
+    // The clock stands still but for jumps to the next timer where nothing else is to do.
+    for (path, interval) in [("/sse", HEARTBEAT_INTERVAL), ("/quick", quick)] {
+        let mut response = get(server, path, &[]).await;
+        assert_eq!(response.piece().await, Piece::Bytes(b":\n".to_vec()));
+        let began = tokio::time::Instant::now();
+        for beats in 1..=4 {
+            assert_eq!(response.piece().await, Piece::Bytes(b":\n".to_vec()));
+            assert!(began.elapsed() > interval * (beats - 1), "{path} {beats}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_client_costs_a_page_and_gets_everything() {
+    const EVENTS: usize = 400;
+    const SIZE: usize = 32 * 1024;
+    /// What the two sockets hold, generously: the system rounds up what it is asked for.
+    const SOCKETS: usize = 1 << 20;
+    let store = Broken::new(MemoryEventStore::new());
+    let target = Target::new(store);
+    let big = |_| NewEvent::new("big", "x".repeat(SIZE)).unwrap();
+    target
+        .dispatch_encoded((1..EVENTS).map(big).collect())
+        .await
+        .unwrap();
+    target
+        .dispatch_encoded(vec![big(0).terminal()])
+        .await
+        .unwrap();
+
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_send_buffer_size(64 * 1024).unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(16).unwrap();
+    let address = listener.local_addr().unwrap();
+    let app: Router = Router::new().route("/sse", sse(target.clone()));
+    tokio::spawn(async { axum::serve(listener, app).await });
+
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(64 * 1024).unwrap();
+    let connection = socket.connect(address).await.unwrap();
+    let mut events = send(connection, "GET", "/sse", &[]).await.events();
+    let mut got = 0;
+    while let Ok(message) = events.next().await {
+        got += 1;
+        assert_eq!(message.id, got.to_string());
+        let read = target.store().events_read.load(Ordering::SeqCst);
+        let ahead = read.saturating_sub(got) * SIZE;
+        assert!(
+            ahead < SOCKETS + 4 * PageLimit::default().bytes,
+            "{ahead} bytes ahead"
+        );
+        // Slower than the server.
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(got, EVENTS);
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_is_forgotten() {
+    let target = Target::new(Broken::new(MemoryEventStore::new()));
+    append(&target, 1..=1).await;
+    let server = serve(Router::new().route("/sse", sse(target.clone()))).await;
+    let mut clients = Vec::new();
+    for _ in 0..20 {
+        let mut client = get(server, "/sse", &[]).await.events();
+        assert_eq!(client.take(1).await, messages(1..=1));
+        clients.push(client);
+    }
+    target.store().until_waiting(20).await;
+    clients.truncate(3);
+    target.store().until_waiting(3).await;
+    clients.clear();
+    target.store().until_waiting(0).await;
+}
+
+// Ends that are none.
+
+#[tokio::test]
+async fn a_store_that_fails_in_mid_stream_cuts_the_stream_and_is_heard_of() {
+    let target = Target::new(Broken::new(MemoryEventStore::new()));
+    append(&target, 1..=2).await;
+    let errors = Arc::new(AtomicUsize::new(0));
+    let heard = Arc::clone(&errors);
+    let sse = Sse::new().on_error(move |error| {
+        assert_eq!(error.to_string(), "broken");
+        heard.fetch_add(1, Ordering::SeqCst);
+    });
+    let server = serve(Router::new().route("/sse", sse.route(target.clone()))).await;
+
+    let mut client = get(server, "/sse", &[]).await.events();
+    assert_eq!(client.take(2).await, messages(1..=2));
+    target.store().until_waiting(1).await;
+    target.store().fails.store(true, Ordering::SeqCst);
+    append_inside(&target, 3).await;
+    assert_eq!(client.next().await, Err(Piece::Cut));
+    assert_eq!(errors.load(Ordering::SeqCst), 1);
+
+    assert_eq!(
+        get(server, "/sse", &[("Last-Event-ID", "2")]).await.status,
+        503
+    );
+    assert_eq!(errors.load(Ordering::SeqCst), 2);
+    target.store().fails.store(false, Ordering::SeqCst);
+    let mut client = get(server, "/sse", &[("Last-Event-ID", "2")])
+        .await
+        .events();
+    assert_eq!(client.take(1).await, messages(3..=3));
+}
+
+#[tokio::test]
+async fn a_graceful_shutdown_moves_clients_to_the_next_server() {
+    const CLIENTS: usize = 20;
+    const EVENTS: u32 = 200;
+    let target = Target::new(MemoryEventStore::new());
+    let first = GracefulServer::start(&target).await;
+    let second = GracefulServer::start(&target).await;
+    append(&target, 1..=10).await;
+
+    let mut clients = Vec::new();
+    for number in 0..CLIENTS {
+        let mut events = get(first.address, "/sse", &[]).await.events();
+        // Each somewhere else, and all of them live or about to be.
+        let seen = events.take(number % 10 + 1).await;
+        clients.push((events, seen));
+    }
+    // One that is idle between two requests must not hold the server up.
+    let idle = tokio::net::TcpStream::connect(first.address).await.unwrap();
+
+    let writer = tokio::spawn({
+        let target = target.clone();
+        async move {
+            for number in 11..=EVENTS {
+                append(&target, number..=number).await;
+                tokio::task::yield_now().await;
+            }
+            target
+                .dispatch_encoded(vec![event(EVENTS + 1).terminal()])
+                .await
+                .unwrap();
+        }
+    });
+    first.shutdown.begin();
+    assert!(first.shutdown.has_begun());
+    for (events, seen) in &mut clients {
+        let (more, end) = std::mem::replace(
+            events,
+            get(second.address, "/sse?from=latest", &[]).await.events(),
+        )
+        .rest()
+        .await;
+        seen.extend(more);
+        // Perhaps the client had everything before the server knew: then the end is one.
+        let complete = seen.len() == EVENTS as usize + 1;
+        assert_eq!(end, if complete { Piece::End } else { Piece::Cut });
+    }
+    first.stopped.await.unwrap();
+    drop(idle);
+    writer.await.unwrap();
+
+    for (_, mut seen) in clients {
+        let last = seen.last().unwrap().id.clone();
+        let response = get(second.address, "/sse", &[("Last-Event-ID", &last)]).await;
+        if response.status == 200 {
+            let (rest, end) = response.events().rest().await;
+            assert_eq!(end, Piece::End);
+            seen.extend(rest);
+        }
+        assert_eq!(seen, messages(1..=EVENTS + 1));
+    }
+    second.shutdown.begin();
+    second.stopped.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stream_that_begins_after_the_shutdown_is_cut_at_once() {
+    let target = Target::new(MemoryEventStore::new());
+    append(&target, 1..=3).await;
+    let shutdown = Shutdown::new();
+    let sse = Sse::new().shutdown(&shutdown);
+    shutdown.begin();
+    shutdown.begun().await;
+    let server = serve(Router::new().route("/sse", sse.route(target))).await;
+    // Not a refusal: an `EventSource` would give up for ever.
+    let mut connection = tokio::net::TcpStream::connect(server).await.unwrap();
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    connection
+        .write_all(b"GET /sse HTTP/1.1\r\nhost: test\r\n\r\n")
+        .await
+        .unwrap();
+    let mut answer = Vec::new();
+    let _ = connection.read_to_end(&mut answer).await;
+    let answer = String::from_utf8(answer).unwrap();
+    assert!(
+        answer.is_empty() || answer.starts_with("HTTP/1.1 200"),
+        "{answer}"
+    );
+    assert!(!answer.ends_with("0\r\n\r\n"), "{answer}");
+}
+
+struct GracefulServer {
+    address: SocketAddr,
+    shutdown: Shutdown,
+    stopped: JoinHandle<()>,
+}
+
+impl GracefulServer {
+    async fn start(target: &Target) -> Self {
+        let shutdown = Shutdown::new();
+        let events = Sse::new().shutdown(&shutdown).route(target.clone());
+        let app: Router = Router::new().route("/sse", events);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let begun = shutdown.begun();
+        let (ready, started) = oneshot::channel();
+        let stopped = tokio::spawn(async move {
+            ready.send(()).unwrap();
+            axum::serve(listener, app)
+                .with_graceful_shutdown(begun)
+                .await
+                .unwrap();
+        });
+        started.await.unwrap();
+        Self {
+            address,
+            shutdown,
+            stopped,
+        }
+    }
+}
+
+// CORS.
+
+const ALLOWED: &str = "https://app.example.com";
+const OTHER: &str = "https://evil.example";
+
+#[tokio::test]
+async fn cors_lets_listed_origins_in_with_credentials_and_nobody_else() {
+    let target = Target::new(MemoryEventStore::new());
+    target
+        .dispatch_encoded(vec![event(1).terminal()])
+        .await
+        .unwrap();
+    let origins = [ALLOWED, "http://localhost:8080"];
+    let app = Router::new()
+        .route("/sse", sse(target))
+        .layer(cors(origins).unwrap());
+    let server = serve(app).await;
+
+    for origin in origins {
+        for id in ["", "1", "bad"] {
+            // Errors are readable too, and 204 stops only a client that may see it.
+            let response = get(server, "/sse", &[("Origin", origin), ("Last-Event-ID", id)]).await;
+            assert_eq!(response.header("access-control-allow-origin"), Some(origin));
+            assert_eq!(
+                response.header("access-control-allow-credentials"),
+                Some("true")
+            );
+            assert!(varies_by_origin(response.header("vary")));
+        }
+        let response = preflight(server, origin, "last-event-id").await;
+        assert_eq!(response.status, 200);
+        assert_eq!(response.header("access-control-allow-origin"), Some(origin));
+        assert_eq!(
+            response.header("access-control-allow-credentials"),
+            Some("true")
+        );
+        assert_eq!(response.header("access-control-allow-methods"), Some("GET"));
+        let headers = response.header("access-control-allow-headers").unwrap();
+        assert!(
+            headers
+                .split(',')
+                .any(|name| name.trim() == "last-event-id"),
+            "{headers}"
+        );
+        assert_eq!(response.header("access-control-max-age"), Some("3600"));
+        assert!(varies_by_origin(response.header("vary")));
+        assert_eq!(response.text().await, "");
+    }
+    for origin in [
+        OTHER,
+        "null",
+        "https://app.example.com.evil.example",
+        "http://app.example.com",
+    ] {
+        let simple = get(server, "/sse", &[("Origin", origin)]).await;
+        let preflight = preflight(server, origin, "last-event-id").await;
+        for response in [simple, preflight] {
+            assert_eq!(
+                response.header("access-control-allow-origin"),
+                None,
+                "{origin}"
+            );
+            assert!(varies_by_origin(response.header("vary")));
+        }
+    }
+    let same_origin = get(server, "/sse", &[]).await;
+    assert_eq!(same_origin.status, 200);
+    assert_eq!(same_origin.header("access-control-allow-origin"), None);
+    assert!(
+        varies_by_origin(same_origin.header("vary")),
+        "else a cache mixes them up"
+    );
+}
+
+#[test]
+fn only_what_a_browser_sends_is_an_origin() {
+    for good in [
+        ALLOWED,
+        "http://localhost:8080",
+        "http://127.0.0.1:1",
+        "http://[::1]:8080",
+    ] {
+        assert!(cors([good]).is_ok(), "{good}");
+    }
+    for bad in [
+        "*",
+        "null",
+        "",
+        "app.example.com",
+        "https://app.example.com/",
+        "https://app.example.com/path",
+        "https://App.example.com",
+        "HTTPS://app.example.com",
+        "https://app.example.com:443",
+        "http://app.example.com:80",
+        "https://user@app.example.com",
+        "https://*.example.com",
+        "https://a.example\r\nx: y",
+    ] {
+        let error = cors([bad]).map(|_| ()).unwrap_err();
+        assert!(error.to_string().contains("is not an origin"), "{bad:?}");
+    }
+}
+
+async fn preflight(server: SocketAddr, origin: &str, headers: &str) -> support::http::Response {
+    let headers = [
+        ("Origin", origin),
+        ("Access-Control-Request-Method", "GET"),
+        ("Access-Control-Request-Headers", headers),
+    ];
+    request(server, "OPTIONS", "/sse", &headers).await
+}
+
+fn varies_by_origin(vary: Option<&str>) -> bool {
+    let mut names = vary.unwrap_or_default().split(',');
+    names.any(|name| name.trim().eq_ignore_ascii_case("origin"))
+}
+
+// Help.
+
+async fn serve(app: Router) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async { axum::serve(listener, app).await });
+    address
+}
+
+fn event(number: u32) -> NewEvent {
+    NewEvent::new("numbered", format!("{{\"number\":{number}}}")).unwrap()
+}
+
+async fn append<S: EventStore>(target: &Target<S>, numbers: std::ops::RangeInclusive<u32>) {
+    target
+        .dispatch_encoded(numbers.map(event).collect())
+        .await
+        .unwrap();
+}
+
+/// Into the log of a store that fails.
+async fn append_inside(target: &Target<Broken>, number: u32) {
+    target
+        .store()
+        .inner
+        .append(vec![event(number)])
+        .await
+        .unwrap();
+}
+
+fn messages(numbers: std::ops::RangeInclusive<u32>) -> Vec<Message> {
+    let message = |number: u32| Message {
+        id: number.to_string(),
+        event_type: "numbered".to_owned(),
+        data: format!("{{\"number\":{number}}}"),
+    };
+    numbers.map(message).collect()
+}
+
+/// A store that fails on request, and tells what is read and who waits.
+struct Broken {
+    inner: MemoryEventStore,
+    fails: AtomicBool,
+    events_read: AtomicUsize,
+    waiting: AtomicUsize,
+    waiters: Notify,
+}
+
+#[derive(Debug)]
+struct IsBroken;
+
+impl fmt::Display for IsBroken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("broken")
+    }
+}
+
+impl std::error::Error for IsBroken {}
+
+impl Broken {
+    fn new(inner: MemoryEventStore) -> Self {
+        Self {
+            inner,
+            fails: AtomicBool::new(false),
+            events_read: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
+            waiters: Notify::new(),
+        }
+    }
+
+    async fn until_waiting(&self, count: usize) {
+        loop {
+            let changed = self.waiters.notified();
+            if self.waiting.load(Ordering::SeqCst) == count {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    fn check(&self) -> Result<(), IsBroken> {
+        match self.fails.load(Ordering::SeqCst) {
+            true => Err(IsBroken),
+            false => Ok(()),
+        }
+    }
+}
+
+struct Waiting<'a>(&'a Broken);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
+        self.0.waiters.notify_one();
+    }
+}
+
+impl EventStore for Broken {
+    type Error = IsBroken;
+
+    async fn append(&self, batch: Vec<NewEvent>) -> Result<Vec<Appended>, IsBroken> {
+        self.check()?;
+        Ok(self
+            .inner
+            .append(batch)
+            .await
+            .unwrap_or_else(|e| match e {}))
+    }
+
+    async fn read(&self, after: Option<EventId>, limit: PageLimit) -> Result<Page, IsBroken> {
+        self.check()?;
+        let page = self
+            .inner
+            .read(after, limit)
+            .await
+            .unwrap_or_else(|e| match e {});
+        self.events_read
+            .fetch_add(page.events.len(), Ordering::SeqCst);
+        Ok(page)
+    }
+
+    async fn changed(&self, after: Option<EventId>) -> Result<(), IsBroken> {
+        self.check()?;
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        self.waiters.notify_one();
+        let _waiting = Waiting(self);
+        self.inner
+            .changed(after)
+            .await
+            .unwrap_or_else(|e| match e {});
+        Ok(())
+    }
+
+    async fn before(&self, time: SystemTime) -> Result<Option<EventId>, IsBroken> {
+        self.check()?;
+        Ok(self.inner.before(time).await.unwrap_or_else(|e| match e {}))
+    }
+}
