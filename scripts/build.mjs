@@ -1,4 +1,4 @@
-// npm run build [-- demo | test | all]: builds the demo Worker, the one of the e2e tests, or both.
+// npm run build [-- demo | test | bench | all]: builds the demo Worker, that of the e2e tests, that of the benchmark, or all.
 import { Failure, main } from "./lib/run.mjs";
 import { WORKERS, buildWorker } from "./lib/build.mjs";
 
@@ -9,7 +9,7 @@ main(async () => {
   const which = process.argv[2] ?? "demo";
   const names = which === "all" ? Object.keys(WORKERS) : [which];
   for (const name of names) {
-    if (!(name in WORKERS)) throw new Failure(`there is no Worker called ${name}; choose demo, test or all.`);
+    if (!(name in WORKERS)) throw new Failure(`there is no Worker called ${name}; choose ${Object.keys(WORKERS).join(", ")} or all.`);
     await buildWorker(name);
   }
 });

@@ -1,15 +1,15 @@
-// npm test [-- lint | native | e2e [file...]]: every check there is, or one group of them.
+// npm test [-- lint | native | e2e [file...] | bench]: every check there is, or one group of them.
 //
 // Runs everything even after a failure, one thing at a time, and ends with the
 // line `N passed, N failed[, N skipped]`.
 import { existsSync, readdirSync } from "node:fs";
 import { Failure, at, capture, isStopping, main, run } from "./lib/run.mjs";
-import { WORKERS, buildWorker } from "./lib/build.mjs";
+import { buildWorker } from "./lib/build.mjs";
 import { ensureNodeModules, ensureRust, ensureWorkerTools, modernNode, nodeEnv } from "./lib/setup.mjs";
 
 const WASM = ["--target", "wasm32-unknown-unknown"];
 const WASM_ONLY_FEATURES = ["cloudflare"];
-const WORKER_PACKAGES = ["ssetarget-demo", "ssetarget-test-worker"];
+const WORKER_PACKAGES = ["ssetarget-bench-worker", "ssetarget-demo", "ssetarget-test-worker"];
 const E2E_TEST_TIMEOUT_MS = 180_000;
 
 main(async () => {
@@ -20,7 +20,7 @@ main(async () => {
   const groups = group ? [group] : Object.keys(GROUPS);
   await attempt("setup", async () => {
     await ensureRust();
-    if (groups.includes("e2e")) {
+    if (groups.includes("e2e") || groups.includes("bench")) {
       await ensureNodeModules();
       await ensureWorkerTools();
     }
@@ -70,13 +70,26 @@ const GROUPS = {
       .map((file) => `${folder}/${file}`);
     if (files.length === 0) throw new Failure(`no file of ${folder} matches ${names.join(" or ") || "*.test.mjs"}.`);
 
-    for (const worker of Object.keys(WORKERS)) {
+    for (const worker of ["demo", "test"]) {
       await attempt(`build of the ${worker} Worker`, async () => {
         await buildWorker(worker);
         return ONE_PASSED;
       });
     }
     await nodeTest(files);
+  },
+
+  /** Every scenario of the benchmark once, small: what is delivered is checked, no time is. */
+  async bench() {
+    await attempt("build of the bench Worker", async () => {
+      await buildWorker("bench");
+      return ONE_PASSED;
+    });
+    await attempt("bench", async () => {
+      const { ok, output } = await run("bench", process.execPath, ["bench/run.mjs", "--short"]);
+      const totals = output.match(/^bench: (?<passed>\d+) passed, (?<failed>\d+) failed$/m)?.groups;
+      return totals ? counted(ok, [totals]) : ONE_FAILED;
+    });
   },
 };
 

@@ -5,7 +5,7 @@ import path from "node:path";
 import { Failure, at, capture, root, run } from "./run.mjs";
 import { ensureNodeModules, ensureRust, ensureWorkerTools, nodeEnv } from "./setup.mjs";
 
-export const WORKERS = { demo: "examples/worker", test: "tests/worker" };
+export const WORKERS = { demo: "examples/worker", test: "tests/worker", bench: "bench/worker" };
 
 /** Resolves once `build/` of the named Worker is up to date. */
 export async function buildWorker(name) {

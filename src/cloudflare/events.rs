@@ -260,10 +260,12 @@ pub struct ObjectFactLog {
 }
 
 impl ObjectFactLog {
-    fn new(events: WorkflowEventsNamespace, instance_id: String) -> Self {
+    /// The log of this instance. Makes no call.
+    #[must_use]
+    pub fn new(events: WorkflowEventsNamespace, instance_id: impl Into<String>) -> Self {
         Self {
             events,
-            instance_id,
+            instance_id: instance_id.into(),
             session: RefCell::default(),
             calls: Cell::new(0),
         }

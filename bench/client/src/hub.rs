@@ -1,0 +1,270 @@
+//! Many connections on one poll.
+
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr};
+use std::time::{Duration, Instant};
+
+use mio::net::TcpStream;
+use mio::{Events, Interest, Poll, Token};
+
+use crate::Result;
+use crate::http::Response;
+use crate::viewer::Viewer;
+
+/// The connections of a scenario.
+pub(crate) struct Hub {
+    server: SocketAddr,
+    poll: Poll,
+    events: Events,
+    connections: Vec<Connection>,
+    /// Those that may have more to read: the poll tells it only once.
+    readable: VecDeque<usize>,
+    buffer: Vec<u8>,
+}
+
+/// A number of a connection.
+pub(crate) type Id = usize;
+
+struct Connection {
+    stream: TcpStream,
+    outgoing: Vec<u8>,
+    response: Response,
+    viewer: Option<Viewer>,
+    /// The body of a response that is no stream of events, or of a refusal.
+    text: Vec<u8>,
+    /// Nothing is read: the client has stalled.
+    stalled: bool,
+    queued: bool,
+    closed: bool,
+}
+
+/// Read at once from one connection, before it is another one's turn.
+const READ_SIZE: usize = 256 * 1024;
+
+impl Hub {
+    pub(crate) fn new(port: u64) -> Result<Self> {
+        Ok(Self {
+            server: SocketAddr::from(([127, 0, 0, 1], u16::try_from(port)?)),
+            poll: Poll::new()?,
+            events: Events::with_capacity(1024),
+            connections: Vec::new(),
+            readable: VecDeque::new(),
+            buffer: vec![0; READ_SIZE],
+        })
+    }
+
+    /// Asks for the events of a log after this one.
+    pub(crate) fn view(&mut self, path: &str, after: u64, viewer: Viewer) -> Result<Id> {
+        let resume = if after > 0 {
+            format!("last-event-id: {after}\r\n")
+        } else {
+            String::new()
+        };
+        let head = format!(
+            "GET {path} HTTP/1.1\r\nhost: bench\r\naccept: text/event-stream\r\n{resume}\r\n"
+        );
+        self.open(head, Some(viewer))
+    }
+
+    /// Sends a request without a body.
+    pub(crate) fn post(&mut self, path: &str) -> Result<Id> {
+        let head = format!("POST {path} HTTP/1.1\r\nhost: bench\r\ncontent-length: 0\r\n\r\n");
+        self.open(head, None)
+    }
+
+    /// Sends a request whose body comes byte by byte: see [`send_byte`](Self::send_byte).
+    pub(crate) fn post_bytes(&mut self, path: &str) -> Result<Id> {
+        let head =
+            format!("POST {path} HTTP/1.1\r\nhost: bench\r\ntransfer-encoding: chunked\r\n\r\n");
+        self.open(head, None)
+    }
+
+    pub(crate) fn send_byte(&mut self, id: Id) -> Result<()> {
+        self.send(id, b"1\r\n.\r\n")
+    }
+
+    pub(crate) fn end_bytes(&mut self, id: Id) -> Result<()> {
+        self.send(id, b"0\r\n\r\n")
+    }
+
+    /// From now on nothing is read from it, or it is again.
+    pub(crate) fn stall(&mut self, id: Id, stalled: bool) {
+        if let Some(connection) = self.connections.get_mut(id) {
+            connection.stalled = stalled;
+            if !stalled && !connection.queued {
+                connection.queued = true;
+                self.readable.push_back(id);
+            }
+        }
+    }
+
+    /// Goes away, as a viewer who has seen enough.
+    pub(crate) fn close(&mut self, id: Id) {
+        if let Some(connection) = self.connections.get_mut(id) {
+            connection.closed = true;
+            let _ = connection.stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    pub(crate) fn viewer(&self, id: Id) -> Option<&Viewer> {
+        self.connections.get(id)?.viewer.as_ref()
+    }
+
+    /// Whether the response has come, whole if it is no stream.
+    pub(crate) fn has_answered(&self, id: Id) -> bool {
+        self.connections.get(id).is_some_and(|connection| {
+            if connection.viewer.is_some() {
+                connection.response.status() != 0
+            } else {
+                connection.response.is_complete()
+            }
+        })
+    }
+
+    /// Turns until `done`, at most up to `deadline`; says whether it is done.
+    pub(crate) fn run(
+        &mut self,
+        deadline: Instant,
+        mut done: impl FnMut(&Self) -> bool,
+    ) -> Result<bool> {
+        loop {
+            if done(self) {
+                return Ok(true);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(false);
+            }
+            self.turn(left.min(Duration::from_millis(50)))?;
+        }
+    }
+
+    /// Does what there is to do, after waiting for it up to `wait`.
+    pub(crate) fn turn(&mut self, wait: Duration) -> Result<()> {
+        let wait = if self.readable.is_empty() {
+            wait
+        } else {
+            Duration::ZERO
+        };
+        match self.poll.poll(&mut self.events, Some(wait)) {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error.into()),
+            _ => {}
+        }
+        let mut writable = Vec::new();
+        for event in &self.events {
+            let id = event.token().0;
+            let Some(connection) = self.connections.get_mut(id) else {
+                continue;
+            };
+            if event.is_writable() && !connection.outgoing.is_empty() {
+                writable.push(id);
+            }
+            if event.is_readable() && !connection.queued && !connection.stalled {
+                connection.queued = true;
+                self.readable.push_back(id);
+            }
+        }
+        for id in writable {
+            self.send(id, b"")?;
+        }
+        for _ in 0..self.readable.len() {
+            if let Some(id) = self.readable.pop_front() {
+                self.read(id)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn open(&mut self, head: String, viewer: Option<Viewer>) -> Result<Id> {
+        let id = self.connections.len();
+        let mut stream = TcpStream::connect(self.server)?;
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        let registry = self.poll.registry();
+        registry.register(&mut stream, Token(id), interest)?;
+        self.connections.push(Connection {
+            stream,
+            outgoing: head.into_bytes(),
+            response: Response::new(),
+            viewer,
+            text: Vec::new(),
+            stalled: false,
+            queued: false,
+            closed: false,
+        });
+        Ok(id)
+    }
+
+    fn send(&mut self, id: Id, bytes: &[u8]) -> Result<()> {
+        let Some(connection) = self.connections.get_mut(id) else {
+            return Ok(());
+        };
+        connection.outgoing.extend_from_slice(bytes);
+        while !connection.outgoing.is_empty() {
+            match connection.stream.write(&connection.outgoing) {
+                Ok(written) => drop(connection.outgoing.drain(..written)),
+                Err(error) if is_not_now(&error) => break,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        // Or the kernel holds back the second byte of a body until the first is acknowledged.
+        let _ = connection.stream.set_nodelay(true);
+        Ok(())
+    }
+
+    fn read(&mut self, id: Id) -> Result<()> {
+        let Some(connection) = self.connections.get_mut(id) else {
+            return Ok(());
+        };
+        connection.queued = false;
+        if connection.stalled || connection.closed {
+            return Ok(());
+        }
+        match connection.stream.read(&mut self.buffer) {
+            Ok(0) => connection.closed = true,
+            Ok(size) => {
+                let bytes = self.buffer.get(..size).unwrap_or_default();
+                connection.take(bytes)?;
+                // A part of the buffer was all there is; the poll tells of more.
+                if size == READ_SIZE {
+                    connection.queued = true;
+                    self.readable.push_back(id);
+                }
+            }
+            Err(error) if is_not_now(&error) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+        if connection.closed && !connection.response.is_complete() {
+            return Err(format!("connection {id} was closed by the server").into());
+        }
+        Ok(())
+    }
+}
+
+impl Connection {
+    fn take(&mut self, bytes: &[u8]) -> Result<()> {
+        let now = Instant::now();
+        let Self {
+            response,
+            viewer,
+            text,
+            ..
+        } = self;
+        response.feed(bytes, |body| match viewer {
+            Some(viewer) => viewer.feed(body, now),
+            None => text.extend_from_slice(body),
+        })?;
+        if response.status() != 0 && response.status() != 200 {
+            let reason = String::from_utf8_lossy(text);
+            return Err(format!("the server answered {}: {reason}", response.status()).into());
+        }
+        Ok(())
+    }
+}
+
+fn is_not_now(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted | io::ErrorKind::NotConnected
+    )
+}

@@ -1,0 +1,393 @@
+//! The scenarios: each takes `port=` and `pid=` of a server that has just been started.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+
+use crate::Result;
+use crate::args::Args;
+use crate::hub::{Hub, Id};
+use crate::process::Process;
+use crate::viewer::Viewer;
+
+/// Runs a scenario; the report is one JSON object.
+pub(crate) fn run(scenario: &str, args: &Args) -> Result<Value> {
+    let mut bench = Bench::new(args)?;
+    match scenario {
+        "replay" => bench.replay(args),
+        "resume" => bench.resume(args),
+        "fan-out" => bench.fan_out(args),
+        "latency" => bench.latency(args),
+        "ingest" => bench.ingest(args),
+        "stalled" => bench.stalled(args),
+        "idle" => bench.idle(args),
+        _ => Err("there is no such scenario".into()),
+    }
+}
+
+struct Bench {
+    hub: Hub,
+    server: Process,
+    cap: Duration,
+    quiet: Duration,
+    /// What the two processes had used when the clock was started.
+    started: Instant,
+    server_cpu: Option<Duration>,
+    client_cpu: Option<Duration>,
+    memory: Option<u64>,
+}
+
+/// How long everything that is not measured may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+impl Bench {
+    fn new(args: &Args) -> Result<Self> {
+        Ok(Self {
+            hub: Hub::new(args.number("port")?)?,
+            server: Process::new(args.number("pid")?),
+            cap: args.cap()?,
+            quiet: args.quiet()?,
+            started: Instant::now(),
+            server_cpu: None,
+            client_cpu: None,
+            memory: None,
+        })
+    }
+
+    /// `clients=` streams of `path=`, until each has the `expect=` events that are stored. With
+    /// `warm=1` the object has been read from before, if only its last event.
+    fn replay(&mut self, args: &Args) -> Result<Value> {
+        let path = args.text("path")?;
+        let (clients, expect) = (args.count("clients")?, args.number("expect")?);
+        if args.number_or("warm", 0)? == 1 {
+            self.resume_once(path, expect - 1, expect)?;
+        }
+        self.start();
+        let mut ids = Vec::with_capacity(clients);
+        for _ in 0..clients {
+            ids.push(self.hub.view(path, 0, Viewer::new(0))?);
+        }
+        let complete = self.run_until_have(&ids, expect, |_| false)?;
+        let mut report = self.report(&ids, expect, complete);
+        let first = ids.iter().filter_map(|id| self.hub.viewer(*id)?.first);
+        let mut first: Vec<f64> = first.map(|time| self.milliseconds(time)).collect();
+        report["firstMs"] = json!(percentile(&mut first, 50));
+        report["firstAtMs"] = json!(first.first().map(|milliseconds| self.epoch(*milliseconds)));
+        Ok(report)
+    }
+
+    /// `times=` clients, one after another, each of which resumes `path=` after the event `after=`
+    /// and has all `expect=` stored events then.
+    fn resume(&mut self, args: &Args) -> Result<Value> {
+        let (path, after) = (args.text("path")?, args.number("after")?);
+        let (times, expect) = (args.count("times")?, args.number("expect")?);
+        self.resume_once(path, expect - 1, expect)?;
+        self.start();
+        let mut ids = Vec::with_capacity(times);
+        let mut taken = Vec::with_capacity(times);
+        for _ in 0..times {
+            let (id, milliseconds) = self.resume_once(path, after, expect)?;
+            ids.push(id);
+            taken.push(milliseconds);
+        }
+        let mut report = self.report(&ids, expect - after, true);
+        report["resumeMs"] = json!(percentile(&mut taken, 50));
+        Ok(report)
+    }
+
+    /// Reads a log's events after this one up to the newest, and says how long it took.
+    fn resume_once(&mut self, path: &str, after: u64, newest: u64) -> Result<(Id, f64)> {
+        let started = Instant::now();
+        let id = self.hub.view(path, after, Viewer::new(after))?;
+        let has_all = |hub: &Hub| {
+            let viewer = hub.viewer(id);
+            viewer.is_some_and(|viewer| viewer.sequence.distinct >= newest - after)
+        };
+        if !self.hub.run(started + PATIENCE, has_all)? {
+            return Err("a client did not get what it resumed for".into());
+        }
+        let last = self.hub.viewer(id).and_then(|viewer| viewer.last);
+        let taken = last.map_or(Duration::ZERO, |last| last - started);
+        self.hub.close(id);
+        Ok((id, taken.as_secs_f64() * 1000.0))
+    }
+
+    /// `viewers=` viewers get `batches=` batches of `batch=` events, sent as fast as they are taken.
+    fn fan_out(&mut self, args: &Args) -> Result<Value> {
+        let (viewers, batches) = (args.count("viewers")?, args.number("batches")?);
+        let batch = args.number("batch")?;
+        let ids = self.watch("log", viewers, false)?;
+        self.start();
+        let path = format!("/log/append?from=2&batch={batch}&count={batches}");
+        let driver = self.hub.post(&path)?;
+        let expect = 1 + batch * batches;
+        let complete = self.run_until_have(&ids, expect, |hub| !hub.has_answered(driver))?;
+        Ok(self.report(&ids, expect, complete))
+    }
+
+    /// `logs=` logs with `viewers=` viewers each get `rate=` events a second each for `seconds=`.
+    fn latency(&mut self, args: &Args) -> Result<Value> {
+        let (logs, viewers) = (args.count("logs")?, args.count("viewers")?);
+        let (rate, seconds) = (args.number("rate")?, args.number("seconds")?);
+        let mut drivers = Vec::new();
+        let mut watching: Vec<Vec<Id>> = Vec::new();
+        for log in 0..logs {
+            watching.push(self.watch(&format!("log-{log}"), viewers, true)?);
+            let path = format!("/log-{log}/append?from=2&batch=1");
+            drivers.push(self.hub.post_bytes(&path)?);
+        }
+        // Opens the drivers' logs, which is none of what is measured.
+        self.hub
+            .run(Instant::now() + Duration::from_millis(500), |_| false)?;
+
+        self.start();
+        let count = rate * seconds;
+        let interval = Duration::from_secs(1) / u32::try_from(rate)? / u32::try_from(logs)?;
+        let mut sent: Vec<Vec<Instant>> = vec![Vec::new(); logs];
+        for turn in 0..u32::try_from(count)? * u32::try_from(logs)? {
+            let due = self.started + interval * turn;
+            self.hub.run(due, |_| false)?;
+            let log = turn as usize % logs;
+            if let (Some(driver), Some(sent)) = (drivers.get(log), sent.get_mut(log)) {
+                sent.push(Instant::now());
+                self.hub.send_byte(*driver)?;
+            }
+        }
+        let expect = 1 + count;
+        let all: Vec<Id> = watching.iter().flatten().copied().collect();
+        let complete = self.run_until_have(&all, expect, |_| false)?;
+        let mut report = self.report(&all, expect, complete);
+        for driver in drivers {
+            self.hub.end_bytes(driver)?;
+        }
+
+        let mut latencies = Vec::new();
+        for (viewers, sent) in watching.iter().zip(&sent) {
+            for viewer in viewers.iter().filter_map(|id| self.hub.viewer(*id)) {
+                for (id, time) in viewer.times.iter().flatten() {
+                    // The first event of a log is the one that all wait for at the beginning.
+                    let sent = usize::try_from(*id)?
+                        .checked_sub(2)
+                        .and_then(|index| sent.get(index));
+                    if let Some(sent) = sent {
+                        latencies.push(time.duration_since(*sent).as_secs_f64() * 1000.0);
+                    }
+                }
+            }
+        }
+        report["p50Ms"] = json!(percentile(&mut latencies, 50));
+        report["p99Ms"] = json!(percentile(&mut latencies, 99));
+        Ok(report)
+    }
+
+    /// `batches=` batches of `batch=` events to the log `log=`, with nobody watching.
+    fn ingest(&mut self, args: &Args) -> Result<Value> {
+        let (log, batch) = (args.text("log")?, args.number("batch")?);
+        let batches = args.number("batches")?;
+        self.start();
+        let path = format!("/{log}/append?from=1&batch={batch}&count={batches}");
+        let driver = self.hub.post(&path)?;
+        let done = self
+            .hub
+            .run(self.started + self.cap, |hub| hub.has_answered(driver))?;
+        if !done {
+            return Err("the batches were not taken in time".into());
+        }
+        let seconds = self.started.elapsed().as_secs_f64();
+        let mut report = self.usage(batch * batches);
+        report["seconds"] = json!(seconds);
+        report["events"] = json!(batch * batches);
+        report["perSecond"] = json!(rate(batch * batches, seconds));
+        Ok(report)
+    }
+
+    /// `healthy=` viewers and `stalled=` ones that do not read get `batches=` batches of `batch=`
+    /// events; afterwards those that stalled read again.
+    fn stalled(&mut self, args: &Args) -> Result<Value> {
+        let (healthy, stalled) = (args.count("healthy")?, args.count("stalled")?);
+        let (batch, batches) = (args.number("batch")?, args.number("batches")?);
+        let viewers = self.watch("log", healthy + stalled, false)?;
+        let (sleepers, awake) = viewers.split_at(stalled);
+        for sleeper in sleepers {
+            self.hub.stall(*sleeper, true);
+        }
+        self.start();
+        let path = format!("/log/append?from=2&batch={batch}&count={batches}");
+        let driver = self.hub.post(&path)?;
+        let expect = 1 + batch * batches;
+        let complete = self.run_until_have(awake, expect, |hub| !hub.has_answered(driver))?;
+        let mut report = self.report(awake, expect, complete);
+
+        for sleeper in sleepers {
+            self.hub.stall(*sleeper, false);
+        }
+        self.started = Instant::now();
+        let complete = self.run_until_have(sleepers, expect, |hub| !hub.has_answered(driver))?;
+        report["stalled"] = self.report(sleepers, expect, complete);
+        Ok(report)
+    }
+
+    /// `viewers=` viewers watch a log in which nothing happens for `seconds=`.
+    fn idle(&mut self, args: &Args) -> Result<Value> {
+        let (viewers, seconds) = (args.count("viewers")?, args.number("seconds")?);
+        let mut ids = self.watch("log", 1, false)?;
+        let before = self.server.memory();
+        ids.extend(self.watch_more("log", viewers - 1, false)?);
+        let watched = self.server.memory();
+        self.start();
+        let end = self.started + Duration::from_secs(seconds);
+        self.hub.run(end, |_| false)?;
+        let mut report = self.report(&ids, 1, true);
+        let cpu = report["cpuMs"].as_f64();
+        let grown = difference(watched, before);
+        report["cpuMsPerSecond"] = json!(cpu.map(|cpu| cpu / seconds as f64));
+        report["memoryPerViewer"] = json!(grown.map(|bytes| bytes as f64 / viewers as f64));
+        Ok(report)
+    }
+
+    /// Opens a log with one event, and viewers that have got it.
+    fn watch(&mut self, log: &str, viewers: usize, with_times: bool) -> Result<Vec<Id>> {
+        let first = self
+            .hub
+            .post(&format!("/{log}/append?from=1&batch=1&count=1"))?;
+        let done = self
+            .hub
+            .run(Instant::now() + PATIENCE, |hub| hub.has_answered(first))?;
+        if !done {
+            return Err("the first event was not taken".into());
+        }
+        self.watch_more(log, viewers, with_times)
+    }
+
+    fn watch_more(&mut self, log: &str, viewers: usize, with_times: bool) -> Result<Vec<Id>> {
+        let mut ids = Vec::with_capacity(viewers);
+        for _ in 0..viewers {
+            let viewer = Viewer::new(0);
+            let viewer = if with_times {
+                viewer.with_times()
+            } else {
+                viewer
+            };
+            ids.push(self.hub.view(&format!("/{log}/sse"), 0, viewer)?);
+        }
+        let deadline = Instant::now() + PATIENCE;
+        let all = self.hub.run(deadline, |hub| {
+            let viewers = ids.iter().filter_map(|id| hub.viewer(*id));
+            viewers.into_iter().all(|viewer| viewer.first.is_some())
+        })?;
+        if !all {
+            return Err("not every viewer got the first event".into());
+        }
+        Ok(ids)
+    }
+
+    fn start(&mut self) {
+        self.server.reset_peak();
+        self.memory = self.server.memory();
+        self.server_cpu = self.server.cpu();
+        self.client_cpu = Process::this().cpu();
+        self.started = Instant::now();
+    }
+
+    /// Whether these got so many events before the cap, or before nothing more came.
+    fn run_until_have(
+        &mut self,
+        ids: &[Id],
+        expect: u64,
+        busy: impl Fn(&Hub) -> bool,
+    ) -> Result<bool> {
+        let mut progress = (0, Instant::now());
+        let mut complete = false;
+        let (cap, quiet) = (self.started + self.cap, self.quiet);
+        self.hub.run(cap, |hub| {
+            let viewers = || ids.iter().filter_map(|id| hub.viewer(*id));
+            complete = !busy(hub) && viewers().all(|viewer| viewer.sequence.distinct >= expect);
+            let received = viewers()
+                .map(|viewer| viewer.sequence.distinct)
+                .sum::<u64>();
+            if received != progress.0 || received == 0 || busy(hub) {
+                progress = (received, Instant::now());
+            }
+            complete || progress.1.elapsed() > quiet
+        })?;
+        Ok(complete)
+    }
+
+    /// What these viewers got since the start, and what it cost. Those that were cut off by the
+    /// cap lost what they skipped; others, what they did not get.
+    fn report(&self, ids: &[Id], expect: u64, complete: bool) -> Value {
+        let viewers: Vec<&Viewer> = ids.iter().filter_map(|id| self.hub.viewer(*id)).collect();
+        let capped = !complete && self.started.elapsed() >= self.cap;
+        let sum =
+            |count: fn(&Viewer) -> u64| viewers.iter().map(|viewer| count(viewer)).sum::<u64>();
+        let received = sum(|viewer| viewer.sequence.distinct);
+        let lost = if capped {
+            sum(|viewer| viewer.sequence.gaps())
+        } else {
+            (expect * viewers.len() as u64).saturating_sub(received)
+        };
+        // Not the time at which it was found that nothing more came.
+        let last = viewers.iter().filter_map(|viewer| viewer.last).max();
+        let seconds = last.map_or(0.0, |last| self.milliseconds(last) / 1000.0);
+        // The one event that viewers had got before.
+        let early = viewers
+            .iter()
+            .filter(|viewer| viewer.first < Some(self.started));
+        let deliveries = received.saturating_sub(early.count() as u64);
+        let mut report = self.usage(deliveries);
+        report["seconds"] = json!(seconds);
+        report["deliveries"] = json!(deliveries);
+        report["perSecond"] = json!(rate(deliveries, seconds));
+        report["capped"] = json!(capped);
+        report["lost"] = json!(lost);
+        report["duplicates"] = json!(sum(|viewer| viewer.sequence.duplicates));
+        report["disorder"] = json!(sum(|viewer| viewer.sequence.disorder));
+        report["wrong"] = json!(sum(|viewer| viewer.sequence.wrong));
+        report
+    }
+
+    /// What the two processes used since the start for so many events.
+    fn usage(&self, events: u64) -> Value {
+        let used = |now: Option<Duration>, before: Option<Duration>| {
+            Some((now? - before?).as_secs_f64() * 1000.0)
+        };
+        let cpu = used(self.server.cpu(), self.server_cpu);
+        let peak = self.server.peak_memory();
+        json!({
+            "cpuMs": cpu,
+            "cpuUsPerEvent": cpu.map(|ms| ms * 1000.0 / events.max(1) as f64),
+            "clientCpuMs": used(Process::this().cpu(), self.client_cpu),
+            "memory": self.memory,
+            "peakMemory": peak,
+            "memoryGrowth": difference(peak, self.memory),
+        })
+    }
+
+    fn milliseconds(&self, time: Instant) -> f64 {
+        time.saturating_duration_since(self.started).as_secs_f64() * 1000.0
+    }
+
+    /// Milliseconds since the start as those of the Unix epoch, for the clock of another process.
+    fn epoch(&self, milliseconds: f64) -> Option<f64> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+        let started = now.saturating_sub(self.started.elapsed());
+        Some(started.as_secs_f64() * 1000.0 + milliseconds)
+    }
+}
+
+fn rate(events: u64, seconds: f64) -> Option<f64> {
+    (seconds > 0.0).then(|| events as f64 / seconds)
+}
+
+fn difference(after: Option<u64>, before: Option<u64>) -> Option<i64> {
+    Some(i64::try_from(after?).ok()? - i64::try_from(before?).ok()?)
+}
+
+/// The value below which so many of a hundred are.
+fn percentile(values: &mut [f64], percent: usize) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    let last = values.len().checked_sub(1)?;
+    values
+        .get((values.len() * percent / 100).min(last))
+        .copied()
+}

@@ -1,0 +1,53 @@
+//! What one stream has received so far.
+
+use std::time::Instant;
+
+use crate::sequence::Sequence;
+use crate::sse::{Parser, Received};
+
+/// A viewer: parses, checks and takes times.
+pub(crate) struct Viewer {
+    parser: Parser,
+    pub(crate) sequence: Sequence,
+    pub(crate) first: Option<Instant>,
+    pub(crate) last: Option<Instant>,
+    /// When each event was received, if that is wanted: its id, and the time.
+    pub(crate) times: Option<Vec<(u64, Instant)>>,
+}
+
+impl Viewer {
+    /// Of a stream that begins after this id.
+    pub(crate) fn new(after: u64) -> Self {
+        Self {
+            parser: Parser::default(),
+            sequence: Sequence::new(after),
+            first: None,
+            last: None,
+            times: None,
+        }
+    }
+
+    pub(crate) fn with_times(mut self) -> Self {
+        self.times = Some(Vec::new());
+        self
+    }
+
+    pub(crate) fn feed(&mut self, bytes: &[u8], now: Instant) {
+        let Self {
+            parser,
+            sequence,
+            first,
+            last,
+            times,
+        } = self;
+        parser.feed(bytes, |Received { id, number }| {
+            let Some(id) = id else { return };
+            sequence.record(id, number);
+            first.get_or_insert(now);
+            *last = Some(now);
+            if let Some(times) = times {
+                times.push((id, now));
+            }
+        });
+    }
+}

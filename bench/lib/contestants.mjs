@@ -1,0 +1,55 @@
+// What is compared: each contestant is a Worker with a Durable Object class `WorkflowEvents`.
+import { cpSync, mkdirSync, readFileSync, readdirSync, rmSync } from "node:fs";
+import path from "node:path";
+import { gzipSync } from "node:zlib";
+import { Failure, at, run } from "../../scripts/lib/run.mjs";
+import { buildWorker } from "../../scripts/lib/build.mjs";
+
+/** In the order of their turns. One that is `lossy` does not deliver every event to every viewer. */
+export const CONTESTANTS = {
+  "original-4": { title: "original 4.0.5", source: "original-4.mjs" },
+  "original-2": { title: "original 2.0.1", source: "original-2.mjs", lossy: true },
+  roofline: { title: "roofline", source: "roofline.mjs" },
+  ours: { title: "ours", worker: "bench" },
+};
+
+/** Not a contestant: pages from memory, to see what the client and the runtime can do. */
+export const STATIC = { title: "static stream", source: "static.mjs", stateless: true };
+
+/** Builds these contestants; each has a folder of modules after that, `index.js` first. */
+export async function buildContestants(names) {
+  for (const name of [...names, "static"]) {
+    const { source, worker } = contestant(name);
+    const folder = modulesFolder(name);
+    rmSync(folder, { recursive: true, force: true });
+    mkdirSync(folder, { recursive: true });
+    if (worker) {
+      await buildWorker(worker);
+      for (const file of ["index.js", "index_bg.wasm"]) cpSync(at("bench/worker/build", file), path.join(folder, file));
+    } else {
+      await bundle(at("bench/servers", source), path.join(folder, "index.js"));
+    }
+  }
+}
+
+export function contestant(name) {
+  const found = name === "static" ? STATIC : CONTESTANTS[name];
+  if (!found) throw new Failure(`there is no contestant called ${name}; choose ${Object.keys(CONTESTANTS).join(", ")}.`);
+  return found;
+}
+
+/** Where the modules of a contestant are. */
+export const modulesFolder = (name) => at("target/bench", name);
+
+/** Bytes of a contestant's modules, as they are and after gzip, each on its own as wrangler counts them. */
+export function bundleSize(name) {
+  const files = readdirSync(modulesFolder(name)).map((file) => readFileSync(path.join(modulesFolder(name), file)));
+  const sum = (size) => files.reduce((total, file) => total + size(file), 0);
+  return { bytes: sum((file) => file.length), gzip: sum((file) => gzipSync(file).length) };
+}
+
+async function bundle(source, target) {
+  const flags = ["--bundle", "--format=esm", "--minify", "--target=es2024", "--external:cloudflare:*", "--log-level=warning"];
+  const { ok } = await run("esbuild", at("node_modules/.bin/esbuild"), [source, ...flags, `--outfile=${target}`], { quiet: true });
+  if (!ok) throw new Failure(`esbuild could not bundle ${source}.`);
+}

@@ -1,0 +1,256 @@
+// From trials to medians, a table, plots, and the block of the main README.
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import path from "node:path";
+import { Failure, at } from "../../scripts/lib/run.mjs";
+import { contestant } from "./contestants.mjs";
+import { barChart } from "./chart.mjs";
+import { CAP_MS, SCENARIOS } from "./scenarios.mjs";
+
+const BASE = "original-4";
+const BEST = "roofline";
+const OURS = "ours";
+
+/** Writes `results.json`, `results.md` and the plots into a folder. */
+export function saveResults(results, folder) {
+  mkdirSync(folder, { recursive: true });
+  writeFileSync(path.join(folder, "results.json"), `${JSON.stringify(results, null, 1)}\n`);
+  const plots = charts(results);
+  for (const { file, svg } of plots) writeFileSync(path.join(folder, file), svg);
+  writeFileSync(path.join(folder, "results.md"), markdown(results, plots));
+  console.log(`\nWritten: ${path.relative(at("."), folder)}/results.md, results.json${plots.map(({ file }) => `, ${file}`).join("")}`);
+}
+
+export function printTable(results) {
+  console.log(`\n${mainTable(results)}\n`);
+}
+
+/** Puts the figures of `bench/results` between `<!-- bench -->` and `<!-- /bench -->` of the main README. */
+export function saveReadme() {
+  const file = at("bench/results/results.json");
+  if (!existsSync(file)) throw new Failure("there are no results yet: `npm run bench -- --save` makes them.");
+  const readme = readFileSync(at("README.md"), "utf8");
+  const block = /(<!-- bench -->\n)[\s\S]*?(<!-- \/bench -->)/;
+  if (!block.test(readme)) throw new Failure("README.md has no <!-- bench --> with a <!-- /bench --> after it.");
+  const table = readmeTable(JSON.parse(readFileSync(file, "utf8")));
+  writeFileSync(at("README.md"), readme.replace(block, (_, begin, end) => `${begin}${table}\n${end}`));
+}
+
+/** Every row of every scenario that was run: `{ scenario, row, cells: { contestant: { median, low, high, capped } } }`. */
+function rows(results) {
+  return results.scenarios.flatMap(({ name, trials }) => {
+    const scenario = SCENARIOS.find((scenario) => scenario.name === name);
+    return (scenario?.rows ?? []).map((row) => {
+      const cells = Object.entries(trials).map(([contestant, reports]) => [contestant, cell(reports, row)]);
+      return { scenario, row, cells: Object.fromEntries(cells) };
+    });
+  });
+}
+
+function cell(reports, { metric }) {
+  const values = reports.map((report) => report[metric]).filter((value) => typeof value === "number");
+  if (values.length === 0) return null;
+  const lost = reports.some((report) => report.lost > 0 || report.stalled?.lost > 0);
+  return { ...spread(values), capped: reports.some(({ capped }) => capped), lost };
+}
+
+function spread(values) {
+  const sorted = values.toSorted((a, b) => a - b);
+  const middle = (sorted.length - 1) / 2;
+  const median = (sorted[Math.floor(middle)] + sorted[Math.ceil(middle)]) / 2;
+  return { median, low: sorted[0], high: sorted.at(-1) };
+}
+
+/** How many times better than another; for a `share`, which part of it. */
+function ratio({ row, cells }, than, of = OURS) {
+  const [a, b] = [cells[of]?.median, cells[than]?.median];
+  if (a === undefined || b === undefined) return null;
+  if (row.share || row.better === "higher") return b === 0 ? null : a / b;
+  return a === 0 ? null : b / a;
+}
+
+function markdown(results, plots) {
+  const { machine, versions, trials, load, loadAfter, compatibility } = results;
+  return `# Results
+
+Made by \`npm run bench -- --save\` at ${results.started}, commit ${results.commit}. Do not edit.
+
+${machine}. Load when it began: ${load.join(", ")}; when it ended: ${loadAfter.join(", ")}${note(results)}.
+${Object.entries(versions)
+  .map(([name, version]) => `${name} ${version}`)
+  .join(", ")}; compatibility date ${compatibility.date}. The objects' storage is ${results.storage}.
+
+Medians of ${trials} trials in turns, with the least and the greatest. Each trial has a server of its own, just
+started. Times better than the original 4.0.5, unless it is a share of it. \\* cut off after ${CAP_MS / 1000} s, so the
+rate is that of this time. † it did not deliver everything.
+
+${mainTable(results)}
+
+${plots.map(({ file, title }) => `## ${title}\n\n![${title}](${file})\n`).join("\n")}
+## What was delivered
+
+Over all trials: lost, twice, after a later one, with another event's data.
+
+${deliveryTable(results)}
+
+## CPU for each delivery, and memory
+
+Of the workerd process, medians. An event, where nobody watches.
+
+${costTable(results)}
+
+## Size
+
+${sizeTable(results)}
+
+## The client
+
+It takes a static stream, pages that are in the Worker's memory, from the same runtime at
+${figure(results.client.perSecond)} events/s, of which its own processor time is ${figure(results.client.clientCpuMs)} ms in
+${figure(results.client.seconds * 1000)} ms: it is not what limits a contestant.
+`;
+}
+
+const note = ({ note }) => (note ? `. ${note}` : "");
+
+function mainTable(results) {
+  const names = results.contestants;
+  const head = ["scenario", "", ...names.map((name) => contestant(name).title), "ours / original", "asked", "ours / roofline"];
+  const lines = rows(results).map((line) => {
+    const { scenario, row, cells } = line;
+    return [
+      scenario.title,
+      `${row.title}, ${row.unit}`,
+      ...names.map((name) => range(cells[name], row.unit)),
+      times(ratio(line, BASE), row),
+      asked(line),
+      times(ratio(line, BEST), row),
+    ];
+  });
+  return table(head, lines);
+}
+
+function asked(line) {
+  const { atLeast, aim, aimsAtRoofline } = line.row;
+  if (!atLeast) return "";
+  const reached = ratio(line, BASE);
+  const holds = (target) => (line.row.share ? reached <= target : reached >= target);
+  const aims = aimsAtRoofline ? ratio(line, BASE, BEST) : aim;
+  const verdict = reached === null ? "" : aims && holds(aims) ? " ✔✔" : holds(atLeast) ? " ✔" : " ✖";
+  return `${times(atLeast, line.row)}${aims ? ` (${times(aims, line.row)})` : ""}${verdict}`;
+}
+
+function readmeTable(results) {
+  const picked = {
+    "replay-100k-1": ["perSecond", "firstMs", "peakMemory"],
+    resume: ["resumeMs"],
+    "fan-out-10-1": ["perSecond"],
+    "fan-out-100-1": ["perSecond"],
+    "fan-out-500-1": ["perSecond"],
+    "fan-out-100-100": ["perSecond"],
+    latency: ["p50Ms"],
+    "ingest-1": ["perSecond"],
+    "ingest-100": ["perSecond"],
+    stalled: ["perSecond"],
+  };
+  const lines = rows(results)
+    .filter(({ scenario, row }) => picked[scenario.name]?.includes(row.metric))
+    .map((line) => [
+      `${line.scenario.title}: ${line.row.title}, ${line.row.unit}`,
+      ...[BASE, BEST, OURS].map((name) => (line.cells[name] ? figure(inUnit(line.cells[name].median, line.row.unit)) : "")),
+      times(ratio(line, BASE), line.row),
+    ]);
+  const head = ["", contestant(BASE).title, "roofline", "this crate", "ratio"];
+  const day = results.started.slice(0, 10);
+  return `${table(head, lines)}
+
+Medians of ${results.trials} trials on ${day}, one workerd ${results.versions.workerd}, ${results.machine.split(",")[0]}. All
+rows, ranges, memory and losses: [bench/results/results.md](bench/results/results.md).`;
+}
+
+function deliveryTable(results) {
+  const faults = ["lost", "duplicates", "disorder", "wrong"];
+  const total = (reports, fault) => reports.reduce((sum, report) => sum + (report[fault] ?? 0) + (report.stalled?.[fault] ?? 0), 0);
+  const lines = results.scenarios
+    .filter(({ trials }) => Object.values(trials).some((reports) => reports.some((report) => "lost" in report)))
+    .map(({ name, trials }) => [
+      name,
+      ...results.contestants.map((contestant) => faults.map((fault) => figure(total(trials[contestant], fault))).join(" · ")),
+    ]);
+  return table(["scenario", ...results.contestants.map((name) => contestant(name).title)], lines);
+}
+
+function costTable(results) {
+  const lines = results.scenarios.map(({ name, trials }) => [
+    name,
+    ...results.contestants.flatMap((contestant) => {
+      const cpu = cell(trials[contestant], { metric: "cpuUsPerEvent" });
+      const memory = cell(trials[contestant], { metric: "peakMemory" });
+      return [`${cpu ? figure(cpu.median) : ""} µs, ${memory ? figure(memory.median / 1e6) : ""} MB`];
+    }),
+  ]);
+  return table(["scenario", ...results.contestants.map((name) => contestant(name).title)], lines);
+}
+
+function sizeTable({ sizes, contestants }) {
+  const kilobytes = (bytes) => `${figure(bytes / 1000)} KB`;
+  const lines = contestants.map((name) => [contestant(name).title, kilobytes(sizes[name].bytes), kilobytes(sizes[name].gzip)]);
+  return `Of the whole Worker, with the routes that drive it.\n\n${table(["", "wasm + JS", "gzip"], lines)}`;
+}
+
+function charts(results) {
+  const all = rows(results).filter(({ cells }) => cells[BASE] && cells[OURS]);
+  const compared = results.contestants.filter((name) => [BASE, BEST, OURS].includes(name));
+  const series = compared.map((name) => contestant(name).title);
+  const bars = (lines) =>
+    lines.map(({ scenario, row, cells }) => ({
+      label: lines.every((line) => line.row.title === row.title) ? scenario.title : `${scenario.title}: ${row.title}`,
+      values: compared.map((name) => cells[name] && scaled(cells[name], row.unit)),
+    }));
+  const plots = [
+    { file: "delivery.svg", title: "Delivery: events a second", lines: all.filter(({ row }) => row.metric === "perSecond") },
+    { file: "time.svg", title: "Time: milliseconds", lines: all.filter(({ row }) => row.unit === "ms") },
+    {
+      file: "memory.svg",
+      title: "Memory: MB",
+      lines: all.filter(({ row }) => row.unit === "MB"),
+    },
+  ];
+  return plots
+    .filter(({ lines }) => lines.length > 0)
+    .map(({ file, title, lines }) => ({ file, title, svg: barChart({ title, series, bars: bars(lines) }) }));
+}
+
+function scaled({ median, low, high }, unit) {
+  return { median: inUnit(median, unit), low: inUnit(low, unit), high: inUnit(high, unit) };
+}
+
+/** Bytes are reported as MB or KB. */
+function inUnit(value, unit) {
+  return value / ({ MB: 1e6, KB: 1e3 }[unit] ?? 1);
+}
+
+function range(cell, unit) {
+  if (!cell) return "–";
+  const { median, low, high } = scaled(cell, unit);
+  const spread = low === high ? "" : ` (${figure(low)}–${figure(high)})`;
+  return `${figure(median)}${spread}${cell.capped ? " \\*" : ""}${cell.lost ? " †" : ""}`;
+}
+
+function times(ratio, { share }) {
+  if (ratio === null) return "";
+  const text = ratio >= 100 ? ratio.toFixed(0) : ratio >= 10 ? ratio.toFixed(1) : ratio.toFixed(2);
+  return share ? text : `${text} x`;
+}
+
+/** Three figures, thousands set off. */
+function figure(value) {
+  if (value === null || value === undefined) return "–";
+  const digits = Math.abs(value) >= 100 ? 0 : Math.abs(value) >= 10 ? 1 : 2;
+  const rounded = Number(value.toPrecision(3));
+  return rounded.toLocaleString("en", { maximumFractionDigits: Number.isInteger(value) ? 0 : digits });
+}
+
+function table(head, lines) {
+  const line = (cells) => `| ${cells.join(" | ")} |`;
+  return [line(head), line(head.map((_, index) => (index === 0 ? "---" : "---:"))), ...lines.map(line)].join("\n");
+}

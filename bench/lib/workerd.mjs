@@ -1,0 +1,124 @@
+// Serves a contestant by workerd itself: no proxy between it and the client, as `wrangler dev` would put there.
+import { spawn } from "node:child_process";
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { at } from "../../scripts/lib/run.mjs";
+import { contestant, modulesFolder } from "./contestants.mjs";
+
+const WRANGLER_CONFIG = at("tests/worker/wrangler.toml");
+
+/** The date and flags that the Workers of this repository have. */
+export function compatibility() {
+  const config = readFileSync(WRANGLER_CONFIG, "utf8");
+  return { date: config.match(/^compatibility_date = "(.*?)"/m)[1], flags: ["no_nodejs_global_timers"] };
+}
+
+// In memory where there is such a folder: a commit waits for the disk, which would then be what is measured.
+const MEMORY = "/dev/shm";
+const PARENT = process.env.BENCH_STORAGE ?? (existsSync(MEMORY) ? MEMORY : tmpdir());
+
+/** Where the objects keep their data, for the report. */
+export const storageKind = PARENT.startsWith(MEMORY) ? "in memory" : "on disk";
+
+/** A folder for a contestant's storage, which outlives its servers. */
+export class Storage {
+  constructor(from) {
+    this.folder = mkdtempSync(path.join(PARENT, "ssetarget-bench-"));
+    mkdirSync(path.join(this.folder, "storage"));
+    if (from) cpSync(path.join(from.folder, "storage"), path.join(this.folder, "storage"), { recursive: true });
+    storages.add(this);
+  }
+
+  delete() {
+    storages.delete(this);
+    rmSync(this.folder, { recursive: true, force: true, maxRetries: 5 });
+  }
+}
+
+/**
+ * Starts workerd with a contestant on a free port.
+ *
+ * Resolves to `{ pid, port, started, readyAfter, log, stop }` once it listens: `started` is the time at
+ * which it was told to start, in milliseconds of the epoch, and `readyAfter` how many it then took.
+ */
+export async function serve(name, storage) {
+  const config = path.join(storage.folder, `${name}.capnp`);
+  cpSync(modulesFolder(name), path.join(storage.folder, name), { recursive: true });
+  writeFileSync(config, capnp(name, storage.folder));
+
+  const started = Date.now();
+  const child = spawn(workerdBinary(), ["serve", "--control-fd=3", config], { stdio: ["ignore", "pipe", "pipe", "pipe"] });
+  servers.add(child);
+  let log = "";
+  for (const stream of [child.stdout, child.stderr]) stream.setEncoding("utf8").on("data", (text) => (log += text));
+  const ended = new Promise((resolve) => child.once("close", resolve));
+  const port = await new Promise((resolve, reject) => {
+    let messages = "";
+    child.stdio[3].setEncoding("utf8").on("data", (text) => {
+      messages += text;
+      const listening = messages.match(/"port":(\d+)/);
+      if (listening) resolve(Number(listening[1]));
+    });
+    child.once("error", reject);
+    child.once("close", (code) => reject(new Error(`workerd ended with ${code}:\n${log}`)));
+  });
+  return {
+    pid: child.pid,
+    port,
+    started,
+    readyAfter: Date.now() - started,
+    log: () => log,
+    async stop() {
+      servers.delete(child);
+      child.kill("SIGKILL");
+      await ended;
+    },
+  };
+}
+
+/** The program itself: the one in `.bin` is a script around it. */
+function workerdBinary() {
+  return createRequire(import.meta.url)("workerd").default;
+}
+
+// A run that is cut short leaves nothing behind.
+const servers = new Set();
+const storages = new Set();
+process.on("exit", () => {
+  for (const child of servers) child.kill("SIGKILL");
+  for (const storage of storages) storage.delete();
+});
+for (const signal of ["SIGINT", "SIGTERM"]) process.once(signal, () => process.exit(1));
+
+function capnp(name, folder) {
+  const modules = readdirSync(modulesFolder(name))
+    .sort((a, b) => b.startsWith("index.js") - a.startsWith("index.js"))
+    .map((file) => `(name = "${file}", ${file.endsWith(".wasm") ? "wasm" : "esModule"} = embed "${name}/${file}")`);
+  const { date, flags } = compatibility();
+  const object = contestant(name).stateless
+    ? ""
+    : `
+  bindings = [(name = "EVENTS", durableObjectNamespace = "WorkflowEvents")],
+  durableObjectNamespaces = [(className = "WorkflowEvents", uniqueKey = "bench", enableSql = true)],
+  durableObjectStorage = (localDisk = "storage"),`;
+  return `using Workerd = import "/workerd/workerd.capnp";
+
+const config :Workerd.Config = (
+  services = [
+    (name = "main", worker = .worker),
+    (name = "storage", disk = (path = "${path.join(folder, "storage")}", writable = true)),
+  ],
+  sockets = [(name = "http", address = "127.0.0.1:0", http = (), service = "main")],
+);
+
+const worker :Workerd.Worker = (
+  modules = [
+    ${modules.join(",\n    ")},
+  ],
+  compatibilityDate = "${date}",
+  compatibilityFlags = ${JSON.stringify(flags)},${object}
+);
+`;
+}

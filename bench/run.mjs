@@ -1,0 +1,167 @@
+// npm run bench [-- --short] [--trials N] [--scenarios a,b] [--contestants a,b] [--save] [--readme]
+//
+// Measures this library against the npm package that it re-creates and against the least work that
+// a Durable Object can do: see README.md in this folder.
+import { mkdirSync } from "node:fs";
+import { parseArgs } from "node:util";
+import { Failure, at, isStopping, main, run } from "../scripts/lib/run.mjs";
+import { ensureNodeModules, ensureRust } from "../scripts/lib/setup.mjs";
+import { CONTESTANTS, buildContestants, bundleSize, contestant } from "./lib/contestants.mjs";
+import { machine } from "./lib/machine.mjs";
+import { printTable, saveReadme, saveResults } from "./lib/report.mjs";
+import { SCENARIOS, clientArgs, storedEvents } from "./lib/scenarios.mjs";
+import { Storage, serve } from "./lib/workerd.mjs";
+
+const CLIENT = at("target/release/bench-client");
+
+main(async () => {
+  const options = parseOptions();
+  if (options.readme) return saveReadme();
+  await ensureNodeModules();
+  await ensureRust();
+  await buildClient();
+  await buildContestants(options.contestants);
+
+  const results = { ...machine(options), contestants: options.contestants, scenarios: [] };
+  results.client = await measureClient(options);
+  for (const scenario of options.scenarios) {
+    results.scenarios.push({ name: scenario.name, trials: await measure(scenario, options) });
+  }
+  results.sizes = Object.fromEntries(options.contestants.map((name) => [name, bundleSize(name)]));
+  results.finished = new Date().toISOString();
+  results.loadAfter = machine(options).load;
+
+  if (options.short) return judge(results);
+  printTable(results);
+  mkdirSync(at("target/bench"), { recursive: true });
+  saveResults(results, options.save ? at("bench/results") : at("target/bench/results"));
+});
+
+function parseOptions() {
+  const { values } = parseArgs({
+    options: {
+      short: { type: "boolean", default: false },
+      trials: { type: "string", default: "5" },
+      scenarios: { type: "string" },
+      contestants: { type: "string" },
+      save: { type: "boolean", default: false },
+      readme: { type: "boolean", default: false },
+    },
+  });
+  const trials = values.short ? 1 : Number(values.trials);
+  if (!Number.isInteger(trials) || trials < 1) throw new Failure("--trials takes a number from 1 on.");
+  const contestants = values.contestants?.split(",") ?? Object.keys(CONTESTANTS);
+  contestants.forEach(contestant);
+  const wanted = values.scenarios?.split(",");
+  const scenarios = SCENARIOS.filter(({ name }) => !wanted || wanted.some((prefix) => name.startsWith(prefix)));
+  if (scenarios.length === 0) {
+    throw new Failure(`no scenario begins with ${values.scenarios}; there are ${SCENARIOS.map(({ name }) => name).join(", ")}.`);
+  }
+  return { ...values, trials, contestants, scenarios };
+}
+
+async function buildClient() {
+  const args = ["build", "--release", "-p", "ssetarget-bench-client"];
+  const { ok } = await run("cargo build of the client", "cargo", args, { quiet: true });
+  if (!ok) throw new Failure("the benchmark's client does not build.");
+}
+
+/** What the client and the runtime can do at all: a stream without an object, a log or JavaScript per event. */
+async function measureClient(options) {
+  const events = options.short ? 10_000 : 1_000_000;
+  const storage = new Storage();
+  const server = await serve("static", storage);
+  try {
+    const args = ["replay", `path=/log/sse?events=${events}`, "clients=1", `expect=${events}`, "warm=0"];
+    await client(server, args); // makes the pages
+    return await client(server, args);
+  } finally {
+    await server.stop();
+    storage.delete();
+  }
+}
+
+/** Trials in turns, A B C A B C, so that what else happens on the machine happens to all. */
+async function measure(scenario, options) {
+  const trials = Object.fromEntries(options.contestants.map((name) => [name, []]));
+  const count = Math.min(options.trials, scenario.maxTrials ?? Infinity);
+  for (let trial = 1; trial <= count; trial += 1) {
+    for (const name of options.contestants) {
+      if (isStopping()) throw new Failure("stopped.");
+      const report = await attempt(scenario, name, options);
+      trials[name].push(report);
+      console.log(`${scenario.name} ${trial}/${count} ${contestant(name).title}: ${summary(scenario, report)}`);
+    }
+  }
+  return trials;
+}
+
+async function attempt(scenario, name, options) {
+  const storage = new Storage(await stored(name, storedEvents(scenario, options)));
+  const server = await serve(name, storage);
+  try {
+    const report = await client(server, clientArgs(scenario, { ...options, lossy: contestant(name).lossy }));
+    report.coldMs = report.firstAtMs === undefined ? undefined : report.firstAtMs - server.started;
+    return report;
+  } catch (error) {
+    throw new Failure(`${scenario.name}, ${contestant(name).title}: ${error.message}\n${server.log()}`);
+  } finally {
+    await server.stop();
+    storage.delete();
+  }
+}
+
+const filled = new Map();
+
+/** A contestant's storage with so many events in `log`, made once. */
+async function stored(name, events) {
+  if (events === 0) return undefined;
+  const key = `${name}/${events}`;
+  if (!filled.has(key)) {
+    const storage = new Storage();
+    const server = await serve(name, storage);
+    const batch = Math.min(events, 100);
+    await client(server, ["ingest", "log=log", `batch=${batch}`, `batches=${events / batch}`, "capMs=120000"]);
+    await server.stop();
+    filled.set(key, storage);
+  }
+  return filled.get(key);
+}
+
+async function client(server, args) {
+  const all = [...args, `port=${server.port}`, `pid=${server.pid}`];
+  const { ok, output } = await run(`bench-client ${args[0]}`, CLIENT, all, { quiet: true });
+  if (!ok) throw new Error(output);
+  return JSON.parse(output);
+}
+
+function summary(scenario, report) {
+  const faults = FAULTS.filter((fault) => total(report, fault) > 0).map((fault) => `${total(report, fault)} ${fault}`);
+  const { metric } = scenario.rows[0];
+  const value = report[metric] === null ? "nothing" : Math.round(report[metric] * 100) / 100;
+  return [`${metric} ${value}`, report.capped && "cut off", ...faults].filter(Boolean).join(", ");
+}
+
+const FAULTS = ["lost", "duplicates", "disorder", "wrong"];
+
+/** Also those of the viewer that had stalled. */
+const total = (report, fault) => (report[fault] ?? 0) + (report.stalled?.[fault] ?? 0);
+
+/** The short form: every scenario went through, and those contestants that must be exact were. No time is judged. */
+function judge(results) {
+  const exact = ["ours", "roofline"].filter((name) => results.contestants.includes(name));
+  let failed = 0;
+  let passed = 0;
+  for (const { name, trials } of results.scenarios) {
+    for (const contestant of exact) {
+      const [report] = trials[contestant];
+      const faults = FAULTS.filter((fault) => total(report, fault) > 0);
+      if (report.capped || report.stalled?.capped) faults.push("incomplete");
+      if (faults.length > 0) console.log(`✖ ${name}, ${contestant}: ${faults.join(", ")} ${JSON.stringify(report)}`);
+      if (faults.length > 0) failed += 1;
+      else passed += 1;
+    }
+  }
+  console.log(`bench: ${passed} passed, ${failed} failed`);
+  if (failed > 0) process.exitCode = 1;
+}

@@ -1,0 +1,102 @@
+//! This library as a contestant of the benchmark.
+//!
+//! - `GET /<id>/sse` streams events, as in any Worker that uses the library
+//! - `POST /<id>/append?from=1&batch=1&count=N` appends N batches, one after another
+//! - `POST /<id>/append?from=1&batch=1` appends a batch for each byte of the body, as it comes
+//!
+//! The other contestants answer the same requests: see `../servers/driver.mjs`.
+
+use futures_util::StreamExt;
+use ssetarget::NewEvent;
+use ssetarget::cloudflare::{ObjectFactLog, SseRoute, WorkflowEventsNamespace};
+use ssetarget::workflow::FactLog;
+use worker::{Context, Env, Method, Request, Response, Result, event};
+
+ssetarget::export_workflow_events!(WorkflowEvents);
+
+#[event(fetch)]
+async fn fetch(request: Request, env: Env, _context: Context) -> Result<Response> {
+    let events = WorkflowEventsNamespace::from_env(&env, "EVENTS", "bench")?;
+    let mut request = match SseRoute::new(events.clone()).serve(request).await? {
+        Ok(response) => return Ok(response),
+        Err(request) => request,
+    };
+    let path = request.path();
+    let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+    match (segments.as_slice(), request.method()) {
+        ([id, "append"], Method::Post) => {
+            let mut driver = Driver::new(events, id, &request).await?;
+            driver.run(&mut request).await?;
+            driver.log.release();
+            Response::ok(format!("{}\n", driver.next - 1))
+        }
+        _ => Response::error("there is nothing here", 404),
+    }
+}
+
+/// Appends events as a workflow does: through a log that it opens once.
+struct Driver {
+    log: ObjectFactLog,
+    run: u32,
+    /// The number of the next event.
+    next: u32,
+    batch: u32,
+    /// How many batches, if the request says so.
+    count: Option<u32>,
+}
+
+impl Driver {
+    async fn new(events: WorkflowEventsNamespace, id: &str, request: &Request) -> Result<Self> {
+        let url = request.url()?;
+        let number = |name: &str| {
+            let mut pairs = url.query_pairs();
+            let value = pairs.find(|(key, _)| key == name)?.1;
+            value.parse::<u32>().ok()
+        };
+        let log = ObjectFactLog::new(events, id);
+        let opened = log.open().await?;
+        Ok(Self {
+            log,
+            run: opened.run,
+            next: number("from").unwrap_or(1),
+            batch: number("batch").unwrap_or(1),
+            count: number("count"),
+        })
+    }
+
+    async fn run(&mut self, request: &mut Request) -> Result<()> {
+        if let Some(count) = self.count {
+            for _ in 0..count {
+                self.append().await?;
+            }
+            return Ok(());
+        }
+        let mut body = request.stream()?;
+        while let Some(chunk) = body.next().await {
+            for _ in chunk? {
+                self.append().await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn append(&mut self) -> Result<()> {
+        let numbers = self.next..self.next + self.batch;
+        self.next = numbers.end;
+        let events = numbers.map(step_event).collect::<Result<Vec<_>>>()?;
+        Ok(self.log.append(self.run, &events).await?)
+    }
+}
+
+/// The event of a step, of the size and form that the library's own have.
+fn step_event(number: u32) -> Result<NewEvent> {
+    let data = format!(
+        r#"{{"taskId":"step #{number}-1","step":"step #{number}","kind":"do","count":1,"timestamp":"2026-11-23T14:37:54.907Z","parentId":"workflow:bench-1","attempt":1,"attributes":{{"note":"{NOTE}"}}}}"#
+    );
+    NewEvent::new("started", data)
+        .and_then(|event| event.with_key(format!("step #{number}-1:started")))
+        .map_err(|error| error.to_string().into())
+}
+
+/// Makes `data` about 200 bytes long.
+const NOTE: &str = "12345678901234567890";
