@@ -4,7 +4,6 @@
 
 mod support;
 
-use std::collections::HashSet;
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -21,9 +20,10 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use ssetarget::{
     Appended, Batch, Cursor, EventId, EventStore, HEARTBEAT_INTERVAL, MemoryEventStore, NewEvent,
-    Page, PageLimit, Reset, SqliteEventStore, SseTarget, StoredEvent, Subscription, body, frames,
-    keep_alive,
+    NullEventStore, Page, PageLimit, Reset, SqliteEventStore, SseTarget, StoredEvent, Subscription,
+    body, frames, keep_alive,
 };
+use support::clock::ManualClock;
 use support::sql::Database;
 use support::sse::{Message, SseReader, normalised};
 
@@ -47,6 +47,8 @@ enum Op {
     PollAll,
     /// A viewer's heartbeat is due.
     Beat { viewer: usize },
+    /// So many seconds pass.
+    Tick(u8),
     /// A viewer's connection breaks, in the middle of what comes next, and it resumes after the
     /// last event that it got.
     Reconnect {
@@ -93,6 +95,7 @@ fn op() -> impl Strategy<Value = Op> {
         4 => (viewer.clone(), 1..4_usize).prop_map(|(viewer, items)| Op::Poll { viewer, items }),
         1 => Just(Op::PollAll),
         1 => viewer.clone().prop_map(|viewer| Op::Beat { viewer }),
+        1 => (0..10_u8).prop_map(Op::Tick),
         2 => (viewer, 1..5_usize, any::<u8>())
             .prop_map(|(viewer, events, cut)| Op::Reconnect { viewer, events, cut }),
     ]
@@ -103,12 +106,48 @@ proptest! {
 
     #[test]
     fn every_viewer_of_memory_gets_every_event_once(ops in vec(op(), 1..60)) {
-        block_on(Scene::play(MemoryEventStore::new(), ops));
+        block_on(Scene::play(MemoryEventStore::new(), Model::default(), ops));
     }
 
     #[test]
     fn every_viewer_of_sqlite_gets_every_event_once(ops in vec(op(), 1..60)) {
-        block_on(Scene::play(SqliteEventStore::new(Database::in_memory()), ops));
+        let store = SqliteEventStore::new(Database::in_memory());
+        block_on(Scene::play(store, Model::default(), ops));
+    }
+
+    /// Or is told that it does not.
+    #[test]
+    fn every_viewer_of_bounded_memory_gets_every_event_once_or_a_reset(
+        max_events in proptest::option::of(1..10_usize),
+        max_age in proptest::option::of(1..20_u64),
+        ops in vec(op(), 1..60),
+    ) {
+        let model = Model {
+            max_events: max_events.unwrap_or(usize::MAX),
+            max_age: max_age.map(Duration::from_secs),
+            ..Model::default()
+        };
+        let mut store = MemoryEventStore::new().with_clock(model.clock.reader());
+        if let Some(events) = max_events {
+            store = store.max_events(events);
+        }
+        if let Some(age) = model.max_age {
+            store = store.max_age(age);
+        }
+        block_on(Scene::play(store, model, ops));
+    }
+
+    #[test]
+    fn every_viewer_of_null_gets_what_comes_while_it_is_there_or_a_reset(
+        ring in 1..10_usize,
+        ops in vec(op(), 1..60),
+    ) {
+        let model = Model {
+            max_events: ring,
+            transient: true,
+            ..Model::default()
+        };
+        block_on(Scene::play(NullEventStore::new().ring_size(ring), model, ops));
     }
 }
 
@@ -118,47 +157,82 @@ struct Scene<S> {
     viewers: Vec<Viewer<S>>,
 }
 
-/// What the log should be: the event with id `n` is at index `n - 1`.
-#[derive(Default)]
+/// What the log should be: the event with id `n` is at index `n - 1`, with the time it was stored.
 struct Model {
-    events: Vec<NewEvent>,
-    keys: HashSet<String>,
+    events: Vec<(NewEvent, SystemTime)>,
+    removed: usize,
+    clock: ManualClock,
+    max_events: usize,
+    max_age: Option<Duration>,
+    /// It knows no facts, and its ids mean nothing to a later connection.
+    transient: bool,
+}
+
+impl Default for Model {
+    fn default() -> Self {
+        Self {
+            events: Vec::new(),
+            removed: 0,
+            clock: ManualClock::new(),
+            max_events: usize::MAX,
+            max_age: None,
+            transient: false,
+        }
+    }
 }
 
 impl Model {
-    fn append(&mut self, event: &NewEvent) -> Appended {
-        if let Some(key) = event.key()
-            && !self.keys.insert(key.to_owned())
-        {
+    fn append(&mut self, batch: &[NewEvent]) -> Vec<Appended> {
+        let outcomes = batch.iter().map(|event| self.push(event)).collect();
+        self.removed = self
+            .removed
+            .max(self.events.len().saturating_sub(self.max_events));
+        outcomes
+    }
+
+    fn push(&mut self, event: &NewEvent) -> Appended {
+        let is_known = |(known, _): &(NewEvent, _)| known.key() == event.key();
+        let facts = !self.transient && event.key().is_some();
+        if facts && self.kept().iter().any(is_known) {
             return Appended::Duplicate;
         }
-        self.events.push(event.clone());
+        self.events.push((event.clone(), self.clock.now()));
         Appended::Stored(id(self.events.len() as u64))
     }
 
-    fn closed(&self) -> bool {
-        self.events.last().is_some_and(NewEvent::is_terminal)
+    fn tick(&mut self, by: Duration) {
+        self.clock.advance(by);
+        if let Some(age) = self.max_age {
+            let is_old = |(_, time): &(_, SystemTime)| *time + age <= self.clock.now();
+            self.removed += self.kept().iter().take_while(|event| is_old(event)).count();
+        }
     }
 
-    /// What a viewer must have got that started after so many events.
-    fn messages(&self, after: usize) -> Vec<Message> {
-        self.events[after..]
-            .iter()
-            .zip(after + 1..)
-            .map(|(event, id)| Message {
-                id: id.to_string(),
-                event_type: event.event_type().to_owned(),
-                data: normalised(event.data()),
-            })
-            .collect()
+    fn kept(&self) -> &[(NewEvent, SystemTime)] {
+        &self.events[self.removed..]
+    }
+
+    fn head(&self) -> usize {
+        self.events.len()
+    }
+
+    fn closed(&self) -> bool {
+        self.kept()
+            .last()
+            .is_some_and(|(event, _)| event.is_terminal())
+    }
+
+    /// Whether one that comes back here is to be told that this was the end.
+    fn is_end(&self, position: Option<usize>) -> bool {
+        !self.transient && self.closed() && position == Some(self.head())
     }
 }
 
 struct Viewer<S> {
     connection: Connection<S>,
-    /// Its position when it first came.
-    start: usize,
-    got: Vec<Message>,
+    /// The event that it got last, or came after; 0 is the start of the log. None: before the
+    /// oldest one, whichever that is.
+    position: Option<usize>,
     woken: Arc<Woken>,
     timer: Arc<Timer>,
     ended: bool,
@@ -170,10 +244,10 @@ enum Connection<S> {
 }
 
 impl<S: EventStore + 'static> Scene<S> {
-    async fn play(store: S, ops: Vec<Op>) {
+    async fn play(store: S, model: Model, ops: Vec<Op>) {
         let mut scene = Self {
             target: SseTarget::new(store),
-            model: Model::default(),
+            model,
             viewers: Vec::new(),
         };
         for op in ops {
@@ -197,13 +271,14 @@ impl<S: EventStore + 'static> Scene<S> {
             }
             Op::Poll { viewer, items } => {
                 if let Some(viewer) = self.viewers.get_mut(viewer) {
-                    viewer.run(items);
+                    viewer.run(items, &self.model);
                 }
             }
             Op::PollAll => self
                 .viewers
                 .iter_mut()
-                .for_each(|viewer| viewer.run(usize::MAX)),
+                .for_each(|viewer| viewer.run(usize::MAX, &self.model)),
+            Op::Tick(seconds) => self.model.tick(Duration::from_secs(seconds.into())),
             Op::Beat { viewer } => {
                 if let Some(viewer) = self.viewers.get(viewer) {
                     viewer.timer.fire();
@@ -215,7 +290,7 @@ impl<S: EventStore + 'static> Scene<S> {
                 cut,
             } => {
                 if let Some(viewer) = self.viewers.get_mut(viewer) {
-                    viewer.break_off(cut);
+                    viewer.break_off(cut, &self.model);
                     viewer.resume(&self.target, &self.model, events).await;
                 }
             }
@@ -234,61 +309,62 @@ impl<S: EventStore + 'static> Scene<S> {
                 if terminal { event.terminal() } else { event }
             })
             .collect();
-        let expected: Vec<_> = batch.iter().map(|event| self.model.append(event)).collect();
+        let expected = self.model.append(&batch);
         let outcomes = self.target.dispatch_encoded(batch).await.unwrap();
         assert_eq!(outcomes, expected);
     }
 
     async fn open(&mut self, from: From, limit: PageLimit, kind: Kind) {
-        let length = self.model.events.len();
-        let (cursor, start) = match from {
-            From::Beginning => (Cursor::Beginning, 0),
-            From::Latest => (Cursor::Latest, length),
-            From::After(place) => match length * (usize::from(place) + 1) / 256 {
-                0 => (Cursor::Beginning, 0),
-                place => (Cursor::After(id(place as u64)), place),
+        let head = self.model.head();
+        let (cursor, position) = match from {
+            From::Beginning => (Cursor::Beginning, None),
+            From::Latest => (Cursor::Latest, Some(head)),
+            From::After(place) => match head * (usize::from(place) + 1) / 256 {
+                0 => (Cursor::Beginning, None),
+                place => (Cursor::After(id(place as u64)), Some(place)),
             },
         };
+        let position = if self.model.transient {
+            Some(head)
+        } else {
+            position
+        };
         let subscription = self.target.subscribe(cursor).await.unwrap();
-        let at_the_end = self.model.closed() && start == length;
+        let ended = subscription.has_ended();
         assert_eq!(
-            subscription.has_ended(),
-            at_the_end,
-            "{cursor:?} of {length}"
+            ended,
+            head > 0 && self.model.is_end(position),
+            "{cursor:?} of {head}"
         );
         let timer = Arc::new(Timer::default());
         self.viewers.push(Viewer {
             connection: connect(subscription.with_page_limit(limit), kind, &timer),
-            start,
-            got: Vec::new(),
+            position,
             woken: Arc::new(Woken(AtomicBool::new(true))),
             timer,
-            ended: false,
+            ended,
         });
     }
 
     /// Whoever was woken goes on until nobody is. Who then lacks something was not woken for it.
     async fn finish(&mut self) {
         for viewer in &mut self.viewers {
-            viewer.run(usize::MAX);
+            viewer.run(usize::MAX, &self.model);
             if viewer.ended {
                 // What came after the terminal event is there for one that comes back.
                 viewer.resume(&self.target, &self.model, 3).await;
-                viewer.run(usize::MAX);
+                viewer.run(usize::MAX, &self.model);
             }
-            assert_eq!(viewer.got, self.model.messages(viewer.start));
-            assert_eq!(
-                viewer.ended,
-                self.model.closed(),
-                "whether the stream ended"
-            );
+            assert_eq!(viewer.position, Some(self.model.head()), "what it got");
+            let closed = self.model.closed() && !self.model.transient;
+            assert!(viewer.ended || !closed, "the stream did not end");
         }
     }
 }
 
 impl<S: EventStore + 'static> Viewer<S> {
     /// Polls as an executor would: only if woken.
-    fn run(&mut self, items: usize) {
+    fn run(&mut self, items: usize, model: &Model) {
         let waker = Waker::from(Arc::clone(&self.woken));
         let mut context = Context::from_waker(&waker);
         let mut ready = 0;
@@ -299,55 +375,126 @@ impl<S: EventStore + 'static> Viewer<S> {
                         return;
                     }
                     match stream.as_mut().poll_next(&mut context) {
-                        Poll::Pending => continue,
+                        Poll::Pending => {
+                            self.waits(model);
+                            continue;
+                        }
                         Poll::Ready(None) => {
                             reader.assert_at_rest();
                             self.ended = true;
                         }
-                        Poll::Ready(Some(bytes)) => self.got.extend(reader.feed(&bytes)),
+                        Poll::Ready(Some(bytes)) => {
+                            let messages = reader.feed(&bytes);
+                            self.take(messages, model);
+                        }
                     }
                     self.woken.0.store(true, Ordering::SeqCst);
                 }
                 // Nobody wakes a future that was dropped, so it is always polled.
                 Connection::Next(subscription) => {
-                    match pin!(subscription.next()).poll(&mut context) {
-                        Poll::Pending => return,
-                        Poll::Ready(batch) => match batch.unwrap() {
-                            None => self.ended = true,
-                            Some(Batch::Reset(reset)) => panic!("{reset:?}"),
-                            Some(Batch::Events(events)) => {
-                                assert!(!events.is_empty());
-                                self.got.extend(events.iter().map(message));
-                            }
-                        },
+                    let polled = pin!(subscription.next()).poll(&mut context);
+                    match polled.map(Result::unwrap) {
+                        Poll::Pending => return self.waits(model),
+                        Poll::Ready(None) => self.ended = true,
+                        Poll::Ready(Some(batch)) => {
+                            let bytes = frames(&batch, !model.transient);
+                            let messages = SseReader::default().feed(&bytes);
+                            assert!(!messages.is_empty());
+                            self.take(messages, model);
+                        }
                     }
                 }
             }
             ready += 1;
+            if self.ended {
+                let last = &model.events[self.position.unwrap() - 1].0;
+                assert!(last.is_terminal(), "ended after {last:?}");
+            }
+        }
+    }
+
+    /// What arrives in one piece was read from the log just now.
+    fn take(&mut self, messages: Vec<Message>, model: &Model) {
+        for message in messages {
+            if message.event_type == "reset" {
+                let position = self.position.unwrap();
+                assert!(
+                    position < model.removed,
+                    "a reset at {position} for nothing"
+                );
+                let number = |number: usize| match number {
+                    0 => "null".to_owned(),
+                    number => number.to_string(),
+                };
+                let oldest = match model.kept() {
+                    [] => 0,
+                    _ => model.removed + 1,
+                };
+                let expected = format!(
+                    r#"{{"requested":{},"oldest":{},"head":{}}}"#,
+                    number(position),
+                    number(oldest),
+                    number(model.head())
+                );
+                assert_eq!(message.data, expected);
+                self.position = Some(model.removed);
+                continue;
+            }
+            let position = self.position.unwrap_or(model.removed);
+            assert!(position >= model.removed, "silence after {position}");
+            let event = &model.events[position].0;
+            let id = if model.transient {
+                String::new()
+            } else {
+                (position + 1).to_string()
+            };
+            let expected = Message {
+                id,
+                event_type: event.event_type().to_owned(),
+                data: normalised(event.data()),
+            };
+            assert_eq!(message, expected);
+            self.position = Some(position + 1);
+        }
+    }
+
+    /// It looked, and found nothing: what there is to come is behind the head.
+    fn waits(&mut self, model: &Model) {
+        if self.position.is_none() {
+            assert_eq!(model.kept().len(), 0, "it waits in vain");
+            self.position = Some(model.head());
         }
     }
 
     /// Of what is under way, a part arrives; what is not an event yet is lost with it.
-    fn break_off(&mut self, cut: u8) {
+    fn break_off(&mut self, cut: u8, model: &Model) {
         if let Connection::Body(stream, reader) = &mut self.connection {
             let mut context = Context::from_waker(Waker::noop());
             if let Poll::Ready(Some(bytes)) = stream.as_mut().poll_next(&mut context) {
                 let arrived = bytes.len() * usize::from(cut) / 256;
-                self.got.extend(reader.feed(&bytes[..arrived]));
+                let messages = reader.feed(&bytes[..arrived]);
+                self.take(messages, model);
             }
         }
     }
 
     async fn resume(&mut self, target: &SseTarget<NewEvent, S>, model: &Model, events: usize) {
-        let position = self.start + self.got.len();
-        let cursor = match position {
-            0 => Cursor::Beginning,
-            position => Cursor::After(id(position as u64)),
+        let cursor = match self.position {
+            None | Some(0) => Cursor::Beginning,
+            Some(position) => Cursor::After(id(position as u64)),
         };
+        if model.transient {
+            self.position = Some(model.head());
+        } else if cursor == Cursor::Beginning {
+            self.position = None;
+        }
         let subscription = target.subscribe(cursor).await.unwrap();
         self.ended = subscription.has_ended();
-        let at_the_end = model.closed() && position > 0 && position == model.events.len();
-        assert_eq!(self.ended, at_the_end, "whether to answer 204");
+        assert_eq!(
+            self.ended,
+            model.is_end(self.position),
+            "whether to answer 204"
+        );
         let limit = PageLimit { events, bytes: 100 };
         let kind = match self.connection {
             Connection::Body(..) => Kind::Body,

@@ -32,7 +32,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime};
 
+use futures_util::StreamExt;
 use futures_util::future::{join, join_all};
+use futures_util::stream::FuturesUnordered;
 
 use super::{Appended, EventStore, Page, PageLimit};
 use crate::clock;
@@ -903,12 +905,13 @@ pub async fn changed_between_read_and_wait<S: EventStore>(store: &S) {
 
 /// One append wakes everybody who waits.
 pub async fn changed_for_every_waiter<S: EventStore>(store: &S) {
-    let waiters = join_all((0..10).map(|_| changed(store, None)));
+    // Each with a waker of its own, unlike `join_all`, which polls everybody when one is woken.
+    let waiters: FuturesUnordered<_> = (0..10).map(|_| changed(store, None)).collect();
     let append = async {
         yield_now().await;
         append(store, vec![plain("a")]).await
     };
-    join(waiters, append).await;
+    join(waiters.collect::<()>(), append).await;
 }
 
 /// Readers that follow the log while it is written, reading pages and waiting at the head, see
