@@ -6,7 +6,10 @@ use wasm_bindgen::prelude::*;
 use worker::durable::ObjectNamespace;
 use worker::{Env, Method, Request, Response};
 
-use super::binding::{InstanceState, InstanceStatus, Workflow, WorkflowError, WorkflowInstance};
+use super::binding::{
+    InstanceState, InstanceStatus, RestartFrom, TerminateOptions, Workflow, WorkflowError,
+    WorkflowInstance,
+};
 use super::convert::message;
 use super::create::CreateOptions;
 use super::entrypoint::WorkflowEvent;
@@ -86,6 +89,39 @@ impl WorkflowEventsNamespace {
         Ok(instance)
     }
 
+    /// Restarts an instance, from a step or from the beginning, and tells its viewers: the event
+    /// `restarted` and the new run's `started` are stored before this returns. A restart by
+    /// [`WorkflowInstance::restart`] alone is noticed too, but not before a step that had ended
+    /// runs its code again.
+    ///
+    /// # Errors
+    /// As [`WorkflowInstance::restart_from`]. That the object cannot be reached is no error.
+    pub async fn restart(
+        &self,
+        instance: &WorkflowInstance,
+        from: Option<RestartFrom>,
+    ) -> Result<(), WorkflowError> {
+        let log = ObjectFactLog::new(self.clone(), instance.id());
+        // The run that ends is known before the next one can begin by itself.
+        let session = log.session(false).await;
+        let now = WorkersRuntime.now();
+        match from {
+            None => instance.restart().await?,
+            Some(step) => instance.restart_from(step).await?,
+        }
+        let told = async {
+            let session = session.map_err(|error| message(&error))?;
+            let started = workflow_started(&self.workflow_name, now);
+            let started = started.map_err(|error| error.to_string())?;
+            log.append(run_of(&session) + 1, &[started]).await
+        };
+        if let Err(error) = told.await {
+            worker::console_warn!("ssetarget: viewers are not told of a restart: {error}");
+        }
+        log.release();
+        Ok(())
+    }
+
     /// Terminates an instance and tells its viewers: the run has `failed`, and streams end.
     /// [`WorkflowInstance::terminate`] alone tells nobody, since the workflow's code does not run
     /// any more; [`with_workflow`](Self::with_workflow) makes up for that, and for instances that
@@ -93,8 +129,12 @@ impl WorkflowEventsNamespace {
     ///
     /// # Errors
     /// As [`WorkflowInstance::terminate`]. That the object cannot be reached is no error.
-    pub async fn terminate(&self, instance: &WorkflowInstance) -> Result<(), WorkflowError> {
-        instance.terminate().await?;
+    pub async fn terminate(
+        &self,
+        instance: &WorkflowInstance,
+        options: TerminateOptions,
+    ) -> Result<(), WorkflowError> {
+        instance.terminate_with(options).await?;
         let ended = workflow_ended(&self.workflow_name, Err(TERMINATED), WorkersRuntime.now());
         if let Err(error) = self.tell(&instance.id(), ended).await {
             worker::console_warn!("ssetarget: viewers are not told of a termination: {error}");

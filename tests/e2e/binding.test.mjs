@@ -93,7 +93,7 @@ describe("an instance", () => {
     await viewer.until(({ json: task }) => task.kind === "waitForEvent");
     await run.act("terminate"); // its code does not run again, so viewers are not told
     assert.equal((await run.ended()).state, "terminated");
-    assert.equal((await refused(run.act("terminate"))).kind, "Other");
+    assert.equal((await refused(run.act("terminate"))).kind, "CannotTerminate");
     // Until somebody asks: then all of them are.
     const late = await run.readAll();
     assert.deepEqual(lines(late), [
@@ -119,6 +119,29 @@ describe("an instance", () => {
     await run.ended();
     const again = await run.open({ lastEventId: 5 });
     assert.deepEqual(lines(await again.rest()).at(-1), "12 completed alpha-1.workflow");
+  });
+
+  test("tells its viewers when it is restarted with its events, before a step shows it", async () => {
+    const run = await start(server, [{ sleep: { name: "s", ms: 100 } }, { wait: { name: "w", type: "go" } }]);
+    const viewer = await run.open();
+    await viewer.until(({ json: task }) => task.kind === "waitForEvent");
+    await run.act("again");
+    await viewer.until("restarted");
+    await viewer.until(({ type, json: task }) => type === "started" && task.kind === "waitForEvent");
+    await run.event("go", 1);
+    assert.deepEqual(lines(await viewer.rest()), [
+      "1 started alpha-1.workflow",
+      "2 started s-1.sleep",
+      "3 completed s-1.sleep",
+      "4 started w-1.waitForEvent",
+      "5 restarted",
+      "6 started alpha-1.workflow",
+      "7 started s-1.sleep",
+      "8 completed s-1.sleep",
+      "9 started w-1.waitForEvent",
+      "10 completed w-1.waitForEvent",
+      "11 completed alpha-1.workflow",
+    ]);
   });
 
   test("gets an event that is sent before it waits, and only one of its type", async () => {

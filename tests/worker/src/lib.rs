@@ -2,7 +2,8 @@
 //!
 //! - `POST /<workflow>` with `{id?, params?}` creates an instance
 //! - `GET /<workflow>/<id>/status`
-//! - `POST /<workflow>/<id>/pause`, `/resume`, `/restart`, `/terminate`, `/end`, `/event`
+//! - `POST /<workflow>/<id>/pause`, `/resume`, `/restart`, `/terminate`, `/event`
+//! - `POST /<workflow>/<id>/end`, `/again` terminate and restart it, and tell its viewers
 //! - `/<workflow>/<id>/sse` is the library's, whatever the method is
 //! - `GET /<workflow>/<id>/platform` is the platform's own log, once the run has ended
 //! - `POST /<workflow>/<id>/rpc/<method>` calls a method of the `WorkflowEvents` object
@@ -21,8 +22,8 @@ use js_sys::{Array, Function, JSON, Promise, Reflect};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use ssetarget::cloudflare::{
-    CreateOptions, Workflow, WorkflowError, WorkflowErrorKind, WorkflowEventsConfig,
-    WorkflowEventsNamespace, serve_sse,
+    CreateOptions, TerminateOptions, Workflow, WorkflowError, WorkflowErrorKind,
+    WorkflowEventsConfig, WorkflowEventsNamespace, serve_sse,
 };
 use wasm_bindgen::{JsCast, JsValue};
 use worker::wasm_bindgen_futures::JsFuture;
@@ -60,7 +61,13 @@ async fn fetch(mut request: Request, env: Env, _context: Context) -> Result<Resp
         ([name, id, "end"], Method::Post) => {
             let events = workflows::events(&env, name)?;
             let instance = workflows::workflow(&env, name)?.get(id).await?;
-            events.terminate(&instance).await?;
+            events.terminate(&instance, TerminateOptions::new()).await?;
+            Response::ok("{}")
+        }
+        ([name, id, "again"], Method::Post) => {
+            let events = workflows::events(&env, name)?;
+            let instance = workflows::workflow(&env, name)?.get(id).await?;
+            events.restart(&instance, None).await?;
             Response::ok("{}")
         }
         _ => Response::error("there is nothing here", 404),
