@@ -9,13 +9,19 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 use std::collections::HashSet;
+use std::convert::Infallible;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::SystemTime;
 
+use futures_util::StreamExt;
 use shuttle::future::block_on;
 use shuttle::thread;
 use ssetarget::store::Bell;
 use ssetarget::{
-    Appended, Batch, Cursor, EventStore, MemoryEventStore, NewEvent, PageLimit, SseTarget,
+    Appended, Batch, Cursor, EventId, EventStore, MemoryEventStore, NewEvent, NullEventStore, Page,
+    PageLimit, SseTarget, Stored, StoredEvent,
 };
 
 type Target = SseTarget<NewEvent, MemoryEventStore>;
@@ -78,7 +84,7 @@ fn a_viewer_that_leaves_and_resumes_misses_nothing() {
                 block_on(async {
                     let mut seen = view(&target, Cursor::Beginning, pages_of(1), 2).await;
                     let (last, _) = *seen.last().unwrap();
-                    let cursor = Cursor::After(ssetarget::EventId::new(last).unwrap());
+                    let cursor = Cursor::After(EventId::new(last).unwrap());
                     seen.extend(view(&target, cursor, pages_of(2), usize::MAX).await);
                     assert_eq!(ids(&seen), [1, 2, 3, 4, 5]);
                 });
@@ -157,6 +163,166 @@ fn a_bell_wakes_whoever_listened_before_it_rang() {
     });
 }
 
+/// Whoever is too slow for what is kept is told so, each time, and is woken for what comes next.
+#[test]
+fn a_viewer_that_falls_behind_is_told() {
+    static RESETS: AtomicUsize = AtomicUsize::new(0);
+    fn check<S: EventStore + 'static>(store: S) {
+        let target: SseTarget<NewEvent, S> = SseTarget::new(store);
+        // Before the first event, so that it misses none without being told.
+        let viewer = block_on(target.subscribe(Cursor::Latest)).unwrap();
+        let mut viewer = viewer.with_page_limit(pages_of(2));
+        let viewer = thread::spawn(move || {
+            block_on(async {
+                let mut last = 0;
+                while let Some(batch) = viewer.next().await.unwrap() {
+                    match batch {
+                        Batch::Reset(reset) => {
+                            assert_eq!(reset.requested.map_or(0, EventId::get), last);
+                            RESETS.fetch_add(1, Ordering::Relaxed);
+                            // What is before the oldest is gone; what follows comes, or another reset.
+                            last = reset.oldest.unwrap().get() - 1;
+                        }
+                        Batch::Events(events) => {
+                            for event in events {
+                                assert_eq!(event.id.get(), last + 1, "in silence");
+                                last += 1;
+                            }
+                        }
+                    }
+                }
+                assert_eq!(last, 5);
+            });
+        });
+        let appenders = [["a", "b"], ["c", "d"]].map(|data| {
+            let target = target.clone();
+            thread::spawn(move || {
+                for data in data {
+                    append(&target, &[data.to_owned()]);
+                }
+            })
+        });
+        for appender in appenders {
+            appender.join().unwrap();
+        }
+        end(&target);
+        viewer.join().unwrap();
+    }
+    explore(|| check(MemoryEventStore::new().max_events(2)));
+    assert!(RESETS.swap(0, Ordering::Relaxed) > 0, "it never happened");
+    explore(|| check(NullEventStore::new().ring_size(2)));
+    assert!(RESETS.swap(0, Ordering::Relaxed) > 0, "it never happened");
+}
+
+/// A fold in the middle of appends gives a state that is true at its cursor, and from there on
+/// everything else comes.
+#[test]
+fn a_fold_and_what_follows_it_are_the_whole_log() {
+    explore(|| {
+        let target = Target::new(MemoryEventStore::new());
+        let reader = {
+            let target = target.typed::<StoredEvent>();
+            thread::spawn(move || {
+                block_on(async {
+                    let push = |seen: &mut Vec<_>, event: Stored<StoredEvent>| seen.push(event.id);
+                    let mut folded = target
+                        .fold(Cursor::Beginning, Vec::new(), push)
+                        .await
+                        .unwrap();
+                    let position = match folded.cursor {
+                        Cursor::After(id) => id.get(),
+                        _ => 0,
+                    };
+                    assert_eq!(folded.state.len() as u64, position);
+                    let mut both = folded.state.clone();
+                    let mut rest = pin!(target.events(folded.cursor).await.unwrap());
+                    while let Some(event) = rest.next().await {
+                        both.push(event.unwrap().id);
+                    }
+                    while folded.advance().await.unwrap() {}
+                    let all: Vec<_> = (1..=5).filter_map(EventId::new).collect();
+                    assert_eq!((&both, &folded.state), (&all, &all));
+                });
+            })
+        };
+        let appender = {
+            let target = target.clone();
+            thread::spawn(move || append(&target, &["a", "b"].map(str::to_owned)))
+        };
+        append(&target, &["c", "d"].map(str::to_owned));
+        appender.join().unwrap();
+        end(&target);
+        reader.join().unwrap();
+    });
+}
+
+/// The proof that the checker would notice: a store that looks at the log before it listens to the
+/// bell, and not again after, loses a wake-up, and is caught.
+#[test]
+fn a_store_that_does_not_look_again_is_caught() {
+    fn check(looks_again: bool) {
+        let store = Belled {
+            log: MemoryEventStore::new(),
+            bell: Bell::new(),
+            looks_again,
+        };
+        let target: SseTarget<NewEvent, _> = SseTarget::new(store);
+        let viewer = {
+            let target = target.clone();
+            thread::spawn(move || {
+                block_on(async {
+                    let mut viewer = target.subscribe(Cursor::Beginning).await.unwrap();
+                    while viewer.next().await.unwrap().is_some() {}
+                });
+            })
+        };
+        end(&target);
+        viewer.join().unwrap();
+    }
+    explore(|| check(true));
+    let caught = std::panic::catch_unwind(|| explore(|| check(false))).unwrap_err();
+    let message = caught.downcast_ref::<String>().unwrap();
+    assert!(message.contains("deadlock"), "{message}");
+}
+
+/// A log with a bell of its own, which is heard by the rule or not.
+struct Belled {
+    log: MemoryEventStore,
+    bell: Bell,
+    looks_again: bool,
+}
+
+impl EventStore for Belled {
+    type Error = Infallible;
+
+    async fn append(&self, batch: Vec<NewEvent>) -> Result<Vec<Appended>, Infallible> {
+        let outcomes = self.log.append(batch).await;
+        self.bell.ring();
+        outcomes
+    }
+
+    async fn read(&self, after: Option<EventId>, limit: PageLimit) -> Result<Page, Infallible> {
+        self.log.read(after, limit).await
+    }
+
+    async fn changed(&self, after: Option<EventId>) -> Result<(), Infallible> {
+        let armed = self.bell.listen();
+        if self.read(None, pages_of(1)).await?.head != after {
+            return Ok(());
+        }
+        if self.looks_again {
+            armed.await;
+        } else {
+            self.bell.listen().await;
+        }
+        Ok(())
+    }
+
+    async fn before(&self, time: SystemTime) -> Result<Option<EventId>, Infallible> {
+        self.log.before(time).await
+    }
+}
+
 /// Random schedules find what happens often, PCT schedules what needs few but exact switches.
 fn explore(test: impl Fn() + Send + Sync + Copy + 'static) {
     shuttle::check_random(test, RANDOM);
@@ -187,12 +353,12 @@ async fn view(
     seen
 }
 
-fn append(target: &Target, data: &[String]) {
+fn append<S: EventStore>(target: &SseTarget<NewEvent, S>, data: &[String]) {
     let batch = data.iter().map(|data| event(data)).collect();
     block_on(target.dispatch_encoded(batch)).unwrap();
 }
 
-fn end(target: &Target) {
+fn end<S: EventStore>(target: &SseTarget<NewEvent, S>) {
     block_on(target.dispatch_encoded(vec![event("end").terminal()])).unwrap();
 }
 
