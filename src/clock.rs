@@ -4,6 +4,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+/// A clock that only goes forward, for deadlines. `std`'s own panics in WebAssembly.
+#[cfg(all(feature = "redis", not(target_family = "wasm")))]
+pub(crate) use std::time::Instant;
+#[cfg(all(feature = "redis", target_family = "wasm"))]
+pub(crate) use web_time::Instant;
+
 /// Where a store has its time from: the machine, unless told otherwise.
 #[derive(Clone)]
 pub(crate) struct Clock(Arc<dyn Fn() -> SystemTime + Send + Sync>);

@@ -32,6 +32,7 @@
 //! | `cloudflare` | no | the `cloudflare` module, on wasm targets |
 //! | `contract` | no | `store::contract`, the suite for a store of your own |
 //! | `http` | no | the `http` module: responses for hyper, tower and their like |
+//! | `redis` | no | `store::redis`: logs in Redis, over tokio or, with `cloudflare`, in Workers |
 //!
 //! # Any server
 //!
@@ -83,6 +84,8 @@ pub use body::{HEARTBEAT_INTERVAL, body, frames, keep_alive};
 pub use event::{Cursor, Event, EventId, InvalidEvent, InvalidEventId, NewEvent, StoredEvent};
 pub use listen::{DecodeError, DecodeEvent, Folded, ListenError, Stored};
 pub use refusal::Refusal;
+#[cfg(feature = "redis")]
+pub use store::redis::{RedisClient, RedisEventStore};
 pub use store::{
     Appended, EventStore, MemoryEventStore, NullEventStore, Page, PageLimit, SqliteEventStore,
 };

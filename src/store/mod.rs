@@ -11,6 +11,8 @@ mod bell;
 pub mod contract;
 mod memory;
 mod null;
+#[cfg(feature = "redis")]
+pub mod redis;
 mod sqlite;
 
 pub use bell::{Bell, Listener};

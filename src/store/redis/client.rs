@@ -1,0 +1,253 @@
+//! The connection of a process, for all of its logs.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_channel::{mpsc, oneshot};
+use redis::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::driver::{Call, Driver, Message};
+use super::error::{RedisError, RedisErrorKind};
+use super::protocol::pack;
+use super::script::Script;
+use super::server::RedisServer;
+use super::watch::{Watch, Watches};
+use crate::sync::{MaybeSend, MaybeSync};
+
+/// One connection to a Redis server, for any number of [logs](super::RedisEventStore) and viewers.
+/// Clones are the same connection.
+///
+/// It is opened when it is first needed, and again when it was lost, with growing pauses of up to a
+/// second in between. Commands of all logs go over it without waiting for each other, and the
+/// server announces changes on it.
+///
+/// What happens when it is lost:
+///
+/// - Streams stay open. Their viewers get heartbeats, and what they missed once it is back.
+/// - Reads are sent again, and so are appends whose events all have keys. Other appends that were
+///   under way fail with [`RedisErrorKind::Lost`].
+/// - All wait up to [`RedisConfig::patience`] for it to come back, then fail with
+///   [`RedisErrorKind::Unreachable`]. Where there never was a connection, they fail at once.
+#[derive(Clone)]
+pub struct RedisClient {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    server: RedisServer,
+    messages: mpsc::UnboundedSender<Message>,
+    watches: Arc<Watches>,
+    /// What makes this client's tokens differ from those of others.
+    random: u64,
+    appends: AtomicU64,
+}
+
+/// How a [`RedisClient`] behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RedisConfig {
+    /// How long an answer may take. Then the connection is taken for dead. Default: 5 seconds.
+    pub timeout: Duration,
+    /// How long calls wait for a lost connection to come back before they fail. Default: 3 seconds.
+    pub patience: Duration,
+    /// How often the heads of watched logs are looked at, for what nothing announces: a log that is
+    /// deleted or expires, a connection that is dead. One small command for each log that is
+    /// watched, however many watch it. Default: 10 seconds.
+    pub check_interval: Duration,
+}
+
+impl RedisConfig {
+    /// With the defaults of the fields.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            timeout: Duration::from_secs(5),
+            patience: Duration::from_secs(3),
+            check_interval: Duration::from_secs(10),
+        }
+    }
+
+    /// With another [`timeout`](Self::timeout).
+    #[must_use]
+    pub const fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// With another [`patience`](Self::patience).
+    #[must_use]
+    pub const fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// With another [`check_interval`](Self::check_interval).
+    #[must_use]
+    pub const fn check_interval(mut self, check_interval: Duration) -> Self {
+        self.check_interval = check_interval;
+        self
+    }
+}
+
+impl Default for RedisConfig {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// What a client needs of the platform. There is one for tokio and one for Workers; write your own
+/// for another runtime, or for another way to the server.
+pub trait RedisTransport: MaybeSend + MaybeSync + 'static {
+    /// An open connection, TLS included. It is closed by dropping it.
+    type Connection: AsyncRead + AsyncWrite + Unpin + MaybeSend + 'static;
+
+    /// Opens a connection. Says nothing on it: that is the client's.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    fn connect(
+        &self,
+        server: &RedisServer,
+    ) -> impl Future<Output = io::Result<Self::Connection>> + MaybeSend;
+
+    /// Resolves after so long.
+    fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + MaybeSend;
+
+    /// Runs a task to its end, which comes when the client is dropped.
+    ///
+    /// # Errors
+    /// When there is nothing to run it.
+    fn spawn(&self, task: impl Future<Output = ()> + MaybeSend + 'static) -> io::Result<()>;
+
+    /// A number that no other client has.
+    fn random(&self) -> u64;
+}
+
+impl RedisClient {
+    /// A client over a transport of your own.
+    ///
+    /// # Errors
+    /// [`RedisErrorKind::Config`] for a URL that [`RedisServer::parse`] refuses, and where the
+    /// transport cannot spawn a task. Whether the server can be reached shows later.
+    pub fn over(
+        transport: impl RedisTransport,
+        url: &str,
+        config: RedisConfig,
+    ) -> Result<Self, RedisError> {
+        let server = RedisServer::parse(url)?;
+        let (sender, messages) = mpsc::unbounded();
+        let shared = Shared {
+            server: server.clone(),
+            messages: sender,
+            watches: Arc::default(),
+            random: transport.random(),
+            appends: AtomicU64::new(0),
+        };
+        let transport = Arc::new(transport);
+        let driver = Driver::new(
+            Arc::clone(&transport),
+            server,
+            config,
+            Arc::clone(&shared.watches),
+            messages,
+        );
+        transport
+            .spawn(driver.run())
+            .map_err(|error| RedisError::io(RedisErrorKind::Config, error))?;
+        Ok(Self {
+            shared: Arc::new(shared),
+        })
+    }
+
+    /// Runs a script on the keys of a log.
+    pub(super) async fn run(
+        &self,
+        script: &Script,
+        keys: [&str; 3],
+        args: &[&[u8]],
+        repeatable: bool,
+    ) -> Result<Value, RedisError> {
+        let call = async |name: &[u8], body: &[u8]| {
+            let keys = keys.map(str::as_bytes);
+            let mut words = vec![name, body, b"3"];
+            words.extend(keys);
+            words.extend(args);
+            self.call(&words, repeatable).await
+        };
+        match call(b"EVALSHA", script.hash.as_bytes()).await {
+            Err(error) if error.code() == Some("NOSCRIPT") => {
+                call(b"EVAL", script.source.as_bytes()).await
+            }
+            answer => answer,
+        }
+    }
+
+    pub(super) async fn call(
+        &self,
+        words: &[&[u8]],
+        repeatable: bool,
+    ) -> Result<Value, RedisError> {
+        let (answer, received) = oneshot::channel();
+        self.send(Message::Call(Call {
+            command: pack(words),
+            repeatable,
+            answer,
+            tries: 0,
+        }));
+        let ended = || RedisError::new(RedisErrorKind::Lost, "its task has ended");
+        received.await.unwrap_or_else(|_| Err(ended()))
+    }
+
+    /// What tells an append from every other one.
+    pub(super) fn token(&self) -> String {
+        let number = self.shared.appends.fetch_add(1, Ordering::Relaxed);
+        format!("{:x}.{number:x}", self.shared.random)
+    }
+
+    /// Has the server announce changes of a log, for as long as the result lives.
+    pub(super) fn watch(&self, channel: &Arc<str>, meta: &Arc<str>) -> Watching {
+        let (watch, is_first) = self.shared.watches.enter(channel, meta);
+        if is_first {
+            self.send(Message::Watch(Arc::clone(channel)));
+        }
+        Watching {
+            client: self.clone(),
+            watch,
+        }
+    }
+
+    fn send(&self, message: Message) {
+        // Fails when the runtime that ran the task is gone, which drops the message and so tells
+        // whoever waits for an answer.
+        let _ = self.shared.messages.unbounded_send(message);
+    }
+}
+
+impl fmt::Debug for RedisClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisClient")
+            .field("server", &self.shared.server)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Somebody's part in a [`Watch`].
+#[derive(Debug)]
+pub(super) struct Watching {
+    client: RedisClient,
+    pub(super) watch: Arc<Watch>,
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        if self.client.shared.watches.leave(&self.watch) {
+            let channel = Arc::clone(&self.watch.channel);
+            self.client.send(Message::Unwatch(channel));
+        }
+    }
+}

@@ -1,0 +1,469 @@
+//! The task behind a client: one connection, which it opens, uses for everybody and replaces.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_channel::{mpsc, oneshot};
+use futures_util::StreamExt;
+use futures_util::future::{Either, select};
+use redis::{PushKind, Value};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::client::{RedisConfig, RedisTransport};
+use super::error::{RedisError, RedisErrorKind};
+use super::head;
+use super::protocol::{Replies, pack};
+use super::server::RedisServer;
+use super::watch::{Watch, Watches};
+use crate::clock::Instant;
+
+/// The pause before connecting again: it doubles from the first to the second.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(25), Duration::from_secs(1));
+/// How often a command is sent at most, where that does no harm.
+const TRIES: u8 = 10;
+/// Commands wait in the channel while so many bytes are not written or so many answers are due.
+const ROOM: (usize, usize) = (256 * 1024, 4096);
+
+/// What a client asks its driver to do.
+pub(super) enum Message {
+    Call(Call),
+    /// Somebody began to watch this channel.
+    Watch(Arc<str>),
+    /// Nobody watches it any more.
+    Unwatch(Arc<str>),
+}
+
+/// A command and who waits for its answer.
+pub(super) struct Call {
+    pub(super) command: Vec<u8>,
+    /// Whether executing it twice is as good as once.
+    pub(super) repeatable: bool,
+    pub(super) answer: oneshot::Sender<Result<Value, RedisError>>,
+    pub(super) tries: u8,
+}
+
+pub(super) struct Driver<T> {
+    transport: Arc<T>,
+    server: RedisServer,
+    config: RedisConfig,
+    watches: Arc<Watches>,
+    messages: mpsc::UnboundedReceiver<Message>,
+    /// Calls to be sent when there is a connection.
+    queue: VecDeque<Call>,
+    /// When the connection was lost that there was.
+    lost: Option<Instant>,
+}
+
+impl<T: RedisTransport> Driver<T> {
+    pub(super) fn new(
+        transport: Arc<T>,
+        server: RedisServer,
+        config: RedisConfig,
+        watches: Arc<Watches>,
+        messages: mpsc::UnboundedReceiver<Message>,
+    ) -> Self {
+        Self {
+            transport,
+            server,
+            config,
+            watches,
+            messages,
+            queue: VecDeque::new(),
+            lost: None,
+        }
+    }
+
+    /// Runs until the client is gone.
+    pub(super) async fn run(mut self) {
+        let mut pause = PAUSES.0;
+        while self.is_wanted().await {
+            match self.connect().await {
+                Ok(mut connection) => {
+                    pause = PAUSES.0;
+                    let Err(error) = self.serve(&mut connection).await else {
+                        return;
+                    };
+                    self.lost = Some(Instant::now());
+                    for watch in self.watches.all() {
+                        watch.disconnect();
+                    }
+                    connection.salvage(&error, &mut self.queue, self.config.timeout);
+                }
+                Err(error) => {
+                    let patience = self.config.patience;
+                    if self.lost.is_none_or(|lost| lost.elapsed() >= patience) {
+                        for call in self.queue.drain(..) {
+                            call.answer(Err(error.clone()));
+                        }
+                    }
+                    self.transport.sleep(pause).await;
+                    pause = (pause * 2).min(PAUSES.1);
+                }
+            }
+        }
+    }
+
+    /// Resolves once a connection is of use, to false when there is no client any more.
+    async fn is_wanted(&mut self) -> bool {
+        // Those who gave up while there was no connection are not to keep it trying.
+        self.queue.retain(|call| !call.answer.is_canceled());
+        while self.queue.is_empty() && self.watches.all().is_empty() {
+            match self.messages.next().await {
+                Some(Message::Call(call)) => self.queue.push_back(call),
+                Some(Message::Watch(_) | Message::Unwatch(_)) => {}
+                None => return false,
+            }
+        }
+        true
+    }
+
+    async fn connect(&mut self) -> Result<Connection<T::Connection>, RedisError> {
+        let greeting = self.server.greeting();
+        let opening = pin!(async {
+            let stream = self.transport.connect(&self.server).await;
+            let stream =
+                stream.map_err(|error| RedisError::io(RedisErrorKind::Unreachable, error))?;
+            let mut connection = Connection::new(stream);
+            for command in greeting {
+                connection.send(&command, Due::Greeting);
+            }
+            poll_fn(|context| connection.poll_greeting(context)).await?;
+            Ok(connection)
+        });
+        match select(opening, pin!(self.transport.sleep(self.config.timeout))).await {
+            // Whatever went wrong, no call was sent.
+            Either::Left((opened, _)) => opened.map_err(|error: RedisError| match error.kind() {
+                RedisErrorKind::Lost => error.of_kind(RedisErrorKind::Unreachable),
+                _ => error,
+            }),
+            Either::Right(_) => Err(RedisError::new(
+                RedisErrorKind::Unreachable,
+                "it did not answer in time",
+            )),
+        }
+    }
+
+    /// Sends and receives until the client is gone, or the connection, which is the error.
+    async fn serve(
+        &mut self,
+        connection: &mut Connection<T::Connection>,
+    ) -> Result<(), RedisError> {
+        for watch in self.watches.all() {
+            connection.subscribe(&watch.channel);
+        }
+        for call in self.queue.drain(..) {
+            connection.call(call);
+        }
+        let (transport, config) = (&self.transport, self.config);
+        let mut next_check = Instant::now() + config.check_interval;
+        let mut due = next_check;
+        let mut timer = pin!(transport.sleep(config.check_interval));
+        let (messages, watches) = (&mut self.messages, &self.watches);
+        poll_fn(|context| {
+            loop {
+                while connection.has_room() {
+                    match messages.poll_next_unpin(context) {
+                        Poll::Ready(Some(message)) => connection.take(message, watches),
+                        Poll::Ready(None) => return Poll::Ready(Ok(())),
+                        Poll::Pending => break,
+                    }
+                }
+                connection.poll_write(context)?;
+                if connection.poll_read(context, watches)? {
+                    // What was read may have made room for more.
+                    continue;
+                }
+                let wanted = connection
+                    .overdue(config.timeout)
+                    .map_or(next_check, |overdue| overdue.min(next_check));
+                if wanted < due {
+                    due = wanted;
+                    timer.set(transport.sleep(due.saturating_duration_since(Instant::now())));
+                }
+                if timer.as_mut().poll(context).is_pending() {
+                    return Poll::Pending;
+                }
+                let now = Instant::now();
+                if connection
+                    .overdue(config.timeout)
+                    .is_some_and(|overdue| overdue <= now)
+                {
+                    return Poll::Ready(Err(RedisError::new(RedisErrorKind::TimedOut, "")));
+                }
+                if next_check <= now {
+                    next_check = now + config.check_interval;
+                    for watch in watches.all() {
+                        connection.check(watch);
+                    }
+                }
+                due = next_check;
+                timer.set(transport.sleep(due.saturating_duration_since(now)));
+            }
+        })
+        .await
+    }
+}
+
+impl Call {
+    fn answer(self, answer: Result<Value, RedisError>) {
+        // It may be that nobody waits any more.
+        let _ = self.answer.send(answer);
+    }
+}
+
+/// An open connection and everything that is under way on it.
+struct Connection<C> {
+    stream: C,
+    replies: Replies,
+    buffer: Box<[u8]>,
+    /// Bytes that are not written yet, from `written` on.
+    out: Vec<u8>,
+    written: usize,
+    /// How many bytes were ever put into `out`, and how many of them were written.
+    bytes_queued: u64,
+    bytes_written: u64,
+    /// What is to be answered, in this order.
+    due: VecDeque<Sent>,
+}
+
+struct Sent {
+    due: Due,
+    /// Where its bytes end, counted from the connection's beginning.
+    end: u64,
+    since: Instant,
+}
+
+/// What is done with an answer.
+enum Due {
+    Greeting,
+    Call(Call),
+    Subscribe(Arc<str>),
+    Unsubscribe,
+    Check(Arc<Watch>),
+}
+
+impl<C: AsyncRead + AsyncWrite + Unpin> Connection<C> {
+    fn new(stream: C) -> Self {
+        Self {
+            stream,
+            replies: Replies::default(),
+            buffer: vec![0; 64 * 1024].into(),
+            out: Vec::new(),
+            written: 0,
+            bytes_queued: 0,
+            bytes_written: 0,
+            due: VecDeque::new(),
+        }
+    }
+
+    fn send(&mut self, command: &[u8], due: Due) {
+        self.write(command);
+        self.expect(due);
+    }
+
+    fn write(&mut self, command: &[u8]) {
+        self.out.extend_from_slice(command);
+        self.bytes_queued += command.len() as u64;
+    }
+
+    fn expect(&mut self, due: Due) {
+        self.due.push_back(Sent {
+            due,
+            end: self.bytes_queued,
+            since: Instant::now(),
+        });
+    }
+
+    fn take(&mut self, message: Message, watches: &Watches) {
+        match message {
+            Message::Call(call) => self.call(call),
+            Message::Watch(channel) => self.subscribe(&channel),
+            // Somebody may have begun again meanwhile.
+            Message::Unwatch(channel) if watches.get(&channel).is_none() => {
+                let command = pack(&[b"UNSUBSCRIBE", channel.as_bytes()]);
+                self.send(&command, Due::Unsubscribe);
+            }
+            Message::Unwatch(_) => {}
+        }
+    }
+
+    fn call(&mut self, mut call: Call) {
+        if call.answer.is_canceled() {
+            return;
+        }
+        call.tries += 1;
+        self.write(&call.command);
+        // The command stays with it, for another connection.
+        self.expect(Due::Call(call));
+    }
+
+    fn subscribe(&mut self, channel: &Arc<str>) {
+        let command = pack(&[b"SUBSCRIBE", channel.as_bytes()]);
+        self.send(&command, Due::Subscribe(Arc::clone(channel)));
+    }
+
+    /// Asks for a head. A log may change without an announcement when it is deleted or expires, and
+    /// an answer that does not come shows that the connection is dead.
+    fn check(&mut self, watch: Arc<Watch>) {
+        let command = pack(&[b"HGET", watch.meta.as_bytes(), b"head"]);
+        self.send(&command, Due::Check(watch));
+    }
+
+    fn has_room(&self) -> bool {
+        self.out.len() - self.written < ROOM.0 && self.due.len() < ROOM.1
+    }
+
+    /// When the oldest answer that is due should have come.
+    fn overdue(&self, timeout: Duration) -> Option<Instant> {
+        self.due.front().map(|sent| sent.since + timeout)
+    }
+
+    fn poll_write(&mut self, context: &mut Context<'_>) -> Result<(), RedisError> {
+        while self.written < self.out.len() {
+            let rest = &self.out[self.written..];
+            match Pin::new(&mut self.stream).poll_write(context, rest) {
+                Poll::Ready(Ok(0)) => return Err(RedisError::new(RedisErrorKind::Lost, "")),
+                Poll::Ready(Ok(bytes)) => {
+                    self.written += bytes;
+                    self.bytes_written += bytes as u64;
+                }
+                Poll::Ready(Err(error)) => return Err(lost(error)),
+                Poll::Pending => return Ok(()),
+            }
+        }
+        self.out.clear();
+        self.written = 0;
+        match Pin::new(&mut self.stream).poll_flush(context) {
+            Poll::Ready(Err(error)) => Err(lost(error)),
+            Poll::Ready(Ok(())) | Poll::Pending => Ok(()),
+        }
+    }
+
+    /// Reads once, and says whether there was anything.
+    fn poll_read(
+        &mut self,
+        context: &mut Context<'_>,
+        watches: &Watches,
+    ) -> Result<bool, RedisError> {
+        let mut buffer = ReadBuf::new(&mut self.buffer);
+        match Pin::new(&mut self.stream).poll_read(context, &mut buffer) {
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(error)) => return Err(lost(error)),
+            Poll::Pending => return Ok(false),
+        }
+        let bytes = buffer.filled();
+        if bytes.is_empty() {
+            return Err(RedisError::new(RedisErrorKind::Lost, ""));
+        }
+        let due = &mut self.due;
+        self.replies
+            .feed(bytes, |reply| settle(due, reply, watches))?;
+        Ok(true)
+    }
+
+    fn poll_greeting(&mut self, context: &mut Context<'_>) -> Poll<Result<(), RedisError>> {
+        let nobody = Watches::default();
+        while !self.due.is_empty() {
+            self.poll_write(context)?;
+            if !self.poll_read(context, &nobody)? {
+                return Poll::Pending;
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Puts the calls back into the queue that were not sent, or may be sent again; answers the others.
+    fn salvage(self, error: &RedisError, queue: &mut VecDeque<Call>, timeout: Duration) {
+        let now = Instant::now();
+        for sent in self.due.into_iter().rev() {
+            let Due::Call(call) = sent.due else { continue };
+            let expired = now.saturating_duration_since(sent.since) >= timeout;
+            let again = call.repeatable && call.tries < TRIES && error.is_transient();
+            // A command that is not there whole is not executed.
+            if sent.end > self.bytes_written || (again && !expired) {
+                queue.push_front(call);
+            } else if error.kind() == RedisErrorKind::TimedOut && !expired {
+                call.answer(Err(error.clone().of_kind(RedisErrorKind::Lost)));
+            } else {
+                call.answer(Err(error.clone()));
+            }
+        }
+    }
+}
+
+/// Gives a reply to whom it is due.
+///
+/// # Errors
+/// When the connection is of no further use.
+fn settle(due: &mut VecDeque<Sent>, reply: Value, watches: &Watches) -> Result<(), RedisError> {
+    if let Value::Push { kind, data } = &reply {
+        match kind {
+            PushKind::Message => {
+                if let Some(watch) = data
+                    .first()
+                    .and_then(text)
+                    .and_then(|name| watches.get(name))
+                {
+                    watch.ring();
+                }
+                return Ok(());
+            }
+            // These are answers.
+            PushKind::Subscribe | PushKind::Unsubscribe => {}
+            _ => return Ok(()),
+        }
+    }
+    let Some(sent) = due.pop_front() else {
+        return Err(RedisError::unexpected("an answer to no question"));
+    };
+    let answer = match reply {
+        Value::ServerError(error) => Err(RedisError::new(
+            RedisErrorKind::Refused,
+            format!("{} {}", error.code(), error.details().unwrap_or_default()),
+        )),
+        reply => Ok(reply),
+    };
+    match sent.due {
+        Due::Greeting => answer.map(drop),
+        Due::Call(call) => {
+            // This server was a master and is none any more: look for the new one.
+            let demoted = answer
+                .as_ref()
+                .is_err_and(|error| error.code() == Some("READONLY"));
+            call.answer(answer);
+            if demoted {
+                return Err(RedisError::new(RedisErrorKind::Lost, ""));
+            }
+            Ok(())
+        }
+        Due::Subscribe(channel) => {
+            if let Some(watch) = watches.get(&channel) {
+                watch.subscribe(answer.map(drop));
+            }
+            Ok(())
+        }
+        Due::Unsubscribe => Ok(()),
+        Due::Check(watch) => {
+            if let Ok(head) = answer.and_then(|reply| head(&reply)) {
+                watch.check(head);
+            }
+            Ok(())
+        }
+    }
+}
+
+fn lost(error: std::io::Error) -> RedisError {
+    RedisError::io(RedisErrorKind::Lost, error)
+}
+
+fn text(value: &Value) -> Option<&str> {
+    match value {
+        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
+        Value::SimpleString(text) => Some(text),
+        _ => None,
+    }
+}

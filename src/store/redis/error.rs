@@ -1,0 +1,135 @@
+//! What can go wrong with Redis.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+/// Why a call to Redis failed, shaped around what the caller can do: see
+/// [`may_have_been_stored`](Self::may_have_been_stored) and [`is_transient`](Self::is_transient).
+#[derive(Clone, Debug)]
+pub struct RedisError {
+    kind: RedisErrorKind,
+    /// What the server or this crate says about it. Empty if the source says it all.
+    detail: String,
+    source: Option<Arc<io::Error>>,
+}
+
+/// The kinds of a [`RedisError`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RedisErrorKind {
+    /// The URL or a name in it cannot be used.
+    Config,
+    /// There is no connection and none could be made: nothing was sent.
+    Unreachable,
+    /// The connection broke after the command was sent and before its answer came.
+    Lost,
+    /// The answer did not come within the [timeout](super::RedisConfig::timeout).
+    TimedOut,
+    /// The server answered with an error: see [`RedisError::code`].
+    Refused,
+    /// The server's answer is not what this store writes: another program wrote to its keys, or
+    /// the server does not speak RESP3.
+    Unexpected,
+}
+
+impl RedisError {
+    pub(super) fn new(kind: RedisErrorKind, detail: impl Into<String>) -> Self {
+        Self {
+            kind,
+            detail: detail.into(),
+            source: None,
+        }
+    }
+
+    pub(super) fn io(kind: RedisErrorKind, error: io::Error) -> Self {
+        Self {
+            kind,
+            detail: String::new(),
+            source: Some(Arc::new(error)),
+        }
+    }
+
+    pub(super) fn unexpected(detail: impl Into<String>) -> Self {
+        Self::new(RedisErrorKind::Unexpected, detail)
+    }
+
+    /// The same, of another kind.
+    pub(super) fn of_kind(mut self, kind: RedisErrorKind) -> Self {
+        self.kind = kind;
+        self
+    }
+
+    /// What kind of error it is.
+    #[must_use]
+    pub fn kind(&self) -> RedisErrorKind {
+        self.kind
+    }
+
+    /// Whether an append that failed with this may have been stored nevertheless. If not, none of
+    /// its batch was.
+    #[must_use]
+    pub fn may_have_been_stored(&self) -> bool {
+        use RedisErrorKind::{Lost, TimedOut, Unexpected};
+        matches!(self.kind, Lost | TimedOut | Unexpected)
+    }
+
+    /// Whether the same call may succeed later without anybody changing the configuration.
+    ///
+    /// Appending again is harmless for events with keys; others may then be there twice, if
+    /// [`may_have_been_stored`](Self::may_have_been_stored).
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self.kind {
+            RedisErrorKind::Unreachable | RedisErrorKind::Lost | RedisErrorKind::TimedOut => true,
+            RedisErrorKind::Refused => self.code().is_some_and(|code| TRANSIENT.contains(&code)),
+            RedisErrorKind::Config | RedisErrorKind::Unexpected => false,
+        }
+    }
+
+    /// The first word of the server's error, `OOM` for example, if it answered with one.
+    #[must_use]
+    pub fn code(&self) -> Option<&str> {
+        let refused = self.kind == RedisErrorKind::Refused;
+        refused.then(|| self.detail.split(' ').next().unwrap_or_default())
+    }
+}
+
+/// The codes of states that pass: loading, a failover, a full memory, a long script.
+const TRANSIENT: [&str; 10] = [
+    "BUSY",
+    "CLUSTERDOWN",
+    "LOADING",
+    "MASTERDOWN",
+    "MISCONF",
+    "NOREPLICAS",
+    "OOM",
+    "READONLY",
+    "TRYAGAIN",
+    "UNBLOCKED",
+];
+
+impl fmt::Display for RedisError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.kind {
+            RedisErrorKind::Config => "Redis is not configured right",
+            RedisErrorKind::Unreachable => "Redis cannot be reached",
+            RedisErrorKind::Lost => "the connection to Redis was lost before its answer came",
+            RedisErrorKind::TimedOut => "Redis did not answer in time",
+            RedisErrorKind::Refused => "Redis refused the command",
+            RedisErrorKind::Unexpected => "Redis answered something unexpected",
+        })?;
+        if self.detail.is_empty() {
+            return Ok(());
+        }
+        write!(f, ": {}", self.detail)
+    }
+}
+
+impl Error for RedisError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        let source = self.source.as_deref()?;
+        Some(source)
+    }
+}

@@ -1,0 +1,382 @@
+//! Logs in Redis, for servers that share them.
+//!
+//! A [`RedisClient`] is one connection, a [`RedisEventStore`] one log. Any number of processes and
+//! Workers may append to a log and follow it.
+//!
+//! ```no_run
+//! use ssetarget::store::redis::{RedisClient, RedisEventStore};
+//! use ssetarget::{Cursor, NewEvent, SseTarget};
+//!
+//! # async fn f() -> Result<(), Box<dyn std::error::Error>> {
+//! let client = RedisClient::new("redis://localhost")?; // one for the process
+//! let target: SseTarget<NewEvent, _> = SseTarget::new(RedisEventStore::new(&client, "orders/42"));
+//!
+//! target.dispatch_encoded(vec![NewEvent::new("paid", "{}")?.with_key("paid")?]).await?;
+//! let subscription = target.subscribe(Cursor::Beginning).await?;
+//! # Ok(()) }
+//! ```
+//!
+//! # Keys
+//!
+//! | key | type | what it has |
+//! |---|---|---|
+//! | `<prefix>{<name>}:events` | stream | an entry `<id>-<milliseconds>` for each event, with the fields `type` and `data`, `key` if it has one, `terminal` if it is |
+//! | `<prefix>{<name>}:log` | hash | the ends of the log, its newest time, the name of the server's history |
+//! | `<prefix>{<name>}:facts` | hash | the keys of events: see [`Event::key`](crate::Event::key) |
+//!
+//! All three are in one slot of a cluster, by their hash tag; the client itself follows no
+//! redirections. `%`, `{` and `}` in names are written as `%25`, `%7B` and `%7D`. Changes are
+//! announced on a channel with the name of the stream, so an ACL user needs the permissions
+//! `~<prefix>* &<prefix>* +eval +evalsha +hello +ping +select +subscribe +unsubscribe +publish
+//! +info +time +@stream +@hash +del +exists +pexpire +persist`.
+//!
+//! To delete a log, delete all three keys. Its clients are told with a `reset` within
+//! [`RedisConfig::check_interval`], or when something is appended. Evicting keys does the same, so
+//! set `maxmemory-policy` to `noeviction`: then a full memory refuses appends with `OOM`, and reads
+//! go on.
+//!
+//! # Guarantees
+//!
+//! - **Order, atomicity, facts.** A batch is one script: ids are assigned where it is stored, and no
+//!   reader sees an event before one with a smaller id. Ids are dense, but for the jumps below.
+//! - **Time** is the server's, and never decreases in a log, even if the server's clock is set back.
+//! - **Durability** is the server's: with `appendfsync always` what was appended survives a power
+//!   cut, with `everysec` all but the last second, and a failover loses what the replica did not
+//!   have yet. `WAIT` narrows that and does not end it; this store does not call it.
+//! - **No client goes deaf, and none skips an event unknowingly.** The ids of a log begin with the
+//!   time of its creation (4,096 for each millisecond since 2026), so those of a log that was
+//!   deleted, expired or flushed are all smaller than those of the next one of its name, and a
+//!   client that has one is told with a `reset`. After a restart or a failover of the server, by
+//!   which the newest events may be gone, the next append jumps to such a number again, and a client
+//!   whose last id is one of those that are gone is told. A client whose last event is still there
+//!   notices nothing. That holds unless clocks are set back, or differ between servers, by more than
+//!   the age of the log; and not on a server whose `INFO replication` has no `master_replid`.
+//! - **Appends that fail** say whether they may have been stored: see [`RedisError`]. A batch whose
+//!   events all have keys is sent again when the connection breaks, and is stored once.
+//!
+//! # Costs
+//!
+//! An append is one round trip, whatever the size of its batch, and so is a page. A viewer that is
+//! up to date costs nothing; when something is appended, each reads once. [`Cursor::Since`] is one
+//! round trip and looks at the logarithm of the log's length.
+//!
+//! Needs Redis 6.0 for RESP3, or what is compatible; tested with 7.0.
+//!
+//! [`Cursor::Since`]: crate::Cursor::Since
+
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
+
+use redis::Value;
+
+use super::{Appended, EventStore, Page, PageLimit};
+use crate::clock;
+use crate::event::{EventId, NewEvent, StoredEvent};
+
+mod client;
+mod driver;
+mod error;
+#[cfg(not(target_family = "wasm"))]
+mod native;
+mod protocol;
+mod script;
+mod server;
+mod watch;
+
+use client::Watching;
+use script::Scripts;
+
+pub use client::{RedisClient, RedisConfig, RedisTransport};
+pub use error::{RedisError, RedisErrorKind};
+pub use server::RedisServer;
+
+/// A log in Redis: see the [module](self).
+///
+/// It is kept for ever, unless told otherwise. All who append to a log should give it the same
+/// limits: each append applies its own.
+#[derive(Debug)]
+pub struct RedisEventStore {
+    client: RedisClient,
+    keys: Keys,
+    scripts: Scripts,
+    limits: Limits,
+    /// From the first wait on, as long as the store lives.
+    watching: OnceLock<Watching>,
+}
+
+#[derive(Debug)]
+struct Keys {
+    events: Arc<str>,
+    meta: Arc<str>,
+    facts: Arc<str>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Limits {
+    events: Option<u64>,
+    age: Option<Duration>,
+    idle: Option<Duration>,
+    finished: Option<Duration>,
+}
+
+impl RedisEventStore {
+    /// What the names of keys begin with, unless told otherwise.
+    pub const PREFIX: &str = "ssetarget:";
+
+    /// The log of this name. Says nothing to the server yet.
+    #[must_use]
+    pub fn new(client: &RedisClient, name: &str) -> Self {
+        Self::with_prefix(client, Self::PREFIX, name)
+    }
+
+    /// The log of this name, in keys that begin with `prefix`.
+    #[must_use]
+    pub fn with_prefix(client: &RedisClient, prefix: &str, name: &str) -> Self {
+        Self {
+            client: client.clone(),
+            keys: Keys::new(prefix, name),
+            scripts: Scripts::new(),
+            limits: Limits::default(),
+            watching: OnceLock::new(),
+        }
+    }
+
+    /// Keeps so many events, at least one, and forgets the oldest ones with their keys when more
+    /// are appended. Default: no limit.
+    #[must_use]
+    pub fn max_events(mut self, events: u64) -> Self {
+        self.limits.events = Some(events.max(1));
+        self
+    }
+
+    /// Forgets events of this age, with their keys, when the log is appended to or read. Counts in
+    /// milliseconds, at least one. Default: no limit.
+    #[must_use]
+    pub fn max_age(mut self, age: Duration) -> Self {
+        self.limits.age = Some(age);
+        self
+    }
+
+    /// Deletes the log when nothing was appended for so long. Counts in milliseconds, at least one.
+    /// Default: never.
+    #[must_use]
+    pub fn expire_idle(mut self, after: Duration) -> Self {
+        self.limits.idle = Some(after);
+        self
+    }
+
+    /// Deletes the log when its newest event is terminal and that old. Counts in milliseconds, at
+    /// least one. Default: as [`expire_idle`](Self::expire_idle).
+    #[must_use]
+    pub fn expire_finished(mut self, after: Duration) -> Self {
+        self.limits.finished = Some(after);
+        self
+    }
+
+    /// The names of the log's keys.
+    #[must_use]
+    pub fn keys(&self) -> [&str; 3] {
+        [&self.keys.events, &self.keys.meta, &self.keys.facts]
+    }
+
+    fn age(&self) -> String {
+        milliseconds(self.limits.age)
+    }
+}
+
+impl EventStore for RedisEventStore {
+    type Error = RedisError;
+
+    async fn append(&self, batch: Vec<NewEvent>) -> Result<Vec<Appended>, RedisError> {
+        if batch.is_empty() {
+            return Ok(Vec::new());
+        }
+        let limits = &self.limits;
+        let token = self.client.token();
+        let options = [
+            limits
+                .events
+                .map_or_else(String::new, |events| events.to_string()),
+            self.age(),
+            milliseconds(limits.idle),
+            milliseconds(limits.finished),
+        ];
+        let mut args = vec![token.as_bytes()];
+        args.extend(options.iter().map(String::as_bytes));
+        for event in &batch {
+            args.extend([
+                event.event_type().as_bytes(),
+                event.data().as_bytes(),
+                flag(event.is_terminal()),
+                flag(event.key().is_some()),
+                event.key().unwrap_or_default().as_bytes(),
+            ]);
+        }
+        let repeatable = batch.iter().all(|event| event.key().is_some());
+        let script = &self.scripts.append;
+        let answer = self
+            .client
+            .run(script, self.keys(), &args, repeatable)
+            .await?;
+        let outcomes = array(&answer)?
+            .iter()
+            .map(|outcome| Ok(id(outcome)?.map_or(Appended::Duplicate, Appended::Stored)))
+            .collect::<Result<Vec<_>, RedisError>>()?;
+        if outcomes.len() != batch.len() {
+            return Err(RedisError::unexpected("not an outcome for each event"));
+        }
+        Ok(outcomes)
+    }
+
+    async fn read(&self, after: Option<EventId>, limit: PageLimit) -> Result<Page, RedisError> {
+        let watch = self.watching.get().map(|watching| &watching.watch);
+        let rings = watch.and_then(|watch| watch.rings());
+        let args = [
+            after.map_or_else(String::new, |after| after.to_string()),
+            limit.events.to_string(),
+            limit.bytes.to_string(),
+            self.age(),
+        ];
+        let args = args.each_ref().map(String::as_bytes);
+        let script = &self.scripts.read;
+        let answer = self.client.run(script, self.keys(), &args, true).await?;
+        let page = page(&answer)?;
+        if let (Some(watch), Some(rings)) = (watch, rings) {
+            watch.know(rings, page.head);
+        }
+        Ok(page)
+    }
+
+    /// Resolves with an error only where the server refuses to announce changes. While there is no
+    /// connection it waits: viewers keep their streams.
+    async fn changed(&self, after: Option<EventId>) -> Result<(), RedisError> {
+        let Keys { events, meta, .. } = &self.keys;
+        let watching = self
+            .watching
+            .get_or_init(|| self.client.watch(events, meta));
+        let watch = &watching.watch;
+        let listener = watch.listen().await?;
+        let head = match watch.head() {
+            Some(head) => head,
+            None => {
+                let rings = watch.rings();
+                let question = [&b"HGET"[..], meta.as_bytes(), b"head"];
+                let head = head(&self.client.call(&question, true).await?)?;
+                if let Some(rings) = rings {
+                    watch.know(rings, head);
+                }
+                head
+            }
+        };
+        if head == after {
+            listener.await;
+        }
+        Ok(())
+    }
+
+    async fn before(&self, time: SystemTime) -> Result<Option<EventId>, RedisError> {
+        let args = [clock::milliseconds(time).to_string(), self.age()];
+        let args = args.each_ref().map(String::as_bytes);
+        let script = &self.scripts.before;
+        let answer = self.client.run(script, self.keys(), &args, true).await?;
+        id(&answer)
+    }
+}
+
+impl Keys {
+    fn new(prefix: &str, name: &str) -> Self {
+        let key = |part: &str| format!("{}{{{}}}:{part}", escaped(prefix), escaped(name)).into();
+        Self {
+            events: key("events"),
+            meta: key("log"),
+            facts: key("facts"),
+        }
+    }
+}
+
+/// With one pair of braces in a key, the hash tag is what is in between. An empty one would be none.
+fn escaped(name: &str) -> String {
+    name.replace('%', "%25")
+        .replace('{', "%7B")
+        .replace('}', "%7D")
+}
+
+fn flag(flag: bool) -> &'static [u8] {
+    if flag { b"1" } else { b"0" }
+}
+
+/// As an argument of a script.
+fn milliseconds(duration: Option<Duration>) -> String {
+    duration.map_or_else(String::new, |duration| {
+        duration.as_millis().max(1).to_string()
+    })
+}
+
+fn page(answer: &Value) -> Result<Page, RedisError> {
+    let [head, oldest, trimmed, closed, events @ ..] = array(answer)? else {
+        return Ok(Page::default());
+    };
+    let (events, rest) = events.as_chunks::<4>();
+    if !rest.is_empty() {
+        return Err(RedisError::unexpected("half an event"));
+    }
+    let events = events.iter().map(|[event, time, event_type, data]| {
+        Ok(StoredEvent {
+            id: id(event)?.ok_or_else(|| RedisError::unexpected("an event without an id"))?,
+            event_type: text(event_type)?,
+            data: text(data)?,
+            timestamp: clock::from_milliseconds(number(time)?),
+        })
+    });
+    Ok(Page {
+        events: events.collect::<Result<_, RedisError>>()?,
+        oldest: id(oldest)?,
+        head: id(head)?,
+        trimmed: id(trimmed)?,
+        closed: number(closed)? == 1,
+    })
+}
+
+/// The head of a log, as its hash has it.
+fn head(answer: &Value) -> Result<Option<EventId>, RedisError> {
+    match answer {
+        Value::Nil => Ok(None),
+        answer => {
+            let head = text(answer)?.parse();
+            head.map(Some)
+                .map_err(|_| RedisError::unexpected("a head that is no id"))
+        }
+    }
+}
+
+fn array(answer: &Value) -> Result<&[Value], RedisError> {
+    match answer {
+        Value::Array(values) => Ok(values),
+        _ => Err(RedisError::unexpected("not a list")),
+    }
+}
+
+/// 0 for none.
+fn id(answer: &Value) -> Result<Option<EventId>, RedisError> {
+    let number = number(answer)?;
+    match EventId::new(number) {
+        None if number != 0 => Err(RedisError::unexpected("a number that is no id")),
+        id => Ok(id),
+    }
+}
+
+fn number(answer: &Value) -> Result<u64, RedisError> {
+    match answer {
+        Value::Int(number) => u64::try_from(*number).ok(),
+        _ => None,
+    }
+    .ok_or_else(|| RedisError::unexpected("not a number"))
+}
+
+fn text(answer: &Value) -> Result<String, RedisError> {
+    match answer {
+        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok().map(str::to_owned),
+        _ => None,
+    }
+    .ok_or_else(|| RedisError::unexpected("not a text"))
+}

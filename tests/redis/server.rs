@@ -1,0 +1,158 @@
+//! Redis servers of the tests: each its own, on a free port, with its files in a temporary folder.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// Where a program is.
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
+    std::env::split_paths(&std::env::var_os("PATH")?)
+        .map(|folder| folder.join(program))
+        .find(|file| file.is_file())
+}
+
+/// A running server, which ends with the test.
+pub(crate) struct Server {
+    pub(crate) port: u16,
+    pub(crate) folder: PathBuf,
+    options: Vec<String>,
+    child: Option<Child>,
+}
+
+impl Server {
+    /// With everything written to its file before it is answered, as a server does that must not
+    /// lose anything.
+    pub(crate) fn start() -> Self {
+        Self::with(&["--appendonly yes", "--appendfsync always"])
+    }
+
+    /// A server that forgets everything when it is killed.
+    pub(crate) fn forgetful() -> Self {
+        Self::with(&["--appendonly no"])
+    }
+
+    pub(crate) fn with(options: &[&str]) -> Self {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("ssetarget-redis-{}-{number}", std::process::id());
+        let folder = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&folder).unwrap();
+        let mut server = Self {
+            port: free_port(),
+            folder,
+            options: options.iter().map(|&option| option.to_owned()).collect(),
+            child: None,
+        };
+        server.run();
+        server
+    }
+
+    /// Starts it, again if it was killed, with what it has in its files.
+    pub(crate) fn run(&mut self) {
+        let program = find("redis-server")
+            .unwrap_or_else(|| panic!("there is no `redis-server` on the PATH"));
+        let options = self.options.iter().flat_map(|option| option.split(' '));
+        let child = Command::new(program)
+            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1"])
+            .args(["--save", "", "--loglevel", "warning"])
+            .args(options)
+            .current_dir(&self.folder)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn();
+        self.child = Some(child.unwrap());
+        self.wait();
+    }
+
+    fn wait(&self) {
+        let begin = Instant::now();
+        while begin.elapsed() < Duration::from_secs(60) {
+            let Ok(mut connection) = TcpStream::connect(("127.0.0.1", self.port)) else {
+                std::thread::sleep(Duration::from_millis(5));
+                continue;
+            };
+            let answer = say(&mut connection, &["PING"]);
+            // One with users refuses it, but is there.
+            if answer.starts_with("+PONG") || answer.starts_with("-NOAUTH") {
+                return;
+            }
+        }
+        panic!("redis-server does not start");
+    }
+
+    /// `kill -9`.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// What it answers to a command, over a connection of its own: the first line, or the text.
+    pub(crate) fn say(&self, words: &[&str]) -> String {
+        let mut connection = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        say(&mut connection, words)
+    }
+
+    /// Ends all connections of clients, or a random one.
+    pub(crate) fn kill_connections(&self, which: impl FnOnce(&[u64]) -> Vec<u64>) {
+        let list = self.say(&["CLIENT", "LIST"]);
+        let ids: Vec<u64> = list
+            .lines()
+            .filter(|line| line.contains("name=ssetarget"))
+            .filter_map(|line| line.split(' ').find_map(|field| field.strip_prefix("id=")))
+            .map(|id| id.parse().unwrap())
+            .collect();
+        for id in which(&ids) {
+            self.say(&["CLIENT", "KILL", "ID", &id.to_string()]);
+        }
+    }
+
+    /// How many connections this crate has.
+    pub(crate) fn connections(&self) -> usize {
+        self.say(&["CLIENT", "LIST"])
+            .lines()
+            .filter(|line| line.contains("name=ssetarget"))
+            .count()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// Speaks just enough of the protocol, without the crate that is tested.
+fn say(connection: &mut TcpStream, words: &[&str]) -> String {
+    let mut command = format!("*{}\r\n", words.len());
+    for word in words {
+        command += &format!("${}\r\n{word}\r\n", word.len());
+    }
+    connection.write_all(command.as_bytes()).unwrap();
+    let mut reader = BufReader::new(connection);
+    let mut line = String::new();
+    reader.read_line(&mut line).unwrap();
+    let line = line.trim_end().to_owned();
+    match line.strip_prefix('$').map(str::parse::<usize>) {
+        Some(Ok(length)) => {
+            let mut text = vec![0; length];
+            reader.read_exact(&mut text).unwrap();
+            String::from_utf8(text).unwrap()
+        }
+        _ => line,
+    }
+}
+
+pub(crate) fn free_port() -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    listener.local_addr().unwrap().port()
+}
