@@ -151,6 +151,10 @@ impl<S: EventStore> Subscription<S> {
         if let Some(reset) = self.position.reset(&page) {
             // Before the oldest, and not at it, whichever that will be: to miss more is told, too.
             self.position = Position::behind(page.trimmed);
+            if page.trimmed >= page.oldest && page.oldest.is_some() {
+                // What is gone was lost behind it.
+                self.position = Position::Oldest;
+            }
             return Ok(Some(Batch::Reset(reset)));
         }
         let last = page.events.last().map(|event| event.id);

@@ -13,6 +13,11 @@ tests! {
         let server = Server::forgetful();
         let client = RedisClient::new(&server.url()).unwrap();
         contract::check(async || RedisEventStore::new(&client, &name())).await;
+        contract::check_trimmed(
+            async || RedisEventStore::new(&client, &name()),
+            async |store, last| store.trim(last).await.unwrap(),
+        )
+        .await;
         assert_eq!(server.connections(), 1);
     }
 

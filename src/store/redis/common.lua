@@ -53,12 +53,12 @@ local function save(log)
     'closed', log.closed and '1' or '0', 'origin', log.origin, 'gaps', log.gaps)
 end
 
--- Removes the oldest events beyond `max`, and those from before `cutoff`, with their facts. Says
--- whether there were any.
-local function trim(log, max, cutoff)
+-- Removes the oldest events, with their facts: those beyond `max`, those of `cutoff` or before,
+-- those up to the id `last`. Says whether there were any.
+local function trim(log, max, cutoff, last)
   local trimmed = log.trimmed
   local count = redis.call('XLEN', EVENTS)
-  if not cutoff and count <= (max or count) then
+  if not cutoff and not last and count <= (max or count) then
     return false
   end
   local chunk = 1
@@ -68,7 +68,7 @@ local function trim(log, max, cutoff)
     log.oldest = nil
     for _, entry in ipairs(entries) do
       local id, time = parse(entry)
-      if not (max and count > max) and not (cutoff and time < cutoff) then
+      if not (max and count > max) and not (cutoff and time <= cutoff) and not (last and id <= last) then
         log.oldest = id
         break
       end

@@ -113,7 +113,7 @@ struct Keys {
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Limits {
-    events: Option<u64>,
+    events: Option<usize>,
     age: Option<Duration>,
     idle: Option<Duration>,
     finished: Option<Duration>,
@@ -144,13 +144,13 @@ impl RedisEventStore {
     /// Keeps so many events, at least one, and forgets the oldest ones with their keys when more
     /// are appended. Default: no limit.
     #[must_use]
-    pub fn max_events(mut self, events: u64) -> Self {
+    pub fn max_events(mut self, events: usize) -> Self {
         self.limits.events = Some(events.max(1));
         self
     }
 
-    /// Forgets events of this age, with their keys, when the log is appended to or read. Counts in
-    /// milliseconds, at least one. Default: no limit.
+    /// Keeps an event, and its key, until it is so old, in whole milliseconds, at least one. Events
+    /// are removed by the next call that reads or appends. Default: for ever.
     #[must_use]
     pub fn max_age(mut self, age: Duration) -> Self {
         self.limits.age = Some(age);
@@ -171,6 +171,19 @@ impl RedisEventStore {
     pub fn expire_finished(mut self, after: Duration) -> Self {
         self.limits.finished = Some(after);
         self
+    }
+
+    /// Removes the events up to this one and including it, with their keys, as when a snapshot of
+    /// what they amount to was made.
+    ///
+    /// # Errors
+    /// When Redis fails. Calling it again is harmless.
+    pub async fn trim(&self, last: EventId) -> Result<(), RedisError> {
+        let last = last.to_string();
+        let script = &self.scripts.trim;
+        let args = [last.as_bytes()];
+        let trimmed = self.client.run(script, self.keys(), &args, true).await;
+        trimmed.map(drop)
     }
 
     /// The names of the log's keys.

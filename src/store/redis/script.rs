@@ -13,27 +13,29 @@ pub(super) struct Scripts {
     pub(super) append: Script,
     pub(super) read: Script,
     pub(super) before: Script,
+    pub(super) trim: Script,
+}
+
+macro_rules! script {
+    ($file:literal) => {
+        Script::new(concat!(include_str!("common.lua"), include_str!($file)))
+    };
 }
 
 impl Scripts {
     pub(super) fn new() -> Self {
-        let script = |source| Script {
-            source,
-            hash: redis::Script::new(source).get_hash().to_owned(),
-        };
         Self {
-            append: script(concat!(
-                include_str!("common.lua"),
-                include_str!("append.lua")
-            )),
-            read: script(concat!(
-                include_str!("common.lua"),
-                include_str!("read.lua")
-            )),
-            before: script(concat!(
-                include_str!("common.lua"),
-                include_str!("before.lua")
-            )),
+            append: script!("append.lua"),
+            read: script!("read.lua"),
+            before: script!("before.lua"),
+            trim: script!("trim.lua"),
         }
+    }
+}
+
+impl Script {
+    fn new(source: &'static str) -> Self {
+        let hash = redis::Script::new(source).get_hash().to_owned();
+        Self { source, hash }
     }
 }
