@@ -10,6 +10,9 @@ mod dispatch;
 mod duration;
 mod error;
 mod event_step;
+mod instance_event;
+mod instance_feed;
+mod instance_log;
 mod log;
 mod output;
 mod panic;
@@ -29,6 +32,12 @@ pub use error::{NonRetryableError, StepError, StepErrorKind};
 pub use event_step::{
     Dispatch, Fact, Flush, StepInfo, WorkflowEventStep, workflow_ended, workflow_started,
 };
+pub use instance_event::{
+    InstanceError, StepName, SubscribeOptions, WorkflowInstanceEvent, WorkflowInstanceEventData,
+    WorkflowInstanceEventType,
+};
+pub use instance_feed::{InstanceFeed, InstanceFeedItem, InstanceLogIds};
+pub use instance_log::{Followed, InstanceEvents, InstanceFollower, InstanceLog};
 pub use log::{WorkflowLog, WorkflowLogError};
 pub use output::{ByteStream, JsonCodec, JsonOutput, OutputCodec, StepOutput};
 pub use panic::catch_panic;
