@@ -21,8 +21,8 @@
 //! | `refusal` | [`Refusal`]: the status, headers and words of what is not answered with events | servers |
 //! | `http` | requests to responses by the whole contract, graceful shutdown | any particular server |
 //! | `axum` | a handler in one line, CORS | |
-//! | [`workflow`] | step events, deterministic names, [`WorkflowEventStep`](workflow::WorkflowEventStep), batched dispatch | Cloudflare |
-//! | `cloudflare` | Workflows in Rust, the `WorkflowEvents` object, `serve_sse` | (the only one that knows JavaScript) |
+//! | [`workflow`] | step events, deterministic names, [`WorkflowEventStep`](workflow::WorkflowEventStep), batched dispatch; the platform's own log ([`InstanceFeed`](workflow::InstanceFeed)) | Cloudflare |
+//! | `cloudflare` | Workflows in Rust, the `WorkflowEvents` object, `serve_sse`, `serve_instance_sse` | (the only one that knows JavaScript) |
 //!
 //! # Features
 //!

@@ -81,6 +81,17 @@ fn a_cursor_and_a_filter_hold_over_aborts() {
 }
 
 #[test]
+fn nothing_follows_the_end() {
+    let platform = Platform::begun();
+    platform.add("workflow_completed");
+    for cursor in [4, 99] {
+        let options = SubscribeOptions::new().cursor(EventId::new(cursor).unwrap());
+        assert_eq!(platform.follow(options).read(), ["end"]);
+    }
+    assert_eq!(platform.subscribed.get(), 2, "asked once each");
+}
+
+#[test]
 fn a_restart_is_told() {
     for how in [Abort::Error, Abort::Done] {
         let platform = Platform::begun();
@@ -157,7 +168,7 @@ fn viewers_get_ids_that_are_good_after_a_restart() {
         let InstanceFeedItem::Reset(reset) = &seen[0] else {
             panic!("{seen:?}")
         };
-        assert_eq!(reset.requested.get(), held);
+        assert_eq!(reset.requested.unwrap().get(), held);
         assert_eq!(reset.oldest.unwrap().get(), ids(&seen[1..])[0]);
         assert_eq!(reset.head, None);
         assert_eq!(names(&seen[1..]), names_of_second);
@@ -198,7 +209,7 @@ fn a_restart_from_a_step_is_one_too() {
         let again = platform.feed(after(id), None).read();
         match &again[0] {
             InstanceFeedItem::Reset(reset) => {
-                assert_eq!(reset.requested.get(), id);
+                assert_eq!(reset.requested.unwrap().get(), id);
                 assert_eq!(again[1..], whole);
             }
             // It has seen nothing yet that is not there any more.
@@ -215,7 +226,7 @@ fn a_position_that_cannot_be_is_reset() {
     for bad in [1, 7, last + 1, last + 5, last * 2, EventId::MAX] {
         let seen = platform.feed(after(bad), None).read();
         assert!(
-            matches!(&seen[0], InstanceFeedItem::Reset(Reset { requested, .. }) if requested.get() == bad),
+            matches!(&seen[0], InstanceFeedItem::Reset(Reset { requested, .. }) if requested.unwrap().get() == bad),
             "{bad}: {seen:?}"
         );
         assert_eq!(seen[1..], whole);
@@ -572,11 +583,12 @@ impl InstanceEvents for FakeEvents {
                     .cloned()
             };
             let Some(event) = next else {
-                let log = self.platform.log.borrow();
-                self.done = log
+                self.done = self
+                    .platform
+                    .log
+                    .borrow()
                     .iter()
                     .any(|event| event.is_terminal() && event.event_id.get() <= self.cursor);
-                drop(log);
                 if self.done {
                     return Ok(None);
                 }

@@ -10,6 +10,7 @@ use worker::Env;
 use super::convert::{from_js, message, property, to_js};
 use super::create::{BatchCreateOptions, BatchCreated, BatchDeleted, CreateOptions};
 use super::js::{self, JsWorkflow, JsWorkflowInstance};
+use crate::workflow::InstanceError;
 
 /// A Workflow binding: `[[workflows]]` in `wrangler.toml`.
 #[derive(Clone, Debug)]
@@ -131,6 +132,7 @@ impl Workflow {
 
     fn instance(&self, instance: JsValue) -> WorkflowInstance {
         WorkflowInstance {
+            workflow: self.clone(),
             instance: instance.unchecked_into(),
         }
     }
@@ -139,7 +141,8 @@ impl Workflow {
 /// An instance of a workflow.
 #[derive(Clone, Debug)]
 pub struct WorkflowInstance {
-    instance: JsWorkflowInstance,
+    pub(super) workflow: Workflow,
+    pub(super) instance: JsWorkflowInstance,
 }
 
 impl WorkflowInstance {
@@ -375,17 +378,6 @@ pub struct InstanceStatus<O> {
     pub error: Option<InstanceError>,
 }
 
-/// Why an instance failed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct InstanceError {
-    /// The error's name, such as `Error` or `NonRetryableError`.
-    #[serde(default)]
-    pub name: String,
-    /// The error's message.
-    #[serde(default)]
-    pub message: String,
-}
-
 /// Where an instance stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -454,6 +446,9 @@ pub enum WorkflowErrorKind {
     CannotTerminate,
     /// The instance cannot be restarted from there, for no such step has begun.
     CannotRestart,
+    /// The instance was restarted while it was watched, and its log begins again: see
+    /// [`WorkflowInstance::subscribe`].
+    Restarted,
     /// Something else: see the message.
     Other,
 }

@@ -5,7 +5,7 @@ use js_sys::{Array, Function, Object, Promise, Uint8Array};
 use wasm_bindgen::prelude::*;
 
 #[wasm_bindgen(inline_js = r#"
-import { DurableObject, WorkflowEntrypoint } from "cloudflare:workers";
+import { DurableObject, WorkflowEntrypoint, waitUntil } from "cloudflare:workers";
 
 // The runtime walks a class's prototypes once, when the module was loaded, to see what it is.
 function extend(instance, base) {
@@ -19,7 +19,17 @@ function extend(instance, base) {
 }
 export const extendDurableObject = (instance) => extend(instance, DurableObject);
 export const extendWorkflowEntrypoint = (instance) => extend(instance, WorkflowEntrypoint);
+export { waitUntil };
 export const dispose = (value) => value[Symbol.dispose]?.();
+
+// Params and outputs may be large, and may be what JSON has no word for.
+export function instanceEventJson(event, withParams, withOutputs) {
+  const { params, output, ...rest } = event;
+  if (output instanceof ReadableStream) void output.cancel();
+  else if (withOutputs && output !== undefined) rest.output = output;
+  if (withParams && params !== undefined) rest.params = params;
+  return JSON.stringify(rest, (_, value) => (typeof value === "bigint" ? `${value}` : value));
+}
 "#)]
 extern "C" {
     /// Makes the class of this object a Durable Object class: see section "RPC" of Cloudflare's
@@ -31,6 +41,17 @@ extern "C" {
     pub fn extend_workflow_entrypoint(instance: &JsValue);
     #[wasm_bindgen(catch)]
     pub(super) fn dispose(value: &JsValue) -> Result<(), JsValue>;
+    /// Keeps the Worker at a request's work for up to half a minute after its client is gone. Without
+    /// it nothing runs any more then, and what Rust holds for it is never freed.
+    #[wasm_bindgen(catch, js_name = waitUntil)]
+    pub(super) fn wait_until(promise: &Promise) -> Result<(), JsValue>;
+    /// An event of a [`JsWorkflowSubscription`] as JSON.
+    #[wasm_bindgen(catch, js_name = instanceEventJson)]
+    pub(super) fn instance_event_json(
+        event: &JsValue,
+        with_params: bool,
+        with_outputs: bool,
+    ) -> Result<String, JsValue>;
 }
 
 #[wasm_bindgen]
@@ -109,6 +130,18 @@ extern "C" {
         this: &JsWorkflowInstance,
         event: &JsValue,
     ) -> Result<JsValue, JsValue>;
+
+    #[wasm_bindgen(method, catch)]
+    pub(super) async fn subscribe(
+        this: &JsWorkflowInstance,
+        options: &JsValue,
+    ) -> Result<JsValue, JsValue>;
+
+    /// `WorkflowInstanceSubscription`.
+    #[wasm_bindgen(extends = Object)]
+    pub(super) type JsWorkflowSubscription;
+    #[wasm_bindgen(method, catch)]
+    pub(super) async fn next(this: &JsWorkflowSubscription) -> Result<JsValue, JsValue>;
 
     /// A stub of the `WorkflowEvents` object.
     #[wasm_bindgen(extends = Object)]

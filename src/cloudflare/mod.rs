@@ -17,13 +17,17 @@ mod object;
 mod response;
 mod runtime;
 mod serve;
+mod serve_instance;
 mod sql;
 mod step;
 mod stream;
+mod subscribe;
 
+#[doc(no_inline)]
+pub use crate::workflow::InstanceError;
 pub use binding::{
-    InstanceError, InstanceState, InstanceStatus, RestartFrom, StepType, TerminateOptions,
-    Workflow, WorkflowError, WorkflowErrorKind, WorkflowInstance,
+    InstanceState, InstanceStatus, RestartFrom, StepType, TerminateOptions, Workflow,
+    WorkflowError, WorkflowErrorKind, WorkflowInstance,
 };
 pub use create::{
     BatchCreateError, BatchCreateOptions, BatchCreated, BatchDeleteError, BatchDeleted,
@@ -35,8 +39,10 @@ pub use object::WorkflowEventsConfig;
 pub use response::sse_response;
 pub use runtime::WorkersRuntime;
 pub use serve::{SseRoute, serve_sse};
+pub use serve_instance::{InstanceSse, serve_instance_sse};
 pub use sql::{ObjectSql, ObjectSqlError};
 pub use step::WorkflowStep;
+pub use subscribe::WorkflowSubscription;
 
 /// What the export macros expand to. Not part of the public API.
 #[doc(hidden)]

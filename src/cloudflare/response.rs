@@ -1,5 +1,9 @@
-//! A subscription as the response of a Durable Object.
+//! Events as a response.
 
+use std::fmt;
+
+use bytes::Bytes;
+use futures_core::Stream;
 use futures_util::StreamExt;
 use js_sys::Uint8Array;
 use wasm_bindgen::prelude::*;
@@ -24,26 +28,39 @@ pub fn sse_response<S: EventStore + 'static>(
     subscription: Subscription<S>,
 ) -> worker::Result<Response> {
     if subscription.has_ended() {
-        let mut response = ResponseBuilder::new().with_status(204);
-        for (name, value) in wire::END_HEADERS {
-            response = response.with_header(name, value)?;
-        }
-        return Ok(response.empty());
+        return ended();
     }
+    let (response, pump) = stream(body(subscription, sleep))?;
+    wasm_bindgen_futures::spawn_local(pump);
+    Ok(response)
+}
+
+/// `204`, which tells an `EventSource` to stop.
+pub(super) fn ended() -> worker::Result<Response> {
+    let mut response = ResponseBuilder::new().with_status(204);
+    for (name, value) in wire::END_HEADERS {
+        response = response.with_header(name, value)?;
+    }
+    Ok(response.empty())
+}
+
+/// `200` and these chunks, which the future writes as long as the viewer takes them.
+pub(super) fn stream<E: fmt::Display>(
+    chunks: impl Stream<Item = Result<Bytes, E>>,
+) -> worker::Result<(Response, impl Future<Output = ()>)> {
     let stream = js::IdentityTransformStream::new()?;
     let writer = stream.writable().get_writer()?;
-    wasm_bindgen_futures::spawn_local(pump(subscription, writer));
     let mut response = ResponseBuilder::new();
     for (name, value) in wire::HEADERS {
         response = response.with_header(name, value)?;
     }
-    Ok(response.stream(stream.readable()))
+    Ok((response.stream(stream.readable()), pump(chunks, writer)))
 }
 
-/// Writes a subscription's bytes until it ends or the viewer is gone. One page is under way at a
-/// time: the write's promise is the only sign that the viewer took it.
-async fn pump<S: EventStore + 'static>(subscription: Subscription<S>, writer: js::Writer) {
-    let mut chunks = std::pin::pin!(body(subscription, sleep));
+/// Writes chunks until they end or the viewer is gone. One is under way at a time: the write's
+/// promise is the only sign that the viewer took it.
+async fn pump<E: fmt::Display>(chunks: impl Stream<Item = Result<Bytes, E>>, writer: js::Writer) {
+    let mut chunks = std::pin::pin!(chunks);
     while let Some(chunk) = chunks.next().await {
         let written = match chunk {
             Ok(chunk) => writer.write(&Uint8Array::from(&*chunk)).await,

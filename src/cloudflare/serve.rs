@@ -76,7 +76,7 @@ async fn fetch(
 }
 
 /// The reason is for the developer; a viewer cannot do anything with it.
-fn unreachable(error: &worker::Error) -> Refusal {
+pub(super) fn unreachable(error: &worker::Error) -> Refusal {
     worker::console_error!("ssetarget: the events of an instance cannot be reached: {error}");
     Refusal::Unavailable
 }

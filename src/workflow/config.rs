@@ -5,7 +5,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::future::LocalBoxFuture;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::Value;
 
 use super::context::StepContext;
 use super::duration::WorkflowDuration;
@@ -237,8 +238,9 @@ pub enum Sensitivity {
     Output,
 }
 
-/// The config of an attempt: what was set, and the platform's defaults.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The config of an attempt: what was set, and the platform's defaults. As JSON it is that of the
+/// platform's events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ResolvedConfig {
     /// How it is retried.
@@ -246,19 +248,55 @@ pub struct ResolvedConfig {
     /// How long an attempt may take.
     pub timeout: WorkflowDuration,
     /// What the platform's log and dashboards do not show.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sensitive: Option<Sensitivity>,
 }
 
 /// How an attempt is retried.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ResolvedRetries {
-    /// Retries after the first attempt.
+    /// Retries after the first attempt; `u32::MAX` for any number.
+    #[serde(deserialize_with = "limit")]
     pub limit: u32,
     /// The time before the first retry; `None` if a function chooses it.
+    #[serde(with = "delay")]
     pub delay: Option<WorkflowDuration>,
     /// How the time grows.
+    #[serde(default)]
     pub backoff: Backoff,
+}
+
+/// JSON has no word for infinity but `null`.
+fn limit<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(u32::MAX))
+}
+
+mod delay {
+    use super::*;
+
+    const DYNAMIC: &str = "[dynamic]";
+
+    pub(super) fn serialize<S: Serializer>(
+        delay: &Option<WorkflowDuration>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match delay {
+            Some(delay) => delay.serialize(serializer),
+            None => serializer.serialize_str(DYNAMIC),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<WorkflowDuration>, D::Error> {
+        let value = Value::deserialize(deserializer)?;
+        if value == DYNAMIC {
+            return Ok(None);
+        }
+        let delay = WorkflowDuration::deserialize(value);
+        delay.map(Some).map_err(serde::de::Error::custom)
+    }
 }
 
 impl ResolvedConfig {

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
+use super::config::ResolvedConfig;
 use crate::event::EventId;
 
 /// An event of the platform's own log of an instance: `WorkflowInstanceEvent` of Cloudflare's
@@ -86,7 +87,7 @@ pub enum WorkflowInstanceEventData {
         step_name: StepName,
         /// Its config with the platform's defaults.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        config: Option<Value>,
+        config: Option<ResolvedConfig>,
     },
     /// A `do` step ended well.
     StepCompleted {
@@ -171,7 +172,7 @@ pub enum WorkflowInstanceEventData {
         step_name: StepName,
         /// The handler's config with the platform's defaults.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        config: Option<Value>,
+        config: Option<ResolvedConfig>,
     },
     /// A step's rollback handler ended well.
     RollbackStepCompleted {
@@ -666,11 +667,22 @@ mod tests {
             panic!("{started:?}")
         };
         assert_eq!(step_name, StepName::new("a-b", 12));
-        assert_eq!(config.unwrap()["retries"]["limit"], 5);
+        assert_eq!(config.unwrap(), ResolvedConfig::default());
         let Data::AttemptErrored { retry_delay, .. } = read(15).data else {
             panic!()
         };
         assert_eq!(retry_delay, Some(Duration::from_millis(200)));
+        let config = json!({
+            "retries": { "limit": null, "delay": "[dynamic]", "backoff": "constant" },
+            "timeout": 500,
+            "sensitive": "output",
+        });
+        let config: ResolvedConfig = serde_json::from_value(config).unwrap();
+        assert_eq!(
+            (config.retries.limit, config.retries.delay),
+            (u32::MAX, None)
+        );
+        assert_eq!(config.sensitive, Some(super::super::Sensitivity::Output));
         let Data::SleepStarted { duration, .. } = read(16).data else {
             panic!()
         };

@@ -70,7 +70,7 @@ impl<L: InstanceLog + Clone, R: Runtime + Clone> InstanceFeed<L, R> {
             ended: false,
         };
         match cursor {
-            Cursor::Beginning => {}
+            Cursor::Beginning => feed.follower.connect().await?,
             Cursor::Since(time) => feed.begin_at(&runtime, time).await?,
             Cursor::Latest => feed.begin_at(&runtime, runtime.now()).await?,
             Cursor::After(id) => feed.resume(&runtime, id).await?,
@@ -111,7 +111,7 @@ impl<L: InstanceLog + Clone, R: Runtime + Clone> InstanceFeed<L, R> {
                 let oldest = ids.oldest();
                 self.next = Some(event);
                 return Ok(Some(InstanceFeedItem::Reset(Reset {
-                    requested,
+                    requested: Some(requested),
                     oldest,
                     head: None,
                 })));

@@ -113,6 +113,21 @@ impl<L: InstanceLog, R: Runtime> InstanceFollower<L, R> {
         }
     }
 
+    /// As [`new`](Self::new), and subscribes at once, to know whether that can be done.
+    ///
+    /// # Errors
+    /// The log's.
+    pub async fn start(log: L, runtime: R, options: SubscribeOptions) -> Result<Self, L::Error> {
+        let mut follower = Self::new(log, runtime, options);
+        follower.connect().await?;
+        Ok(follower)
+    }
+
+    pub(super) async fn connect(&mut self) -> Result<(), L::Error> {
+        self.events = self.open().await?;
+        Ok(())
+    }
+
     /// Goes on after this event, with a subscription that does, in a log with this first
     /// `workflow_running`.
     pub(super) fn resume(
@@ -140,6 +155,11 @@ impl<L: InstanceLog, R: Runtime> InstanceFollower<L, R> {
                     return Ok(Some(followed));
                 }
                 Ok(None) if self.ended => break,
+                Ok(None) if self.last.is_none() && self.log.has_ended().await? => {
+                    // Nothing follows the cursor that was given.
+                    self.ended = true;
+                    break;
+                }
                 // Without the terminal event: the engine was ended, in whatever way.
                 Ok(None) => None,
                 Err(error) => Some(error),

@@ -2,6 +2,7 @@
 //!
 //! - `POST /` starts a run
 //! - `GET /<id>` shows it, `GET /<id>/sse` streams its events
+//! - `GET /<id>/instance/sse` streams the platform's own log of it
 //! - `POST /<id>/event` answers what it waits for
 
 mod http;
@@ -9,7 +10,8 @@ mod order;
 
 use serde::Deserialize;
 use ssetarget::cloudflare::{
-    CreateOptions, SseRoute, Workflow, WorkflowErrorKind, WorkflowEventsNamespace,
+    CreateOptions, InstanceSse, SseRoute, Workflow, WorkflowErrorKind, WorkflowEventsNamespace,
+    serve_instance_sse,
 };
 use worker::{Context, Env, Method, Request, Response, Result, event};
 
@@ -38,6 +40,9 @@ async fn fetch(request: Request, env: Env, _context: Context) -> Result<Response
         ([_], _) => http::method_not_allowed("GET"),
         ([id, "event"], Method::Post) => send_event(id, request, &workflow, &events).await,
         ([_, "event"], _) => http::method_not_allowed("POST"),
+        ([id, "instance", "sse"], _) => {
+            serve_instance_sse(id, request, &workflow, InstanceSse::new()).await
+        }
         (["assets", file], Method::Get) => http::asset(file),
         (["assets", _], _) => http::method_not_allowed("GET"),
         _ => http::text(404, "there is nothing here"),

@@ -5,6 +5,9 @@
 //! - `POST /<workflow>/<id>/pause`, `/resume`, `/restart`, `/terminate`, `/event`
 //! - `POST /<workflow>/<id>/end`, `/again` terminate and restart it, and tell its viewers
 //! - `/<workflow>/<id>/sse` is the library's, whatever the method is
+//! - `/<workflow>/<id>/instance` is the library's too; `?show=params,outputs` shows them
+//! - `GET /<workflow>/<id>/subscribe` is what the library's subscription gives, once it has ended
+//! - `GET /open` counts the subscriptions that these two have open
 //! - `GET /<workflow>/<id>/platform` is the platform's own log, once the run has ended
 //! - `POST /<workflow>/<id>/rpc/<method>` calls a method of the `WorkflowEvents` object
 //! - `/gate/<name>/<path>` asks a gate
@@ -14,17 +17,20 @@ mod broken;
 mod gate;
 mod platform;
 mod script;
+mod watched;
 mod workflows;
 
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use js_sys::{Array, Function, JSON, Promise, Reflect};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use ssetarget::cloudflare::{
-    CreateOptions, TerminateOptions, Workflow, WorkflowError, WorkflowErrorKind,
-    WorkflowEventsConfig, WorkflowEventsNamespace, serve_sse,
+    CreateOptions, InstanceSse, TerminateOptions, Workflow, WorkflowError, WorkflowErrorKind,
+    WorkflowEventsConfig, WorkflowEventsNamespace, WorkflowInstance, serve_instance_sse, serve_sse,
 };
+use ssetarget::workflow::{SubscribeOptions, WorkflowInstanceEventType};
 use wasm_bindgen::{JsCast, JsValue};
 use worker::wasm_bindgen_futures::JsFuture;
 use worker::{Context, Env, Method, Request, Response, Result, event};
@@ -44,9 +50,15 @@ async fn fetch(mut request: Request, env: Env, _context: Context) -> Result<Resp
     let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     match (segments.as_slice(), request.method()) {
         (["gate", name, path], _) => gate::ask(&env, name, path).await,
+        (["open"], _) => Response::from_json(&watched::open_subscriptions()),
         (["binding", kind, name], _) => Response::ok(binding(&env, kind, name)),
         ([workflow, id, "sse"], _) => {
             serve_sse(id, request, &workflows::events(&env, workflow)?).await
+        }
+        ([workflow, id, "instance"], _) => {
+            let options = instance_sse(&request)?;
+            let workflow = watched::watched(&env, &workflows::binding(workflow))?;
+            serve_instance_sse(id, request, &workflow, options).await
         }
         ([name, id, "rpc", method], Method::Post) => rpc(&env, name, id, method).await,
         ([name], Method::Post) => {
@@ -54,8 +66,13 @@ async fn fetch(mut request: Request, env: Env, _context: Context) -> Result<Resp
             answer(create(&workflow, request.json().await?).await)
         }
         ([name, id, action], _) if ACTIONS.contains(action) => {
-            let workflow = workflows::workflow(&env, name)?;
-            let body = request.text().await?;
+            let (workflow, body) = match *action {
+                "subscribe" => {
+                    let query = request.url()?.query().unwrap_or_default().to_owned();
+                    (watched::watched(&env, &workflows::binding(name))?, query)
+                }
+                _ => (workflows::workflow(&env, name)?, request.text().await?),
+            };
             answer(act(&workflow, id, action, &body).await)
         }
         ([name, id, "end"], Method::Post) => {
@@ -74,13 +91,14 @@ async fn fetch(mut request: Request, env: Env, _context: Context) -> Result<Resp
     }
 }
 
-const ACTIONS: [&str; 7] = [
+const ACTIONS: [&str; 8] = [
     "event",
     "pause",
     "platform",
     "restart",
     "resume",
     "status",
+    "subscribe",
     "terminate",
 ];
 
@@ -122,6 +140,7 @@ async fn act(
                 "error": status.error,
             })));
         }
+        "subscribe" => return subscribe(&instance, body).await,
         "platform" => return Ok(platform::log(&instance).await?.into()),
         "pause" => instance.pause().await?,
         "resume" => instance.resume().await?,
@@ -141,6 +160,51 @@ async fn act(
         action => return Err(JsValue::from(format!("there is no action {action}")).into()),
     }
     Ok(js(&json!({})))
+}
+
+fn instance_sse(request: &Request) -> Result<InstanceSse> {
+    let url = request.url()?;
+    let show = url.query_pairs().find(|(name, _)| name == "show");
+    let show = show.map(|(_, show)| show.into_owned()).unwrap_or_default();
+    let mut options = InstanceSse::new();
+    options.params = show.contains("params");
+    options.outputs = show.contains("outputs");
+    if show.contains("steps") {
+        use WorkflowInstanceEventType::{StepCompleted, StepStarted};
+        options = options.types([StepStarted, StepCompleted]);
+    }
+    Ok(options)
+}
+
+/// All events of the library's subscription, and its errors, to its end. The query may have a
+/// `cursor`, a `filter` and `take`, after how many the subscription is dropped.
+async fn subscribe(
+    instance: &WorkflowInstance,
+    query: &str,
+) -> std::result::Result<JsValue, WorkflowError> {
+    let parameter = |name: &str| {
+        let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+        pairs.find(|(key, _)| *key == name).map(|(_, value)| value)
+    };
+    let mut options = SubscribeOptions::new();
+    options.cursor = parameter("cursor").and_then(|cursor| cursor.parse().ok());
+    if let Some(filter) = parameter("filter") {
+        let types = filter
+            .split(',')
+            .filter_map(WorkflowInstanceEventType::from_name);
+        options = options.filter(types);
+    }
+    let take = parameter("take").and_then(|take| take.parse().ok());
+    let events = instance.subscribe(options).await?;
+    let events = events
+        .take(take.unwrap_or(usize::MAX))
+        .map(|event| match event {
+            Ok(event) => json!(event),
+            Err(error) => {
+                json!({ "kind": format!("{:?}", error.kind()), "error": error.to_string() })
+            }
+        });
+    Ok(js(&events.collect::<Vec<_>>().await.into()))
 }
 
 /// What looking for a binding says.

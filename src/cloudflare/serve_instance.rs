@@ -1,0 +1,197 @@
+//! HTTP: the platform's own log of any instance, also of a workflow that dispatches nothing.
+
+use bytes::Bytes;
+use futures_core::Stream;
+use futures_util::{FutureExt, stream};
+use wasm_bindgen::JsValue;
+use worker::{Request, Response};
+
+use super::binding::{Workflow, WorkflowError, WorkflowErrorKind};
+use super::runtime::{WorkersRuntime, sleep};
+use super::serve::{METHOD, UNKNOWN_INSTANCE, is_instance_id, refuse, unreachable};
+use super::subscribe::{Payloads, PlatformLog};
+use super::{js, response};
+use crate::event::StoredEvent;
+use crate::workflow::{
+    InstanceFeed, InstanceFeedItem, WorkflowInstanceEvent, WorkflowInstanceEventData as Data,
+    WorkflowInstanceEventType,
+};
+use crate::{HEARTBEAT_INTERVAL, Refusal, keep_alive, wire};
+
+/// Answers a viewer's request with the platform's own log of an instance: of any workflow that is
+/// bound to this Worker, written in Rust, JavaScript or Python, with no object and no wrapped
+/// steps.
+///
+/// `event:` is the platform's type, such as `step_started`, and `data:` the event as the platform
+/// has it (`WorkflowInstanceEvent` of Cloudflare's types), but without params and outputs, unless
+/// the [options](InstanceSse) give them. Errors have a name and a message, never a stack.
+///
+/// Statuses, headers, heartbeats, positions and the end are those of
+/// [`serve_sse`](super::serve_sse), so an `EventSource` resumes and stops by itself. What differs:
+///
+/// - **Ids** are large numbers with gaps: see [`InstanceLogIds`](crate::workflow::InstanceLogIds).
+/// - **A restart** begins a new log. A viewer that has seen something of the one before gets
+///   `reset`, while it is connected or when it comes back, and then all of the new log. `head` of its
+///   data is always `null`, as the platform does not tell it.
+/// - **`?types=step_started,step_completed`** gives events of these types only. Those that end the
+///   run are always given. Another name than one of the platform's is a `400`.
+/// - **`from=latest`** and **`since=`** go by the events' times.
+/// - **Only while the platform keeps the instance**: afterwards it is a `404`.
+///
+/// It keeps nothing and stores nothing. Whether a subscription keeps the engine in memory, and what
+/// it costs, Cloudflare does not say.
+///
+/// # Errors
+/// When a response cannot be made.
+pub async fn serve_instance_sse(
+    instance_id: &str,
+    request: Request,
+    workflow: &Workflow,
+    options: InstanceSse,
+) -> worker::Result<Response> {
+    match feed(instance_id, &request, workflow, &options).await {
+        Ok(feed) if feed.has_ended() => response::ended(),
+        Ok(feed) => {
+            let events = keep_alive(chunks(feed, options), HEARTBEAT_INTERVAL, sleep);
+            let (response, pump) = response::stream(events)?;
+            // A viewer that leaves is noticed at the next event or heartbeat.
+            let pump = js::promise(pump.map(|()| Ok(JsValue::UNDEFINED)));
+            js::wait_until(&pump)?;
+            Ok(response)
+        }
+        Err(refusal) => refuse(refusal),
+    }
+}
+
+/// What [`serve_instance_sse`] shows of an instance.
+///
+/// Default: all types of events, without params and outputs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct InstanceSse {
+    /// Events of these types, and those that end the run. Default: all.
+    pub types: Option<Vec<WorkflowInstanceEventType>>,
+    /// Whether viewers get what the instance was created with. Default: no.
+    pub params: bool,
+    /// Whether viewers get what steps and the run return; a step whose output is sensitive, or a
+    /// stream, shows none. Default: no.
+    pub outputs: bool,
+}
+
+impl InstanceSse {
+    /// All types of events, without params and outputs.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Events of these types, and those that end the run.
+    #[must_use]
+    pub fn types(mut self, types: impl IntoIterator<Item = WorkflowInstanceEventType>) -> Self {
+        self.types = Some(types.into_iter().collect());
+        self
+    }
+
+    /// With what the instance was created with. For eyes that may see it.
+    #[must_use]
+    pub fn with_params(mut self) -> Self {
+        self.params = true;
+        self
+    }
+
+    /// With what steps and the run return. For eyes that may see it.
+    #[must_use]
+    pub fn with_outputs(mut self) -> Self {
+        self.outputs = true;
+        self
+    }
+
+    fn redact(&self, event: WorkflowInstanceEvent) -> WorkflowInstanceEvent {
+        let unknown = matches!(event.data, Data::Unknown(_));
+        match (self.params, self.outputs) {
+            (true, true) => event,
+            (false, false) => event.redacted(),
+            // What was not asked for was not read.
+            _ if unknown => event.redacted(),
+            _ => event,
+        }
+    }
+}
+
+type Feed = InstanceFeed<PlatformLog, WorkersRuntime>;
+
+async fn feed(
+    instance_id: &str,
+    request: &Request,
+    workflow: &Workflow,
+    options: &InstanceSse,
+) -> Result<Feed, Refusal> {
+    // Not `request.method()`, which takes a method that it does not know for GET.
+    if request.inner().method() != "GET" {
+        return Err(METHOD);
+    }
+    let header = request.headers().get("last-event-id").ok().flatten();
+    let url = request.url().map_err(|_| Refusal::Url)?;
+    let cursor = wire::cursor(header.as_deref(), url.query())?;
+    let mut types = options.types.clone();
+    if let Some((_, names)) = url.query_pairs().find(|(name, _)| name == "types") {
+        let asked = names
+            .split(',')
+            .map(|name| WorkflowInstanceEventType::from_name(name).ok_or(Refusal::EventType));
+        let asked = asked.collect::<Result<Vec<_>, _>>()?;
+        let allowed = types.unwrap_or_else(|| WorkflowInstanceEventType::ALL.to_vec());
+        types = Some(
+            asked
+                .into_iter()
+                .filter(|of| allowed.contains(of))
+                .collect(),
+        );
+    }
+    if !is_instance_id(instance_id) {
+        return Err(UNKNOWN_INSTANCE);
+    }
+    let payloads = Payloads {
+        params: options.params,
+        outputs: options.outputs,
+    };
+    let log = PlatformLog::new(workflow, instance_id, payloads);
+    InstanceFeed::start(log, WorkersRuntime, cursor, types)
+        .await
+        .map_err(|error| match error.is_not_found() {
+            true => UNKNOWN_INSTANCE,
+            false => unreachable(&error.into()),
+        })
+}
+
+/// The bytes of a feed, without heartbeats.
+fn chunks(feed: Feed, options: InstanceSse) -> impl Stream<Item = Result<Bytes, WorkflowError>> {
+    stream::try_unfold((feed, options), |(mut feed, options)| async move {
+        let Some(item) = feed.next().await? else {
+            return Ok(None);
+        };
+        let mut bytes = Vec::new();
+        match item {
+            InstanceFeedItem::Reset(reset) => wire::encode_reset(&reset, &mut bytes),
+            InstanceFeedItem::Event(id, event) => {
+                let event = options.redact(event);
+                let data = serde_json::to_string(&event).map_err(|error| {
+                    let message = format!("an event cannot be written: {error}");
+                    WorkflowError::new(WorkflowErrorKind::Other, message)
+                })?;
+                // No type of the platform can forge a line of the stream.
+                let event_type = match event.event_type() {
+                    known if !known.is_empty() && !known.contains(['\r', '\n', '\0']) => known,
+                    _ => "unknown",
+                };
+                let stored = StoredEvent {
+                    id,
+                    event_type: event_type.to_owned(),
+                    data,
+                    timestamp: event.timestamp,
+                };
+                wire::encode(&stored, &mut bytes);
+            }
+        }
+        Ok(Some((Bytes::from(bytes), (feed, options))))
+    })
+}

@@ -1,0 +1,191 @@
+//! The platform's own log of an instance.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_core::Stream;
+use futures_util::stream::{self, LocalBoxStream};
+use serde_json::{Map, Value};
+use wasm_bindgen::prelude::*;
+
+use super::binding::{Workflow, WorkflowError, WorkflowErrorKind, WorkflowInstance};
+use super::convert::{property, to_js};
+use super::js::{self, JsWorkflowSubscription};
+use super::runtime::WorkersRuntime;
+use crate::workflow::{
+    Followed, InstanceEvents, InstanceFollower, InstanceLog, SubscribeOptions,
+    WorkflowInstanceEvent,
+};
+
+impl WorkflowInstance {
+    /// Subscribes to the platform's own log of the instance: what was logged before, and then what
+    /// happens, to the event that ends the run.
+    ///
+    /// Each event comes once and in order, however often the engine is ended meanwhile, by a pause,
+    /// a deploy or a crash. If the instance is *restarted*, its log begins again, numbered from 1:
+    /// then the stream has an error of the kind [`Restarted`](WorkflowErrorKind::Restarted), and
+    /// who goes on reading gets the new log from its beginning. (One whose
+    /// [`cursor`](SubscribeOptions::cursor) was from a log before the one that it is subscribed to
+    /// cannot be told; [`serve_instance_sse`](super::serve_instance_sse) has ids that can.)
+    ///
+    /// The stream ends after the terminal event, also where the filter hides it, and after an error
+    /// of another kind. Dropping it ends the subscription.
+    ///
+    /// ```ignore
+    /// let mut events = instance.subscribe(SubscribeOptions::new()).await?;
+    /// while let Some(event) = events.try_next().await? {
+    ///     console_log!("{} {:?}", event.event_id, event.data);
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// [`NotFound`](WorkflowErrorKind::NotFound) if there is no such instance any more, else when
+    /// the engine cannot be reached.
+    pub async fn subscribe(
+        &self,
+        options: SubscribeOptions,
+    ) -> Result<WorkflowSubscription, WorkflowError> {
+        let log = PlatformLog::new(&self.workflow, &self.id(), Payloads::ALL);
+        let follower = InstanceFollower::start(log, WorkersRuntime, options).await?;
+        let events = stream::try_unfold(follower, |mut follower| async move {
+            let event = match follower.next().await? {
+                None => return Ok(None),
+                Some(Followed::Event(event)) => Ok(event),
+                Some(Followed::Restarted) => Err(WorkflowError::new(
+                    WorkflowErrorKind::Restarted,
+                    "the instance was restarted; what follows is its new log".to_owned(),
+                )),
+            };
+            Ok::<_, WorkflowError>(Some((event, follower)))
+        });
+        Ok(WorkflowSubscription {
+            events: Box::pin(flat(events)),
+        })
+    }
+}
+
+/// An error inside does not end a stream, one outside does.
+fn flat<T, E>(
+    stream: impl Stream<Item = Result<Result<T, E>, E>>,
+) -> impl Stream<Item = Result<T, E>> {
+    use futures_util::StreamExt;
+    stream.map(|item| item.flatten())
+}
+
+/// The platform's own log of an instance, as a stream: see [`WorkflowInstance::subscribe`].
+#[must_use = "a stream does nothing unless it is polled"]
+pub struct WorkflowSubscription {
+    events: LocalBoxStream<'static, Result<WorkflowInstanceEvent, WorkflowError>>,
+}
+
+impl Stream for WorkflowSubscription {
+    type Item = Result<WorkflowInstanceEvent, WorkflowError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.events.as_mut().poll_next(context)
+    }
+}
+
+impl fmt::Debug for WorkflowSubscription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WorkflowSubscription")
+            .finish_non_exhaustive()
+    }
+}
+
+/// Which of what the workflow works on is read from events.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Payloads {
+    pub(super) params: bool,
+    pub(super) outputs: bool,
+}
+
+impl Payloads {
+    pub(super) const ALL: Self = Self {
+        params: true,
+        outputs: true,
+    };
+}
+
+/// The log of one instance, asked for anew each time: a stub is dead after an error.
+#[derive(Clone)]
+pub(super) struct PlatformLog {
+    workflow: Workflow,
+    id: String,
+    payloads: Payloads,
+}
+
+impl PlatformLog {
+    pub(super) fn new(workflow: &Workflow, id: &str, payloads: Payloads) -> Self {
+        Self {
+            workflow: workflow.clone(),
+            id: id.to_owned(),
+            payloads,
+        }
+    }
+}
+
+impl InstanceLog for PlatformLog {
+    type Error = WorkflowError;
+    type Events = PlatformEvents;
+
+    async fn subscribe(&self, options: &SubscribeOptions) -> Result<PlatformEvents, WorkflowError> {
+        let mut json = Map::new();
+        if let Some(cursor) = options.cursor {
+            json.insert("cursor".into(), cursor.get().into());
+        }
+        if let Some(filter) = &options.filter {
+            let names: Vec<Value> = filter.iter().map(|of| of.as_str().into()).collect();
+            json.insert("filter".into(), names.into());
+        }
+        let options = to_js(&json).map_err(JsValue::from)?;
+        let instance = self.workflow.get(&self.id).await?;
+        let subscription = instance.instance.subscribe(&options).await?;
+        Ok(PlatformEvents {
+            subscription: subscription.unchecked_into(),
+            payloads: self.payloads,
+        })
+    }
+
+    async fn has_ended(&self) -> Result<bool, WorkflowError> {
+        let instance = self.workflow.get(&self.id).await?;
+        let status = instance.status::<serde::de::IgnoredAny>().await?;
+        Ok(status.state.has_ended())
+    }
+
+    fn is_gone(&self, error: &WorkflowError) -> bool {
+        error.is_not_found()
+    }
+}
+
+pub(super) struct PlatformEvents {
+    subscription: JsWorkflowSubscription,
+    payloads: Payloads,
+}
+
+impl InstanceEvents for PlatformEvents {
+    type Error = WorkflowError;
+
+    async fn next(&mut self) -> Result<Option<WorkflowInstanceEvent>, WorkflowError> {
+        let result = self.subscription.next().await?;
+        if property(&result, "done").is_truthy() {
+            return Ok(None);
+        }
+        let Payloads { params, outputs } = self.payloads;
+        let json = js::instance_event_json(&property(&result, "value"), params, outputs)?;
+        // What it holds of the engine, such as a stream. Of no use if it fails.
+        let _ = js::dispose(&result);
+        serde_json::from_str(&json).map(Some).map_err(|error| {
+            let message = format!("an event of the platform cannot be read: {error}");
+            WorkflowError::new(WorkflowErrorKind::Other, message)
+        })
+    }
+}
+
+impl Drop for PlatformEvents {
+    fn drop(&mut self) {
+        // Of no use if it fails: the runtime ends what a request held.
+        let _ = js::dispose(&self.subscription);
+    }
+}

@@ -1,0 +1,325 @@
+// The platform's own log of an instance, through the library's `subscribe` and `serve_instance_sse`:
+// what plain JavaScript gets of the same instance (`/platform`), each event once.
+import assert from "node:assert/strict";
+import { after, before, describe, test } from "node:test";
+
+import { harness } from "./lib/harness.mjs";
+import { Gate, json, start } from "./lib/script.mjs";
+import { open, readAll } from "./lib/sse.mjs";
+
+let server;
+before(async () => {
+  server = await harness();
+});
+after(() => server?.stop());
+
+/** Everything that a run can do. */
+const OPS = (gate) => [
+  { do: { name: "first" } },
+  { do: { name: "flaky", attempts: [{ fail: "not yet" }], retries: { limit: 2, delay: 10, backoff: "constant" } } },
+  { do: { name: "slow", gate: gate.name } },
+  { sleep: { name: "nap", ms: 50 } },
+  { wait: { name: "answer", type: "go" } },
+  { catch: { op: { wait: { name: "nothing", type: "never", timeout: 10 } }, rethrow: false } },
+];
+
+let number = 0;
+
+async function begin(ops = OPS, options = {}) {
+  const gate = new Gate(server, `instance-${(number += 1)}`);
+  const run = await start(server, ops(gate), options);
+  return { run, gate, url: `${run.url}/instance` };
+}
+
+const to = (type, stepName) => ({ type: of, json }) => of === type && (!stepName || json.stepName === stepName);
+
+/** As a viewer gets it by default. */
+const redacted = (log) => log.map(({ params, output, ...event }) => event);
+
+const datas = (events) => events.filter(({ type }) => type !== "reset").map(({ json }) => json);
+
+/** Checks that a client that has seen so much gets the rest, and at the end a 204. */
+async function assertResumes(url, events) {
+  const ids = events.map(({ id }) => id);
+  for (const position of [0, 1, 2, Math.floor(events.length / 2), events.length - 2]) {
+    const rest = await readAll(url, { lastEventId: ids[position] });
+    assert.deepEqual(rest.map(({ raw }) => raw), events.slice(position + 1).map(({ raw }) => raw), `after ${position}`);
+  }
+  const { status } = await fetch(url, { headers: { "last-event-id": `${ids.at(-1)}` } });
+  assert.equal(status, 204);
+}
+
+for (const wrapped of [false, true]) {
+  test(`a run is the platform's log, live and later (${wrapped ? "instrumented" : "not instrumented"})`, async () => {
+    const { run, gate, url } = await begin(OPS, { wrapped });
+    const subscribed = json(`${run.url}/subscribe`);
+    const live = await open(url);
+    await live.until(to("attempt_started", "slow-1"));
+    await gate.open();
+    await live.until(to("wait_started", "answer-1"));
+    await run.event("go", { secret: "payload" });
+    const events = await live.rest();
+    await run.ended();
+
+    const platform = await run.platform();
+    assert.equal(platform.filter(({ type }) => type === "workflow_completed").length, 1);
+    assert.deepEqual(datas(events), redacted(platform));
+    assert.deepEqual(events.map(({ type }) => type), platform.map(({ type }) => type));
+    assert.deepEqual(await subscribed, platform, "the stream of subscribe()");
+
+    const { headers } = live.response;
+    assert.equal(headers.get("content-type"), "text/event-stream");
+    assert.equal(headers.get("cache-control"), "no-cache, no-transform");
+    assert.equal(headers.get("x-accel-buffering"), "no");
+    assert.equal(live.bytes.subarray(0, 2).toString(), ":\n", "a heartbeat first");
+    assert.deepEqual((await readAll(url)).map(({ raw }) => raw), events.map(({ raw }) => raw));
+    await assertResumes(url, events);
+
+    const [queued, , running] = platform;
+    const id = (index) => 1000 * (index < 2 ? queued : running).timestamp + platform[index].eventId;
+    assert.deepEqual(events.map((event) => event.id), platform.map((_, index) => id(index)));
+  });
+}
+
+describe("what is shown", () => {
+  let run, url, platform;
+  before(async () => {
+    ({ run, url } = await begin(() => [{ do: { name: "a", value: { secret: 1 } } }, { do: { name: "b" } }]));
+    await run.ended();
+    platform = await run.platform();
+  });
+
+  test("no params and no outputs, unless the Worker's author asks for them", async () => {
+    assert.ok(JSON.stringify(platform).includes("secret"));
+    assert.deepEqual(datas(await readAll(url)), redacted(platform));
+    assert.deepEqual(datas(await readAll(`${url}?show=params,outputs`)), platform);
+    const onlyParams = platform.map(({ output, ...event }) => event);
+    assert.deepEqual(datas(await readAll(`${url}?show=params`)), onlyParams);
+    const onlyOutputs = platform.map(({ params, ...event }) => event);
+    assert.deepEqual(datas(await readAll(`${url}?show=outputs`)), onlyOutputs);
+  });
+
+  test("of an error, its name and message", async () => {
+    const failing = await begin(() => [{ do: { name: "a", attempts: [{ typeError: "no" }], retries: { limit: 0, delay: 0, backoff: "constant" } } }]);
+    const events = await readAll(failing.url);
+    const end = events.at(-1);
+    assert.equal(end.type, "workflow_errored");
+    assert.deepEqual(end.json.error, { name: "TypeError", message: "no" });
+    assert.deepEqual(events.find(to("attempt_errored")).json.error, { name: "TypeError", message: "no" });
+    assert.doesNotMatch(Buffer.from(events.map(({ raw }) => raw).join("")).toString(), /stack|\.js|wasm/);
+    await failing.run.ended();
+    assert.deepEqual(datas(events), redacted(await failing.run.platform()));
+  });
+
+  test("the types that are asked for, and the end", async () => {
+    const all = await readAll(url);
+    const of = (...types) => all.filter(({ type }) => types.includes(type)).map(({ raw }) => raw);
+    const raws = async (query, options) => (await readAll(`${url}?${query}`, options)).map(({ raw }) => raw);
+    const asked = of("step_started", "workflow_completed");
+    assert.equal(asked.length, 3);
+    assert.deepEqual(await raws("types=step_started"), asked);
+    assert.deepEqual(await raws("types=step_started", { lastEventId: all[1].id }), asked);
+    assert.deepEqual(await raws("types=step_started,workflow_queued"), of("step_started", "workflow_queued", "workflow_completed"));
+    // What the author leaves out cannot be asked for.
+    assert.deepEqual(await raws("show=steps"), of("step_started", "step_completed", "workflow_completed"));
+    assert.deepEqual(await raws("show=steps&types=step_started,workflow_started"), asked);
+    const { status } = await fetch(`${url}?types=step_started`, { headers: { "last-event-id": `${all.at(-1).id}` } });
+    assert.equal(status, 204);
+  });
+
+  test("from a time on, and from now on", async () => {
+    const all = await readAll(url);
+    const since = all[3].json.timestamp;
+    const expected = all.filter(({ json: { timestamp } }) => timestamp >= since);
+    const raws = (events) => events.map(({ raw }) => raw);
+    assert.deepEqual(raws(await readAll(`${url}?since=${since}`)), raws(expected));
+    assert.equal((await fetch(`${url}?from=latest`)).status, 204, "it has ended");
+
+    const live = await begin();
+    await (await open(live.url)).until(to("attempt_started", "slow-1"));
+    const late = await open(`${live.url}?from=latest`);
+    await live.gate.open();
+    const { type, json: { stepName } } = await late.next();
+    assert.deepEqual({ type, stepName }, { type: "attempt_completed", stepName: "slow-1" });
+    late.close();
+    await live.run.act("terminate");
+  });
+
+  test("part of it, by subscribe()", async () => {
+    const subscribe = (query) => json(`${run.url}/subscribe?${query}`);
+    assert.deepEqual(await subscribe("cursor=3"), platform.slice(3));
+    const steps = platform.filter(({ type }) => type === "step_started");
+    assert.deepEqual(await subscribe("filter=step_started"), steps);
+    assert.deepEqual(await subscribe("cursor=9999"), []);
+    assert.deepEqual(await subscribe("take=2"), platform.slice(0, 2));
+  });
+});
+
+describe("an interrupted run", () => {
+  test("paused and resumed, in mid-step and in mid-sleep", async () => {
+    const { run, gate, url } = await begin((gate) => [{ do: { name: "slow", gate: gate.name } }, { sleep: { name: "nap", ms: 400 } }, { wait: { name: "w", type: "go" } }]);
+    const subscribed = json(`${run.url}/subscribe`);
+    const live = await open(url);
+    await live.until(to("attempt_started"));
+    await run.act("pause");
+    await live.until(to("workflow_waiting_for_pause"));
+    await gate.open();
+    await live.until(to("workflow_paused"));
+    await run.reached("paused");
+    await run.resume();
+    await live.until(to("sleep_started"));
+    await run.pause();
+    await live.until(to("workflow_paused"));
+    await run.resume();
+    await live.until(to("wait_started"));
+    await run.event("go");
+    const events = await live.rest();
+    await run.ended();
+    const platform = await run.platform();
+    assert.deepEqual(datas(events), redacted(platform));
+    assert.deepEqual(await subscribed, platform);
+    await assertResumes(url, events);
+  });
+
+  test("terminated", async () => {
+    const { run, url } = await begin();
+    const subscribed = json(`${run.url}/subscribe`);
+    const live = await open(url);
+    await live.until(to("attempt_started", "slow-1"));
+    await run.act("terminate");
+    const events = await live.rest();
+    assert.equal(events.at(-1).type, "workflow_terminated");
+    const platform = await run.platform();
+    assert.deepEqual(datas(events), redacted(platform));
+    assert.deepEqual(await subscribed, platform);
+    await assertResumes(url, events);
+  });
+
+  test("restarted: nobody goes deaf", async () => {
+    const { run, gate, url } = await begin();
+    const subscribed = json(`${run.url}/subscribe`);
+    const live = await open(url);
+    await live.until(to("attempt_started", "slow-1"));
+    const held = live.events.map(({ id }) => id);
+    await run.act("restart");
+    const reset = await live.until("reset");
+    await live.until(to("attempt_started", "slow-1"));
+    await gate.open();
+    await live.until(to("wait_started", "answer-1"));
+    await run.event("go");
+    await live.rest();
+    await run.ended();
+
+    const platform = await run.platform();
+    assert.equal(platform[0].eventId, 1, "the platform numbers again from 1");
+    const second = live.events.slice(live.events.indexOf(reset) + 1);
+    assert.deepEqual(datas(second), redacted(platform));
+    assert.deepEqual(reset.json, { requested: held.at(-1), oldest: second[0].id, head: null });
+    assert.ok(second[0].id > held.at(-1));
+    const ours = await subscribed;
+    const restarted = ours.findIndex(({ kind }) => kind === "Restarted");
+    assert.equal(restarted, held.length);
+    assert.deepEqual(ours.slice(restarted + 1), platform);
+
+    // Who comes back with what it held of the first run.
+    for (const lastEventId of [held[0], held[3], held.at(-1)]) {
+      const [reset, ...events] = await readAll(url, { lastEventId });
+      assert.equal(reset.type, "reset");
+      assert.equal(reset.json.requested, lastEventId);
+      assert.deepEqual(events.map(({ raw }) => raw), second.map(({ raw }) => raw));
+    }
+    await assertResumes(url, second);
+  });
+
+  test("restarted after its end: who was told of the end is not told so again", async () => {
+    const { run, url } = await begin(() => [{ do: { name: "a" } }, { wait: { name: "w", type: "go", timeout: 60_000 } }]);
+    await run.event("go");
+    const first = await readAll(url);
+    const headers = { "last-event-id": `${first.at(-1).id}` };
+    assert.equal((await fetch(url, { headers })).status, 204);
+    await run.act("restart");
+    const again = await open(url, { lastEventId: first.at(-1).id });
+    assert.equal((await again.next()).type, "reset");
+    await again.until(to("wait_started"));
+    await run.event("go");
+    await again.rest();
+    await run.ended();
+    assert.deepEqual(datas(again.events), redacted(await run.platform()));
+  });
+});
+
+describe("refusals", () => {
+  let run, url;
+  before(async () => {
+    ({ run, url } = await begin(() => [{ do: { name: "a" } }]));
+    await run.ended();
+  });
+
+  const refused = async (target, status, reason, init) => {
+    const response = await fetch(target, init);
+    assert.equal(response.status, status);
+    assert.match(await response.text(), reason);
+    return response;
+  };
+
+  test("404 for what is no instance", async () => {
+    for (const id of ["unknown", "a".repeat(101), "%F0%9F%92%A9", "-x"]) {
+      await refused(`${server.url}/alpha/${id}/instance`, 404, /no workflow instance/);
+    }
+  });
+
+  test("400 for a position or a type that cannot be", async () => {
+    for (const id of ["0", "x", "-1", "1.5", "99999999999999999999"]) {
+      await refused(url, 400, /invalid Last-Event-ID/, { headers: { "last-event-id": id } });
+      await refused(`${url}?lastEventId=${id}`, 400, /invalid Last-Event-ID/);
+    }
+    await refused(`${url}?from=now`, 400, /invalid from/);
+    for (const types of ["steps", "step_started,", "", "step_started,internal"]) {
+      await refused(`${url}?types=${types}`, 400, /invalid types/);
+    }
+  });
+
+  test("405 for what is not GET", async () => {
+    for (const method of ["POST", "PUT", "DELETE", "OPTIONS"]) {
+      const response = await refused(url, 405, /GET/, { method });
+      assert.equal(response.headers.get("allow"), "GET");
+    }
+  });
+
+  test("reset for an id that the log does not have", async () => {
+    const all = await readAll(url);
+    for (const lastEventId of [1, 17, all.at(-1).id + 1, Number.MAX_SAFE_INTEGER]) {
+      const [reset, ...events] = await readAll(url, { lastEventId });
+      assert.deepEqual(reset.json, { requested: lastEventId, oldest: all[0].id, head: null });
+      assert.deepEqual(events.map(({ raw }) => raw), all.map(({ raw }) => raw));
+    }
+    // The parameter does what the header does.
+    const rest = await readAll(`${url}?lastEventId=${all[4].id}`);
+    assert.deepEqual(rest.map(({ raw }) => raw), all.slice(5).map(({ raw }) => raw));
+  });
+});
+
+describe("subscriptions of the platform are ended", () => {
+  const openOnes = () => json(`${server.url}/open`);
+
+  test("when a stream of events is dropped or at its end", async () => {
+    const { run, gate } = await begin();
+    await json(`${run.url}/subscribe?take=2`);
+    assert.equal(await openOnes(), 0);
+    await gate.open();
+    await run.event("go");
+    await json(`${run.url}/subscribe`);
+    assert.equal(await openOnes(), 0);
+  });
+
+  test("when a viewer is gone", async () => {
+    const { run, gate, url } = await begin((gate) => [{ do: { name: "slow", gate: gate.name } }, { many: { name: "step", steps: 30 } }]);
+    const viewer = await open(url);
+    await viewer.until(to("attempt_started", "slow-1"));
+    assert.equal(await openOnes(), 1);
+    viewer.close();
+    await gate.open(); // the runtime notices at a write
+    await run.ended();
+    while ((await openOnes()) > 0) await new Promise((resolve) => setTimeout(resolve, 25));
+  });
+});
