@@ -35,12 +35,32 @@ pub use sqlite::{Sql, SqlRow, SqlValue, SqliteError, SqliteEventStore};
 ///   append it again (with keys, that is harmless).
 /// - **Time.** Each event is stamped by the store's clock, to the millisecond, and never earlier
 ///   than the event before it, even if the clock was set back. Events of a batch have one time.
+/// - **Retention.** A store may remove events, the oldest first, and then forgets their keys if it
+///   likes. Their ids are never given away again, and the head stays where it was.
 /// - **Honesty.** A [`Page`] tells which ids the log still knows, so that a subscriber whose
 ///   position is gone learns it instead of waiting for ever.
+/// - **Wake-ups.** Once an append is visible, [`changed`](Self::changed) resolves for everybody who
+///   waits at a position before it, in whichever process. A [`Bell`] does that within one.
 ///
 /// Methods take `&self` and may be called concurrently, from several threads on native targets.
 /// Dropping a returned future must leave the store usable; an append dropped half-way may or may
 /// not take place.
+///
+/// # A store of your own
+///
+/// Four methods, and the suite of `store::contract` to check them with. The crate's
+/// `examples/own_store.rs` is one in an SQLite file, in about 70 lines; for another SQLite
+/// binding, [`SqliteEventStore`] over an [`Sql`] is shorter still. What goes wrong most easily:
+///
+/// - **Look after you listen.** A `changed` that looks at the head, finds nothing and only then
+///   begins to listen misses the append in between, and a viewer waits for ever. See [`Bell`].
+/// - **Ids in order of visibility.** A database that gives out ids first and commits later (a
+///   sequence, an auto-increment under concurrent transactions) shows 8 before 7, and whoever has
+///   read 8 never sees 7. Let one transaction at a time append.
+/// - **The head outlives its event.** Where retention can remove the newest event, its id must be
+///   kept elsewhere, else the next event gets an id that viewers have behind them.
+/// - **Nothing half-done.** A future may be dropped at any `await`: what happens between two of
+///   them should leave the log whole.
 pub trait EventStore: MaybeSend + MaybeSync {
     /// What can go wrong with the storage.
     type Error: std::error::Error + MaybeSend + MaybeSync + 'static;
