@@ -52,8 +52,8 @@ const GROUPS = {
   async native() {
     await cargoTest("cargo test", ["--no-fail-fast", ...NATIVE, ...nativeFeatures()]);
     if (existsSync(at("tests/shuttle.rs"))) {
-      // A folder of its own: the flag changes every crate. No LTO: it would be most of the time, and
-      // neither would be of use what Redis needs.
+      // A folder of its own: the flag changes every crate. No LTO, and not the crates that Redis
+      // needs: they would be most of the time.
       await cargoTest("shuttle", ["--test", "shuttle", "--release", ...nativeFeatures("redis")], {
         RUSTFLAGS: `${process.env.RUSTFLAGS ?? ""} --cfg shuttle`.trim(),
         CARGO_TARGET_DIR: at("target/shuttle"),

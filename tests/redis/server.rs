@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -35,13 +35,17 @@ impl Server {
     }
 
     pub(crate) fn with(options: &[&str]) -> Self {
+        Self::on(free_port(), options)
+    }
+
+    pub(crate) fn on(port: u16, options: &[&str]) -> Self {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("ssetarget-redis-{}-{number}", std::process::id());
         let folder = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&folder).unwrap();
         let mut server = Self {
-            port: free_port(),
+            port,
             folder,
             options: options.iter().map(|&option| option.to_owned()).collect(),
             child: None,
@@ -91,6 +95,23 @@ impl Server {
         }
     }
 
+    pub(crate) fn process(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
+    }
+
+    /// A copy of its files.
+    pub(crate) fn save(&self) -> PathBuf {
+        let copy = self.folder.with_extension("saved");
+        copy_files(&self.folder, &copy);
+        copy
+    }
+
+    pub(crate) fn restore(&self, saved: &Path) {
+        std::fs::remove_dir_all(&self.folder).unwrap();
+        copy_files(saved, &self.folder);
+        std::fs::remove_dir_all(saved).unwrap();
+    }
+
     pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
@@ -128,6 +149,19 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
         let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn copy_files(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let copy = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            copy_files(&path, &copy);
+        } else {
+            std::fs::copy(&path, copy).unwrap();
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use ssetarget::store::contract;
 use ssetarget::store::redis::{RedisClient, RedisEventStore};
+use ssetarget::{Batch, Cursor, EventStore, NewEvent, PageLimit, SseTarget};
 
 use crate::harness::tests;
 use crate::server::Server;
@@ -27,6 +28,62 @@ tests! {
             RedisEventStore::new(&RedisClient::new(&server.url()).unwrap(), "log")
         })
         .await;
+    }
+
+    async fn any_number_of_logs_and_viewers_share_one_connection() {
+        let server = Server::forgetful();
+        let client = RedisClient::new(&server.url()).unwrap();
+        let targets: Vec<SseTarget<NewEvent, _>> = (0..50)
+            .map(|_| SseTarget::new(RedisEventStore::new(&client, &name())))
+            .collect();
+        let mut viewers = Vec::new();
+        for target in &targets {
+            for _ in 0..10 {
+                let mut viewer = target.subscribe(Cursor::Latest).await.unwrap();
+                viewers.push(tokio::spawn(async move { viewer.next().await.unwrap() }));
+            }
+        }
+        while !server.say(&["CLIENT", "LIST"]).contains(" sub=50 ") {}
+        assert_eq!(server.connections(), 1);
+        for target in &targets {
+            let event = NewEvent::new("event", target.store().keys()[0]).unwrap();
+            target.dispatch_encoded(vec![event]).await.unwrap();
+        }
+        for (number, viewer) in viewers.into_iter().enumerate() {
+            let Some(Batch::Events(events)) = viewer.await.unwrap() else {
+                panic!("an event was stored");
+            };
+            assert_eq!(events[0].data, targets[number / 10].store().keys()[0]);
+        }
+        // What nobody watches any more is not announced either.
+        drop(targets);
+        while !server.say(&["CLIENT", "LIST"]).contains(" sub=0 ") {}
+        drop(client);
+        while server.connections() > 0 {}
+    }
+
+    async fn names_of_logs_are_theirs_alone() {
+        let server = Server::forgetful();
+        let client = RedisClient::new(&server.url()).unwrap();
+        let names = ["", "a", "a}", "{a}", "%7D", "}", "{", "a:events", "ä/ b\n"];
+        let store = |name| RedisEventStore::with_prefix(&client, "a{b", name);
+        for name in names {
+            let event = NewEvent::new("event", name).unwrap().with_key("key").unwrap();
+            store(name).append(vec![event]).await.unwrap();
+        }
+        for name in names {
+            let page = store(name).read(None, PageLimit::default()).await.unwrap();
+            assert_eq!(page.events.len(), 1, "{name}");
+            assert_eq!(page.events[0].data, name);
+            let keys = store(name).keys().map(str::to_owned);
+            for key in &keys {
+                assert_eq!(server.say(&["EXISTS", key]), ":1", "{key}");
+                // What a cluster takes for the slot.
+                let tag = key.split_once('{').unwrap().1.split_once('}').unwrap().0;
+                assert!(keys.iter().all(|key| key.contains(&format!("{{{tag}}}"))));
+                assert!(!tag.is_empty(), "{key}");
+            }
+        }
     }
 }
 

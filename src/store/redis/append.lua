@@ -4,10 +4,8 @@
 -- has a key, and the key.
 -- Returns for each event its id, or 0 for a duplicate.
 local TOKEN, MAX, AGE, IDLE, FINISHED = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
--- 2026-01-01T00:00:00Z
-local EPOCH = 1767225600000
--- Ids that a lost tail may have used. Far more than a server can lose.
-local LOSS = 1048576
+-- 2026-01-01T00:00:00Z, in microseconds.
+local EPOCH = 1767225600000000
 local MAX_ID = 9007199254740991
 local MAX_GAPS = 64
 
@@ -39,21 +37,22 @@ if #new == 0 then
   return outcomes
 end
 
-local time = now()
+local time, microseconds = now()
 -- The server's history: it gets another name by a restart and by a failover, and its newest events
 -- may be gone then.
 local info = redis.pcall('INFO', 'replication')
 local origin = type(info) == 'string' and string.match(info, 'master_replid:(%x+)') or ''
--- The ids of a log begin with the time of its creation, 4096 a millisecond, so that those of one
--- that was deleted before are all smaller.
-local fresh = math.max((time - EPOCH) * 4096, 0)
+-- The ids of a log begin with the time of its creation, 4 a microsecond: faster than anybody can
+-- append, so that those of a log that was deleted before, and of events that were lost, are smaller.
+local fresh = math.max((microseconds - EPOCH) * 4, 0)
 local is_new = not log
 local head, gaps
 if is_new then
   log = { time = time, closed = false }
   head, gaps = fresh, '0:' .. text(fresh + 1)
 elseif log.origin ~= origin then
-  head = math.max(fresh, log.head + LOSS)
+  -- The second if the clock was set back.
+  head = fresh > log.head and fresh or log.head + 1048576
   gaps = log.gaps .. ',' .. text(log.head) .. ':' .. text(head + 1)
 else
   head, gaps = log.head, log.gaps
@@ -64,6 +63,8 @@ end
 
 -- Before anything is written, for it is what an ACL may refuse. Nobody can look before the end.
 redis.call('PUBLISH', EVENTS, '')
+-- The first write, for it is what a full memory refuses: after another one nothing would be.
+redis.call('HSET', META, 'origin', origin)
 if is_new then
   redis.call('DEL', EVENTS, FACTS)
 end

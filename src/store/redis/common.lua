@@ -7,9 +7,11 @@ local function text(number)
   return string.format('%.0f', number)
 end
 
+-- In milliseconds, and in microseconds.
 local function now()
   local time = redis.call('TIME')
-  return time[1] * 1000 + math.floor(time[2] / 1000)
+  local microseconds = time[1] * 1000000 + time[2]
+  return math.floor(microseconds / 1000), microseconds
 end
 
 local function parse(entry)
@@ -100,7 +102,7 @@ end
 
 -- As `trim`, by age alone, for those who only read.
 local function forget(log, age)
-  if log and log.oldest and age ~= '' and trim(log, nil, now() - tonumber(age)) then
+  if log and log.oldest and age ~= '' and trim(log, nil, (now()) - tonumber(age)) then
     save(log)
   end
 end

@@ -95,6 +95,9 @@ impl<T: RedisTransport> Driver<T> {
                 }
                 Err(error) => {
                     let patience = self.config.patience;
+                    while let Ok(message) = self.messages.try_recv() {
+                        self.keep(message);
+                    }
                     if self.lost.is_none_or(|lost| lost.elapsed() >= patience) {
                         for call in self.queue.drain(..) {
                             call.answer(Err(error.clone()));
@@ -113,12 +116,18 @@ impl<T: RedisTransport> Driver<T> {
         self.queue.retain(|call| !call.answer.is_canceled());
         while self.queue.is_empty() && self.watches.all().is_empty() {
             match self.messages.next().await {
-                Some(Message::Call(call)) => self.queue.push_back(call),
-                Some(Message::Watch(_) | Message::Unwatch(_)) => {}
+                Some(message) => self.keep(message),
                 None => return false,
             }
         }
         true
+    }
+
+    /// For when there is a connection, which subscribes to whatever is watched then.
+    fn keep(&mut self, message: Message) {
+        if let Message::Call(call) = message {
+            self.queue.push_back(call);
+        }
     }
 
     async fn connect(&mut self) -> Result<Connection<T::Connection>, RedisError> {

@@ -25,7 +25,7 @@
 //! | `<prefix>{<name>}:facts` | hash | the keys of events: see [`Event::key`](crate::Event::key) |
 //!
 //! All three are in one slot of a cluster, by their hash tag; the client itself follows no
-//! redirections. `%`, `{` and `}` in names are written as `%25`, `%7B` and `%7D`. Changes are
+//! redirections. `%`, `{` and `}` in names are written as `%25`, `%7B` and `%7D`, an empty name as `%`. Changes are
 //! announced on a channel with the name of the stream, so an ACL user needs the permissions
 //! `~<prefix>* &<prefix>* +eval +evalsha +hello +ping +select +subscribe +unsubscribe +publish
 //! +info +time +@stream +@hash +del +exists +pexpire +persist`.
@@ -44,7 +44,7 @@
 //!   cut, with `everysec` all but the last second, and a failover loses what the replica did not
 //!   have yet. `WAIT` narrows that and does not end it; this store does not call it.
 //! - **No client goes deaf, and none skips an event unknowingly.** The ids of a log begin with the
-//!   time of its creation (4,096 for each millisecond since 2026), so those of a log that was
+//!   time of its creation (4 for each microsecond since 2026), so those of a log that was
 //!   deleted, expired or flushed are all smaller than those of the next one of its name, and a
 //!   client that has one is told with a `reset`. After a restart or a failover of the server, by
 //!   which the newest events may be gone, the next append jumps to such a number again, and a client
@@ -298,7 +298,14 @@ impl EventStore for RedisEventStore {
 
 impl Keys {
     fn new(prefix: &str, name: &str) -> Self {
-        let key = |part: &str| format!("{}{{{}}}:{part}", escaped(prefix), escaped(name)).into();
+        let prefix = escaped(prefix);
+        // An empty tag would be none.
+        let tag = if name.is_empty() {
+            "%".to_owned()
+        } else {
+            escaped(name)
+        };
+        let key = |part: &str| format!("{prefix}{{{tag}}}:{part}").into();
         Self {
             events: key("events"),
             meta: key("log"),
@@ -307,7 +314,7 @@ impl Keys {
     }
 }
 
-/// With one pair of braces in a key, the hash tag is what is in between. An empty one would be none.
+/// With one pair of braces in a key, the hash tag is what is in between.
 fn escaped(name: &str) -> String {
     name.replace('%', "%25")
         .replace('{', "%7B")
