@@ -1,4 +1,6 @@
-// npm run bench [-- --short] [--trials N] [--scenarios a,b] [--contestants a,b] [--save] [--readme]
+// npm run bench [-- --short] [--trials N] [--scenarios a,b] [--contestants a,b] [--save] [--note TEXT]
+// npm run bench -- --redis | --axum [--short] [--save]
+// npm run bench -- --readme
 //
 // Measures this library against the npm package that it re-creates and against the least work that
 // a Durable Object can do: see README.md in this folder.
@@ -9,7 +11,9 @@ import { ensureNodeModules, ensureRust } from "../scripts/lib/setup.mjs";
 import { CONTESTANTS, buildContestants, bundleSize, contestant } from "./lib/contestants.mjs";
 import { machine } from "./lib/machine.mjs";
 import { printTable, saveReadme, saveResults } from "./lib/report.mjs";
-import { SCENARIOS, clientArgs, storedEvents } from "./lib/scenarios.mjs";
+import { GZIP_AT_MOST, ROWS_AT_MOST, SCENARIOS, clientArgs, storedEvents } from "./lib/scenarios.mjs";
+import { measureAxum } from "./axum.mjs";
+import { compareOnRedis } from "./redis/run.mjs";
 import { Storage, serve } from "./lib/workerd.mjs";
 
 const CLIENT = at("target/release/bench-client");
@@ -17,12 +21,23 @@ const CLIENT = at("target/release/bench-client");
 main(async () => {
   const options = parseOptions();
   if (options.readme) return saveReadme();
+  const folder = options.save ? at("bench/results") : at("target/bench/results");
+  mkdirSync(folder, { recursive: true });
+  if (options.redis) {
+    await ensureNodeModules();
+    await ensureRust();
+    return compareOnRedis(folder, options);
+  }
+  if (options.axum) {
+    await buildClient();
+    return measureAxum(folder, { client, machine: machine(options), short: options.short });
+  }
   await ensureNodeModules();
   await ensureRust();
   await buildClient();
   await buildContestants(options.contestants);
 
-  const results = { ...machine(options), contestants: options.contestants, scenarios: [] };
+  const results = { ...machine(options), note: options.note, contestants: options.contestants, scenarios: [] };
   results.client = await measureClient(options);
   for (const scenario of options.scenarios) {
     results.scenarios.push({ name: scenario.name, trials: await measure(scenario, options) });
@@ -33,8 +48,7 @@ main(async () => {
 
   if (options.short) return judge(results);
   printTable(results);
-  mkdirSync(at("target/bench"), { recursive: true });
-  saveResults(results, options.save ? at("bench/results") : at("target/bench/results"));
+  saveResults(results, folder);
 });
 
 function parseOptions() {
@@ -46,6 +60,9 @@ function parseOptions() {
       contestants: { type: "string" },
       save: { type: "boolean", default: false },
       readme: { type: "boolean", default: false },
+      redis: { type: "boolean", default: false },
+      axum: { type: "boolean", default: false },
+      note: { type: "string" },
     },
   });
   const trials = values.short ? 1 : Number(values.trials);
@@ -100,7 +117,10 @@ async function attempt(scenario, name, options) {
   const storage = new Storage(await stored(name, storedEvents(scenario, options)));
   const server = await serve(name, storage);
   try {
+    if (scenario.rowsWritten) await rowsWritten(server);
     const report = await client(server, clientArgs(scenario, { ...options, lossy: contestant(name).lossy }));
+    // Rounded, since there are a few rows for the schema too.
+    if (scenario.rowsWritten) report.rowsPerEvent = Math.round((100 * (await rowsWritten(server))) / report.events) / 100;
     report.coldMs = report.firstAtMs === undefined ? undefined : report.firstAtMs - server.started;
     return report;
   } catch (error) {
@@ -109,6 +129,12 @@ async function attempt(scenario, name, options) {
     await server.stop();
     storage.delete();
   }
+}
+
+/** How many rows all objects wrote since this was first asked. */
+async function rowsWritten({ rowsPort }) {
+  const response = await fetch(`http://127.0.0.1:${rowsPort}/`);
+  return Number(await response.text());
 }
 
 const filled = new Map();
@@ -147,21 +173,26 @@ const FAULTS = ["lost", "duplicates", "disorder", "wrong"];
 /** Also those of the viewer that had stalled. */
 const total = (report, fault) => (report[fault] ?? 0) + (report.stalled?.[fault] ?? 0);
 
-/** The short form: every scenario went through, and those contestants that must be exact were. No time is judged. */
+/**
+ * The short form: every scenario went through, and those contestants that must be exact were. No time
+ * is judged, but what is the same in every run is.
+ */
 function judge(results) {
-  const exact = ["ours", "roofline"].filter((name) => results.contestants.includes(name));
-  let failed = 0;
+  const failures = [];
   let passed = 0;
+  const check = (title, faults) => (faults.length > 0 ? failures.push(`${title}: ${faults.join(", ")}`) : (passed += 1));
+  const exact = ["ours", "roofline"].filter((name) => results.contestants.includes(name));
   for (const { name, trials } of results.scenarios) {
     for (const contestant of exact) {
       const [report] = trials[contestant];
-      const faults = FAULTS.filter((fault) => total(report, fault) > 0);
+      const faults = FAULTS.filter((fault) => total(report, fault) > 0).map((fault) => `${total(report, fault)} ${fault}`);
       if (report.capped || report.stalled?.capped) faults.push("incomplete");
-      if (faults.length > 0) console.log(`✖ ${name}, ${contestant}: ${faults.join(", ")} ${JSON.stringify(report)}`);
-      if (faults.length > 0) failed += 1;
-      else passed += 1;
+      if (report.rowsPerEvent > ROWS_AT_MOST) faults.push(`${report.rowsPerEvent} rows written for each event`);
+      check(`${name}, ${contestant}`, faults);
     }
   }
-  console.log(`bench: ${passed} passed, ${failed} failed`);
-  if (failed > 0) process.exitCode = 1;
+  if (results.sizes.ours) check("size", results.sizes.ours.gzip > GZIP_AT_MOST ? [`${results.sizes.ours.gzip} bytes of gzip`] : []);
+  for (const failure of failures) console.log(`✖ ${failure}`);
+  console.log(`bench: ${passed} passed, ${failures.length} failed`);
+  if (failures.length > 0) process.exitCode = 1;
 }

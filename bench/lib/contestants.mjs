@@ -16,10 +16,10 @@ export const CONTESTANTS = {
 /** Not a contestant: pages from memory, to see what the client and the runtime can do. */
 export const STATIC = { title: "static stream", source: "static.mjs", stateless: true };
 
-/** Builds these contestants; each has a folder of modules after that, `index.js` first. */
+/** Builds these contestants; each has a folder of modules after that, with `rows.mjs` if it has objects. */
 export async function buildContestants(names) {
   for (const name of [...names, "static"]) {
-    const { source, worker } = contestant(name);
+    const { source, worker, stateless } = contestant(name);
     const folder = modulesFolder(name);
     rmSync(folder, { recursive: true, force: true });
     mkdirSync(folder, { recursive: true });
@@ -29,6 +29,7 @@ export async function buildContestants(names) {
     } else {
       await bundle(at("bench/servers", source), path.join(folder, "index.js"));
     }
+    if (!stateless) cpSync(at("bench/servers/rows.mjs"), path.join(folder, ROWS));
   }
 }
 
@@ -38,12 +39,15 @@ export function contestant(name) {
   return found;
 }
 
+const ROWS = "rows.js";
+
 /** Where the modules of a contestant are. */
 export const modulesFolder = (name) => at("target/bench", name);
 
 /** Bytes of a contestant's modules, as they are and after gzip, each on its own as wrangler counts them. */
 export function bundleSize(name) {
-  const files = readdirSync(modulesFolder(name)).map((file) => readFileSync(path.join(modulesFolder(name), file)));
+  const names = readdirSync(modulesFolder(name)).filter((file) => file !== ROWS);
+  const files = names.map((file) => readFileSync(path.join(modulesFolder(name), file)));
   const sum = (size) => files.reduce((total, file) => total + size(file), 0);
   return { bytes: sum((file) => file.length), gzip: sum((file) => gzipSync(file).length) };
 }

@@ -10,6 +10,10 @@ const SOONER = { unit: "ms", better: "lower" };
 const PEAK = { title: "peak memory", metric: "peakMemory", unit: "MB", better: "lower", share: true };
 const GROWTH = { title: "memory growth", metric: "memoryGrowth", unit: "MB", better: "lower", share: true };
 
+/** What every run must keep to: these do not depend on the machine. */
+export const ROWS_AT_MOST = 2;
+export const GZIP_AT_MOST = 250_000;
+
 const eventsPerSecond = { ...RATE, title: "events", unit: "/s" };
 const deliveriesPerSecond = { ...RATE, title: "deliveries", unit: "/s" };
 
@@ -55,6 +59,16 @@ export const SCENARIOS = [
   ingest(10, 1_000),
   ingest(100, 500, { atLeast: 1.5, aim: 2 }),
 
+  {
+    name: "rows",
+    title: "200 batches of 10",
+    client: ["ingest", { log: "log", batch: 10, batches: 200 }],
+    short: {},
+    rowsWritten: true,
+    maxTrials: 1,
+    rows: [{ title: "rows written for each event", metric: "rowsPerEvent", unit: "rows", better: "lower", share: true, atMost: [ROWS_AT_MOST, 1] }],
+  },
+
   stalled(1, [
     { ...deliveriesPerSecond, title: "deliveries to the healthy", atLeast: 30, aim: 42 },
     { ...GROWTH, atLeast: 1 / 4 },
@@ -82,6 +96,7 @@ export const SCENARIOS = [
     rows: [
       { ...SOONER, title: "CPU in a second", metric: "cpuMsPerSecond" },
       { ...SOONER, title: "memory for each viewer", metric: "memoryPerViewer", unit: "KB", share: true },
+      { ...SOONER, title: "the next event at all of them", metric: "nextEventMs" },
     ],
   },
   {

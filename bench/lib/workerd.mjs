@@ -40,8 +40,8 @@ export class Storage {
 /**
  * Starts workerd with a contestant on a free port.
  *
- * Resolves to `{ pid, port, started, readyAfter, log, stop }` once it listens: `started` is the time at
- * which it was told to start, in milliseconds of the epoch, and `readyAfter` how many it then took.
+ * Resolves to `{ pid, port, rowsPort, started, log, stop }` once it listens: `rowsPort` is that of
+ * `rows.mjs`, `started` the time at which it was told to start, in milliseconds of the epoch.
  */
 export async function serve(name, storage) {
   const config = path.join(storage.folder, `${name}.capnp`);
@@ -54,21 +54,22 @@ export async function serve(name, storage) {
   let log = "";
   for (const stream of [child.stdout, child.stderr]) stream.setEncoding("utf8").on("data", (text) => (log += text));
   const ended = new Promise((resolve) => child.once("close", resolve));
-  const port = await new Promise((resolve, reject) => {
+  const ports = await new Promise((resolve, reject) => {
+    const ports = {};
     let messages = "";
     child.stdio[3].setEncoding("utf8").on("data", (text) => {
       messages += text;
-      const listening = messages.match(/"port":(\d+)/);
-      if (listening) resolve(Number(listening[1]));
+      for (const [, socket, port] of messages.matchAll(/"socket":"(\w+)","port":(\d+)/g)) ports[socket] = Number(port);
+      if (ports.http && (ports.rows || contestant(name).stateless)) resolve(ports);
     });
     child.once("error", reject);
     child.once("close", (code) => reject(new Error(`workerd ended with ${code}:\n${log}`)));
   });
   return {
     pid: child.pid,
-    port,
+    port: ports.http,
+    rowsPort: ports.rows,
     started,
-    readyAfter: Date.now() - started,
     log: () => log,
     async stop() {
       servers.delete(child);
@@ -93,16 +94,23 @@ process.on("exit", () => {
 for (const signal of ["SIGINT", "SIGTERM"]) process.once(signal, () => process.exit(1));
 
 function capnp(name, folder) {
-  const modules = readdirSync(modulesFolder(name))
-    .sort((a, b) => b.startsWith("index.js") - a.startsWith("index.js"))
-    .map((file) => `(name = "${file}", ${file.endsWith(".wasm") ? "wasm" : "esModule"} = embed "${name}/${file}")`);
+  const { stateless } = contestant(name);
+  const files = readdirSync(modulesFolder(name)).sort((a, b) => b.startsWith("rows.js") - a.startsWith("rows.js"));
+  const modules = files.map((file) => `(name = "${file}", ${file.endsWith(".wasm") ? "wasm" : "esModule"} = embed "${name}/${file}")`);
   const { date, flags } = compatibility();
-  const object = contestant(name).stateless
+  const objects = stateless
     ? ""
     : `
-  bindings = [(name = "EVENTS", durableObjectNamespace = "WorkflowEvents")],
-  durableObjectNamespaces = [(className = "WorkflowEvents", uniqueKey = "bench", enableSql = true)],
+  bindings = [
+    (name = "EVENTS", durableObjectNamespace = "WorkflowEvents"),
+    (name = "ROWS", durableObjectNamespace = "RowCounter"),
+  ],
+  durableObjectNamespaces = [
+    (className = "WorkflowEvents", uniqueKey = "bench", enableSql = true),
+    (className = "RowCounter", uniqueKey = "rows", enableSql = true),
+  ],
   durableObjectStorage = (localDisk = "storage"),`;
+  const rows = stateless ? "" : `(name = "rows", address = "127.0.0.1:0", http = (), service = (name = "main", entrypoint = "Rows")),`;
   return `using Workerd = import "/workerd/workerd.capnp";
 
 const config :Workerd.Config = (
@@ -110,7 +118,10 @@ const config :Workerd.Config = (
     (name = "main", worker = .worker),
     (name = "storage", disk = (path = "${path.join(folder, "storage")}", writable = true)),
   ],
-  sockets = [(name = "http", address = "127.0.0.1:0", http = (), service = "main")],
+  sockets = [
+    (name = "http", address = "127.0.0.1:0", http = (), service = "main"),
+    ${rows}
+  ],
 );
 
 const worker :Workerd.Worker = (
@@ -118,7 +129,7 @@ const worker :Workerd.Worker = (
     ${modules.join(",\n    ")},
   ],
   compatibilityDate = "${date}",
-  compatibilityFlags = ${JSON.stringify(flags)},${object}
+  compatibilityFlags = ${JSON.stringify(flags)},${objects}
 );
 `;
 }

@@ -67,9 +67,11 @@ impl Hub {
         self.open(head, Some(viewer))
     }
 
-    /// Sends a request without a body.
-    pub(crate) fn post(&mut self, path: &str) -> Result<Id> {
-        let head = format!("POST {path} HTTP/1.1\r\nhost: bench\r\ncontent-length: 0\r\n\r\n");
+    /// Sends a request with this body.
+    pub(crate) fn post(&mut self, path: &str, body: &str) -> Result<Id> {
+        let size = body.len();
+        let head =
+            format!("POST {path} HTTP/1.1\r\nhost: bench\r\ncontent-length: {size}\r\n\r\n{body}");
         self.open(head, None)
     }
 
@@ -254,7 +256,7 @@ impl Connection {
             Some(viewer) => viewer.feed(body, now),
             None => text.extend_from_slice(body),
         })?;
-        if response.status() != 0 && response.status() != 200 {
+        if !matches!(response.status(), 0 | 200 | 201) {
             let reason = String::from_utf8_lossy(text);
             return Err(format!("the server answered {}: {reason}", response.status()).into());
         }

@@ -116,10 +116,10 @@ impl Bench {
     fn fan_out(&mut self, args: &Args) -> Result<Value> {
         let (viewers, batches) = (args.count("viewers")?, args.number("batches")?);
         let batch = args.number("batch")?;
-        let ids = self.watch("log", viewers, false)?;
+        let ids = self.open("log", viewers, false)?;
         self.start();
         let path = format!("/log/append?from=2&batch={batch}&count={batches}");
-        let driver = self.hub.post(&path)?;
+        let driver = self.hub.post(&path, "")?;
         let expect = 1 + batch * batches;
         let complete = self.run_until_have(&ids, expect, |hub| !hub.has_answered(driver))?;
         Ok(self.report(&ids, expect, complete))
@@ -132,7 +132,7 @@ impl Bench {
         let mut drivers = Vec::new();
         let mut watching: Vec<Vec<Id>> = Vec::new();
         for log in 0..logs {
-            watching.push(self.watch(&format!("log-{log}"), viewers, true)?);
+            watching.push(self.open(&format!("log-{log}"), viewers, true)?);
             let path = format!("/log-{log}/append?from=2&batch=1");
             drivers.push(self.hub.post_bytes(&path)?);
         }
@@ -186,7 +186,7 @@ impl Bench {
         let batches = args.number("batches")?;
         self.start();
         let path = format!("/{log}/append?from=1&batch={batch}&count={batches}");
-        let driver = self.hub.post(&path)?;
+        let driver = self.hub.post(&path, "")?;
         let done = self
             .hub
             .run(self.started + self.cap, |hub| hub.has_answered(driver))?;
@@ -206,14 +206,14 @@ impl Bench {
     fn stalled(&mut self, args: &Args) -> Result<Value> {
         let (healthy, stalled) = (args.count("healthy")?, args.count("stalled")?);
         let (batch, batches) = (args.number("batch")?, args.number("batches")?);
-        let viewers = self.watch("log", healthy + stalled, false)?;
+        let viewers = self.open("log", healthy + stalled, false)?;
         let (sleepers, awake) = viewers.split_at(stalled);
         for sleeper in sleepers {
             self.hub.stall(*sleeper, true);
         }
         self.start();
         let path = format!("/log/append?from=2&batch={batch}&count={batches}");
-        let driver = self.hub.post(&path)?;
+        let driver = self.hub.post(&path, "")?;
         let expect = 1 + batch * batches;
         let complete = self.run_until_have(awake, expect, |hub| !hub.has_answered(driver))?;
         let mut report = self.report(awake, expect, complete);
@@ -227,39 +227,52 @@ impl Bench {
         Ok(report)
     }
 
-    /// `viewers=` viewers watch a log in which nothing happens for `seconds=`.
+    /// `viewers=` viewers watch a log in which nothing happens for `seconds=`; then comes an event.
+    /// The log is the one of the driver, unless `path=` and `post=` say where to read and append.
     fn idle(&mut self, args: &Args) -> Result<Value> {
         let (viewers, seconds) = (args.count("viewers")?, args.number("seconds")?);
-        let mut ids = self.watch("log", 1, false)?;
+        let path = args.text("path").unwrap_or("/log/sse");
+        let post = |number: u64| match args.text("post") {
+            Ok(post) => post.to_owned(),
+            Err(_) => format!("/log/append?from={number}&batch=1&count=1"),
+        };
+        self.append_first(&post(1))?;
+        let mut ids = self.watch(path, 1, false)?;
         let before = self.server.memory();
-        ids.extend(self.watch_more("log", viewers - 1, false)?);
+        ids.extend(self.watch(path, viewers - 1, false)?);
         let watched = self.server.memory();
         self.start();
         let end = self.started + Duration::from_secs(seconds);
         self.hub.run(end, |_| false)?;
-        let mut report = self.report(&ids, 1, true);
-        let cpu = report["cpuMs"].as_f64();
+        let cpu = self.usage(0)["cpuMs"].as_f64();
+
+        self.start();
+        self.hub.post(&post(2), "#2")?;
+        let complete = self.run_until_have(&ids, 2, |_| false)?;
+        let mut report = self.report(&ids, 2, complete);
         let grown = difference(watched, before);
+        report["nextEventMs"] = json!(report["seconds"].as_f64().map(|seconds| seconds * 1000.0));
         report["cpuMsPerSecond"] = json!(cpu.map(|cpu| cpu / seconds as f64));
         report["memoryPerViewer"] = json!(grown.map(|bytes| bytes as f64 / viewers as f64));
         Ok(report)
     }
 
-    /// Opens a log with one event, and viewers that have got it.
-    fn watch(&mut self, log: &str, viewers: usize, with_times: bool) -> Result<Vec<Id>> {
-        let first = self
-            .hub
-            .post(&format!("/{log}/append?from=1&batch=1&count=1"))?;
-        let done = self
-            .hub
-            .run(Instant::now() + PATIENCE, |hub| hub.has_answered(first))?;
-        if !done {
-            return Err("the first event was not taken".into());
-        }
-        self.watch_more(log, viewers, with_times)
+    /// Opens a log of the driver with one event, and viewers that have got it.
+    fn open(&mut self, log: &str, viewers: usize, with_times: bool) -> Result<Vec<Id>> {
+        self.append_first(&format!("/{log}/append?from=1&batch=1&count=1"))?;
+        self.watch(&format!("/{log}/sse"), viewers, with_times)
     }
 
-    fn watch_more(&mut self, log: &str, viewers: usize, with_times: bool) -> Result<Vec<Id>> {
+    fn append_first(&mut self, path: &str) -> Result<()> {
+        let first = self.hub.post(path, "#1")?;
+        let deadline = Instant::now() + PATIENCE;
+        if !self.hub.run(deadline, |hub| hub.has_answered(first))? {
+            return Err("the first event was not taken".into());
+        }
+        Ok(())
+    }
+
+    fn watch(&mut self, path: &str, viewers: usize, with_times: bool) -> Result<Vec<Id>> {
         let mut ids = Vec::with_capacity(viewers);
         for _ in 0..viewers {
             let viewer = Viewer::new(0);
@@ -268,7 +281,7 @@ impl Bench {
             } else {
                 viewer
             };
-            ids.push(self.hub.view(&format!("/{log}/sse"), 0, viewer)?);
+            ids.push(self.hub.view(path, 0, viewer)?);
         }
         let deadline = Instant::now() + PATIENCE;
         let all = self.hub.run(deadline, |hub| {
