@@ -1,14 +1,27 @@
 //! Time as stores keep it: whole milliseconds since the Unix epoch.
 
 use std::fmt;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+
+use crate::sync::{BoxFuture, MaybeSend};
 
 /// A clock that only goes forward, for deadlines. `std`'s own panics in WebAssembly.
 #[cfg(all(feature = "redis", not(target_family = "wasm")))]
 pub(crate) use std::time::Instant;
 #[cfg(all(feature = "redis", target_family = "wasm"))]
 pub(crate) use web_time::Instant;
+
+/// A runtime's timer: a future that resolves after a duration.
+pub(crate) type Sleep = Arc<dyn Fn(Duration) -> BoxFuture<'static, ()> + Send + Sync>;
+
+pub(crate) fn sleep_with<F>(sleep: impl Fn(Duration) -> F + Send + Sync + 'static) -> Sleep
+where
+    F: Future<Output = ()> + MaybeSend + 'static,
+{
+    Arc::new(move |duration| Box::pin(sleep(duration)))
+}
 
 /// Where a store has its time from: the machine, unless told otherwise.
 #[derive(Clone)]

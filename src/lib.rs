@@ -22,6 +22,7 @@
 //! | `http` | requests to responses by the whole contract, graceful shutdown | any particular server |
 //! | `axum` | a handler in one line, CORS | |
 //! | [`workflow`] | step events, deterministic names, [`WorkflowEventStep`](workflow::WorkflowEventStep), batched dispatch; the platform's own log ([`InstanceFeed`](workflow::InstanceFeed)) | Cloudflare |
+//! | [`tracer`] | spans of any code as the same events; a bridge from the crate `tracing` | Workflows, runtimes |
 //! | `cloudflare` | Workflows in Rust, the `WorkflowEvents` object, `serve_sse`, `serve_instance_sse` | (the only one that knows JavaScript) |
 //!
 //! # Features
@@ -33,6 +34,7 @@
 //! | `contract` | no | `store::contract`, the suite for a store of your own |
 //! | `http` | no | the `http` module: responses for hyper, tower and their like |
 //! | `redis` | no | `store::redis`: logs in Redis, over tokio or, with `cloudflare`, in Workers |
+//! | `tracing` | no | `tracer::SseLayer`: spans and events of the crate `tracing`, live |
 //!
 //! # Any server
 //!
@@ -77,6 +79,7 @@ pub mod store;
 mod subscription;
 mod sync;
 mod target;
+pub mod tracer;
 pub mod wire;
 pub mod workflow;
 

@@ -33,13 +33,17 @@ pub trait MaybeSync {}
 #[cfg(target_family = "wasm")]
 impl<T: ?Sized> MaybeSync for T {}
 
-/// A future and a stream behind a pointer, `Send` where there are threads.
+/// A future behind a pointer, `Send` where there are threads.
+#[cfg(not(target_family = "wasm"))]
+pub(crate) use futures_util::future::BoxFuture;
+#[cfg(target_family = "wasm")]
+pub(crate) use futures_util::future::LocalBoxFuture as BoxFuture;
+
+/// A stream behind a pointer, `Send` where there are threads.
 #[cfg(all(feature = "http", not(target_family = "wasm")))]
-pub(crate) use futures_util::{future::BoxFuture, stream::BoxStream};
+pub(crate) use futures_util::stream::BoxStream;
 #[cfg(all(feature = "http", target_family = "wasm"))]
-pub(crate) use futures_util::{
-    future::LocalBoxFuture as BoxFuture, stream::LocalBoxStream as BoxStream,
-};
+pub(crate) use futures_util::stream::LocalBoxStream as BoxStream;
 
 /// Takes a lock whose data cannot be left half-changed: what panics while it is held does so
 /// before the first change, so a poisoned lock is as good as any.

@@ -29,10 +29,11 @@ use std::time::Duration;
 use ::http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 
 use crate::body::HEARTBEAT_INTERVAL;
+use crate::clock::{self, Sleep};
 use crate::event::Cursor;
 use crate::refusal::Refusal;
 use crate::store::{EventStore, PageLimit};
-use crate::sync::{BoxFuture, MaybeSend};
+use crate::sync::MaybeSend;
 use crate::target::SseTarget;
 use crate::wire;
 
@@ -50,11 +51,6 @@ pub struct Sse {
     sleep: Sleep,
     on_error: OnError,
 }
-
-#[cfg(not(target_family = "wasm"))]
-type Sleep = Arc<dyn Fn(Duration) -> BoxFuture<'static, ()> + Send + Sync>;
-#[cfg(target_family = "wasm")]
-type Sleep = Arc<dyn Fn(Duration) -> BoxFuture<'static, ()>>;
 
 type OnError = Arc<dyn Fn(&(dyn Error + 'static)) + Send + Sync>;
 
@@ -76,7 +72,7 @@ impl Sse {
             heartbeat: HEARTBEAT_INTERVAL,
             page_limit: PageLimit::default(),
             shutdown: None,
-            sleep: Arc::new(move |duration| Box::pin(sleep(duration))),
+            sleep: clock::sleep_with(sleep),
             on_error: Arc::new(|_| {}),
         }
     }

@@ -15,16 +15,26 @@ use crate::sync::MaybeSend;
 /// reconnect as after any broken connection, to another server or to this one's next process, and
 /// resume after the last event that they got.
 ///
-/// Clones are the same shutdown. With axum:
+/// Clones are the same shutdown. With axum (feature `axum`):
 ///
-/// ```ignore
+#[cfg_attr(feature = "axum", doc = "```no_run")]
+#[cfg_attr(not(feature = "axum"), doc = "```ignore")]
+/// # use axum::Router;
+/// # use ssetarget::{MemoryEventStore, NewEvent, SseTarget, http::{Shutdown, Sse}};
+/// # async fn run(
+/// #     listener: tokio::net::TcpListener,
+/// #     target: SseTarget<NewEvent, MemoryEventStore>,
+/// #     signal: impl Future<Output = ()> + Send + 'static,
+/// # ) -> std::io::Result<()> {
 /// let shutdown = Shutdown::new();
-/// let app = Router::new().route("/sse", Sse::new().shutdown(&shutdown).route(target));
+/// let app: Router = Router::new().route("/sse", Sse::new().shutdown(&shutdown).route(target));
 /// tokio::spawn({
 ///     let shutdown = shutdown.clone();
-///     async move { tokio::signal::ctrl_c().await.ok(); shutdown.begin(); }
+///     async move { signal.await; shutdown.begin() } // such as `tokio::signal::ctrl_c()`
 /// });
 /// axum::serve(listener, app).with_graceful_shutdown(shutdown.begun()).await?;
+/// # Ok(())
+/// # }
 /// ```
 ///
 /// A client that does not read keeps its connection open in spite of it, since nothing more can be

@@ -45,3 +45,7 @@ pub use rollback::{Rollback, RollbackContext};
 pub use step::{DoStep, Step, StepCallback, StepFuture, WaitForEvent, WaitedEvent};
 pub use step_event::{MAX_ATTRIBUTES, MAX_TEXT, StepEvent, StepEventType};
 pub use task::{Kind, TaskId};
+
+// For the tracer, whose spans are tasks too.
+pub(crate) use step_event::report_key;
+pub(crate) use task::{Form, Task, TaskCounter};

@@ -101,7 +101,7 @@ pub struct StepEvent {
 }
 
 impl StepEvent {
-    pub(super) fn new(
+    pub(crate) fn new(
         of: StepEventType,
         task: &Task,
         parent_id: Option<TaskId>,
@@ -134,18 +134,18 @@ impl StepEvent {
         self
     }
 
-    pub(super) fn error(mut self, error: &str) -> Self {
+    pub(crate) fn error(mut self, error: &str) -> Self {
         self.error = Some(cut(error));
         self
     }
 
-    pub(super) fn report(mut self, percent: Option<f64>, message: Option<String>) -> Self {
+    pub(crate) fn report(mut self, percent: Option<f64>, message: Option<String>) -> Self {
         self.percent = percent;
         self.message = message.map(|message| cut(&message));
         self
     }
 
-    pub(super) fn attributes(mut self, attributes: Map<String, Value>) -> Self {
+    pub(crate) fn attributes(mut self, attributes: Map<String, Value>) -> Self {
         if attributes.is_empty() {
             return self;
         }
@@ -177,7 +177,7 @@ pub(super) fn attempt_failed_key(task: &str, attempt: u32) -> String {
 }
 
 /// The key of the `number`th report of a try of a step.
-pub(super) fn report_key(task: &str, try_number: u32, number: u32) -> String {
+pub(crate) fn report_key(task: &str, try_number: u32, number: u32) -> String {
     format!("{task}:progress:{try_number}:{number}")
 }
 

@@ -44,6 +44,17 @@ impl TaskId {
         Self(format!("{name}-{count}{suffix}"))
     }
 
+    /// The id of what began within a task, or within something else that has a name of its own.
+    ///
+    /// A `/` separates the two, and in the name itself becomes `%2F`: two ids are never the same.
+    pub(crate) fn within(self, outer: Option<&str>) -> Self {
+        let name = self.0.replace('%', "%25").replace('/', "%2F");
+        Self(match outer {
+            Some(outer) => format!("{outer}/{name}"),
+            None => name,
+        })
+    }
+
     /// The id as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -59,28 +70,28 @@ impl fmt::Display for TaskId {
 
 /// A task, apart from its parent.
 #[derive(Clone, Debug)]
-pub(super) struct Task {
-    pub(super) id: TaskId,
-    pub(super) step: String,
-    pub(super) kind: Kind,
-    pub(super) count: u32,
+pub(crate) struct Task {
+    pub(crate) id: TaskId,
+    pub(crate) step: String,
+    pub(crate) kind: Kind,
+    pub(crate) count: u32,
 }
 
 /// Groups have counts of their own: they are not steps of the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Form {
+pub(crate) enum Form {
     Step(Kind),
     Group,
 }
 
 /// Counts the tasks of one lifetime in call order, as the engine does.
 #[derive(Debug, Default)]
-pub(super) struct TaskCounter {
+pub(crate) struct TaskCounter {
     counts: HashMap<(Form, String), u32>,
 }
 
 impl TaskCounter {
-    pub(super) fn next(&mut self, form: Form, name: &str) -> Task {
+    pub(crate) fn next(&mut self, form: Form, name: &str) -> Task {
         let count = self.counts.entry((form, name.to_owned())).or_default();
         *count += 1;
         Task {

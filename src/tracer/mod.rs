@@ -1,0 +1,361 @@
+//! Spans of any code as events: the model and the wire of
+//! [`WorkflowEventStep`](crate::workflow::WorkflowEventStep), without a workflow.
+//!
+//! ```
+//! use ssetarget::tracer::Tracer;
+//! use ssetarget::{MemoryEventStore, NewEvent, SseTarget};
+//!
+//! # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+//! let target: SseTarget<NewEvent, _> = SseTarget::new(MemoryEventStore::new());
+//! let (tracer, sending) = Tracer::new(&target, tokio::time::sleep);
+//! tokio::spawn(sending);
+//!
+//! let total: Result<u32, std::num::ParseIntError> = tracer
+//!     .with_root("import", async |import| {
+//!         let text = import.with_span("download", async |_| Ok("20")).await?;
+//!         import.with_span("parse", async |span| {
+//!             span.progress("reading numbers");
+//!             span.set_attribute("bytes", text.len());
+//!             text.parse()
+//!         })
+//!         .await
+//!     })
+//!     .await;
+//! assert_eq!(total, Ok(20));
+//! # let page = ssetarget::EventStore::read(target.store(), None, Default::default()).await.unwrap();
+//! # assert_eq!(page.events.len(), 7);
+//! # });
+//! ```
+
+mod config;
+#[cfg(feature = "tracing")]
+mod layer;
+mod outbox;
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use crate::clock;
+use crate::event::NewEvent;
+use crate::store::EventStore;
+use crate::sync::{MaybeSend, Mutex, lock};
+use crate::target::SseTarget;
+use crate::workflow::{
+    Form, Kind, Progress, StepEvent, StepEventType, Task, TaskCounter, TaskId, report_key,
+};
+use outbox::{Handle, Outbox};
+
+pub use config::TracerConfig;
+#[cfg(feature = "tracing")]
+pub use layer::{NewSpan, Route, SseLayer};
+
+/// Tells a log what code does: a span is a task that starts, reports progress, and completes or
+/// fails.
+///
+/// - **The traced code does not notice.** Its results are its own; events are queued and sent in
+///   the background, in order and in batches, and sent again with back-off while the store fails.
+/// - **Names are stable.** A task's id is the path of its spans, each with its number among those
+///   of its name in the same place (`import-1/row-2`), whatever runs at the same time. A log keeps
+///   each fact once, so code that runs again from its start and sends to the same log, through
+///   another tracer, tells nothing twice. Where a further run is news, name it:
+///   [`TracerConfig::run`].
+/// - **Memory is bounded.** While [`TracerConfig::capacity`] events wait, spans that begin, and
+///   reports, are left out and [counted](Self::left_out). A span is left out whole: no event of it
+///   is told, and what begins within it is shown as part of what it is part of. The end of a span
+///   that was told is always kept.
+///
+/// Clones, and spans, are handles to one queue, `Send` and `Sync`.
+#[derive(Clone)]
+pub struct Tracer {
+    handle: Arc<Handle>,
+    /// Counts the spans at the top, and those directly below a root.
+    top: Arc<Mutex<TaskCounter>>,
+    run: Option<Arc<str>>,
+}
+
+impl Tracer {
+    /// A tracer with the default config: see [`with_config`](Self::with_config).
+    pub fn new<E, S, F>(
+        target: &SseTarget<E, S>,
+        sleep: impl Fn(Duration) -> F + Send + Sync + 'static,
+    ) -> (Self, impl Future<Output = ()> + MaybeSend + 'static)
+    where
+        S: EventStore + 'static,
+        F: Future<Output = ()> + MaybeSend + 'static,
+    {
+        Self::with_config(target, TracerConfig::new(), sleep)
+    }
+
+    /// A tracer, and the future that sends its events: spawn it, for example with `tokio::spawn`.
+    /// It ends when all handles are gone and what they told is stored. `sleep` is the runtime's
+    /// timer, such as `tokio::time::sleep`.
+    pub fn with_config<E, S, F>(
+        target: &SseTarget<E, S>,
+        config: TracerConfig,
+        sleep: impl Fn(Duration) -> F + Send + Sync + 'static,
+    ) -> (Self, impl Future<Output = ()> + MaybeSend + 'static)
+    where
+        S: EventStore + 'static,
+        F: Future<Output = ()> + MaybeSend + 'static,
+    {
+        let run = config.run.clone();
+        let outbox = Arc::new(Outbox::new(config, clock::sleep_with(sleep)));
+        let sending = outbox::send(Arc::clone(&outbox), target.typed());
+        #[cfg(feature = "tracing")]
+        let sending = layer::quietly(sending);
+        let tracer = Self {
+            handle: Arc::new(Handle(outbox)),
+            top: Arc::default(),
+            run,
+        };
+        (tracer, sending)
+    }
+
+    /// Runs `body` as a span of this name, which fails when `body` does.
+    ///
+    /// When the future is dropped before its end, or `body` panics, the span fails too.
+    ///
+    /// # Errors
+    /// Those of `body`.
+    pub async fn with_span<T, E: fmt::Display>(
+        &self,
+        name: &str,
+        body: impl AsyncFnOnce(Span) -> Result<T, E>,
+    ) -> Result<T, E> {
+        self.begin_span(name).run(body).await
+    }
+
+    /// Runs `body` as the root of the log's spans, of the kind `workflow`: its end is the end of
+    /// the log, after which viewers' streams end. Returns when that is stored, or was given up:
+    /// see [`flush`](Self::flush).
+    ///
+    /// # Errors
+    /// Those of `body`.
+    pub async fn with_root<T, E: fmt::Display>(
+        &self,
+        name: &str,
+        body: impl AsyncFnOnce(Span) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let result = self.begin_root(name).run(body).await;
+        self.flush().await;
+        result
+    }
+
+    /// Waits until everything told so far is stored, at most
+    /// [`DispatchConfig::end_timeout`](crate::workflow::DispatchConfig::end_timeout). Returns
+    /// whether it is.
+    pub async fn flush(&self) -> bool {
+        self.handle.0.flush().await
+    }
+
+    /// How many spans and reports were left out so far, since too much waited to be stored.
+    #[must_use]
+    pub fn left_out(&self) -> u64 {
+        self.handle.0.left_out()
+    }
+
+    fn begin_span(&self, name: &str) -> Span {
+        let form = Form::Step(Kind::Do);
+        let task = number(&self.top, form, name, self.run.as_deref());
+        Span::begin(&self.handle, task, None)
+    }
+
+    fn begin_root(&self, name: &str) -> Span {
+        let form = Form::Step(Kind::Workflow);
+        let task = number(&self.top, form, name, self.run.as_deref());
+        let (counter, within) = (Arc::clone(&self.top), self.run.clone());
+        Span::begin_as(&self.handle, task, None, counter, within)
+    }
+}
+
+impl fmt::Debug for Tracer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tracer")
+            .field("run", &self.run)
+            .field("left_out", &self.left_out())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A span that has begun: reports what its code does, and begins spans within it, also in other
+/// tasks and threads. After its end it has nothing to say any more.
+///
+/// Clones are the same span.
+#[derive(Clone)]
+pub struct Span {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    handle: Arc<Handle>,
+    task: Task,
+    parent: Option<TaskId>,
+    /// It was told that it began.
+    shown: bool,
+    ended: AtomicBool,
+    reports: AtomicU32,
+    attributes: Mutex<Map<String, Value>>,
+    /// Counts the spans within it, whose ids begin with `within`.
+    counter: Arc<Mutex<TaskCounter>>,
+    within: Option<Arc<str>>,
+}
+
+impl Span {
+    /// Runs `body` as a span within this one: see [`Tracer::with_span`].
+    ///
+    /// # Errors
+    /// Those of `body`.
+    pub async fn with_span<T, E: fmt::Display>(
+        &self,
+        name: &str,
+        body: impl AsyncFnOnce(Span) -> Result<T, E>,
+    ) -> Result<T, E> {
+        self.begin_within(name).run(body).await
+    }
+
+    /// Reports what is being done.
+    pub fn progress(&self, progress: impl Into<Progress>) {
+        let shared = &self.shared;
+        if !shared.shown || shared.ended.load(Ordering::SeqCst) {
+            return;
+        }
+        let number = shared.reports.fetch_add(1, Ordering::SeqCst) + 1;
+        let progress = progress.into();
+        let event = self.event(StepEventType::Progress);
+        let event = event.report(progress.percent, progress.message);
+        let event = event.attributes(progress.attributes);
+        let key = report_key(self.task_id().as_str(), 1, number);
+        if let Some(event) = encode(&event).and_then(|event| event.with_key(key).ok()) {
+            shared.handle.0.push_if_there_is_room(event);
+        }
+    }
+
+    /// Sets what the event of its completion will say.
+    pub fn set_attribute(&self, key: impl Into<String>, value: impl Into<Value>) {
+        lock(&self.shared.attributes).insert(key.into(), value.into());
+    }
+
+    /// The name of its task in the log.
+    #[must_use]
+    pub fn task_id(&self) -> &TaskId {
+        &self.shared.task.id
+    }
+
+    fn begin(handle: &Arc<Handle>, task: Task, parent: Option<TaskId>) -> Self {
+        let within = Some(task.id.as_str().into());
+        Self::begin_as(handle, task, parent, Arc::default(), within)
+    }
+
+    fn begin_as(
+        handle: &Arc<Handle>,
+        task: Task,
+        parent: Option<TaskId>,
+        counter: Arc<Mutex<TaskCounter>>,
+        within: Option<Arc<str>>,
+    ) -> Self {
+        let event = StepEvent::new(StepEventType::Started, &task, parent.clone(), clock::now());
+        let shown = encode(&event).is_some_and(|event| handle.0.push_if_there_is_room(event));
+        let shared = Shared {
+            handle: Arc::clone(handle),
+            task,
+            parent,
+            shown,
+            ended: AtomicBool::new(false),
+            reports: AtomicU32::new(0),
+            attributes: Mutex::default(),
+            counter,
+            within,
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
+    }
+
+    fn begin_within(&self, name: &str) -> Self {
+        let shared = &self.shared;
+        let form = Form::Step(Kind::Do);
+        let task = number(&shared.counter, form, name, shared.within.as_deref());
+        let parent = match shared.shown {
+            true => Some(shared.task.id.clone()),
+            false => shared.parent.clone(),
+        };
+        Self::begin(&shared.handle, task, parent)
+    }
+
+    async fn run<T, E: fmt::Display>(
+        self,
+        body: impl AsyncFnOnce(Span) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let unfinished = Unfinished(self.clone());
+        let result = body(self.clone()).await;
+        match &result {
+            Ok(_) => self.complete(),
+            // The alternate form of an error with a chain of causes, as `anyhow` has it, is all
+            // of them in one line.
+            Err(error) => self.fail(&format!("{error:#}")),
+        }
+        drop(unfinished);
+        result
+    }
+
+    fn complete(&self) {
+        let attributes = std::mem::take(&mut *lock(&self.shared.attributes));
+        self.end(|| self.event(StepEventType::Completed).attributes(attributes));
+    }
+
+    fn fail(&self, error: &str) {
+        self.end(|| self.event(StepEventType::Failed).error(error));
+    }
+
+    /// The first end counts.
+    fn end(&self, event: impl FnOnce() -> StepEvent) {
+        if self.shared.ended.swap(true, Ordering::SeqCst) || !self.shared.shown {
+            return;
+        }
+        if let Some(event) = encode(&event()) {
+            self.shared.handle.0.push(event);
+        }
+    }
+
+    fn event(&self, of: StepEventType) -> StepEvent {
+        let shared = &self.shared;
+        StepEvent::new(of, &shared.task, shared.parent.clone(), clock::now())
+    }
+}
+
+impl fmt::Debug for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Span")
+            .field("task_id", self.task_id())
+            .field("parent_id", &self.shared.parent)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Ends a span whose future does not get to its end.
+struct Unfinished(Span);
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        self.0.fail(match std::thread::panicking() {
+            true => "panicked",
+            false => "cancelled before its end",
+        });
+    }
+}
+
+fn number(counter: &Mutex<TaskCounter>, form: Form, name: &str, within: Option<&str>) -> Task {
+    let mut task = lock(counter).next(form, name);
+    task.id = task.id.within(within);
+    task
+}
+
+/// None, if the names are too long for an event: the traced code must not suffer for it.
+fn encode(event: &StepEvent) -> Option<NewEvent> {
+    NewEvent::encode(event).ok()
+}

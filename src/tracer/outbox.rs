@@ -1,0 +1,227 @@
+//! From code that must not wait to a store that takes its time.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use futures_channel::oneshot;
+use futures_util::future::{Either, select};
+
+use super::config::TracerConfig;
+use crate::clock::Sleep;
+use crate::event::NewEvent;
+use crate::store::EventStore;
+use crate::sync::{Mutex, lock};
+use crate::target::SseTarget;
+
+/// What tracers and spans hold: when the last is gone, sending ends.
+pub(super) struct Handle(pub(super) Arc<Outbox>);
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        let mut state = lock(&self.0.state);
+        state.closed = true;
+        state.wake();
+    }
+}
+
+/// Events that wait to be stored, in order.
+pub(super) struct Outbox {
+    config: TracerConfig,
+    sleep: Sleep,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Events stay here until they are known to be stored.
+    queue: VecDeque<NewEvent>,
+    bytes: usize,
+    pushed: u64,
+    stored: u64,
+    left_out: u64,
+    closed: bool,
+    /// Somebody waits for a flush, so nobody collects a batch.
+    hurried: bool,
+    flushes: Vec<(u64, oneshot::Sender<()>)>,
+    sender: Option<Waker>,
+}
+
+/// What may wait, whatever the capacity.
+const MAX_BYTES: usize = 16 << 20;
+/// The most that one append has.
+const BATCH_EVENTS: usize = 500;
+const BATCH_BYTES: usize = 512 * 1024;
+const FIRST_BACKOFF: Duration = Duration::from_millis(100);
+const LAST_BACKOFF: Duration = Duration::from_secs(60);
+
+impl Outbox {
+    pub(super) fn new(config: TracerConfig, sleep: Sleep) -> Self {
+        Self {
+            config,
+            sleep,
+            state: Mutex::default(),
+        }
+    }
+
+    /// Takes an event, or leaves it out and returns false.
+    pub(super) fn push_if_there_is_room(&self, event: NewEvent) -> bool {
+        let mut state = lock(&self.state);
+        if state.queue.len() >= self.config.capacity || state.bytes >= MAX_BYTES {
+            state.left_out += 1;
+            return false;
+        }
+        state.push(event);
+        true
+    }
+
+    /// Takes an event, whatever waits. For the ends of spans: there are no more of them than
+    /// spans under way.
+    pub(super) fn push(&self, event: NewEvent) {
+        lock(&self.state).push(event);
+    }
+
+    pub(super) fn left_out(&self) -> u64 {
+        lock(&self.state).left_out
+    }
+
+    pub(super) async fn flush(&self) -> bool {
+        let flushed = {
+            let mut state = lock(&self.state);
+            if state.stored == state.pushed {
+                return true;
+            }
+            let (sender, flushed) = oneshot::channel();
+            let target = state.pushed;
+            state.flushes.push((target, sender));
+            state.hurried = true;
+            state.wake();
+            flushed
+        };
+        let timeout = (self.sleep)(self.config.dispatch.end_timeout);
+        // An error is a sender that is gone, with what was to be stored.
+        matches!(select(flushed, timeout).await, Either::Left((Ok(()), _)))
+    }
+
+    /// Waits for events. False, when there are none and never will be.
+    async fn has_events(&self) -> bool {
+        poll_fn(|context| {
+            let mut state = lock(&self.state);
+            if !state.queue.is_empty() {
+                return Poll::Ready(true);
+            }
+            if state.closed {
+                return Poll::Ready(false);
+            }
+            state.sender = Some(context.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Collects for a while, unless somebody waits.
+    async fn collect(&self) {
+        if self.config.dispatch.delay.is_zero() {
+            return;
+        }
+        let in_a_hurry = poll_fn(|context| {
+            let mut state = lock(&self.state);
+            if state.hurried || state.closed {
+                return Poll::Ready(());
+            }
+            state.sender = Some(context.waker().clone());
+            Poll::Pending
+        });
+        select(pin!(in_a_hurry), (self.sleep)(self.config.dispatch.delay)).await;
+    }
+
+    fn batch(&self) -> Vec<NewEvent> {
+        let mut state = lock(&self.state);
+        state.hurried = false;
+        let mut bytes = 0;
+        let events = state.queue.iter().take(BATCH_EVENTS);
+        let fitting = events.take_while(|event| {
+            let first = bytes == 0;
+            bytes += event.size();
+            first || bytes <= BATCH_BYTES
+        });
+        fitting.cloned().collect()
+    }
+
+    fn stored(&self, events: usize) {
+        let mut state = lock(&self.state);
+        let bytes: usize = state.queue.drain(..events).map(|event| event.size()).sum();
+        state.bytes -= bytes;
+        state.stored += events as u64;
+        let stored = state.stored;
+        for (_, flushed) in state
+            .flushes
+            .extract_if(.., |(target, _)| *target <= stored)
+        {
+            // Whoever waited may have given up.
+            let _ = flushed.send(());
+        }
+        state.hurried = !state.flushes.is_empty();
+    }
+
+    fn is_closed(&self) -> bool {
+        lock(&self.state).closed
+    }
+}
+
+impl State {
+    fn push(&mut self, event: NewEvent) {
+        self.bytes += event.size();
+        self.queue.push_back(event);
+        self.pushed += 1;
+        self.wake();
+    }
+
+    fn wake(&mut self) {
+        if let Some(sender) = self.sender.take() {
+            sender.wake();
+        }
+    }
+}
+
+/// Sends until all handles are gone and nothing is left. With nobody there any more to be told, a
+/// store that goes on failing is given up.
+pub(super) async fn send<S: EventStore>(outbox: Arc<Outbox>, target: SseTarget<(), S>) {
+    let mut backoff = FIRST_BACKOFF;
+    while outbox.has_events().await {
+        outbox.collect().await;
+        let batch = outbox.batch();
+        let events = batch.len();
+        let timeout = (outbox.sleep)(outbox.config.dispatch.call_timeout);
+        // Events have keys, so sending them again is harmless.
+        match select(pin!(target.store().append(batch)), timeout).await {
+            Either::Left((Ok(_), _)) => {
+                outbox.stored(events);
+                backoff = FIRST_BACKOFF;
+                continue;
+            }
+            Either::Left((Err(error), _)) => (outbox.config.on_error)(&error),
+            Either::Right(_) => (outbox.config.on_error)(&NoAnswer),
+        }
+        if outbox.is_closed() && backoff == LAST_BACKOFF {
+            return;
+        }
+        (outbox.sleep)(backoff).await;
+        backoff = (backoff * 2).min(LAST_BACKOFF);
+    }
+}
+
+#[derive(Debug)]
+struct NoAnswer;
+
+impl fmt::Display for NoAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the event store did not answer in time")
+    }
+}
+
+impl std::error::Error for NoAnswer {}
