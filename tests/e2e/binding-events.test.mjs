@@ -106,7 +106,7 @@ describe("a client", () => {
 test("methods that would destroy an object cannot be called, even by the Worker", async () => {
   const run = await start(server, [{ do: { name: "a" } }]);
   const events = await run.readAll();
-  for (const method of ["free", "__destroy_into_raw", "constructor", "__wrap", "ctx", "append"]) {
+  for (const method of ["free", "__destroy_into_raw", "constructor", "__wrap", "ctx", "append", "__wbg_ptr", "Symbol(Symbol.dispose)"]) {
     const response = await fetch(`${run.url}/rpc/${method}`, { method: "POST" });
     assert.equal(response.status, 400, `${method}: ${await response.text()}`);
   }

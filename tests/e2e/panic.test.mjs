@@ -78,6 +78,14 @@ describe("in the workflow's own code", () => {
     });
   }
 
+  test("when the workflow's object is made: the run has failed", async () => {
+    const { id } = await json(`${server.url}/brittle`, { method: "POST", body: "{}" });
+    let status;
+    do status = await json(`${server.url}/brittle/${id}/status`);
+    while (status.state !== "errored");
+    assert.match(status.error.message, /it cannot be made/);
+  });
+
   test("does not touch another run", async () => {
     const gate = new Gate(server, "panic-1");
     const other = await start(server, [{ do: { name: "slow", gate: gate.name } }, { do: { name: "b" } }]);

@@ -192,6 +192,47 @@ describe("a step", () => {
   });
 });
 
+describe("what a step returns", () => {
+  test("is in no event, not even in the errors about it", async () => {
+    const secret = { do: { name: "a", value: "the secret", sensitive: "output", rollback: {} } };
+    const { error, events, platform } = await both([secret, { unreadable: { name: "b" } }]);
+    assert.deepEqual(error, { name: "Error", message: 'the result of step "b" is not of its type any more' });
+    assert.equal(events.at(-1).json.error, error.message);
+    assert.equal(events.some(({ raw }) => raw.includes("secret")), false);
+    // There was something to tell.
+    assert.equal(platform.find(({ type, stepName }) => type === "step_completed" && stepName === "b-1").output, "the secret");
+    assert.equal(platform.find(({ type, stepName }) => type === "step_completed" && stepName === "a-1").output, "[REDACTED]");
+  });
+
+  test("can be a stream, and a rollback undoes it: viewers see the step as any other", async () => {
+    const stream = { do: { name: "a", stream: { chunks: [100_000, 5] }, rollback: {} } };
+    const { outputs, events } = await both([stream]);
+    assert.equal(outputs[0].bytes, 100_005);
+    assert.deepEqual(lines(events), ["1 started alpha-1.workflow", "2 started a-1", "3 completed a-1 #1", "4 completed alpha-1.workflow"]);
+    const undone = await both([{ do: { name: "a", rollback: {} } }, { fail: "enough" }]);
+    assert.deepEqual(lines(undone.events).slice(1), ["2 started a-1", "3 completed a-1 #1", "4 failed alpha-1.workflow (enough)"]);
+    assert.ok(undone.platform.some(({ type }) => type === "rollback_completed"));
+  });
+
+  test("is chosen again from a step on, when the instance is restarted from it", async () => {
+    const run = await start(server, [{ do: { name: "a" } }, { do: { name: "b" } }]);
+    await run.readAll();
+    await json(`${server.url}/alpha/call`, { method: "POST", body: JSON.stringify({ restart: { id: run.id, from: { name: "b" } } }) });
+    await run.ended();
+    const viewer = await run.open();
+    await viewer.until("restarted");
+    assert.deepEqual(lines(await viewer.rest()).slice(6).map((line) => line.replace(/^\d+ /, "")), [
+      "restarted",
+      "started alpha-1.workflow",
+      "started a-1",
+      "completed a-1",
+      "started b-1",
+      "completed b-1 #1",
+      "completed alpha-1.workflow",
+    ]);
+  });
+});
+
 describe("sleeps and waits", () => {
   test("a wait's time-out can be told from other errors, at once and in a later lifetime", async () => {
     const op = { wait: { name: "w", type: "go", timeout: 100 } };

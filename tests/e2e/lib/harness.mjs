@@ -1,16 +1,25 @@
 // The test Worker in wrangler's own test harness, which evicts objects and looks into their storage.
-import { rmSync } from "node:fs";
+import { cpSync, rmSync } from "node:fs";
 import path from "node:path";
 import { createTestHarness } from "wrangler";
 import { at } from "../../../scripts/lib/run.mjs";
 import { copyWorker } from "./wrangler.mjs";
 
-/** Starts it; resolves to what `script.mjs` takes for a server. */
-export async function harness() {
+/**
+ * Starts it; resolves to what `script.mjs` takes for a server. `front` is the folder of a Worker in
+ * JavaScript, which gets the requests in its place.
+ */
+export async function harness({ front } = {}) {
   const folder = copyWorker(at("tests/worker"));
-  const harness = createTestHarness({ root: folder, workers: [{ configPath: path.join(folder, "wrangler.toml") }] });
+  const folders = [folder];
+  if (front) {
+    folders.unshift(path.join(folder, "front"));
+    cpSync(at(front), folders[0], { recursive: true });
+  }
+  const workers = folders.map((each) => ({ configPath: path.join(each, "wrangler.toml") }));
+  const harness = createTestHarness({ root: folder, workers });
   const { url } = await harness.listen();
-  const worker = harness.getWorker();
+  const worker = harness.getWorker("ssetarget-test");
   return {
     url: url.origin,
     worker,

@@ -1,8 +1,10 @@
-//! Gates that steps wait for and tests open, and an object that panics when asked to.
+//! Gates that steps wait for and tests open, and that keep records of what happened; an object that
+//! panics when asked to.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use serde_json::Value;
 use worker::{
     Delay, DurableObject, Env, Method, Request, RequestInit, Response, Result, State,
     durable_object,
@@ -34,6 +36,14 @@ impl DurableObject for Gate {
                 Delay::from(Duration::from_millis(1)).await;
                 panic!("the gate panics later");
             }
+            "/record" => {
+                let url = request.url()?;
+                let (_, entry) = url.query_pairs().next().unwrap_or_default();
+                let mut records = self.records().await?;
+                records.push(serde_json::from_str(&entry)?);
+                self.state.storage().put("records", records).await?;
+            }
+            "/records" => return Response::from_json(&self.records().await?),
             _ => {}
         }
         let open = self.state.storage().get::<bool>("open").await?;
@@ -42,6 +52,20 @@ impl DurableObject for Gate {
             "requests": self.requests.load(Ordering::Relaxed),
         }))
     }
+}
+
+impl Gate {
+    async fn records(&self) -> Result<Vec<Value>> {
+        let records = self.state.storage().get("records").await?;
+        Ok(records.unwrap_or_default())
+    }
+}
+
+/// Adds to the records of this gate.
+pub async fn record(env: &Env, name: &str, entry: &Value) -> Result<()> {
+    let entry = String::from(js_sys::encode_uri_component(&entry.to_string()));
+    ask(env, name, &format!("record?entry={entry}")).await?;
+    Ok(())
 }
 
 /// Asks the gate of this name for one of its paths.
@@ -56,7 +80,7 @@ pub async fn ask(env: &Env, name: &str, path: &str) -> Result<Response> {
 /// Resolves once the gate is open.
 pub async fn wait(env: &Env, name: &str) -> Result<()> {
     loop {
-        let status: serde_json::Value = ask(env, name, "status").await?.json().await?;
+        let status: Value = ask(env, name, "status").await?.json().await?;
         if status["open"] == true {
             return Ok(());
         }

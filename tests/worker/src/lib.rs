@@ -1,6 +1,7 @@
 //! The Worker of the end-to-end tests: workflows that do what their params say.
 //!
 //! - `POST /<workflow>` with `{id?, params?}` creates an instance
+//! - `POST /<workflow>/call` makes any call that the binding takes
 //! - `GET /<workflow>/<id>/status`
 //! - `POST /<workflow>/<id>/pause`, `/resume`, `/restart`, `/terminate`, `/event`
 //! - `POST /<workflow>/<id>/end`, `/again` terminate and restart it, and tell its viewers
@@ -13,10 +14,13 @@
 //! - `/gate/<name>/<path>` asks a gate
 //! - `GET /binding/<kind>/<name>` says what comes of looking for a binding
 
+mod brittle;
 mod broken;
+mod calls;
 mod gate;
 mod platform;
 mod script;
+mod tally;
 mod watched;
 mod workflows;
 
@@ -35,9 +39,13 @@ use wasm_bindgen::{JsCast, JsValue};
 use worker::wasm_bindgen_futures::JsFuture;
 use worker::{Context, Env, Method, Request, Response, Result, event};
 
+use brittle::Brittle;
 use script::Script;
+use tally::Tally;
 
 ssetarget::export_workflow!(Script);
+ssetarget::export_workflow!(Tally);
+ssetarget::export_workflow!(Brittle);
 ssetarget::export_workflow_events!(WorkflowEvents);
 ssetarget::export_workflow_events!(
     BriefEvents,
@@ -65,6 +73,17 @@ async fn fetch(mut request: Request, env: Env, _context: Context) -> Result<Resp
             let workflow = workflows::workflow(&env, name)?;
             answer(create(&workflow, request.json().await?).await)
         }
+        ([name, "call"], Method::Post) => {
+            let workflow = workflows::workflow(&env, name)?;
+            Response::from_json(&calls::call(&workflow, request.json().await?).await?)
+        }
+        ([name, id, "platform"], _) => {
+            let instance = workflows::workflow(&env, name)?.get(id).await?;
+            let url = request.url()?;
+            let until = url.query_pairs().find(|(name, _)| name == "until");
+            let until = until.map(|(_, event_type)| event_type.into_owned());
+            answer(Ok(platform::log(&instance, until.as_deref()).await?.into()))
+        }
         ([name, id, action], _) if ACTIONS.contains(action) => {
             let (workflow, body) = match *action {
                 "subscribe" => {
@@ -91,10 +110,9 @@ async fn fetch(mut request: Request, env: Env, _context: Context) -> Result<Resp
     }
 }
 
-const ACTIONS: [&str; 8] = [
+const ACTIONS: [&str; 7] = [
     "event",
     "pause",
-    "platform",
     "restart",
     "resume",
     "status",
@@ -141,7 +159,6 @@ async fn act(
             })));
         }
         "subscribe" => return subscribe(&instance, body).await,
-        "platform" => return Ok(platform::log(&instance).await?.into()),
         "pause" => instance.pause().await?,
         "resume" => instance.resume().await?,
         "restart" => instance.restart().await?,

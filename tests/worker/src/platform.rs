@@ -17,8 +17,8 @@ extern "C" {
     async fn next(this: &Events) -> Result<JsValue, JsValue>;
 }
 
-/// All its events, once it has ended.
-pub async fn log(instance: &WorkflowInstance) -> Result<Array, JsValue> {
+/// Its events up to the first of this type, or to its end.
+pub async fn log(instance: &WorkflowInstance, until: Option<&str>) -> Result<Array, JsValue> {
     let instance: &Instance = instance.as_js().unchecked_ref();
     let events: Events = instance.subscribe().await?.unchecked_into();
     let log = Array::new();
@@ -27,6 +27,11 @@ pub async fn log(instance: &WorkflowInstance) -> Result<Array, JsValue> {
         if Reflect::get(&next, &"done".into())?.is_truthy() {
             return Ok(log);
         }
-        log.push(&Reflect::get(&next, &"value".into())?);
+        let event = Reflect::get(&next, &"value".into())?;
+        log.push(&event);
+        let event_type = Reflect::get(&event, &"type".into())?.as_string();
+        if until.is_some() && event_type.as_deref() == until {
+            return Ok(log);
+        }
     }
 }

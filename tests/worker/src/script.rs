@@ -1,18 +1,21 @@
 //! A workflow that does what its params say, with or without events.
 
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::future::{LocalBoxFuture, join_all};
-use serde::{Deserialize, Serialize};
+use futures_util::stream::{self, StreamExt};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value, json};
 use ssetarget::cloudflare::{
     WorkflowEntrypoint, WorkflowEvent, WorkflowEventsNamespace, WorkflowRunStep, WorkflowStep,
 };
 use ssetarget::workflow::{
-    Backoff, NonRetryableError, Progress, Retries, Step, StepConfig, StepContext, StepError,
-    WaitForEvent,
+    Backoff, ByteStream, DelayContext, NonRetryableError, Progress, Retries, RollbackConfig,
+    RollbackContext, Sensitivity, Step, StepConfig, StepContext, StepError, StepFuture, StepOutput,
+    WaitForEvent, WorkflowDuration,
 };
 use worker::{Context, Delay, Env};
 
@@ -45,7 +48,7 @@ enum Op {
     /// This many steps of one name, one after the other: outputs their number.
     Many { name: String, steps: u32 },
     /// Outputs nothing.
-    Sleep { name: String, ms: u64 },
+    Sleep { name: String, ms: WorkflowDuration },
     /// So long after the instance was created. Outputs nothing.
     SleepUntil { name: String, ms: u64 },
     /// Outputs the event.
@@ -53,7 +56,7 @@ enum Op {
         name: String,
         #[serde(rename = "type")]
         event_type: String,
-        timeout: Option<u64>,
+        timeout: Option<WorkflowDuration>,
     },
     /// As `wait`, for a payload that is a number.
     WaitNumber { name: String },
@@ -65,6 +68,12 @@ enum Op {
     Catch { op: Box<Op>, rethrow: bool },
     /// Outputs the calls to the log so far, in this lifetime of the run.
     Calls,
+    /// A step whose result cannot be read again.
+    Unreadable { name: String },
+    /// Outputs what the run was started with.
+    Event,
+    /// Has this recorded when the run's code has ended. Outputs nothing.
+    WaitUntil { record: String },
     /// Fails with this message.
     Fail(String),
     /// Panics with this message.
@@ -85,10 +94,32 @@ struct DoStep {
     progress: Vec<f64>,
     #[serde(default)]
     attributes: Map<String, Value>,
-    /// What it returns. Default: its own context.
+    /// What it returns. Default: its own name, count and attempt.
     value: Option<Value>,
+    /// It returns a stream instead, and outputs what the stream has.
+    stream: Option<StreamConfig>,
     retries: Option<RetriesConfig>,
-    timeout: Option<u64>,
+    timeout: Option<WorkflowDuration>,
+    sensitive: Option<Sensitivity>,
+    rollback: Option<RollbackStep>,
+    /// Where contexts, delay functions and rollbacks are recorded.
+    record: Option<String>,
+}
+
+/// Chunks of so many bytes, and how the stream fails behind them.
+#[derive(Clone, Deserialize)]
+struct StreamConfig {
+    chunks: Vec<u32>,
+    fail: Option<Attempt>,
+}
+
+#[derive(Clone, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct RollbackStep {
+    #[serde(default)]
+    attempts: Vec<Attempt>,
+    retries: Option<RetriesConfig>,
+    timeout: Option<WorkflowDuration>,
 }
 
 #[derive(Clone, Deserialize)]
@@ -108,8 +139,74 @@ enum Attempt {
 #[derive(Clone, Deserialize)]
 struct RetriesConfig {
     limit: u32,
-    delay: u64,
-    backoff: String,
+    delay: DelayConfig,
+    backoff: Option<Backoff>,
+}
+
+#[derive(Clone, Deserialize)]
+#[serde(untagged)]
+enum DelayConfig {
+    Constant(WorkflowDuration),
+    /// A function that answers so after the first attempt, the second, and so on.
+    Function(Vec<Answer>),
+}
+
+#[derive(Clone, Deserialize)]
+#[serde(untagged)]
+enum Answer {
+    Delay(WorkflowDuration),
+    Attempt(Attempt),
+}
+
+impl RetriesConfig {
+    fn retries(&self, env: &Env, record: Option<&String>) -> Retries {
+        let retries = match &self.delay {
+            DelayConfig::Constant(delay) => Retries::new(self.limit, *delay),
+            DelayConfig::Function(answers) => {
+                let (answers, env, record) = (answers.clone(), env.clone(), record.cloned());
+                Retries::dynamic(self.limit, async move |failed: &DelayContext| {
+                    let entry = json!({ "delay": context_json(&failed.ctx), "error": failed.error.message() });
+                    record_to(&env, record.as_deref(), entry).await?;
+                    match &answers[failed.ctx.attempt as usize - 1] {
+                        Answer::Delay(delay) => Ok(*delay),
+                        Answer::Attempt(attempt) => {
+                            attempt.go().await?;
+                            Ok(WorkflowDuration::milliseconds(0))
+                        }
+                    }
+                })
+            }
+        };
+        match self.backoff {
+            Some(backoff) => retries.backoff(backoff),
+            None => retries,
+        }
+    }
+}
+
+async fn record_to(env: &Env, record: Option<&str>, entry: Value) -> Result<(), StepError> {
+    if let Some(record) = record {
+        gate::record(env, record, &entry).await?;
+    }
+    Ok(())
+}
+
+/// A context as JavaScript has it.
+fn context_json(context: &StepContext) -> Value {
+    let config = &context.config;
+    let mut retries = json!({ "limit": config.retries.limit, "backoff": config.retries.backoff });
+    if let Some(delay) = config.retries.delay {
+        retries["delay"] = json!(delay);
+    }
+    let mut config_json = json!({ "retries": retries, "timeout": config.timeout });
+    if let Some(sensitive) = config.sensitive {
+        config_json["sensitive"] = json!(sensitive);
+    }
+    json!({
+        "step": { "name": context.name, "count": context.count },
+        "attempt": context.attempt,
+        "config": config_json,
+    })
 }
 
 /// What a run returns.
@@ -121,6 +218,7 @@ pub struct Output {
 }
 
 pub struct Script {
+    context: Rc<Context>,
     env: Env,
 }
 
@@ -128,8 +226,9 @@ impl WorkflowEntrypoint for Script {
     type Params = Params;
     type Output = Output;
 
-    fn new(_context: Context, env: Env) -> Self {
-        Self { env }
+    fn new(context: Context, env: Env) -> Self {
+        let context = Rc::new(context);
+        Self { context, env }
     }
 
     async fn run(
@@ -139,8 +238,18 @@ impl WorkflowEntrypoint for Script {
     ) -> Result<Output, StepError> {
         let params = &event.payload;
         let interpreter = Interpreter {
+            context: Rc::clone(&self.context),
             env: self.env.clone(),
             created: event.timestamp,
+            event: json!({
+                "instanceId": event.instance_id,
+                "workflowName": event.workflow_name,
+                "timestamp": since_epoch(event.timestamp),
+                "schedule": event.schedule.as_ref().map(|schedule| json!({
+                    "cron": schedule.cron,
+                    "scheduledTime": since_epoch(schedule.scheduled_time),
+                })),
+            }),
         };
         if !params.wrapped {
             let outputs = interpreter.all(&step, &params.ops).await?;
@@ -161,9 +270,17 @@ impl WorkflowEntrypoint for Script {
     }
 }
 
+fn since_epoch(time: SystemTime) -> u64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH);
+    WorkflowDuration::from(since.unwrap_or_default()).as_milliseconds()
+}
+
 struct Interpreter {
+    context: Rc<Context>,
     env: Env,
-    created: std::time::SystemTime,
+    created: SystemTime,
+    /// What the run was started with, but for its params.
+    event: Value,
 }
 
 impl Interpreter {
@@ -191,7 +308,7 @@ impl Interpreter {
                 Some((*steps).into())
             }
             Op::Sleep { name, ms } => {
-                step.sleep(name, Duration::from_millis(*ms)).await?;
+                step.sleep(name, *ms).await?;
                 None
             }
             Op::SleepUntil { name, ms } => {
@@ -206,7 +323,7 @@ impl Interpreter {
             } => {
                 let mut options = WaitForEvent::new(event_type);
                 if let Some(timeout) = timeout {
-                    options = options.timeout(Duration::from_millis(*timeout));
+                    options = options.timeout(*timeout);
                 }
                 let event = step.wait_for_event::<Value>(name, options).await?;
                 Some(json!({ "type": event.event_type, "payload": event.payload }))
@@ -232,6 +349,22 @@ impl Interpreter {
                 })),
             },
             Op::Calls => step.calls().map(Value::from),
+            Op::Unreadable { name } => {
+                step.run(name, async |_| Ok(Unreadable)).await?;
+                None
+            }
+            Op::Event => Some(self.event.clone()),
+            Op::WaitUntil { record } => {
+                let (env, record) = (self.env.clone(), record.clone());
+                self.context.wait_until(async move {
+                    Delay::from(Duration::from_millis(50)).await;
+                    let entry = json!("waited until");
+                    if let Err(error) = gate::record(&env, &record, &entry).await {
+                        worker::console_warn!("{error}");
+                    }
+                });
+                None
+            }
             Op::Fail(message) => return Err(StepError::new(message)),
             #[allow(clippy::panic, reason = "what is tested")]
             Op::Panic(message) => panic!("{message}"),
@@ -239,30 +372,76 @@ impl Interpreter {
     }
 
     async fn do_step<S: Steps>(&self, step: &S, config: &DoStep) -> Result<Value, StepError> {
-        let mut options = StepConfig::new();
-        if let Some(retries) = &config.retries {
-            let backoff = match retries.backoff.as_str() {
-                "constant" => Backoff::Constant,
-                "linear" => Backoff::Linear,
-                _ => Backoff::Exponential,
-            };
-            let delay = Duration::from_millis(retries.delay);
-            options = options.retries(Retries::new(retries.limit, delay).backoff(backoff));
+        let (own, env) = (config.clone(), self.env.clone());
+        if let Some(stream) = config.stream.clone() {
+            let run = step.run_with(&config.name, config.config(&env), async move |context| {
+                own.attempt(&env, context).await?;
+                Ok(stream.clone().open())
+            });
+            let run =
+                self.with_rollback(run, config, async |output: ByteStream| digest(output).await);
+            return digest(run.await?).await;
         }
-        if let Some(timeout) = config.timeout {
-            options = options.timeout(Duration::from_millis(timeout));
+        let run = step.run_with(&config.name, config.config(&env), async move |context| {
+            own.attempt(&env, context).await
+        });
+        self.with_rollback(run, config, async |output| Ok(output))
+            .await
+    }
+
+    fn with_rollback<'a, S: Step, T: StepOutput>(
+        &self,
+        run: StepFuture<'a, S, T>,
+        config: &DoStep,
+        show: impl AsyncFn(T) -> Result<Value, StepError> + 'static,
+    ) -> StepFuture<'a, S, T> {
+        let Some(rollback) = config.rollback.clone() else {
+            return run;
+        };
+        let mut rollback_config = RollbackConfig::new();
+        if let Some(retries) = &rollback.retries {
+            let retries = retries.retries(&self.env, config.record.as_ref());
+            rollback_config = rollback_config.retries(retries);
         }
-        let (config, env) = (config.clone(), self.env.clone());
-        let name = config.name.clone();
-        step.run_with(&name, options, async move |context| {
-            config.attempt(&env, context).await
+        if let Some(timeout) = rollback.timeout {
+            rollback_config = rollback_config.timeout(timeout);
+        }
+        let (env, record) = (self.env.clone(), config.record.clone());
+        // The engine does not tell which attempt of the rollback it is.
+        let attempts = Cell::new(0);
+        run.rollback_with(rollback_config, async move |undo: RollbackContext<T>| {
+            let mut entry = json!({
+                "rollback": context_json(&undo.ctx),
+                "error": undo.error.message(),
+            });
+            if let Some(output) = undo.output {
+                entry["output"] = show(output).await?;
+            }
+            record_to(&env, record.as_deref(), entry).await?;
+            let attempt = attempts.replace(attempts.get() + 1);
+            match rollback.attempts.get(attempt) {
+                Some(attempt) => attempt.go().await,
+                None => Ok(()),
+            }
         })
-        .await
     }
 }
 
 impl DoStep {
-    #[allow(clippy::panic, reason = "what is tested")]
+    fn config(&self, env: &Env) -> StepConfig {
+        let mut config = StepConfig::new();
+        if let Some(retries) = &self.retries {
+            config = config.retries(retries.retries(env, self.record.as_ref()));
+        }
+        if let Some(timeout) = self.timeout {
+            config = config.timeout(timeout);
+        }
+        if let Some(sensitive) = self.sensitive {
+            config = config.sensitive(sensitive);
+        }
+        config
+    }
+
     async fn attempt(&self, env: &Env, context: StepContext) -> Result<Value, StepError> {
         for percent in &self.progress {
             context.progress(Progress::percent(*percent).message(format!("{percent} %")));
@@ -270,25 +449,13 @@ impl DoStep {
         for (key, value) in &self.attributes {
             context.set_attribute(key, value.clone());
         }
+        let entry = json!({ "attempt": context_json(&context) });
+        record_to(env, self.record.as_deref(), entry).await?;
         if let Some(gate) = &self.gate {
             gate::wait(env, gate).await?;
         }
-        match self.attempts.get(context.attempt as usize - 1) {
-            None | Some(Attempt::Ok) => {}
-            Some(Attempt::Fail(message)) => return Err(StepError::new(message)),
-            Some(Attempt::NonRetryable(message)) => {
-                return Err(NonRetryableError::new(message).into());
-            }
-            Some(Attempt::TypeError(message)) => {
-                let thrown = wasm_bindgen::JsValue::from(js_sys::TypeError::new(message));
-                return Err(StepError::new(message).with_thrown(Rc::new(thrown)));
-            }
-            Some(Attempt::Panic(message)) => panic!("{message}"),
-            Some(Attempt::PanicLater(message)) => {
-                Delay::from(Duration::from_millis(1)).await;
-                panic!("{message}");
-            }
-            Some(Attempt::Hang) => std::future::pending().await,
+        if let Some(attempt) = self.attempts.get(context.attempt as usize - 1) {
+            attempt.go().await?;
         }
         let StepContext {
             name,
@@ -299,6 +466,66 @@ impl DoStep {
         let own = json!({ "name": name, "count": count, "attempt": attempt });
         Ok(self.value.clone().unwrap_or(own))
     }
+}
+
+/// Says what it was when it is read.
+struct Unreadable;
+
+impl Serialize for Unreadable {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str("the secret")
+    }
+}
+
+impl<'de> Deserialize<'de> for Unreadable {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        u32::deserialize(deserializer).map(|_| Self)
+    }
+}
+
+impl Attempt {
+    #[allow(clippy::panic, reason = "what is tested")]
+    async fn go(&self) -> Result<(), StepError> {
+        match self {
+            Self::Ok => Ok(()),
+            Self::Fail(message) => Err(StepError::new(message)),
+            Self::NonRetryable(message) => Err(NonRetryableError::new(message).into()),
+            Self::TypeError(message) => {
+                let thrown = wasm_bindgen::JsValue::from(js_sys::TypeError::new(message));
+                Err(StepError::new(message).with_thrown(Rc::new(thrown)))
+            }
+            Self::Panic(message) => panic!("{message}"),
+            Self::PanicLater(message) => {
+                Delay::from(Duration::from_millis(1)).await;
+                panic!("{message}");
+            }
+            Self::Hang => std::future::pending().await,
+        }
+    }
+}
+
+impl StreamConfig {
+    fn open(self) -> ByteStream {
+        let chunks = self.chunks.into_iter().enumerate();
+        let chunks = chunks.map(|(number, size)| {
+            let bytes = (0..size).map(|at| (at as usize + number) as u8);
+            Ok::<_, StepError>(bytes.collect::<Vec<u8>>())
+        });
+        let fail = stream::iter(self.fail).then(async |fail| {
+            fail.go().await?;
+            Ok(Vec::new())
+        });
+        ByteStream::new(stream::iter(chunks).chain(fail))
+    }
+}
+
+/// How many bytes a stream has, and which.
+async fn digest(stream: ByteStream) -> Result<Value, StepError> {
+    let bytes = stream.read_all().await?;
+    let hash = bytes.iter().fold(0_u32, |hash, byte| {
+        hash.wrapping_mul(31).wrapping_add(u32::from(*byte))
+    });
+    Ok(json!({ "bytes": bytes.len(), "hash": hash }))
 }
 
 /// What a script needs besides steps.

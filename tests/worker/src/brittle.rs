@@ -1,0 +1,22 @@
+//! A workflow class that panics where no other does: when it is made.
+
+use ssetarget::cloudflare::{WorkflowEntrypoint, WorkflowEvent, WorkflowStep};
+use ssetarget::workflow::StepError;
+use worker::{Context, Env};
+
+/// Cannot be made.
+pub struct Brittle;
+
+impl WorkflowEntrypoint for Brittle {
+    type Params = ();
+    type Output = ();
+
+    #[allow(clippy::panic, reason = "what is tested")]
+    fn new(_context: Context, _env: Env) -> Self {
+        panic!("it cannot be made")
+    }
+
+    async fn run(&self, _event: WorkflowEvent<()>, _step: WorkflowStep) -> Result<(), StepError> {
+        Ok(())
+    }
+}

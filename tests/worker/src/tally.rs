@@ -1,0 +1,46 @@
+//! A second workflow class, with types of its own.
+
+use serde::{Deserialize, Serialize};
+use ssetarget::cloudflare::{WorkflowEntrypoint, WorkflowEvent, WorkflowStep};
+use ssetarget::workflow::{Step, StepError};
+use worker::{Context, Env};
+
+/// Adds up.
+pub struct Tally;
+
+/// The params of an instance.
+#[derive(Deserialize)]
+pub struct Numbers {
+    numbers: Vec<i64>,
+}
+
+/// What a run returns.
+#[derive(Serialize)]
+pub struct Sum {
+    sum: i64,
+    workflow: String,
+}
+
+impl WorkflowEntrypoint for Tally {
+    type Params = Numbers;
+    type Output = Sum;
+
+    fn new(_context: Context, _env: Env) -> Self {
+        Self
+    }
+
+    async fn run(
+        &self,
+        event: WorkflowEvent<Numbers>,
+        step: WorkflowStep,
+    ) -> Result<Sum, StepError> {
+        let mut sum = 0;
+        for number in event.payload.numbers {
+            sum = step.run("add", async move |_| Ok(sum + number)).await?;
+        }
+        Ok(Sum {
+            sum,
+            workflow: event.workflow_name,
+        })
+    }
+}
