@@ -23,6 +23,12 @@ use crate::workflow::{StepError, catch_panic};
 /// so it must give the same steps in the same order: no clocks, random numbers or outside state
 /// there.
 #[allow(async_fn_in_trait, reason = "workflows live on one thread")]
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a workflow",
+    label = "this cannot be exported as a Workflow class",
+    note = "implement `ssetarget::cloudflare::WorkflowEntrypoint` for `{Self}`: its types `Params` \
+            and `Output`, and its functions `new` and `run`"
+)]
 pub trait WorkflowEntrypoint: 'static {
     /// What an instance is created with. An instance created without params gets `{}`.
     type Params: DeserializeOwned + 'static;
@@ -71,7 +77,7 @@ pub struct CronSchedule {
 }
 
 /// The object behind an exported class.
-pub struct WorkflowObject<W> {
+pub struct WorkflowObject<W: WorkflowEntrypoint> {
     workflow: Option<Rc<W>>,
 }
 
@@ -132,11 +138,14 @@ fn schedule_from(schedule: &JsValue) -> Option<CronSchedule> {
 ///
 /// ```ignore
 /// ssetarget::export_workflow!(OrderWorkflow);
+/// ssetarget::export_workflow!(RefundWorkflow, ReportWorkflow);
 /// ```
+// Not an attribute on the `impl`: that needs a crate of its own with a parser of Rust, and would
+// save the user this one line, which says as much.
 #[macro_export]
 macro_rules! export_workflow {
-    ($workflow:ident) => {
-        const _: () = {
+    ($($workflow:ident),+ $(,)?) => {
+        $(const _: () = {
             use $crate::cloudflare::__private::wasm_bindgen::{self, prelude::*};
             use $crate::cloudflare::__private::{WorkflowObject, js_sys, pastey, worker};
 
@@ -163,6 +172,12 @@ macro_rules! export_workflow {
                     $crate::cloudflare::__private::extend_workflow_entrypoint(&dummy.into());
                 }
             }
-        };
+        };)+
+    };
+    ($($other:tt)*) => {
+        ::core::compile_error!(
+            "export_workflow! takes the names of types: bring the type into scope with `use` and \
+             write `ssetarget::export_workflow!(OrderWorkflow);`"
+        );
     };
 }

@@ -1,0 +1,9 @@
+//! A step's code that is no async closure.
+
+use ssetarget::workflow::{Step, StepError};
+
+async fn add(step: &impl Step) -> Result<u32, StepError> {
+    step.run("add", |_| Ok(1 + 1)).await
+}
+
+fn main() {}

@@ -1,0 +1,9 @@
+//! A label that nobody has checked.
+
+use ssetarget::workflow::{Step, StepError};
+
+async fn nap(step: &impl Step) -> Result<(), StepError> {
+    step.sleep("nap", "5 minuets").await
+}
+
+fn main() {}

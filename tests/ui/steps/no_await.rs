@@ -1,0 +1,12 @@
+//! A step that never runs.
+
+#![deny(unused_must_use)]
+
+use ssetarget::workflow::{Step, StepError};
+
+async fn forgetful(step: &impl Step) -> Result<(), StepError> {
+    step.run("send the mail", async |_| Ok(()));
+    Ok(())
+}
+
+fn main() {}

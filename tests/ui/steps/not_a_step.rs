@@ -1,0 +1,13 @@
+//! What is no step object.
+
+use ssetarget::workflow::{Step, StepError};
+
+async fn wait(step: &impl Step) -> Result<(), StepError> {
+    step.sleep("nap", std::time::Duration::from_secs(1)).await
+}
+
+async fn run() -> Result<(), StepError> {
+    wait(&()).await
+}
+
+fn main() {}

@@ -1,0 +1,9 @@
+//! A step's result that borrows from the workflow's memory, which is lost while it sleeps.
+
+use ssetarget::workflow::{Step, StepError};
+
+async fn greet(step: &impl Step) -> Result<&'static str, StepError> {
+    step.run("greet", async |_| Ok("hello")).await
+}
+
+fn main() {}
