@@ -8,7 +8,7 @@ use std::num::NonZeroU64;
 use std::str::FromStr;
 use std::time::SystemTime;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// The position of an event in its log: a positive integer below 2^53, so that a JavaScript
 /// client can hold it as a number without loss.
@@ -34,6 +34,20 @@ impl EventId {
     #[must_use]
     pub fn get(self) -> u64 {
         self.0.get()
+    }
+}
+
+/// As a number.
+impl Serialize for EventId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(self.get())
+    }
+}
+
+impl<'de> Deserialize<'de> for EventId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let number = u64::deserialize(deserializer)?;
+        Self::new(number).ok_or_else(|| serde::de::Error::custom(InvalidEventId))
     }
 }
 

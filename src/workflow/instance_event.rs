@@ -31,7 +31,6 @@ pub struct WorkflowInstanceEvent {
     pub instance_id: String,
     /// The event's position in the log, and the cursor that continues after it. A restart of the
     /// instance begins a new log, which numbers its events from 1 again.
-    #[serde(with = "event_id")]
     pub event_id: EventId,
     /// When it happened, to the millisecond.
     #[serde(with = "milliseconds_since_epoch")]
@@ -481,21 +480,6 @@ impl SubscribeOptions {
     pub fn filter(mut self, types: impl IntoIterator<Item = WorkflowInstanceEventType>) -> Self {
         self.filter = Some(types.into_iter().collect());
         self
-    }
-}
-
-mod event_id {
-    use super::*;
-
-    pub(super) fn serialize<S: Serializer>(id: &EventId, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_u64(id.get())
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<EventId, D::Error> {
-        let number = u64::deserialize(deserializer)?;
-        EventId::new(number).ok_or_else(|| serde::de::Error::custom("not the id of an event"))
     }
 }
 

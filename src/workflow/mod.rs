@@ -20,6 +20,7 @@ mod rollback;
 mod step;
 mod step_event;
 mod task;
+mod view;
 
 pub use config::{
     Backoff, DelayContext, DelayFunction, ResolvedConfig, ResolvedRetries, Retries, RetryDelay,
@@ -45,6 +46,7 @@ pub use rollback::{Rollback, RollbackContext};
 pub use step::{DoStep, Step, StepCallback, StepFuture, WaitForEvent, WaitedEvent};
 pub use step_event::{MAX_ATTRIBUTES, MAX_TEXT, StepEvent, StepEventType};
 pub use task::{Kind, TaskId};
+pub use view::{FailedAttempt, RollbackView, RunState, RunView, TaskState, TaskView};
 
 // For the tracer, whose spans are tasks too.
 pub(crate) use step_event::report_key;

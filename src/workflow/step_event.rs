@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::time::SystemTime;
 
 use serde::ser::Error as _;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use super::task::{Kind, Task, TaskId};
@@ -47,7 +47,7 @@ impl StepEventType {
         }
     }
 
-    fn from_str(name: &str) -> Option<Self> {
+    pub(super) fn from_name(name: &str) -> Option<Self> {
         [
             Self::Started,
             Self::AttemptFailed,
@@ -75,7 +75,7 @@ pub struct StepEvent {
     /// Which task of that kind and name it is, from 1.
     pub count: u32,
     /// When it was observed, UTC with milliseconds.
-    #[serde(serialize_with = "iso", deserialize_with = "from_iso")]
+    #[serde(with = "iso")]
     pub timestamp: SystemTime,
     /// The task that this one is part of; none for the workflow itself.
     pub parent_id: Option<TaskId>,
@@ -203,7 +203,7 @@ impl Event for StepEvent {
 /// Events of the log that are about no step, such as `restarted`, cannot be decoded.
 impl DecodeEvent for StepEvent {
     fn decode(event: &StoredEvent) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
-        let of = StepEventType::from_str(&event.event_type).ok_or("it is not about a step")?;
+        let of = StepEventType::from_name(&event.event_type).ok_or("it is not about a step")?;
         Ok(Self {
             of,
             ..event.json()?
@@ -226,15 +226,54 @@ fn cut(text: &str) -> String {
     format!("{}… ({} bytes cut)", &text[..end], text.len() - end)
 }
 
-fn iso<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
-    // humantime writes years 1970 to 9999, and panics beyond, so look first.
-    let last = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(253_402_300_799);
-    if *time < SystemTime::UNIX_EPOCH || *time > last {
-        return Err(S::Error::custom(
-            "a timestamp is outside the years 1970 to 9999",
-        ));
+/// UTC with milliseconds.
+pub(super) mod iso {
+    use super::*;
+
+    pub(in super::super) fn serialize<S: Serializer>(
+        time: &SystemTime,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        // humantime writes years 1970 to 9999, and panics beyond, so look first.
+        let last = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(253_402_300_799);
+        if *time < SystemTime::UNIX_EPOCH || *time > last {
+            return Err(S::Error::custom(
+                "a timestamp is outside the years 1970 to 9999",
+            ));
+        }
+        serializer.collect_str(&humantime::format_rfc3339_millis(*time))
     }
-    serializer.collect_str(&humantime::format_rfc3339_millis(*time))
+
+    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<SystemTime, D::Error> {
+        let text = Cow::<str>::deserialize(deserializer)?;
+        humantime::parse_rfc3339(&text).map_err(serde::de::Error::custom)
+    }
+}
+
+/// As [`iso`], or nothing.
+pub(super) mod iso_option {
+    use super::*;
+
+    pub(in super::super) fn serialize<S: Serializer>(
+        time: &Option<SystemTime>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match time {
+            Some(time) => iso::serialize(time, serializer),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<SystemTime>, D::Error> {
+        #[derive(Deserialize)]
+        struct Time(#[serde(with = "iso")] SystemTime);
+
+        Ok(Option::<Time>::deserialize(deserializer)?.map(|Time(time)| time))
+    }
 }
 
 /// A whole number without a fraction, as JavaScript writes it.
@@ -250,11 +289,6 @@ fn number<S: Serializer>(number: &Option<f64>, serializer: S) -> Result<S::Ok, S
         }
         other => other.serialize(serializer),
     }
-}
-
-fn from_iso<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<SystemTime, D::Error> {
-    let text = Cow::<str>::deserialize(deserializer)?;
-    humantime::parse_rfc3339(&text).map_err(serde::de::Error::custom)
 }
 
 #[cfg(test)]

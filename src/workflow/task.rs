@@ -32,7 +32,7 @@ pub enum Kind {
 pub struct TaskId(String);
 
 impl TaskId {
-    fn new(name: &str, count: u32, form: Form) -> Self {
+    pub(super) fn new(name: &str, count: u32, form: Form) -> Self {
         let suffix = match form {
             Form::Step(Kind::Do) => "",
             Form::Step(Kind::Sleep) => ".sleep",
@@ -53,6 +53,12 @@ impl TaskId {
             Some(outer) => format!("{outer}/{name}"),
             None => name,
         })
+    }
+
+    /// Whether it is the run itself, the root of all tasks.
+    #[must_use]
+    pub fn is_workflow(&self) -> bool {
+        self.0.ends_with(".workflow")
     }
 
     /// The id as text.

@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 
 import { harness } from "./lib/harness.mjs";
+import { ORDER } from "./lib/order.mjs";
 import { Gate, json, start } from "./lib/script.mjs";
 import { open, readAll } from "./lib/sse.mjs";
 
@@ -245,6 +246,56 @@ describe("an interrupted run", () => {
     await again.rest();
     await run.ended();
     assert.deepEqual(datas(again.events), redacted(await run.platform()));
+  });
+});
+
+describe("one view of both logs", () => {
+  /** What the table of `RunView` says is visible in one of the logs only, or differs. */
+  const shared = ({ state, error, tasks }) => ({
+    state,
+    error,
+    tasks: tasks
+      .filter(({ taskId }) => !taskId.endsWith(".group"))
+      .map(({ started, ended, parentId, percent, message, attributes, until, ...task }) => ({ ...task, began: !!started, ended: !!ended })),
+  });
+
+  const fold = async (run) => {
+    const logs = { ours: await run.readAll(), platform: await run.platform() };
+    return json(`${server.url}/fold`, { method: "POST", body: JSON.stringify(logs) });
+  };
+
+  test("of a run that completes", async () => {
+    const gate = new Gate(server, "view");
+    const run = await start(server, ORDER(gate));
+    await gate.open();
+    await run.event("go");
+    await run.ended();
+    const { ours, platform } = await fold(run);
+    assert.deepEqual(shared(ours), shared(platform));
+    assert.equal(ours.state, "completed");
+    assert.deepEqual(ours.tasks.map(({ taskId, state }) => `${taskId} ${state}`), [
+      "first-1 completed",
+      "flaky-1 completed",
+      "part-1.group completed",
+      "slow-1 completed",
+      "first-2 completed",
+      "nap-1.sleep completed",
+      "answer-1.waitForEvent completed",
+      "last-1 completed",
+    ]);
+    const flaky = platform.tasks.find(({ taskId }) => taskId === "flaky-1");
+    assert.deepEqual([flaky.attempt, flaky.failedAttempts], [2, [{ attempt: 1, error: "not yet" }]]);
+    assert.equal(ours.tasks[4].parentId, "part-1.group");
+    assert.deepEqual([ours.cursor, platform.cursor], [22, (await run.platform()).length]);
+  });
+
+  test("of a run that fails", async () => {
+    const once = { limit: 0, delay: 0, backoff: "constant" };
+    const run = await start(server, [{ do: { name: "a" } }, { do: { name: "b", attempts: [{ fail: "no" }], retries: once } }]);
+    await run.ended();
+    const { ours, platform } = await fold(run);
+    assert.deepEqual(shared(ours), shared(platform));
+    assert.deepEqual([ours.state, ours.error, ours.tasks[1].error], ["failed", "no", "no"]);
   });
 });
 

@@ -8,6 +8,7 @@
 //! - `/<workflow>/<id>/sse` is the library's, whatever the method is
 //! - `/<workflow>/<id>/instance` is the library's too; `?show=params,outputs` shows them
 //! - `GET /<workflow>/<id>/subscribe` is what the library's subscription gives, once it has ended
+//! - `POST /fold` with `{ours, platform}`, two logs of a run, gives what each of them amounts to
 //! - `GET /open` counts the subscriptions that these two have open
 //! - `GET /<workflow>/<id>/platform` is the platform's own log, once the run has ended
 //! - `POST /<workflow>/<id>/rpc/<method>` calls a method of the `WorkflowEvents` object
@@ -34,7 +35,10 @@ use ssetarget::cloudflare::{
     CreateOptions, InstanceSse, TerminateOptions, Workflow, WorkflowError, WorkflowErrorKind,
     WorkflowEventsConfig, WorkflowEventsNamespace, WorkflowInstance, serve_instance_sse, serve_sse,
 };
-use ssetarget::workflow::{SubscribeOptions, WorkflowInstanceEventType};
+use ssetarget::workflow::{
+    RunView, SubscribeOptions, WorkflowInstanceEvent, WorkflowInstanceEventType,
+};
+use ssetarget::{EventId, StoredEvent};
 use wasm_bindgen::{JsCast, JsValue};
 use worker::wasm_bindgen_futures::JsFuture;
 use worker::{Context, Env, Method, Request, Response, Result, event};
@@ -58,6 +62,7 @@ async fn fetch(mut request: Request, env: Env, _context: Context) -> Result<Resp
     let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     match (segments.as_slice(), request.method()) {
         (["gate", name, path], _) => gate::ask(&env, name, path).await,
+        (["fold"], Method::Post) => fold(&request.json().await?),
         (["open"], _) => Response::from_json(&watched::open_subscriptions()),
         (["binding", kind, name], _) => Response::ok(binding(&env, kind, name)),
         ([workflow, id, "sse"], _) => {
@@ -177,6 +182,26 @@ async fn act(
         action => return Err(JsValue::from(format!("there is no action {action}")).into()),
     }
     Ok(js(&json!({})))
+}
+
+/// The views of both logs of a run.
+fn fold(logs: &Value) -> Result<Response> {
+    let (mut ours, mut platform) = (RunView::new(), RunView::new());
+    for event in logs["ours"].as_array().into_iter().flatten() {
+        let id = event["id"].as_u64().and_then(EventId::new);
+        let stored = StoredEvent {
+            id: id.ok_or("an event has no id")?,
+            event_type: event["type"].as_str().unwrap_or_default().to_owned(),
+            data: event["data"].as_str().unwrap_or_default().to_owned(),
+            timestamp: std::time::UNIX_EPOCH,
+        };
+        ours.apply(&stored).map_err(|error| error.to_string())?;
+    }
+    for event in logs["platform"].as_array().into_iter().flatten() {
+        let event = WorkflowInstanceEvent::deserialize(event)?;
+        platform.apply_instance(event.event_id, &event);
+    }
+    Response::from_json(&json!({ "ours": ours, "platform": platform }))
 }
 
 fn instance_sse(request: &Request) -> Result<InstanceSse> {

@@ -1,0 +1,505 @@
+//! A run as it stands, whichever log tells of it.
+
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::instance_event::{StepName, WorkflowInstanceEvent, WorkflowInstanceEventData as Data};
+use super::instance_feed::InstanceFeedItem;
+use super::step_event::{StepEvent, StepEventType, iso, iso_option};
+use super::task::{Form, Kind, TaskId};
+use crate::event::{EventId, StoredEvent};
+use crate::listen::DecodeEvent;
+
+/// A run as it stands: what its events amount to, be they those of our own log
+/// ([`WorkflowEventStep`](super::WorkflowEventStep)) or of the platform's
+/// ([`WorkflowInstanceEvent`]), so that a page need not care which of them it watches.
+///
+/// | in the view | our own log | the platform's log |
+/// |---|---|---|
+/// | a task begins | `started` | `step_started`, `sleep_started`, `wait_started` |
+/// | it goes into its nth attempt | (known when the attempt ends) | `attempt_started` |
+/// | an attempt failed | `attempt_failed` | `attempt_errored`, with `retry_at` |
+/// | it completed | `completed` | `step_completed`, `sleep_completed`, `wait_completed` |
+/// | it failed | `failed` | `step_errored`, `wait_timed_out` |
+/// | progress and attributes | `progress`, `completed` | - |
+/// | when a sleep ends | - | `sleep_started` |
+/// | its rollback | - | `rollback_step_*`, `rollback_attempt_*` |
+/// | groups, and tasks inside of them | as `do` tasks with `parent_id` | -, all tasks have no parent |
+/// | the run is queued, paused, waits | - | `workflow_queued`, `_waiting_for_pause`, `_paused`, `_waiting` |
+/// | it runs | `started` of the workflow | `workflow_started`, `workflow_running` |
+/// | it rolls back | - | `rollback_started` |
+/// | it completed | `completed` of the workflow | `workflow_completed` |
+/// | it failed | `failed` of the workflow | `workflow_errored` |
+/// | it was terminated | as failed | `workflow_terminated` |
+/// | it begins anew | `restarted` | a log of its own, behind a `reset` for who saw the last |
+///
+/// What both show is equal, but for:
+///
+/// - **times**, which are those of two observers;
+/// - **a sleep until a time**, which is a `sleep` for the platform;
+/// - **attempts that were killed** with their process, which failed for the platform and did not for
+///   our own log;
+/// - **messages** of what timed out, for which the platform's log has other words or none.
+///
+/// Serialises as JSON for pages, with times as ISO 8601:
+///
+/// ```
+/// use ssetarget::workflow::{RunState, RunView, TaskState};
+/// use ssetarget::{EventId, StoredEvent};
+/// # use std::time::SystemTime;
+///
+/// let mut view = RunView::new();
+/// view.apply(&StoredEvent {
+///     id: EventId::new(1).unwrap(),
+///     event_type: "started".into(),
+///     data: r#"{"taskId":"a-1","step":"a","kind":"do","count":1,
+///         "timestamp":"2026-11-24T09:00:00.000Z","parentId":null}"#.into(),
+///     timestamp: SystemTime::UNIX_EPOCH,
+/// })?;
+/// assert_eq!(view.tasks[0].state, TaskState::Running);
+/// assert_eq!(serde_json::to_value(&view)?["tasks"][0]["started"], "2026-11-24T09:00:00.000Z");
+/// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct RunView {
+    /// Where the run stands.
+    pub state: RunState,
+    /// With what it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// When it began.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "iso_option")]
+    pub started: Option<SystemTime>,
+    /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "iso_option")]
+    pub ended: Option<SystemTime>,
+    /// Its tasks, in the order in which they began. The workflow itself is none of them.
+    pub tasks: Vec<TaskView>,
+    /// The id of the last event that is in it: who subscribes after it misses nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<EventId>,
+}
+
+/// Where a run stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub enum RunState {
+    /// It waits to be started, or nothing is known of it yet.
+    #[default]
+    Queued,
+    /// It runs.
+    Running,
+    /// It ends what is under way and then is paused.
+    WaitingForPause,
+    /// It is paused.
+    Paused,
+    /// It sleeps or waits and is not in memory.
+    Waiting,
+    /// It failed or is terminated, and what its steps did is undone.
+    RollingBack,
+    /// It ended well.
+    Completed,
+    /// It failed.
+    Failed,
+    /// It was terminated from outside.
+    Terminated,
+}
+
+impl RunState {
+    /// Whether the run is over.
+    #[must_use]
+    pub fn has_ended(self) -> bool {
+        matches!(self, Self::Completed | Self::Failed | Self::Terminated)
+    }
+}
+
+/// A task as it stands: a step, or a group of steps.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct TaskView {
+    /// Its name, the same in every lifetime of the run.
+    pub task_id: TaskId,
+    /// The step's name.
+    pub step: String,
+    /// What kind of task it is.
+    pub kind: Kind,
+    /// Which task of that kind and name it is, from 1.
+    pub count: u32,
+    /// The group that it is part of; `None` for what is part of the workflow itself.
+    pub parent_id: Option<TaskId>,
+    /// Where it stands.
+    pub state: TaskState,
+    /// With what it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// When it began.
+    #[serde(with = "iso")]
+    pub started: SystemTime,
+    /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "iso_option")]
+    pub ended: Option<SystemTime>,
+    /// The latest attempt that is known, from 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<u32>,
+    /// The attempts that failed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failed_attempts: Vec<FailedAttempt>,
+    /// When the next attempt follows the one that failed.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "iso_option")]
+    pub retry_at: Option<SystemTime>,
+    /// When the sleep ends.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "iso_option")]
+    pub until: Option<SystemTime>,
+    /// How much is done, from 0 to 100, as was reported last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub percent: Option<f64>,
+    /// What is being done, as was reported last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// What its code set, or reported last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attributes: Option<Map<String, Value>>,
+    /// What undoes it, once that runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollback: Option<RollbackView>,
+}
+
+/// Where a task, or its rollback, stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub enum TaskState {
+    /// It began.
+    Running,
+    /// It ended well.
+    Completed,
+    /// It failed for good.
+    Failed,
+}
+
+/// An attempt that failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct FailedAttempt {
+    /// From 1.
+    pub attempt: u32,
+    /// With what.
+    pub error: String,
+}
+
+/// A step's rollback as it stands.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct RollbackView {
+    /// Where it stands.
+    pub state: TaskState,
+    /// The latest attempt, from 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<u32>,
+    /// The attempts that failed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failed_attempts: Vec<FailedAttempt>,
+    /// With what it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+impl RunView {
+    /// Of a run of which nothing is known yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Applies the next event of our own log, as a store or a stream has it. One that was applied
+    /// before changes nothing, and neither does one that is about something else.
+    ///
+    /// # Errors
+    /// For an event of a step whose data cannot be read.
+    pub fn apply(
+        &mut self,
+        event: &StoredEvent,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        if !self.is_new(event.id) {
+            return Ok(());
+        }
+        if event.event_type == "restarted" {
+            *self = Self::new();
+        } else if StepEventType::from_name(&event.event_type).is_some() {
+            self.apply_step(&StepEvent::decode(event)?);
+        }
+        self.cursor = Some(event.id);
+        Ok(())
+    }
+
+    /// Applies the next event of the platform's log. `id` is its
+    /// [`event_id`](WorkflowInstanceEvent::event_id), or the one that an
+    /// [`InstanceFeed`](super::InstanceFeed) gave it. One that was applied before changes nothing.
+    pub fn apply_instance(&mut self, id: EventId, event: &WorkflowInstanceEvent) {
+        if self.is_new(id) {
+            self.apply_platform(event);
+            self.cursor = Some(id);
+        }
+    }
+
+    /// Applies what an [`InstanceFeed`](super::InstanceFeed) reads.
+    pub fn apply_feed(&mut self, item: &InstanceFeedItem) {
+        match item {
+            InstanceFeedItem::Event(id, event) => self.apply_instance(*id, event),
+            InstanceFeedItem::Reset(_) => *self = Self::new(),
+        }
+    }
+
+    /// The task of this name.
+    #[must_use]
+    pub fn task(&self, id: &TaskId) -> Option<&TaskView> {
+        self.tasks.iter().rev().find(|task| task.task_id == *id)
+    }
+
+    fn is_new(&self, id: EventId) -> bool {
+        self.cursor.is_none_or(|cursor| id > cursor)
+    }
+
+    fn apply_step(&mut self, event: &StepEvent) {
+        if event.kind == Kind::Workflow {
+            return self.apply_workflow(event);
+        }
+        // Tasks that were filtered out of the log are not in the view either.
+        let Some(task) = self.task_mut(|task| task.task_id == event.task_id) else {
+            if event.of() == StepEventType::Started {
+                self.tasks.push(TaskView::of(event));
+            }
+            return;
+        };
+        task.attempt = event.attempt.or(task.attempt);
+        match event.of() {
+            StepEventType::Started => {}
+            StepEventType::AttemptFailed => {
+                let attempt = event.attempt.unwrap_or_default();
+                let error = event.error.clone().unwrap_or_default();
+                task.failed_attempts.push(FailedAttempt { attempt, error });
+            }
+            StepEventType::Progress => {
+                task.percent = event.percent.or(task.percent);
+                task.message = event.message.clone().or(task.message.take());
+                task.attributes = event.attributes.clone().or(task.attributes.take());
+            }
+            StepEventType::Completed => {
+                task.attributes = event.attributes.clone().or(task.attributes.take());
+                task.end(TaskState::Completed, event.timestamp);
+            }
+            StepEventType::Failed => {
+                task.error.clone_from(&event.error);
+                task.end(TaskState::Failed, event.timestamp);
+            }
+        }
+    }
+
+    fn apply_workflow(&mut self, event: &StepEvent) {
+        match event.of() {
+            StepEventType::Started => self.run(event.timestamp),
+            StepEventType::Completed => self.end(RunState::Completed, event.timestamp, None),
+            StepEventType::Failed => {
+                self.end(RunState::Failed, event.timestamp, event.error.clone());
+            }
+            StepEventType::AttemptFailed | StepEventType::Progress => {}
+        }
+    }
+
+    fn apply_platform(&mut self, event: &WorkflowInstanceEvent) {
+        let now = event.timestamp;
+        match &event.data {
+            Data::WorkflowQueued => self.state = RunState::Queued,
+            Data::WorkflowStarted { .. } | Data::WorkflowRunning => self.run(now),
+            Data::WorkflowPaused => self.state = RunState::Paused,
+            Data::WorkflowWaitingForPause => self.state = RunState::WaitingForPause,
+            Data::WorkflowWaiting => self.state = RunState::Waiting,
+            Data::WorkflowCompleted { .. } => self.end(RunState::Completed, now, None),
+            Data::WorkflowErrored { error } => {
+                self.end(RunState::Failed, now, Some(error.message.clone()));
+            }
+            Data::WorkflowTerminated => self.end(RunState::Terminated, now, None),
+            Data::RollbackStarted => self.state = RunState::RollingBack,
+            Data::StepStarted { step_name, .. } => self.begin(Kind::Do, step_name, now),
+            Data::SleepStarted {
+                step_name,
+                duration,
+            } => {
+                self.begin(Kind::Sleep, step_name, now);
+                if let Some(sleep) = self.tasks.last_mut() {
+                    sleep.until = now.checked_add(*duration);
+                }
+            }
+            Data::WaitStarted { step_name, .. } => self.begin(Kind::WaitForEvent, step_name, now),
+            Data::AttemptStarted { step_name, attempt } => self.of(Kind::Do, step_name, |task| {
+                task.attempt = Some(*attempt);
+                task.retry_at = None;
+            }),
+            Data::AttemptErrored {
+                step_name,
+                attempt,
+                retry_delay,
+                error,
+            } => self.of(Kind::Do, step_name, |task| {
+                task.retry_at = retry_delay.and_then(|delay| now.checked_add(delay));
+                task.failed_attempts.push(FailedAttempt {
+                    attempt: *attempt,
+                    error: error.message.clone(),
+                });
+            }),
+            Data::StepCompleted { step_name, .. } => self.of(Kind::Do, step_name, |task| {
+                task.end(TaskState::Completed, now);
+            }),
+            Data::StepErrored { step_name } => self.of(Kind::Do, step_name, |task| {
+                let last = task.failed_attempts.last();
+                task.error = last.map(|attempt| attempt.error.clone());
+                task.end(TaskState::Failed, now);
+            }),
+            Data::SleepCompleted { step_name } => self.of(Kind::Sleep, step_name, |task| {
+                task.end(TaskState::Completed, now);
+            }),
+            Data::WaitCompleted { step_name } => self.of(Kind::WaitForEvent, step_name, |task| {
+                task.end(TaskState::Completed, now);
+            }),
+            Data::WaitTimedOut { step_name } => self.of(Kind::WaitForEvent, step_name, |task| {
+                task.end(TaskState::Failed, now);
+            }),
+            Data::RollbackStepStarted { step_name, .. } => {
+                self.rollback(step_name, |_| {});
+            }
+            Data::RollbackAttemptStarted { step_name, attempt } => {
+                self.rollback(step_name, |rollback| rollback.attempt = Some(*attempt));
+            }
+            Data::RollbackAttemptErrored {
+                step_name,
+                attempt,
+                error,
+                ..
+            } => self.rollback(step_name, |rollback| {
+                rollback.failed_attempts.push(FailedAttempt {
+                    attempt: *attempt,
+                    error: error.message.clone(),
+                });
+            }),
+            Data::RollbackStepCompleted { step_name } => {
+                self.rollback(step_name, |rollback| rollback.state = TaskState::Completed);
+            }
+            Data::RollbackStepErrored { step_name, error } => {
+                self.rollback(step_name, |rollback| {
+                    rollback.state = TaskState::Failed;
+                    rollback.error = Some(error.message.clone());
+                });
+            }
+            // The run's end follows.
+            Data::RollbackCompleted
+            | Data::RollbackErrored
+            | Data::AttemptCompleted { .. }
+            | Data::RollbackAttemptCompleted { .. }
+            | Data::Unknown(_) => {}
+        }
+    }
+
+    fn run(&mut self, now: SystemTime) {
+        self.state = RunState::Running;
+        self.started.get_or_insert(now);
+    }
+
+    fn end(&mut self, state: RunState, now: SystemTime, error: Option<String>) {
+        self.state = state;
+        self.error = error;
+        self.ended = Some(now);
+    }
+
+    /// A task of the platform's log. Its sleeps of one name and different lengths have one name
+    /// there, so the count is made anew.
+    fn begin(&mut self, kind: Kind, name: &StepName, now: SystemTime) {
+        let same = |task: &&TaskView| task.kind == kind && task.step == name.name();
+        let latest = self.tasks.iter().rev().find(same);
+        let count = match kind {
+            Kind::Sleep => latest.map_or(0, |task| task.count) + 1,
+            _ => name.count(),
+        };
+        let task_id = TaskId::new(name.name(), count, Form::Step(kind));
+        // A run that is restarted from a step keeps the tasks before it, and is told of them once.
+        if self.task(&task_id).is_none() {
+            self.tasks
+                .push(TaskView::new(task_id, name.name(), kind, count, now));
+        }
+    }
+
+    fn of(&mut self, kind: Kind, name: &StepName, change: impl FnOnce(&mut TaskView)) {
+        let found = self.tasks.iter_mut().rev().find(|task| {
+            task.kind == kind
+                && task.step == name.name()
+                && match kind {
+                    Kind::Sleep => task.state == TaskState::Running,
+                    _ => task.count == name.count(),
+                }
+        });
+        if let Some(task) = found {
+            change(task);
+        }
+    }
+
+    fn rollback(&mut self, name: &StepName, change: impl FnOnce(&mut RollbackView)) {
+        self.of(Kind::Do, name, |task| {
+            change(task.rollback.get_or_insert(RollbackView {
+                state: TaskState::Running,
+                attempt: None,
+                failed_attempts: Vec::new(),
+                error: None,
+            }));
+        });
+    }
+
+    /// Latest first: that is what events are mostly about.
+    fn task_mut(&mut self, holds: impl Fn(&TaskView) -> bool) -> Option<&mut TaskView> {
+        self.tasks.iter_mut().rev().find(|task| holds(task))
+    }
+}
+
+impl TaskView {
+    fn new(task_id: TaskId, step: &str, kind: Kind, count: u32, started: SystemTime) -> Self {
+        Self {
+            task_id,
+            step: step.to_owned(),
+            kind,
+            count,
+            parent_id: None,
+            state: TaskState::Running,
+            error: None,
+            started,
+            ended: None,
+            attempt: None,
+            failed_attempts: Vec::new(),
+            retry_at: None,
+            until: None,
+            percent: None,
+            message: None,
+            attributes: None,
+            rollback: None,
+        }
+    }
+
+    fn of(event: &StepEvent) -> Self {
+        let (kind, count) = (event.kind, event.count);
+        let task_id = event.task_id.clone();
+        let mut task = Self::new(task_id, &event.step, kind, count, event.timestamp);
+        task.parent_id = event.parent_id.clone().filter(|id| !id.is_workflow());
+        task
+    }
+
+    fn end(&mut self, state: TaskState, now: SystemTime) {
+        self.state = state;
+        self.ended = Some(now);
+        self.retry_at = None;
+    }
+}
