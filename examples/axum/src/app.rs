@@ -1,31 +1,73 @@
 //! The routes.
 
+use std::error::Error;
+use std::time::Duration;
+
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
+use axum::http::header::LOCATION;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{Router, get};
 use serde::Deserialize;
 use ssetarget::http::{Shutdown, Sse};
 use ssetarget::{Appended, DispatchError, NewEvent};
+use tracing::error;
 
+use crate::job::{self, Jobs};
 use crate::logs::Logs;
 use crate::page;
 
-pub fn router<L: Logs>(logs: L, shutdown: &Shutdown) -> Router {
+pub fn router<L: Logs>(logs: L, jobs: Jobs, shutdown: &Shutdown) -> Router {
     let sse = Sse::new()
         .shutdown(shutdown)
-        .on_error(|error| eprintln!("the store failed: {error}"));
+        .on_error(|reason| error!(reason, "the store failed"));
     let found = logs.clone();
     let events = sse.route_with(move |id: String| {
         let logs = found.clone();
         async move { logs.find(&id).await }
     });
     Router::new()
-        .route("/", get(page::start))
+        .route("/", get(page::start).post(start::<L>))
         .route("/assets/{name}", get(page::asset))
         .route("/{id}", get(page::log).post(dispatch::<L>))
         .route("/{id}/sse", events)
-        .with_state(logs)
+        .with_state(App { logs, jobs })
+}
+
+#[derive(Clone)]
+struct App<L> {
+    logs: L,
+    jobs: Jobs,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Start {
+    /// The job's id. Default: a new one.
+    id: Option<String>,
+    /// How long each part of the job takes.
+    #[serde(default = "half_a_second")]
+    work_ms: u32,
+}
+
+fn half_a_second() -> u32 {
+    500
+}
+
+/// `POST /`: starts a job.
+async fn start<L: Logs>(State(app): State<App<L>>, Query(query): Query<Start>) -> Response {
+    let id = query.id.unwrap_or_else(job::new_id);
+    if !is_id(&id) {
+        return refuse(StatusCode::BAD_REQUEST, NO_ID);
+    }
+    if app.logs.find(&id).await.is_ok() {
+        return refuse(StatusCode::CONFLICT, "there is a log with this id");
+    }
+    let work = Duration::from_millis(query.work_ms.into());
+    app.jobs.start(&id, &app.logs.open(&id), work).await;
+    let location = [(LOCATION, format!("/{id}/sse"))];
+    let body = Json(serde_json::json!({ "id": id }));
+    (StatusCode::SEE_OTHER, location, body).into_response()
 }
 
 #[derive(Deserialize)]
@@ -43,16 +85,13 @@ fn message() -> String {
 
 /// `POST /<id>?type=note`: the body is the event's data.
 async fn dispatch<L: Logs>(
-    State(logs): State<L>,
+    State(App { logs, .. }): State<App<L>>,
     Path(id): Path<String>,
     Query(query): Query<Dispatch>,
     data: String,
 ) -> Response {
     if !is_id(&id) {
-        return refuse(
-            StatusCode::BAD_REQUEST,
-            "an id has up to 64 letters, digits, - and _",
-        );
+        return refuse(StatusCode::BAD_REQUEST, NO_ID);
     }
     let event = match NewEvent::new(query.event_type, data) {
         Ok(event) if query.terminal => event.terminal(),
@@ -69,7 +108,7 @@ async fn dispatch<L: Logs>(
         }
         Err(DispatchError::Invalid(reason)) => refuse(StatusCode::BAD_REQUEST, &reason.to_string()),
         Err(error) => {
-            eprintln!("{error}: {:?}", std::error::Error::source(&error));
+            error!(reason = &error as &dyn Error, "an event was not dispatched");
             refuse(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "the event may or may not be stored",
@@ -77,6 +116,8 @@ async fn dispatch<L: Logs>(
         }
     }
 }
+
+const NO_ID: &str = "an id has up to 64 letters, digits, - and _";
 
 fn is_id(id: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);

@@ -2,8 +2,11 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use ssetarget::{EventStore, MemoryEventStore, NewEvent, Refusal, SseTarget};
+use ssetarget::store::redis::{RedisClient, RedisEventStore};
+use ssetarget::{EventStore, MemoryEventStore, NewEvent, PageLimit, Refusal, SseTarget};
+use tracing::error;
 
 /// All logs, by their ids.
 pub trait Logs: Clone + Send + Sync + 'static {
@@ -43,5 +46,46 @@ impl Logs for MemoryLogs {
         let mut logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
         let new = || SseTarget::new(MemoryEventStore::new().max_events(MAX_EVENTS));
         logs.entry(id.to_owned()).or_insert_with(new).clone()
+    }
+}
+
+/// In Redis: any number of servers may have the same logs.
+#[derive(Clone)]
+pub struct RedisLogs {
+    client: RedisClient,
+}
+
+/// A log that nobody appends to is deleted after this long.
+const EXPIRY: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+impl RedisLogs {
+    pub fn new(client: RedisClient) -> Self {
+        Self { client }
+    }
+}
+
+impl Logs for RedisLogs {
+    type Store = RedisEventStore;
+
+    async fn find(&self, id: &str) -> Result<SseTarget<NewEvent, RedisEventStore>, Refusal> {
+        let log = self.open(id);
+        let head = PageLimit {
+            events: 1,
+            bytes: 1,
+        };
+        match log.store().read(None, head).await {
+            Ok(page) if page.head.is_some() => Ok(log),
+            Ok(_) => Err(UNKNOWN),
+            Err(reason) => {
+                error!(%reason, "Redis failed");
+                Err(Refusal::Unavailable)
+            }
+        }
+    }
+
+    /// All of them share the client's connection, so they are made anew as they are needed.
+    fn open(&self, id: &str) -> SseTarget<NewEvent, RedisEventStore> {
+        let store = RedisEventStore::new(&self.client, id);
+        SseTarget::new(store.max_events(MAX_EVENTS).expire_idle(EXPIRY))
     }
 }

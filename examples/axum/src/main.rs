@@ -2,19 +2,22 @@
 //!
 //! ```text
 //! cargo run -p ssetarget-axum-example              then open http://localhost:9876
-//! curl -N localhost:9876/room/sse                  watch the log "room", once it is there
-//! curl -d 'hello' 'localhost:9876/room?type=note'  dispatch an event to it
+//! curl -d 'hello' 'localhost:9876/room?type=note'  dispatch an event to the log "room"
+//! curl -N localhost:9876/room/sse                  watch it
+//! curl -X POST localhost:9876                      start a job, which traces itself into a log
 //! ```
 //!
 //! | variable | |
 //! |---|---|
 //! | `HOST` | The address to listen at. Default: 127.0.0.1, this machine only. |
 //! | `PORT` | Default: 9876. 0 takes a free one. |
+//! | `REDIS_URL` | Where logs are kept, to be shared by several servers. Default: in memory. |
 //! | `ALLOWED_ORIGINS` | Other sites whose pages may watch, with a comma between them. Default: none. |
 //!
-//! For each viewer the process needs a file descriptor: see `ulimit -n`.
+//! Each viewer needs a file descriptor: see `ulimit -n`.
 
 mod app;
+mod job;
 mod logs;
 mod page;
 
@@ -23,30 +26,46 @@ use std::error::Error;
 use std::time::Duration;
 
 use ssetarget::http::Shutdown;
+use ssetarget::store::redis::RedisClient;
 use tokio::net::TcpListener;
+use tracing::{info, warn};
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::prelude::*;
 
-use crate::logs::MemoryLogs;
+use crate::job::Jobs;
+use crate::logs::{MemoryLogs, RedisLogs};
 
 /// How long a client that does not read can keep the process from ending.
 const GRACE: Duration = Duration::from_secs(5);
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
+    let jobs = Jobs::default();
+    let log = tracing_subscriber::fmt::layer().with_filter(LevelFilter::INFO);
+    tracing_subscriber::registry()
+        .with(log)
+        .with(jobs.layer())
+        .init();
+
+    let shutdown = Shutdown::new();
+    let app = match env::var("REDIS_URL") {
+        Ok(url) => app::router(RedisLogs::new(RedisClient::new(&url)?), jobs, &shutdown),
+        Err(_) => app::router(MemoryLogs::default(), jobs, &shutdown),
+    };
+    let origins = env::var("ALLOWED_ORIGINS").unwrap_or_default();
+    let origins: Vec<&str> = origins
+        .split(',')
+        .filter(|origin| !origin.is_empty())
+        .collect();
+    let app = app.layer(ssetarget::axum::cors(origins)?);
+
+    let host = env::var("HOST").unwrap_or_else(|_| "127.0.0.1".to_owned());
     let port = match env::var("PORT") {
         Ok(port) => port
             .parse()
             .map_err(|_| format!("PORT={port} is no port"))?,
         Err(_) => 9876,
     };
-    let host = env::var("HOST").unwrap_or_else(|_| "127.0.0.1".to_owned());
-    let origins = env::var("ALLOWED_ORIGINS").unwrap_or_default();
-    let origins: Vec<&str> = origins
-        .split(',')
-        .filter(|origin| !origin.is_empty())
-        .collect();
-
-    let shutdown = Shutdown::new();
-    let app = app::router(MemoryLogs::default(), &shutdown).layer(ssetarget::axum::cors(origins)?);
     let listener = TcpListener::bind((host, port)).await?;
     println!("Listening on http://{}", listener.local_addr()?);
 
@@ -55,7 +74,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     tokio::select! {
         result = serving => result?,
         () = async { shutdown.begun().await; tokio::time::sleep(GRACE).await } => {
-            println!("Some clients do not read; ending anyway");
+            warn!("some clients do not read; ending anyway");
         }
     }
     Ok(())
@@ -77,6 +96,6 @@ async fn stop_on_signal(shutdown: Shutdown) {
     }
     #[cfg(not(unix))]
     let _ = interrupted.await;
-    println!("Stopping: streams are cut off, and their clients resume with the next server");
+    info!("stopping: streams are cut off, and their clients resume with the next server");
     shutdown.begin();
 }
