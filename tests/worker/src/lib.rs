@@ -13,12 +13,14 @@
 //! - `GET /<workflow>/<id>/platform` is the platform's own log, once the run has ended
 //! - `POST /<workflow>/<id>/rpc/<method>` calls a method of the `WorkflowEvents` object
 //! - `/gate/<name>/<path>` asks a gate
+//! - `/own/<name>/dispatch`, `/sse`, `/contract` ask a log in an object of one's own
 //! - `GET /binding/<kind>/<name>` says what comes of looking for a binding
 
 mod brittle;
 mod broken;
 mod calls;
 mod gate;
+mod own_log;
 mod platform;
 mod script;
 mod tally;
@@ -63,6 +65,7 @@ async fn fetch(mut request: Request, env: Env, _context: Context) -> Result<Resp
     match (segments.as_slice(), request.method()) {
         (["gate", name, path], _) => gate::ask(&env, name, path).await,
         (["fold"], Method::Post) => fold(&request.json().await?),
+        (["own", name, _], _) => own_log::ask(&env, name, request).await,
         (["open"], _) => Response::from_json(&watched::open_subscriptions()),
         (["binding", kind, name], _) => Response::ok(binding(&env, kind, name)),
         ([workflow, id, "sse"], _) => {

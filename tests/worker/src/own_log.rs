@@ -1,0 +1,88 @@
+//! An object of one's own that keeps and streams a log, and checks that its storage keeps the
+//! promise of stores.
+
+use std::borrow::Cow;
+
+use serde::Serialize;
+use ssetarget::cloudflare::{ObjectSql, sse_response};
+use ssetarget::store::contract;
+use ssetarget::{Event, SqliteEventStore, SseTarget, wire};
+use worker::wasm_bindgen::UnwrapThrowExt;
+use worker::{DurableObject, Env, Error, Request, Response, Result, State, durable_object};
+
+/// `POST …/dispatch` dispatches the body, `GET …/sse` streams, `GET …/contract` runs the suite.
+#[durable_object]
+pub struct OwnLog {
+    state: State,
+    sql: ObjectSql,
+    target: SseTarget<Said, SqliteEventStore<ObjectSql>>,
+}
+
+#[derive(Serialize)]
+struct Said {
+    text: String,
+}
+
+impl Event for Said {
+    fn event_type(&self) -> Cow<'_, str> {
+        "said".into()
+    }
+
+    fn is_terminal(&self) -> bool {
+        self.text == "goodbye"
+    }
+}
+
+impl DurableObject for OwnLog {
+    fn new(state: State, _env: Env) -> Self {
+        let sql = ObjectSql::new(&state).unwrap_throw();
+        Self {
+            target: SseTarget::new(SqliteEventStore::new(sql.clone())),
+            sql,
+            state,
+        }
+    }
+
+    async fn fetch(&self, mut request: Request) -> Result<Response> {
+        match request.path().rsplit('/').next() {
+            Some("dispatch") => {
+                let text = request.text().await?;
+                let dispatched = self.target.dispatch(&Said { text }).await;
+                Response::ok(format!("{:?}", dispatched.map_err(rust_error)?))
+            }
+            Some("sse") => {
+                let last_event_id = request.headers().get("last-event-id")?;
+                match wire::cursor(last_event_id.as_deref(), request.url()?.query()) {
+                    Ok(cursor) => {
+                        sse_response(self.target.subscribe(cursor).await.map_err(rust_error)?)
+                    }
+                    Err(reason) => Response::error(reason.to_string(), 400),
+                }
+            }
+            Some("contract") => {
+                contract::check(async || self.empty_store().await).await;
+                drop(self.empty_store().await);
+                contract::check_reopened(async || SqliteEventStore::new(self.sql.clone())).await;
+                Response::ok("the promise is kept")
+            }
+            _ => Response::error("there is nothing here", 404),
+        }
+    }
+}
+
+impl OwnLog {
+    async fn empty_store(&self) -> SqliteEventStore<ObjectSql> {
+        self.state.storage().delete_all().await.unwrap_throw();
+        SqliteEventStore::new(self.sql.clone())
+    }
+}
+
+fn rust_error(error: impl std::error::Error) -> Error {
+    Error::RustError(error.to_string())
+}
+
+/// Hands a request to the log of this name.
+pub async fn ask(env: &Env, name: &str, request: Request) -> Result<Response> {
+    let log = env.durable_object("OWN_LOG")?.get_by_name(name)?;
+    log.fetch_with_request(request).await
+}
