@@ -34,6 +34,7 @@
 //! | `contract` | no | `store::contract`, the suite for a store of your own |
 //! | `http` | no | the `http` module: responses for hyper, tower and their like |
 //! | `redis` | no | `store::redis`: logs in Redis, over tokio or, with `cloudflare`, in Workers |
+//! | `testing` | no | `workflow::testing`: a fake engine for native tests of workflows |
 //! | `tracing` | no | `tracer::SseLayer`: spans and events of the crate `tracing`, live |
 //!
 //! # Any server

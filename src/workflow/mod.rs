@@ -20,6 +20,8 @@ mod rollback;
 mod step;
 mod step_event;
 mod task;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod view;
 
 pub use config::{
