@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_core::Stream;
 use futures_util::StreamExt;
 
-use crate::store::EventStore;
+use crate::store::{EventStore, FrameBytes, FrameStore};
 use crate::subscription::{Batch, Subscription};
 use crate::sync::MaybeSend;
 use crate::wire;
@@ -45,6 +45,28 @@ where
     keep_alive(frames, HEARTBEAT_INTERVAL, sleep)
 }
 
+/// As [`body`], of a store that has the bytes ready.
+pub fn frame_body<S, F>(
+    subscription: Subscription<S>,
+    sleep: impl FnMut(Duration) -> F + MaybeSend,
+) -> impl Stream<Item = Result<S::Bytes, S::Error>> + MaybeSend
+where
+    S: FrameStore + 'static,
+    F: Future<Output = ()> + MaybeSend,
+{
+    let chunks = subscription.into_frames().map(|batch| {
+        batch.map(|batch| match batch {
+            Batch::Events(frames) => frames,
+            Batch::Reset(reset) => {
+                let mut out = Vec::new();
+                wire::encode_reset(&reset, &mut out);
+                S::Bytes::from_slice(&out)
+            }
+        })
+    });
+    keep_alive(chunks, HEARTBEAT_INTERVAL, sleep)
+}
+
 /// The wire bytes of a batch, its events with their ids if they are to be `numbered`: see
 /// [`Subscription::is_resumable`].
 #[must_use]
@@ -67,13 +89,14 @@ pub fn frames(batch: &Batch, numbered: bool) -> Vec<u8> {
 
 /// Adds heartbeats to a stream of chunks: one at once, then one after every `interval` of
 /// silence. A heartbeat never drops what the inner stream was doing.
-pub fn keep_alive<T, F, E>(
+pub fn keep_alive<T, B, F, E>(
     inner: T,
     interval: Duration,
     mut sleep: impl FnMut(Duration) -> F + MaybeSend,
-) -> impl Stream<Item = Result<Bytes, E>> + MaybeSend
+) -> impl Stream<Item = Result<B, E>> + MaybeSend
 where
-    T: Stream<Item = Result<Bytes, E>> + MaybeSend,
+    T: Stream<Item = Result<B, E>> + MaybeSend,
+    B: FrameBytes,
     F: Future<Output = ()> + MaybeSend,
 {
     KeepAlive {
@@ -95,19 +118,20 @@ pin_project_lite::pin_project! {
     }
 }
 
-impl<T, F, M, E> Stream for KeepAlive<T, F, M>
+impl<T, B, F, M, E> Stream for KeepAlive<T, F, M>
 where
-    T: Stream<Item = Result<Bytes, E>>,
+    T: Stream<Item = Result<B, E>>,
+    B: FrameBytes,
     F: Future<Output = ()>,
     M: FnMut() -> F,
 {
-    type Item = Result<Bytes, E>;
+    type Item = Result<B, E>;
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let mut this = self.project();
         if !*this.started {
             *this.started = true;
-            return Poll::Ready(Some(Ok(Bytes::from_static(wire::HEARTBEAT))));
+            return Poll::Ready(Some(Ok(B::from_slice(wire::HEARTBEAT))));
         }
         if let Poll::Ready(item) = this.inner.poll_next(context) {
             this.timer.set((this.sleep)());
@@ -115,7 +139,7 @@ where
         }
         if this.timer.as_mut().poll(context).is_ready() {
             this.timer.set((this.sleep)());
-            return Poll::Ready(Some(Ok(Bytes::from_static(wire::HEARTBEAT))));
+            return Poll::Ready(Some(Ok(B::from_slice(wire::HEARTBEAT))));
         }
         Poll::Pending
     }

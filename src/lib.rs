@@ -84,7 +84,7 @@ pub mod tracer;
 pub mod wire;
 pub mod workflow;
 
-pub use body::{HEARTBEAT_INTERVAL, body, frames, keep_alive};
+pub use body::{HEARTBEAT_INTERVAL, body, frame_body, frames, keep_alive};
 pub use event::{Cursor, Event, EventId, InvalidEvent, InvalidEventId, NewEvent, StoredEvent};
 pub use listen::{DecodeError, DecodeEvent, Folded, ListenError, Stored};
 pub use refusal::Refusal;

@@ -1,12 +1,13 @@
 //! The cursor loop: the only place that waits for events.
 
+use std::future::Future;
 use std::sync::Arc;
 
 use futures_core::Stream;
 use futures_util::stream;
 
 use crate::event::{Cursor, EventId, StoredEvent};
-use crate::store::{EventStore, Page, PageLimit};
+use crate::store::{EventStore, FrameStore, Frames, Page, PageLimit};
 use crate::sync::MaybeSend;
 
 /// A reader of a log: a cursor, and nothing else.
@@ -32,11 +33,11 @@ enum Position {
     After(EventId),
 }
 
-/// What a [`Subscription`] reads.
+/// What a [`Subscription`] reads: events, or with [`Subscription::next_frames`] their bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Batch {
+pub enum Batch<C = Vec<StoredEvent>> {
     /// The next events, at least one.
-    Events(Vec<StoredEvent>),
+    Events(C),
     /// The position cannot be honoured; the events that follow start with the oldest kept.
     Reset(Reset),
 }
@@ -126,8 +127,33 @@ impl<S: EventStore> Subscription<S> {
     /// # Errors
     /// When the store fails. Calling it again tries again from the same position.
     pub async fn next(&mut self) -> Result<Option<Batch>, S::Error> {
+        self.wait::<AsEvents>().await
+    }
+
+    /// As [`next`](Self::next), without waiting: `None` where nothing follows, which makes
+    /// [`cursor`](Self::cursor) the head of the log at that moment.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next).
+    pub async fn try_next(&mut self) -> Result<Option<Batch>, S::Error> {
+        self.advance::<AsEvents>().await
+    }
+
+    /// The batches as a stream, which ends after an error.
+    pub fn into_stream(self) -> impl Stream<Item = Result<Batch, S::Error>> + MaybeSend
+    where
+        S: 'static,
+    {
+        stream::try_unfold(self, |mut subscription| async move {
+            let batch = subscription.next().await?;
+            Ok(batch.map(|batch| (batch, subscription)))
+        })
+    }
+
+    /// The cursor loop, whatever it reads.
+    async fn wait<R: Read<S>>(&mut self) -> Result<Option<Batch<R::Item>>, S::Error> {
         while !self.ended {
-            let batch = self.try_next().await?;
+            let batch = self.advance::<R>().await?;
             if batch.is_some() {
                 return Ok(batch);
             }
@@ -138,16 +164,11 @@ impl<S: EventStore> Subscription<S> {
         Ok(None)
     }
 
-    /// As [`next`](Self::next), without waiting: `None` where nothing follows, which makes
-    /// [`cursor`](Self::cursor) the head of the log at that moment.
-    ///
-    /// # Errors
-    /// As [`next`](Self::next).
-    pub async fn try_next(&mut self) -> Result<Option<Batch>, S::Error> {
+    async fn advance<R: Read<S>>(&mut self) -> Result<Option<Batch<R::Item>>, S::Error> {
         if self.ended {
             return Ok(None);
         }
-        let page = self.store.read(self.position.after(), self.limit).await?;
+        let page = R::read(&self.store, self.position.after(), self.limit).await?;
         if let Some(reset) = self.position.reset(&page) {
             // Before the oldest, and not at it, whichever that will be: to miss more is told, too.
             self.position = Position::behind(page.trimmed);
@@ -157,20 +178,31 @@ impl<S: EventStore> Subscription<S> {
             }
             return Ok(Some(Batch::Reset(reset)));
         }
-        let last = page.events.last().map(|event| event.id);
+        let last = R::last(&page.events);
         // Where a page is empty nothing lies between here and the head: what did was removed.
         self.position = Position::behind(last.or(page.head));
         self.ended = self.position.is_end(&page);
-        Ok(last.map(|_| Batch::Events(page.events)))
+        Ok(R::item(page.events).map(Batch::Events))
+    }
+}
+
+impl<S: FrameStore> Subscription<S> {
+    /// As [`next`](Self::next), with the bytes of the events instead of the events: see
+    /// [`FrameStore`].
+    ///
+    /// # Errors
+    /// As [`next`](Self::next).
+    pub async fn next_frames(&mut self) -> Result<Option<Batch<S::Bytes>>, S::Error> {
+        self.wait::<AsFrames>().await
     }
 
-    /// The batches as a stream, which ends after an error.
-    pub fn into_stream(self) -> impl Stream<Item = Result<Batch, S::Error>> + MaybeSend
+    /// The batches of [`next_frames`](Self::next_frames) as a stream, which ends after an error.
+    pub fn into_frames(self) -> impl Stream<Item = Result<Batch<S::Bytes>, S::Error>> + MaybeSend
     where
         S: 'static,
     {
         stream::try_unfold(self, |mut subscription| async move {
-            let batch = subscription.next().await?;
+            let batch = subscription.next_frames().await?;
             Ok(batch.map(|batch| (batch, subscription)))
         })
     }
@@ -198,7 +230,7 @@ impl Position {
         }
     }
 
-    fn reset(self, page: &Page) -> Option<Reset> {
+    fn reset<C>(self, page: &Page<C>) -> Option<Reset> {
         let is_gone = match self {
             Self::Oldest => false,
             Self::Start => page.trimmed.is_some(),
@@ -211,7 +243,72 @@ impl Position {
         })
     }
 
-    fn is_end(self, page: &Page) -> bool {
+    fn is_end<C>(self, page: &Page<C>) -> bool {
         page.closed && page.head.is_some_and(|head| self == Self::After(head))
+    }
+}
+
+/// What the loop reads of a log.
+trait Read<S: EventStore> {
+    /// What a page has of its events.
+    type Content: MaybeSend;
+    /// The same, where there are any.
+    type Item;
+
+    fn read(
+        store: &S,
+        after: Option<EventId>,
+        limit: PageLimit,
+    ) -> impl Future<Output = Result<Page<Self::Content>, S::Error>> + MaybeSend;
+
+    /// The id of the last event.
+    fn last(content: &Self::Content) -> Option<EventId>;
+
+    fn item(content: Self::Content) -> Option<Self::Item>;
+}
+
+struct AsEvents;
+
+impl<S: EventStore> Read<S> for AsEvents {
+    type Content = Vec<StoredEvent>;
+    type Item = Vec<StoredEvent>;
+
+    fn read(
+        store: &S,
+        after: Option<EventId>,
+        limit: PageLimit,
+    ) -> impl Future<Output = Result<Page, S::Error>> + MaybeSend {
+        store.read(after, limit)
+    }
+
+    fn last(events: &Vec<StoredEvent>) -> Option<EventId> {
+        events.last().map(|event| event.id)
+    }
+
+    fn item(events: Vec<StoredEvent>) -> Option<Vec<StoredEvent>> {
+        (!events.is_empty()).then_some(events)
+    }
+}
+
+struct AsFrames;
+
+impl<S: FrameStore> Read<S> for AsFrames {
+    type Content = Option<Frames<S::Bytes>>;
+    type Item = S::Bytes;
+
+    fn read(
+        store: &S,
+        after: Option<EventId>,
+        limit: PageLimit,
+    ) -> impl Future<Output = Result<Page<Self::Content>, S::Error>> + MaybeSend {
+        store.read_frames(after, limit)
+    }
+
+    fn last(frames: &Self::Content) -> Option<EventId> {
+        frames.as_ref().map(|frames| frames.last)
+    }
+
+    fn item(frames: Self::Content) -> Option<S::Bytes> {
+        frames.map(|frames| frames.bytes)
     }
 }

@@ -33,10 +33,28 @@ pub const HEARTBEAT: &[u8] = b":\n";
 
 /// Appends a stored event's bytes.
 pub fn encode(event: &StoredEvent, out: &mut Vec<u8>) {
+    encode_numbered(event.id, &event.event_type, &event.data, out);
+}
+
+pub(crate) fn encode_numbered(id: EventId, event_type: &str, data: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(b"id: ");
-    out.extend_from_slice(event.id.to_string().as_bytes());
+    out.extend_from_slice(id.to_string().as_bytes());
     out.push(b'\n');
-    encode_unnumbered(&event.event_type, &event.data, out);
+    encode_unnumbered(event_type, data, out);
+}
+
+/// Whether [`decode`] gives this data back: it is one line, as JSON is unless it was made to be
+/// read by people.
+pub(crate) fn is_decodable(data: &str) -> bool {
+    !data.contains(['\r', '\n'])
+}
+
+/// The type of an event and the first line of its data, from the bytes that [`encode`] made.
+pub(crate) fn decode(frame: &str) -> Option<(&str, &str)> {
+    let (_id, rest) = frame.strip_prefix("id: ")?.split_once('\n')?;
+    let (event_type, rest) = rest.strip_prefix("event: ")?.split_once('\n')?;
+    let (data, _) = rest.strip_prefix("data: ")?.split_once('\n')?;
+    Some((event_type, data))
 }
 
 /// Appends the bytes of `event: reset`, which tells a client that its position cannot be

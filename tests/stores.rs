@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use futures_executor::block_on;
-use ssetarget::store::{Sql, SqlValue, contract};
+use ssetarget::store::{FrameStore, Sql, SqlValue, contract};
 use ssetarget::{
     Appended, Cursor, EventId, EventStore, MemoryEventStore, NewEvent, NullEventStore, Page,
     PageLimit, SqliteEventStore, SseTarget,
@@ -231,6 +231,14 @@ async fn kept(store: &MemoryEventStore) -> (Vec<u64>, Option<u64>, bool) {
 }
 
 #[test]
+fn sqlite_has_the_bytes_of_the_wire() {
+    let database = Database::in_memory();
+    block_on(contract::check_frames(async || {
+        SqliteEventStore::new(database.clone())
+    }));
+}
+
+#[test]
 fn a_log_that_is_only_read_creates_no_table() {
     block_on(async {
         let database = Database::in_memory();
@@ -261,7 +269,7 @@ fn a_log_that_is_only_read_creates_no_table() {
 }
 
 #[test]
-fn a_batch_of_any_size_is_one_statement_with_the_same_two_parameters() {
+fn a_batch_of_any_size_is_one_statement_with_the_same_four_parameters() {
     block_on(async {
         let database = Database::in_memory();
         let store = SqliteEventStore::new(database.clone());
@@ -273,7 +281,10 @@ fn a_batch_of_any_size_is_one_statement_with_the_same_two_parameters() {
         store.append(batch).await.unwrap();
         let statements = database.take_statements();
         assert_eq!(statements.len(), 1, "{statements:?}");
-        assert_eq!(statements[0].params, 2, "the batch and the time");
+        assert_eq!(
+            statements[0].params, 4,
+            "the batch, its frames, its first id and its time"
+        );
         // The platform refuses longer statements.
         assert!(statements[0].text.len() < 100_000);
     });
@@ -283,15 +294,60 @@ fn a_batch_of_any_size_is_one_statement_with_the_same_two_parameters() {
 fn every_call_takes_few_statements() {
     block_on(async {
         let database = Database::in_memory();
+        SqliteEventStore::new(database.clone())
+            .append(vec![event("first", "")])
+            .await
+            .unwrap();
         let store = SqliteEventStore::new(database.clone());
-        store.append(vec![event("first", "")]).await.unwrap();
         database.take_statements();
         store.read(None, PageLimit::default()).await.unwrap();
+        assert_eq!(database.take_statements().len(), 3, "the first call");
+        store.read(None, PageLimit::default()).await.unwrap();
+        store.read_frames(None, PageLimit::default()).await.unwrap();
         assert_eq!(database.take_statements().len(), 2);
-        store.changed(None).await.unwrap();
-        assert_eq!(database.take_statements().len(), 1);
         store.keys("f").unwrap();
+        assert_eq!(database.take_statements().len(), 1, "the first time");
+        let stored = store.append(vec![event("second", "")]).await.unwrap();
+        let Appended::Stored(id) = stored[0] else {
+            panic!("a new key");
+        };
         assert_eq!(database.take_statements().len(), 1);
+        // Nothing that is at the head takes any.
+        store.changed(None).await.unwrap();
+        store.keys("f").unwrap();
+        store.append(vec![event("second", "")]).await.unwrap();
+        let before = EventId::new(id.get() - 1);
+        for after in [before, Some(id)] {
+            store
+                .read_frames(after, PageLimit::default())
+                .await
+                .unwrap();
+        }
+        assert_eq!(database.take_statements().len(), 0);
+    });
+}
+
+#[test]
+fn viewers_at_one_place_share_their_bytes() {
+    block_on(async {
+        let database = Database::in_memory();
+        let store = SqliteEventStore::new(database.clone());
+        for n in 0..3 {
+            store.append(vec![event(&n.to_string(), "")]).await.unwrap();
+        }
+        let reopened = SqliteEventStore::new(database);
+        for store in [store, reopened] {
+            for after in [None, EventId::new(1), EventId::new(2)] {
+                let mut places = Vec::new();
+                for _ in 0..2 {
+                    let page = store.read_frames(after, PageLimit::default()).await;
+                    let frames = page.unwrap().events.unwrap();
+                    assert_eq!(frames.last.get(), 3);
+                    places.push(frames.bytes.as_ptr());
+                }
+                assert_eq!(places[0], places[1], "after {after:?}");
+            }
+        }
     });
 }
 
@@ -402,8 +458,12 @@ fn a_failing_database_is_an_error_and_no_panic() {
         assert!(matches!(outcomes[0], Appended::Stored(_)));
 
         database
-            .exec("INSERT INTO events VALUES (9, NULL, 't', x'00', 0, 0)", &[])
+            .exec(
+                "INSERT INTO events VALUES (3, 0, 0, 0, NULL, NULL, x'00')",
+                &[],
+            )
             .unwrap();
+        target.store().forget();
         let error = target
             .store()
             .read(None, PageLimit::default())

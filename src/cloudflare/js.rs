@@ -1,7 +1,7 @@
 //! Raw bindings: they mirror the runtime, always catch, and decide nothing.
 
 use futures_util::future::LocalBoxFuture;
-use js_sys::{Array, Function, Object, Promise, Uint8Array};
+use js_sys::{Array, Function, JsString, Object, Promise, Uint8Array};
 use wasm_bindgen::prelude::*;
 
 #[wasm_bindgen(inline_js = r#"
@@ -30,6 +30,9 @@ export function instanceEventJson(event, withParams, withOutputs) {
   if (withParams && params !== undefined) rest.params = params;
   return JSON.stringify(rest, (_, value) => (typeof value === "bigint" ? `${value}` : value));
 }
+export const writeChunk = (writer, chunk, done) => {
+  writer.write(chunk).then(() => done(true), () => done(false));
+};
 "#)]
 extern "C" {
     /// Makes the class of this object a Durable Object class: see section "RPC" of Cloudflare's
@@ -52,6 +55,14 @@ extern "C" {
         with_params: bool,
         with_outputs: bool,
     ) -> Result<String, JsValue>;
+    /// [`Writer::write`] for those who write much: calls `done` with whether the reader took it. An
+    /// `async fn` makes a future and its closures for each write.
+    #[wasm_bindgen(catch, js_name = writeChunk)]
+    pub(super) fn write_chunk(
+        writer: &Writer,
+        chunk: &Uint8Array,
+        done: &Closure<dyn FnMut(bool)>,
+    ) -> Result<(), JsValue>;
 }
 
 #[wasm_bindgen]
@@ -170,7 +181,7 @@ extern "C" {
     #[wasm_bindgen(method, catch, variadic)]
     pub(super) fn exec(
         this: &SqlStorage,
-        statement: &str,
+        statement: &JsString,
         params: &Array,
     ) -> Result<SqlCursor, JsValue>;
     #[wasm_bindgen(extends = Object)]

@@ -36,7 +36,7 @@ pub use create::{
 pub use entrypoint::{CronSchedule, WorkflowEntrypoint, WorkflowEvent};
 pub use events::{ObjectFactLog, WorkflowEventsNamespace, WorkflowRunStep};
 pub use object::WorkflowEventsConfig;
-pub use response::sse_response;
+pub use response::{sse_frame_response, sse_response};
 pub use runtime::WorkersRuntime;
 pub use serve::{SseRoute, serve_sse};
 pub use serve_instance::{InstanceSse, serve_instance_sse};

@@ -10,14 +10,13 @@ use worker::{Method, Request, Response};
 
 use super::convert::{message, to_js};
 use super::js;
-use super::response::sse_response;
+use super::response::sse_frame_response;
 use super::runtime::WorkersRuntime;
 use super::serve::{self, Viewer};
 use super::sql::{ObjectSql, ObjectSqlError};
 use crate::event::NewEvent;
 use crate::store::SqliteError;
 use crate::workflow::{Runtime, WorkflowLog, WorkflowLogError};
-use crate::{EventStore, PageLimit};
 
 /// How a `WorkflowEvents` object behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,19 +157,15 @@ impl Object {
             Err(refusal) => return serve::refuse(refusal),
         };
         let target = self.log.target();
-        let limit = PageLimit {
-            events: 1,
-            bytes: 1,
-        };
-        let page = target.store().read(None, limit).await.map_err(to_worker)?;
-        if page.head.is_none() && !viewer.expected {
+        let head = target.store().head().map_err(to_worker)?;
+        if head.is_none() && !viewer.expected {
             return serve::refuse(serve::UNKNOWN_INSTANCE);
         }
         if request.method() == Method::Head {
             return Response::empty();
         }
         let subscription = target.subscribe(viewer.cursor).await.map_err(to_worker)?;
-        sse_response(subscription)
+        sse_frame_response(subscription)
     }
 
     async fn append(&self, run: u32, batch: &str) -> Result<JsValue, JsValue> {
@@ -192,17 +187,7 @@ impl Object {
     /// end of that run sets another.
     async fn expire(&self) -> worker::Result<()> {
         let store = self.log.target().store();
-        let head = store
-            .read(
-                None,
-                PageLimit {
-                    events: 1,
-                    bytes: 1,
-                },
-            )
-            .await
-            .map_err(to_worker)?;
-        if head.closed {
+        if store.is_closed().map_err(to_worker)? {
             self.state.storage().delete_all().await?;
             store.forget();
         }

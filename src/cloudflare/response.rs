@@ -1,6 +1,10 @@
 //! Events as a response.
 
+use std::cell::Cell;
 use std::fmt;
+use std::future::Future;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
 
 use bytes::Bytes;
 use futures_core::Stream;
@@ -10,8 +14,9 @@ use wasm_bindgen::prelude::*;
 use worker::{Response, ResponseBuilder};
 
 use super::js;
-use super::runtime::sleep;
-use crate::{EventStore, Subscription, body, wire};
+use super::runtime::Timer;
+use crate::store::FrameStore;
+use crate::{EventStore, Subscription, body, frame_body, wire};
 
 /// Answers with a subscription's events: `200` and their stream, or `204` where it
 /// [has ended](Subscription::has_ended), which tells an `EventSource` to stop.
@@ -27,12 +32,44 @@ use crate::{EventStore, Subscription, body, wire};
 pub fn sse_response<S: EventStore + 'static>(
     subscription: Subscription<S>,
 ) -> worker::Result<Response> {
-    if subscription.has_ended() {
+    let has_ended = subscription.has_ended();
+    let timer = Timer::new();
+    let chunks = body(subscription, move |duration| timer.sleep(duration));
+    respond(has_ended, in_javascript(chunks))
+}
+
+/// As [`sse_response`], and the bytes of the events go from the store to the viewer without
+/// passing through WebAssembly's memory: for an [`SqliteEventStore`](crate::SqliteEventStore)
+/// over an [`ObjectSql`](super::ObjectSql).
+///
+/// # Errors
+/// As [`sse_response`].
+pub fn sse_frame_response<S: FrameStore<Bytes = Uint8Array> + 'static>(
+    subscription: Subscription<S>,
+) -> worker::Result<Response> {
+    let has_ended = subscription.has_ended();
+    let timer = Timer::new();
+    let chunks = frame_body(subscription, move |duration| timer.sleep(duration));
+    respond(has_ended, chunks)
+}
+
+fn respond<E: fmt::Display + 'static>(
+    has_ended: bool,
+    chunks: impl Stream<Item = Result<Uint8Array, E>> + 'static,
+) -> worker::Result<Response> {
+    if has_ended {
         return ended();
     }
-    let (response, pump) = stream(body(subscription, sleep))?;
+    let (response, pump) = stream(chunks)?;
     wasm_bindgen_futures::spawn_local(pump);
     Ok(response)
+}
+
+/// Chunks of Rust's memory, copied.
+pub(super) fn in_javascript<E>(
+    chunks: impl Stream<Item = Result<Bytes, E>>,
+) -> impl Stream<Item = Result<Uint8Array, E>> {
+    chunks.map(|chunk| chunk.map(|chunk| Uint8Array::from(&*chunk)))
 }
 
 /// `204`, which tells an `EventSource` to stop.
@@ -46,7 +83,7 @@ pub(super) fn ended() -> worker::Result<Response> {
 
 /// `200` and these chunks, which the future writes as long as the viewer takes them.
 pub(super) fn stream<E: fmt::Display>(
-    chunks: impl Stream<Item = Result<Bytes, E>>,
+    chunks: impl Stream<Item = Result<Uint8Array, E>>,
 ) -> worker::Result<(Response, impl Future<Output = ()>)> {
     let stream = js::IdentityTransformStream::new()?;
     let writer = stream.writable().get_writer()?;
@@ -54,29 +91,76 @@ pub(super) fn stream<E: fmt::Display>(
     for (name, value) in wire::HEADERS {
         response = response.with_header(name, value)?;
     }
-    Ok((response.stream(stream.readable()), pump(chunks, writer)))
+    let response = response.stream(stream.readable());
+    Ok((response, pump(chunks, Viewer::new(writer))))
 }
 
-/// Writes chunks until they end or the viewer is gone. One is under way at a time: the write's
-/// promise is the only sign that the viewer took it.
-async fn pump<E: fmt::Display>(chunks: impl Stream<Item = Result<Bytes, E>>, writer: js::Writer) {
+/// Writes chunks until there are no more or the viewer is gone. One is under way at a time: that
+/// it was written is the only sign that the viewer took it.
+async fn pump<E: fmt::Display>(chunks: impl Stream<Item = Result<Uint8Array, E>>, viewer: Viewer) {
     let mut chunks = std::pin::pin!(chunks);
     while let Some(chunk) = chunks.next().await {
-        let written = match chunk {
-            Ok(chunk) => writer.write(&Uint8Array::from(&*chunk)).await,
+        match chunk {
+            Ok(chunk) if viewer.write(&chunk).await => {}
+            // The viewer is gone.
+            Ok(_) => return,
             Err(error) => {
                 worker::console_error!("ssetarget: a viewer's stream is cut off: {error}");
                 // Not a clean end, so that the client comes back for the rest.
-                let _ = writer
-                    .abort(&JsValue::from_str("the event log failed"))
-                    .await;
+                let reason = JsValue::from_str("the event log failed");
+                let _ = viewer.writer.abort(&reason).await;
                 return;
             }
-        };
-        if written.is_err() {
-            // The viewer is gone.
-            return;
         }
     }
-    let _ = writer.close().await;
+    let _ = viewer.writer.close().await;
+}
+
+/// A viewer's end of the stream, with one callback for all writes.
+struct Viewer {
+    writer: js::Writer,
+    write: Rc<Write>,
+    done: Closure<dyn FnMut(bool)>,
+}
+
+/// The write that is under way.
+#[derive(Default)]
+struct Write {
+    taken: Cell<Option<bool>>,
+    waker: Cell<Option<Waker>>,
+}
+
+impl Viewer {
+    fn new(writer: js::Writer) -> Self {
+        let write = Rc::new(Write::default());
+        let done = {
+            let write = Rc::clone(&write);
+            move |taken| {
+                write.taken.set(Some(taken));
+                if let Some(waker) = write.waker.take() {
+                    waker.wake();
+                }
+            }
+        };
+        Self {
+            writer,
+            write,
+            done: Closure::wrap_assert_unwind_safe(Box::new(done) as Box<dyn FnMut(bool)>),
+        }
+    }
+
+    /// Returns whether the viewer took it.
+    async fn write(&self, chunk: &Uint8Array) -> bool {
+        if js::write_chunk(&self.writer, chunk, &self.done).is_err() {
+            return false;
+        }
+        std::future::poll_fn(|context| {
+            if let Some(taken) = self.write.taken.take() {
+                return Poll::Ready(taken);
+            }
+            self.write.waker.set(Some(context.waker().clone()));
+            Poll::Pending
+        })
+        .await
+    }
 }

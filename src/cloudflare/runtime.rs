@@ -1,10 +1,10 @@
 //! Time and tasks.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::Pin;
-use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::rc::{Rc, Weak};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime};
 
 use futures_channel::oneshot;
@@ -81,6 +81,93 @@ impl Drop for Sleep {
         if let Some(timer) = &self.timer {
             // Clearing an elapsed timer does nothing.
             let _ = js::clear_timeout(timer);
+        }
+    }
+}
+
+/// One timer that is set again and again, as the one for heartbeats is with each chunk.
+///
+/// That only moves its deadline. The runtime's timer, which costs more than a chunk, is set again
+/// when it elapses before that.
+#[derive(Clone)]
+pub(super) struct Timer(Rc<TimerState>);
+
+struct TimerState {
+    deadline: Cell<f64>,
+    elapsed: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+    handle: RefCell<Option<JsValue>>,
+    callback: Closure<dyn FnMut()>,
+}
+
+impl Timer {
+    pub(super) fn new() -> Self {
+        Self(Rc::new_cyclic(|state: &Weak<TimerState>| {
+            let state = Weak::clone(state);
+            let callback = move || {
+                if let Some(state) = state.upgrade() {
+                    state.handle.take();
+                    state.look();
+                }
+            };
+            TimerState {
+                deadline: Cell::default(),
+                elapsed: Cell::default(),
+                waker: RefCell::default(),
+                handle: RefCell::default(),
+                callback: Closure::wrap_assert_unwind_safe(Box::new(callback) as Box<dyn FnMut()>),
+            }
+        }))
+    }
+
+    /// Resolves after this long, unless another sleep of this timer begins before.
+    pub(super) fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + use<> {
+        let state = Rc::clone(&self.0);
+        state.elapsed.set(false);
+        state
+            .deadline
+            .set(js_sys::Date::now() + milliseconds(duration));
+        if state.handle.borrow().is_none() {
+            state.look();
+        }
+        std::future::poll_fn(move |context| {
+            if state.elapsed.get() {
+                return Poll::Ready(());
+            }
+            let mut waker = state.waker.borrow_mut();
+            if !waker
+                .as_ref()
+                .is_some_and(|waker| waker.will_wake(context.waker()))
+            {
+                *waker = Some(context.waker().clone());
+            }
+            Poll::Pending
+        })
+    }
+}
+
+impl TimerState {
+    fn look(&self) {
+        let left = self.deadline.get() - js_sys::Date::now();
+        if left > 0.0 {
+            let handle = js::set_timeout(self.callback.as_ref().unchecked_ref(), left);
+            *self.handle.borrow_mut() = handle.ok();
+        }
+        // Also where the runtime refuses the timer.
+        if self.handle.borrow().is_none() {
+            self.elapsed.set(true);
+            if let Some(waker) = self.waker.take() {
+                waker.wake();
+            }
+        }
+    }
+}
+
+impl Drop for TimerState {
+    fn drop(&mut self) {
+        if let Some(handle) = self.handle.get_mut() {
+            // Clearing an elapsed timer does nothing.
+            let _ = js::clear_timeout(handle);
         }
     }
 }

@@ -53,7 +53,7 @@ pub async fn serve_instance_sse(
         Ok(feed) if feed.has_ended() => response::ended(),
         Ok(feed) => {
             let events = keep_alive(chunks(feed, options), HEARTBEAT_INTERVAL, sleep);
-            let (response, pump) = response::stream(events)?;
+            let (response, pump) = response::stream(response::in_javascript(events))?;
             // A viewer that leaves is noticed at the next event or heartbeat.
             let pump = js::promise(pump.map(|()| Ok(JsValue::UNDEFINED)));
             js::wait_until(&pump)?;

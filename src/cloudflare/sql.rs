@@ -1,13 +1,15 @@
 //! A Durable Object's SQLite as an [`Sql`].
 
+use std::cell::RefCell;
 use std::fmt;
+use std::rc::Rc;
 
-use js_sys::Array;
+use js_sys::{Array, ArrayBuffer, JsString, Uint8Array};
 use wasm_bindgen::prelude::*;
 
 use super::convert::{message, property};
 use super::js;
-use crate::store::{Sql, SqlRow, SqlValue};
+use crate::store::{FrameBytes, Sql, SqlRow, SqlValue};
 
 /// The SQLite storage of a Durable Object: the [`Sql`] of an
 /// [`SqliteEventStore`](crate::SqliteEventStore), for a log in an object of your own, next to
@@ -39,7 +41,10 @@ use crate::store::{Sql, SqlRow, SqlValue};
 /// }
 /// ```
 #[derive(Clone, Debug)]
-pub struct ObjectSql(js::SqlStorage);
+pub struct ObjectSql {
+    storage: js::SqlStorage,
+    statements: Rc<RefCell<Vec<(&'static str, JsString)>>>,
+}
 
 impl ObjectSql {
     /// The storage of the object with this state. Stores nothing.
@@ -53,21 +58,48 @@ impl ObjectSql {
             let reason = "this Durable Object has no SQLite: list its class under `new_sqlite_classes` of a migration in wrangler.toml";
             return Err(worker::Error::RustError(reason.to_owned()));
         }
-        Ok(Self(sql.unchecked_into()))
+        Ok(Self {
+            storage: sql.unchecked_into(),
+            statements: Rc::default(),
+        })
+    }
+
+    /// The same JavaScript string for the same statement each time: it is not copied again, and
+    /// the runtime, which keeps statements by their strings, need not hash it again. The few
+    /// there are come from this crate's code, so they are known by where they are.
+    fn statement(&self, statement: &'static str) -> JsString {
+        let mut statements = self.statements.borrow_mut();
+        let known = statements
+            .iter()
+            .find(|(known, _)| std::ptr::eq(*known, statement));
+        if let Some((_, known)) = known {
+            return known.clone();
+        }
+        let string = JsString::from(statement);
+        statements.push((statement, string.clone()));
+        string
     }
 }
 
 impl Sql for ObjectSql {
     type Error = ObjectSqlError;
+    type Bytes = Uint8Array;
 
-    fn exec(&self, statement: &str, params: &[SqlValue]) -> Result<Vec<SqlRow>, ObjectSqlError> {
+    fn exec(
+        &self,
+        statement: &'static str,
+        params: &[SqlValue<Uint8Array>],
+    ) -> Result<Vec<SqlRow<Uint8Array>>, ObjectSqlError> {
         let params: Array = params.iter().map(to_js).collect();
-        let rows = self.0.exec(statement, &params)?.raw()?;
+        let rows = self
+            .storage
+            .exec(&self.statement(statement), &params)?
+            .raw()?;
         let rows = js::array_from(&rows)?;
         Ok(rows
             .iter()
             .map(|row| {
-                Array::from(&row)
+                Array::unchecked_from_js(row)
                     .iter()
                     .map(|value| from_js(&value))
                     .collect()
@@ -77,11 +109,12 @@ impl Sql for ObjectSql {
 }
 
 #[allow(clippy::cast_precision_loss, reason = "ids and limits are below 2^53")]
-fn to_js(value: &SqlValue) -> JsValue {
+fn to_js(value: &SqlValue<Uint8Array>) -> JsValue {
     match value {
         SqlValue::Null => JsValue::NULL,
         SqlValue::Integer(number) => JsValue::from_f64(*number as f64),
         SqlValue::Text(text) => JsValue::from_str(text),
+        SqlValue::Bytes(bytes) => bytes.into(),
     }
 }
 
@@ -89,11 +122,36 @@ fn to_js(value: &SqlValue) -> JsValue {
     clippy::cast_possible_truncation,
     reason = "integers come as whole numbers below 2^53"
 )]
-fn from_js(value: &JsValue) -> SqlValue {
+fn from_js(value: &JsValue) -> SqlValue<Uint8Array> {
     if let Some(number) = value.as_f64() {
         SqlValue::Integer(number as i64)
+    } else if let Some(text) = value.as_string() {
+        SqlValue::Text(text)
+    } else if value.is_instance_of::<ArrayBuffer>() {
+        SqlValue::Bytes(Uint8Array::new(value))
     } else {
-        value.as_string().map_or(SqlValue::Null, SqlValue::Text)
+        SqlValue::Null
+    }
+}
+
+/// Bytes that stay in JavaScript.
+impl FrameBytes for Uint8Array {
+    fn from_slice(bytes: &[u8]) -> Self {
+        Self::from(bytes)
+    }
+
+    fn concat(parts: &[Self]) -> Self {
+        let whole = Self::new_with_length(parts.iter().map(Self::length).sum());
+        let mut offset = 0;
+        for part in parts {
+            whole.set(part, offset);
+            offset += part.length();
+        }
+        whole
+    }
+
+    fn to_vec(&self) -> Vec<u8> {
+        Self::to_vec(self)
     }
 }
 

@@ -9,6 +9,7 @@ use crate::sync::{MaybeSend, MaybeSync};
 mod bell;
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
+mod frames;
 mod memory;
 mod null;
 #[cfg(feature = "redis")]
@@ -16,6 +17,7 @@ pub mod redis;
 mod sqlite;
 
 pub use bell::{Bell, Listener};
+pub use frames::{FrameBytes, FramePage, FrameStore, Frames};
 pub use memory::MemoryEventStore;
 pub use null::NullEventStore;
 pub use sqlite::{Sql, SqlRow, SqlValue, SqliteError, SqliteEventStore};
@@ -146,10 +148,12 @@ impl Default for PageLimit {
 }
 
 /// Part of a log, and where its ends are.
+///
+/// What is there of its events is `C`: the events themselves, or their [`Frames`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Page {
+pub struct Page<C = Vec<StoredEvent>> {
     /// The events, oldest first.
-    pub events: Vec<StoredEvent>,
+    pub events: C,
     /// The oldest event kept. `None` if there is none.
     pub oldest: Option<EventId>,
     /// The greatest id ever assigned, even if its event was removed. `None` if none was.

@@ -1,54 +1,86 @@
 //! A log in SQLite, behind the small [`Sql`] trait: a Durable Object's storage in Workers,
 //! rusqlite under the same tests natively.
 
+mod sql;
+mod tail;
+
+use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::ops::Bound;
 use std::time::SystemTime;
 
-use super::{Appended, Bell, EventStore, Page, PageLimit};
+use serde::Serialize;
+
+pub use self::sql::{Sql, SqlRow, SqlValue};
+use self::tail::Tail;
+use super::{
+    Appended, Bell, EventStore, FrameBytes, FramePage, FrameStore, Frames, Page, PageLimit,
+};
 use crate::clock;
 use crate::event::{EventId, NewEvent, StoredEvent};
-use crate::sync::{MaybeSend, MaybeSync};
-
-/// A connection to an SQLite database of which this store is the only writer.
-pub trait Sql: MaybeSend + MaybeSync {
-    /// What can go wrong.
-    type Error: std::error::Error + MaybeSend + MaybeSync + 'static;
-
-    /// Runs one statement, with `?1`, `?2`… bound to `params`, and returns its rows.
-    ///
-    /// A statement takes effect whole or not at all, and what follows it without an `await` in
-    /// between belongs to the same state of the database.
-    ///
-    /// # Errors
-    /// When SQLite refuses the statement.
-    fn exec(&self, statement: &str, params: &[SqlValue]) -> Result<Vec<SqlRow>, Self::Error>;
-}
-
-/// The columns of a row, in the order of the statement.
-pub type SqlRow = Vec<SqlValue>;
-
-/// A value of a column or a parameter.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SqlValue {
-    /// SQL's `NULL`.
-    Null,
-    /// A whole number. Through JavaScript only 53 bits of it survive.
-    Integer(i64),
-    /// Text.
-    Text(String),
-}
+use crate::sync::{Mutex, lock};
+use crate::wire;
 
 /// A log in one table, `events`, which is created by the first append: reading a log that was
 /// never written creates nothing.
 ///
-/// A batch is one statement with the same two parameters, however many events it has.
+/// An event is one row with its finished frame, so a page of the wire's bytes is put together by
+/// SQLite. A batch is one statement with the same four parameters, however many events it has,
+/// and each event is one row written.
 #[derive(Debug)]
-pub struct SqliteEventStore<Q> {
+pub struct SqliteEventStore<Q: Sql> {
     sql: Q,
     bell: Bell,
-    /// Whether the table is known to exist, which saves a look at the schema.
-    has_table: AtomicBool,
+    log: Mutex<Log<Q::Bytes>>,
+}
+
+/// What the table's only writer remembers of it. SQLite has it all, so it may be forgotten at any
+/// time, and is where something failed.
+#[derive(Debug)]
+struct Log<B> {
+    ends: Option<Ends>,
+    /// The keys of all events. Not an index in SQL, which would be a second row written for each
+    /// event: 1,000 times the price of reading the row once when the first append after waking
+    /// needs the keys.
+    keys: Option<BTreeSet<String>>,
+    tail: Tail<B>,
+}
+
+impl<B> Default for Log<B> {
+    fn default() -> Self {
+        Self {
+            ends: None,
+            keys: None,
+            tail: Tail::default(),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Ends {
+    has_table: bool,
+    oldest: Option<EventId>,
+    head: Option<EventId>,
+    closed: bool,
+    /// When the newest event was stored.
+    time: u64,
+    /// Bytes of all data, from the first event ever to the newest.
+    size: u64,
+}
+
+impl Ends {
+    fn page<C>(&self, events: C) -> Page<C> {
+        Page {
+            events,
+            oldest: self.oldest,
+            head: self.head,
+            // Ids are dense: what is missing before the oldest was removed.
+            trimmed: self
+                .oldest
+                .and_then(|oldest| EventId::new(oldest.get() - 1)),
+            closed: self.closed,
+        }
+    }
 }
 
 impl<Q: Sql> SqliteEventStore<Q> {
@@ -57,7 +89,7 @@ impl<Q: Sql> SqliteEventStore<Q> {
         Self {
             sql,
             bell: Bell::new(),
-            has_table: AtomicBool::new(false),
+            log: Mutex::default(),
         }
     }
 
@@ -66,167 +98,319 @@ impl<Q: Sql> SqliteEventStore<Q> {
     /// # Errors
     /// When SQLite fails.
     pub fn keys(&self, prefix: &str) -> Result<Vec<String>, SqliteError<Q::Error>> {
-        if !self.has_table()? {
-            return Ok(Vec::new());
-        }
-        let rows = self.sql.exec(
-            "SELECT key FROM events WHERE key >= ?1 AND key < ?1 || char(1114111) ORDER BY key",
-            &[SqlValue::Text(prefix.to_owned())],
-        )?;
-        // Not cut off in SQL: `substr` ends at a NUL.
-        rows.into_iter()
-            .map(|row| {
-                let key = text(row.into_iter().next())?;
-                let rest = key.strip_prefix(prefix).map(str::to_owned);
-                rest.ok_or(SqliteError::Row)
-            })
-            .collect()
+        self.with_log(|log| {
+            let from = (Bound::Included(prefix), Bound::Unbounded);
+            Ok(self
+                .known_keys(log)?
+                .range::<str, _>(from)
+                .map_while(|key| key.strip_prefix(prefix).map(str::to_owned))
+                .collect())
+        })
+    }
+
+    /// The greatest id ever assigned: see [`Page::head`].
+    ///
+    /// # Errors
+    /// When SQLite fails.
+    pub fn head(&self) -> Result<Option<EventId>, SqliteError<Q::Error>> {
+        self.with_log(|log| Ok(self.ends(log)?.head))
+    }
+
+    /// Whether the newest event is terminal: see [`Page::closed`].
+    ///
+    /// # Errors
+    /// When SQLite fails.
+    pub fn is_closed(&self) -> Result<bool, SqliteError<Q::Error>> {
+        self.with_log(|log| Ok(self.ends(log)?.closed))
     }
 
     /// Tells the store that the database was emptied under it: open streams look again, find
     /// nothing, and their clients learn it.
     pub fn forget(&self) {
-        self.has_table.store(false, Ordering::Relaxed);
+        *lock(&self.log) = Log::default();
         self.bell.ring();
     }
 
-    fn has_table(&self) -> Result<bool, SqliteError<Q::Error>> {
-        if !self.has_table.load(Ordering::Relaxed) {
-            let rows = self.sql.exec(
-                "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'events'",
-                &[],
-            )?;
-            self.has_table.store(!rows.is_empty(), Ordering::Relaxed);
-        }
-        Ok(self.has_table.load(Ordering::Relaxed))
+    /// Lends what is remembered. Where `work` fails or panics all of it is forgotten, so that it
+    /// never says what SQLite does not.
+    fn with_log<T>(
+        &self,
+        work: impl FnOnce(&mut Log<Q::Bytes>) -> Result<T, SqliteError<Q::Error>>,
+    ) -> Result<T, SqliteError<Q::Error>> {
+        let mut remembered = lock(&self.log);
+        let mut log = std::mem::take(&mut *remembered);
+        let result = work(&mut log)?;
+        *remembered = log;
+        Ok(result)
     }
 
-    fn create_table(&self) -> Result<(), SqliteError<Q::Error>> {
-        if self.has_table()? {
-            return Ok(());
+    fn ends(&self, log: &mut Log<Q::Bytes>) -> Result<Ends, SqliteError<Q::Error>> {
+        if let Some(ends) = log.ends {
+            return Ok(ends);
         }
-        // No AUTOINCREMENT: it writes a second row for each insert. Ids are reused only after
-        // the newest row was deleted, and this log is only ever deleted whole.
-        self.sql.exec(
-            "CREATE TABLE events (id INTEGER PRIMARY KEY, key TEXT UNIQUE, type TEXT NOT NULL, \
-             data TEXT NOT NULL, terminal INTEGER NOT NULL, time INTEGER NOT NULL)",
+        let ends = self.read_ends()?;
+        log.ends = Some(ends);
+        Ok(ends)
+    }
+
+    fn read_ends(&self) -> Result<Ends, SqliteError<Q::Error>> {
+        let has_table = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'events'";
+        if self.sql.exec(has_table, &[])?.is_empty() {
+            return Ok(Ends::default());
+        }
+        let newest = self.sql.exec(
+            "SELECT (SELECT min(id) FROM events), id, terminal, time, size \
+             FROM events ORDER BY id DESC LIMIT 1",
             &[],
         )?;
-        self.has_table.store(true, Ordering::Relaxed);
-        Ok(())
+        let Some(newest) = newest.into_iter().next() else {
+            return Ok(Ends {
+                has_table: true,
+                ..Ends::default()
+            });
+        };
+        let mut columns = newest.into_iter();
+        Ok(Ends {
+            has_table: true,
+            oldest: id(columns.next())?,
+            head: id(columns.next())?,
+            closed: number(columns.next())? == 1,
+            time: number(columns.next())?,
+            size: number(columns.next())?,
+        })
     }
 
-    fn insert(&self, batch: &[NewEvent]) -> Result<Vec<Appended>, SqliteError<Q::Error>> {
-        if batch.is_empty() {
-            return Ok(Vec::new());
+    fn known_keys<'a>(
+        &self,
+        log: &'a mut Log<Q::Bytes>,
+    ) -> Result<&'a mut BTreeSet<String>, SqliteError<Q::Error>> {
+        let keys = match log.keys.take() {
+            Some(keys) => keys,
+            None if self.ends(log)?.has_table => self
+                .sql
+                .exec("SELECT key FROM events WHERE key IS NOT NULL", &[])?
+                .into_iter()
+                .map(|row| text(row.into_iter().next()))
+                .collect::<Result<_, _>>()?,
+            None => BTreeSet::new(),
+        };
+        Ok(log.keys.insert(keys))
+    }
+
+    fn insert(
+        &self,
+        log: &mut Log<Q::Bytes>,
+        batch: &[NewEvent],
+    ) -> Result<Vec<Appended>, SqliteError<Q::Error>> {
+        let before = self.ends(log)?;
+        let keys = self.known_keys(log)?;
+        let mut ends = before;
+        ends.time = before.time.max(clock::milliseconds(clock::now()));
+        let mut frames = Vec::new();
+        let mut rows = Vec::with_capacity(batch.len());
+        let mut outcomes = Vec::with_capacity(batch.len());
+        for event in batch {
+            if let Some(key) = event.key()
+                && !keys.insert(key.to_owned())
+            {
+                outcomes.push(Appended::Duplicate);
+                continue;
+            }
+            let id = EventId::new(ends.head.map_or(1, |head| head.get() + 1));
+            let id = id.ok_or(SqliteError::Row)?;
+            let start = frames.len();
+            wire::encode_numbered(id, event.event_type(), event.data(), &mut frames);
+            ends.size += event.data().len() as u64;
+            ends.head = Some(id);
+            ends.oldest = ends.oldest.or(ends.head);
+            ends.closed = event.is_terminal();
+            rows.push(Row {
+                frame: (start + 1, frames.len() - start),
+                size: ends.size,
+                terminal: u8::from(ends.closed),
+                key: event.key(),
+                data: (!wire::is_decodable(event.data())).then_some(event.data()),
+            });
+            outcomes.push(Appended::Stored(id));
         }
-        self.create_table()?;
-        let json = serde_json::to_string(batch).map_err(SqliteError::Encode)?;
-        let mut rows = self
-            .sql
-            .exec(
-                "INSERT INTO events (key, type, data, terminal, time) \
-             SELECT value ->> 'key', value ->> 'type', value ->> 'data', \
-             coalesce(value ->> 'terminal', 0), \
-             max(?2, coalesce((SELECT time FROM events ORDER BY id DESC LIMIT 1), 0)) \
-             FROM json_each(?1) WHERE true \
-             ON CONFLICT (key) DO NOTHING RETURNING id, key",
-                &[
-                    SqlValue::Text(json),
-                    integer(clock::milliseconds(clock::now())),
-                ],
-            )?
-            .into_iter()
-            .map(|row| {
-                let mut columns = row.into_iter();
-                let id = id(columns.next())?.ok_or(SqliteError::Row)?;
-                let key = match columns.next() {
-                    Some(SqlValue::Text(key)) => Some(key),
-                    _ => None,
-                };
-                Ok((id, key))
-            })
-            .collect::<Result<Vec<_>, SqliteError<Q::Error>>>()?;
-        // Ids follow the order of the batch; the order of RETURNING's rows is not promised.
-        rows.sort_unstable_by_key(|(id, _)| *id);
-        let mut stored = rows.into_iter().peekable();
-        Ok(batch
-            .iter()
-            .map(
-                |event| match stored.next_if(|(_, key)| key.as_deref() == event.key()) {
-                    Some((id, _)) => Appended::Stored(id),
-                    None => Appended::Duplicate,
-                },
-            )
-            .collect())
+        if rows.is_empty() {
+            return Ok(outcomes);
+        }
+        self.create_table(&mut ends)?;
+        let first = before.head.map_or(1, |head| head.get() + 1);
+        let bytes = Q::Bytes::from_slice(&frames);
+        self.sql.exec(
+            // `key` is the index in the array: the event's key is the row's.
+            "INSERT INTO events (id, time, size, terminal, key, data, frame) \
+             SELECT ?3 + key, ?4, value ->> '$.size', value ->> '$.terminal', value ->> '$.key', \
+             value ->> '$.data', \
+             CAST(substr(?2, value ->> '$.frame[0]', value ->> '$.frame[1]') AS TEXT) \
+             FROM json_each(?1)",
+            &[
+                SqlValue::Text(serde_json::to_string(&rows).map_err(SqliteError::Encode)?),
+                SqlValue::Bytes(bytes.clone()),
+                integer(first),
+                integer(ends.time),
+            ],
+        )?;
+        log.tail.push(
+            first,
+            rows.len(),
+            ends.size - before.size,
+            bytes,
+            frames.len(),
+        );
+        log.ends = Some(ends);
+        Ok(outcomes)
+    }
+
+    /// Old tables are not migrated: there was no release with another one.
+    fn create_table(&self, ends: &mut Ends) -> Result<(), SqliteError<Q::Error>> {
+        if !ends.has_table {
+            self.sql.exec(
+                // No AUTOINCREMENT: it writes a second row for each insert. The writer numbers
+                // the events, since an id is part of its event's frame.
+                //
+                // `size` counts the bytes of data from the first event on, so that a page's end
+                // is found without adding up. `data` is there only where the frame has lost how
+                // its lines ended; type and data are otherwise read from the frame.
+                "CREATE TABLE events (id INTEGER PRIMARY KEY, time INTEGER NOT NULL, \
+                 size INTEGER NOT NULL, terminal INTEGER NOT NULL, key TEXT, data TEXT, \
+                 frame TEXT NOT NULL)",
+                &[],
+            )?;
+            ends.has_table = true;
+        }
+        Ok(())
     }
 
     fn page(
         &self,
+        log: &mut Log<Q::Bytes>,
         after: Option<EventId>,
         limit: PageLimit,
     ) -> Result<Page, SqliteError<Q::Error>> {
-        if !self.has_table()? {
-            return Ok(Page::default());
-        }
-        let ends = self.sql.exec(
-            // Each on its own: SQLite looks up one end of an index, but scans it for both.
-            "SELECT (SELECT min(id) FROM events), (SELECT max(id) FROM events), \
-             (SELECT terminal FROM events ORDER BY id DESC LIMIT 1)",
-            &[],
-        )?;
-        let mut ends = ends.into_iter().flatten();
-        let oldest = id(ends.next())?;
-        let head = id(ends.next())?;
-        let closed = matches!(ends.next(), Some(SqlValue::Integer(1)));
-        let events = if head > after {
-            // The innermost query bounds how many events are looked at, and only at their sizes,
-            // which does not load them; those that fit into the page are then loaded. No size is
-            // 0, so that only the first event is as large as the total so far.
-            self.sql
-                .exec(
-                    "SELECT events.id, type, data, time FROM (\
-                   SELECT id, size, sum(size) OVER (ORDER BY id) AS total FROM (\
-                     SELECT id, max(octet_length(data), 1) AS size \
-                     FROM events WHERE id > ?1 ORDER BY id LIMIT ?2)) AS page \
-                 JOIN events ON events.id = page.id \
-                 WHERE total <= ?3 OR total = size ORDER BY events.id",
-                    &[
-                        integer(after.map_or(0, EventId::get)),
-                        integer(limit.events as u64),
-                        integer(limit.bytes as u64),
-                    ],
-                )?
-                .into_iter()
-                .map(|row| {
-                    let mut columns = row.into_iter();
-                    Ok(StoredEvent {
-                        id: id(columns.next())?.ok_or(SqliteError::Row)?,
-                        event_type: text(columns.next())?,
-                        data: text(columns.next())?,
-                        timestamp: time(columns.next())?,
-                    })
-                })
-                .collect::<Result<_, SqliteError<Q::Error>>>()?
-        } else {
-            Vec::new()
+        let ends = self.ends(log)?;
+        let Some(after) = ends.start(after) else {
+            return Ok(ends.page(Vec::new()));
         };
-        Ok(Page {
-            events,
-            oldest,
-            head,
-            // Ids are dense: what is missing before the oldest was removed.
-            trimmed: oldest.and_then(|oldest| EventId::new(oldest.get() - 1)),
-            closed,
-        })
+        let rows = self.sql.exec(
+            concat!(
+                "SELECT id, time, data, frame FROM events ",
+                in_window!(),
+                " ORDER BY id"
+            ),
+            &window(after, limit),
+        )?;
+        let events = rows
+            .into_iter()
+            .map(stored_event)
+            .collect::<Result<Vec<_>, SqliteError<Q::Error>>>()?;
+        if events.is_empty() {
+            return Err(SqliteError::Row);
+        }
+        Ok(ends.page(events))
     }
+
+    fn page_of_frames(
+        &self,
+        log: &mut Log<Q::Bytes>,
+        after: Option<EventId>,
+        limit: PageLimit,
+    ) -> Result<FramePage<Q::Bytes>, SqliteError<Q::Error>> {
+        let ends = self.ends(log)?;
+        let Some(after) = ends.start(after) else {
+            return Ok(ends.page(None));
+        };
+        if let Some(frames) = log.tail.page(after, limit) {
+            return Ok(ends.page(Some(frames)));
+        }
+        let page = self.sql.exec(
+            // One row for the whole page.
+            concat!(
+                "SELECT max(id), CAST(group_concat(frame, '') AS BLOB) FROM (",
+                "SELECT id, frame FROM events ",
+                in_window!(),
+                " ORDER BY id)"
+            ),
+            &window(after, limit),
+        )?;
+        let mut columns = page.into_iter().flatten();
+        let last = id(columns.next())?.ok_or(SqliteError::Row)?;
+        let Some(SqlValue::Bytes(bytes)) = columns.next() else {
+            return Err(SqliteError::Row);
+        };
+        let frames = Frames { bytes, last };
+        log.tail.remember(after, limit, &frames);
+        Ok(ends.page(Some(frames)))
+    }
+}
+
+impl Ends {
+    /// The position after which a page begins, if anything follows it.
+    fn start(&self, after: Option<EventId>) -> Option<u64> {
+        let oldest = self.oldest?.get();
+        (self.head > after).then(|| after.map_or(0, EventId::get).max(oldest - 1))
+    }
+}
+
+/// The events of a page. Ids are dense, so they bound how many rows are looked at, and of those
+/// only as much as comes before `key`: what does not fit into the page is not loaded.
+macro_rules! in_window {
+    () => {
+        "WHERE id > ?1 AND id <= ?2 AND (id = ?1 + 1 \
+         OR size <= ?3 + coalesce((SELECT size FROM events WHERE id = ?1), 0))"
+    };
+}
+use in_window;
+
+fn window<B>(after: u64, limit: PageLimit) -> [SqlValue<B>; 3] {
+    [
+        integer(after),
+        integer(after.saturating_add(limit.events as u64)),
+        integer(limit.bytes as u64),
+    ]
+}
+
+/// An event of the JSON that a batch is inserted from.
+#[derive(Serialize)]
+struct Row<'a> {
+    /// Where its frame is among those of the batch, as SQL's `substr` counts, and how long.
+    frame: (usize, usize),
+    size: u64,
+    terminal: u8,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<&'a str>,
+}
+
+fn stored_event<B, E>(row: SqlRow<B>) -> Result<StoredEvent, SqliteError<E>> {
+    let mut columns = row.into_iter();
+    let id = id(columns.next())?.ok_or(SqliteError::Row)?;
+    let timestamp = clock::from_milliseconds(number(columns.next())?);
+    let data = match columns.next() {
+        Some(SqlValue::Text(data)) => Some(data),
+        _ => None,
+    };
+    let frame = text(columns.next())?;
+    let (event_type, decoded) = wire::decode(&frame).ok_or(SqliteError::Row)?;
+    Ok(StoredEvent {
+        id,
+        event_type: event_type.to_owned(),
+        data: data.unwrap_or_else(|| decoded.to_owned()),
+        timestamp,
+    })
 }
 
 impl<Q: Sql> EventStore for SqliteEventStore<Q> {
     type Error = SqliteError<Q::Error>;
 
     async fn append(&self, batch: Vec<NewEvent>) -> Result<Vec<Appended>, Self::Error> {
-        let outcomes = self.insert(&batch)?;
+        if batch.is_empty() {
+            return Ok(Vec::new());
+        }
+        let outcomes = self.with_log(|log| self.insert(log, &batch))?;
         if outcomes
             .iter()
             .any(|outcome| *outcome != Appended::Duplicate)
@@ -237,32 +421,22 @@ impl<Q: Sql> EventStore for SqliteEventStore<Q> {
     }
 
     async fn read(&self, after: Option<EventId>, limit: PageLimit) -> Result<Page, Self::Error> {
-        self.page(after, limit)
+        self.with_log(|log| self.page(log, after, limit))
     }
 
     async fn changed(&self, after: Option<EventId>) -> Result<(), Self::Error> {
         let listener = self.bell.listen();
-        let head = if self.has_table()? {
-            let rows = self.sql.exec("SELECT max(id) FROM events", &[])?;
-            id(rows.into_iter().flatten().next())?
-        } else {
-            None
-        };
-        if head == after {
+        if self.head()? == after {
             listener.await;
         }
         Ok(())
     }
 
     async fn before(&self, time: SystemTime) -> Result<Option<EventId>, Self::Error> {
-        if !self.has_table()? {
-            return Ok(None);
-        }
+        let ends = self.with_log(|log| self.ends(log))?;
         // Times never decrease with ids, so the ids can be bisected without an index of times,
         // which would be a second row written for each event.
-        let ends = "SELECT min(id), max(id) FROM events";
-        let mut ends = self.sql.exec(ends, &[])?.into_iter().flatten();
-        let (Some(oldest), Some(head)) = (id(ends.next())?, id(ends.next())?) else {
+        let (Some(oldest), Some(head)) = (ends.oldest, ends.head) else {
             return Ok(None);
         };
         let time = clock::milliseconds(time);
@@ -279,6 +453,18 @@ impl<Q: Sql> EventStore for SqliteEventStore<Q> {
             }
         }
         Ok(EventId::new(low - 1).filter(|before| *before >= oldest))
+    }
+}
+
+impl<Q: Sql> FrameStore for SqliteEventStore<Q> {
+    type Bytes = Q::Bytes;
+
+    async fn read_frames(
+        &self,
+        after: Option<EventId>,
+        limit: PageLimit,
+    ) -> Result<FramePage<Q::Bytes>, Self::Error> {
+        self.with_log(|log| self.page_of_frames(log, after, limit))
     }
 }
 
@@ -321,11 +507,11 @@ impl<E: std::error::Error + 'static> std::error::Error for SqliteError<E> {
 }
 
 /// Ids and limits, a limit that JavaScript cannot hold being as good as none.
-fn integer(number: u64) -> SqlValue {
+fn integer<B>(number: u64) -> SqlValue<B> {
     SqlValue::Integer(i64::try_from(number.min(EventId::MAX)).unwrap_or(i64::MAX))
 }
 
-fn id<E>(column: Option<SqlValue>) -> Result<Option<EventId>, SqliteError<E>> {
+fn id<B, E>(column: Option<SqlValue<B>>) -> Result<Option<EventId>, SqliteError<E>> {
     match column {
         Some(SqlValue::Null) => Ok(None),
         Some(SqlValue::Integer(number)) => u64::try_from(number)
@@ -337,16 +523,14 @@ fn id<E>(column: Option<SqlValue>) -> Result<Option<EventId>, SqliteError<E>> {
     }
 }
 
-fn time<E>(column: Option<SqlValue>) -> Result<SystemTime, SqliteError<E>> {
+fn number<B, E>(column: Option<SqlValue<B>>) -> Result<u64, SqliteError<E>> {
     match column {
-        Some(SqlValue::Integer(time)) => u64::try_from(time)
-            .map(clock::from_milliseconds)
-            .map_err(|_| SqliteError::Row),
+        Some(SqlValue::Integer(number)) => u64::try_from(number).map_err(|_| SqliteError::Row),
         _ => Err(SqliteError::Row),
     }
 }
 
-fn text<E>(column: Option<SqlValue>) -> Result<String, SqliteError<E>> {
+fn text<B, E>(column: Option<SqlValue<B>>) -> Result<String, SqliteError<E>> {
     match column {
         Some(SqlValue::Text(text)) => Ok(text),
         _ => Err(SqliteError::Row),

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use super::dispatch::OpenedRun;
 use crate::event::{InvalidEvent, NewEvent};
-use crate::store::{Appended, EventStore, PageLimit, Sql, SqliteError, SqliteEventStore};
+use crate::store::{Appended, EventStore, Sql, SqliteError, SqliteEventStore};
 use crate::target::SseTarget;
 
 /// Keeps the facts of one workflow instance, each once, over a log in SQLite.
@@ -13,7 +13,7 @@ use crate::target::SseTarget;
 /// An instance that is restarted begins a new run, whose facts are new again. The log tells the
 /// runs apart by a prefix of the keys, and viewers by the event `restarted` between them.
 #[derive(Debug)]
-pub struct WorkflowLog<Q> {
+pub struct WorkflowLog<Q: Sql> {
     target: SseTarget<NewEvent, SqliteEventStore<Q>>,
 }
 
@@ -53,7 +53,7 @@ impl<Q: Sql> WorkflowLog<Q> {
         now: SystemTime,
     ) -> Result<usize, WorkflowLogError<Q::Error>> {
         let latest = self.run()?;
-        if run < latest || (run == latest && self.has_ended().await?) {
+        if run < latest || (run == latest && self.target.store().is_closed()?) {
             return Ok(0);
         }
         if run > latest + 1 {
@@ -78,15 +78,6 @@ impl<Q: Sql> WorkflowLog<Q> {
     #[must_use]
     pub fn target(&self) -> &SseTarget<NewEvent, SqliteEventStore<Q>> {
         &self.target
-    }
-
-    /// Whether the newest event is a terminal one.
-    async fn has_ended(&self) -> Result<bool, WorkflowLogError<Q::Error>> {
-        let limit = PageLimit {
-            events: 1,
-            bytes: 1,
-        };
-        Ok(self.target.store().read(None, limit).await?.closed)
     }
 
     /// The run that the log is in, from 1.

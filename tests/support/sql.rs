@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
+use bytes::Bytes;
 use rusqlite::types::{ToSqlOutput, Value, ValueRef};
 use rusqlite::{Connection, Statement, ToSql, params_from_iter};
 use ssetarget::store::{Sql, SqlRow, SqlValue};
@@ -25,7 +26,7 @@ struct State {
 pub(crate) struct Executed {
     pub(crate) text: String,
     pub(crate) params: usize,
-    pub(crate) values: Vec<SqlValue>,
+    pub(crate) values: Vec<SqlValue<Bytes>>,
 }
 
 impl Database {
@@ -90,8 +91,13 @@ impl Database {
 
 impl Sql for Database {
     type Error = rusqlite::Error;
+    type Bytes = Bytes;
 
-    fn exec(&self, statement: &str, params: &[SqlValue]) -> Result<Vec<SqlRow>, Self::Error> {
+    fn exec(
+        &self,
+        statement: &'static str,
+        params: &[SqlValue<Bytes>],
+    ) -> Result<Vec<SqlRow<Bytes>>, Self::Error> {
         let mut state = self.state.lock().unwrap();
         if state.failures > 0 {
             state.failures -= 1;
@@ -109,8 +115,8 @@ impl Sql for Database {
 
 fn rows(
     statement: &mut Statement<'_>,
-    params: &[SqlValue],
-) -> Result<Vec<SqlRow>, rusqlite::Error> {
+    params: &[SqlValue<Bytes>],
+) -> Result<Vec<SqlRow<Bytes>>, rusqlite::Error> {
     let columns = statement.column_count();
     let mut rows = statement.query(params_from_iter(params.iter().map(Param)))?;
     let mut out = Vec::new();
@@ -124,7 +130,7 @@ fn rows(
     Ok(out)
 }
 
-struct Param<'a>(&'a SqlValue);
+struct Param<'a>(&'a SqlValue<Bytes>);
 
 impl ToSql for Param<'_> {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
@@ -132,15 +138,17 @@ impl ToSql for Param<'_> {
             SqlValue::Null => ToSqlOutput::Owned(Value::Null),
             SqlValue::Integer(number) => ToSqlOutput::Owned(Value::Integer(*number)),
             SqlValue::Text(text) => ToSqlOutput::Borrowed(ValueRef::Text(text.as_bytes())),
+            SqlValue::Bytes(bytes) => ToSqlOutput::Borrowed(ValueRef::Blob(bytes)),
         })
     }
 }
 
-fn value(value: ValueRef<'_>) -> SqlValue {
+fn value(value: ValueRef<'_>) -> SqlValue<Bytes> {
     match value {
         ValueRef::Integer(number) => SqlValue::Integer(number),
         ValueRef::Text(text) => SqlValue::Text(String::from_utf8(text.to_vec()).unwrap()),
-        // This store writes neither: as the glue does with what it does not know.
-        ValueRef::Null | ValueRef::Real(_) | ValueRef::Blob(_) => SqlValue::Null,
+        ValueRef::Blob(bytes) => SqlValue::Bytes(Bytes::copy_from_slice(bytes)),
+        // This store writes none: as the glue does with what it does not know.
+        ValueRef::Null | ValueRef::Real(_) => SqlValue::Null,
     }
 }

@@ -1,0 +1,106 @@
+//! The bytes that many viewers want at the same time.
+
+use std::collections::VecDeque;
+
+use crate::event::EventId;
+use crate::store::{FrameBytes, Frames, PageLimit};
+
+/// The newest frames, in the pieces in which they were appended, and the pages that were read
+/// lately: viewers that are at the same place share one allocation. A cache over the table;
+/// whoever asks for something else reads SQL.
+#[derive(Debug)]
+pub(super) struct Tail<B> {
+    pieces: VecDeque<Piece<B>>,
+    /// Bytes of all pieces.
+    bytes: usize,
+    /// What is after which position in pages of which size, the newest last.
+    pages: VecDeque<(u64, PageLimit, Frames<B>)>,
+}
+
+#[derive(Debug)]
+struct Piece<B> {
+    first: u64,
+    events: usize,
+    /// Bytes of data.
+    size: u64,
+    bytes: B,
+    /// How many there are of `bytes`.
+    length: usize,
+}
+
+/// Bytes of frames: beyond this the oldest piece goes.
+const TAIL_BYTES: usize = 1 << 20;
+const PAGES: usize = 4;
+
+impl<B> Default for Tail<B> {
+    fn default() -> Self {
+        Self {
+            pieces: VecDeque::new(),
+            bytes: 0,
+            pages: VecDeque::new(),
+        }
+    }
+}
+
+impl<B: FrameBytes> Tail<B> {
+    /// Adds what was appended behind all before: so many events, bytes of their data, and bytes
+    /// of their frames.
+    pub(super) fn push(&mut self, first: u64, events: usize, size: u64, bytes: B, length: usize) {
+        // They may go on now.
+        self.pages.clear();
+        self.bytes += length;
+        self.pieces.push_back(Piece {
+            first,
+            events,
+            size,
+            bytes,
+            length,
+        });
+        while self.bytes > TAIL_BYTES
+            && let Some(oldest) = self.pieces.pop_front()
+        {
+            self.bytes -= oldest.length;
+        }
+    }
+
+    /// The page after this position, if a piece begins there and fits.
+    pub(super) fn page(&mut self, after: u64, limit: PageLimit) -> Option<Frames<B>> {
+        let same = |page: &&(u64, PageLimit, Frames<B>)| (page.0, page.1) == (after, limit);
+        if let Some((_, _, frames)) = self.pages.iter().rev().find(same) {
+            return Some(frames.clone());
+        }
+        let start = self
+            .pieces
+            .binary_search_by_key(&(after + 1), |piece| piece.first);
+        let start = start.ok()?;
+        let (mut events, mut size) = (0, 0);
+        let fits = |piece: &&Piece<B>| {
+            events += piece.events;
+            size += piece.size;
+            events == 1 || (events <= limit.events && size <= limit.bytes as u64)
+        };
+        let fitting = self.pieces.range(start..).take_while(fits);
+        let pieces: Vec<B> = fitting.map(|piece| piece.bytes.clone()).collect();
+        let last = start.checked_add(pieces.len())?.checked_sub(1)?;
+        let last = self.pieces.get(last).filter(|_| !pieces.is_empty())?;
+        let last = EventId::new(last.first + last.events as u64 - 1)?;
+        if let [bytes] = pieces.as_slice() {
+            let bytes = bytes.clone();
+            return Some(Frames { bytes, last });
+        }
+        let frames = Frames {
+            bytes: B::concat(&pieces),
+            last,
+        };
+        self.remember(after, limit, &frames);
+        Some(frames)
+    }
+
+    /// Keeps a page for others that want the same.
+    pub(super) fn remember(&mut self, after: u64, limit: PageLimit, frames: &Frames<B>) {
+        if self.pages.len() == PAGES {
+            self.pages.pop_front();
+        }
+        self.pages.push_back((after, limit, frames.clone()));
+    }
+}
