@@ -1,6 +1,5 @@
 //! A Durable Object's SQLite as an [`Sql`].
 
-use std::cell::RefCell;
 use std::fmt;
 use std::rc::Rc;
 
@@ -10,6 +9,7 @@ use wasm_bindgen::prelude::*;
 use super::convert::{message, property};
 use super::js;
 use crate::store::{FrameBytes, Sql, SqlRow, SqlValue};
+use crate::sync::{Mutex, lock};
 
 /// The SQLite storage of a Durable Object: the [`Sql`] of an
 /// [`SqliteEventStore`](crate::SqliteEventStore), for a log in an object of your own, next to
@@ -43,7 +43,7 @@ use crate::store::{FrameBytes, Sql, SqlRow, SqlValue};
 #[derive(Clone, Debug)]
 pub struct ObjectSql {
     storage: js::SqlStorage,
-    statements: Rc<RefCell<Vec<(&'static str, JsString)>>>,
+    statements: Rc<Mutex<Vec<(&'static str, JsString)>>>,
 }
 
 impl ObjectSql {
@@ -68,7 +68,7 @@ impl ObjectSql {
     /// the runtime, which keeps statements by their strings, need not hash it again. The few
     /// there are come from this crate's code, so they are known by where they are.
     fn statement(&self, statement: &'static str) -> JsString {
-        let mut statements = self.statements.borrow_mut();
+        let mut statements = lock(&self.statements);
         let known = statements
             .iter()
             .find(|(known, _)| std::ptr::eq(*known, statement));
