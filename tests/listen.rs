@@ -136,6 +136,7 @@ fn an_error_of_the_store_ends_the_events_after_it_was_seen() {
         target.dispatch(&paid(1)).await.unwrap();
         let mut events = pin!(target.events(Cursor::Beginning).await.unwrap());
         assert_eq!(event(&mut events).await, (1, paid(1)));
+        target.dispatch(&paid(2)).await.unwrap();
         database.fail_next(1);
         let error = events.next().await.unwrap().unwrap_err();
         assert!(matches!(error, ListenError::Store(_)));
