@@ -105,9 +105,10 @@ async function measure(scenario, options) {
   for (let trial = 1; trial <= count; trial += 1) {
     for (const name of options.contestants) {
       if (isStopping()) throw new Failure("stopped.");
-      const report = await attempt(scenario, name, options);
+      // A contestant that breaks down does not end the run: that is a result too.
+      const report = await attempt(scenario, name, options).catch((error) => ({ failed: error.message }));
       trials[name].push(report);
-      console.log(`${scenario.name} ${trial}/${count} ${contestant(name).title}: ${summary(scenario, report)}`);
+      console.log(`${scenario.name} ${trial}/${count} ${contestant(name).title}: ${report.failed ?? summary(scenario, report)}`);
     }
   }
   return trials;
@@ -124,7 +125,7 @@ async function attempt(scenario, name, options) {
     report.coldMs = report.firstAtMs === undefined ? undefined : report.firstAtMs - server.started;
     return report;
   } catch (error) {
-    throw new Failure(`${scenario.name}, ${contestant(name).title}: ${error.message}\n${server.log()}`);
+    throw new Failure(`${error.message}\n${server.log()}`);
   } finally {
     await server.stop();
     storage.delete();
@@ -186,6 +187,7 @@ function judge(results) {
     for (const contestant of exact) {
       const [report] = trials[contestant];
       const faults = FAULTS.filter((fault) => total(report, fault) > 0).map((fault) => `${total(report, fault)} ${fault}`);
+      if (report.failed) faults.push(report.failed);
       if (report.capped || report.stalled?.capped) faults.push("incomplete");
       if (report.rowsPerEvent > ROWS_AT_MOST) faults.push(`${report.rowsPerEvent} rows written for each event`);
       check(`${name}, ${contestant}`, faults);

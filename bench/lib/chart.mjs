@@ -37,7 +37,7 @@ export function barChart({ title, series, bars }) {
       const end = x(value.median);
       parts.push(`<rect x="${LABELS}" y="${y}" width="${n(Math.max(end - LABELS, 1))}" height="${BAR - 2}" fill="${COLORS[place]}"/>`);
       const middle = y + BAR / 2 - 1;
-      parts.push(`<line x1="${n(x(value.low))}" x2="${n(x(value.high))}" y1="${middle}" y2="${middle}" stroke="#222" stroke-width="1.5"/>`);
+      parts.push(`<line x1="${n(x(value.low))}" x2="${n(x(value.high))}" y1="${middle}" y2="${middle}" stroke="#555" stroke-width="1.5"/>`);
       parts.push(`<text x="${n(Math.max(end, x(value.high)) + 5)}" y="${y + BAR - 3}" fill="#888">${short(value.median)}</text>`);
     });
   });

@@ -50,7 +50,8 @@ function cell(reports, { metric }) {
   const values = reports.map((report) => report[metric]).filter((value) => typeof value === "number");
   if (values.length === 0) return null;
   const lost = reports.some((report) => report.lost > 0 || report.stalled?.lost > 0);
-  return { ...spread(values), capped: reports.some(({ capped }) => capped), lost };
+  const some = (fault) => reports.some((report) => report[fault]);
+  return { ...spread(values), capped: some("capped"), failed: some("failed"), lost };
 }
 
 function spread(values) {
@@ -81,7 +82,7 @@ ${Object.entries(versions)
 
 Medians of ${trials} trials in turns, with the least and the greatest. Each trial has a server of its own, just
 started. Times better than the original 4.0.5, unless it is a share of it. \\* cut off after ${CAP_MS / 1000} s, so the
-rate is that of this time. † it did not deliver everything.
+rate is that of this time. † it did not deliver everything. ‡ a trial broke down.
 
 ${mainTable(results)}
 
@@ -238,7 +239,7 @@ function range(cell, unit) {
   if (!cell) return "–";
   const { median, low, high } = scaled(cell, unit);
   const spread = low === high ? "" : ` (${figure(low)}–${figure(high)})`;
-  return `${figure(median)}${spread}${cell.capped ? " \\*" : ""}${cell.lost ? " †" : ""}`;
+  return `${figure(median)}${spread}${cell.capped ? " \\*" : ""}${cell.failed ? " ‡" : ""}${cell.lost ? " †" : ""}`;
 }
 
 function times(ratio, { share }) {

@@ -70,7 +70,7 @@ export const SCENARIOS = [
   },
 
   stalled(1, [
-    { ...deliveriesPerSecond, title: "deliveries to the healthy", atLeast: 30, aim: 42 },
+    { ...deliveriesPerSecond, title: "deliveries to the 10", atLeast: 30, aim: 42 },
     { ...GROWTH, atLeast: 1 / 4 },
   ]),
   stalled(0, [deliveriesPerSecond, GROWTH]),
@@ -117,9 +117,9 @@ export const SCENARIOS = [
 export const CAP_MS = 8_000;
 export const SHORT_CAP_MS = 60_000;
 
-/** The arguments of the client. One that is known to lose events is not waited for long in the short form. */
+/** The arguments of the client. Who is known to lose events is not waited for when nothing comes any more. */
 export function clientArgs({ client: [scenario, args], short: sizes }, { short, lossy }) {
-  const all = { ...args, capMs: CAP_MS };
+  const all = { ...args, capMs: CAP_MS, ...(lossy && { quietMs: 2_000 }) };
   if (short) Object.assign(all, sizes, { capMs: SHORT_CAP_MS }, lossy && { quietMs: 300 });
   return [scenario, ...Object.entries(all).map(([name, value]) => `${name}=${value}`)];
 }
@@ -163,7 +163,7 @@ function ingest(batch, batches, target = {}) {
 function stalled(number, rows) {
   return {
     name: number ? "stalled" : "stalled-none",
-    title: `10 healthy viewers, ${number ? "one that has stalled" : "none that has stalled"}, 50,000 events in batches of 100`,
+    title: `50,000 events to 10 viewers, ${number ? "an 11th has stalled" : "none has stalled"}`,
     client: ["stalled", { healthy: 10, stalled: number, batch: 100, batches: 500 }],
     short: { batches: 10 },
     rows,

@@ -46,8 +46,8 @@ impl Args {
     }
 
     /// Silence after which viewers get nothing more, although they have not got everything.
-    /// Default: two seconds.
+    /// Default: they are waited for until the cap.
     pub(crate) fn quiet(&self) -> Result<Duration> {
-        Ok(Duration::from_millis(self.number_or("quietMs", 2_000)?))
+        Ok(Duration::from_millis(self.number_or("quietMs", 3_600_000)?))
     }
 }

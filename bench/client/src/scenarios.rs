@@ -140,6 +140,7 @@ impl Bench {
         self.hub
             .run(Instant::now() + Duration::from_millis(500), |_| false)?;
 
+        self.cap += Duration::from_secs(seconds);
         self.start();
         let count = rate * seconds;
         let interval = Duration::from_secs(1) / u32::try_from(rate)? / u32::try_from(logs)?;
@@ -189,7 +190,7 @@ impl Bench {
         let driver = self.hub.post(&path, "")?;
         let done = self
             .hub
-            .run(self.started + self.cap, |hub| hub.has_answered(driver))?;
+            .run(self.started + PATIENCE, |hub| hub.has_answered(driver))?;
         if !done {
             return Err("the batches were not taken in time".into());
         }
