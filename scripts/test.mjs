@@ -77,6 +77,7 @@ const GROUPS = {
         return ONE_PASSED;
       });
     }
+    await check("build of the axum example", "cargo", ["build", "-p", "ssetarget-axum-example"]);
     await nodeTest(files);
   },
 

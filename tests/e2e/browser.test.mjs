@@ -1,33 +1,24 @@
 // The demo's page in a real browser: Debian's chromium, driven by playwright-core.
 import assert from "node:assert/strict";
-import { spawnSync } from "node:child_process";
 import { mkdirSync } from "node:fs";
 import path from "node:path";
 import { after, before, describe, test } from "node:test";
-import { chromium } from "playwright-core";
+import { launch, skip, visit as visitIn } from "./lib/browser.mjs";
 import { answer, isTerminal, isWaiting, serve, startRun } from "./lib/demo.mjs";
 import { cuttingProxy, seeded } from "./lib/proxy.mjs";
 import { open } from "./lib/sse.mjs";
-
-const executablePath = process.env.CHROMIUM ?? spawnSync("which", ["chromium"], { encoding: "utf8" }).stdout.trim();
-const missing = "there is no chromium: apt-get install chromium, or set CHROMIUM to its path";
-if (!executablePath) {
-  if (process.env.CI === "true") throw new Error(missing);
-  console.log(`\n!!! The tests in a browser are SKIPPED: ${missing}\n`);
-}
 
 // Slow enough that each state of a step is drawn.
 const SHOWN = { workMs: 150 };
 /** Where to put pictures to look at, if anybody wants to. */
 const pictures = process.env.SSETARGET_SCREENSHOTS;
 
-describe("in a browser", { skip: executablePath ? false : missing }, () => {
+describe("in a browser", { skip }, () => {
   let demo;
   let browser;
   before(async () => {
     demo = await serve();
-    const args = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"];
-    browser = await chromium.launch({ executablePath, args });
+    browser = await launch();
   });
   after(async () => {
     await browser?.close();
@@ -166,30 +157,7 @@ describe("in a browser", { skip: executablePath ? false : missing }, () => {
     assert.deepEqual(requests.map(({ status }) => status), [...Array(requests.length - 1).fill(200), 204]);
   }
 
-  /** A new page that keeps what it must not do, and the states its tasks go through. */
-  async function visit(url, options = {}) {
-    const page = await browser.newPage({ colorScheme: "light", ...options });
-    const complaints = [];
-    page.on("console", (message) => ["error", "warning"].includes(message.type()) && complaints.push(message.text()));
-    page.on("pageerror", (error) => complaints.push(error.message));
-    page.on("request", (request) => {
-      if (new URL(request.url()).host !== new URL(url).host && !request.url().startsWith("data:")) complaints.push(`asked for ${request.url()}`);
-    });
-    page.isClean = () => assert.deepEqual(complaints, []);
-    await page.addInitScript(() => {
-      window.seen = {};
-      document.addEventListener("securitypolicyviolation", ({ violatedDirective }) => console.error(`CSP: ${violatedDirective}`));
-      const look = () => {
-        for (const { dataset: { task, state } } of document.querySelectorAll("[data-task]")) {
-          const states = (window.seen[task] ??= []);
-          if (states.at(-1) !== state) states.push(state);
-        }
-      };
-      new MutationObserver(look).observe(document, { subtree: true, childList: true, attributes: true, attributeFilter: ["data-state"] });
-    });
-    await page.goto(url, { waitUntil: "commit" });
-    return page;
-  }
+  const visit = (url, options) => visitIn(browser, url, options);
 
   async function picture(page, name) {
     if (!pictures) return;

@@ -1,0 +1,135 @@
+// examples/axum in a real browser: its page, and an EventSource of another site while servers come and go.
+import assert from "node:assert/strict";
+import { createServer } from "node:http";
+import { after, before, describe, test } from "node:test";
+import { serveAxum, serveRedis, skipRedis } from "./lib/axum.mjs";
+import { launch, skip, visit } from "./lib/browser.mjs";
+
+describe("the axum example, in a browser", { skip }, () => {
+  let browser;
+  before(async () => {
+    browser = await launch();
+  });
+  // Whatever a test that fails leaves behind.
+  const left = [];
+  const keep = (server) => {
+    left.push(server);
+    return server;
+  };
+  after(async () => {
+    await browser?.close();
+    for (const server of left) await server.kill();
+  });
+
+  test("a job that is instrumented with tracing is watched live, to its end", async () => {
+    const server = keep(await serveAxum());
+    const page = await visit(browser, server.url);
+    await page.click("#start button");
+    await page.waitForURL(/\/job-[0-9a-f]{16}$/);
+    await page.waitForSelector('#connection[data-state="live"]');
+    await page.waitForSelector('#connection[data-state="ended"]');
+    const history = await page.evaluate(() => window.seen);
+    assert.deepEqual(history["import-1.workflow"], ["started", "completed"]);
+    assert.deepEqual(history["download-1"], ["started", "completed"]);
+    assert.deepEqual(history["notify-1"], ["started", "failed"]);
+    assert.match(await page.textContent('[data-task="notify-1"]'), /the mail server does not answer/);
+    assert.match(await page.textContent('[data-task="parse-2"]'), /"rows":1200/);
+    assert.equal(await page.locator('[data-task="import-1.workflow"] [data-task]').count(), 4);
+    page.isClean();
+    await page.close();
+    assert.equal(await server.stop(), 0);
+  });
+
+  test("notes are shown to everybody who watches, as text", async () => {
+    const server = keep(await serveAxum());
+    const first = await visit(browser, server.url);
+    await first.click("#open button");
+    await first.waitForURL(/\/room$/);
+    await first.waitForSelector('#events [data-id="1"]');
+    const second = await visit(browser, `${server.url}/room`);
+    await second.waitForSelector('#events [data-id="1"]');
+    const markup = "<img src=//example.com/x onerror=alert(1)>";
+    await second.fill("[name=text]", markup);
+    await second.click("#say button");
+    for (const page of [first, second]) {
+      await page.waitForSelector('#events [data-id="2"]');
+      assert.match(await page.textContent('#events [data-id="2"]'), /<img src/);
+      assert.equal(await page.locator("main img").count(), 0);
+      page.isClean();
+    }
+    // Both are connected, and are cut off.
+    assert.equal(await server.stop(), 0);
+    for (const page of [first, second]) {
+      await page.waitForSelector('#connection[data-state="reconnecting"]');
+      await page.close();
+    }
+  });
+
+  test("an EventSource of another site, with credentials, loses nothing while its server restarts", { skip: skipRedis }, async () => {
+    const redis = keep(await serveRedis());
+    const site = await serveSite();
+    const env = { REDIS_URL: redis.url, ALLOWED_ORIGINS: site.url };
+    let server = keep(await serveAxum(env));
+    const port = new URL(server.url).port;
+    const other = keep(await serveAxum(env));
+    await dispatch(other, "1");
+
+    const page = await browser.newPage();
+    await page.goto(site.url);
+    await page.evaluate((url) => {
+      window.got = [];
+      window.opened = 0;
+      window.source = new EventSource(url, { withCredentials: true });
+      window.source.onopen = () => (window.opened += 1);
+      window.source.addEventListener("note", ({ data }) => window.got.push(data));
+      window.closed = new Promise((resolve) => {
+        window.source.onerror = () => window.source.readyState === EventSource.CLOSED && resolve();
+      });
+    }, `${server.url}/room/sse`);
+    await page.waitForFunction(() => window.got.length === 1);
+
+    // Once as a deploy does it, once as a crash.
+    for (const [number, end] of [[2, "stop"], [4, "kill"]]) {
+      await dispatch(server, `${number}`);
+      await server[end]();
+      await dispatch(other, `${number + 1}`); // while there is no server for the page
+      server = keep(await serveAxum({ ...env, PORT: port }));
+      await page.waitForFunction((length) => window.got.length === length, number + 1);
+    }
+    assert.equal(await page.evaluate(() => window.opened), 3);
+    await dispatch(other, "6", "&terminal=true");
+    await page.evaluate(() => window.closed);
+    assert.deepEqual(await page.evaluate(() => window.got), ["1", "2", "3", "4", "5", "6"]);
+
+    // A site that is not on the list sees nothing.
+    const stranger = await serveSite();
+    await page.goto(stranger.url);
+    const seen = await page.evaluate((url) => new Promise((resolve) => {
+      const source = new EventSource(url, { withCredentials: true });
+      source.addEventListener("note", () => resolve("an event"));
+      source.onerror = () => resolve(source.readyState === EventSource.CLOSED ? "refused" : "an error");
+    }), `${server.url}/room/sse`);
+    assert.equal(seen, "refused");
+
+    await page.close();
+    for (const one of [server, other]) assert.equal(await one.stop(), 0);
+  });
+
+  /** A site that is not the servers'. A real one: Chromium lets no other reach a server of this machine. */
+  async function serveSite() {
+    const site = createServer((request, response) => response.writeHead(200, { "content-type": "text/html" }).end("<!doctype html>"));
+    await new Promise((resolve) => site.listen(0, "127.0.0.1", resolve));
+    return keep({
+      url: `http://127.0.0.1:${site.address().port}`,
+      kill() {
+        site.closeAllConnections();
+        site.close();
+      },
+    });
+  }
+});
+
+async function dispatch(server, data, query = "") {
+  const response = await fetch(`${server.url}/room?type=note${query}`, { method: "POST", body: data });
+  assert.equal(response.status, 201, await response.text());
+}
