@@ -170,12 +170,7 @@ impl<S: EventStore> Subscription<S> {
         }
         let page = R::read(&self.store, self.position.after(), self.limit).await?;
         if let Some(reset) = self.position.reset(&page) {
-            // Before the oldest, and not at it, whichever that will be: to miss more is told, too.
-            self.position = Position::behind(page.trimmed);
-            if page.trimmed >= page.oldest && page.oldest.is_some() {
-                // What is gone was lost behind it.
-                self.position = Position::Oldest;
-            }
+            self.position = Position::before_oldest(&page);
             return Ok(Some(Batch::Reset(reset)));
         }
         let last = R::last(&page.events);
@@ -221,6 +216,14 @@ impl<S> Clone for Subscription<S> {
 impl Position {
     fn behind(last: Option<EventId>) -> Self {
         last.map_or(Self::Start, Self::After)
+    }
+
+    /// Before this one, and not before whichever is the oldest later: to miss it is told again.
+    fn before_oldest(page: &Page) -> Self {
+        match page.oldest {
+            Some(oldest) => Self::behind(EventId::new(oldest.get() - 1)),
+            None => Self::behind(page.head),
+        }
     }
 
     fn after(self) -> Option<EventId> {

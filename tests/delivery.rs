@@ -704,6 +704,41 @@ fn a_position_older_than_what_is_kept_is_reset() {
     });
 }
 
+/// As after a failover that lost events in the middle of a log that then went on.
+#[test]
+fn a_position_that_was_lost_in_the_middle_is_reset_to_the_oldest_event() {
+    /// Its event 3 was lost.
+    struct Failed(MemoryEventStore);
+    impl EventStore for Failed {
+        type Error = Infallible;
+        async fn append(&self, batch: Vec<NewEvent>) -> Result<Vec<Appended>, Infallible> {
+            self.0.append(batch).await
+        }
+        async fn read(&self, after: Option<EventId>, limit: PageLimit) -> Result<Page, Infallible> {
+            let mut page = self.0.read(after, limit).await?;
+            page.events.retain(|event| event.id != id(3));
+            page.trimmed = (after == Some(id(3))).then_some(id(4));
+            Ok(page)
+        }
+        async fn changed(&self, after: Option<EventId>) -> Result<(), Infallible> {
+            self.0.changed(after).await
+        }
+        async fn before(&self, time: SystemTime) -> Result<Option<EventId>, Infallible> {
+            self.0.before(time).await
+        }
+    }
+    block_on(async {
+        let target: SseTarget<NewEvent, _> = SseTarget::new(Failed(MemoryEventStore::new()));
+        let batch = (1..=5).map(|n| event(&n.to_string())).collect();
+        target.dispatch_encoded(batch).await.unwrap();
+        let mut lost = target.subscribe(Cursor::After(id(3))).await.unwrap();
+        assert_eq!(reset(&mut lost).await, (3, Some(1), Some(5)));
+        assert_eq!(next_data(&mut lost).await, ["1", "2", "4", "5"]);
+        let mut kept = target.subscribe(Cursor::After(id(2))).await.unwrap();
+        assert_eq!(next_data(&mut kept).await, ["4", "5"]);
+    });
+}
+
 #[test]
 fn viewers_of_a_log_of_which_nothing_is_kept_wait_for_what_comes() {
     block_on(async {

@@ -39,7 +39,7 @@ use futures_util::stream::FuturesUnordered;
 use super::{Appended, EventStore, FrameBytes, FrameStore, Page, PageLimit};
 use crate::clock;
 use crate::event::{Cursor, EventId, NewEvent, StoredEvent};
-use crate::subscription::{Batch, Reset, Subscription};
+use crate::subscription::{Batch, Subscription};
 use crate::sync::MaybeSend;
 use crate::wire;
 
@@ -674,19 +674,25 @@ pub async fn trimmed_under_readers<S: EventStore>(
     let mut exact = subscribe(store, Cursor::After(ids[3])).await;
     trim(store.0, ids[3]).await;
 
-    expect_reset(&mut early, None, Some(ids[4]), ids[5]).await;
-    expect_reset(&mut slow, Some(ids[1]), Some(ids[4]), ids[5]).await;
+    let oldest = Some(ids[4]);
+    let requested = expect_reset(&mut early, oldest, ids[5]).await;
+    assert_eq!(requested, None, "the start of the log was asked for");
+    let requested = expect_reset(&mut slow, oldest, ids[5]).await;
+    assert_eq!(requested, Some(ids[1]), "what was asked for");
     expect_next(&mut slow, &["5", "6"]).await;
     expect_next(&mut exact, &["5", "6"]).await;
     let mut late = subscribe(store, Cursor::Beginning).await;
     expect_next(&mut late, &["5", "6"]).await;
     let mut gone = subscribe(store, Cursor::After(ids[0])).await;
-    expect_reset(&mut gone, Some(ids[0]), Some(ids[4]), ids[5]).await;
+    expect_reset(&mut gone, oldest, ids[5]).await;
 
     // Whoever was told, but did not read on before more was removed, is told again.
     trim(store.0, ids[5]).await;
-    expect_reset(&mut early, Some(ids[3]), None, ids[5]).await;
-    expect_reset(&mut gone, Some(ids[3]), None, ids[5]).await;
+    for reader in [&mut early, &mut gone] {
+        let requested = expect_reset(reader, None, ids[5]).await;
+        let before_oldest = Some(ids[3]) <= requested && requested < oldest;
+        assert!(before_oldest, "where the first reset led: {requested:?}");
+    }
     append(store, vec![plain("7")]).await;
     for reader in [&mut early, &mut slow, &mut exact, &mut late, &mut gone] {
         expect_next(reader, &["7"]).await;
@@ -1170,23 +1176,20 @@ async fn expect_next<S: EventStore>(reader: &mut Subscription<S>, expected: &[&s
     }
 }
 
+/// Returns what was requested.
 async fn expect_reset<S: EventStore>(
     reader: &mut Subscription<S>,
-    requested: Option<EventId>,
     oldest: Option<EventId>,
     head: EventId,
-) {
-    let reset = Reset {
-        requested,
-        oldest,
-        head: Some(head),
-    };
-    let got = next(reader).await;
-    assert_eq!(
-        got,
-        Some(Batch::Reset(reset)),
-        "a subscriber whose position is gone must be told"
-    );
+) -> Option<EventId> {
+    match next(reader).await {
+        Some(Batch::Reset(reset)) => {
+            let ends = (reset.oldest, reset.head);
+            assert_eq!(ends, (oldest, Some(head)), "the ends of the log in a reset");
+            reset.requested
+        }
+        other => panic!("a subscriber whose position is gone must be told, but got {other:?}"),
+    }
 }
 
 /// The store of a check, for a subscription.

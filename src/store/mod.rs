@@ -158,8 +158,11 @@ pub struct Page<C = Vec<StoredEvent>> {
     pub oldest: Option<EventId>,
     /// The greatest id ever assigned, even if its event was removed. `None` if none was.
     pub head: Option<EventId>,
-    /// The greatest id whose event was removed by retention, or lost: subscribers at a position
-    /// before it are told. `None` if none was.
+    /// The greatest id whose event was removed by retention: subscribers at a position before it
+    /// are told, and go on with the oldest event. `None` if none was.
+    ///
+    /// A store that lost events in the middle of its log, as in a failover, tells whoever has seen
+    /// them in the same way: a page that is read after a lost one names the last of those lost.
     pub trimmed: Option<EventId>,
     /// Whether the newest event kept is terminal: see
     /// [`Event::is_terminal`](crate::Event::is_terminal). `false` if none is kept: whoever comes
