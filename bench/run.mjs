@@ -1,10 +1,12 @@
 // npm run bench [-- --short] [--trials N] [--scenarios a,b] [--contestants a,b] [--save] [--note TEXT]
 // npm run bench -- --redis | --axum [--short] [--save]
+// npm run bench -- --profile [--scenarios a] [--contestants a]
 // npm run bench -- --readme
 //
 // Measures this library against the npm package that it re-creates and against the least work that
 // a Durable Object can do: see README.md in this folder.
-import { mkdirSync } from "node:fs";
+import { mkdirSync, writeFileSync } from "node:fs";
+import path from "node:path";
 import { parseArgs } from "node:util";
 import { Failure, at, isStopping, main, run } from "../scripts/lib/run.mjs";
 import { ensureNodeModules, ensureRust } from "../scripts/lib/setup.mjs";
@@ -13,6 +15,7 @@ import { machine } from "./lib/machine.mjs";
 import { printTable, saveReadme, saveResults } from "./lib/report.mjs";
 import { GZIP_AT_MOST, ROWS_AT_MOST, SCENARIOS, clientArgs, storedEvents } from "./lib/scenarios.mjs";
 import { measureAxum } from "./axum.mjs";
+import { profiled, saveProfile } from "./profile.mjs";
 import { compareOnRedis } from "./redis/run.mjs";
 import { Storage, serve } from "./lib/workerd.mjs";
 
@@ -37,6 +40,7 @@ main(async () => {
   await buildClient();
   await buildContestants(options.contestants);
 
+  if (options.profile) return profile(options, folder);
   const results = { ...machine(options), note: options.note, contestants: options.contestants, scenarios: [] };
   results.client = await measureClient(options);
   for (const scenario of options.scenarios) {
@@ -61,6 +65,7 @@ function parseOptions() {
       save: { type: "boolean", default: false },
       readme: { type: "boolean", default: false },
       redis: { type: "boolean", default: false },
+      profile: { type: "boolean", default: false },
       axum: { type: "boolean", default: false },
       note: { type: "string" },
     },
@@ -114,12 +119,29 @@ async function measure(scenario, options) {
   return trials;
 }
 
+/** Each scenario once with each contestant, with a profile. */
+async function profile(options, folder) {
+  const parts = [`# Profiles\n\nMade by \`npm run bench -- --profile\` at ${new Date().toISOString()}. Do not edit.\n`];
+  for (const scenario of options.scenarios) {
+    for (const name of options.contestants) {
+      const report = await attempt(scenario, name, { ...options, inspect: true });
+      const text = saveProfile(report.profile, at("target/bench"), `${scenario.name}-${name}`);
+      const part = `## ${scenario.title}: ${contestant(name).title}\n\n${summary(scenario, report)}\n\n\`\`\`text\n${text}\n\`\`\`\n`;
+      console.log(part);
+      parts.push(part);
+    }
+  }
+  writeFileSync(path.join(folder, "profiles.md"), parts.join("\n"));
+}
+
 async function attempt(scenario, name, options) {
   const storage = new Storage(await stored(name, storedEvents(scenario, options)));
-  const server = await serve(name, storage);
+  const server = await serve(name, storage, options);
   try {
     if (scenario.rowsWritten) await rowsWritten(server);
-    const report = await client(server, clientArgs(scenario, { ...options, lossy: contestant(name).lossy }));
+    const args = clientArgs(scenario, { ...options, lossy: contestant(name).lossy });
+    const measured = () => client(server, args);
+    const report = options.inspect ? await profiled(server, measured) : await measured();
     // Rounded, since there are a few rows for the schema too.
     if (scenario.rowsWritten) report.rowsPerEvent = Math.round((100 * (await rowsWritten(server))) / report.events) / 100;
     report.coldMs = report.firstAtMs === undefined ? undefined : report.firstAtMs - server.started;

@@ -40,16 +40,17 @@ export class Storage {
 /**
  * Starts workerd with a contestant on a free port.
  *
- * Resolves to `{ pid, port, rowsPort, started, log, stop }` once it listens: `rowsPort` is that of
+ * Resolves to `{ pid, port, rowsPort, inspectorPort, started, log, stop }` once it listens: `rowsPort` is that of
  * `rows.mjs`, `started` the time at which it was told to start, in milliseconds of the epoch.
  */
-export async function serve(name, storage) {
+export async function serve(name, storage, { inspect = false } = {}) {
   const config = path.join(storage.folder, `${name}.capnp`);
   cpSync(modulesFolder(name), path.join(storage.folder, name), { recursive: true });
   writeFileSync(config, capnp(name, storage.folder));
 
   const started = Date.now();
-  const child = spawn(workerdBinary(), ["serve", "--control-fd=3", config], { stdio: ["ignore", "pipe", "pipe", "pipe"] });
+  const flags = ["--control-fd=3", ...(inspect ? ["--inspector-addr=127.0.0.1:0"] : [])];
+  const child = spawn(workerdBinary(), ["serve", ...flags, config], { stdio: ["ignore", "pipe", "pipe", "pipe"] });
   servers.add(child);
   let log = "";
   for (const stream of [child.stdout, child.stderr]) stream.setEncoding("utf8").on("data", (text) => (log += text));
@@ -60,7 +61,8 @@ export async function serve(name, storage) {
     child.stdio[3].setEncoding("utf8").on("data", (text) => {
       messages += text;
       for (const [, socket, port] of messages.matchAll(/"socket":"(\w+)","port":(\d+)/g)) ports[socket] = Number(port);
-      if (ports.http && (ports.rows || contestant(name).stateless)) resolve(ports);
+      ports.inspector = Number(messages.match(/"listen-inspector","port":(\d+)/)?.[1]);
+      if (ports.http && (ports.rows || contestant(name).stateless) && (ports.inspector || !inspect)) resolve(ports);
     });
     child.once("error", reject);
     child.once("close", (code) => reject(new Error(`workerd ended with ${code}:\n${log}`)));
@@ -69,6 +71,7 @@ export async function serve(name, storage) {
     pid: child.pid,
     port: ports.http,
     rowsPort: ports.rows,
+    inspectorPort: ports.inspector,
     started,
     log: () => log,
     async stop() {
