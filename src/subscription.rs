@@ -219,7 +219,7 @@ impl Position {
     }
 
     /// Before this one, and not before whichever is the oldest later: to miss it is told again.
-    fn before_oldest(page: &Page) -> Self {
+    fn before_oldest<T>(page: &Page<T>) -> Self {
         match page.oldest {
             Some(oldest) => Self::behind(EventId::new(oldest.get() - 1)),
             None => Self::behind(page.head),
