@@ -1,7 +1,8 @@
 //! The platform's step object as a [`Step`].
 
+use std::cell::Cell;
 use std::rc::Rc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use js_sys::{Function, Object, Promise, Reflect};
 use serde::Serialize;
@@ -11,6 +12,7 @@ use wasm_bindgen::prelude::*;
 
 use super::convert::{from_js, property, since_epoch, step_error, throw, time, to_js};
 use super::js::{self, JsWorkflowStep};
+use super::runtime::sleep;
 use super::stream;
 use crate::workflow::{
     ByteStream, DelayContext, DelayFunction, DoStep, OutputCodec, ResolvedConfig, Retries,
@@ -23,15 +25,63 @@ use crate::workflow::{
 #[derive(Clone)]
 pub struct WorkflowStep {
     step: JsWorkflowStep,
+    /// Calls that the engine has not answered.
+    unanswered: Rc<Cell<u32>>,
 }
 
 impl WorkflowStep {
     pub(super) fn new(step: JsValue) -> Self {
         Self {
             step: step.unchecked_into(),
+            unanswered: Rc::default(),
         }
     }
+
+    async fn answer(
+        &self,
+        call: impl Future<Output = Result<JsValue, JsValue>>,
+    ) -> Result<JsValue, StepError> {
+        struct Unanswered<'a>(&'a Cell<u32>);
+        impl Drop for Unanswered<'_> {
+            fn drop(&mut self) {
+                self.0.set(self.0.get() - 1);
+            }
+        }
+        self.unanswered.set(self.unanswered.get() + 1);
+        let unanswered = Unanswered(&self.unanswered);
+        let answer = call.await;
+        drop(unanswered);
+        answer.map_err(step_error)
+    }
+
+    /// As [`answer`](Self::answer), for a step that always has a result.
+    ///
+    /// To roll back an instance whose engine has forgotten the handlers, the platform runs the
+    /// workflow once more to be given them. It answers `undefined` then for a step that has not
+    /// ended, without running it. To take this for a result would tell viewers of steps that ended
+    /// well and never ran. So the run ends there, but not before all that go on at the same time
+    /// have come as far as they can: a handler that the platform is not given cannot run.
+    async fn result(
+        &self,
+        call: impl Future<Output = Result<JsValue, JsValue>>,
+    ) -> Result<JsValue, StepError> {
+        let result = self.answer(call).await?;
+        if !result.is_undefined() {
+            return Ok(result);
+        }
+        for _ in 0..TURNS {
+            sleep(Duration::ZERO).await;
+            while self.unanswered.get() > 0 {
+                sleep(Duration::ZERO).await;
+            }
+        }
+        let message = "the run is rolled back: it does not go on";
+        Err(StepError::with_kind(StepErrorKind::Suspended, message))
+    }
 }
+
+/// Turns of the event loop after which code that does not wait for a step has gone on to its next.
+const TURNS: u32 = 2;
 
 impl Step for WorkflowStep {
     async fn do_step<T: StepOutput>(&self, step: DoStep<T>) -> Result<T, StepError> {
@@ -51,24 +101,15 @@ impl Step for WorkflowStep {
         let (config, delay) =
             config_from(config.retries.as_ref(), config.timeout, config.sensitive)?;
         let rollback = rollback.map_or(Ok(JsValue::UNDEFINED), rollback_options)?;
-        let result = self
-            .step
-            .run(&name, &config, &attempt.function(), &rollback)
-            .await;
+        let function = attempt.function();
+        // A step of ours stores at least `null`.
+        let call = self.step.run(&name, &config, &function, &rollback);
+        let result = self.result(call).await;
         attempt.free();
         if let Some(delay) = delay {
             delay.free();
         }
-        let stored = result.map_err(step_error)?;
-        if stored.is_undefined() {
-            // A step of ours stores at least `null`. To roll back an instance whose engine has
-            // forgotten the handlers, the platform runs the workflow once more to be given them,
-            // and answers so for a step that has not ended, without running it. To take this for
-            // a result would tell viewers of steps that ended well, and never ran.
-            let message = "the run is rolled back: it does not go on";
-            return Err(StepError::with_kind(StepErrorKind::Suspended, message));
-        }
-        T::decode(&JsCodec, stored).map_err(|error| {
+        T::decode(&JsCodec, result?).map_err(|error| {
             // What is wrong with the value shows parts of it, and messages are shown to viewers.
             let message = format!("the result of step {name:?} is not of its type any more");
             let other = StepError::new(message);
@@ -84,13 +125,14 @@ impl Step for WorkflowStep {
         name: &str,
         duration: impl Into<WorkflowDuration>,
     ) -> Result<(), StepError> {
-        let slept = self.step.sleep(name, &to_js(&duration.into())?).await;
-        slept.map(drop).map_err(step_error)
+        let duration = to_js(&duration.into())?;
+        let slept = self.answer(self.step.sleep(name, &duration)).await;
+        slept.map(drop)
     }
 
     async fn sleep_until(&self, name: &str, time: SystemTime) -> Result<(), StepError> {
-        let slept = self.step.sleep_until(name, since_epoch(time)).await;
-        match slept.map_err(step_error) {
+        let slept = self.step.sleep_until(name, since_epoch(time));
+        match self.answer(slept).await {
             // The engine says so in every later lifetime of a run that has slept, too.
             Err(error) if error.message().contains("until a time in the past") => Ok(()),
             slept => slept.map(drop),
@@ -110,11 +152,10 @@ impl Step for WorkflowStep {
         if let Some(timeout) = options.timeout {
             json.insert("timeout".into(), timeout_json(timeout));
         }
+        let options = to_js(&json)?;
         let event = self
-            .step
-            .wait_for_event(name, &to_js(&json)?)
-            .await
-            .map_err(step_error)?;
+            .result(self.step.wait_for_event(name, &options))
+            .await?;
         let sensitive = sensitivity(&event);
         let payload = from_js(property(&event, "payload")).map_err(|error| {
             let other = format!("the event that {name:?} waited for has another payload");

@@ -120,6 +120,7 @@ export class Script extends WorkflowEntrypoint {
         return { type, payload };
       }
       case "join":
+      case "tryJoin":
         return Promise.all(argument.map((ops) => this.all(step, ops)));
       case "catch":
         try {

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
-use futures_util::future::{LocalBoxFuture, join_all};
+use futures_util::future::{LocalBoxFuture, join_all, try_join_all};
 use futures_util::stream::{self, StreamExt};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value, json};
@@ -64,6 +64,8 @@ enum Op {
     Group { name: String, ops: Vec<Op> },
     /// At the same time: outputs a list with a list for each.
     Join(Vec<Vec<Op>>),
+    /// As `join`, but that the first error ends it.
+    TryJoin(Vec<Vec<Op>>),
     /// Outputs what went wrong with an op, or goes on failing with it.
     Catch { op: Box<Op>, rethrow: bool },
     /// Outputs the calls to the log so far, in this lifetime of the run.
@@ -338,6 +340,10 @@ impl Interpreter {
                 let branches = join_all(branches.iter().map(|ops| self.all(step, ops))).await;
                 let outputs: Result<Vec<_>, _> = branches.into_iter().collect();
                 Some(json!(outputs?))
+            }
+            Op::TryJoin(branches) => {
+                let branches = branches.iter().map(|ops| self.all(step, ops));
+                Some(json!(try_join_all(branches).await?))
             }
             Op::Catch { op, rethrow } => match Box::pin(self.one(step, op)).await {
                 Ok(output) => output,
