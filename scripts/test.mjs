@@ -47,6 +47,9 @@ const GROUPS = {
     const strict = { RUSTDOCFLAGS: "-D warnings" };
     await check("docs, native", "cargo", ["doc", "-p", "ssetarget", "--no-deps", ...nativeFeatures()], strict);
     await check("docs, wasm", "cargo", ["doc", "-p", "ssetarget", "--no-deps", "--features", "cloudflare", ...WASM], strict);
+    // Compiled only: nothing runs wasm here, and the guide's examples that need no Worker run natively.
+    const examples = ["-p", "ssetarget", "--doc", "--features", "cloudflare,testing", ...WASM, "--", "guide", "cloudflare"];
+    await cargoTest("examples in docs, wasm", examples, { CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER: "true" });
   },
 
   async native() {

@@ -72,6 +72,9 @@ mod clock;
 #[cfg(all(feature = "cloudflare", target_family = "wasm"))]
 pub mod cloudflare;
 mod event;
+#[cfg(any(doc, doctest))]
+#[doc = include_str!("../docs/workflows.md")]
+pub mod guide {}
 #[cfg(feature = "http")]
 pub mod http;
 mod listen;

@@ -32,11 +32,17 @@ impl WorkflowInstance {
     /// The stream ends after the terminal event, also where the filter hides it, and after an error
     /// of another kind. Dropping it ends the subscription.
     ///
-    /// ```ignore
+    /// ```no_run
+    /// # use futures_util::TryStreamExt;
+    /// # use ssetarget::cloudflare::{WorkflowError, WorkflowInstance};
+    /// # use ssetarget::workflow::SubscribeOptions;
+    /// # async fn follow(instance: WorkflowInstance) -> Result<(), WorkflowError> {
     /// let mut events = instance.subscribe(SubscribeOptions::new()).await?;
     /// while let Some(event) = events.try_next().await? {
-    ///     console_log!("{} {:?}", event.event_id, event.data);
+    ///     worker::console_log!("{} {:?}", event.event_id, event.data);
     /// }
+    /// # Ok(())
+    /// # }
     /// ```
     ///
     /// # Errors

@@ -34,6 +34,8 @@ async function begin(ops = OPS, options = {}) {
 
 const to = (type, stepName) => ({ type: of, json }) => of === type && (!stepName || json.stepName === stepName);
 
+const logged = (type, stepName) => (event) => event.type === type && event.stepName === stepName;
+
 /** As a viewer gets it by default. */
 const redacted = (log) => log.map(({ params, output, ...event }) => event);
 
@@ -247,6 +249,68 @@ describe("an interrupted run", () => {
     await run.ended();
     assert.deepEqual(datas(again.events), redacted(await run.platform()));
   });
+});
+
+test("restarted from a step: what was kept is told again behind a reset", async () => {
+  const { run, url } = await begin(() => [{ do: { name: "a" } }, { do: { name: "b" } }, { wait: { name: "w", type: "go" } }, { do: { name: "c" } }]);
+  await run.event("go");
+  const first = await readAll(url);
+  await run.ended();
+  await json(`${server.url}/alpha/call`, { method: "POST", body: JSON.stringify({ restart: { id: run.id, from: { name: "b" } } }) });
+  // Who was told of the end, who saw what is kept and what is not, and who comes for the first time.
+  const held = [first.at(-1), first.find(to("step_completed", "a-1")), first.find(to("step_started", "b-1"))];
+  const clients = await Promise.all([...held.map(({ id }) => open(url, { lastEventId: id })), open(url)]);
+  await run.event("go");
+  const logs = await Promise.all(clients.map((client) => client.rest()));
+  await run.ended();
+  const platform = await run.platform();
+  assert.ok(platform.filter(logged("step_started", "a-1")).length === 1 && platform.filter(logged("step_started", "b-1")).length === 1);
+  for (const [index, { id }] of held.entries()) {
+    const [reset, ...events] = logs[index];
+    assert.deepEqual([reset.type, reset.json.requested], ["reset", id]);
+    assert.deepEqual(datas(events), redacted(platform));
+  }
+  assert.deepEqual(datas(logs.at(-1)), redacted(platform));
+  await assertResumes(url, logs.at(-1));
+});
+
+test("rolled back", async () => {
+  const once = { limit: 0, delay: 0, backoff: "constant" };
+  const steps = [
+    { do: { name: "a", rollback: {} } },
+    { do: { name: "b", rollback: { attempts: [{ fail: "stuck" }], retries: { limit: 1, delay: 10, backoff: "constant" } } } },
+    { do: { name: "c", attempts: [{ fail: "no" }], retries: once } },
+  ];
+  const { run, url } = await begin(() => steps);
+  const subscribed = json(`${run.url}/subscribe`);
+  const events = await readAll(url);
+  await run.ended();
+  const platform = await run.platform();
+  assert.deepEqual(datas(events), redacted(platform));
+  assert.deepEqual(await subscribed, platform);
+  const rollbacks = events.filter(({ type }) => type.startsWith("rollback_")).map(({ type, json }) => [type, json.stepName, json.attempt].filter(Boolean).join(" "));
+  assert.deepEqual(rollbacks, [
+    "rollback_started",
+    "rollback_step_started b-1",
+    "rollback_attempt_started b-1 1",
+    "rollback_attempt_errored b-1 1",
+    "rollback_attempt_started b-1 2",
+    "rollback_attempt_completed b-1 2",
+    "rollback_step_completed b-1",
+    "rollback_step_started a-1",
+    "rollback_attempt_started a-1 1",
+    "rollback_attempt_completed a-1 1",
+    "rollback_step_completed a-1",
+    "rollback_completed",
+  ]);
+  const view = await json(`${server.url}/fold`, { method: "POST", body: JSON.stringify({ ours: await run.readAll(), platform }) });
+  const rolledBack = view.platform.tasks.map(({ taskId, rollback }) => [taskId, rollback?.state, rollback?.attempt, rollback?.failedAttempts]);
+  assert.deepEqual(rolledBack, [
+    ["a-1", "completed", 1, undefined],
+    ["b-1", "completed", 2, [{ attempt: 1, error: "stuck" }]],
+    ["c-1", undefined, undefined, undefined],
+  ]);
+  assert.deepEqual([view.ours.state, view.platform.state, view.platform.error], ["failed", "failed", "no"]);
 });
 
 describe("one view of both logs", () => {

@@ -1,5 +1,5 @@
 // The test Worker in wrangler's own test harness, which evicts objects and looks into their storage.
-import { cpSync, rmSync } from "node:fs";
+import { appendFileSync, cpSync, rmSync } from "node:fs";
 import path from "node:path";
 import { createTestHarness } from "wrangler";
 import { at } from "../../../scripts/lib/run.mjs";
@@ -7,10 +7,11 @@ import { copyWorker } from "./wrangler.mjs";
 
 /**
  * Starts it; resolves to what `script.mjs` takes for a server. `front` is the folder of a Worker in
- * JavaScript, which gets the requests in its place.
+ * JavaScript, which gets the requests in its place. `config` is more of the test Worker's wrangler.toml.
  */
-export async function harness({ front } = {}) {
+export async function harness({ front, config = "" } = {}) {
   const folder = copyWorker(at("tests/worker"));
+  appendFileSync(path.join(folder, "wrangler.toml"), config);
   const folders = [folder];
   if (front) {
     folders.unshift(path.join(folder, "front"));
