@@ -8,7 +8,6 @@ import { Failure } from "../scripts/lib/run.mjs";
 
 /** Profiles the isolate of a server while `body` runs, and adds the profile to its report. */
 export async function profiled({ inspectorPort }, body) {
-  if (typeof WebSocket === "undefined") throw new Failure("--profile needs Node 22 or newer.");
   const [{ webSocketDebuggerUrl }] = await (await fetch(`http://127.0.0.1:${inspectorPort}/json`)).json();
   const inspector = await connect(webSocketDebuggerUrl);
   await inspector.call("Profiler.enable");

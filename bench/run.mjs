@@ -8,8 +8,8 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { parseArgs } from "node:util";
-import { Failure, at, isStopping, main, run } from "../scripts/lib/run.mjs";
-import { ensureNodeModules, ensureRust } from "../scripts/lib/setup.mjs";
+import { Failure, at, foreground, isStopping, main, run } from "../scripts/lib/run.mjs";
+import { ensureNodeModules, ensureRust, modernNode } from "../scripts/lib/setup.mjs";
 import { CONTESTANTS, buildContestants, bundleSize, contestant } from "./lib/contestants.mjs";
 import { machine } from "./lib/machine.mjs";
 import { printTable, saveReadme, saveResults } from "./lib/report.mjs";
@@ -24,6 +24,10 @@ const CLIENT = at("target/release/bench-client");
 main(async () => {
   const options = parseOptions();
   if (options.readme) return saveReadme();
+  if (options.profile && typeof WebSocket === "undefined") {
+    process.exitCode = await foreground(modernNode(), process.argv.slice(1));
+    return;
+  }
   const folder = options.save ? at("bench/results") : at("target/bench/results");
   mkdirSync(folder, { recursive: true });
   if (options.redis) {
@@ -75,9 +79,11 @@ function parseOptions() {
   const contestants = values.contestants?.split(",") ?? Object.keys(CONTESTANTS);
   contestants.forEach(contestant);
   const wanted = values.scenarios?.split(",");
-  const scenarios = SCENARIOS.filter(({ name }) => !wanted || wanted.some((prefix) => name.startsWith(prefix)));
+  const isName = (text) => SCENARIOS.some(({ name }) => name === text);
+  const matches = (name) => (text) => (isName(text) ? name === text : name.startsWith(text));
+  const scenarios = SCENARIOS.filter(({ name }) => !wanted || wanted.some(matches(name)));
   if (scenarios.length === 0) {
-    throw new Failure(`no scenario begins with ${values.scenarios}; there are ${SCENARIOS.map(({ name }) => name).join(", ")}.`);
+    throw new Failure(`no scenario is or begins with ${values.scenarios}; there are ${SCENARIOS.map(({ name }) => name).join(", ")}.`);
   }
   return { ...values, trials, contestants, scenarios };
 }
