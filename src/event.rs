@@ -123,7 +123,8 @@ pub trait Event: Serialize {
     fn event_type(&self) -> Cow<'_, str>;
 
     /// What makes this event a fact of its own: a log keeps one event for each key and ignores
-    /// further ones. Default: `None`, every dispatch is a new event.
+    /// further ones, at least for as long as it keeps that one. Default: `None`, every dispatch is
+    /// a new event.
     fn key(&self) -> Option<Cow<'_, str>> {
         None
     }

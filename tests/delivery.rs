@@ -64,6 +64,8 @@ enum From {
     Latest,
     /// After the event at this place in the log, in 256ths.
     After(u8),
+    /// What was stored this many seconds ago or later.
+    Since(u8),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -84,7 +86,8 @@ fn op() -> impl Strategy<Value = Op> {
     let from = prop_oneof![
         Just(From::Beginning),
         Just(From::Latest),
-        any::<u8>().prop_map(From::After)
+        any::<u8>().prop_map(From::After),
+        (0..30_u8).prop_map(From::Since),
     ];
     let kind = prop_oneof![Just(Kind::Body), Just(Kind::Next)];
     let viewer = 0..8_usize;
@@ -106,13 +109,16 @@ proptest! {
 
     #[test]
     fn every_viewer_of_memory_gets_every_event_once(ops in vec(op(), 1..60)) {
-        block_on(Scene::play(MemoryEventStore::new(), Model::default(), ops));
+        let model = Model::default();
+        let store = MemoryEventStore::new().with_clock(model.clock.reader());
+        block_on(Scene::play(store, model, ops));
     }
 
     #[test]
     fn every_viewer_of_sqlite_gets_every_event_once(ops in vec(op(), 1..60)) {
+        // It has the machine's clock, by which all events are from after the model's year.
         let store = SqliteEventStore::new(Database::in_memory());
-        block_on(Scene::play(store, Model::default(), ops));
+        block_on(Scene::play(store, Model { timeless: true, ..Model::default() }, ops));
     }
 
     /// Or is told that it does not.
@@ -166,6 +172,8 @@ struct Model {
     max_age: Option<Duration>,
     /// It knows no facts, and its ids mean nothing to a later connection.
     transient: bool,
+    /// Its events are later than any time that is asked for.
+    timeless: bool,
 }
 
 impl Default for Model {
@@ -177,6 +185,7 @@ impl Default for Model {
             max_events: usize::MAX,
             max_age: None,
             transient: false,
+            timeless: false,
         }
     }
 }
@@ -323,6 +332,14 @@ impl<S: EventStore + 'static> Scene<S> {
                 0 => (Cursor::Beginning, None),
                 place => (Cursor::After(id(place as u64)), Some(place)),
             },
+            From::Since(seconds) => {
+                let time = self.model.clock.now() - Duration::from_secs(seconds.into());
+                let is_older = |(_, stored): &(NewEvent, SystemTime)| *stored < time;
+                let older = self.model.kept().partition_point(is_older);
+                let is_position = older > 0 && !self.model.timeless;
+                let position = is_position.then_some(self.model.removed + older);
+                (Cursor::Since(time), position)
+            }
         };
         let position = if self.model.transient {
             Some(head)
