@@ -19,9 +19,11 @@ use Fault::{
     OneShort, OneWaker, Remembers, Resumable, ReversesBatches, RingsEverySecond, SmallBatches,
     SmallRing, Sound, StillClosed, WaitsAlways,
 };
-use ssetarget::store::{Bell, contract};
+use bytes::Bytes;
+use ssetarget::store::{Bell, FramePage, FrameStore, Frames, contract};
 use ssetarget::{
-    Appended, EventId, EventStore, MemoryEventStore, NewEvent, NullEventStore, Page, PageLimit,
+    Appended, Batch, EventId, EventStore, MemoryEventStore, NewEvent, NullEventStore, Page,
+    PageLimit, frames,
 };
 
 /// What is wrong with a store.
@@ -229,6 +231,22 @@ fn a_store_that_forgets_when_it_is_reopened_is_caught() {
         keys: None,
     });
     assert_eq!(outcome(forgets_nothing), Ok(()));
+}
+
+#[test]
+fn frames_that_are_not_the_bytes_of_the_events_are_caught() {
+    let check = |fault| {
+        let log = Arc::new(MemoryEventStore::new());
+        outcome(contract::check_frames(async || Framed {
+            fault,
+            log: Arc::clone(&log),
+        }))
+    };
+    assert_eq!(check(Sound), Ok(()));
+    for fault in [IgnoresLimit, HeadOfPage, NormalisesLines, OneShort] {
+        let caught = check(fault);
+        assert!(caught.is_err(), "{fault:?}");
+    }
 }
 
 fn assert_caught<S>(fault: Fault, name: &str, checks: &[(&str, Check<S>)], store: fn(Fault) -> S) {
@@ -481,6 +499,71 @@ impl EventStore for FaultyNull {
 
     fn is_resumable(&self) -> bool {
         self.fault == Resumable
+    }
+}
+
+/// Memory that has frames, with a fault.
+struct Framed {
+    fault: Fault,
+    log: Arc<MemoryEventStore>,
+}
+
+impl FrameStore for Framed {
+    type Bytes = Bytes;
+
+    async fn read_frames(
+        &self,
+        after: Option<EventId>,
+        limit: PageLimit,
+    ) -> Result<FramePage<Bytes>, Infallible> {
+        let events = match self.fault {
+            IgnoresLimit => limit.events.saturating_add(1),
+            _ => limit.events,
+        };
+        let mut page = self.log.read(after, PageLimit { events, ..limit }).await?;
+        if self.fault == NormalisesLines {
+            for event in &mut page.events {
+                event.data = event.data.replace("\r\n", "\n\n");
+            }
+        }
+        let last = page.events.last().map(|event| event.id);
+        if self.fault == OneShort && page.events.len() > 1 {
+            page.events.pop();
+        }
+        let bytes = frames(&Batch::Events(page.events), true);
+        Ok(Page {
+            events: last.map(|last| Frames {
+                bytes: bytes.into(),
+                last,
+            }),
+            oldest: page.oldest,
+            head: match self.fault {
+                HeadOfPage => last.or(page.head),
+                _ => page.head,
+            },
+            trimmed: page.trimmed,
+            closed: page.closed,
+        })
+    }
+}
+
+impl EventStore for Framed {
+    type Error = Infallible;
+
+    async fn append(&self, batch: Vec<NewEvent>) -> Result<Vec<Appended>, Infallible> {
+        self.log.append(batch).await
+    }
+
+    async fn read(&self, after: Option<EventId>, limit: PageLimit) -> Result<Page, Infallible> {
+        self.log.read(after, limit).await
+    }
+
+    async fn changed(&self, after: Option<EventId>) -> Result<(), Infallible> {
+        self.log.changed(after).await
+    }
+
+    async fn before(&self, time: SystemTime) -> Result<Option<EventId>, Infallible> {
+        self.log.before(time).await
     }
 }
 

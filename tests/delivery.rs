@@ -18,10 +18,11 @@ use futures_executor::block_on;
 use futures_util::{FutureExt, StreamExt, poll, stream};
 use proptest::collection::vec;
 use proptest::prelude::*;
+use ssetarget::store::FrameStore;
 use ssetarget::{
     Appended, Batch, Cursor, EventId, EventStore, HEARTBEAT_INTERVAL, MemoryEventStore, NewEvent,
     NullEventStore, Page, PageLimit, Reset, SqliteEventStore, SseTarget, StoredEvent, Subscription,
-    body, frames, keep_alive,
+    body, frame_body, frames, keep_alive,
 };
 use support::clock::ManualClock;
 use support::sql::Database;
@@ -72,6 +73,8 @@ enum From {
 enum Kind {
     /// The bytes of a response.
     Body,
+    /// Those that the store has ready, if it has.
+    Frames,
     /// `Subscription::next`, whose future is dropped whenever it waits.
     Next,
 }
@@ -89,7 +92,7 @@ fn op() -> impl Strategy<Value = Op> {
         any::<u8>().prop_map(From::After),
         (0..30_u8).prop_map(From::Since),
     ];
-    let kind = prop_oneof![Just(Kind::Body), Just(Kind::Next)];
+    let kind = prop_oneof![Just(Kind::Body), Just(Kind::Frames), Just(Kind::Next)];
     let viewer = 0..8_usize;
     prop_oneof![
         4 => vec(event, 0..6).prop_map(Op::Append),
@@ -111,14 +114,14 @@ proptest! {
     fn every_viewer_of_memory_gets_every_event_once(ops in vec(op(), 1..60)) {
         let model = Model::default();
         let store = MemoryEventStore::new().with_clock(model.clock.reader());
-        block_on(Scene::play(store, model, ops));
+        block_on(Scene::play(store, by_body, model, ops));
     }
 
     #[test]
     fn every_viewer_of_sqlite_gets_every_event_once(ops in vec(op(), 1..60)) {
         // It has the machine's clock, by which all events are from after the model's year.
         let store = SqliteEventStore::new(Database::in_memory());
-        block_on(Scene::play(store, Model { timeless: true, ..Model::default() }, ops));
+        block_on(Scene::play(store, by_frames, Model { timeless: true, ..Model::default() }, ops));
     }
 
     /// Or is told that it does not.
@@ -140,7 +143,7 @@ proptest! {
         if let Some(age) = model.max_age {
             store = store.max_age(age);
         }
-        block_on(Scene::play(store, model, ops));
+        block_on(Scene::play(store, by_body, model, ops));
     }
 
     #[test]
@@ -153,12 +156,14 @@ proptest! {
             transient: true,
             ..Model::default()
         };
-        block_on(Scene::play(NullEventStore::new().ring_size(ring), model, ops));
+        block_on(Scene::play(NullEventStore::new().ring_size(ring), by_body, model, ops));
     }
 }
 
 struct Scene<S> {
     target: SseTarget<NewEvent, S>,
+    /// How to get the bytes that the store has ready.
+    frames: Connect<S>,
     model: Model,
     viewers: Vec<Viewer<S>>,
 }
@@ -239,6 +244,8 @@ impl Model {
 
 struct Viewer<S> {
     connection: Connection<S>,
+    /// How it gets bytes, if it does.
+    bytes: Option<Connect<S>>,
     /// The event that it got last, or came after; 0 is the start of the log. None: before the
     /// oldest one, whichever that is.
     position: Option<usize>,
@@ -253,9 +260,10 @@ enum Connection<S> {
 }
 
 impl<S: EventStore + 'static> Scene<S> {
-    async fn play(store: S, model: Model, ops: Vec<Op>) {
+    async fn play(store: S, frames: Connect<S>, model: Model, ops: Vec<Op>) {
         let mut scene = Self {
             target: SseTarget::new(store),
+            frames,
             model,
             viewers: Vec::new(),
         };
@@ -354,8 +362,14 @@ impl<S: EventStore + 'static> Scene<S> {
             "{cursor:?} of {head}"
         );
         let timer = Arc::new(Timer::default());
+        let bytes: Option<Connect<S>> = match kind {
+            Kind::Body => Some(by_body),
+            Kind::Frames => Some(self.frames),
+            Kind::Next => None,
+        };
         self.viewers.push(Viewer {
-            connection: connect(subscription.with_page_limit(limit), kind, &timer),
+            connection: connect(subscription.with_page_limit(limit), bytes, &timer),
+            bytes,
             position,
             woken: Arc::new(Woken(AtomicBool::new(true))),
             timer,
@@ -513,29 +527,37 @@ impl<S: EventStore + 'static> Viewer<S> {
             "whether to answer 204"
         );
         let limit = PageLimit { events, bytes: 100 };
-        let kind = match self.connection {
-            Connection::Body(..) => Kind::Body,
-            Connection::Next(_) => Kind::Next,
-        };
         self.timer = Arc::default();
-        self.connection = connect(subscription.with_page_limit(limit), kind, &self.timer);
+        self.connection = connect(subscription.with_page_limit(limit), self.bytes, &self.timer);
         self.woken.0.store(true, Ordering::SeqCst);
     }
 }
 
+type Connect<S> = fn(Subscription<S>, Arc<Timer>) -> Pin<Box<dyn Stream<Item = Bytes>>>;
+
 fn connect<S: EventStore + 'static>(
     subscription: Subscription<S>,
-    kind: Kind,
+    bytes: Option<Connect<S>>,
     timer: &Arc<Timer>,
 ) -> Connection<S> {
-    match kind {
-        Kind::Next => Connection::Next(subscription),
-        Kind::Body => {
-            let timer = Arc::clone(timer);
-            let bytes = body(subscription, move |_| timer.sleep()).map(Result::unwrap);
-            Connection::Body(Box::pin(bytes), Box::default())
-        }
+    match bytes {
+        Some(bytes) => Connection::Body(bytes(subscription, Arc::clone(timer)), Box::default()),
+        None => Connection::Next(subscription),
     }
+}
+
+fn by_body<S: EventStore + 'static>(
+    subscription: Subscription<S>,
+    timer: Arc<Timer>,
+) -> Pin<Box<dyn Stream<Item = Bytes>>> {
+    Box::pin(body(subscription, move |_| timer.sleep()).map(Result::unwrap))
+}
+
+fn by_frames<S: FrameStore<Bytes = Bytes> + 'static>(
+    subscription: Subscription<S>,
+    timer: Arc<Timer>,
+) -> Pin<Box<dyn Stream<Item = Bytes>>> {
+    Box::pin(frame_body(subscription, move |_| timer.sleep()).map(Result::unwrap))
 }
 
 #[test]
