@@ -61,6 +61,11 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! # }).unwrap();
 //! ```
+//!
+//! # In the same process
+//!
+//! [`SseTarget::events`] is a `Stream` of typed events for listeners, from any [`Cursor`];
+//! [`SseTarget::fold`] makes a state of them and says where in the log it is true.
 
 // The core has no unsafe code in either build; only the glue's generated bindings need it.
 #![cfg_attr(not(feature = "cloudflare"), forbid(unsafe_code))]

@@ -743,6 +743,41 @@ fn a_position_older_than_what_is_kept_is_reset() {
     });
 }
 
+#[test]
+fn a_stream_of_a_store_that_keeps_nothing_has_no_ids() {
+    block_on(async {
+        let target: SseTarget<NewEvent, _> = SseTarget::new(NullEventStore::new().ring_size(2));
+        target
+            .dispatch_encoded(vec![event("before")])
+            .await
+            .unwrap();
+        let subscription = target.subscribe(Cursor::Beginning).await.unwrap();
+        let mut stream = pin!(body(subscription, |_| std::future::pending()));
+        assert_eq!(&*stream.next().await.unwrap().unwrap(), b":\n");
+        assert!(poll!(stream.next()).is_pending());
+        target.dispatch_encoded(vec![event("a")]).await.unwrap();
+        assert_eq!(
+            &*stream.next().await.unwrap().unwrap(),
+            b"event: t\ndata: a\n\n"
+        );
+        let batch = ["b", "c", "d"].map(event).to_vec();
+        target.dispatch_encoded(batch).await.unwrap();
+        target
+            .dispatch_encoded(vec![event("e").terminal()])
+            .await
+            .unwrap();
+        // The ring has the last two; that there were others it is told.
+        assert_eq!(
+            all(stream).await,
+            "event: reset\ndata: {\"requested\":2,\"oldest\":5,\"head\":6}\n\n\
+             event: t\ndata: d\n\nevent: t\ndata: e\n\n"
+        );
+        // Nobody knows what one that comes back has seen.
+        let back = target.subscribe(Cursor::Beginning).await.unwrap();
+        assert!(!back.has_ended());
+    });
+}
+
 /// As after a failover that lost events in the middle of a log that then went on.
 #[test]
 fn a_position_that_was_lost_in_the_middle_is_reset_to_the_oldest_event() {

@@ -1,4 +1,12 @@
 //! Append-only logs: the [`EventStore`] promise and the stores that keep it.
+//!
+//! | store | what it keeps, and for how long | who shares it |
+//! |---|---|---|
+//! | [`MemoryEventStore`] | everything, or the newest by count and age, as long as the process lives | one process |
+//! | [`NullEventStore`] | nothing but what is in transit to those who are connected | one process |
+//! | [`SqliteEventStore`] | everything, in a Durable Object's storage or in a file | one object or process |
+//! | `redis::RedisEventStore` (feature `redis`) | everything, or the newest by count and age | any number of servers and Workers |
+//! | a store of your own | see [`EventStore`] and `contract` | |
 
 use std::future::Future;
 use std::time::SystemTime;
