@@ -12,10 +12,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use axum::Router;
+use futures_util::StreamExt;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use ssetarget::axum::{cors, sse};
-use ssetarget::http::{Shutdown, Sse};
+use ssetarget::http::{Shutdown, Sse, StreamCut};
 use ssetarget::{
     Appended, EventId, EventStore, HEARTBEAT_INTERVAL, MemoryEventStore, NewEvent, Page, PageLimit,
     Refusal, SseTarget, StoredEvent, wire,
@@ -489,6 +490,40 @@ async fn a_stream_that_begins_after_the_shutdown_is_cut_at_once() {
         "{answer}"
     );
     assert!(!answer.ends_with("0\r\n\r\n"), "{answer}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_over_a_time_spreads_the_cuts_evenly() {
+    const STREAMS: u32 = 20;
+    let target = Target::new(MemoryEventStore::new());
+    append(&target, 1..=1).await;
+    let shutdown = Shutdown::over(Duration::from_secs(10));
+    let sse = Sse::new()
+        .shutdown(&shutdown)
+        .heartbeat(Duration::from_secs(3600));
+    let mut streams = Vec::new();
+    for _ in 0..STREAMS {
+        let request = axum::http::Request::new(());
+        let mut body = sse.respond(&target, &request).await.into_body();
+        assert_eq!(body.next().await.unwrap().unwrap(), ":\n");
+        assert!(body.next().await.unwrap().unwrap().starts_with(b"id: 1\n"));
+        assert!(futures_util::poll!(body.next()).is_pending());
+        streams.push(body);
+    }
+    let began = tokio::time::Instant::now();
+    shutdown.begin();
+    let cuts = streams.into_iter().map(async |mut body| {
+        // It goes on until it is its turn.
+        assert_eq!(body.next().await, Some(Err(StreamCut::Shutdown)));
+        assert_eq!(body.next().await, None);
+        began.elapsed().as_millis()
+    });
+    let mut cuts = futures_util::future::join_all(cuts).await;
+    cuts.sort_unstable();
+    for (number, cut) in cuts.iter().enumerate() {
+        let fair = number as u128 * 10_000 / u128::from(STREAMS);
+        assert!(cut.abs_diff(fair) <= 1_000, "{cuts:?}");
+    }
 }
 
 struct GracefulServer {

@@ -79,7 +79,7 @@ impl<E> SseBody<E> {
         });
         let sleep = Arc::clone(&sse.sleep);
         let begun = match &sse.shutdown {
-            Some(shutdown) => Either::Left(shutdown.begun()),
+            Some(shutdown) => Either::Left(shutdown.reached(&sleep)),
             None => Either::Right(future::pending()),
         };
         let events = Cut {

@@ -3,8 +3,10 @@
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
 
+use crate::clock::Sleep;
 use crate::store::Bell;
 use crate::sync::MaybeSend;
 
@@ -48,16 +50,31 @@ pub struct Shutdown {
 struct State {
     begun: AtomicBool,
     bell: Bell,
+    spread: Duration,
+    streams: AtomicU32,
 }
 
 impl Shutdown {
-    /// One that has not begun.
+    /// One that has not begun, and will cut off all streams at once.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Cuts off all streams, those that are open and those that are still to be.
+    /// One that will cut off the streams evenly over this time, so that their clients do not come
+    /// back all at once. Give the server that much time to stop.
+    #[must_use]
+    pub fn over(duration: Duration) -> Self {
+        let state = State {
+            spread: duration,
+            ..State::default()
+        };
+        Self {
+            state: Arc::new(state),
+        }
+    }
+
+    /// Cuts off all streams, those that are open and, at once, those that are still to be.
     pub fn begin(&self) {
         self.state.begun.store(true, Ordering::SeqCst);
         self.state.bell.ring();
@@ -76,6 +93,25 @@ impl Shutdown {
             let listener = this.state.bell.listen();
             if !this.has_begun() {
                 listener.await;
+            }
+        }
+    }
+
+    /// Resolves when one more stream is to be cut off.
+    pub(super) fn reached(&self, sleep: &Sleep) -> impl Future<Output = ()> + MaybeSend + use<> {
+        /// Any number of multiples of it, without their whole parts, lie evenly between 0 and 1.
+        const GOLDEN_RATIO: f64 = 1.618_033_988_749_895;
+        let this = self.clone();
+        let sleep = Arc::clone(sleep);
+        async move {
+            if this.has_begun() {
+                return;
+            }
+            let number = this.state.streams.fetch_add(1, Ordering::Relaxed);
+            this.begun().await;
+            if !this.state.spread.is_zero() {
+                let share = (f64::from(number) * GOLDEN_RATIO).fract();
+                sleep(this.state.spread.mul_f64(share)).await;
             }
         }
     }
