@@ -428,13 +428,14 @@ describe("subscriptions of the platform are ended", () => {
   });
 
   test("when a viewer is gone", async () => {
-    const { run, gate, url } = await begin((gate) => [{ do: { name: "slow", gate: gate.name } }, { many: { name: "step", steps: 30 } }]);
+    const { run, gate, url } = await begin((gate) => [{ do: { name: "slow", gate: gate.name } }, { many: { name: "step", steps: 30 } }, { wait: { name: "w", type: "go" } }]);
     const viewer = await open(url);
     await viewer.until(to("attempt_started", "slow-1"));
     assert.equal(await openOnes(), 1);
     viewer.close();
     await gate.open(); // the runtime notices at a write
-    await run.ended();
     while ((await openOnes()) > 0) await new Promise((resolve) => setTimeout(resolve, 25));
+    assert.notEqual((await run.status()).state, "complete", "not because it has ended");
+    await run.act("terminate");
   });
 });
