@@ -196,6 +196,23 @@ fn events_come_when_they_are_sent() {
 }
 
 #[test]
+fn an_event_that_comes_too_late_does_so_whoever_else_sleeps() {
+    let instance = FakeInstance::new();
+    instance.send_event_after(HOUR * 3 / 4, "go", ());
+    let workflow = async |step: FakeStep| {
+        let wait = WaitForEvent::new("go").timeout(HOUR / 2);
+        let (event, nap) = join!(
+            step.wait_for_event::<()>("w", wait),
+            step.sleep("nap", HOUR)
+        );
+        nap?;
+        Ok(event.is_err_and(|error| error.is_timeout()))
+    };
+    assert!(run(&instance, workflow).unwrap());
+    assert_eq!(instance.elapsed(), HOUR);
+}
+
+#[test]
 fn steps_at_the_same_time() {
     let instance = FakeInstance::new();
     instance.fail_attempt("b", StepError::new("once"));

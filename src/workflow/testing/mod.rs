@@ -1,0 +1,367 @@
+//! A fake engine, for testing workflows natively: feature `testing`.
+//!
+//! Write the logic of a workflow over `&impl Step`, and run it here without Cloudflare:
+//!
+//! ```
+//! use std::time::Duration;
+//! use ssetarget::workflow::testing::FakeInstance;
+//! use ssetarget::workflow::{Step, StepError, WaitForEvent};
+//!
+//! async fn order(step: &impl Step) -> Result<String, StepError> {
+//!     let payment: u32 = step.run("charge card", async |_| Ok(7)).await?;
+//!     step.sleep("let the glue dry", Duration::from_secs(3600)).await?;
+//!     let approval = step
+//!         .wait_for_event::<String>("approval", WaitForEvent::new("approved"))
+//!         .await?;
+//!     Ok(format!("payment {payment}, approved by {}", approval.payload))
+//! }
+//!
+//! # futures_executor::block_on(async {
+//! let instance = FakeInstance::new();
+//! instance.fail_attempt("charge card", StepError::new("no answer")); // then it is retried
+//! instance.send_event("approved", "Ada");
+//!
+//! let receipt = instance.run(async |step| order(&step).await).await?;
+//! assert_eq!(receipt, "payment 7, approved by Ada");
+//!
+//! let charge = &instance.steps()[0];
+//! assert_eq!((charge.name.as_str(), charge.attempts), ("charge card", 2));
+//! assert!(instance.elapsed() >= Duration::from_secs(3600)); // and nobody has waited
+//! # Ok::<(), ssetarget::workflow::testing::FakeRunError>(())
+//! # }).unwrap();
+//! ```
+//!
+//! The run is ended and begun again whenever a real engine might do that, with the results of the
+//! steps that have ended, so a workflow that is not deterministic does not pass: see [`Replay`].
+
+mod state;
+mod step;
+
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::context::Progress;
+use super::error::{StepError, StepErrorKind};
+use super::task::Kind;
+use state::{State, Stored};
+pub use step::FakeStep;
+
+/// A workflow instance without an engine: steps run here and now, time passes when everybody waits,
+/// and what its steps meet is scripted.
+///
+/// Clones are the same instance. Lives on one thread.
+#[derive(Clone, Default)]
+pub struct FakeInstance {
+    state: Rc<State>,
+}
+
+/// When a [`FakeInstance`] ends the run and begins it again, as an engine does for sleeps, deploys
+/// and crashes. The code of a step that has ended does not run again; all other code does.
+///
+/// A run whose lifetimes differ fails with [`FakeRunError::NotDeterministic`]: if a step that has
+/// begun is not called again, or is another one (its duration, the event it waits for), if a run that
+/// has ended begins something new, or gives another result. Also if a `select!` of steps polls
+/// fewer of them than before: Cloudflare's rules have races inside of steps for that reason. A
+/// lifetime in which a step's error is given back may leave out steps, as `try_join!` then does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Replay {
+    /// After every step, before every wait and retry, and once more at the end.
+    #[default]
+    Everywhere,
+    /// Before every wait and retry.
+    AtWaits,
+    /// Never.
+    Never,
+}
+
+/// A step of a [`FakeInstance`], in the order in which they began.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct FakeStepRecord {
+    /// What kind it is.
+    pub kind: Kind,
+    /// Its name.
+    pub name: String,
+    /// Which step of that kind and name it is, from 1.
+    pub count: u32,
+    /// How often its code ran, or a scripted error did in its place.
+    pub attempts: u32,
+    /// How it ended: with what it returned (`null` for a sleep and a stream, the payload for a wait),
+    /// or an error's message. `None` if it has not.
+    pub result: Option<Result<Value, String>>,
+    /// What its code reported.
+    pub progress: Vec<Progress>,
+    /// What its code set.
+    pub attributes: Map<String, Value>,
+    /// Whether its rollback ran, and with which result.
+    pub rolled_back: Option<Result<(), String>>,
+    /// How long it is, or which event it waits for: what must be the same in every lifetime.
+    detail: String,
+    stored: Option<Stored>,
+    /// When the sleep, the wait or the pause between two attempts ends.
+    due: Option<SystemTime>,
+}
+
+/// Why a [`FakeInstance::run`] gave no result.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum FakeRunError {
+    /// The workflow failed with this error. Its rollbacks have run.
+    Workflow(StepError),
+    /// The workflow did not do the same in two lifetimes of the run; in words.
+    NotDeterministic(String),
+}
+
+impl FakeRunError {
+    /// The workflow's error, unless it is not deterministic.
+    #[must_use]
+    pub fn workflow(&self) -> Option<&StepError> {
+        match self {
+            Self::Workflow(error) => Some(error),
+            Self::NotDeterministic(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for FakeRunError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Workflow(error) => write!(f, "the workflow failed: {error}"),
+            Self::NotDeterministic(how) => write!(
+                f,
+                "the workflow is not deterministic: {how}. Code outside of steps runs again in every \
+                 lifetime of a run and must give the same steps: move clocks, random numbers and \
+                 what comes from outside into steps"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for FakeRunError {}
+
+impl FakeInstance {
+    /// One that begins on 2026-01-01T00:00:00Z, whose steps run their own code.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// With another [`Replay`]. Default: [`Replay::Everywhere`].
+    #[must_use]
+    pub fn replay(self, replay: Replay) -> Self {
+        self.state.replay.set(replay);
+        self
+    }
+
+    /// Lets `do` steps of this name return `value` without running: the first call is for the
+    /// first of them, and so on; the last holds for all that follow.
+    ///
+    /// What cannot be written as JSON is `null`.
+    pub fn returns<T: Serialize>(&self, step: &str, value: T) -> &Self {
+        let mut results = self.state.results.borrow_mut();
+        let results = results.entry(step.to_owned()).or_default();
+        results.push_back(serde_json::to_value(value).unwrap_or_default());
+        self
+    }
+
+    /// Lets the next attempt of `do` steps of this name fail without running, with an error that
+    /// is retried as the step's config says. Each call is for one more attempt.
+    pub fn fail_attempt(&self, step: &str, error: impl Into<StepError>) -> &Self {
+        let error = error.into();
+        let mut failures = self.state.failures.borrow_mut();
+        let failures = failures.entry(step.to_owned()).or_default();
+        failures.push_back((error.kind(), error.message().to_owned()));
+        self
+    }
+
+    /// Lets the next attempt of `do` steps of this name take too long.
+    pub fn time_out_attempt(&self, step: &str) -> &Self {
+        let error = StepError::with_kind(StepErrorKind::TimedOut, "the attempt timed out");
+        self.fail_attempt(step, error)
+    }
+
+    /// Sends an event for the waits of its type: at once, so that it is there before the run is.
+    pub fn send_event<T: Serialize>(&self, event_type: &str, payload: T) -> &Self {
+        self.send_event_after(Duration::ZERO, event_type, payload)
+    }
+
+    /// Sends an event so long after now, by the instance's clock.
+    pub fn send_event_after<T: Serialize>(
+        &self,
+        delay: Duration,
+        event_type: &str,
+        payload: T,
+    ) -> &Self {
+        let payload = serde_json::to_value(payload).unwrap_or_default();
+        let event = (self.state.now.get() + delay, event_type.to_owned(), payload);
+        self.state.events.borrow_mut().push(event);
+        self
+    }
+
+    /// Runs a workflow to its end, over as many lifetimes as [`Replay`] says, and its rollbacks if
+    /// it fails.
+    ///
+    /// Time passes when everybody waits, and only then: while the code of a step waits for
+    /// something else, such as a real timer, so does the run. For that reason attempts do not time
+    /// out by themselves: see [`time_out_attempt`](Self::time_out_attempt).
+    ///
+    /// # Errors
+    /// [`FakeRunError::Workflow`] with the workflow's own, [`FakeRunError::NotDeterministic`] if
+    /// its lifetimes differ.
+    pub async fn run<T: Serialize>(
+        &self,
+        workflow: impl AsyncFn(FakeStep) -> Result<T, StepError>,
+    ) -> Result<T, FakeRunError> {
+        let mut before: Option<Result<Value, String>> = None;
+        loop {
+            self.state.begin_lifetime(before.is_some());
+            let step = FakeStep {
+                state: Rc::clone(&self.state),
+            };
+            let result = self.lifetime(workflow(step)).await;
+            self.state.check()?;
+            let Some(result) = result else { continue };
+            let told = match &result {
+                Ok(value) => Ok(serde_json::to_value(value).unwrap_or_default()),
+                Err(error) => Err(error.message().to_owned()),
+            };
+            match before {
+                Some(before) if before != told => {
+                    let words = |told: &Result<Value, String>| match told {
+                        Ok(value) => format!("returned {value}"),
+                        Err(error) => format!("failed with {error:?}"),
+                    };
+                    let how = format!(
+                        "it {} in one lifetime and {} in the next",
+                        words(&before),
+                        words(&told)
+                    );
+                    return Err(FakeRunError::NotDeterministic(how));
+                }
+                None if self.state.replay.get() == Replay::Everywhere => {
+                    before = Some(told);
+                    continue;
+                }
+                _ => {}
+            }
+            return match result {
+                Ok(value) => Ok(value),
+                Err(error) => {
+                    self.state.roll_back(&error).await;
+                    Err(FakeRunError::Workflow(error))
+                }
+            };
+        }
+    }
+
+    /// The steps that have begun, in that order.
+    #[must_use]
+    pub fn steps(&self) -> Vec<FakeStepRecord> {
+        self.state.records.borrow().clone()
+    }
+
+    /// How often the run was begun.
+    #[must_use]
+    pub fn lifetimes(&self) -> u32 {
+        self.state.lifetimes.get()
+    }
+
+    /// The time by the instance's clock.
+    #[must_use]
+    pub fn now(&self) -> SystemTime {
+        self.state.now.get()
+    }
+
+    /// How much time has passed by the instance's clock.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        let elapsed = self.now().duration_since(self.state.began);
+        elapsed.unwrap_or_default()
+    }
+
+    /// Runs until the workflow returns, or this lifetime ends: `None`.
+    async fn lifetime<T>(&self, workflow: impl Future<Output = T>) -> Option<T> {
+        let state = &self.state;
+        let mut workflow = pin!(workflow);
+        let mut replayed = state.changes.get();
+        poll_fn(|context| {
+            loop {
+                if let Poll::Ready(value) = workflow.as_mut().poll(context) {
+                    return Poll::Ready(Some(value));
+                }
+                if state.lifetime.borrow().violation.is_some() {
+                    return Poll::Ready(None);
+                }
+                if std::mem::take(&mut state.lifetime.borrow_mut().passing) {
+                    continue;
+                }
+                if state.lifetime.borrow().running > 0 {
+                    // It waits for something that is not ours, which will wake it.
+                    return Poll::Pending;
+                }
+                if state.lifetime.borrow().ends {
+                    return Poll::Ready(None);
+                }
+                let waits = state.replay.get() != Replay::Never;
+                if waits
+                    && state.changes.get() != std::mem::replace(&mut replayed, state.changes.get())
+                {
+                    return Poll::Ready(None);
+                }
+                if !state.pass_time() {
+                    return Poll::Pending;
+                }
+            }
+        })
+        .await
+    }
+}
+
+impl fmt::Debug for FakeInstance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FakeInstance")
+            .field("lifetimes", &self.lifetimes())
+            .field("steps", &self.state.records.borrow().len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl FakeStepRecord {
+    fn new(kind: Kind, name: &str, count: u32, detail: &str) -> Self {
+        Self {
+            kind,
+            name: name.to_owned(),
+            count,
+            attempts: 0,
+            result: None,
+            progress: Vec::new(),
+            attributes: Map::new(),
+            rolled_back: None,
+            detail: detail.to_owned(),
+            stored: None,
+            due: None,
+        }
+    }
+}
+
+/// As in `sleep "nap" (number 2)`.
+impl fmt::Display for FakeStepRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.kind {
+            Kind::Do => "do",
+            Kind::Sleep => "sleep",
+            Kind::SleepUntil => "sleepUntil",
+            Kind::WaitForEvent => "waitForEvent",
+            Kind::Workflow => "workflow",
+        };
+        write!(f, "{kind} {:?} (number {})", self.name, self.count)
+    }
+}
