@@ -403,6 +403,23 @@ impl InstanceState {
         matches!(self, Self::Complete | Self::Errored | Self::Terminated)
     }
 
+    /// The platform's word for it, such as `waitingForPause`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Errored => "errored",
+            Self::Terminated => "terminated",
+            Self::Complete => "complete",
+            Self::Waiting => "waiting",
+            Self::WaitingForPause => "waitingForPause",
+            Self::RollingBack => "rollingBack",
+            Self::Unknown => "unknown",
+        }
+    }
+
     fn from_name(name: &str) -> Self {
         match name {
             "queued" => Self::Queued,
@@ -416,6 +433,12 @@ impl InstanceState {
             "rollingBack" => Self::RollingBack,
             _ => Self::Unknown,
         }
+    }
+}
+
+impl fmt::Display for InstanceState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

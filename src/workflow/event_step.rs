@@ -21,10 +21,14 @@ use crate::event::{InvalidEvent, NewEvent};
 /// Wraps a [`Step`] and dispatches an event whenever one of its steps begins, fails an attempt,
 /// reports progress, ends or fails.
 ///
-/// The workflow does not notice: results, errors and retries are those of the wrapped step, and
-/// an event that cannot be delivered costs it nothing. Events carry names that are the same in
-/// every lifetime of the run, so a log that keeps one event for each fact shows a run that was
-/// interrupted as if it had not been.
+/// The workflow does not notice: results, errors, retries and rollbacks are those of the wrapped
+/// step, and an event that cannot be delivered costs it nothing. Events carry names that are the
+/// same in every lifetime of the run, so a log that keeps one event for each fact shows a run that
+/// was interrupted as if it had not been.
+///
+/// No event has what a step returned. They have the messages of errors, and what the steps' code
+/// reports, of [sensitive](super::Sensitivity) steps too. Rollbacks have no events: they run when
+/// the run has ended.
 ///
 /// Clones are the same step object. Lives on one thread.
 pub struct WorkflowEventStep<S, D> {

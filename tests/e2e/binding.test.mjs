@@ -169,6 +169,27 @@ describe("an instance", () => {
   });
 });
 
+test("what the platform refuses is told by its kind", async () => {
+  const call = (body) => json(`${server.url}/alpha/call`, { method: "POST", body: JSON.stringify(body) });
+  const options = (id) => ({ id, params: { ...params, wrapped: false } });
+  await call({ create: options("kinds") });
+  while ((await call({ status: "kinds" })).ok.status !== "complete");
+  for (const [kind, refused] of Object.entries({
+    AlreadyExists: { create: options("kinds") },
+    InvalidId: { createBatch: { instances: [options("-")] } },
+    InvalidOptions: { createBatch: { count: 0 } },
+    NotFound: { delete: "nobody" },
+    CannotTerminate: { terminate: { id: "kinds" } },
+    CannotRestart: { restart: { id: "kinds", from: { name: "never" } } },
+  })) {
+    assert.equal((await call(refused)).kind, kind, kind);
+  }
+  const created = await call({ createBatch: { instances: [options("kinds"), options("twice"), options("twice")] } });
+  assert.deepEqual(created.ok.errors.map(({ index, kind }) => [index, kind]), [[0, "AlreadyExists"], [2, "DuplicateInBatch"]]);
+  const deleted = await call({ deleteBatch: ["kinds", "nobody"] });
+  assert.deepEqual(deleted.ok.errors.map(({ id, kind }) => [id, kind]), [["nobody", "NotFound"]]);
+});
+
 describe("a binding that is not there", () => {
   for (const [kind, name, found] of [
     ["workflow", "NOPE", 'there is no binding "NOPE"'],

@@ -66,3 +66,25 @@ test("several classes share a Worker, each with types of its own", async () => {
   assert.deepEqual((await ended("alpha", script)).output.outputs, [1]);
   assert.match((await ended("tally", wrong)).error.message, /params are not of the workflow's type: .*numbers/);
 });
+
+test("the harness mocks steps, events and time of a workflow in Rust", async () => {
+  const introspector = await server.worker.introspectWorkflow("ALPHA");
+  await introspector.modifyAll(async (modifier) => {
+    await modifier.disableSleeps();
+    await modifier.disableRetryDelays();
+    await modifier.mockStepResult({ name: "mocked" }, { from: "a test" });
+    await modifier.mockEvent({ type: "go", payload: [1] });
+  });
+  const ops = [
+    { do: { name: "mocked", attempts: [{ fail: "never called" }] } },
+    { do: { name: "flaky", attempts: [{ fail: "no" }], retries: { limit: 1, delay: "1 year", backoff: "constant" } } },
+    { sleep: { name: "s", ms: "1 year" } },
+    { wait: { name: "w", type: "go" } },
+  ];
+  await json(`${server.url}/rust/alpha`, { method: "POST", body: JSON.stringify({ params: { ops, wrapped: false } }) });
+  const [instance] = await introspector.get();
+  await instance.waitForStatus("complete");
+  const { outputs } = JSON.parse(JSON.stringify(await instance.getOutput()));
+  assert.deepEqual(outputs, [{ from: "a test" }, { name: "flaky", count: 1, attempt: 2 }, { type: "go", payload: [1] }]);
+  await introspector.dispose();
+});

@@ -23,7 +23,7 @@ after(async () => {
  * that it is not the same by being wrong alike.
  */
 function same(name, act, check, only = Object.keys) {
-  test(name, async () => {
+  test(name, async ({ fullName }) => {
     const names = only(all);
     const results = await Promise.all(names.map((each) => act(all[each])));
     const [javascript, ...others] = results.map((result) => JSON.parse(JSON.stringify(result)));
@@ -32,7 +32,7 @@ function same(name, act, check, only = Object.keys) {
       for (const [index, other] of others.entries()) assert.deepEqual(other, javascript, `${names[index + 1]}: ${name}`);
       isSame = true;
     } finally {
-      rows.push({ name, same: isSame, result: javascript });
+      rows.push({ name: fullName, same: isSame, result: javascript });
     }
     check(javascript);
   });
@@ -121,6 +121,11 @@ describe("a step", { concurrency: 4 }, () => {
       assert.equal(of(platform, "attempt_started").length, 1);
     });
   }
+
+  sameRun("whose delay function never answers", [failing("a", { retries: constant(5, ["hang"]) })], ({ status, error }) => {
+    assert.equal(status, "errored");
+    assert.match(error.message, /The delay function for step "a-1" did not return within 5 seconds/);
+  });
 
   for (const [attempt, error] of [
     [{ fail: "no" }, { name: "Error", message: "no" }],

@@ -214,6 +214,17 @@ describe("what a step returns", () => {
     assert.ok(undone.platform.some(({ type }) => type === "rollback_completed"));
   });
 
+  test("is a stream that fails: the platform ends the run, and viewers are told", async () => {
+    const run = await start(server, [{ sleep: { name: "s", ms: 10 } }, { do: { name: "a", stream: { chunks: [10], fail: { fail: "cut" } }, retries: none } }]);
+    const { state } = await run.ended();
+    assert.equal(state, "errored");
+    const events = await run.readAll();
+    // What was not on its way when the engine was ended is lost with it.
+    assert.deepEqual(lines(events).slice(0, 2), ["1 started alpha-1.workflow", "2 started s-1.sleep"]);
+    assert.equal(events.at(-1).type, "failed");
+    assert.equal(events.some(at("completed", "a-1")), false);
+  });
+
   test("is chosen again from a step on, when the instance is restarted from it", async () => {
     const run = await start(server, [{ do: { name: "a" } }, { do: { name: "b" } }]);
     await run.readAll();
