@@ -80,6 +80,28 @@ fn a_cursor_and_a_filter_hold_over_aborts() {
     );
 }
 
+/// While an instance sleeps for hours, its engine may come and go many times.
+#[test]
+fn a_silent_log_is_not_given_up() {
+    let platform = Platform::begun();
+    let mut follower = platform.follow(SubscribeOptions::new());
+    assert_eq!(follower.read().len(), 3);
+    for _ in 0..50 {
+        platform.now.set(platform.now.get() + 60_000);
+        platform.abort(Abort::Error);
+        assert_eq!(follower.read(), [""; 0]);
+    }
+    platform.add("sleep_completed");
+    assert_eq!(follower.read(), ["4 sleep_completed"]);
+    // One that ends at once each time is.
+    platform.fleeting.set(true);
+    platform.abort(Abort::Error);
+    assert_eq!(
+        follower.read(),
+        ["error: the execution context is no longer running", "end"]
+    );
+}
+
 #[test]
 fn nothing_follows_the_end() {
     let platform = Platform::begun();
@@ -401,6 +423,8 @@ struct Platform {
     engine: Cell<(u32, Abort)>,
     subscribed: Cell<u32>,
     broken: Cell<bool>,
+    /// The engine ends whenever it has nothing to say.
+    fleeting: Cell<bool>,
     gone: Cell<bool>,
 }
 
@@ -411,7 +435,9 @@ enum Abort {
 }
 
 fn event(id: u64, event_type: &str, milliseconds: u64) -> WorkflowInstanceEvent {
-    let step = event_type.contains("step") || event_type.contains("attempt");
+    let step = ["step", "attempt", "sleep"]
+        .iter()
+        .any(|about| event_type.contains(about));
     let mut json = serde_json::json!({
         "instanceId": "a", "eventId": id, "timestamp": milliseconds, "type": event_type,
     });
@@ -433,6 +459,7 @@ impl Platform {
             engine: Cell::new((0, Abort::Done)),
             subscribed: Cell::new(0),
             broken: Cell::new(false),
+            fleeting: Cell::new(false),
             gone: Cell::new(false),
         });
         platform.begin();
@@ -591,6 +618,10 @@ impl InstanceEvents for FakeEvents {
                     .any(|event| event.is_terminal() && event.event_id.get() <= self.cursor);
                 if self.done {
                     return Ok(None);
+                }
+                if self.platform.fleeting.get() {
+                    self.engine = u32::MAX;
+                    continue;
                 }
                 std::future::pending::<()>().await;
                 continue;

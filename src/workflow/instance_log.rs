@@ -67,6 +67,8 @@ pub struct InstanceFollower<L: InstanceLog, R> {
     /// The first `workflow_running` of the log, if it was read from the beginning.
     running: Option<Seen>,
     from_beginning: bool,
+    /// When the latest subscription began.
+    opened: Option<SystemTime>,
     failures: u32,
     ended: bool,
 }
@@ -88,8 +90,11 @@ struct Seen {
     event_type: String,
 }
 
-/// Failures without an event between them before the log is given up.
+/// Failures in a row before the log is given up.
 const TRIES: u32 = 6;
+/// A subscription that has lasted so long was none. An engine that is out of memory for hours may
+/// end a silent one many times.
+const CALM: Duration = Duration::from_secs(5);
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 /// The engine answers at once for an event that its log has, and for one beyond its head it waits
 /// until there is one. There is no question whose answer tells the two apart, so time must.
@@ -108,6 +113,7 @@ impl<L: InstanceLog, R: Runtime> InstanceFollower<L, R> {
             running: None,
             from_beginning: options.cursor.is_none(),
             options,
+            opened: None,
             failures: 0,
             ended: false,
         }
@@ -125,6 +131,7 @@ impl<L: InstanceLog, R: Runtime> InstanceFollower<L, R> {
 
     pub(super) async fn connect(&mut self) -> Result<(), L::Error> {
         self.events = self.open().await?;
+        self.opened = Some(self.runtime.now());
         Ok(())
     }
 
@@ -145,8 +152,8 @@ impl<L: InstanceLog, R: Runtime> InstanceFollower<L, R> {
     /// Waits for the next event. `None` after the terminal one, also where the filter hides it.
     ///
     /// # Errors
-    /// The log's, once trying again six times within about two seconds did not help, or the
-    /// instance is gone.
+    /// The log's, once it has failed six times in a row, within about two seconds, or the instance
+    /// is gone.
     pub async fn next(&mut self) -> Result<Option<Followed>, L::Error> {
         while !self.ended {
             let failure = match self.try_next().await {
@@ -165,6 +172,13 @@ impl<L: InstanceLog, R: Runtime> InstanceFollower<L, R> {
                 Err(error) => Some(error),
             };
             self.events = None;
+            let lasted = self.opened.take().and_then(|opened| {
+                let now = self.runtime.now();
+                now.duration_since(opened).ok()
+            });
+            if lasted.is_some_and(|lasted| lasted >= CALM) {
+                self.failures = 0;
+            }
             self.failures += 1;
             let gone = failure
                 .as_ref()
@@ -184,7 +198,10 @@ impl<L: InstanceLog, R: Runtime> InstanceFollower<L, R> {
             let events = match &mut self.events {
                 Some(events) => events,
                 None => match self.open().await? {
-                    Some(events) => self.events.insert(events),
+                    Some(events) => {
+                        self.opened = Some(self.runtime.now());
+                        self.events.insert(events)
+                    }
                     None => {
                         self.last = None;
                         self.running = None;

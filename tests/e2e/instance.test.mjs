@@ -274,6 +274,17 @@ test("restarted from a step: what was kept is told again behind a reset", async 
   await assertResumes(url, logs.at(-1));
 });
 
+test("deleted: a viewer is cut off, which is not the end, and then told that it is gone", async () => {
+  const { run, url } = await begin();
+  const live = await open(url);
+  await live.until(to("attempt_started", "slow-1"));
+  await json(`${server.url}/alpha/call`, { method: "POST", body: JSON.stringify({ delete: run.id }) });
+  await live.rest().catch(() => {}); // whether the cut is seen as such depends on the way
+  assert.equal(live.events.at(-1).type, "attempt_started");
+  const { status } = await fetch(url, { headers: { "last-event-id": `${live.events.at(-1).id}` } });
+  assert.equal(status, 404);
+});
+
 test("rolled back", async () => {
   const once = { limit: 0, delay: 0, backoff: "constant" };
   const steps = [
