@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use futures_executor::block_on;
+use futures_util::future::LocalBoxFuture;
 use futures_util::{FutureExt, join, try_join};
 use serde_json::json;
 use ssetarget::workflow::testing::{FakeInstance, FakeRunError, FakeStep, Replay};
@@ -84,7 +85,7 @@ fn replay_can_be_less() {
     for (replay, lifetimes) in [
         (Replay::Never, 1),
         (Replay::AtWaits, 2),
-        (Replay::Everywhere, 7),
+        (Replay::Everywhere, 8),
     ] {
         let instance = FakeInstance::new().replay(replay);
         run(&instance, workflow).unwrap();
@@ -482,6 +483,63 @@ fn state_outside_of_steps_is_caught() {
             .await
     });
     assert!(how.contains("visit 1"), "{how}");
+}
+
+#[test]
+fn a_workflow_that_takes_a_pause_for_a_failure_is_caught() {
+    let ignored = |workflow: &dyn Fn(
+        FakeStep,
+    ) -> LocalBoxFuture<'static, Result<(), StepError>>| {
+        match run(&FakeInstance::new(), async |step| workflow(step).await) {
+            Err(error @ FakeRunError::IgnoredSuspension(_)) => error.to_string(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let goes_on = ignored(&|step| {
+        Box::pin(async move {
+            let wait = step.wait_for_event::<()>("approval", WaitForEvent::new("ok"));
+            if wait.await.is_err() {
+                step.run("refuse", async |_| Ok(())).await?;
+            }
+            Ok(())
+        })
+    });
+    assert!(
+        goes_on.contains(r#"it called "refuse" instead"#),
+        "{goes_on}"
+    );
+    assert!(
+        goes_on.contains("is_suspended()"),
+        "it says what to do: {goes_on}"
+    );
+    let returns = ignored(&|step| {
+        Box::pin(async move {
+            let _ = step.sleep("nap", HOUR).await;
+            Ok(())
+        })
+    });
+    assert!(returns.contains("returned a result"), "{returns}");
+    let fails = ignored(&|step| {
+        Box::pin(async move {
+            let nap = step.sleep("nap", HOUR).await;
+            nap.map_err(|_| StepError::new("no sleep"))
+        })
+    });
+    assert!(fails.contains("no sleep"), "{fails}");
+
+    // One that gives the error back is all right, also in the pause between two attempts.
+    let instance = FakeInstance::new();
+    instance.fail_attempt("refuse", StepError::new("once"));
+    let workflow = async |step: FakeStep| {
+        let wait = step.wait_for_event::<()>("approval", WaitForEvent::new("ok"));
+        match wait.await {
+            Err(error) if error.is_suspended() => Err(error),
+            Err(_) => step.run("refuse", async |_| Ok(())).await,
+            Ok(_) => Ok(()),
+        }
+    };
+    run(&instance, workflow).unwrap();
+    assert_eq!(instance.steps()[1].attempts, 2);
 }
 
 #[test]

@@ -62,18 +62,22 @@ pub struct FakeInstance {
     state: Rc<State>,
 }
 
-/// When a [`FakeInstance`] ends the run and begins it again, as an engine does for sleeps, deploys
-/// and crashes. The code of a step that has ended does not run again; all other code does.
+/// When a [`FakeInstance`] ends the run and begins it again, as an engine does for sleeps, deploys,
+/// crashes and pauses. The code of a step that has ended does not run again; all other code does.
 ///
 /// A run whose lifetimes differ fails with [`FakeRunError::NotDeterministic`]: if a step that has
 /// begun is not called again, or is another one (its duration, the event it waits for), if a run that
 /// has ended begins something new, or gives another result. Also if a `select!` of steps polls
 /// fewer of them than before: Cloudflare's rules have races inside of steps for that reason. A
 /// lifetime in which a step's error is given back may leave out steps, as `try_join!` then does.
+///
+/// A pause is an error of the steps that wait ([`StepErrorKind::Suspended`]); a run that does not
+/// fail with that very error then fails with [`FakeRunError::IgnoredSuspension`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Replay {
-    /// After every step, before every wait and retry, and once more at the end.
+    /// After every step, before every wait and retry, by a pause in each of them, and once more at
+    /// the end.
     #[default]
     Everywhere,
     /// Before every wait and retry.
@@ -118,6 +122,8 @@ pub enum FakeRunError {
     Workflow(StepError),
     /// The workflow did not do the same in two lifetimes of the run; in words.
     NotDeterministic(String),
+    /// The run was paused, and the workflow went on; in words.
+    IgnoredSuspension(String),
 }
 
 impl FakeRunError {
@@ -126,7 +132,7 @@ impl FakeRunError {
     pub fn workflow(&self) -> Option<&StepError> {
         match self {
             Self::Workflow(error) => Some(error),
-            Self::NotDeterministic(_) => None,
+            Self::NotDeterministic(_) | Self::IgnoredSuspension(_) => None,
         }
     }
 }
@@ -140,6 +146,11 @@ impl fmt::Display for FakeRunError {
                 "the workflow is not deterministic: {how}. Code outside of steps runs again in every \
                  lifetime of a run and must give the same steps: move clocks, random numbers and \
                  what comes from outside into steps"
+            ),
+            Self::IgnoredSuspension(how) => write!(
+                f,
+                "the run was paused, and the workflow did not return the error that says so: {how}. \
+                 Return an error of a step if its `is_suspended()` is true"
             ),
         }
     }
@@ -214,8 +225,8 @@ impl FakeInstance {
     /// out by themselves: see [`time_out_attempt`](Self::time_out_attempt).
     ///
     /// # Errors
-    /// [`FakeRunError::Workflow`] with the workflow's own, [`FakeRunError::NotDeterministic`] if
-    /// its lifetimes differ.
+    /// [`FakeRunError::Workflow`] with the workflow's own; [`FakeRunError::NotDeterministic`] if
+    /// its lifetimes differ, and [`FakeRunError::IgnoredSuspension`] if it does not stand a pause.
     pub async fn run<T: Serialize>(
         &self,
         workflow: impl AsyncFn(FakeStep) -> Result<T, StepError>,
@@ -288,14 +299,21 @@ impl FakeInstance {
     }
 
     /// Runs until the workflow returns, or this lifetime ends: `None`.
-    async fn lifetime<T>(&self, workflow: impl Future<Output = T>) -> Option<T> {
+    async fn lifetime<T>(
+        &self,
+        workflow: impl Future<Output = Result<T, StepError>>,
+    ) -> Option<Result<T, StepError>> {
         let state = &self.state;
         let mut workflow = pin!(workflow);
         let mut replayed = state.changes.get();
         poll_fn(|context| {
             loop {
-                if let Poll::Ready(value) = workflow.as_mut().poll(context) {
-                    return Poll::Ready(Some(value));
+                if let Poll::Ready(result) = workflow.as_mut().poll(context) {
+                    if state.lifetime.borrow().suspended {
+                        state.ended_in_pause(&result);
+                        return Poll::Ready(None);
+                    }
+                    return Poll::Ready(Some(result));
                 }
                 if state.lifetime.borrow().violation.is_some() {
                     return Poll::Ready(None);
@@ -315,6 +333,9 @@ impl FakeInstance {
                     && state.changes.get() != std::mem::replace(&mut replayed, state.changes.get())
                 {
                     return Poll::Ready(None);
+                }
+                if state.replay.get() == Replay::Everywhere && state.pause() {
+                    continue;
                 }
                 if !state.pass_time() {
                     return Poll::Pending;

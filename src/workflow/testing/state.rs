@@ -28,6 +28,8 @@ pub(super) struct State {
     pub(super) lifetime: RefCell<Lifetime>,
     /// Grows with all that is stored, to know whether a lifetime changed anything.
     pub(super) changes: Cell<u64>,
+    /// What that was at the latest pause.
+    paused: Cell<Option<u64>>,
 }
 
 /// What is gone when a lifetime ends.
@@ -46,6 +48,8 @@ pub(super) struct Lifetime {
     pub(super) ends: bool,
     /// A stored error was given back: then what follows may rightly differ.
     pub(super) failed: bool,
+    /// The run is paused: those who wait were told so, and nothing may begin.
+    pub(super) suspended: bool,
     /// The run has ended before: nothing new may begin.
     pub(super) complete: bool,
     pub(super) violation: Option<String>,
@@ -71,6 +75,7 @@ impl Default for State {
             lifetimes: Cell::new(0),
             lifetime: RefCell::default(),
             changes: Cell::new(0),
+            paused: Cell::new(None),
         }
     }
 }
@@ -97,8 +102,12 @@ impl State {
     pub(super) fn check(&self) -> Result<(), FakeRunError> {
         let lifetime = self.lifetime.borrow();
         let not_deterministic = |how: String| Err(FakeRunError::NotDeterministic(how));
-        if let Some(violation) = &lifetime.violation {
-            return not_deterministic(violation.clone());
+        match &lifetime.violation {
+            Some(went_on) if lifetime.suspended => {
+                return Err(FakeRunError::IgnoredSuspension(went_on.clone()));
+            }
+            Some(violation) => return not_deterministic(violation.clone()),
+            None => {}
         }
         if lifetime.failed {
             return Ok(());
@@ -144,6 +153,31 @@ impl State {
         true
     }
 
+    /// Tells those who wait that the run is paused, once for each wait. `false` if nobody is told.
+    pub(super) fn pause(&self) -> bool {
+        let mut lifetime = self.lifetime.borrow_mut();
+        let changes = Some(self.changes.get());
+        if lifetime.timers.is_empty() || self.paused.replace(changes) == changes {
+            return false;
+        }
+        lifetime.suspended = true;
+        for waker in std::mem::take(&mut lifetime.timers).into_values().flatten() {
+            waker.wake();
+        }
+        true
+    }
+
+    /// The workflow has ended this lifetime though the run was only paused.
+    pub(super) fn ended_in_pause<T>(&self, result: &Result<T, StepError>) {
+        let mut lifetime = self.lifetime.borrow_mut();
+        let how = match result {
+            Err(error) if error.is_suspended() => return,
+            Err(error) => format!("it failed with {:?} instead", error.message()),
+            Ok(_) => "it returned a result instead".to_owned(),
+        };
+        lifetime.violation.get_or_insert(how);
+    }
+
     /// Lets others go first.
     pub(super) async fn pass(&self) {
         let mut passed = false;
@@ -159,23 +193,32 @@ impl State {
     }
 
     /// Waits until the clock says so. The time passes when everybody waits.
-    pub(super) async fn sleep_until(&self, due: SystemTime, index: usize) {
+    ///
+    /// # Errors
+    /// When the run is paused.
+    pub(super) async fn sleep_until(&self, due: SystemTime, index: usize) -> Result<(), StepError> {
         poll_fn(|context| {
             if self.now.get() >= due {
-                return Poll::Ready(());
+                return Poll::Ready(Ok(()));
             }
             let mut lifetime = self.lifetime.borrow_mut();
-            lifetime
-                .timers
-                .insert((due, index), Some(context.waker().clone()));
+            if lifetime.suspended {
+                return Poll::Ready(Err(suspended()));
+            }
+            let waker = context.waker().clone();
+            lifetime.timers.insert((due, index), Some(waker));
             Poll::Pending
         })
-        .await;
+        .await
     }
 
     /// A step is called: its record, which is a new one if it has not begun before.
     pub(super) fn call(&self, kind: Kind, name: &str, detail: &str) -> Result<usize, StepError> {
         let mut lifetime = self.lifetime.borrow_mut();
+        if lifetime.suspended {
+            lifetime.violation = Some(format!("it called {name:?} instead"));
+            return Err(suspended());
+        }
         let count = lifetime.counts.entry((kind, name.to_owned())).or_default();
         *count += 1;
         let count = *count;
@@ -206,10 +249,7 @@ impl State {
         lifetime.called.push(index);
         match lifetime.violation {
             // The lifetime ends with the next look at it.
-            Some(_) => Err(StepError::with_kind(
-                StepErrorKind::Suspended,
-                "the workflow is not deterministic",
-            )),
+            Some(_) => Err(suspended()),
             None => Ok(index),
         }
     }
@@ -267,6 +307,12 @@ impl State {
             }
         }
     }
+}
+
+/// As the engine says it.
+fn suspended() -> StepError {
+    let message = "Aborting engine: User called pause";
+    StepError::with_kind(StepErrorKind::Suspended, message)
 }
 
 /// An attempt is under way.

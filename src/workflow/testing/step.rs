@@ -41,7 +41,7 @@ impl Step for FakeStep {
         loop {
             // Others that begin now do so before anything ends.
             if let Some(due) = state.record(index, |record| record.due).flatten() {
-                state.sleep_until(due, index).await;
+                state.sleep_until(due, index).await?;
                 state.record(index, |record| record.due = None);
             }
             let attempt = state.record(index, |record| {
@@ -115,7 +115,7 @@ impl Step for FakeStep {
             Some(stored) => stored,
             None => {
                 let timeout = options.timeout.unwrap_or(WorkflowDuration::hours(24));
-                let stored = self.event(index, &event_type, timeout.into()).await;
+                let stored = self.event(index, &event_type, timeout.into()).await?;
                 state.end(index, stored).await
             }
         };
@@ -182,14 +182,19 @@ impl FakeStep {
         let due = state.record(index, |record| *record.due.get_or_insert(due));
         state
             .sleep_until(due.unwrap_or(state.now.get()), index)
-            .await;
+            .await?;
         state.pass().await;
         state.end(index, Stored::Value(Value::Null)).await;
         Ok(())
     }
 
     /// The event that a wait is for, or an error when its time is over.
-    async fn event(&self, index: usize, event_type: &str, timeout: Duration) -> Stored {
+    async fn event(
+        &self,
+        index: usize,
+        event_type: &str,
+        timeout: Duration,
+    ) -> Result<Stored, StepError> {
         let state = &self.state;
         let now = state.now.get();
         let end = state.record(index, |record| *record.due.get_or_insert(now + timeout));
@@ -209,14 +214,14 @@ impl FakeStep {
             match next {
                 Some((at, sent)) if sent <= state.now.get().min(end) => {
                     let (sent, _, payload) = state.events.borrow_mut().remove(at);
-                    return Stored::Event { payload, sent };
+                    return Ok(Stored::Event { payload, sent });
                 }
-                Some((_, sent)) if sent < end => state.sleep_until(sent, index).await,
+                Some((_, sent)) if sent < end => state.sleep_until(sent, index).await?,
                 _ if state.now.get() >= end => {
                     let message = format!("Execution timed out after {}ms", timeout.as_millis());
-                    return Stored::Error(StepErrorKind::TimedOut, message);
+                    return Ok(Stored::Error(StepErrorKind::TimedOut, message));
                 }
-                _ => state.sleep_until(end, index).await,
+                _ => state.sleep_until(end, index).await?,
             }
         }
     }
