@@ -20,8 +20,6 @@ pub enum Refusal {
     Cursor(InvalidCursor),
     /// `400`: a type of events that was asked for is none of the platform's.
     EventType,
-    /// `400`: the URL cannot be read.
-    Url,
     /// `404`: there is no such log, for this reason.
     NotFound(&'static str),
     /// `405`: events are only read.
@@ -38,7 +36,7 @@ impl Refusal {
     #[must_use]
     pub fn status(&self) -> u16 {
         match self {
-            Self::Cursor(_) | Self::EventType | Self::Url => 400,
+            Self::Cursor(_) | Self::EventType => 400,
             Self::NotFound(_) => 404,
             Self::Method { .. } => 405,
             Self::Unavailable => 503,
@@ -50,7 +48,7 @@ impl Refusal {
         let more = match *self {
             Self::Method { allow } => Some(("allow", allow)),
             Self::Unavailable => Some(("retry-after", "1")),
-            Self::Cursor(_) | Self::EventType | Self::Url | Self::NotFound(_) => None,
+            Self::Cursor(_) | Self::EventType | Self::NotFound(_) => None,
         };
         [
             ("content-type", "text/plain; charset=utf-8"),
@@ -80,7 +78,6 @@ impl fmt::Display for Refusal {
             Self::EventType => f.write_str(
                 "invalid types: use event types of the platform, such as step_started, with commas between them",
             ),
-            Self::Url => f.write_str("the URL cannot be read"),
             Self::NotFound(reason) => f.write_str(reason),
             Self::Method { .. } => f.write_str("events are read with GET"),
             Self::Unavailable => f.write_str("the events cannot be reached, try again later"),

@@ -8,7 +8,7 @@ use worker::{Request, Response};
 
 use super::binding::{Workflow, WorkflowError, WorkflowErrorKind};
 use super::runtime::{WorkersRuntime, sleep};
-use super::serve::{METHOD, UNKNOWN_INSTANCE, is_instance_id, refuse, unreachable};
+use super::serve::{METHOD, UNKNOWN_INSTANCE, is_instance_id, query, refuse, unreachable};
 use super::subscribe::{Payloads, PlatformLog};
 use super::{js, response};
 use crate::event::StoredEvent;
@@ -131,10 +131,12 @@ async fn feed(
         return Err(METHOD);
     }
     let header = request.headers().get("last-event-id").ok().flatten();
-    let url = request.url().map_err(|_| Refusal::Url)?;
-    let cursor = wire::cursor(header.as_deref(), url.query())?;
+    let url = request.inner().url();
+    let cursor = wire::cursor(header.as_deref(), query(&url))?;
     let mut types = options.types.clone();
-    if let Some((_, names)) = url.query_pairs().find(|(name, _)| name == "types") {
+    if let Some((_, names)) = form_urlencoded::parse(query(&url).unwrap_or_default().as_bytes())
+        .find(|(name, _)| name == "types")
+    {
         let asked = names
             .split(',')
             .map(|name| WorkflowInstanceEventType::from_name(name).ok_or(Refusal::EventType));

@@ -206,7 +206,8 @@ impl<Q: Sql> SqliteEventStore<Q> {
         let keys = self.known_keys(log)?;
         let mut ends = before;
         ends.time = before.time.max(clock::milliseconds(clock::now()));
-        let mut frames = Vec::new();
+        let length = |event: &NewEvent| event.size() + wire::FRAME;
+        let mut frames = Vec::with_capacity(batch.iter().map(length).sum());
         let mut rows = Vec::with_capacity(batch.len());
         let mut outcomes = Vec::with_capacity(batch.len());
         for event in batch {
@@ -224,13 +225,14 @@ impl<Q: Sql> SqliteEventStore<Q> {
             ends.head = Some(id);
             ends.oldest = ends.oldest.or(ends.head);
             ends.closed = event.is_terminal();
-            rows.push(Row {
-                frame: (start + 1, frames.len() - start),
-                size: ends.size,
-                terminal: u8::from(ends.closed),
-                key: event.key(),
-                data: (!wire::is_decodable(event.data())).then_some(event.data()),
-            });
+            rows.push(Row(
+                start + 1,
+                frames.len() - start,
+                ends.size,
+                u8::from(ends.closed),
+                event.key(),
+                (!wire::is_decodable(event.data())).then_some(event.data()),
+            ));
             outcomes.push(Appended::Stored(id));
         }
         if rows.is_empty() {
@@ -240,11 +242,10 @@ impl<Q: Sql> SqliteEventStore<Q> {
         let first = before.head.map_or(1, |head| head.get() + 1);
         let bytes = Q::Bytes::from_slice(&frames);
         self.sql.exec(
-            // `key` is the index in the array: the event's key is the row's.
+            // Here `key` is the index in the array.
             "INSERT INTO events (id, time, size, terminal, key, data, frame) \
-             SELECT ?3 + key, ?4, value ->> '$.size', value ->> '$.terminal', value ->> '$.key', \
-             value ->> '$.data', \
-             CAST(substr(?2, value ->> '$.frame[0]', value ->> '$.frame[1]') AS TEXT) \
+             SELECT ?3 + key, ?4, value ->> 2, value ->> 3, value ->> 4, value ->> 5, \
+             CAST(substr(?2, value ->> 0, value ->> 1) AS TEXT) \
              FROM json_each(?1)",
             &[
                 SqlValue::Text(serde_json::to_string(&rows).map_err(SqliteError::Encode)?),
@@ -372,18 +373,10 @@ fn window<B>(after: u64, limit: PageLimit) -> [SqlValue<B>; 3] {
     ]
 }
 
-/// An event of the JSON that a batch is inserted from.
+/// An event in the JSON that a batch is inserted from: where its frame is among those of the batch,
+/// as SQL's `substr` counts, and how long; then the columns `size`, `terminal`, `key` and `data`.
 #[derive(Serialize)]
-struct Row<'a> {
-    /// Where its frame is among those of the batch, as SQL's `substr` counts, and how long.
-    frame: (usize, usize),
-    size: u64,
-    terminal: u8,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    key: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    data: Option<&'a str>,
-}
+struct Row<'a>(usize, usize, u64, u8, Option<&'a str>, Option<&'a str>);
 
 fn stored_event<B, E>(row: SqlRow<B>) -> Result<StoredEvent, SqliteError<E>> {
     let mut columns = row.into_iter();

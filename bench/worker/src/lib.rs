@@ -47,10 +47,11 @@ struct Driver {
 
 impl Driver {
     async fn new(events: WorkflowEventsNamespace, id: &str, request: &Request) -> Result<Self> {
-        let url = request.url()?;
+        let url = request.inner().url();
+        let query = url.split_once('?').map_or("", |(_, query)| query);
         let number = |name: &str| {
-            let mut pairs = url.query_pairs();
-            let value = pairs.find(|(key, _)| key == name)?.1;
+            let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+            let value = pairs.find(|(key, _)| *key == name)?.1;
             value.parse::<u32>().ok()
         };
         let log = ObjectFactLog::new(events, id);

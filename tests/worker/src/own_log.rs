@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use serde::Serialize;
-use ssetarget::cloudflare::{ObjectSql, sse_response};
+use ssetarget::cloudflare::{ObjectSql, sse_frame_response};
 use ssetarget::store::contract;
 use ssetarget::{Event, SqliteEventStore, SseTarget, wire};
 use worker::wasm_bindgen::UnwrapThrowExt;
@@ -54,7 +54,8 @@ impl DurableObject for OwnLog {
                 let last_event_id = request.headers().get("last-event-id")?;
                 match wire::cursor(last_event_id.as_deref(), request.url()?.query()) {
                     Ok(cursor) => {
-                        sse_response(self.target.subscribe(cursor).await.map_err(rust_error)?)
+                        let subscription = self.target.subscribe(cursor).await;
+                        sse_frame_response(subscription.map_err(rust_error)?)
                     }
                     Err(reason) => Response::error(reason.to_string(), 400),
                 }
@@ -63,6 +64,8 @@ impl DurableObject for OwnLog {
                 contract::check(async || self.empty_store().await).await;
                 drop(self.empty_store().await);
                 contract::check_reopened(async || SqliteEventStore::new(self.sql.clone())).await;
+                drop(self.empty_store().await);
+                contract::check_frames(async || SqliteEventStore::new(self.sql.clone())).await;
                 Response::ok("the promise is kept")
             }
             _ => Response::error("there is nothing here", 404),
