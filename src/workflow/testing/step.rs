@@ -19,7 +19,7 @@ use crate::workflow::rollback::{Rollback, RollbackContext};
 use crate::workflow::step::{DoStep, Step, WaitForEvent, WaitedEvent};
 use crate::workflow::task::Kind;
 
-/// The step object of one lifetime of a [`FakeInstance`].
+/// The step object of one lifetime of a [`FakeInstance`](super::FakeInstance).
 #[derive(Clone)]
 pub struct FakeStep {
     pub(super) state: Rc<State>,
