@@ -22,6 +22,39 @@ use crate::workflow::{StepError, catch_panic};
 /// Code outside of steps runs again whenever the run continues after a sleep, a wait or a crash,
 /// so it must give the same steps in the same order: no clocks, random numbers or outside state
 /// there.
+///
+/// ```no_run
+/// use serde::Deserialize;
+/// use ssetarget::cloudflare::{WorkflowEntrypoint, WorkflowEvent, WorkflowStep};
+/// use ssetarget::workflow::{Step, StepError, WorkflowDuration};
+/// use worker::{Context, Env};
+///
+/// #[derive(Deserialize)]
+/// struct Order {
+///     item: String,
+/// }
+///
+/// struct OrderWorkflow;
+///
+/// impl WorkflowEntrypoint for OrderWorkflow {
+///     type Params = Order;
+///     type Output = u32;
+///
+///     fn new(_context: Context, _env: Env) -> Self {
+///         Self
+///     }
+///
+///     async fn run(&self, event: WorkflowEvent<Order>, step: WorkflowStep) -> Result<u32, StepError> {
+///         let item = event.payload.item;
+///         let number = step.run("reserve", async move |_| reserve(&item).await).await?;
+///         step.sleep("cool down", WorkflowDuration::minutes(5)).await?;
+///         Ok(number)
+///     }
+/// }
+///
+/// ssetarget::export_workflow!(OrderWorkflow);
+/// # async fn reserve(_: &str) -> Result<u32, StepError> { Ok(7) }
+/// ```
 #[allow(async_fn_in_trait, reason = "workflows live on one thread")]
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a workflow",
@@ -134,12 +167,8 @@ fn schedule_from(schedule: &JsValue) -> Option<CronSchedule> {
 }
 
 /// Exports types that implement [`WorkflowEntrypoint`](crate::cloudflare::WorkflowEntrypoint) as
-/// Workflow classes of the same name.
-///
-/// ```ignore
-/// ssetarget::export_workflow!(OrderWorkflow);
-/// ssetarget::export_workflow!(RefundWorkflow, ReportWorkflow);
-/// ```
+/// Workflow classes of the same name: `export_workflow!(OrderWorkflow, RefundWorkflow);`. See there
+/// for an example.
 // Not an attribute on the `impl`: that needs a crate of its own with a parser of Rust, and would
 // save the user this one line, which says as much.
 #[macro_export]

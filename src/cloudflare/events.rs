@@ -1,7 +1,9 @@
 //! The way to the `WorkflowEvents` objects: for viewers to read, for workflows to append.
 
 use std::cell::{Cell, RefCell};
+use std::time::SystemTime;
 
+use futures_util::future::join_all;
 use wasm_bindgen::prelude::*;
 use worker::durable::ObjectNamespace;
 use worker::{Env, Method, Request, Response};
@@ -11,7 +13,7 @@ use super::binding::{
     WorkflowInstance,
 };
 use super::convert::message;
-use super::create::CreateOptions;
+use super::create::{BatchCreateOptions, BatchCreated, CreateOptions};
 use super::entrypoint::WorkflowEvent;
 use super::js;
 use super::runtime::WorkersRuntime;
@@ -82,11 +84,31 @@ impl WorkflowEventsNamespace {
         // Before the instance can run, so that no event of it has an earlier time.
         let now = WorkersRuntime.now();
         let instance = workflow.create(options).await?;
+        self.announce(&instance, now).await;
+        Ok(instance)
+    }
+
+    /// As [`create`](Self::create), for a batch: each instance that is created costs a subrequest.
+    ///
+    /// # Errors
+    /// As [`Workflow::create_batch`].
+    pub async fn create_batch(
+        &self,
+        workflow: &Workflow,
+        options: BatchCreateOptions,
+    ) -> Result<BatchCreated, WorkflowError> {
+        let now = WorkersRuntime.now();
+        let batch = workflow.create_batch(options).await?;
+        let announced = batch.created.iter();
+        join_all(announced.map(|instance| self.announce(instance, now))).await;
+        Ok(batch)
+    }
+
+    async fn announce(&self, instance: &WorkflowInstance, now: SystemTime) {
         let started = workflow_started(&self.workflow_name, now);
         if let Err(error) = self.tell(&instance.id(), started).await {
             worker::console_warn!("ssetarget: a new instance is not announced: {error}");
         }
-        Ok(instance)
     }
 
     /// Restarts an instance, from a step or from the beginning, and tells its viewers: the event

@@ -4,7 +4,7 @@ import http from "node:http";
 import { after, before, describe, test } from "node:test";
 
 import { harness } from "./lib/harness.mjs";
-import { at, lines, start } from "./lib/script.mjs";
+import { Run, at, lines, start } from "./lib/script.mjs";
 
 let server;
 before(async () => {
@@ -26,6 +26,21 @@ test("instances of two workflows may have the same id", async () => {
       `3 completed for-${run.workflow}-1 #1`,
       `4 completed ${run.workflow}-1.workflow`,
     ]);
+  }
+});
+
+test("instances that are created at once can be watched at once", async () => {
+  // They tell nothing themselves.
+  const params = { ops: [{ wait: { name: "w", type: "go" } }], wrapped: false };
+  const instances = ["batch-1", "batch-2", "batch-3"].map((id) => ({ id, params }));
+  const response = await fetch(`${server.url}/alpha/batch`, { method: "POST", body: JSON.stringify({ instances }) });
+  assert.deepEqual(await response.json(), { created: 3 });
+  for (const { id } of instances) {
+    const run = new Run(server, "alpha", id);
+    const viewer = await run.open();
+    const first = await viewer.next();
+    assert.deepEqual(lines([first]), ["1 started alpha-1.workflow"]);
+    viewer.close();
   }
 });
 

@@ -88,17 +88,7 @@ async fn make(workflow: &Workflow, call: Call) -> std::result::Result<Value, Wor
             json!({ "id": instance.id() })
         }
         Call::CreateBatch(batch) => {
-            let batch = match batch {
-                Batch::Count { count, options } => {
-                    BatchCreateOptions::count(count, create_options(*options)?)
-                }
-                Batch::Instances { instances } => {
-                    let instances: std::result::Result<Vec<_>, _> =
-                        instances.into_iter().map(create_options).collect();
-                    BatchCreateOptions::instances(instances?)
-                }
-            };
-            let batch = workflow.create_batch(batch).await?;
+            let batch = workflow.create_batch(batch_options(batch)?).await?;
             let created: Vec<_> = batch.created.iter().map(|instance| instance.id()).collect();
             let errors = batch.errors.iter().map(|error| {
                 let mut json = json!({
@@ -166,6 +156,19 @@ fn done(
     called: std::result::Result<(), WorkflowError>,
 ) -> std::result::Result<Value, WorkflowError> {
     called.map(|()| Value::Null)
+}
+
+pub fn batch_options(batch: Batch) -> std::result::Result<BatchCreateOptions, WorkflowError> {
+    Ok(match batch {
+        Batch::Count { count, options } => {
+            BatchCreateOptions::count(count, create_options(*options)?)
+        }
+        Batch::Instances { instances } => {
+            let instances: std::result::Result<Vec<_>, _> =
+                instances.into_iter().map(create_options).collect();
+            BatchCreateOptions::instances(instances?)
+        }
+    })
 }
 
 fn create_options(options: Options) -> std::result::Result<CreateOptions, WorkflowError> {

@@ -1,6 +1,7 @@
 //! The Worker of the end-to-end tests: workflows that do what their params say.
 //!
 //! - `POST /<workflow>` with `{id?, params?}` creates an instance
+//! - `POST /<workflow>/batch` creates a batch whose viewers need not wait
 //! - `POST /<workflow>/call` makes any call that the binding takes
 //! - `GET /<workflow>/<id>/status`
 //! - `POST /<workflow>/<id>/pause`, `/resume`, `/restart`, `/terminate`, `/event`
@@ -84,6 +85,13 @@ async fn fetch(mut request: Request, env: Env, _context: Context) -> Result<Resp
         ([name, "call"], Method::Post) => {
             let workflow = workflows::workflow(&env, name)?;
             Response::from_json(&calls::call(&workflow, request.json().await?).await?)
+        }
+        ([name, "batch"], Method::Post) => {
+            let options = calls::batch_options(request.json().await?)?;
+            let workflow = workflows::workflow(&env, name)?;
+            let events = workflows::events(&env, name)?;
+            let batch = events.create_batch(&workflow, options).await?;
+            Response::from_json(&json!({ "created": batch.created.len() }))
         }
         ([name, id, "platform"], _) => {
             let instance = workflows::workflow(&env, name)?.get(id).await?;
