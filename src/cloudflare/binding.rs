@@ -297,6 +297,11 @@ impl WorkflowInstance {
 pub struct TerminateOptions {
     /// Whether the steps that have begun are rolled back, those that have a rollback: see
     /// [`StepFuture::rollback`](crate::workflow::StepFuture::rollback). Default: not.
+    ///
+    /// If the engine is not in memory, since the instance sleeps or is paused, the platform runs
+    /// the workflow once more to be given the rollbacks, without running steps. It skips sleeps
+    /// that have not ended, and does not say so: viewers may be told that one has ended, and that
+    /// the step behind it has begun.
     pub rollback: bool,
 }
 
