@@ -19,6 +19,7 @@ use futures_util::StreamExt;
 use shuttle::future::block_on;
 use shuttle::thread;
 use ssetarget::store::Bell;
+use ssetarget::tracer::{Span, Tracer};
 use ssetarget::{
     Appended, Batch, Cursor, EventId, EventStore, MemoryEventStore, NewEvent, NullEventStore, Page,
     PageLimit, SseTarget, Stored, StoredEvent,
@@ -258,6 +259,78 @@ fn a_fold_and_what_follows_it_are_the_whole_log() {
 
 /// The proof that the checker would notice: a store that looks at the log before it listens to the
 /// bell, and not again after, loses a wake-up, and is caught.
+/// Spans of several threads, each flushed, while one thread sends: the timers never ring, so a
+/// batch is sent only because somebody waits for it, and sending ends only with the last handle.
+#[test]
+fn a_tracer_sends_what_is_flushed_and_then_rests() {
+    explore(|| {
+        let target = Target::new(MemoryEventStore::new());
+        let (tracer, sending) = Tracer::new(&target, |_| std::future::pending());
+        let sender = thread::spawn(move || block_on(sending));
+        let tracers = [(); 2].map(|()| {
+            let (tracer, target) = (tracer.clone(), target.clone());
+            thread::spawn(move || {
+                block_on(async {
+                    let body = async |span: Span| {
+                        span.progress("working");
+                        Ok::<_, Infallible>(())
+                    };
+                    tracer.with_span("step", body).await.unwrap();
+                    assert!(tracer.flush().await);
+                    let page = target
+                        .store()
+                        .read(None, PageLimit::default())
+                        .await
+                        .unwrap();
+                    assert!(page.events.len() >= 3);
+                });
+            })
+        });
+        drop(tracer);
+        for tracer in tracers {
+            tracer.join().unwrap();
+        }
+        sender.join().unwrap();
+        let page = block_on(target.store().read(None, PageLimit::default())).unwrap();
+        assert_eq!(page.events.len(), 6);
+    });
+}
+
+/// A stream is open while a shutdown begins, or comes when it has begun.
+#[cfg(feature = "http")]
+#[test]
+fn a_shutdown_reaches_every_stream() {
+    use ssetarget::http::{Shutdown, Sse, StreamCut};
+    explore(|| {
+        let target = Target::new(MemoryEventStore::new());
+        append(&target, &["0".to_owned()]);
+        let shutdown = Shutdown::new();
+        let sse = Sse::with_sleep(|_| std::future::pending()).shutdown(&shutdown);
+        let streams = [(); 2].map(|()| {
+            let (sse, target) = (sse.clone(), target.clone());
+            thread::spawn(move || {
+                block_on(async {
+                    let request = http::Request::new(());
+                    let mut body = sse.respond(&target, &request).await.into_body();
+                    let mut last = None;
+                    while let Some(chunk) = body.next().await {
+                        last = Some(chunk);
+                    }
+                    assert_eq!(last, Some(Err(StreamCut::Shutdown)));
+                });
+            })
+        });
+        let server = thread::spawn({
+            let begun = shutdown.begun();
+            move || block_on(begun)
+        });
+        shutdown.begin();
+        for thread in streams.into_iter().chain([server]) {
+            thread.join().unwrap();
+        }
+    });
+}
+
 #[test]
 fn a_store_that_does_not_look_again_is_caught() {
     fn check(looks_again: bool) {

@@ -1,8 +1,11 @@
-// examples/axum in a real browser: its page, and an EventSource of another site while servers come and go.
+// examples/axum: its page in a real browser, an EventSource of another site while servers come and go, its settings, its end.
 import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import { once } from "node:events";
 import { createServer } from "node:http";
+import { connect } from "node:net";
 import { after, before, describe, test } from "node:test";
-import { serveAxum, serveRedis, skipRedis } from "./lib/axum.mjs";
+import { EXAMPLE, serveAxum, serveRedis, skipRedis } from "./lib/axum.mjs";
 import { launch, skip, visit } from "./lib/browser.mjs";
 
 describe("the axum example, in a browser", { skip }, () => {
@@ -127,6 +130,34 @@ describe("the axum example, in a browser", { skip }, () => {
       },
     });
   }
+});
+
+test("the axum example says what is wrong with its settings, and ends", async () => {
+  for (const [env, reason] of [
+    [{ PORT: "x" }, /^error: PORT=x is no port$/m],
+    [{ ALLOWED_ORIGINS: "https://app.example.com/" }, /^error: "https:\/\/app.example.com\/" is not an origin: /m],
+    [{ REDIS_URL: "http://localhost" }, /^error: \S/m],
+  ]) {
+    const { status, stderr } = spawnSync(EXAMPLE, [], { env: { ...process.env, PORT: "0", ...env }, encoding: "utf8" });
+    assert.equal(status, 1);
+    assert.match(stderr, reason);
+  }
+});
+
+test("a client that does not read does not keep the axum example from ending", async () => {
+  const server = await serveAxum();
+  const stalled = connect(new URL(server.url).port, "127.0.0.1");
+  const big = "x".repeat(1_000_000);
+  for (let count = 0; count < 16; count += 1) await dispatch(server, big); // more than sockets hold
+  stalled.write("GET /room/sse HTTP/1.1\r\nhost: test\r\n\r\n");
+  await once(stalled, "data");
+  stalled.pause();
+  const live = await fetch(`${server.url}/room/sse?from=latest`);
+  const cut = assert.rejects(live.text()); // not an end
+  assert.equal(await server.stop(), 0);
+  await cut;
+  assert.match(server.log(), /some clients do not read; ending anyway/);
+  stalled.destroy();
 });
 
 async function dispatch(server, data, query = "") {

@@ -7,14 +7,15 @@ import path from "node:path";
 import { at } from "../../../scripts/lib/run.mjs";
 
 const target = process.env.CARGO_TARGET_DIR ?? at("target");
-const EXAMPLE = path.join(target, "debug/ssetarget-axum-example");
+export const EXAMPLE = path.join(target, "debug/ssetarget-axum-example");
 
-/** Starts the example. Resolves to `{ url, stop, kill }`; `stop` asks it to end and resolves to its exit code. */
+/** Starts the example. Resolves to `{ url, log, stop, kill }`; `stop` asks it to end and resolves to its exit code. */
 export async function serveAxum(env = {}) {
   const child = start(EXAMPLE, [], { PORT: "0", ...env });
   const url = (await printed(child, /Listening on (http:\S+)/))[1];
   return {
     url,
+    log: () => child.log,
     async stop() {
       child.kill("SIGTERM");
       return child.ended;
@@ -64,13 +65,13 @@ process.on("exit", () => running.forEach((child) => child.kill("SIGKILL")));
 for (const signal of ["SIGINT", "SIGTERM"]) process.once(signal, () => process.exit(1));
 
 function printed(child, pattern) {
-  let output = "";
+  child.log = "";
   return new Promise((resolve, reject) => {
     child.once("error", reject);
-    child.ended.then((code) => reject(new Error(`${child.spawnfile} ended with ${code}:\n${output}`)));
+    child.ended.then((code) => reject(new Error(`${child.spawnfile} ended with ${code}:\n${child.log}`)));
     child.stdout.setEncoding("utf8").on("data", (text) => {
-      output += text;
-      const match = output.match(pattern);
+      child.log += text;
+      const match = child.log.match(pattern);
       if (match) resolve(match);
     });
   });
