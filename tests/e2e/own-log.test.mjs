@@ -10,7 +10,7 @@ before(async () => {
 });
 after(() => server?.stop());
 
-test("an object's SQLite keeps the promise of stores", async () => {
+test("an object's SQLite, and memory in a Worker, keep the promise of stores", async () => {
   const response = await fetch(`${server.url}/own/contract/contract`);
   assert.deepEqual([response.status, await response.text()], [200, "the promise is kept"], String(server.log()));
 });
@@ -47,4 +47,28 @@ test("an object of one's own streams its log, and goes on after it was evicted",
   const reset = await gone.next();
   assert.deepEqual([reset.type, JSON.parse(reset.data)], ["reset", { requested: 9, oldest: 1, head: 3 }]);
   assert.equal((await gone.rest()).length, 4);
+});
+
+test("an object of one's own tells those who are connected, and keeps nothing", async () => {
+  const url = `${server.url}/own/lobby`;
+  const whisper = (text) => fetch(`${url}/whisper`, { method: "POST", body: text });
+  await whisper("nobody hears this");
+  const response = await fetch(`${url}/whispers`, { headers: { "last-event-id": "1" } });
+  assert.equal(response.status, 200);
+  const reader = response.body.getReader();
+  let got = "";
+  const until = async (end) => {
+    while (!got.endsWith(end)) got += Buffer.from((await reader.read()).value).toString();
+  };
+  await until(":\n");
+  await whisper("psst");
+  await until("}\n\n");
+  await whisper("goodbye");
+  // The terminal event ends the stream.
+  for (let read = await reader.read(); !read.done; read = await reader.read()) got += Buffer.from(read.value).toString();
+  assert.equal(got.replace(/^:\n/gm, ""), 'event: said\ndata: {"text":"psst"}\n\nevent: said\ndata: {"text":"goodbye"}\n\n');
+  // And is not the end for whoever comes next.
+  const next = await fetch(`${url}/whispers`);
+  assert.equal(next.status, 200);
+  await next.body.cancel();
 });

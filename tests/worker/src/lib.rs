@@ -14,7 +14,8 @@
 //! - `GET /<workflow>/<id>/platform` is the platform's own log, once the run has ended
 //! - `POST /<workflow>/<id>/rpc/<method>` calls a method of the `WorkflowEvents` object
 //! - `/gate/<name>/<path>` asks a gate
-//! - `/own/<name>/dispatch`, `/sse`, `/contract` ask a log in an object of one's own
+//! - `/own/<name>/dispatch`, `/sse`, `/whisper`, `/whispers`, `/contract` ask a log in an object of
+//!   one's own
 //! - `GET /binding/<kind>/<name>` says what comes of looking for a binding
 
 mod brittle;

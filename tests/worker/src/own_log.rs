@@ -4,18 +4,22 @@
 use std::borrow::Cow;
 
 use serde::Serialize;
-use ssetarget::cloudflare::{ObjectSql, sse_frame_response};
+use ssetarget::cloudflare::{ObjectSql, sse_frame_response, sse_response};
 use ssetarget::store::contract;
-use ssetarget::{Event, SqliteEventStore, SseTarget, wire};
+use ssetarget::{
+    Cursor, Event, MemoryEventStore, NullEventStore, SqliteEventStore, SseTarget, wire,
+};
 use worker::wasm_bindgen::UnwrapThrowExt;
 use worker::{DurableObject, Env, Error, Request, Response, Result, State, durable_object};
 
-/// `POST …/dispatch` dispatches the body, `GET …/sse` streams, `GET …/contract` runs the suite.
+/// `POST …/dispatch` dispatches the body, `GET …/sse` streams, `GET …/contract` runs the suite;
+/// `POST …/whisper` and `GET …/whispers` are for those who are connected.
 #[durable_object]
 pub struct OwnLog {
     state: State,
     sql: ObjectSql,
     target: SseTarget<Said, SqliteEventStore<ObjectSql>>,
+    whispers: SseTarget<Said, NullEventStore>,
 }
 
 #[derive(Serialize)]
@@ -38,6 +42,7 @@ impl DurableObject for OwnLog {
         let sql = ObjectSql::new(&state).unwrap_throw();
         Self {
             target: SseTarget::new(SqliteEventStore::new(sql.clone())),
+            whispers: SseTarget::new(NullEventStore::new()),
             sql,
             state,
         }
@@ -60,7 +65,19 @@ impl DurableObject for OwnLog {
                     Err(reason) => Response::error(reason.to_string(), 400),
                 }
             }
+            Some("whisper") => {
+                let text = request.text().await?;
+                let dispatched = self.whispers.dispatch(&Said { text }).await;
+                dispatched.map_err(rust_error)?;
+                Response::empty()
+            }
+            Some("whispers") => {
+                let subscription = self.whispers.subscribe(Cursor::Latest).await;
+                sse_response(subscription.map_err(rust_error)?)
+            }
             Some("contract") => {
+                contract::check(async || MemoryEventStore::new()).await;
+                contract::check_transient(async || NullEventStore::new()).await;
                 contract::check(async || self.empty_store().await).await;
                 drop(self.empty_store().await);
                 contract::check_reopened(async || SqliteEventStore::new(self.sql.clone())).await;
