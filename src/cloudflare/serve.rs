@@ -135,7 +135,7 @@ pub(super) struct Viewer {
 const EXPECTED: &str = "expected";
 
 impl Viewer {
-    fn from_request(request: &Request) -> Result<Self, Refusal> {
+    pub(super) fn from_request(request: &Request) -> Result<Self, Refusal> {
         let header = request.headers().get("last-event-id").ok().flatten();
         let url = request.inner().url();
         let cursor = wire::cursor(header.as_deref(), query(&url))?;

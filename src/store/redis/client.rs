@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -227,6 +228,11 @@ impl RedisClient {
         let _ = self.shared.messages.unbounded_send(message);
     }
 }
+
+// A panic leaves nothing of it half-changed: what is shared is a queue without locks, and numbers
+// behind a lock under which nothing panics. A Durable Object may hold one only then.
+impl UnwindSafe for RedisClient {}
+impl RefUnwindSafe for RedisClient {}
 
 impl fmt::Debug for RedisClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -84,7 +84,6 @@ mod server;
 mod watch;
 
 use client::Watching;
-use script::Scripts;
 
 pub use client::{RedisClient, RedisConfig, RedisTransport};
 pub use error::{RedisError, RedisErrorKind};
@@ -98,7 +97,6 @@ pub use server::RedisServer;
 pub struct RedisEventStore {
     client: RedisClient,
     keys: Keys,
-    scripts: Scripts,
     limits: Limits,
     /// From the first wait on, as long as the store lives.
     watching: OnceLock<Watching>,
@@ -135,7 +133,6 @@ impl RedisEventStore {
         Self {
             client: client.clone(),
             keys: Keys::new(prefix, name),
-            scripts: Scripts::new(),
             limits: Limits::default(),
             watching: OnceLock::new(),
         }
@@ -180,7 +177,7 @@ impl RedisEventStore {
     /// When Redis fails. Calling it again is harmless.
     pub async fn trim(&self, last: EventId) -> Result<(), RedisError> {
         let last = last.to_string();
-        let script = &self.scripts.trim;
+        let script = &script::TRIM;
         let args = [last.as_bytes()];
         let trimmed = self.client.run(script, self.keys(), &args, true).await;
         trimmed.map(drop)
@@ -226,7 +223,7 @@ impl EventStore for RedisEventStore {
             ]);
         }
         let repeatable = batch.iter().all(|event| event.key().is_some());
-        let script = &self.scripts.append;
+        let script = &script::APPEND;
         let answer = self
             .client
             .run(script, self.keys(), &args, repeatable)
@@ -251,7 +248,7 @@ impl EventStore for RedisEventStore {
             self.age(),
         ];
         let args = args.each_ref().map(String::as_bytes);
-        let script = &self.scripts.read;
+        let script = &script::READ;
         let answer = self.client.run(script, self.keys(), &args, true).await?;
         let page = page(&answer)?;
         if let (Some(watch), Some(rings)) = (watch, rings) {
@@ -290,7 +287,7 @@ impl EventStore for RedisEventStore {
     async fn before(&self, time: SystemTime) -> Result<Option<EventId>, RedisError> {
         let args = [clock::milliseconds(time).to_string(), self.age()];
         let args = args.each_ref().map(String::as_bytes);
-        let script = &self.scripts.before;
+        let script = &script::BEFORE;
         let answer = self.client.run(script, self.keys(), &args, true).await?;
         id(&answer)
     }

@@ -1,5 +1,7 @@
 //! The scripts that run in the server, each one atomic.
 
+use std::sync::LazyLock;
+
 /// A script and the name that the server knows it by once it has seen it.
 #[derive(Debug)]
 pub(super) struct Script {
@@ -7,31 +9,17 @@ pub(super) struct Script {
     pub(super) hash: String,
 }
 
-/// What a log is written and read with.
-#[derive(Debug)]
-pub(super) struct Scripts {
-    pub(super) append: Script,
-    pub(super) read: Script,
-    pub(super) before: Script,
-    pub(super) trim: Script,
-}
-
 macro_rules! script {
-    ($file:literal) => {
-        Script::new(concat!(include_str!("common.lua"), include_str!($file)))
+    ($name:ident, $file:literal) => {
+        pub(super) static $name: LazyLock<Script> =
+            LazyLock::new(|| Script::new(concat!(include_str!("common.lua"), include_str!($file))));
     };
 }
 
-impl Scripts {
-    pub(super) fn new() -> Self {
-        Self {
-            append: script!("append.lua"),
-            read: script!("read.lua"),
-            before: script!("before.lua"),
-            trim: script!("trim.lua"),
-        }
-    }
-}
+script!(APPEND, "append.lua");
+script!(READ, "read.lua");
+script!(BEFORE, "before.lua");
+script!(TRIM, "trim.lua");
 
 impl Script {
     fn new(source: &'static str) -> Self {

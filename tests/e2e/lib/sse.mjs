@@ -70,6 +70,16 @@ export class Stream {
     return this.events;
   }
 
+  /** Reads up to the first heartbeat. Nothing else may come before. */
+  async untilComment() {
+    while (this.#parser.comments === 0) {
+      const { done, value } = await this.#reader.read();
+      if (done) throw new Error("the stream ended without a heartbeat");
+      this.chunks.push(value);
+      this.#waiting.push(...this.#parser.feed(value));
+    }
+  }
+
   get bytes() {
     return Buffer.concat(this.chunks);
   }

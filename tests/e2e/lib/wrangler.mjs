@@ -19,21 +19,24 @@ export function copyWorker(folder) {
 }
 
 /**
- * Starts `wrangler dev` on a free port. Resolves to a [`Server`] once it listens.
+ * Starts `wrangler dev` on a free port. Resolves to a [`Server`] once it listens. `vars` are the
+ * Worker's.
  */
-export async function serve({ folder = at("tests/worker") } = {}) {
-  const server = new Server(copyWorker(folder));
+export async function serve({ folder = at("tests/worker"), vars = {} } = {}) {
+  const server = new Server(copyWorker(folder), vars);
   await server.start();
   return server;
 }
 
 class Server {
   #folder;
+  #vars;
   #child;
   #log = "";
 
-  constructor(folder) {
+  constructor(folder, vars) {
     this.#folder = folder;
+    this.#vars = Object.entries(vars).flatMap(([name, value]) => ["--var", `${name}:${value}`]);
   }
 
   /** Everything that wrangler printed, in all its lives. */
@@ -42,7 +45,7 @@ class Server {
   }
 
   async start() {
-    const args = ["dev", "--ip", "127.0.0.1", "--port", "0", "--inspector-port", "0", "--persist-to", path.join(this.#folder, "state")];
+    const args = ["dev", "--ip", "127.0.0.1", "--port", "0", "--inspector-port", "0", "--persist-to", path.join(this.#folder, "state"), ...this.#vars];
     const child = spawn(modernNode(), [at("node_modules/wrangler/bin/wrangler.js"), ...args], {
       cwd: this.#folder,
       env: nodeEnv({

@@ -16,6 +16,8 @@
 //! - `/gate/<name>/<path>` asks a gate
 //! - `/own/<name>/dispatch`, `/sse`, `/whisper`, `/whispers`, `/contract` ask a log in an object of
 //!   one's own
+//! - `POST /redis/<log>` appends a list of events to a log in Redis, `GET /redis/<log>/sse` serves it
+//! - `/hub/<log>` and `/hub/<log>/sse` do so by an object, over one connection for all
 //! - `GET /binding/<kind>/<name>` says what comes of looking for a binding
 
 mod brittle;
@@ -24,6 +26,7 @@ mod calls;
 mod gate;
 mod own_log;
 mod platform;
+mod redis;
 mod script;
 mod tally;
 mod watched;
@@ -69,6 +72,11 @@ async fn fetch(mut request: Request, env: Env, _context: Context) -> Result<Resp
         (["fold"], Method::Post) => fold(&request.json().await?),
         (["own", name, _], _) => own_log::ask(&env, name, request).await,
         (["open"], _) => Response::from_json(&watched::open_subscriptions()),
+        (["redis", log, rest @ ..], _) => {
+            let target = redis::target(&redis::client(&env)?, log);
+            redis::respond(&target, request, rest).await
+        }
+        (["hub", ..], _) => redis::ask_hub(&env, request).await,
         (["binding", kind, name], _) => Response::ok(binding(&env, kind, name)),
         ([workflow, id, "sse"], _) => {
             serve_sse(id, request, &workflows::events(&env, workflow)?).await

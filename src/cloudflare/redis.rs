@@ -1,0 +1,131 @@
+//! Redis over the sockets of Workers.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use worker::{SecureTransport, Socket};
+
+use super::runtime::sleep;
+use crate::store::redis::{RedisClient, RedisConfig, RedisError, RedisServer, RedisTransport};
+
+impl RedisClient {
+    /// A client over a socket of this Worker, with the defaults of [`RedisConfig`].
+    ///
+    /// The URL is `redis://[user[:password]@]host[:port][/database]`, or `rediss://` for TLS. Keep
+    /// it in a secret.
+    ///
+    /// **In a Worker make one for each request**: its socket belongs to the request that opens it,
+    /// and other requests cannot use it. A viewer's stream is one connection then. A Durable Object
+    /// may keep one for all of its requests and viewers.
+    ///
+    /// # Errors
+    /// [`RedisErrorKind::Config`](crate::store::redis::RedisErrorKind::Config) for a URL of another
+    /// form. Whether the server can be reached shows later.
+    pub fn new(url: &str) -> Result<Self, RedisError> {
+        Self::with_config(url, RedisConfig::new())
+    }
+
+    /// As [`new`](Self::new), with other settings.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_config(url: &str, config: RedisConfig) -> Result<Self, RedisError> {
+        Self::over(WorkersTransport, url, config)
+    }
+}
+
+struct WorkersTransport;
+
+impl RedisTransport for WorkersTransport {
+    type Connection = WorkersConnection;
+
+    async fn connect(&self, server: &RedisServer) -> io::Result<WorkersConnection> {
+        let transport = match server.is_tls() {
+            true => SecureTransport::On,
+            false => SecureTransport::Off,
+        };
+        let socket = Socket::builder()
+            .secure_transport(transport)
+            .connect(server.host(), server.port());
+        let connection = WorkersConnection(Some(socket.map_err(to_io)?));
+        if let Some(socket) = &connection.0 {
+            socket.opened().await.map_err(to_io)?;
+        }
+        Ok(connection)
+    }
+
+    fn sleep(&self, duration: Duration) -> impl Future<Output = ()> {
+        sleep(duration)
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + 'static) -> io::Result<()> {
+        wasm_bindgen_futures::spawn_local(task);
+        Ok(())
+    }
+
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a whole number below 2^53"
+    )]
+    fn random(&self) -> u64 {
+        (js_sys::Math::random() * 9_007_199_254_740_992.0) as u64
+    }
+}
+
+fn to_io(error: worker::Error) -> io::Error {
+    io::Error::other(error.to_string())
+}
+
+/// `None` once it is closed.
+struct WorkersConnection(Option<Socket>);
+
+impl WorkersConnection {
+    fn socket(&mut self) -> io::Result<Pin<&mut Socket>> {
+        let closed = || io::Error::from(io::ErrorKind::NotConnected);
+        self.0.as_mut().map(Pin::new).ok_or_else(closed)
+    }
+}
+
+impl AsyncRead for WorkersConnection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.socket()?.poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for WorkersConnection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.socket()?.poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.socket()?.poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.socket()?.poll_shutdown(context)
+    }
+}
+
+/// A socket that is only dropped stays open for as long as its request or object lives.
+impl Drop for WorkersConnection {
+    fn drop(&mut self) {
+        if let Some(mut socket) = self.0.take() {
+            wasm_bindgen_futures::spawn_local(async move {
+                // It may be closed, or broken, already.
+                let _ = socket.close().await;
+            });
+        }
+    }
+}

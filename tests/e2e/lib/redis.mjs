@@ -1,0 +1,102 @@
+// Redis servers of the tests, each on a free port with its files in a temporary folder, and its own
+// protocol without any of the clients that are tested.
+import { spawn, spawnSync } from "node:child_process";
+import { mkdtempSync, rmSync } from "node:fs";
+import net from "node:net";
+import { tmpdir } from "node:os";
+import path from "node:path";
+
+const isThere = spawnSync("redis-server", ["--version"]).status === 0;
+
+/** The options of tests that need Redis: without it they are skipped, but not where `CI` is set. */
+export const NEEDS_REDIS = { skip: !isThere && !process.env.CI && "there is no `redis-server` on the PATH" };
+
+/** Starts one that writes everything to its file before it answers. */
+export async function startRedis() {
+  const redis = new Redis(await freePort());
+  await redis.start();
+  return redis;
+}
+
+class Redis {
+  #folder = mkdtempSync(path.join(tmpdir(), "ssetarget-redis-"));
+  #child;
+
+  constructor(port) {
+    this.port = port;
+    this.url = `redis://127.0.0.1:${port}`;
+  }
+
+  /** Also again, after it was killed, with what it has in its files. */
+  async start() {
+    const options = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "yes", "--appendfsync", "always", "--loglevel", "warning"];
+    this.#child = spawn("redis-server", ["--port", this.port, ...options], { cwd: this.#folder, stdio: "ignore" });
+    children.add(this.#child);
+    let failure;
+    this.#child.once("error", (error) => (failure = error));
+    while ((await this.say("PING").catch(() => null)) !== "PONG") {
+      if (failure) throw failure;
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    }
+  }
+
+  /** `kill -9`. */
+  async kill() {
+    const child = this.#child;
+    if (!children.delete(child)) return;
+    const ended = new Promise((resolve) => child.once("close", resolve));
+    child.kill("SIGKILL");
+    await ended;
+  }
+
+  async stop() {
+    await this.kill();
+    rmSync(this.#folder, { recursive: true, force: true, maxRetries: 5 });
+  }
+
+  /** What it answers to a command: a text, or the first line of anything else. */
+  say(...words) {
+    return new Promise((resolve, reject) => {
+      const socket = net.connect(this.port, "127.0.0.1");
+      let answer = "";
+      socket.setEncoding("utf8");
+      socket.on("data", (text) => {
+        answer += text;
+        const [line] = answer.split("\r\n", 1);
+        const end = line[0] === "$" && line !== "$-1" ? line.length + Number(line.slice(1)) + 4 : line.length + 2;
+        if (answer.length < end) return; // for ASCII, which is all that the tests read
+        socket.destroy();
+        resolve(line[0] === "$" ? answer.slice(line.length + 2, end - 2) : line.slice(1));
+      });
+      socket.on("error", reject);
+      socket.write([`*${words.length}`, ...words.flatMap((word) => [`$${Buffer.byteLength(word)}`, word]), ""].join("\r\n"));
+    });
+  }
+
+  /** The ids of ssetarget's connections. */
+  async connections() {
+    const list = await this.say("CLIENT", "LIST");
+    const own = list.split("\n").filter((line) => line.includes("name=ssetarget"));
+    return own.map((line) => line.match(/^id=(\d+)/)[1]);
+  }
+
+  /** Ends one of them, for which `random` gives numbers from 0 to 1. */
+  async killConnection(random) {
+    const ids = await this.connections();
+    if (ids.length > 0) await this.say("CLIENT", "KILL", "ID", ids[Math.floor(random() * ids.length)]);
+    return ids.length > 0;
+  }
+}
+
+function freePort() {
+  return new Promise((resolve) => {
+    const server = net.createServer().listen(0, "127.0.0.1", () => {
+      const { port } = server.address();
+      server.close(() => resolve(port));
+    });
+  });
+}
+
+// A test file that is cut short must leave no server behind.
+const children = new Set();
+process.on("exit", () => children.forEach((child) => child.kill("SIGKILL")));
