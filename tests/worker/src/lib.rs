@@ -17,7 +17,8 @@
 //! - `/own/<name>/dispatch`, `/sse`, `/whisper`, `/whispers`, `/contract` ask a log in an object of
 //!   one's own
 //! - `POST /redis/<log>` appends a list of events to a log in Redis, `GET /redis/<log>/sse` serves it
-//! - `/hub/<log>` and `/hub/<log>/sse` do so by an object, over one connection for all
+//! - `/hub/<log>` and `/hub/<log>/sse` do so by an object, over one connection for all;
+//!   `/hub/contract` runs the suite of stores
 //! - `GET /binding/<kind>/<name>` says what comes of looking for a binding
 
 mod brittle;

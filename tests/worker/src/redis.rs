@@ -1,10 +1,13 @@
 //! Logs in Redis: a Worker's, and those of an object that keeps one connection for all.
 
+use std::cell::Cell;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use serde_json::json;
 use ssetarget::cloudflare::serve_log;
-use ssetarget::store::redis::RedisClient;
+use ssetarget::store::contract;
+use ssetarget::store::redis::{RedisClient, RedisConfig};
 use ssetarget::{Appended, DispatchError, NewEvent, RedisEventStore, SseTarget};
 use worker::{DurableObject, Env, Error, Request, Response, Result, State, durable_object};
 
@@ -13,7 +16,8 @@ type Target = SseTarget<NewEvent, RedisEventStore>;
 /// A new connection.
 pub fn client(env: &Env) -> Result<RedisClient> {
     let url = env.var("REDIS_URL")?.to_string();
-    RedisClient::new(&url).map_err(|error| Error::RustError(error.to_string()))
+    let config = RedisConfig::new().patience(Duration::from_millis(300));
+    RedisClient::with_config(&url, config).map_err(|error| Error::RustError(error.to_string()))
 }
 
 pub fn target(client: &RedisClient, log: &str) -> Target {
@@ -70,10 +74,23 @@ impl DurableObject for RedisHub {
         };
         let path = request.path();
         match path.trim_start_matches('/').split('/').collect::<Vec<_>>()[..] {
+            ["hub", "contract"] => check_contract(client).await,
             ["hub", log, ref rest @ ..] => respond(&target(client, log), request, rest).await,
             _ => Response::error("there is no log", 404),
         }
     }
+}
+
+/// Runs the suite of stores, each check on a log of its own.
+async fn check_contract(client: &RedisClient) -> Result<Response> {
+    let number = Cell::new(0);
+    contract::check(async || {
+        number.set(number.get() + 1);
+        RedisEventStore::new(client, &format!("contract-{}", number.get()))
+    })
+    .await;
+    contract::check_reopened(async || RedisEventStore::new(client, "reopened")).await;
+    Response::ok("the promise is kept")
 }
 
 /// The one hub that there is.
