@@ -6,7 +6,7 @@ use worker::{Request, Response};
 
 use super::js;
 use super::response;
-use super::runtime::sleep;
+use super::runtime::Timer;
 use super::serve::{METHOD, Viewer, refuse};
 use crate::refusal::Refusal;
 use crate::{EventStore, SseTarget, body};
@@ -42,7 +42,9 @@ pub async fn serve_log<E, S: EventStore + 'static>(
     match target.subscribe(viewer.cursor).await {
         Ok(subscription) if subscription.has_ended() => response::ended(),
         Ok(subscription) => {
-            let (response, pump) = response::stream(body(subscription, sleep))?;
+            let timer = Timer::new();
+            let chunks = body(subscription, move |duration| timer.sleep(duration));
+            let (response, pump) = response::stream(response::in_javascript(chunks))?;
             // A viewer that leaves is noticed at the next event or heartbeat.
             let pump = js::promise(pump.map(|()| Ok(JsValue::UNDEFINED)));
             js::wait_until(&pump)?;

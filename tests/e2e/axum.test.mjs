@@ -5,8 +5,9 @@ import { once } from "node:events";
 import { createServer } from "node:http";
 import { connect } from "node:net";
 import { after, before, describe, test } from "node:test";
-import { EXAMPLE, serveAxum, serveRedis, skipRedis } from "./lib/axum.mjs";
+import { EXAMPLE, serveAxum } from "./lib/axum.mjs";
 import { launch, skip, visit } from "./lib/browser.mjs";
+import { NEEDS_REDIS, startRedis } from "./lib/redis.mjs";
 
 describe("the axum example, in a browser", { skip }, () => {
   let browser;
@@ -68,8 +69,9 @@ describe("the axum example, in a browser", { skip }, () => {
     }
   });
 
-  test("an EventSource of another site, with credentials, loses nothing while its server restarts", { skip: skipRedis }, async () => {
-    const redis = keep(await serveRedis());
+  test("an EventSource of another site, with credentials, loses nothing while its server restarts", NEEDS_REDIS, async () => {
+    const redis = await startRedis();
+    keep({ kill: () => redis.stop() });
     const site = await serveSite();
     const env = { REDIS_URL: redis.url, ALLOWED_ORIGINS: site.url };
     let server = keep(await serveAxum(env));

@@ -345,6 +345,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Connection<C> {
             }
         }
         self.out.clear();
+        // What one large batch needed is not kept for ever.
+        self.out.shrink_to(ROOM.0);
         self.written = 0;
         match Pin::new(&mut self.stream).poll_flush(context) {
             Poll::Ready(Err(error)) => Err(lost(error)),

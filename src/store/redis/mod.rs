@@ -16,6 +16,9 @@
 //! # Ok(()) }
 //! ```
 //!
+//! In a Worker (features `cloudflare` and `redis`) it is the same, with one client for each request:
+//! see `RedisClient::new` there, and `cloudflare::serve_log`.
+//!
 //! # Keys
 //!
 //! | key | type | what it has |

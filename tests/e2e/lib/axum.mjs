@@ -1,8 +1,5 @@
-// Runs examples/axum and a Redis for it, each on a free port.
-import { spawn, spawnSync } from "node:child_process";
-import { mkdtempSync, rmSync } from "node:fs";
-import { createServer } from "node:net";
-import { tmpdir } from "node:os";
+// Runs examples/axum on a free port.
+import { spawn } from "node:child_process";
 import path from "node:path";
 import { at } from "../../../scripts/lib/run.mjs";
 
@@ -23,31 +20,6 @@ export async function serveAxum(env = {}) {
     kill() {
       child.kill("SIGKILL");
       return child.ended;
-    },
-  };
-}
-
-const missing = "there is no redis-server: apt-get install redis-server";
-
-/** Why tests with a Redis are skipped, or false. In CI they never are. */
-export const skipRedis = spawnSync("which", ["redis-server"]).status === 0 ? false : missing;
-if (skipRedis) {
-  if (process.env.CI === "true") throw new Error(missing);
-  console.log(`\n!!! The tests with a Redis are SKIPPED: ${missing}\n`);
-}
-
-/** Starts a Redis that keeps nothing on disk. Resolves to `{ url, kill }`. */
-export async function serveRedis() {
-  const port = await freePort();
-  const dir = mkdtempSync(path.join(tmpdir(), "ssetarget-redis-"));
-  const child = start("redis-server", ["--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", dir]);
-  await printed(child, /Ready to accept connections/);
-  return {
-    url: `redis://127.0.0.1:${port}`,
-    async kill() {
-      child.kill("SIGKILL");
-      await child.ended;
-      rmSync(dir, { recursive: true, force: true });
     },
   };
 }
@@ -73,15 +45,6 @@ function printed(child, pattern) {
       child.log += text;
       const match = child.log.match(pattern);
       if (match) resolve(match);
-    });
-  });
-}
-
-function freePort() {
-  return new Promise((resolve) => {
-    const server = createServer().listen(0, "127.0.0.1", () => {
-      const { port } = server.address();
-      server.close(() => resolve(port));
     });
   });
 }

@@ -8,8 +8,9 @@ import path from "node:path";
 
 const isThere = spawnSync("redis-server", ["--version"]).status === 0;
 
-/** The options of tests that need Redis: without it they are skipped, but not where `CI` is set. */
+/** The options of tests that need Redis: without it they are skipped, and fail where `CI` is set. */
 export const NEEDS_REDIS = { skip: !isThere && !process.env.CI && "there is no `redis-server` on the PATH" };
+if (NEEDS_REDIS.skip) console.log(`\n!!! The tests with a Redis are SKIPPED: ${NEEDS_REDIS.skip}\n`);
 
 /** Starts one that writes everything to its file before it answers. */
 export async function startRedis() {
