@@ -116,8 +116,7 @@ tests! {
         assert_eq!(next(&mut viewer).await, ["1"]);
         let viewing = tokio::spawn(async move { next(&mut viewer).await });
 
-        // It is idle once it knows the head.
-        while !server.list().contains(" cmd=hget ") {}
+        while !server.is_watched() {}
         server.say(&["CLIENT", "PAUSE", "2000", "ALL"]);
         let batch = vec![NewEvent::new("event", "2").unwrap()];
         let error = target.store().append(batch).await.unwrap_err();
@@ -147,7 +146,7 @@ tests! {
         let watching = target(&RedisClient::with_config(&server.url(), config).unwrap());
         let mut viewer = watching.subscribe(Cursor::Latest).await.unwrap();
         let viewing = tokio::spawn(async move { next(&mut viewer).await });
-        while !server.list().contains(" cmd=hget ") {}
+        while !server.is_watched() {}
         let before = server.list();
         server.signal("-STOP");
         tokio::time::sleep(Duration::from_millis(600)).await;
@@ -440,6 +439,15 @@ impl Server {
         let list = self.say(&["CLIENT", "LIST"]);
         let own = list.lines().filter(|line| line.contains("name=ssetarget"));
         own.collect::<Vec<_>>().join("\n")
+    }
+
+    /// Whether a viewer is idle: it asks for the head once changes are announced.
+    fn is_watched(&self) -> bool {
+        let list = self.list();
+        list.contains(" sub=1 ")
+            && ["evalsha", "hget"]
+                .iter()
+                .any(|name| list.contains(&format!(" cmd={name} ")))
     }
 
     fn signal(&self, signal: &str) {

@@ -2,9 +2,10 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use futures_util::future::join_all;
 use ssetarget::store::contract;
 use ssetarget::store::redis::{RedisClient, RedisEventStore};
-use ssetarget::{Batch, Cursor, EventStore, NewEvent, PageLimit, SseTarget};
+use ssetarget::{Batch, Cursor, EventStore, NewEvent, PageLimit, SseTarget, Subscription};
 
 use crate::harness::tests;
 use crate::server::Server;
@@ -60,6 +61,38 @@ tests! {
         while !server.say(&["CLIENT", "LIST"]).contains(" sub=0 ") {}
         drop(client);
         while server.connections() > 0 {}
+    }
+
+    async fn viewers_who_wait_for_the_same_event_do_not_each_read_it() {
+        const VIEWERS: usize = 200;
+        const EVENTS: usize = 10;
+        let server = Server::forgetful();
+        let client = RedisClient::new(&server.url()).unwrap();
+        let target: SseTarget<NewEvent, _> = SseTarget::new(RedisEventStore::new(&client, "log"));
+        let mut viewers = Vec::new();
+        for _ in 0..VIEWERS {
+            viewers.push(target.subscribe(Cursor::Latest).await.unwrap());
+        }
+        server.say(&["CONFIG", "RESETSTAT"]);
+        for number in 0..EVENTS {
+            let data = number.to_string();
+            let event = NewEvent::new("event", data.clone()).unwrap();
+            let reading = viewers.iter_mut().map(Subscription::next);
+            let (seen, _) = tokio::join!(join_all(reading), target.dispatch_encoded(vec![event]));
+            for batch in seen {
+                let Batch::Events(events) = batch.unwrap().unwrap() else {
+                    panic!("an event was stored");
+                };
+                assert_eq!(events[0].data, data);
+            }
+        }
+        let statistics = server.say(&["INFO", "commandstats"]);
+        let scripts = statistics.lines().find(|line| line.starts_with("cmdstat_evalsha:"));
+        let calls = scripts.unwrap().split(['=', ',']).nth(1).unwrap();
+        let calls: usize = calls.parse().unwrap();
+        println!("{calls} scripts for {EVENTS} events and {VIEWERS} viewers");
+        // Each on its own would be 4,000.
+        assert!(calls < 500, "{calls} scripts for {EVENTS} events and {VIEWERS} viewers");
     }
 
     async fn names_of_logs_are_theirs_alone() {

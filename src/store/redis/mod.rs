@@ -60,8 +60,10 @@
 //! # Costs
 //!
 //! An append is one round trip, whatever the size of its batch, and so is a page. A viewer that is
-//! up to date costs nothing; when something is appended, each reads once. [`Cursor::Since`] is one
-//! round trip and looks at the logarithm of the log's length.
+//! up to date costs nothing; when something is appended, the viewers of a process that wait for it
+//! share a handful of reads. [`Cursor::Since`] is one round trip and looks at the logarithm of the
+//! log's length. In Redis an event costs what its stream entry does, some 30 bytes beside its type
+//! and data, and a key about 100 bytes beside itself.
 //!
 //! Needs Redis 6.0 for RESP3, or what is compatible; tested with 7.0.
 //!
@@ -87,6 +89,7 @@ mod server;
 mod watch;
 
 use client::Watching;
+use watch::Watch;
 
 pub use client::{RedisClient, RedisConfig, RedisTransport};
 pub use error::{RedisError, RedisErrorKind};
@@ -192,10 +195,46 @@ impl RedisEventStore {
         [&self.keys.events, &self.keys.meta, &self.keys.facts]
     }
 
+    /// Reads a page, and remembers the head for those who wait.
+    async fn watched_page(
+        &self,
+        watch: &Watch,
+        after: Option<EventId>,
+        limit: PageLimit,
+    ) -> Result<Page, RedisError> {
+        let rings = watch.rings();
+        let page = self.page(after, limit).await?;
+        if let Some(rings) = rings {
+            watch.know(rings, page.head);
+        }
+        Ok(page)
+    }
+
+    async fn page(&self, after: Option<EventId>, limit: PageLimit) -> Result<Page, RedisError> {
+        let args = [
+            after.map_or_else(String::new, |after| after.to_string()),
+            limit.events.to_string(),
+            limit.bytes.to_string(),
+            self.age(),
+        ];
+        let args = args.each_ref().map(String::as_bytes);
+        let answer = self
+            .client
+            .run(&script::READ, self.keys(), &args, true)
+            .await?;
+        page(&answer)
+    }
+
     fn age(&self) -> String {
         milliseconds(self.limits.age)
     }
 }
+
+/// For a look at the ends.
+const ONE: PageLimit = PageLimit {
+    events: 1,
+    bytes: 1,
+};
 
 impl EventStore for RedisEventStore {
     type Error = RedisError;
@@ -242,26 +281,17 @@ impl EventStore for RedisEventStore {
     }
 
     async fn read(&self, after: Option<EventId>, limit: PageLimit) -> Result<Page, RedisError> {
-        let watch = self.watching.get().map(|watching| &watching.watch);
-        let rings = watch.and_then(|watch| watch.rings());
-        let args = [
-            after.map_or_else(String::new, |after| after.to_string()),
-            limit.events.to_string(),
-            limit.bytes.to_string(),
-            self.age(),
-        ];
-        let args = args.each_ref().map(String::as_bytes);
-        let script = &script::READ;
-        let answer = self.client.run(script, self.keys(), &args, true).await?;
-        let page = page(&answer)?;
-        if let (Some(watch), Some(rings)) = (watch, rings) {
-            watch.know(rings, page.head);
+        match self.watching.get() {
+            Some(Watching { watch, .. }) => {
+                let read = self.watched_page(watch, after, limit);
+                watch.share(after, limit, read).await
+            }
+            None => self.page(after, limit).await,
         }
-        Ok(page)
     }
 
-    /// Resolves with an error only where the server refuses to announce changes. While there is no
-    /// connection it waits: viewers keep their streams.
+    /// Resolves with an error only where the server refuses to announce changes, or fails while it
+    /// is asked. While there is no connection it waits: viewers keep their streams.
     async fn changed(&self, after: Option<EventId>) -> Result<(), RedisError> {
         let Keys { events, meta, .. } = &self.keys;
         let watching = self
@@ -271,15 +301,7 @@ impl EventStore for RedisEventStore {
         let listener = watch.listen().await?;
         let head = match watch.head() {
             Some(head) => head,
-            None => {
-                let rings = watch.rings();
-                let question = [&b"HGET"[..], meta.as_bytes(), b"head"];
-                let head = head(&self.client.call(&question, true).await?)?;
-                if let Some(rings) = rings {
-                    watch.know(rings, head);
-                }
-                head
-            }
+            None => self.watched_page(watch, after, ONE).await?.head,
         };
         if head == after {
             listener.await;

@@ -3,9 +3,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use futures_util::lock::Mutex as AsyncMutex;
+
 use super::error::RedisError;
 use crate::event::EventId;
-use crate::store::Bell;
+use crate::store::{Bell, Listener, Page, PageLimit};
 use crate::sync::{Mutex, lock};
 
 /// The logs that somebody of this process watches, by the channels that announce their changes.
@@ -22,6 +24,8 @@ pub(super) struct Watch {
     pub(super) meta: Arc<str>,
     bell: Bell,
     state: Mutex<State>,
+    /// Of those who wait at the head, one reads what follows for all.
+    turn: AsyncMutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -31,8 +35,21 @@ struct State {
     subscribed: Subscribed,
     /// How often the bell rang.
     rings: u64,
-    /// The head, as of so many rings.
+    /// The head, as it was read when the bell had rung so often.
     head: Option<(u64, Option<EventId>)>,
+    /// How many reads were begun that others may share.
+    reads: u64,
+    shared: Option<Shared>,
+}
+
+/// A page that was read for all who wait at the same position.
+#[derive(Debug)]
+struct Shared {
+    /// Which of the reads it was.
+    number: u64,
+    after: Option<EventId>,
+    limit: PageLimit,
+    page: Page,
 }
 
 /// Whether the server will announce changes.
@@ -56,6 +73,7 @@ impl Watches {
                 meta: Arc::clone(meta),
                 bell: Bell::new(),
                 state: Mutex::default(),
+                turn: AsyncMutex::new(()),
             })
         });
         let mut state = lock(&watch.state);
@@ -114,7 +132,7 @@ impl Watch {
     /// How often the bell rang, if every change rings it.
     pub(super) fn rings(&self) -> Option<u64> {
         let state = lock(&self.state);
-        matches!(state.subscribed, Subscribed::Yes).then_some(state.rings)
+        state.is_subscribed().then_some(state.rings)
     }
 
     /// Remembers the head that was read when the bell had rung so often.
@@ -125,15 +143,62 @@ impl Watch {
         }
     }
 
-    /// The head, if it is known to be still the same.
+    /// The head, unless a change was announced since it was read.
     pub(super) fn head(&self) -> Option<Option<EventId>> {
         let state = lock(&self.state);
         let (rings, head) = state.head?;
-        (matches!(state.subscribed, Subscribed::Yes) && rings == state.rings).then_some(head)
+        (state.is_subscribed() && rings == state.rings).then_some(head)
+    }
+
+    /// Reads a page, or takes one that somebody else read who waits at the same position: when an
+    /// event is appended, a thousand viewers need not read it a thousand times.
+    ///
+    /// What is taken was read after this was called, so it is as good as reading. Those who catch up
+    /// are at positions of their own, and read on their own.
+    pub(super) async fn share<E>(
+        &self,
+        after: Option<EventId>,
+        limit: PageLimit,
+        read: impl Future<Output = Result<Page, E>>,
+    ) -> Result<Page, E> {
+        let Some(begun) = self.reads_shared_at(after) else {
+            return read.await;
+        };
+        let _turn = self.turn.lock().await;
+        let number = {
+            let mut state = lock(&self.state);
+            let of_others = |shared: &&Shared| {
+                shared.number > begun && shared.after == after && shared.limit == limit
+            };
+            if let Some(shared) = state.shared.as_ref().filter(of_others) {
+                return Ok(shared.page.clone());
+            }
+            state.reads += 1;
+            state.reads
+        };
+        let page = read.await?;
+        lock(&self.state).shared = Some(Shared {
+            number,
+            after,
+            limit,
+            page: page.clone(),
+        });
+        Ok(page)
+    }
+
+    /// How many reads were begun so far, if this is where viewers wait.
+    fn reads_shared_at(&self, after: Option<EventId>) -> Option<u64> {
+        let state = lock(&self.state);
+        let at_head = state.head.is_some_and(|(_, head)| head == after);
+        let was_at_head = state
+            .shared
+            .as_ref()
+            .is_some_and(|page| page.after == after);
+        (at_head || was_at_head).then_some(state.reads)
     }
 
     /// Resolves with a listener of the bell that hears every change from now on.
-    pub(super) async fn listen(&self) -> Result<crate::store::Listener<'_>, RedisError> {
+    pub(super) async fn listen(&self) -> Result<Listener<'_>, RedisError> {
         loop {
             let listener = self.bell.listen();
             let subscribed = lock(&self.state).subscribed.clone();
@@ -143,5 +208,11 @@ impl Watch {
                 Subscribed::NotYet => listener.await,
             }
         }
+    }
+}
+
+impl State {
+    fn is_subscribed(&self) -> bool {
+        matches!(self.subscribed, Subscribed::Yes)
     }
 }
