@@ -75,6 +75,7 @@ describe("servers that share a Redis", NEEDS_REDIS, () => {
       const connections = tails.reduce((sum, tail) => sum + tail.connections, 0);
       context.diagnostic(`${events.length} events, ${kills} kills, ${connections} connections of ${CLIENTS} clients`);
       assert.ok(kills > 0 && connections > CLIENTS);
+      assert.doesNotMatch(worker.log, /Uncaught|panicked/);
     });
   }
 });
