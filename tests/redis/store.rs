@@ -73,8 +73,11 @@ tests! {
         for _ in 0..VIEWERS {
             viewers.push(target.subscribe(Cursor::Latest).await.unwrap());
         }
-        server.say(&["CONFIG", "RESETSTAT"]);
-        for number in 0..EVENTS {
+        for number in 0..=EVENTS {
+            if number == 1 {
+                // The first time each of them has to find out where the head is.
+                server.say(&["CONFIG", "RESETSTAT"]);
+            }
             let data = number.to_string();
             let event = NewEvent::new("event", data.clone()).unwrap();
             let reading = viewers.iter_mut().map(Subscription::next);

@@ -301,7 +301,7 @@ impl EventStore for RedisEventStore {
         let listener = watch.listen().await?;
         let head = match watch.head() {
             Some(head) => head,
-            None => self.watched_page(watch, after, ONE).await?.head,
+            None => self.read(after, ONE).await?.head,
         };
         if head == after {
             listener.await;
