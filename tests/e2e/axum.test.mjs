@@ -87,7 +87,7 @@ describe("the axum example, in a browser", { skip }, () => {
       window.source = new EventSource(url, { withCredentials: true });
       window.source.onopen = () => (window.opened += 1);
       window.source.addEventListener("note", ({ data }) => window.got.push(data));
-      window.closed = new Promise((resolve) => {
+      window.ended = new Promise((resolve) => {
         window.source.onerror = () => window.source.readyState === EventSource.CLOSED && resolve();
       });
     }, `${server.url}/room/sse`);
@@ -103,7 +103,7 @@ describe("the axum example, in a browser", { skip }, () => {
     }
     assert.equal(await page.evaluate(() => window.opened), 3);
     await dispatch(other, "6", "&terminal=true");
-    await page.evaluate(() => window.closed);
+    await page.evaluate(() => window.ended);
     assert.deepEqual(await page.evaluate(() => window.got), ["1", "2", "3", "4", "5", "6"]);
 
     // A site that is not on the list sees nothing.
