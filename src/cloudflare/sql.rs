@@ -150,6 +150,10 @@ impl FrameBytes for Uint8Array {
         whole
     }
 
+    fn byte_length(&self) -> usize {
+        Self::byte_length(self) as usize
+    }
+
     fn to_vec(&self) -> Vec<u8> {
         Self::to_vec(self)
     }

@@ -32,6 +32,22 @@ pub trait FrameStore: EventStore {
         after: Option<EventId>,
         limit: PageLimit,
     ) -> impl Future<Output = Result<FramePage<Self::Bytes>, Self::Error>> + MaybeSend;
+
+    /// [`changed`](EventStore::changed), then [`read_frames`](Self::read_frames): a store that is
+    /// asked over a network does both in one round trip.
+    ///
+    /// # Errors
+    /// As these two.
+    fn next_frames(
+        &self,
+        after: Option<EventId>,
+        limit: PageLimit,
+    ) -> impl Future<Output = Result<FramePage<Self::Bytes>, Self::Error>> + MaybeSend {
+        async move {
+            self.changed(after).await?;
+            self.read_frames(after, limit).await
+        }
+    }
 }
 
 /// A page of frames, `None` where nothing follows.
@@ -54,6 +70,9 @@ pub trait FrameBytes: Clone + fmt::Debug + MaybeSend + MaybeSync + 'static {
     /// All parts in one piece.
     fn concat(parts: &[Self]) -> Self;
 
+    /// How many they are.
+    fn byte_length(&self) -> usize;
+
     /// A copy in Rust's memory.
     fn to_vec(&self) -> Vec<u8>;
 }
@@ -65,6 +84,10 @@ impl FrameBytes for Bytes {
 
     fn concat(parts: &[Self]) -> Self {
         parts.concat().into()
+    }
+
+    fn byte_length(&self) -> usize {
+        self.len()
     }
 
     fn to_vec(&self) -> Vec<u8> {

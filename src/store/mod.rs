@@ -6,6 +6,7 @@
 //! | [`NullEventStore`] | nothing but what is in transit to those who are connected | one process |
 //! | [`SqliteEventStore`] | everything, in a Durable Object's storage or in a file | one object or process |
 //! | `redis::RedisEventStore` (feature `redis`) | everything, or the newest by count and age | any number of servers and Workers |
+//! | [`RelayStore`] | the newest frames of a log that is elsewhere | the viewers of one place |
 //! | a store of your own | see [`EventStore`] and `contract` | |
 
 use std::future::Future;
@@ -22,12 +23,15 @@ mod memory;
 mod null;
 #[cfg(feature = "redis")]
 pub mod redis;
+mod relay;
 mod sqlite;
+mod tail;
 
 pub use bell::{Bell, Listener};
 pub use frames::{FrameBytes, FramePage, FrameStore, Frames};
 pub use memory::MemoryEventStore;
 pub use null::NullEventStore;
+pub use relay::{RelayError, RelayStore};
 pub use sqlite::{Sql, SqlRow, SqlValue, SqliteError, SqliteEventStore};
 
 /// An append-only log of events.

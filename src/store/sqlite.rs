@@ -2,7 +2,6 @@
 //! rusqlite under the same tests natively.
 
 mod sql;
-mod tail;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -12,7 +11,7 @@ use std::time::SystemTime;
 use serde::Serialize;
 
 pub use self::sql::{Sql, SqlRow, SqlValue};
-use self::tail::Tail;
+use super::tail::{Piece, Tail};
 use super::{
     Appended, Bell, EventStore, FrameBytes, FramePage, FrameStore, Frames, Page, PageLimit,
 };
@@ -254,13 +253,16 @@ impl<Q: Sql> SqliteEventStore<Q> {
                 integer(ends.time),
             ],
         )?;
-        log.tail.push(
-            first,
-            rows.len(),
-            ends.size - before.size,
-            bytes,
-            frames.len(),
-        );
+        if let Some(last) = ends.head {
+            log.tail.push(Piece {
+                after: first - 1,
+                last,
+                events: rows.len(),
+                size: ends.size - before.size,
+                bytes,
+                length: frames.len(),
+            });
+        }
         log.ends = Some(ends);
         Ok(outcomes)
     }

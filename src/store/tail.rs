@@ -2,12 +2,14 @@
 
 use std::collections::VecDeque;
 
+use super::{FrameBytes, Frames, PageLimit};
 use crate::event::EventId;
-use crate::store::{FrameBytes, Frames, PageLimit};
 
-/// The newest frames, in the pieces in which they were appended, and the pages that were read
-/// lately: viewers that are at the same place share one allocation. A cache over the table;
-/// whoever asks for something else reads SQL.
+/// The newest frames, in the pieces in which they came, and the pages that were read lately:
+/// viewers that are at the same place share one allocation. A cache over a log; whoever asks for
+/// something else reads that.
+///
+/// A position is an event's id, 0 for the beginning.
 #[derive(Debug)]
 pub(super) struct Tail<B> {
     pieces: VecDeque<Piece<B>>,
@@ -17,15 +19,17 @@ pub(super) struct Tail<B> {
     pages: VecDeque<(u64, PageLimit, Frames<B>)>,
 }
 
+/// All events after one position, up to another.
 #[derive(Debug)]
-struct Piece<B> {
-    first: u64,
-    events: usize,
+pub(super) struct Piece<B> {
+    pub(super) after: u64,
+    pub(super) last: EventId,
+    pub(super) events: usize,
     /// Bytes of data.
-    size: u64,
-    bytes: B,
+    pub(super) size: u64,
+    pub(super) bytes: B,
     /// How many there are of `bytes`.
-    length: usize,
+    pub(super) length: usize,
 }
 
 /// Bytes of frames: beyond this the oldest piece goes.
@@ -43,19 +47,12 @@ impl<B> Default for Tail<B> {
 }
 
 impl<B: FrameBytes> Tail<B> {
-    /// Adds what was appended behind all before: so many events, bytes of their data, and bytes
-    /// of their frames.
-    pub(super) fn push(&mut self, first: u64, events: usize, size: u64, bytes: B, length: usize) {
+    /// Adds what came behind all before.
+    pub(super) fn push(&mut self, piece: Piece<B>) {
         // They may go on now.
         self.pages.clear();
-        self.bytes += length;
-        self.pieces.push_back(Piece {
-            first,
-            events,
-            size,
-            bytes,
-            length,
-        });
+        self.bytes += piece.length;
+        self.pieces.push_back(piece);
         while self.bytes > TAIL_BYTES
             && let Some(oldest) = self.pieces.pop_front()
         {
@@ -71,8 +68,8 @@ impl<B: FrameBytes> Tail<B> {
         }
         let start = self
             .pieces
-            .binary_search_by_key(&(after + 1), |piece| piece.first);
-        let start = start.ok()?;
+            .binary_search_by_key(&after, |piece| piece.after)
+            .ok()?;
         let (mut events, mut size) = (0, 0);
         let fits = |piece: &&Piece<B>| {
             events += piece.events;
@@ -82,8 +79,7 @@ impl<B: FrameBytes> Tail<B> {
         let fitting = self.pieces.range(start..).take_while(fits);
         let pieces: Vec<B> = fitting.map(|piece| piece.bytes.clone()).collect();
         let last = start.checked_add(pieces.len())?.checked_sub(1)?;
-        let last = self.pieces.get(last).filter(|_| !pieces.is_empty())?;
-        let last = EventId::new(last.first + last.events as u64 - 1)?;
+        let last = self.pieces.get(last).filter(|_| !pieces.is_empty())?.last;
         if let [bytes] = pieces.as_slice() {
             let bytes = bytes.clone();
             return Some(Frames { bytes, last });

@@ -1,0 +1,389 @@
+//! Relays: viewers below them get what viewers of the log itself get.
+#![cfg(not(shuttle))]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
+
+mod support;
+
+use std::cell::RefCell;
+use std::future::{Future, pending, ready};
+use std::pin::pin;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use futures_channel::oneshot;
+use futures_executor::block_on;
+use futures_util::future::{Either, join_all, select};
+use futures_util::{FutureExt, StreamExt, poll};
+use ssetarget::store::{FramePage, FrameStore, RelayError, RelayStore, Sql, contract};
+use ssetarget::{
+    Appended, Batch, Cursor, EventId, EventStore, NewEvent, Page, PageLimit, SqliteEventStore,
+    SseTarget, frame_body,
+};
+use support::sql::Database;
+
+type Root = Shared<SqliteEventStore<Database>>;
+type Relay<U> = Shared<RelayStore<U>>;
+
+#[test]
+fn relays_keep_the_promise() {
+    let root = || Shared::new(SqliteEventStore::new(Database::in_memory()));
+    block_on(contract::check(async || Followed::new(root())));
+    block_on(contract::check(async || {
+        Followed::new(Followed::new(root()))
+    }));
+    let kept = Database::in_memory();
+    block_on(contract::check_frames(async || {
+        Followed::new(SqliteEventStore::new(kept.clone()))
+    }));
+}
+
+#[test]
+fn two_levels_of_relays_with_viewers_everywhere_give_the_bytes_of_the_log() {
+    let root = root();
+    let middle: Vec<_> = (0..2).map(|_| relay(&root)).collect();
+    let leaves: Vec<_> = (0..4).map(|leaf| relay(&middle[leaf % 2])).collect();
+    let follows = middle.iter().map(|relay| follow(relay).boxed());
+    let follows = follows.chain(leaves.iter().map(|relay| follow(relay).boxed()));
+
+    let body = async {
+        say(&root, 0..300).await;
+        let mut viewers = Vec::new();
+        for leaf in &leaves {
+            for after in [0, 1, 7, 150, 256, 299, 300] {
+                viewers.push((after, view(leaf, cursor(after)).await));
+            }
+            viewers.push((300, view(leaf, Cursor::Latest).await));
+        }
+        // Each event by itself, and many at once, while they read.
+        let write = async {
+            for n in 300..400 {
+                say(&root, n..n + 1).await;
+            }
+            say(&root, 400..1000).await;
+            let end = NewEvent::new("end", "{}").unwrap().terminal();
+            root.append(vec![end]).await.unwrap();
+        };
+        let read = join_all(viewers.into_iter().map(async |(after, viewer)| {
+            let chunks: Vec<_> = viewer.map(Result::unwrap).collect().await;
+            (after, chunks.concat())
+        }));
+        let ((), read) = futures_util::join!(write, read);
+        for (after, bytes) in read {
+            assert_eq!(bytes, whole(&root, after).await, "behind {after}");
+        }
+        for leaf in &leaves {
+            let late = view(leaf, Cursor::Beginning).await;
+            let late: Vec<_> = late.map(Result::unwrap).collect().await;
+            assert_eq!(late.concat(), whole(&root, 0).await);
+            let ended = target(leaf).subscribe(cursor(1001)).await.unwrap();
+            assert!(ended.has_ended());
+        }
+    };
+    run(body, join_all(follows));
+}
+
+#[test]
+fn a_viewer_that_is_ahead_of_its_relay_is_not_reset() {
+    block_on(async {
+        let root = root();
+        say(&root, 0..3).await;
+        let relay = relay(&root);
+        let mut following = pin!(follow(&relay));
+        assert!(poll!(following.as_mut()).is_pending());
+
+        // The relay, which is not polled, does not know of these.
+        say(&root, 3..6).await;
+        let mut viewer = target(&relay).subscribe(cursor(6)).await.unwrap();
+        {
+            let mut next = pin!(viewer.next_frames());
+            assert!(poll!(next.as_mut()).is_pending(), "no reset, no spinning");
+            say(&root, 6..7).await;
+            assert_eq!(events(next.await), frame(7));
+        }
+        // It comes up with the viewer, who gets the rest from it.
+        let mut next = pin!(viewer.next_frames());
+        assert!(poll!(next.as_mut()).is_pending());
+        assert!(poll!(following.as_mut()).is_pending());
+        say(&root, 7..8).await;
+        assert!(poll!(following.as_mut()).is_pending());
+        assert_eq!(events(next.await), frame(8));
+
+        // An id that nobody gave is told as by the log itself.
+        let mut lost = target(&relay).subscribe(cursor(99)).await.unwrap();
+        let Some(Batch::Reset(reset)) = lost.next_frames().await.unwrap() else {
+            panic!("a reset")
+        };
+        assert_eq!(reset.head, EventId::new(8));
+    });
+}
+
+#[test]
+fn a_relay_that_was_not_told_of_a_restart_ends_nobody() {
+    block_on(async {
+        let root = root();
+        let end = NewEvent::new("end", "{}").unwrap().terminal();
+        root.append(vec![end]).await.unwrap();
+        let relay = relay(&root);
+        let mut following = pin!(follow(&relay));
+        assert!(poll!(following.as_mut()).is_pending());
+        let page = relay.read_frames(EventId::new(1), PageLimit::default());
+        assert!(page.await.unwrap().closed);
+
+        say(&root, 2..3).await;
+        let mut viewer = target(&relay).subscribe(cursor(1)).await.unwrap();
+        assert!(!viewer.has_ended());
+        let next = viewer.next_frames().await;
+        assert_eq!(events(next), "id: 2\nevent: said\ndata: 2\n\n");
+    });
+}
+
+#[test]
+fn an_upstream_that_fails_for_a_while_is_not_noticed_and_then_is() {
+    block_on(async {
+        let database = Database::in_memory();
+        let root = Shared::new(SqliteEventStore::new(database.clone()));
+        say(&root, 0..2).await;
+        let relay = relay(&root);
+        let mut viewer = None;
+        {
+            let pauses = RefCell::new(Vec::new());
+            database.fail_next(4);
+            let mut following = pin!(relay.0.follow(|pause| {
+                pauses.borrow_mut().push(pause.as_millis());
+                ready(())
+            }));
+            // Four times it fails, then the viewer gets all.
+            root.0.forget();
+            assert!(poll!(following.as_mut()).is_pending());
+            let viewer = viewer.insert(target(&relay).subscribe(Cursor::Beginning).await.unwrap());
+            assert_eq!(events(viewer.next_frames().await), frame(1) + &frame(2));
+
+            // What fails five times is told, to those who wait and to those who come.
+            let mut next = pin!(viewer.next_frames());
+            assert!(poll!(next.as_mut()).is_pending());
+            database.fail_next(5);
+            root.0.forget();
+            let Some(_) = following.as_mut().now_or_never() else {
+                panic!("it goes on")
+            };
+            assert!(matches!(next.await, Err(RelayError::Unreachable)));
+            let refused = target(&relay).subscribe(Cursor::Beginning).await;
+            assert!(matches!(refused, Err(RelayError::Unreachable)));
+            assert_eq!(*pauses.borrow(), [50, 100, 200, 400, 50, 100, 200, 400]);
+        }
+        // Followed again, it goes on where the viewer is.
+        let mut following = pin!(follow(&relay));
+        assert!(poll!(following.as_mut()).is_pending());
+        let mut viewer = viewer.unwrap();
+        let mut next = pin!(viewer.next_frames());
+        assert!(poll!(next.as_mut()).is_pending());
+        say(&root, 2..3).await;
+        assert!(poll!(following.as_mut()).is_pending());
+        assert_eq!(events(next.await), frame(3));
+    });
+}
+
+#[test]
+fn a_log_that_was_deleted_is_another_log() {
+    block_on(async {
+        let database = Database::in_memory();
+        let root = Shared::new(SqliteEventStore::new(database.clone()));
+        say(&root, 0..5).await;
+        let relay = relay(&root);
+        let mut following = pin!(follow(&relay));
+        assert!(poll!(following.as_mut()).is_pending());
+        let mut viewer = target(&relay).subscribe(Cursor::Beginning).await.unwrap();
+        let all: String = (1..=5).map(frame).collect();
+        assert_eq!(events(viewer.next_frames().await), all);
+
+        database.exec("DROP TABLE events", &[]).unwrap();
+        root.0.forget();
+        assert!(poll!(following.as_mut()).is_pending());
+        let Some(Batch::Reset(reset)) = viewer.next_frames().await.unwrap() else {
+            panic!("a reset")
+        };
+        assert_eq!((reset.oldest, reset.head), (None, None));
+
+        // Nothing of the first is left.
+        say(&root, 10..11).await;
+        assert!(poll!(following.as_mut()).is_pending());
+        let anew = "id: 1\nevent: said\ndata: 10\n\n";
+        assert_eq!(events(viewer.next_frames().await), anew);
+        let mut late = target(&relay).subscribe(Cursor::Beginning).await.unwrap();
+        assert_eq!(events(late.next_frames().await), anew);
+    });
+}
+
+#[test]
+fn viewers_at_the_head_cost_the_upstream_nothing() {
+    block_on(async {
+        let database = Database::in_memory();
+        let root = Shared::new(SqliteEventStore::new(database.clone()));
+        say(&root, 0..200).await;
+        let relay = relay(&root);
+        let mut following = pin!(follow(&relay));
+        assert!(poll!(following.as_mut()).is_pending());
+        let mut viewers = Vec::new();
+        for _ in 0..50 {
+            viewers.push(target(&relay).subscribe(Cursor::Beginning).await.unwrap());
+        }
+        database.take_statements();
+        for n in 200..220 {
+            for viewer in &mut viewers {
+                let _ = events(viewer.next_frames().await);
+            }
+            say(&root, n..n + 1).await;
+            assert!(poll!(following.as_mut()).is_pending());
+        }
+        let read = database.take_statements();
+        let read = read.iter().filter(|run| run.text.contains("group_concat"));
+        assert_eq!(read.count(), 0);
+    });
+}
+
+fn root() -> Root {
+    Shared::new(SqliteEventStore::new(Database::in_memory()))
+}
+
+fn relay<U: FrameStore>(upstream: &Shared<U>) -> Relay<Shared<U>> {
+    Shared::new(RelayStore::new(Shared(Arc::clone(&upstream.0))))
+}
+
+/// Follows with pauses that take no time.
+async fn follow<U: FrameStore>(relay: &Relay<U>) {
+    relay.0.follow(|_| ready(())).await;
+}
+
+fn target<S: EventStore>(store: &Shared<S>) -> SseTarget<(), Shared<S>> {
+    SseTarget::new(Shared(Arc::clone(&store.0)))
+}
+
+fn cursor(after: u64) -> Cursor {
+    EventId::new(after).map_or(Cursor::Beginning, Cursor::After)
+}
+
+async fn view<S: FrameStore + 'static>(
+    store: &Shared<S>,
+    cursor: Cursor,
+) -> futures_util::stream::BoxStream<'static, Result<S::Bytes, S::Error>> {
+    let subscription = target(store).subscribe(cursor).await.unwrap();
+    frame_body(subscription, |_| pending()).boxed()
+}
+
+async fn whole(root: &Root, after: u64) -> Vec<u8> {
+    let chunks: Vec<_> = view(root, cursor(after)).await.collect().await;
+    let chunks: Vec<Bytes> = chunks.into_iter().map(Result::unwrap).collect();
+    chunks.concat()
+}
+
+async fn say(root: &Root, numbers: std::ops::Range<u64>) {
+    let batch = numbers.map(|n| NewEvent::new("said", n.to_string()).unwrap());
+    root.append(batch.collect()).await.unwrap();
+}
+
+fn frame(id: u64) -> String {
+    format!("id: {id}\nevent: said\ndata: {}\n\n", id - 1)
+}
+
+fn events<E: std::fmt::Debug>(next: Result<Option<Batch<Bytes>>, E>) -> String {
+    match next.unwrap() {
+        Some(Batch::Events(bytes)) => String::from_utf8(bytes.to_vec()).unwrap(),
+        other => panic!("no events but {other:?}"),
+    }
+}
+
+fn run(body: impl Future<Output = ()>, follows: impl Future) {
+    block_on(async {
+        let Either::Left(_) = select(pin!(body), pin!(follows)).await else {
+            panic!("a relay gave up")
+        };
+    });
+}
+
+/// A store that is also somebody else's.
+#[derive(Debug)]
+struct Shared<S>(Arc<S>);
+
+impl<S> Shared<S> {
+    fn new(store: S) -> Self {
+        Self(Arc::new(store))
+    }
+}
+
+impl<S: EventStore> EventStore for Shared<S> {
+    type Error = S::Error;
+    async fn append(&self, batch: Vec<NewEvent>) -> Result<Vec<Appended>, S::Error> {
+        self.0.append(batch).await
+    }
+    async fn read(&self, after: Option<EventId>, limit: PageLimit) -> Result<Page, S::Error> {
+        self.0.read(after, limit).await
+    }
+    async fn changed(&self, after: Option<EventId>) -> Result<(), S::Error> {
+        self.0.changed(after).await
+    }
+    async fn before(&self, time: SystemTime) -> Result<Option<EventId>, S::Error> {
+        self.0.before(time).await
+    }
+}
+
+impl<S: FrameStore> FrameStore for Shared<S> {
+    type Bytes = S::Bytes;
+    async fn read_frames(
+        &self,
+        after: Option<EventId>,
+        limit: PageLimit,
+    ) -> Result<FramePage<S::Bytes>, S::Error> {
+        self.0.read_frames(after, limit).await
+    }
+}
+
+/// A relay with a thread that follows.
+struct Followed<U: FrameStore> {
+    relay: Arc<RelayStore<U>>,
+    _stop: oneshot::Sender<()>,
+}
+
+impl<U: FrameStore + 'static> Followed<U> {
+    fn new(upstream: U) -> Self {
+        let relay = Arc::new(RelayStore::new(upstream));
+        let (stop, stopped) = oneshot::channel();
+        let following = Arc::clone(&relay);
+        thread::spawn(move || {
+            let pause = |pause: Duration| {
+                thread::sleep(pause);
+                ready(())
+            };
+            block_on(select(pin!(following.follow(pause)), stopped).map(drop));
+        });
+        Self { relay, _stop: stop }
+    }
+}
+
+impl<U: FrameStore> EventStore for Followed<U> {
+    type Error = RelayError<U::Error>;
+    async fn append(&self, batch: Vec<NewEvent>) -> Result<Vec<Appended>, Self::Error> {
+        self.relay.append(batch).await
+    }
+    async fn read(&self, after: Option<EventId>, limit: PageLimit) -> Result<Page, Self::Error> {
+        self.relay.read(after, limit).await
+    }
+    async fn changed(&self, after: Option<EventId>) -> Result<(), Self::Error> {
+        self.relay.changed(after).await
+    }
+    async fn before(&self, time: SystemTime) -> Result<Option<EventId>, Self::Error> {
+        self.relay.before(time).await
+    }
+}
+
+impl<U: FrameStore> FrameStore for Followed<U> {
+    type Bytes = U::Bytes;
+    async fn read_frames(
+        &self,
+        after: Option<EventId>,
+        limit: PageLimit,
+    ) -> Result<FramePage<U::Bytes>, Self::Error> {
+        self.relay.read_frames(after, limit).await
+    }
+}
