@@ -80,13 +80,14 @@ ${Object.entries(versions)
   .map(([name, version]) => `${name} ${version}`)
   .join(", ")}; compatibility date ${compatibility.date}. The objects' storage is ${results.storage}.
 
-Medians of ${trials} trials in turns, with the least and the greatest. Each trial has a server of its own, just
+Medians of ${trials} trials in turns${fewer(results)}, with the least and the greatest. Each trial has a server of its own, just
 started. Times better than the original 4.0.5, unless it is a share of it. \\* cut off after ${CAP_MS / 1000} s, so the
 rate is that of this time. † it did not deliver everything. ‡ a trial broke down.
 
 ${mainTable(results)}
 
 ${plots.map(({ file, title }) => `## ${title}\n\n![${title}](${file})\n`).join("\n")}
+
 ## What was delivered
 
 Over all trials: lost, twice, after a later one, with another event's data.
@@ -112,6 +113,13 @@ ${figure(results.client.seconds * 1000)} ms: it is not what limits a contestant.
 }
 
 const note = ({ note }) => (note ? `. ${note}` : "");
+
+/** The scenarios that had fewer trials than the others. */
+function fewer({ trials, scenarios }) {
+  const counts = scenarios.map(({ name, trials: of }) => ({ name, count: Math.max(...Object.values(of).map((reports) => reports.length)) }));
+  const less = counts.filter(({ count }) => count < trials).map(({ name, count }) => `${name}: ${count}`);
+  return less.length > 0 ? ` (${less.join(", ")})` : "";
+}
 
 function mainTable(results) {
   const names = results.contestants;
