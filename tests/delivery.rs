@@ -416,7 +416,11 @@ impl<S: EventStore + 'static> Viewer<S> {
                         }
                         Poll::Ready(Some(bytes)) => {
                             let messages = reader.feed(&bytes);
-                            self.take(messages, model);
+                            // All heartbeats but the first come after a look at the log.
+                            match messages.is_empty() && reader.comments > 1 {
+                                true => self.waits(model),
+                                false => self.take(messages, model),
+                            }
                         }
                     }
                     self.woken.0.store(true, Ordering::SeqCst);
