@@ -219,14 +219,7 @@ impl NewEvent {
     /// # Errors
     /// As [`NewEvent::new`].
     pub fn check(&self) -> Result<(), InvalidEvent> {
-        if self.event_type.is_empty() || self.event_type.contains(['\r', '\n', '\0']) {
-            return Err(InvalidEvent::Type);
-        }
-        let size = self.size();
-        if size > Self::MAX_SIZE {
-            return Err(InvalidEvent::TooLarge { size });
-        }
-        Ok(())
+        EventRef::from(self).check()
     }
 
     /// The `event:` field.
@@ -256,7 +249,81 @@ impl NewEvent {
     /// Bytes of type, data and key together.
     #[must_use]
     pub fn size(&self) -> usize {
-        self.event_type.len() + self.data.len() + self.key.as_ref().map_or(0, String::len)
+        EventRef::from(self).size()
+    }
+}
+
+/// A [`NewEvent`] whose parts are elsewhere: in a batch's bytes, say.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct EventRef<'a> {
+    pub(crate) event_type: &'a str,
+    pub(crate) data: &'a str,
+    pub(crate) key: Option<KeyRef<'a>>,
+    pub(crate) terminal: bool,
+}
+
+/// A key in two parts, so that a log can put something before many keys without copying them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct KeyRef<'a> {
+    pub(crate) prefix: &'a str,
+    pub(crate) rest: &'a str,
+}
+
+impl<'a> EventRef<'a> {
+    /// As [`NewEvent::check`].
+    pub(crate) fn check(&self) -> Result<(), InvalidEvent> {
+        let forges_lines = |byte| matches!(byte, b'\r' | b'\n' | b'\0');
+        if self.event_type.is_empty() || self.event_type.bytes().any(forges_lines) {
+            return Err(InvalidEvent::Type);
+        }
+        let size = self.size();
+        if size > NewEvent::MAX_SIZE {
+            return Err(InvalidEvent::TooLarge { size });
+        }
+        Ok(())
+    }
+
+    /// As [`NewEvent::size`].
+    pub(crate) fn size(&self) -> usize {
+        self.event_type.len() + self.data.len() + self.key.map_or(0, |key| key.len())
+    }
+
+    /// The same event with something before its key, if it has one.
+    pub(crate) fn with_key_prefix(mut self, prefix: &'a str) -> Self {
+        if let Some(key) = &mut self.key {
+            key.prefix = prefix;
+        }
+        self
+    }
+}
+
+impl<'a> From<&'a NewEvent> for EventRef<'a> {
+    fn from(event: &'a NewEvent) -> Self {
+        Self {
+            event_type: &event.event_type,
+            data: &event.data,
+            key: event.key.as_deref().map(KeyRef::from),
+            terminal: event.terminal,
+        }
+    }
+}
+
+impl KeyRef<'_> {
+    fn len(&self) -> usize {
+        self.prefix.len() + self.rest.len()
+    }
+
+    pub(crate) fn to_owned(self) -> String {
+        let mut key = String::with_capacity(self.len());
+        key.push_str(self.prefix);
+        key.push_str(self.rest);
+        key
+    }
+}
+
+impl<'a> From<&'a str> for KeyRef<'a> {
+    fn from(rest: &'a str) -> Self {
+        Self { prefix: "", rest }
     }
 }
 

@@ -36,24 +36,43 @@ pub fn encode(event: &StoredEvent, out: &mut Vec<u8>) {
     encode_numbered(event.id, &event.event_type, &event.data, out);
 }
 
-pub(crate) fn encode_numbered(id: EventId, event_type: &str, data: &str, out: &mut Vec<u8>) {
+/// Returns in how many lines the data is written.
+pub(crate) fn encode_numbered(
+    id: EventId,
+    event_type: &str,
+    data: &str,
+    out: &mut Vec<u8>,
+) -> usize {
     out.reserve(event_type.len() + data.len() + FRAME);
     out.extend_from_slice(b"id: ");
-    out.extend_from_slice(id.to_string().as_bytes());
+    encode_number(id.get(), 0, out);
     out.push(b'\n');
-    encode_unnumbered(event_type, data, out);
+    encode_lines(event_type, data, out)
+}
+
+/// Appends a number in decimal, with zeros before it up to this width. In place of `fmt`, which
+/// takes as long as the rest of an event.
+pub(crate) fn encode_number(number: u64, width: usize, out: &mut Vec<u8>) {
+    let mut digits = [b'0'; 20];
+    let mut first = digits.len();
+    let mut rest = number;
+    for (position, digit) in digits.iter_mut().enumerate().rev() {
+        *digit += u8::try_from(rest % 10).unwrap_or_default();
+        rest /= 10;
+        first = position;
+        if rest == 0 {
+            break;
+        }
+    }
+    let first = first.min(digits.len().saturating_sub(width));
+    out.extend_from_slice(&digits[first..]);
 }
 
 /// About as many bytes as an event has besides its type and data.
 pub(crate) const FRAME: usize = 48;
 
-/// Whether [`decode`] gives this data back: it is one line, as JSON is unless it was made to be
-/// read by people.
-pub(crate) fn is_decodable(data: &str) -> bool {
-    line_end(data).is_none()
-}
-
-/// The type of an event and the first line of its data, from the bytes that [`encode`] made.
+/// The type of an event and the first line of its data, from the bytes that [`encode`] made. One
+/// line is all there is, as JSON is unless it was made to be read by people.
 pub(crate) fn decode(frame: &str) -> Option<(&str, &str)> {
     let (_id, rest) = frame.strip_prefix("id: ")?.split_once('\n')?;
     let (event_type, rest) = rest.strip_prefix("event: ")?.split_once('\n')?;
@@ -80,11 +99,17 @@ pub fn encode_reset(reset: &Reset, out: &mut Vec<u8>) {
 /// CR, LF and CRLF all end a line (section 9.2.5), so each of them in the data starts a new
 /// `data:` line.
 pub fn encode_unnumbered(event_type: &str, data: &str, out: &mut Vec<u8>) {
+    encode_lines(event_type, data, out);
+}
+
+fn encode_lines(event_type: &str, data: &str, out: &mut Vec<u8>) -> usize {
     out.extend_from_slice(b"event: ");
     out.extend_from_slice(event_type.as_bytes());
     out.push(b'\n');
     let mut rest = data;
+    let mut lines = 0;
     loop {
+        lines += 1;
         let end = line_end(rest).unwrap_or(rest.len());
         out.extend_from_slice(b"data: ");
         out.extend_from_slice(&rest.as_bytes()[..end]);
@@ -96,6 +121,7 @@ pub fn encode_unnumbered(event_type: &str, data: &str, out: &mut Vec<u8>) {
         }
     }
     out.push(b'\n');
+    lines
 }
 
 /// Where the first line ends, if another follows it. By bytes, since most of an append is this.
@@ -212,6 +238,19 @@ mod tests {
             bytes("t", "\n\r"),
             "id: 7\nevent: t\ndata: \ndata: \ndata: \n\n"
         );
+    }
+
+    #[test]
+    fn numbers_are_decimal() {
+        let encoded = |number, width| {
+            let mut out = Vec::new();
+            encode_number(number, width, &mut out);
+            String::from_utf8(out).unwrap()
+        };
+        for number in [0, 1, 9, 10, 1_795_510_800_000, EventId::MAX, u64::MAX] {
+            assert_eq!(encoded(number, 0), number.to_string());
+            assert_eq!(encoded(number, 16), format!("{number:016}"));
+        }
     }
 
     #[test]

@@ -269,7 +269,7 @@ fn a_log_that_is_only_read_creates_no_table() {
 }
 
 #[test]
-fn a_batch_of_any_size_is_one_statement_with_the_same_four_parameters() {
+fn a_batch_of_any_size_is_one_statement_with_the_same_five_parameters() {
     block_on(async {
         let database = Database::in_memory();
         let store = SqliteEventStore::new(database.clone());
@@ -282,11 +282,55 @@ fn a_batch_of_any_size_is_one_statement_with_the_same_four_parameters() {
         let statements = database.take_statements();
         assert_eq!(statements.len(), 1, "{statements:?}");
         assert_eq!(
-            statements[0].params, 4,
-            "the batch, its frames, its first id and its time"
+            statements[0].params, 5,
+            "its first id, its time, its frames, the events' keys and their numbers"
         );
         // The platform refuses longer statements.
         assert!(statements[0].text.len() < 100_000);
+    });
+}
+
+#[test]
+fn a_batch_may_have_events_of_every_kind() {
+    block_on(async {
+        let plain = |data: &str| NewEvent::new("t", data).unwrap();
+        let kinds = || {
+            vec![
+                event("one line", "{}"),
+                plain("no key"),
+                event("lines", "a\nb\r\nc"),
+                plain("\n\"no key\"\r"),
+                event("", ""),
+                event("🦀 ' \" \0 \n", "\0").terminal(),
+            ]
+        };
+        let stored = async |batches: Vec<Vec<NewEvent>>| {
+            let database = Database::in_memory();
+            let store = SqliteEventStore::new(database.clone());
+            for batch in batches {
+                store.append(batch).await.unwrap();
+            }
+            // One that remembers nothing.
+            let store = SqliteEventStore::new(database.clone());
+            assert_eq!(
+                store.keys("").unwrap(),
+                ["", "lines", "one line", "🦀 ' \" \0 \n"]
+            );
+            assert!(store.is_closed().unwrap());
+            let page = store.read(None, PageLimit::default()).await.unwrap();
+            let columns = "SELECT id, size, terminal, key, data, frame FROM events ORDER BY id";
+            let types = "SELECT typeof(size), typeof(terminal), typeof(frame) FROM events";
+            let data: Vec<_> = page.events.into_iter().map(|event| event.data).collect();
+            (data, database.exec(columns, &[]), database.exec(types, &[]))
+        };
+        let (data, rows, types) = stored(vec![kinds()]).await;
+        let expected: Vec<_> = kinds()
+            .iter()
+            .map(|event| event.data().to_owned())
+            .collect();
+        assert_eq!(data, expected);
+        let one_by_one = stored(kinds().into_iter().map(|event| vec![event]).collect()).await;
+        assert_eq!((data, rows, types), one_by_one);
     });
 }
 

@@ -1,9 +1,13 @@
 //! The way to the `WorkflowEvents` objects: for viewers to read, for workflows to append.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
 use std::time::SystemTime;
 
 use futures_util::future::join_all;
+use js_sys::{Function, Uint8Array};
 use wasm_bindgen::prelude::*;
 use worker::durable::ObjectNamespace;
 use worker::{Env, Method, Request, Response};
@@ -21,7 +25,7 @@ use super::serve;
 use super::step::WorkflowStep;
 use crate::event::{InvalidEvent, NewEvent};
 use crate::workflow::{
-    BatchedDispatch, DispatchConfig, FactLog, OpenedRun, Runtime, WorkflowEventStep,
+    BatchedDispatch, DispatchConfig, FactLog, OpenedRun, Runtime, WorkflowEventStep, pack_facts,
     workflow_ended, workflow_started,
 };
 
@@ -317,7 +321,7 @@ impl WorkflowEventsNamespace {
 pub struct ObjectFactLog {
     events: WorkflowEventsNamespace,
     instance_id: String,
-    session: RefCell<Option<std::rc::Rc<js::EventsSession>>>,
+    session: RefCell<Option<Rc<Session>>>,
     calls: Cell<u32>,
 }
 
@@ -339,13 +343,13 @@ impl ObjectFactLog {
         self.calls.get()
     }
 
-    async fn session(&self, with_facts: bool) -> Result<std::rc::Rc<js::EventsSession>, JsValue> {
+    async fn session(&self, with_facts: bool) -> Result<Rc<Session>, JsValue> {
         self.calls.set(self.calls.get() + 1);
         // A stub is dead after an error, so each session gets its own.
         let stub: js::EventsStub = self.events.stub(&self.instance_id)?.into_rpc();
         let session: js::EventsSession = stub.open(with_facts).await?.unchecked_into();
-        let session = std::rc::Rc::new(session);
-        *self.session.borrow_mut() = Some(std::rc::Rc::clone(&session));
+        let session = Rc::new(Session::new(session));
+        *self.session.borrow_mut() = Some(Rc::clone(&session));
         Ok(session)
     }
 }
@@ -355,7 +359,7 @@ impl FactLog for ObjectFactLog {
 
     async fn open(&self) -> Result<OpenedRun, String> {
         let session = self.session(true).await.map_err(|error| message(&error))?;
-        let facts = session.facts().ok().and_then(|facts| facts.as_string());
+        let facts = session.js.facts().ok().and_then(|facts| facts.as_string());
         let facts = serde_json::from_str(&facts.unwrap_or_default())
             .map_err(|error| format!("the object's facts cannot be read: {error}"))?;
         Ok(OpenedRun {
@@ -365,23 +369,95 @@ impl FactLog for ObjectFactLog {
     }
 
     async fn append(&self, run: u32, batch: &[NewEvent]) -> Result<(), String> {
-        let batch = serde_json::to_string(batch).map_err(|error| error.to_string())?;
         let session = self.session.borrow().clone();
         let appended = async {
             let session = match session {
                 Some(session) => session,
                 None => self.session(false).await?,
             };
-            session.append(run, &batch).await
+            session.append(run, &pack_facts(batch)).await
         };
-        appended.await.map(drop).map_err(|error| message(&error))
+        appended.await.map_err(|error| message(&error))
     }
 
     fn release(&self) {
         if let Some(session) = self.session.borrow_mut().take() {
             // Of no use if it fails: the runtime releases what a lifetime held.
-            let _ = js::dispose(&session);
+            let _ = js::dispose(&session.js);
         }
+    }
+}
+
+/// What the object's `open` returned, and what waits for its answers.
+struct Session {
+    js: js::EventsSession,
+    /// Those that no call waits with: one, unless several callers append at the same time.
+    idle: RefCell<Vec<Call>>,
+}
+
+/// Waits for one call after another. A future and its closures for each call, as an `async fn`
+/// makes them, cost more than what the caller does.
+struct Call {
+    answer: Rc<Answer>,
+    /// Freed with the last that holds it: the call, or JavaScript if the call was given up.
+    done: Function,
+}
+
+#[derive(Default)]
+struct Answer {
+    /// Nothing, or what was thrown.
+    came: Cell<Option<JsValue>>,
+    waker: Cell<Option<Waker>>,
+}
+
+impl Session {
+    fn new(js: js::EventsSession) -> Self {
+        Self {
+            js,
+            idle: RefCell::default(),
+        }
+    }
+
+    async fn append(&self, run: u32, batch: &[u8]) -> Result<(), JsValue> {
+        let call = self.idle.borrow_mut().pop().unwrap_or_else(Call::new);
+        js::append_facts(&self.js, run, &Uint8Array::from(batch), &call.done)?;
+        let answer = poll_fn(|context| call.answer.poll(context)).await;
+        self.idle.borrow_mut().push(call);
+        if answer.is_undefined() {
+            Ok(())
+        } else {
+            Err(answer)
+        }
+    }
+}
+
+impl Call {
+    fn new() -> Self {
+        let answer = Rc::new(Answer::default());
+        let done = {
+            let answer = Rc::clone(&answer);
+            move |thrown| {
+                answer.came.set(Some(thrown));
+                if let Some(waker) = answer.waker.take() {
+                    waker.wake();
+                }
+            }
+        };
+        let done = Closure::wrap_assert_unwind_safe(Box::new(done) as Box<dyn FnMut(JsValue)>);
+        Self {
+            answer,
+            done: done.into_js_value().unchecked_into(),
+        }
+    }
+}
+
+impl Answer {
+    fn poll(&self, context: &Context<'_>) -> Poll<JsValue> {
+        if let Some(came) = self.came.take() {
+            return Poll::Ready(came);
+        }
+        self.waker.set(Some(context.waker().clone()));
+        Poll::Pending
     }
 }
 
@@ -390,8 +466,8 @@ impl FactLog for ObjectFactLog {
     clippy::cast_sign_loss,
     reason = "a u32 there"
 )]
-fn run_of(session: &js::EventsSession) -> u32 {
-    let run = session.run().ok().and_then(|run| run.as_f64());
+fn run_of(session: &Session) -> u32 {
+    let run = session.js.run().ok().and_then(|run| run.as_f64());
     run.unwrap_or(1.0) as u32
 }
 

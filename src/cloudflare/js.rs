@@ -30,6 +30,9 @@ export function instanceEventJson(event, withParams, withOutputs) {
   if (withParams && params !== undefined) rest.params = params;
   return JSON.stringify(rest, (_, value) => (typeof value === "bigint" ? `${value}` : value));
 }
+export const appendFacts = (session, run, batch, done) => {
+  session.append(run, batch).then(() => done(undefined), (error) => done(error ?? "unknown"));
+};
 export const writeChunk = (writer, chunk, done) => {
   writer.write(chunk).then(() => done(true), () => done(false));
 };
@@ -55,6 +58,15 @@ extern "C" {
         with_params: bool,
         with_outputs: bool,
     ) -> Result<String, JsValue>;
+    /// Calls what `open` returned, and then `done` with nothing or with what was thrown. See
+    /// [`write_chunk`].
+    #[wasm_bindgen(catch, js_name = appendFacts)]
+    pub(super) fn append_facts(
+        session: &EventsSession,
+        run: u32,
+        batch: &Uint8Array,
+        done: &Function,
+    ) -> Result<(), JsValue>;
     /// [`Writer::write`] for those who write much: calls `done` with whether the reader took it. An
     /// `async fn` makes a future and its closures for each write.
     #[wasm_bindgen(catch, js_name = writeChunk)]
@@ -167,12 +179,6 @@ extern "C" {
     pub(super) fn run(this: &EventsSession) -> Result<JsValue, JsValue>;
     #[wasm_bindgen(method, catch, getter)]
     pub(super) fn facts(this: &EventsSession) -> Result<JsValue, JsValue>;
-    #[wasm_bindgen(method, catch)]
-    pub(super) async fn append(
-        this: &EventsSession,
-        run: u32,
-        batch: &str,
-    ) -> Result<JsValue, JsValue>;
 
     /// `SqlStorage` of a Durable Object.
     #[wasm_bindgen(extends = Object)]

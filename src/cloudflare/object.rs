@@ -8,13 +8,12 @@ use wasm_bindgen::prelude::*;
 use worker::worker_sys::web_sys;
 use worker::{Method, Request, Response};
 
-use super::convert::{message, to_js};
+use super::convert::message;
 use super::js;
 use super::response::sse_frame_response;
 use super::runtime::WorkersRuntime;
 use super::serve::{self, Viewer};
 use super::sql::{ObjectSql, ObjectSqlError};
-use crate::event::NewEvent;
 use crate::store::SqliteError;
 use crate::workflow::{Runtime, WorkflowLog, WorkflowLogError};
 
@@ -51,6 +50,9 @@ impl Default for WorkflowEventsConfig {
 }
 
 type Log = WorkflowLog<ObjectSql>;
+
+/// Returns how many facts were new, or a promise of it.
+type Append = Box<dyn FnMut(u32, Vec<u8>) -> Result<JsValue, JsValue>>;
 
 /// The object behind an exported class. Clones are the same object.
 #[derive(Clone)]
@@ -129,12 +131,9 @@ impl WorkflowEventsObject {
                     serde_json::to_string(&opened.facts).map_err(|error| error.to_string())?;
                 set("facts", &facts.into())?;
             }
-            let append =
-                Closure::wrap_assert_unwind_safe(Box::new(move |run: u32, batch: String| {
-                    let object = Rc::clone(&object);
-                    js::promise(async move { object.append(run, &batch).await })
-                })
-                    as Box<dyn FnMut(u32, String) -> Promise>);
+            let append = Closure::wrap_assert_unwind_safe(Box::new(move |run, batch: Vec<u8>| {
+                Rc::clone(&object).append(run, &batch)
+            }) as Append);
             // Lives as long as JavaScript, and through it the caller, holds the function.
             set("append", &append.into_js_value())?;
             Ok(session.into())
@@ -168,19 +167,31 @@ impl Object {
         sse_frame_response(subscription)
     }
 
-    async fn append(&self, run: u32, batch: &str) -> Result<JsValue, JsValue> {
-        let batch: Vec<NewEvent> =
-            serde_json::from_str(batch).map_err(|error| js_sys::Error::new(&error.to_string()))?;
-        let ends = batch.iter().any(NewEvent::is_terminal);
-        let now = WorkersRuntime.now();
-        let stored = self.log.append(run, batch, now).await.map_err(to_error)?;
-        // Also if the end was stored before, since its alarm may have been lost; but being told of
-        // it again does not put off the alarm.
+    /// Answers at once, since SQLite does: a promise of Rust's costs as much as the insert. The
+    /// runtime holds every answer back until what was stored before it is durable.
+    fn append(self: Rc<Self>, run: u32, batch: &[u8]) -> Result<JsValue, JsValue> {
+        let now = || WorkersRuntime.now();
+        let stored = self.log.append_packed(run, batch, now).map_err(to_error)?;
+        let is_closed = self.log.target().store().is_closed();
+        let answer = JsValue::from_f64(stored as f64);
+        if !is_closed.map_err(|error| to_error(error.into()))? {
+            return Ok(answer);
+        }
+        let end = js::promise(async move {
+            self.expire_later(stored > 0).await?;
+            Ok(answer)
+        });
+        Ok(end.into())
+    }
+
+    /// Sets the alarm of a log that has ended. Also if it ended before, since its alarm may have
+    /// been lost; but being told of its end again does not put off the alarm.
+    async fn expire_later(&self, has_just_ended: bool) -> worker::Result<()> {
         let storage = self.state.storage();
-        if ends && (stored > 0 || storage.get_alarm().await?.is_none()) {
+        if has_just_ended || storage.get_alarm().await?.is_none() {
             storage.set_alarm(self.config.retention).await?;
         }
-        to_js(&stored).map_err(JsValue::from)
+        Ok(())
     }
 
     /// Deletes the log, unless the instance was restarted since the alarm was set: then the

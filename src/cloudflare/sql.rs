@@ -79,6 +79,15 @@ impl ObjectSql {
         statements.push((statement, string.clone()));
         string
     }
+
+    fn cursor(
+        &self,
+        statement: &'static str,
+        params: &[SqlValue<Uint8Array>],
+    ) -> Result<js::SqlCursor, JsValue> {
+        let params: Array = params.iter().map(to_js).collect();
+        self.storage.exec(&self.statement(statement), &params)
+    }
 }
 
 impl Sql for ObjectSql {
@@ -90,11 +99,7 @@ impl Sql for ObjectSql {
         statement: &'static str,
         params: &[SqlValue<Uint8Array>],
     ) -> Result<Vec<SqlRow<Uint8Array>>, ObjectSqlError> {
-        let params: Array = params.iter().map(to_js).collect();
-        let rows = self
-            .storage
-            .exec(&self.statement(statement), &params)?
-            .raw()?;
+        let rows = self.cursor(statement, params)?.raw()?;
         let rows = js::array_from(&rows)?;
         Ok(rows
             .iter()
@@ -105,6 +110,16 @@ impl Sql for ObjectSql {
                     .collect()
             })
             .collect())
+    }
+
+    /// The runtime runs a statement to its first row, which is its end where there is none.
+    fn run(
+        &self,
+        statement: &'static str,
+        params: &[SqlValue<Uint8Array>],
+    ) -> Result<(), ObjectSqlError> {
+        self.cursor(statement, params)?;
+        Ok(())
     }
 }
 

@@ -4,8 +4,9 @@ use std::fmt;
 use std::time::SystemTime;
 
 use super::dispatch::OpenedRun;
-use crate::event::{InvalidEvent, NewEvent};
-use crate::store::{Appended, EventStore, Sql, SqliteError, SqliteEventStore};
+use super::packed::{InvalidBatch, unpack_facts};
+use crate::event::{EventRef, InvalidEvent, NewEvent};
+use crate::store::{Appended, Sql, SqliteError, SqliteEventStore};
 use crate::target::SseTarget;
 
 /// Keeps the facts of one workflow instance, each once, over a log in SQLite.
@@ -52,6 +53,31 @@ impl<Q: Sql> WorkflowLog<Q> {
         batch: Vec<NewEvent>,
         now: SystemTime,
     ) -> Result<usize, WorkflowLogError<Q::Error>> {
+        let facts = batch.iter().map(EventRef::from).collect();
+        self.append_facts(run, facts, || now)
+    }
+
+    /// As [`append`](Self::append), for a batch that [`pack_facts`](super::pack_facts) made, whose
+    /// texts are not copied on their way into the database. `now` is called when a run begins.
+    ///
+    /// # Errors
+    /// As [`append`](Self::append), and [`WorkflowLogError::Batch`] for bytes that are no batch.
+    pub fn append_packed(
+        &self,
+        run: u32,
+        batch: &[u8],
+        now: impl FnOnce() -> SystemTime,
+    ) -> Result<usize, WorkflowLogError<Q::Error>> {
+        let facts = unpack_facts(batch).map_err(WorkflowLogError::Batch)?;
+        self.append_facts(run, facts, now)
+    }
+
+    fn append_facts(
+        &self,
+        run: u32,
+        batch: Vec<EventRef<'_>>,
+        now: impl FnOnce() -> SystemTime,
+    ) -> Result<usize, WorkflowLogError<Q::Error>> {
         let latest = self.run()?;
         if run < latest || (run == latest && self.target.store().is_closed()?) {
             return Ok(0);
@@ -59,17 +85,17 @@ impl<Q: Sql> WorkflowLog<Q> {
         if run > latest + 1 {
             return Err(WorkflowLogError::Run { run, latest });
         }
+        let prefix = format!("{run}/");
+        let restarted = (run > latest).then(|| restarted(run, now())).transpose()?;
         let mut facts = Vec::with_capacity(batch.len() + 1);
-        if run > latest {
-            facts.push(restarted(run, now)?);
-        }
+        facts.extend(restarted.as_ref().map(EventRef::from));
         for event in batch {
-            let key = event.key().ok_or(WorkflowLogError::Key)?;
-            let key = format!("{run}/{key}");
+            let event = event.with_key_prefix(&prefix);
+            event.key.ok_or(WorkflowLogError::Key)?;
             event.check()?;
-            facts.push(event.with_key(key)?);
+            facts.push(event);
         }
-        let outcomes = self.target.store().append(facts).await?;
+        let outcomes = self.target.store().append_now(&facts)?;
         let stored = |outcome: &&Appended| matches!(outcome, Appended::Stored(_));
         Ok(outcomes.iter().filter(stored).count())
     }
@@ -105,6 +131,8 @@ pub enum WorkflowLogError<E> {
     Store(SqliteError<E>),
     /// An event cannot be stored.
     Event(InvalidEvent),
+    /// A packed batch cannot be read.
+    Batch(InvalidBatch),
     /// An event has no key and so is no fact.
     Key,
     /// The run is not the latest one nor the next.
@@ -133,6 +161,7 @@ impl<E> fmt::Display for WorkflowLogError<E> {
         match self {
             Self::Store(_) => f.write_str("the workflow's log failed"),
             Self::Event(_) => f.write_str("an event cannot be stored"),
+            Self::Batch(_) => f.write_str("events came that cannot be read"),
             Self::Key => f.write_str("an event of a workflow needs a key"),
             Self::Run { run, latest } => {
                 write!(
@@ -149,6 +178,7 @@ impl<E: std::error::Error + 'static> std::error::Error for WorkflowLogError<E> {
         match self {
             Self::Store(error) => Some(error),
             Self::Event(error) => Some(error),
+            Self::Batch(error) => Some(error),
             Self::Key | Self::Run { .. } => None,
         }
     }

@@ -12,7 +12,7 @@ use ssetarget::NewEvent;
 use ssetarget::workflow::{
     BatchedDispatch, DispatchConfig, DoStep, FactLog, JsonCodec, JsonOutput, OpenedRun, Runtime,
     Step, StepContext, StepError, StepErrorKind, StepOutput, WaitForEvent, WaitedEvent,
-    WorkflowDuration, WorkflowEventStep, WorkflowLog,
+    WorkflowDuration, WorkflowEventStep, WorkflowLog, pack_facts,
 };
 use tokio::task::LocalSet;
 
@@ -281,11 +281,10 @@ impl FactLog for FakeLog {
     }
 
     async fn append(&self, run: u32, batch: &[NewEvent]) -> Result<(), String> {
-        let append = self
-            .0
-            .log
-            .append(run, batch.to_vec(), FakeRuntime(Rc::clone(&self.0)).now());
-        self.0.call(async { append.await.unwrap() }).await?;
+        let batch = pack_facts(batch);
+        let now = || FakeRuntime(Rc::clone(&self.0)).now();
+        let append = async { self.0.log.append_packed(run, &batch, now).unwrap() };
+        self.0.call(append).await?;
         Ok(())
     }
 }

@@ -23,6 +23,19 @@ pub trait Sql: MaybeSend + MaybeSync {
         statement: &'static str,
         params: &[SqlValue<Self::Bytes>],
     ) -> Result<Vec<SqlRow<Self::Bytes>>, Self::Error>;
+
+    /// As [`exec`](Self::exec), for a statement that has no rows. Default: `exec`; for connections
+    /// that need not look for any.
+    ///
+    /// # Errors
+    /// When SQLite refuses the statement.
+    fn run(
+        &self,
+        statement: &'static str,
+        params: &[SqlValue<Self::Bytes>],
+    ) -> Result<(), Self::Error> {
+        self.exec(statement, params).map(drop)
+    }
 }
 
 /// The columns of a row, in the order of the statement.
