@@ -54,17 +54,22 @@ where
     S: FrameStore + 'static,
     F: Future<Output = ()> + MaybeSend,
 {
-    let chunks = subscription.into_frames().map(|batch| {
-        batch.map(|batch| match batch {
-            Batch::Events(frames) => frames,
-            Batch::Reset(reset) => {
-                let mut out = Vec::new();
-                wire::encode_reset(&reset, &mut out);
-                S::Bytes::from_slice(&out)
-            }
-        })
-    });
+    let chunks = subscription
+        .into_frames()
+        .map(|batch| batch.map(frame_bytes));
     keep_alive(chunks, HEARTBEAT_INTERVAL, sleep)
+}
+
+/// The wire bytes of a batch that has those of its events.
+pub(crate) fn frame_bytes<B: FrameBytes>(batch: Batch<B>) -> B {
+    match batch {
+        Batch::Events(frames) => frames,
+        Batch::Reset(reset) => {
+            let mut out = Vec::new();
+            wire::encode_reset(&reset, &mut out);
+            B::from_slice(&out)
+        }
+    }
 }
 
 /// The wire bytes of a batch, its events with their ids if they are to be `numbered`: see

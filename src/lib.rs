@@ -18,6 +18,7 @@
 //! | `subscription` | the cursor loop, the only place that waits for events | bytes, time |
 //! | `listen` | typed events as a stream in process, folds: [`SseTarget::events`], [`SseTarget::fold`] | bytes, time |
 //! | `body` | events to bytes with heartbeats; its clock is an argument | the runtime |
+//! | `credit` | flow control for bytes that are pushed | what pushes them |
 //! | `refusal` | [`Refusal`]: the status, headers and words of what is not answered with events | servers |
 //! | `http` | requests to responses by the whole contract, graceful shutdown | any particular server |
 //! | `axum` | a handler in one line, CORS | |
@@ -76,6 +77,8 @@ mod body;
 mod clock;
 #[cfg(all(feature = "cloudflare", target_family = "wasm"))]
 pub mod cloudflare;
+#[cfg(any(test, all(feature = "cloudflare", target_family = "wasm")))]
+mod credit;
 mod event;
 #[cfg(any(doc, doctest))]
 #[doc = include_str!("../docs/workflows.md")]

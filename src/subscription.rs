@@ -25,7 +25,7 @@ pub struct Subscription<S> {
 
 /// What a reader has behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Position {
+pub(crate) enum Position {
     /// Whatever was removed before its first read.
     Oldest,
     /// Nothing: the log was empty, so that it misses whatever is removed from now on.
@@ -86,15 +86,36 @@ impl<S: EventStore> Subscription<S> {
         })
     }
 
+    /// The reader that was at this position, which knew then that the log had not ended there.
+    #[cfg_attr(not(feature = "cloudflare"), allow(dead_code))]
+    pub(crate) fn resume(store: Arc<S>, position: Position) -> Self {
+        Self {
+            store,
+            position,
+            limit: PageLimit::default(),
+            ended: false,
+        }
+    }
+
+    /// What [`resume`](Self::resume) needs: more than [`cursor`](Self::cursor) tells.
+    #[cfg_attr(not(feature = "cloudflare"), allow(dead_code))]
+    pub(crate) fn position(&self) -> Position {
+        self.position
+    }
+
     /// The same reader with pages of another size, of at least one event. Default:
     /// [`PageLimit::default`].
     #[must_use]
     pub fn with_page_limit(mut self, limit: PageLimit) -> Self {
+        self.set_page_limit(limit);
+        self
+    }
+
+    pub(crate) fn set_page_limit(&mut self, limit: PageLimit) {
         self.limit = PageLimit {
             events: limit.events.max(1),
             ..limit
         };
-        self
     }
 
     /// Whether the events' ids mean something to a later connection: see
@@ -189,6 +210,14 @@ impl<S: FrameStore> Subscription<S> {
     /// As [`next`](Self::next).
     pub async fn next_frames(&mut self) -> Result<Option<Batch<S::Bytes>>, S::Error> {
         self.wait::<AsFrames>().await
+    }
+
+    /// As [`try_next`](Self::try_next), with the bytes of the events.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next).
+    pub async fn try_next_frames(&mut self) -> Result<Option<Batch<S::Bytes>>, S::Error> {
+        self.advance::<AsFrames>().await
     }
 
     /// The batches of [`next_frames`](Self::next_frames) as a stream, which ends after an error.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::event::{Cursor, Event, InvalidEvent, NewEvent};
 use crate::store::{Appended, EventStore};
-use crate::subscription::Subscription;
+use crate::subscription::{Position, Subscription};
 
 /// A typed event target whose events are stored before anyone sees them, so that a subscriber
 /// that comes late or comes back misses nothing.
@@ -89,6 +89,12 @@ impl<E, S: EventStore> SseTarget<E, S> {
     /// When the store fails.
     pub async fn subscribe(&self, cursor: Cursor) -> Result<Subscription<S>, S::Error> {
         Subscription::start(Arc::clone(&self.store), cursor).await
+    }
+
+    /// The subscription that was at this position: see [`Subscription::resume`].
+    #[cfg_attr(not(feature = "cloudflare"), allow(dead_code))]
+    pub(crate) fn resume(&self, position: Position) -> Subscription<S> {
+        Subscription::resume(Arc::clone(&self.store), position)
     }
 
     /// The same log, as one of events of another type: to read or write it as somebody else does.

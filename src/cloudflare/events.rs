@@ -21,7 +21,7 @@ use super::create::{BatchCreateOptions, BatchCreated, CreateOptions};
 use super::entrypoint::WorkflowEvent;
 use super::js;
 use super::runtime::WorkersRuntime;
-use super::serve;
+use super::serve::{self, Transport};
 use super::step::WorkflowStep;
 use crate::event::{InvalidEvent, NewEvent};
 use crate::workflow::{
@@ -43,6 +43,7 @@ pub struct WorkflowEventsNamespace {
     workflow_name: String,
     workflow: Option<Workflow>,
     asks_for_unknown: bool,
+    transport: Transport,
 }
 
 impl WorkflowEventsNamespace {
@@ -70,6 +71,7 @@ impl WorkflowEventsNamespace {
             workflow_name: workflow_name.into(),
             workflow: None,
             asks_for_unknown: false,
+            transport: Transport::default(),
         })
     }
 
@@ -215,6 +217,13 @@ impl WorkflowEventsNamespace {
         self
     }
 
+    /// With another way from the object to its viewers. Default: [`Transport::default`].
+    #[must_use]
+    pub fn transport(mut self, transport: Transport) -> Self {
+        self.transport = transport;
+        self
+    }
+
     /// Wraps the step object of a run, so that what its steps do is dispatched in batches.
     #[must_use]
     pub fn wrap<P>(&self, event: &WorkflowEvent<P>, step: WorkflowStep) -> WorkflowRunStep {
@@ -232,6 +241,10 @@ impl WorkflowEventsNamespace {
         let log = ObjectFactLog::new(self.clone(), event.instance_id.clone());
         let dispatch = BatchedDispatch::new(log, WorkersRuntime, config);
         WorkflowEventStep::new(step, &self.workflow_name, dispatch)
+    }
+
+    pub(super) fn is_hibernating(&self) -> bool {
+        self.transport == Transport::Hibernating
     }
 
     pub(super) async fn fetch(

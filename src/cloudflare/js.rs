@@ -33,6 +33,10 @@ export function instanceEventJson(event, withParams, withOutputs) {
 export const appendFacts = (session, run, batch, done) => {
   session.append(run, batch).then(() => done(undefined), (error) => done(error ?? "unknown"));
 };
+export const sendPage = (socket, page, state) => {
+  socket.send(page);
+  socket.serializeAttachment(state);
+};
 export const writeChunk = (writer, chunk, done) => {
   writer.write(chunk).then(() => done(true), () => done(false));
 };
@@ -67,6 +71,13 @@ extern "C" {
         batch: &Uint8Array,
         done: &Function,
     ) -> Result<(), JsValue>;
+    /// Sends a page and keeps with the socket how far it is, with nothing in between.
+    #[wasm_bindgen(catch, js_name = sendPage)]
+    pub(super) fn send_page(
+        socket: &WebSocket,
+        page: &Uint8Array,
+        state: &Array,
+    ) -> Result<(), JsValue>;
     /// [`Writer::write`] for those who write much: calls `done` with whether the reader took it. An
     /// `async fn` makes a future and its closures for each write.
     #[wasm_bindgen(catch, js_name = writeChunk)]
@@ -79,6 +90,46 @@ extern "C" {
 
 #[wasm_bindgen]
 extern "C" {
+    /// The hibernation side of `DurableObjectState`.
+    #[wasm_bindgen(extends = Object)]
+    #[derive(Clone)]
+    pub(super) type HibernationState;
+    #[wasm_bindgen(method, catch, js_name = acceptWebSocket)]
+    pub(super) fn accept_web_socket(
+        this: &HibernationState,
+        socket: &WebSocket,
+    ) -> Result<(), JsValue>;
+    #[wasm_bindgen(method, catch, js_name = getWebSockets)]
+    pub(super) fn web_sockets(this: &HibernationState) -> Result<Array, JsValue>;
+
+    #[wasm_bindgen(extends = Object)]
+    #[derive(Clone)]
+    pub(super) type WebSocket;
+    #[wasm_bindgen(method, catch)]
+    pub(super) fn accept(this: &WebSocket) -> Result<(), JsValue>;
+    #[wasm_bindgen(method, catch, js_name = send)]
+    pub(super) fn send_text(this: &WebSocket, text: &str) -> Result<(), JsValue>;
+    #[wasm_bindgen(method, catch)]
+    pub(super) fn close(this: &WebSocket, code: u16, reason: &str) -> Result<(), JsValue>;
+    #[wasm_bindgen(method, catch, js_name = addEventListener)]
+    pub(super) fn add_event_listener(
+        this: &WebSocket,
+        event_type: &str,
+        listener: &Function,
+    ) -> Result<(), JsValue>;
+    #[wasm_bindgen(method, catch, js_name = removeEventListener)]
+    pub(super) fn remove_event_listener(
+        this: &WebSocket,
+        event_type: &str,
+        listener: &Function,
+    ) -> Result<(), JsValue>;
+    #[wasm_bindgen(method, setter, js_name = binaryType)]
+    pub(super) fn set_binary_type(this: &WebSocket, binary_type: &str);
+    #[wasm_bindgen(method, catch, js_name = serializeAttachment)]
+    pub(super) fn serialize_attachment(this: &WebSocket, value: &JsValue) -> Result<(), JsValue>;
+    #[wasm_bindgen(method, catch, js_name = deserializeAttachment)]
+    pub(super) fn deserialize_attachment(this: &WebSocket) -> Result<JsValue, JsValue>;
+
     /// `WorkflowStep` of `cloudflare:workers`.
     #[wasm_bindgen(extends = Object)]
     #[derive(Clone)]

@@ -9,6 +9,7 @@ use worker::worker_sys::web_sys;
 use worker::{Method, Request, Response};
 
 use super::convert::message;
+use super::hibernation::HibernatingViewers;
 use super::js;
 use super::response::sse_frame_response;
 use super::runtime::WorkersRuntime;
@@ -63,6 +64,7 @@ pub struct WorkflowEventsObject {
 struct Object {
     state: worker::durable::State,
     log: Log,
+    hibernating: Rc<HibernatingViewers>,
     config: WorkflowEventsConfig,
 }
 
@@ -79,6 +81,7 @@ impl WorkflowEventsObject {
         let sql = ObjectSql::new(&state)?;
         Ok(Self {
             object: Some(Rc::new(Object {
+                hibernating: HibernatingViewers::new(&state),
                 state,
                 log: WorkflowLog::new(sql),
                 config,
@@ -140,6 +143,22 @@ impl WorkflowEventsObject {
         })
     }
 
+    /// For the class's `webSocketMessage`.
+    pub fn web_socket_message(&self, socket: JsValue, message: &JsValue) {
+        if let Some(object) = &self.object {
+            let target = object.log.target();
+            let viewers = &object.hibernating;
+            viewers.acknowledged(target, &socket.unchecked_into(), message);
+        }
+    }
+
+    /// For the class's `webSocketClose` and `webSocketError`.
+    pub fn web_socket_gone(&self, socket: JsValue) {
+        if let Some(object) = &self.object {
+            object.hibernating.left(&socket.unchecked_into());
+        }
+    }
+
     fn with(
         &self,
         method: impl AsyncFnOnce(Rc<Object>) -> Result<JsValue, JsValue> + 'static,
@@ -164,6 +183,9 @@ impl Object {
             return Response::empty();
         }
         let subscription = target.subscribe(viewer.cursor).await.map_err(to_worker)?;
+        if viewer.hibernates && !subscription.has_ended() {
+            return self.hibernating.accept(target, subscription);
+        }
         sse_frame_response(subscription)
     }
 
@@ -172,6 +194,7 @@ impl Object {
     fn append(self: Rc<Self>, run: u32, batch: &[u8]) -> Result<JsValue, JsValue> {
         let now = || WorkersRuntime.now();
         let stored = self.log.append_packed(run, batch, now).map_err(to_error)?;
+        self.hibernating.deliver(self.log.target());
         let is_closed = self.log.target().store().is_closed();
         let answer = JsValue::from_f64(stored as f64);
         if !is_closed.map_err(|error| to_error(error.into()))? {
@@ -201,6 +224,7 @@ impl Object {
         if store.is_closed().map_err(to_worker)? {
             self.state.storage().delete_all().await?;
             store.forget();
+            self.hibernating.deliver(self.log.target());
         }
         Ok(())
     }
@@ -260,6 +284,21 @@ macro_rules! export_workflow_events {
 
                 pub fn open(&self, with_facts: bool) -> js_sys::Promise {
                     self.0.open(with_facts)
+                }
+
+                #[wasm_bindgen(js_name = webSocketMessage)]
+                pub fn web_socket_message(&self, socket: JsValue, message: JsValue) {
+                    self.0.web_socket_message(socket, &message);
+                }
+
+                #[wasm_bindgen(js_name = webSocketClose)]
+                pub fn web_socket_close(&self, socket: JsValue) {
+                    self.0.web_socket_gone(socket);
+                }
+
+                #[wasm_bindgen(js_name = webSocketError)]
+                pub fn web_socket_error(&self, socket: JsValue) {
+                    self.0.web_socket_gone(socket);
                 }
             }
 

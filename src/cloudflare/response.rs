@@ -8,7 +8,7 @@ use std::task::{Poll, Waker};
 
 use bytes::Bytes;
 use futures_core::Stream;
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use js_sys::Uint8Array;
 use wasm_bindgen::prelude::*;
 use worker::{Response, ResponseBuilder};
@@ -81,8 +81,18 @@ pub(super) fn ended() -> worker::Result<Response> {
     Ok(response.empty())
 }
 
+/// `200` and these chunks, which this Worker's own request writes. A viewer that leaves is noticed at
+/// the next chunk or heartbeat.
+pub(super) fn stream_here<E: fmt::Display + 'static>(
+    chunks: impl Stream<Item = Result<Uint8Array, E>> + 'static,
+) -> worker::Result<Response> {
+    let (response, pump) = stream(chunks)?;
+    js::wait_until(&js::promise(pump.map(|()| Ok(JsValue::UNDEFINED))))?;
+    Ok(response)
+}
+
 /// `200` and these chunks, which the future writes as long as the viewer takes them.
-pub(super) fn stream<E: fmt::Display>(
+fn stream<E: fmt::Display>(
     chunks: impl Stream<Item = Result<Uint8Array, E>>,
 ) -> worker::Result<(Response, impl Future<Output = ()>)> {
     let stream = js::IdentityTransformStream::new()?;

@@ -2,15 +2,14 @@
 
 use bytes::Bytes;
 use futures_core::Stream;
-use futures_util::{FutureExt, stream};
-use wasm_bindgen::JsValue;
+use futures_util::stream;
 use worker::{Request, Response};
 
 use super::binding::{Workflow, WorkflowError, WorkflowErrorKind};
+use super::response;
 use super::runtime::{WorkersRuntime, sleep};
 use super::serve::{METHOD, UNKNOWN_INSTANCE, is_instance_id, query, refuse, unreachable};
 use super::subscribe::{Payloads, PlatformLog};
-use super::{js, response};
 use crate::event::StoredEvent;
 use crate::workflow::{
     InstanceFeed, InstanceFeedItem, WorkflowInstanceEvent, WorkflowInstanceEventData as Data,
@@ -53,11 +52,7 @@ pub async fn serve_instance_sse(
         Ok(feed) if feed.has_ended() => response::ended(),
         Ok(feed) => {
             let events = keep_alive(chunks(feed, options), HEARTBEAT_INTERVAL, sleep);
-            let (response, pump) = response::stream(response::in_javascript(events))?;
-            // A viewer that leaves is noticed at the next event or heartbeat.
-            let pump = js::promise(pump.map(|()| Ok(JsValue::UNDEFINED)));
-            js::wait_until(&pump)?;
-            Ok(response)
+            response::stream_here(response::in_javascript(events))
         }
         Err(refusal) => refuse(refusal),
     }

@@ -1,10 +1,7 @@
 //! HTTP: from a viewer's request to a log of any store.
 
-use futures_util::FutureExt;
-use wasm_bindgen::JsValue;
 use worker::{Request, Response};
 
-use super::js;
 use super::response;
 use super::runtime::Timer;
 use super::serve::{METHOD, Viewer, refuse};
@@ -44,11 +41,7 @@ pub async fn serve_log<E, S: EventStore + 'static>(
         Ok(subscription) => {
             let timer = Timer::new();
             let chunks = body(subscription, move |duration| timer.sleep(duration));
-            let (response, pump) = response::stream(response::in_javascript(chunks))?;
-            // A viewer that leaves is noticed at the next event or heartbeat.
-            let pump = js::promise(pump.map(|()| Ok(JsValue::UNDEFINED)));
-            js::wait_until(&pump)?;
-            Ok(response)
+            response::stream_here(response::in_javascript(chunks))
         }
         Err(error) => {
             // The reason is for the developer; a viewer cannot do anything with it.
