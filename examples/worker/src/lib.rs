@@ -10,8 +10,8 @@ mod order;
 
 use serde::Deserialize;
 use ssetarget::cloudflare::{
-    CreateOptions, InstanceSse, SseRoute, Workflow, WorkflowErrorKind, WorkflowEventsNamespace,
-    serve_instance_sse,
+    CreateOptions, InstanceSse, SseRoute, Transport, Workflow, WorkflowErrorKind,
+    WorkflowEventsNamespace, serve_instance_sse,
 };
 use worker::{Context, Env, Method, Request, Response, Result, event};
 
@@ -25,7 +25,8 @@ ssetarget::export_workflow_events!(WorkflowEvents);
 async fn fetch(request: Request, env: Env, _context: Context) -> Result<Response> {
     let workflow = Workflow::from_env(&env, "ORDER")?;
     let events = WorkflowEventsNamespace::from_env(&env, order::EVENTS, order::NAME)?
-        .with_workflow(workflow.clone());
+        .with_workflow(workflow.clone())
+        .transport(transport(&env));
     let request = match SseRoute::new(events.clone()).serve(request).await? {
         Ok(response) => return Ok(response),
         Err(request) => request,
@@ -46,6 +47,15 @@ async fn fetch(request: Request, env: Env, _context: Context) -> Result<Response
         (["assets", file], Method::Get) => http::asset(file),
         (["assets", _], _) => http::method_not_allowed("GET"),
         _ => http::text(404, "there is nothing here"),
+    }
+}
+
+/// `TRANSPORT` of `[vars]` in wrangler.toml, to compare the two.
+fn transport(env: &Env) -> Transport {
+    match env.var("TRANSPORT").map(|name| name.to_string()).as_deref() {
+        Ok("direct") => Transport::Direct,
+        Ok("hibernating") => Transport::Hibernating,
+        _ => Transport::default(),
     }
 }
 
