@@ -21,7 +21,7 @@ export async function serve({ build = "examples/worker/build", config = "wrangle
   const state = path.join(folder, "state");
   cpSync(at(build), path.join(folder, "build"), { recursive: true, filter: (file) => !file.endsWith(".tmp") });
   const toml = readFileSync(at(config), "utf8")
-    .replace(/^main = .*$/m, 'main = "build/index.js"')
+    .replace(/^main = .*$/m, 'main = "build/index.js"\n' + vars())
     .replace(/^\[build\]\n(?:[^[\n].*\n|\n)*/m, "");
   mkdirSync(state);
   writeFileSync(path.join(folder, "wrangler.toml"), toml);
@@ -39,6 +39,9 @@ export async function serve({ build = "examples/worker/build", config = "wrangle
     },
   });
 }
+
+// The suite of viewers is run once for each.
+const vars = () => (process.env.TRANSPORT ? `vars = { TRANSPORT = "${process.env.TRANSPORT}" }\n` : "");
 
 async function launch(folder, state, env) {
   const args = ["dev", "--ip", "127.0.0.1", "--port", "0", "--inspector-port", "0", "--persist-to", state];

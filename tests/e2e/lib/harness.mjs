@@ -11,7 +11,10 @@ import { copyWorker } from "./wrangler.mjs";
  */
 export async function harness({ front, config = "" } = {}) {
   const folder = copyWorker(at("tests/worker"));
-  appendFileSync(path.join(folder, "wrangler.toml"), config);
+  // The suite of viewers is run once for each.
+  const { TRANSPORT } = process.env;
+  const vars = TRANSPORT ? `\n[vars]\nTRANSPORT = "${TRANSPORT}"\n` : "";
+  appendFileSync(path.join(folder, "wrangler.toml"), config + vars);
   const folders = [folder];
   if (front) {
     folders.unshift(path.join(folder, "front"));

@@ -42,7 +42,7 @@ pub fn extend_broken_events() {
 }
 
 /// As `WorkflowEvents`, and goes down when told to, with all its connections, as it may at any time
-/// for a deploy.
+/// for a deploy. Says when it is made, and how many hibernatable sockets it has.
 #[wasm_bindgen]
 pub struct FragileEvents(WorkflowEventsObject);
 
@@ -51,6 +51,7 @@ pub struct FragileEvents(WorkflowEventsObject);
 impl FragileEvents {
     #[wasm_bindgen(constructor)]
     pub fn new(state: worker_sys::DurableObjectState, _env: Env) -> Result<Self, JsValue> {
+        worker::console_log!("a fragile object was made");
         WorkflowEventsObject::new(state, WorkflowEventsConfig::new()).map(Self)
     }
 
@@ -66,8 +67,23 @@ impl FragileEvents {
         self.0.open(with_facts)
     }
 
+    #[wasm_bindgen(js_name = webSocketMessage)]
+    pub fn web_socket_message(&self, socket: JsValue, message: &JsValue) {
+        self.0.web_socket_message(socket, message);
+    }
+
+    #[wasm_bindgen(js_name = webSocketClose)]
+    pub fn web_socket_close(&self, socket: JsValue) {
+        self.0.web_socket_gone(socket);
+    }
+
     pub fn go_down(&self) {
         abort(&self.0.ctx());
+    }
+
+    #[must_use]
+    pub fn sockets(&self) -> u32 {
+        sockets(&self.0.ctx())
     }
 }
 
@@ -87,10 +103,12 @@ const ways = {
   unappendable: async () => ({ run: 1, facts: "[]", append: fail }),
   unending: async () => ({ run: 1, facts: "[]", append: hang }),
 };
+export const sockets = (context) => context.getWebSockets().filter(({ readyState }) => readyState === WebSocket.OPEN).length;
 export const abort = (context) => context.abort("the object goes down");
 export const open = (way) => (ways[way] ?? fail)();
 "#)]
 extern "C" {
     fn open(way: &str) -> Promise;
     fn abort(context: &JsValue);
+    fn sockets(context: &JsValue) -> u32;
 }

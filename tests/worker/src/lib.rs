@@ -294,7 +294,10 @@ async fn rpc(env: &Env, workflow: &str, id: &str, method: &str) -> Result<Respon
         JsFuture::from(promise).await
     };
     match called.await {
-        Ok(_) => Response::ok("called"),
+        Ok(value) => Response::ok(match value.as_f64() {
+            Some(number) => number.to_string(),
+            None => "called".to_owned(),
+        }),
         Err(error) => Response::error(format!("{error:?}"), 400),
     }
 }

@@ -1,6 +1,6 @@
 //! The workflows by their names in wrangler.toml.
 
-use ssetarget::cloudflare::{Workflow, WorkflowEventsNamespace};
+use ssetarget::cloudflare::{Transport, Workflow, WorkflowEventsNamespace};
 use worker::{Env, Result};
 
 /// The binding of a workflow.
@@ -24,5 +24,10 @@ pub fn workflow(env: &Env, name: &str) -> Result<Workflow> {
 
 pub fn events(env: &Env, name: &str) -> Result<WorkflowEventsNamespace> {
     let events = WorkflowEventsNamespace::from_env(env, events_binding(name), name)?;
-    Ok(events.with_workflow(workflow(env, name)?).ask_for_unknown())
+    let events = events.with_workflow(workflow(env, name)?).ask_for_unknown();
+    Ok(match env.var("TRANSPORT") {
+        Ok(name) if name.to_string() == "hibernating" => events.transport(Transport::Hibernating),
+        Ok(name) if name.to_string() == "direct" => events.transport(Transport::Direct),
+        _ => events,
+    })
 }
