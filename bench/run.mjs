@@ -150,6 +150,7 @@ async function attempt(scenario, name, options) {
     const report = options.inspect ? await profiled(server, measured) : await measured();
     // Rounded, since there are a few rows for the schema too.
     if (scenario.rowsWritten) report.rowsPerEvent = Math.round((100 * (await rowsWritten(server))) / report.events) / 100;
+    if (scenario.evictions) report.evictions = (await asked(server, "made")) - 1;
     report.coldMs = report.firstAtMs === undefined ? undefined : report.firstAtMs - server.started;
     return report;
   } catch (error) {
@@ -161,8 +162,10 @@ async function attempt(scenario, name, options) {
 }
 
 /** How many rows all objects wrote since this was first asked. */
-async function rowsWritten({ rowsPort }) {
-  const response = await fetch(`http://127.0.0.1:${rowsPort}/`);
+const rowsWritten = (server) => asked(server, "");
+
+async function asked({ rowsPort }, what) {
+  const response = await fetch(`http://127.0.0.1:${rowsPort}/${what}`);
   return Number(await response.text());
 }
 
@@ -210,7 +213,7 @@ function judge(results) {
   const failures = [];
   let passed = 0;
   const check = (title, faults) => (faults.length > 0 ? failures.push(`${title}: ${faults.join(", ")}`) : (passed += 1));
-  const exact = ["ours", "roofline"].filter((name) => results.contestants.includes(name));
+  const exact = ["ours", "ours-hibernating", "roofline"].filter((name) => results.contestants.includes(name));
   for (const { name, trials } of results.scenarios) {
     for (const contestant of exact) {
       const [report] = trials[contestant];

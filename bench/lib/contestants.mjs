@@ -11,6 +11,7 @@ export const CONTESTANTS = {
   "original-2": { title: "original 2.0.1", source: "original-2.mjs", lossy: true },
   roofline: { title: "roofline", source: "roofline.mjs" },
   ours: { title: "ours", worker: "bench" },
+  "ours-hibernating": { title: "ours, hibernating", worker: "bench", vars: { TRANSPORT: "hibernating" } },
 };
 
 /** Not a contestant: pages from memory, to see what the client and the runtime can do. */

@@ -93,7 +93,9 @@ export const SCENARIOS = [
     client: ["idle", { viewers: 1_000, seconds: 30 }],
     short: { viewers: 20, seconds: 1 },
     maxTrials: 2,
+    evictions: true,
     rows: [
+      { title: "evictions of the object while it was watched", metric: "evictions", unit: "", better: "higher" },
       { ...SOONER, title: "CPU in a second", metric: "cpuMsPerSecond" },
       { ...SOONER, title: "memory for each viewer", metric: "memoryPerViewer", unit: "KB", share: true },
       { ...SOONER, title: "the next event at all of them", metric: "nextEventMs" },

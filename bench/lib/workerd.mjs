@@ -97,7 +97,7 @@ process.on("exit", () => {
 for (const signal of ["SIGINT", "SIGTERM"]) process.once(signal, () => process.exit(1));
 
 function capnp(name, folder) {
-  const { stateless } = contestant(name);
+  const { stateless, vars = {} } = contestant(name);
   const files = readdirSync(modulesFolder(name)).sort((a, b) => b.startsWith("rows.js") - a.startsWith("rows.js"));
   const modules = files.map((file) => `(name = "${file}", ${file.endsWith(".wasm") ? "wasm" : "esModule"} = embed "${name}/${file}")`);
   const { date, flags } = compatibility();
@@ -106,7 +106,8 @@ function capnp(name, folder) {
     : `
   bindings = [
     (name = "EVENTS", durableObjectNamespace = "WorkflowEvents"),
-    (name = "ROWS", durableObjectNamespace = "RowCounter"),
+    (name = "ROWS", durableObjectNamespace = "RowCounter"),${Object.entries(vars).map(([key, value]) => `
+    (name = "${key}", text = "${value}"),`)}
   ],
   durableObjectNamespaces = [
     (className = "WorkflowEvents", uniqueKey = "bench", enableSql = true),

@@ -1,12 +1,18 @@
-// A second entrypoint besides a contestant: counts the rows that its objects write.
+// A second entrypoint besides a contestant: counts the rows that its objects write, and how often one was made.
 //
-// It replaces `exec` where all objects of the isolate find it, so it must be asked before there is one.
+// For the rows it replaces `exec` where all objects of the isolate find it, so it must be asked before there is one.
 import { DurableObject } from "cloudflare:workers";
 import * as contestant from "./index.js";
 
 export default contestant.default;
-export const WorkflowEvents = contestant.WorkflowEvents;
+export const WorkflowEvents = new Proxy(contestant.WorkflowEvents, {
+  construct(...args) {
+    made += 1;
+    return Reflect.construct(...args);
+  },
+});
 
+let made = 0;
 const cursors = [];
 
 export class RowCounter extends DurableObject {
@@ -26,9 +32,10 @@ export class RowCounter extends DurableObject {
   }
 }
 
-/** Answers every request with the rows that were written since the first. */
+/** Answers with how many objects were made, or else with the rows that were written since the first request. */
 export const Rows = {
   async fetch(request, env) {
+    if (new URL(request.url).pathname === "/made") return new Response(made);
     return new Response(await env.ROWS.getByName("rows").written());
   },
 };

@@ -8,7 +8,7 @@
 
 use futures_util::StreamExt;
 use ssetarget::NewEvent;
-use ssetarget::cloudflare::{ObjectFactLog, SseRoute, WorkflowEventsNamespace};
+use ssetarget::cloudflare::{ObjectFactLog, SseRoute, Transport, WorkflowEventsNamespace};
 use ssetarget::workflow::FactLog;
 use worker::{Context, Env, Method, Request, Response, Result, event};
 
@@ -16,7 +16,13 @@ ssetarget::export_workflow_events!(WorkflowEvents);
 
 #[event(fetch)]
 async fn fetch(request: Request, env: Env, _context: Context) -> Result<Response> {
-    let events = WorkflowEventsNamespace::from_env(&env, "EVENTS", "bench")?;
+    let mut events = WorkflowEventsNamespace::from_env(&env, "EVENTS", "bench")?;
+    if env
+        .var("TRANSPORT")
+        .is_ok_and(|name| name.to_string() == "hibernating")
+    {
+        events = events.transport(Transport::Hibernating);
+    }
     let mut request = match SseRoute::new(events.clone()).serve(request).await? {
         Ok(response) => return Ok(response),
         Err(request) => request,
