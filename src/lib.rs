@@ -80,6 +80,7 @@ pub mod cloudflare;
 #[cfg(any(test, all(feature = "cloudflare", target_family = "wasm")))]
 mod credit;
 mod event;
+pub mod fan_out;
 #[cfg(any(doc, doctest))]
 #[doc = include_str!("../docs/workflows.md")]
 pub mod guide {}

@@ -58,10 +58,6 @@ impl<S: EventStore> Subscription<S> {
     /// A reader that starts at `cursor`. A log that has ended there gives a subscription whose
     /// [`has_ended`](Self::has_ended) is true already.
     pub(crate) async fn start(store: Arc<S>, cursor: Cursor) -> Result<Self, S::Error> {
-        let limit = PageLimit {
-            events: 1,
-            bytes: 1,
-        };
         let cursor = match cursor {
             _ if !store.is_resumable() => Cursor::Latest,
             cursor => cursor,
@@ -69,7 +65,7 @@ impl<S: EventStore> Subscription<S> {
         let position = match cursor {
             Cursor::Beginning => Position::Oldest,
             Cursor::After(id) => Position::After(id),
-            Cursor::Latest => Position::behind(store.read(None, limit).await?.head),
+            Cursor::Latest => Position::behind(store.ends(None).await?.head),
             Cursor::Since(time) => {
                 let before = store.before(time).await?;
                 before.map_or(Position::Oldest, Position::After)
@@ -77,7 +73,7 @@ impl<S: EventStore> Subscription<S> {
         };
         // Also from the beginning, which cannot be the end: a store that fails is to fail here,
         // where a server can still say so.
-        let ended = position.is_end(&store.read(position.after(), limit).await?);
+        let ended = position.is_end(&store.ends(position.after()).await?);
         Ok(Self {
             store,
             position,

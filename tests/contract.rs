@@ -13,11 +13,11 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, SystemTime};
 
 use Fault::{
-    AppendsOneByOne, BeforeIncludes, ClosedForGood, CutsAt64Kib, EmptyIsClosed, EventPerBatch,
-    ForgetsEnd, ForgetsHead, ForgetsKeys, HeadOfPage, HidesTrimmed, IgnoresBytes, IgnoresLimit,
-    KeysLowercase, KeysToNul, MixesTimes, NeverClosed, NeverRings, NormalisesLines, OldestOfPage,
-    OneShort, OneWaker, Remembers, Resumable, ReversesBatches, RingsEverySecond, SmallBatches,
-    SmallRing, Sound, StillClosed, WaitsAlways,
+    AppendsOneByOne, BeforeIncludes, ClosedForGood, CutsAt64Kib, EmptyIsClosed, EndsWithoutEnd,
+    EventPerBatch, ForgetsEnd, ForgetsHead, ForgetsKeys, HeadOfPage, HidesTrimmed, IgnoresBytes,
+    IgnoresLimit, KeysLowercase, KeysToNul, MixesTimes, NeverClosed, NeverRings, NormalisesLines,
+    OldestOfPage, OneShort, OneWaker, Remembers, Resumable, ReversesBatches, RingsEverySecond,
+    SmallBatches, SmallRing, Sound, StillClosed, WaitsAlways,
 };
 use bytes::Bytes;
 use ssetarget::store::{Bell, FramePage, FrameStore, Frames, contract};
@@ -46,6 +46,8 @@ enum Fault {
     CutsAt64Kib,
     /// Adds an event that nobody appended.
     EventPerBatch,
+    /// Says by itself that a log has not ended.
+    EndsWithoutEnd,
     ForgetsEnd,
     ForgetsHead,
     ForgetsKeys,
@@ -86,6 +88,7 @@ const CAUGHT: &[(Fault, &[&str])] = &[
     (ClosedForGood, &["terminal"]),
     (NeverClosed, &["terminal"]),
     (ForgetsEnd, &["terminal"]),
+    (EndsWithoutEnd, &["ends"]),
     (MixesTimes, &["times"]),
     (BeforeIncludes, &["times"]),
     (NormalisesLines, &["awkward_data"]),
@@ -130,6 +133,7 @@ const CHECKS: &[(&str, Check<Faulty>)] = checks![
     page_of_bytes,
     positions,
     terminal,
+    ends,
     times,
     awkward_data,
     large_data,
@@ -416,6 +420,12 @@ impl EventStore for Faulty {
             _ => {}
         }
         Ok(page)
+    }
+
+    async fn ends(&self, after: Option<EventId>) -> Result<Page<()>, Infallible> {
+        let mut ends = self.inner.ends(after).await?;
+        ends.closed &= self.fault != EndsWithoutEnd;
+        Ok(ends)
     }
 
     async fn changed(&self, after: Option<EventId>) -> Result<(), Infallible> {

@@ -173,7 +173,16 @@ fn an_upstream_that_fails_for_a_while_is_not_noticed_and_then_is() {
             assert!(matches!(refused, Err(RelayError::Unreachable)));
             assert_eq!(*pauses.borrow(), [50, 100, 200, 400, 50, 100, 200, 400]);
         }
-        // Followed again, it goes on where the viewer is.
+        // Followed again, it goes on where the viewer is. Who comes before it knows anything waits.
+        database.fail_next(1);
+        root.0.forget();
+        {
+            let mut following = pin!(relay.0.follow(|_| pending()));
+            assert!(poll!(following.as_mut()).is_pending());
+            let target = target(&relay);
+            let mut early = pin!(target.subscribe(Cursor::Beginning));
+            assert!(poll!(early.as_mut()).is_pending());
+        }
         let mut following = pin!(follow(&relay));
         assert!(poll!(following.as_mut()).is_pending());
         let mut viewer = viewer.unwrap();
@@ -213,6 +222,20 @@ fn a_log_that_was_deleted_is_another_log() {
         assert_eq!(events(viewer.next_frames().await), anew);
         let mut late = target(&relay).subscribe(Cursor::Beginning).await.unwrap();
         assert_eq!(events(late.next_frames().await), anew);
+    });
+}
+
+#[test]
+fn that_there_is_no_event_is_not_said_without_asking() {
+    block_on(async {
+        let root = root();
+        let relay = relay(&root);
+        let mut following = pin!(follow(&relay));
+        assert!(poll!(following.as_mut()).is_pending());
+        assert_eq!(relay.ends(None).await.unwrap().head, None);
+        // The relay, which is not polled, does not know of this one.
+        say(&root, 0..1).await;
+        assert_eq!(relay.ends(None).await.unwrap().head, EventId::new(1));
     });
 }
 
@@ -320,6 +343,9 @@ impl<S: EventStore> EventStore for Shared<S> {
     async fn read(&self, after: Option<EventId>, limit: PageLimit) -> Result<Page, S::Error> {
         self.0.read(after, limit).await
     }
+    async fn ends(&self, after: Option<EventId>) -> Result<Page<()>, S::Error> {
+        self.0.ends(after).await
+    }
     async fn changed(&self, after: Option<EventId>) -> Result<(), S::Error> {
         self.0.changed(after).await
     }
@@ -368,6 +394,9 @@ impl<U: FrameStore> EventStore for Followed<U> {
     }
     async fn read(&self, after: Option<EventId>, limit: PageLimit) -> Result<Page, Self::Error> {
         self.relay.read(after, limit).await
+    }
+    async fn ends(&self, after: Option<EventId>) -> Result<Page<()>, Self::Error> {
+        self.relay.ends(after).await
     }
     async fn changed(&self, after: Option<EventId>) -> Result<(), Self::Error> {
         self.relay.changed(after).await

@@ -24,6 +24,7 @@ use super::runtime::WorkersRuntime;
 use super::serve::{self, Transport};
 use super::step::WorkflowStep;
 use crate::event::{InvalidEvent, NewEvent};
+use crate::fan_out::FanOut;
 use crate::workflow::{
     BatchedDispatch, DispatchConfig, FactLog, OpenedRun, Runtime, WorkflowEventStep, pack_facts,
     workflow_ended, workflow_started,
@@ -40,10 +41,12 @@ pub type WorkflowRunStep =
 #[derive(Clone, Debug)]
 pub struct WorkflowEventsNamespace {
     namespace: ObjectNamespace,
+    binding: String,
     workflow_name: String,
     workflow: Option<Workflow>,
     asks_for_unknown: bool,
     transport: Transport,
+    fan_out: Option<FanOut>,
 }
 
 impl WorkflowEventsNamespace {
@@ -68,10 +71,12 @@ impl WorkflowEventsNamespace {
         })?;
         Ok(Self {
             namespace,
+            binding: binding.to_owned(),
             workflow_name: workflow_name.into(),
             workflow: None,
             asks_for_unknown: false,
             transport: Transport::default(),
+            fan_out: Some(FanOut::new()),
         })
     }
 
@@ -193,7 +198,7 @@ impl WorkflowEventsNamespace {
             return Ok(false);
         }
         let request = Request::new("http://workflow-events/", Method::Head)?;
-        let response = self.fetch(instance_id, request).await?;
+        let response = self.fetch(&self.object_name(instance_id), request).await?;
         Ok(response.status_code() == 200)
     }
 
@@ -224,6 +229,19 @@ impl WorkflowEventsNamespace {
         self
     }
 
+    /// When the viewers of a run are more than one object serves, further ones are served by relays:
+    /// objects of the same class, which get the events from the run's own and store nothing, in as
+    /// many levels as it takes, where the transport is [`Transport::Direct`]. What viewers get is the same. Each relay that is watched is in memory,
+    /// and charged, like the run's own object. `None`: the run's object serves all.
+    ///
+    /// Give all Workers that serve a run the same. The binding must have the same name in the Worker
+    /// that has the class, else its objects serve all by themselves. Default: [`FanOut::new`].
+    #[must_use]
+    pub fn fan_out(mut self, fan_out: impl Into<Option<FanOut>>) -> Self {
+        self.fan_out = fan_out.into();
+        self
+    }
+
     /// Wraps the step object of a run, so that what its steps do is dispatched in batches.
     #[must_use]
     pub fn wrap<P>(&self, event: &WorkflowEvent<P>, step: WorkflowStep) -> WorkflowRunStep {
@@ -247,12 +265,18 @@ impl WorkflowEventsNamespace {
         self.transport == Transport::Hibernating
     }
 
-    pub(super) async fn fetch(
-        &self,
-        instance_id: &str,
-        request: Request,
-    ) -> worker::Result<Response> {
-        self.stub(instance_id)?.fetch_with_request(request).await
+    /// Asks the object of this [name](Self::object_name).
+    pub(super) async fn fetch(&self, name: &str, request: Request) -> worker::Result<Response> {
+        let stub = self.namespace.get_by_name(name)?;
+        stub.fetch_with_request(request).await
+    }
+
+    pub(super) fn tree(&self) -> Option<FanOut> {
+        self.fan_out
+    }
+
+    pub(super) fn binding(&self) -> &str {
+        &self.binding
     }
 
     /// The state of an instance without events, if there is one and it is to be asked for.
@@ -320,9 +344,13 @@ impl WorkflowEventsNamespace {
     }
 
     fn stub(&self, instance_id: &str) -> worker::Result<worker::durable::Stub> {
+        self.namespace.get_by_name(&self.object_name(instance_id))
+    }
+
+    /// The name of the object that has an instance's log.
+    pub(super) fn object_name(&self, instance_id: &str) -> String {
         // Workflow names have no slash, so no two pairs give one name.
-        let name = format!("{}/{instance_id}", self.workflow_name);
-        self.namespace.get_by_name(&name)
+        format!("{}/{instance_id}", self.workflow_name)
     }
 }
 

@@ -223,6 +223,29 @@ extern "C" {
     #[wasm_bindgen(method, catch)]
     pub(super) async fn open(this: &EventsStub, with_facts: bool) -> Result<JsValue, JsValue>;
 
+    #[wasm_bindgen(method, catch)]
+    pub(super) async fn follow(this: &EventsStub, hop: &str) -> Result<JsValue, JsValue>;
+
+    /// What `follow` returns: functions that read the log.
+    #[wasm_bindgen(extends = Object)]
+    pub(super) type FollowSession;
+    /// `[oldest, head, trimmed, closed]`, and `last, bytes` where there are events; 0 for no id.
+    #[wasm_bindgen(method, catch)]
+    pub(super) async fn page(
+        this: &FollowSession,
+        after: f64,
+        viewers: f64,
+        waits: bool,
+        events: u32,
+        bytes: u32,
+    ) -> Result<JsValue, JsValue>;
+    #[wasm_bindgen(method, catch)]
+    pub(super) async fn before(this: &FollowSession, time: f64) -> Result<JsValue, JsValue>;
+    #[wasm_bindgen(method, catch)]
+    pub(super) async fn report(this: &FollowSession, viewers: f64) -> Result<JsValue, JsValue>;
+    #[wasm_bindgen(method, catch)]
+    pub(super) async fn leave(this: &FollowSession) -> Result<JsValue, JsValue>;
+
     /// What `open` returns: the run, its facts as JSON, and a function that appends.
     #[wasm_bindgen(extends = Object)]
     pub(super) type EventsSession;

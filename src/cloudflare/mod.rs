@@ -17,7 +17,10 @@ mod js;
 mod object;
 #[cfg(feature = "redis")]
 mod redis;
+mod relay;
+mod remote_log;
 mod response;
+mod route;
 mod runtime;
 mod serve;
 mod serve_instance;
@@ -28,6 +31,8 @@ mod step;
 mod stream;
 mod subscribe;
 
+#[doc(no_inline)]
+pub use crate::fan_out::FanOut;
 #[doc(no_inline)]
 pub use crate::workflow::InstanceError;
 pub use binding::{

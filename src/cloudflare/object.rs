@@ -11,7 +11,9 @@ use worker::{Method, Request, Response};
 use super::convert::message;
 use super::hibernation::HibernatingViewers;
 use super::js;
-use super::response::sse_frame_response;
+use super::relay::{Hop, Tree};
+use super::remote_log;
+use super::response::sse_frame_response_while;
 use super::runtime::WorkersRuntime;
 use super::serve::{self, Viewer};
 use super::sql::{ObjectSql, ObjectSqlError};
@@ -65,6 +67,7 @@ struct Object {
     state: worker::durable::State,
     log: Log,
     hibernating: Rc<HibernatingViewers>,
+    tree: Tree,
     config: WorkflowEventsConfig,
 }
 
@@ -75,6 +78,7 @@ impl WorkflowEventsObject {
     /// When the class is not configured as one with SQLite storage.
     pub fn new(
         state: worker::worker_sys::DurableObjectState,
+        env: worker::Env,
         config: WorkflowEventsConfig,
     ) -> Result<Self, JsValue> {
         let state = worker::durable::State::from(state);
@@ -84,6 +88,7 @@ impl WorkflowEventsObject {
                 hibernating: HibernatingViewers::new(&state),
                 state,
                 log: WorkflowLog::new(sql),
+                tree: Tree::new(env),
                 config,
             })),
         })
@@ -159,6 +164,26 @@ impl WorkflowEventsObject {
         }
     }
 
+    /// For the class's `follow`, which only objects of the class call, by RPC, with what the one that
+    /// they call is: functions that read its log, see [`remote_log`].
+    pub fn follow(&self, hop: String) -> Promise {
+        self.with(async move |object| {
+            let hop = Hop::from_text(&hop)?;
+            let crowd = object.tree.crowd();
+            match object.tree.relay(Some(&hop))? {
+                Some(relay) => remote_log::session(relay.target(), crowd),
+                None => remote_log::session(object.log.target(), crowd),
+            }
+        })
+    }
+
+    /// For tests: who watches, as JSON.
+    #[must_use]
+    pub fn watched(&self) -> JsValue {
+        let watched = self.object.as_ref().map(|object| object.tree.watched());
+        watched.unwrap_or_default()
+    }
+
     fn with(
         &self,
         method: impl AsyncFnOnce(Rc<Object>) -> Result<JsValue, JsValue> + 'static,
@@ -174,6 +199,14 @@ impl Object {
             Ok(viewer) => viewer,
             Err(refusal) => return serve::refuse(refusal),
         };
+        let hop = Hop::from_request(request)?;
+        let visit = match self.tree.admit(hop.as_ref())? {
+            Ok(visit) => visit,
+            Err(elsewhere) => return Ok(elsewhere),
+        };
+        if let Some(relay) = self.tree.relay(hop.as_ref())? {
+            return relay.serve(&viewer, visit).await;
+        }
         let target = self.log.target();
         let head = target.store().head().map_err(to_worker)?;
         if head.is_none() && !viewer.expected {
@@ -186,7 +219,7 @@ impl Object {
         if viewer.hibernates && !subscription.has_ended() {
             return self.hibernating.accept(target, subscription);
         }
-        sse_frame_response(subscription)
+        sse_frame_response_while(subscription, visit)
     }
 
     /// Answers at once, since SQLite does: a promise of Rust's costs as much as the insert. The
@@ -264,9 +297,9 @@ macro_rules! export_workflow_events {
                 #[wasm_bindgen(constructor)]
                 pub fn new(
                     state: worker::worker_sys::DurableObjectState,
-                    _env: worker::Env,
+                    env: worker::Env,
                 ) -> Result<Self, JsValue> {
-                    WorkflowEventsObject::new(state, $config).map(Self)
+                    WorkflowEventsObject::new(state, env, $config).map(Self)
                 }
 
                 #[wasm_bindgen(getter)]
@@ -299,6 +332,10 @@ macro_rules! export_workflow_events {
                 #[wasm_bindgen(js_name = webSocketError)]
                 pub fn web_socket_error(&self, socket: JsValue) {
                     self.0.web_socket_gone(socket);
+                }
+
+                pub fn follow(&self, hop: String) -> js_sys::Promise {
+                    self.0.follow(hop)
                 }
             }
 

@@ -47,9 +47,20 @@ pub fn sse_response<S: EventStore + 'static>(
 pub fn sse_frame_response<S: FrameStore<Bytes = Uint8Array> + 'static>(
     subscription: Subscription<S>,
 ) -> worker::Result<Response> {
+    sse_frame_response_while(subscription, ())
+}
+
+/// As [`sse_frame_response`]; keeps `visit` as long as the viewer is there.
+pub(super) fn sse_frame_response_while<S: FrameStore<Bytes = Uint8Array> + 'static>(
+    subscription: Subscription<S>,
+    visit: impl Sized + 'static,
+) -> worker::Result<Response> {
     let has_ended = subscription.has_ended();
     let timer = Timer::new();
     let chunks = frame_body(subscription, move |duration| timer.sleep(duration));
+    let chunks = chunks.inspect(move |_| {
+        let _visit = &visit;
+    });
     respond(has_ended, chunks)
 }
 

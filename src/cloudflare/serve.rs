@@ -4,6 +4,8 @@ use wasm_bindgen::JsCast;
 use worker::{Headers, Method, Request, RequestInit, Response, ResponseBuilder};
 
 use super::events::WorkflowEventsNamespace;
+use super::relay::{HOP, Hop};
+use super::route;
 use super::socket::socket_response;
 use crate::clock;
 use crate::event::Cursor;
@@ -18,7 +20,8 @@ use crate::wire;
 /// with `Allow` for anything but `GET`; `503` with `Retry-After` when the object cannot be
 /// reached, which was tried three times. Reasons are plain text.
 ///
-/// Serving never stores anything, whatever the request is.
+/// Serving never stores anything, whatever the request is. Where a run has more viewers than one
+/// object serves, others get the same from relays: see [`WorkflowEventsNamespace::fan_out`].
 ///
 /// # Errors
 /// When a response cannot be made.
@@ -67,21 +70,13 @@ fn over_socket(response: Response) -> worker::Result<Response> {
     socket_response(socket.as_ref().clone().unchecked_into())
 }
 
-/// Asks the object, more than once if need be: one that was reset by a deploy or that panicked
-/// is there again at the next request, while a browser's `EventSource` gives up at an error.
+/// Asks the object that takes the viewer: see [`route`].
 async fn fetch(
     instance_id: &str,
     viewer: &Viewer,
     events: &WorkflowEventsNamespace,
 ) -> worker::Result<Response> {
-    const TRIES: u32 = 3;
-    for _ in 1..TRIES {
-        let response = events.fetch(instance_id, viewer.to_object_request()?).await;
-        if response.is_ok() {
-            return response;
-        }
-    }
-    match events.fetch(instance_id, viewer.to_object_request()?).await {
+    match route::fetch(instance_id, viewer, events).await {
         Ok(response) => Ok(response),
         Err(error) => refuse(unreachable(&error)),
     }
@@ -194,7 +189,7 @@ impl Viewer {
     }
 
     /// Made anew from what was understood: nothing else of the client's request gets further.
-    fn to_object_request(&self) -> worker::Result<Request> {
+    pub(super) fn to_object_request(&self, hop: Option<&Hop>) -> worker::Result<Request> {
         let mut url = "http://workflow-events/".to_owned();
         if self.expected {
             url += EXPECTED;
@@ -202,6 +197,9 @@ impl Viewer {
         let headers = Headers::new();
         if self.hibernates {
             headers.set("upgrade", "websocket")?;
+        }
+        if let Some(hop) = hop {
+            headers.set(HOP, &hop.to_text()?)?;
         }
         match self.cursor {
             Cursor::Beginning => {}

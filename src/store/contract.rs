@@ -55,6 +55,7 @@ pub async fn check<S: EventStore>(mut new_store: impl AsyncFnMut() -> S) {
     page_of_bytes(&new_store().await).await;
     positions(&new_store().await).await;
     terminal(&new_store().await).await;
+    ends(&new_store().await).await;
     times(&new_store().await).await;
     awkward_data(&new_store().await).await;
     large_data(&new_store().await).await;
@@ -256,6 +257,27 @@ pub async fn empty_log<S: EventStore>(store: &S) {
     for after in [None, EventId::new(1), EventId::new(EventId::MAX)] {
         let page = read(store, after, PageLimit::default()).await;
         assert_eq!(page, Page::default(), "an empty log read after {after:?}");
+    }
+}
+
+/// The ends of a log are those that a page tells, wherever one looks from.
+pub async fn ends<S: EventStore>(store: &S) {
+    ends_are_those_of_a_page(store).await;
+    append(store, vec![plain("first"), plain("second")]).await;
+    ends_are_those_of_a_page(store).await;
+    append(store, vec![plain("last").terminal()]).await;
+    ends_are_those_of_a_page(store).await;
+    append(store, vec![plain("restarted")]).await;
+    ends_are_those_of_a_page(store).await;
+}
+
+async fn ends_are_those_of_a_page<S: EventStore>(store: &S) {
+    let ids = everything(store).await.events;
+    let ids = ids.iter().map(|event| Some(event.id));
+    for after in ids.chain([None, EventId::new(EventId::MAX)]) {
+        let page = read(store, after, PageLimit::default()).await;
+        let ends = succeed("ends", store.ends(after)).await;
+        assert_eq!(ends, page.with(()), "the ends of the log after {after:?}");
     }
 }
 

@@ -101,6 +101,24 @@ pub trait EventStore: MaybeSend + MaybeSync {
         limit: PageLimit,
     ) -> impl Future<Output = Result<Page, Self::Error>> + MaybeSend;
 
+    /// As [`read`](Self::read), but for the events: where the log's ends are, seen from `after`.
+    /// Each subscriber asks for it when it begins. Default: a page of one event is read.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    fn ends(
+        &self,
+        after: Option<EventId>,
+    ) -> impl Future<Output = Result<Page<()>, Self::Error>> + MaybeSend {
+        async move {
+            let one = PageLimit {
+                events: 1,
+                bytes: 1,
+            };
+            Ok(self.read(after, one).await?.with(()))
+        }
+    }
+
     /// Resolves once [`read`](Self::read) after `after` may return something new: at once if
     /// the log's head is not `after`. May resolve without cause; must not miss a cause.
     ///
@@ -180,4 +198,17 @@ pub struct Page<C = Vec<StoredEvent>> {
     /// [`Event::is_terminal`](crate::Event::is_terminal). `false` if none is kept: whoever comes
     /// then waits for what is appended next, as on a log that was never written.
     pub closed: bool,
+}
+
+impl<C> Page<C> {
+    /// The same ends with other events.
+    pub(crate) fn with<D>(&self, events: D) -> Page<D> {
+        Page {
+            events,
+            oldest: self.oldest,
+            head: self.head,
+            trimmed: self.trimmed,
+            closed: self.closed,
+        }
+    }
 }

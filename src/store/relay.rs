@@ -98,7 +98,7 @@ impl<U: FrameStore> RelayStore<U> {
         &self,
         mut sleep: impl FnMut(Duration) -> F,
     ) -> U::Error {
-        let following = Following(self);
+        let following = Following::start(self);
         let mut position = None;
         let mut pause = FIRST_PAUSE;
         let mut tries = 0;
@@ -128,11 +128,7 @@ impl<U: FrameStore> RelayStore<U> {
     ) -> Result<Option<EventId>, U::Error> {
         let limit = PageLimit::default();
         let Some(position) = position else {
-            let one = PageLimit {
-                events: 1,
-                bytes: 1,
-            };
-            let page = self.upstream.read_frames(None, one).await?;
+            let page = self.upstream.ends(None).await?;
             let behind = page.head.and_then(|head| {
                 let start = head.get().saturating_sub(TAIL_EVENTS);
                 EventId::new(start)
@@ -153,7 +149,7 @@ impl<U: FrameStore> RelayStore<U> {
     }
 
     /// What is known, once something is.
-    async fn ends(&self) -> Result<Page<()>, RelayError<U::Error>> {
+    async fn known(&self) -> Result<Page<()>, RelayError<U::Error>> {
         loop {
             let listener = self.bell.listen();
             let state = lock(&self.view).state.clone();
@@ -185,14 +181,14 @@ impl<U: FrameStore> RelayStore<U> {
         after: Option<EventId>,
         limit: PageLimit,
     ) -> Option<FramePage<U::Bytes>> {
-        if after > ends.head || (after == ends.head && ends.closed) {
+        if !is_told(ends, after) {
             return None;
         }
         if after == ends.head {
-            return Some(with(ends, None));
+            return Some(ends.with(None));
         }
         let frames = lock(&self.view).tail.page(place(after), limit)?;
-        Some(with(ends, Some(frames)))
+        Some(ends.with(Some(frames)))
     }
 }
 
@@ -249,14 +245,10 @@ fn up_to<C>(reached: Option<EventId>, page: &Page<C>) -> Page<()> {
     }
 }
 
-fn with<C>(ends: &Page<()>, events: C) -> Page<C> {
-    Page {
-        events,
-        oldest: ends.oldest,
-        head: ends.head,
-        trimmed: ends.trimmed,
-        closed: ends.closed,
-    }
+/// Whether a viewer at this position is told what is known here: not that it has seen all of a log
+/// that has ended, nor that there is no such position.
+fn is_told(ends: &Page<()>, after: Option<EventId>) -> bool {
+    after < ends.head || (after == ends.head && !ends.closed)
 }
 
 fn place(position: Option<EventId>) -> u64 {
@@ -267,11 +259,21 @@ fn place(position: Option<EventId>) -> u64 {
 struct Following<'a, U: FrameStore>(&'a RelayStore<U>);
 
 impl<U: FrameStore> Following<'_, U> {
+    /// Whoever comes now waits, also if it was given up before.
+    fn start(relay: &RelayStore<U>) -> Following<'_, U> {
+        lock(&relay.view).state = State::Unknown;
+        Following(relay)
+    }
+
     fn fail(&self) {
-        *lock(&self.0.view) = View {
+        let mut view = lock(&self.0.view);
+        let breaks = view.breaks + 1;
+        *view = View {
             state: State::Unreachable,
+            breaks,
             ..View::default()
         };
+        drop(view);
         self.0.bell.ring();
     }
 }
@@ -311,13 +313,23 @@ impl<U: FrameStore> EventStore for RelayStore<U> {
         after: Option<EventId>,
         limit: PageLimit,
     ) -> Result<Page<Vec<StoredEvent>>, Self::Error> {
-        self.ends().await?;
+        self.known().await?;
         Ok(self.upstream.read(after, limit).await?)
+    }
+
+    /// From what is here, but for an end, a position that is not here, and a log without events:
+    /// then the upstream is asked.
+    async fn ends(&self, after: Option<EventId>) -> Result<Page<()>, Self::Error> {
+        let ends = self.known().await?;
+        if ends.head.is_some() && is_told(&ends, after) {
+            return Ok(ends);
+        }
+        Ok(self.upstream.ends(after).await?)
     }
 
     async fn changed(&self, after: Option<EventId>) -> Result<(), Self::Error> {
         let listener = self.bell.listen();
-        let ends = self.ends().await?;
+        let ends = self.known().await?;
         if ends.head > after {
             return Ok(());
         }
@@ -350,7 +362,7 @@ impl<U: FrameStore> FrameStore for RelayStore<U> {
         after: Option<EventId>,
         limit: PageLimit,
     ) -> Result<FramePage<U::Bytes>, Self::Error> {
-        let ends = self.ends().await?;
+        let ends = self.known().await?;
         if let Some(page) = self.kept(&ends, after, limit) {
             return Ok(page);
         }

@@ -505,6 +505,10 @@ impl<Q: Sql> EventStore for SqliteEventStore<Q> {
         self.with_log(|log| self.page(log, after, limit))
     }
 
+    async fn ends(&self, _after: Option<EventId>) -> Result<Page<()>, Self::Error> {
+        self.with_log(|log| Ok(self.ends(log)?.page(())))
+    }
+
     async fn changed(&self, after: Option<EventId>) -> Result<(), Self::Error> {
         let listener = self.bell.listen();
         if self.head()? == after {

@@ -50,9 +50,9 @@ pub struct FragileEvents(WorkflowEventsObject);
 #[allow(clippy::missing_errors_doc, reason = "as the class that it stands for")]
 impl FragileEvents {
     #[wasm_bindgen(constructor)]
-    pub fn new(state: worker_sys::DurableObjectState, _env: Env) -> Result<Self, JsValue> {
+    pub fn new(state: worker_sys::DurableObjectState, env: Env) -> Result<Self, JsValue> {
         worker::console_log!("a fragile object was made");
-        WorkflowEventsObject::new(state, WorkflowEventsConfig::new()).map(Self)
+        WorkflowEventsObject::new(state, env, WorkflowEventsConfig::new()).map(Self)
     }
 
     pub fn fetch(&self, request: worker::web_sys::Request) -> Promise {
@@ -109,6 +109,6 @@ export const open = (way) => (ways[way] ?? fail)();
 "#)]
 extern "C" {
     fn open(way: &str) -> Promise;
-    fn abort(context: &JsValue);
+    pub fn abort(context: &JsValue);
     fn sockets(context: &JsValue) -> u32;
 }

@@ -12,7 +12,8 @@
 //! - `POST /fold` with `{ours, platform}`, two logs of a run, gives what each of them amounts to
 //! - `GET /open` counts the subscriptions that these two have open
 //! - `GET /<workflow>/<id>/platform` is the platform's own log, once the run has ended
-//! - `POST /<workflow>/<id>/rpc/<method>` calls a method of the `WorkflowEvents` object
+//! - `POST /<workflow>/<id>/rpc/<method>` calls a method of the `WorkflowEvents` object; the text that it
+//!   returns
 //! - `/gate/<name>/<path>` asks a gate
 //! - `/own/<name>/dispatch`, `/sse`, `/whisper`, `/whispers`, `/contract` ask a log in an object of
 //!   one's own
@@ -24,6 +25,7 @@
 mod brittle;
 mod broken;
 mod calls;
+mod crowd;
 mod gate;
 mod own_log;
 mod platform;
@@ -294,9 +296,10 @@ async fn rpc(env: &Env, workflow: &str, id: &str, method: &str) -> Result<Respon
         JsFuture::from(promise).await
     };
     match called.await {
-        Ok(value) => Response::ok(match value.as_f64() {
-            Some(number) => number.to_string(),
-            None => "called".to_owned(),
+        Ok(value) => Response::ok(match (value.as_string(), value.as_f64()) {
+            (Some(text), _) => text,
+            (None, Some(number)) => number.to_string(),
+            (None, None) => "called".to_owned(),
         }),
         Err(error) => Response::error(format!("{error:?}"), 400),
     }

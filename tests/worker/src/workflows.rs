@@ -3,6 +3,8 @@
 use ssetarget::cloudflare::{Transport, Workflow, WorkflowEventsNamespace};
 use worker::{Env, Result};
 
+use crate::crowd;
+
 /// The binding of a workflow.
 pub fn binding(name: &str) -> String {
     name.to_ascii_uppercase()
@@ -14,6 +16,7 @@ pub fn events_binding(name: &str) -> &'static str {
         "brief" => "BRIEF_EVENTS",
         "fragile" => "FRAGILE_EVENTS",
         "broken" => "BROKEN_EVENTS",
+        "crowd" => "CROWD_EVENTS",
         _ => "EVENTS",
     }
 }
@@ -25,6 +28,10 @@ pub fn workflow(env: &Env, name: &str) -> Result<Workflow> {
 pub fn events(env: &Env, name: &str) -> Result<WorkflowEventsNamespace> {
     let events = WorkflowEventsNamespace::from_env(env, events_binding(name), name)?;
     let events = events.with_workflow(workflow(env, name)?).ask_for_unknown();
+    let events = match name {
+        "crowd" => events.fan_out(crowd::FAN_OUT),
+        _ => events,
+    };
     Ok(match env.var("TRANSPORT") {
         Ok(name) if name.to_string() == "hibernating" => events.transport(Transport::Hibernating),
         Ok(name) if name.to_string() == "direct" => events.transport(Transport::Direct),

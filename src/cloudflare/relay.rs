@@ -1,0 +1,290 @@
+//! Trees of objects: relays, which are objects of the same class that store nothing.
+
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+
+use futures_util::future::{join, select};
+use serde::{Deserialize, Serialize};
+use wasm_bindgen::prelude::*;
+use worker::{Env, Request, Response, ResponseBuilder};
+
+use super::remote_log::RemoteLog;
+use super::response::sse_frame_response_while;
+use super::runtime::{WorkersRuntime, sleep};
+use super::serve::{self, Viewer};
+use crate::fan_out::{Admission, Ask, Audience, FanOut, Place};
+use crate::store::{Bell, EventStore, RelayStore};
+use crate::sync::{Mutex, lock};
+use crate::workflow::Runtime;
+use crate::{NewEvent, SseTarget};
+
+/// What the Worker says to an object of a tree, and a relay to the one above it: which one that is,
+/// and how others are reached. Never the client's word.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Hop {
+    /// The binding of the objects.
+    pub(super) binding: String,
+    /// The name of the root.
+    pub(super) root: String,
+    pub(super) fan_out: FanOut,
+    pub(super) place: Place,
+    pub(super) ask: Ask,
+}
+
+impl Hop {
+    /// The name of the object. No run's ends like a relay's: `~` is in no instance's id.
+    pub(super) fn object_name(&self) -> String {
+        match self.place {
+            Place::ROOT => self.root.clone(),
+            place => format!("{}~{place}", self.root),
+        }
+    }
+
+    fn parent(&self) -> Option<Self> {
+        let place = self.place.parent(&self.fan_out)?;
+        Some(Self {
+            place,
+            ask: Ask::Anyway,
+            ..self.clone()
+        })
+    }
+
+    /// In ASCII, for a header.
+    pub(super) fn to_text(&self) -> worker::Result<String> {
+        let json = serde_json::to_string(self)?;
+        Ok(js_sys::encode_uri_component(&json).into())
+    }
+
+    pub(super) fn from_text(text: &str) -> worker::Result<Self> {
+        let json = String::from(js_sys::decode_uri_component(text)?);
+        Ok(serde_json::from_str(&json)?)
+    }
+
+    /// `None` where there is to be no tree.
+    pub(super) fn from_request(request: &Request) -> worker::Result<Option<Self>> {
+        let text = request.headers().get(HOP)?;
+        text.as_deref().map(Self::from_text).transpose()
+    }
+}
+
+/// The header that has a [`Hop`].
+pub(super) const HOP: &str = "ssetarget-hop";
+
+/// An object's answer to a viewer that it does not take. The Worker understands it; no client sees
+/// it.
+const ELSEWHERE: u16 = 421;
+const LEAVES: &str = "ssetarget-leaves";
+
+/// What an object's answer says of where the viewer is to be.
+pub(super) fn admission(response: &Response) -> worker::Result<Admission> {
+    if response.status_code() != ELSEWHERE {
+        return Ok(Admission::Here);
+    }
+    let leaves = response.headers().get(LEAVES)?;
+    let leaves = leaves.and_then(|leaves| leaves.parse().ok());
+    Ok(leaves.map_or(Admission::Full, Admission::Leaves))
+}
+
+/// An object's part in a tree.
+pub(super) struct Tree {
+    env: Env,
+    crowd: Rc<Crowd>,
+    relay: Mutex<Option<Rc<Relay>>>,
+}
+
+impl Tree {
+    pub(super) fn new(env: Env) -> Self {
+        Self {
+            env,
+            crowd: Rc::default(),
+            relay: Mutex::default(),
+        }
+    }
+
+    /// Takes a viewer, who is there as long as the [`Visit`] is, or sends it elsewhere.
+    pub(super) fn admit(&self, hop: Option<&Hop>) -> worker::Result<Result<Visit, Response>> {
+        let admission = match hop {
+            // Where relays could not reach this object it serves all by itself.
+            Some(hop) if self.env.durable_object(&hop.binding).is_ok() => {
+                let mut audience = lock(&self.crowd.audience);
+                audience.admit(hop.place, &hop.fan_out, hop.ask, now())
+            }
+            _ => Admission::Here,
+        };
+        let mut elsewhere = ResponseBuilder::new().with_status(ELSEWHERE);
+        match admission {
+            Admission::Here => return Ok(Ok(self.crowd.enter())),
+            Admission::Leaves(leaves) => {
+                elsewhere = elsewhere.with_header(LEAVES, &leaves.to_string())?;
+            }
+            Admission::Full => {}
+        }
+        Ok(Err(elsewhere.empty()))
+    }
+
+    /// The relay that this object is, if it is one.
+    pub(super) fn relay(&self, hop: Option<&Hop>) -> worker::Result<Option<Rc<Relay>>> {
+        let Some((hop, parent)) = hop.and_then(|hop| Some((hop, hop.parent()?))) else {
+            return Ok(None);
+        };
+        if let Some(relay) = &*lock(&self.relay) {
+            return Ok(Some(Rc::clone(relay)));
+        }
+        let namespace = self.env.durable_object(&hop.binding)?;
+        let upstream = RemoteLog::new(namespace, &parent)?;
+        let relay = Rc::new(Relay {
+            target: SseTarget::new(RelayStore::new(upstream)),
+            crowd: Rc::clone(&self.crowd),
+            follows: AtomicBool::new(false),
+        });
+        *lock(&self.relay) = Some(Rc::clone(&relay));
+        Ok(Some(relay))
+    }
+
+    pub(super) fn crowd(&self) -> &Rc<Crowd> {
+        &self.crowd
+    }
+
+    /// For tests: how many viewers are here, how many below, and whether it follows another object.
+    pub(super) fn watched(&self) -> JsValue {
+        let mut audience = lock(&self.crowd.audience);
+        let relay = lock(&self.relay);
+        let follows = relay
+            .as_ref()
+            .is_some_and(|relay| relay.follows.load(Ordering::Relaxed));
+        let watched = (audience.viewers(), audience.below(now()), follows);
+        serde_json::to_string(&watched).unwrap_or_default().into()
+    }
+}
+
+/// Those whom an object serves.
+#[derive(Default)]
+pub(super) struct Crowd {
+    audience: Mutex<Audience>,
+    /// Rung when there are others.
+    bell: Bell,
+}
+
+impl Crowd {
+    fn enter(self: &Rc<Self>) -> Visit {
+        self.change(Audience::enter);
+        Visit(Rc::clone(self))
+    }
+
+    pub(super) fn change<T>(&self, change: impl FnOnce(&mut Audience) -> T) -> T {
+        let changed = change(&mut lock(&self.audience));
+        self.bell.ring();
+        changed
+    }
+
+    fn total(&self) -> u64 {
+        let mut audience = lock(&self.audience);
+        audience.viewers() + audience.below(now())
+    }
+
+    /// Resolves when nobody is there any more.
+    async fn gone(&self) {
+        /// A relay that went away without a word is not rung for.
+        const LOOK: Duration = Duration::from_secs(30);
+        loop {
+            let listener = self.bell.listen();
+            // Without those that were not heard of.
+            let is_empty = {
+                let mut audience = lock(&self.audience);
+                audience.below(now());
+                audience.is_empty()
+            };
+            if is_empty {
+                return;
+            }
+            select(listener, sleep(LOOK)).await;
+        }
+    }
+}
+
+/// A viewer's time at an object.
+pub(super) struct Visit(Rc<Crowd>);
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        self.0.change(Audience::leave);
+    }
+}
+
+pub(super) fn now() -> SystemTime {
+    WorkersRuntime.now()
+}
+
+/// An object that has its log from another. It follows that one while it has viewers, or relays
+/// below it, so that both can leave memory when nobody watches.
+pub(super) struct Relay {
+    target: SseTarget<NewEvent, RelayStore<RemoteLog>>,
+    crowd: Rc<Crowd>,
+    follows: AtomicBool,
+}
+
+impl Relay {
+    pub(super) async fn serve(
+        self: &Rc<Self>,
+        viewer: &Viewer,
+        visit: Visit,
+    ) -> worker::Result<Response> {
+        self.follow();
+        let failed = |error| worker::Error::RustError(format!("{error}"));
+        let ends = self.target.store().ends(None).await.map_err(failed)?;
+        if ends.head.is_none() && !viewer.expected {
+            return serve::refuse(serve::UNKNOWN_INSTANCE);
+        }
+        let subscription = self.target.subscribe(viewer.cursor).await;
+        sse_frame_response_while(subscription.map_err(failed)?, visit)
+    }
+
+    /// The log, which is followed.
+    pub(super) fn target(self: &Rc<Self>) -> &SseTarget<NewEvent, RelayStore<RemoteLog>> {
+        self.follow();
+        &self.target
+    }
+
+    fn follow(self: &Rc<Self>) {
+        if self.follows.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let following = Following(Rc::clone(self));
+        wasm_bindgen_futures::spawn_local(async move {
+            let Relay { target, crowd, .. } = &*following.0;
+            let reports = report(crowd, target.store().upstream());
+            let follow = pin!(join(target.store().follow(sleep), reports));
+            // An error was told to the viewers, whose clients come back.
+            select(follow, pin!(crowd.gone())).await;
+        });
+    }
+}
+
+/// While a relay follows.
+struct Following(Rc<Relay>);
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        self.0.follows.store(false, Ordering::Relaxed);
+        self.0.target.store().upstream().leave();
+    }
+}
+
+/// Tells the object above how many watch, at most once a second.
+async fn report(crowd: &Crowd, upstream: &RemoteLog) {
+    const PAUSE: Duration = Duration::from_secs(1);
+    let mut told = 0;
+    loop {
+        let listener = crowd.bell.listen();
+        let total = crowd.total();
+        if total == told {
+            listener.await;
+        } else {
+            told = total;
+            upstream.report(total).await;
+            sleep(PAUSE).await;
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Logs of runs that many watch, where two viewers are many: their objects say what they do.
+
+use std::rc::Rc;
+use std::sync::Mutex;
+
+use js_sys::Promise;
+use ssetarget::cloudflare::__private::{WorkflowEventsObject, extend_durable_object};
+use ssetarget::cloudflare::{FanOut, WorkflowEventsConfig};
+use wasm_bindgen::prelude::*;
+use worker::wasm_bindgen_futures::{JsFuture, future_to_promise};
+use worker::{Env, web_sys, worker_sys};
+
+use crate::broken::abort;
+
+/// Two viewers and two relays for each object.
+pub const FAN_OUT: FanOut = FanOut::new().viewers_per_object(2).relays_per_object(2);
+
+/// As `WorkflowEvents`.
+#[wasm_bindgen]
+pub struct CrowdEvents {
+    object: WorkflowEventsObject,
+    /// The statuses of what it answered.
+    answers: Rc<Mutex<Vec<u16>>>,
+}
+
+#[wasm_bindgen]
+#[allow(clippy::missing_errors_doc, reason = "as the class that it stands for")]
+impl CrowdEvents {
+    #[wasm_bindgen(constructor)]
+    pub fn new(state: worker_sys::DurableObjectState, env: Env) -> Result<Self, JsValue> {
+        let object = WorkflowEventsObject::new(state, env, WorkflowEventsConfig::new())?;
+        Ok(Self {
+            object,
+            answers: Rc::default(),
+        })
+    }
+
+    #[wasm_bindgen(getter)]
+    #[must_use]
+    pub fn ctx(&self) -> JsValue {
+        self.object.ctx()
+    }
+
+    pub fn fetch(&self, request: web_sys::Request) -> Promise {
+        let response = JsFuture::from(self.object.fetch(request));
+        let answers = Rc::clone(&self.answers);
+        future_to_promise(std::panic::AssertUnwindSafe(async move {
+            let response = response.await?;
+            let status = response.unchecked_ref::<web_sys::Response>().status();
+            if let Ok(mut answers) = answers.lock() {
+                answers.push(status);
+            }
+            Ok(response)
+        }))
+    }
+
+    pub fn alarm(&self) -> Promise {
+        self.object.alarm()
+    }
+
+    pub fn open(&self, with_facts: bool) -> Promise {
+        self.object.open(with_facts)
+    }
+
+    pub fn follow(&self, hop: String) -> Promise {
+        self.object.follow(hop)
+    }
+
+    /// `[viewers here, viewers below, whether it follows another object]`.
+    #[must_use]
+    pub fn watched(&self) -> JsValue {
+        self.object.watched()
+    }
+
+    #[must_use]
+    pub fn answers(&self) -> String {
+        format!("{:?}", self.answers.lock().as_deref())
+    }
+
+    /// What the alarm does.
+    pub fn expire(&self) -> Promise {
+        self.object.alarm()
+    }
+
+    pub fn go_down(&self) {
+        abort(&self.object.ctx());
+    }
+}
+
+#[wasm_bindgen(start)]
+pub fn extend_crowd_events() {
+    let dummy = CrowdEvents {
+        object: WorkflowEventsObject::dummy(),
+        answers: Rc::default(),
+    };
+    extend_durable_object(&dummy.into());
+}
