@@ -80,8 +80,8 @@ function parseOptions() {
   contestants.forEach(contestant);
   const wanted = values.scenarios?.split(",");
   const isName = (text) => SCENARIOS.some(({ name }) => name === text);
-  const matches = (name) => (text) => (isName(text) ? name === text : name.startsWith(text));
-  const scenarios = SCENARIOS.filter(({ name }) => !wanted || wanted.some(matches(name)));
+  const matches = ({ name, onlyIfNamed }) => (text) => (isName(text) || onlyIfNamed ? name === text : name.startsWith(text));
+  const scenarios = SCENARIOS.filter((scenario) => (wanted ? wanted.some(matches(scenario)) : !scenario.onlyIfNamed));
   if (scenarios.length === 0) {
     throw new Failure(`no scenario is or begins with ${values.scenarios}; there are ${SCENARIOS.map(({ name }) => name).join(", ")}.`);
   }

@@ -2,17 +2,17 @@
 //! of relays, without the relays.
 //!
 //! The object that has the log is the tree's root. It serves viewers itself until it has
-//! [`viewers_per_object`](FanOut::viewers_per_object); those who come then are sent to the leaves,
-//! all of one level, of which there are as many as it takes. A leaf that has that many viewers,
-//! too, says so, and another is tried. Where a relay gets its events from follows from its
-//! [`Place`] alone.
+//! [`viewers_per_object`](FanOut::viewers_per_object); those who come then are sent to relays, of
+//! which there are as many as it takes, numbered from 1. One that has that many viewers, too, says
+//! so, and another is tried. Where a relay gets its events from follows from its number alone: from
+//! the root or from another relay, each of which has viewers of its own, so that none is there only
+//! to pass events on.
 //!
 //! Everything here is decided without I/O, a clock or a source of chance, which are arguments:
 //! `serve_sse` and the objects ask it in production, `tests/scale.rs` for a million viewers.
 //! `docs/scale.md` has the numbers.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
@@ -20,11 +20,12 @@ use serde::{Deserialize, Serialize};
 /// How many viewers and relays an object has at most: what a tree's shape follows from.
 ///
 /// ```
-/// use ssetarget::fan_out::FanOut;
+/// use ssetarget::fan_out::{FanOut, Place};
 ///
 /// let fan_out = FanOut::new().viewers_per_object(500).relays_per_object(32);
-/// let leaves = fan_out.leaves(1_000_000);
-/// assert_eq!((leaves, fan_out.level(leaves)), (2667, 3));
+/// let relays = fan_out.relays(1_000_000);
+/// assert_eq!(relays, 2667);
+/// assert_eq!(fan_out.level(Place::relay(relays)), 3);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -59,39 +60,40 @@ impl FanOut {
         self
     }
 
-    /// How many leaves serve so many viewers, one at least: leaves are to be three quarters full,
-    /// so that chance, which spreads viewers, seldom meets a full one.
+    /// How many relays serve so many viewers, one at least: they are to be three quarters full, so
+    /// that chance, which spreads viewers, seldom meets a full one.
     #[must_use]
-    pub fn leaves(&self, viewers: u64) -> u32 {
+    pub fn relays(&self, viewers: u64) -> u32 {
         let filled = u64::from(self.viewers()) * 3;
-        let leaves = viewers.saturating_mul(4).div_ceil(filled);
-        u32::try_from(leaves)
-            .unwrap_or(MOST_LEAVES)
-            .clamp(1, MOST_LEAVES)
+        let relays = viewers.saturating_mul(4).div_ceil(filled);
+        u32::try_from(relays)
+            .unwrap_or(MOST_RELAYS)
+            .clamp(1, MOST_RELAYS)
     }
 
-    /// The level that has room for so many leaves: 1 is that below the root.
+    /// Where an object gets its events from: each relay from the one whose number is the quotient
+    /// of the number before its own by [`relays_per_object`](Self::relays_per_object), 0 being the
+    /// root. `None` for the root.
     #[must_use]
-    pub fn level(&self, leaves: u32) -> u32 {
-        let (mut level, mut room) = (1, self.relays());
-        while room < u64::from(leaves) {
-            level += 1;
-            room *= self.relays();
-        }
-        level
+    pub fn parent(&self, place: Place) -> Option<Place> {
+        let before = place.0.checked_sub(1)?;
+        Some(Place(before / self.relays_per_object.max(2)))
+    }
+
+    /// How many hops events take from the root.
+    #[must_use]
+    pub fn level(&self, place: Place) -> u32 {
+        self.parent(place)
+            .map_or(0, |parent| self.level(parent) + 1)
     }
 
     fn viewers(&self) -> u32 {
         self.viewers_per_object.max(1)
     }
-
-    fn relays(&self) -> u64 {
-        u64::from(self.relays_per_object.max(2))
-    }
 }
 
 /// More than any log has, and few enough to count with.
-const MOST_LEAVES: u32 = 1 << 20;
+const MOST_RELAYS: u32 = 1 << 20;
 
 impl Default for FanOut {
     fn default() -> Self {
@@ -99,49 +101,24 @@ impl Default for FanOut {
     }
 }
 
-/// An object's place in a tree.
+/// An object's place in a tree: the root, or a relay of some number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Place {
-    level: u32,
-    index: u32,
-}
+pub struct Place(u32);
 
 impl Place {
     /// The object that has the log.
-    pub const ROOT: Self = Self { level: 0, index: 0 };
+    pub const ROOT: Self = Self(0);
 
-    /// A relay: `level` counts from 1, below the root, and `index` from 0.
+    /// The relay of this number, from 1.
     #[must_use]
-    pub const fn relay(level: u32, index: u32) -> Self {
-        Self { level, index }
+    pub const fn relay(number: u32) -> Self {
+        Self(number)
     }
 
-    /// How many relays are between a viewer here and the root.
+    /// The relay's number, 0 for the root.
     #[must_use]
-    pub const fn level(self) -> u32 {
-        self.level
-    }
-
-    /// Where it gets its events from: each set of
-    /// [`relays_per_object`](FanOut::relays_per_object) neighbours from the same. `None` for the
-    /// root.
-    #[must_use]
-    pub fn parent(self, fan_out: &FanOut) -> Option<Self> {
-        match self.level {
-            0 => None,
-            1 => Some(Self::ROOT),
-            level => Some(Self {
-                level: level - 1,
-                index: self.index / fan_out.relays_per_object.max(2),
-            }),
-        }
-    }
-}
-
-/// `2.31`: the level, and which one of it.
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.level, self.index)
+    pub const fn number(self) -> u32 {
+        self.0
     }
 }
 
@@ -150,7 +127,7 @@ impl fmt::Display for Place {
 pub enum Ask {
     /// If it has room.
     IfRoom,
-    /// The root: as [`IfRoom`](Self::IfRoom), and the newest of so many leaves is full.
+    /// The root: as [`IfRoom`](Self::IfRoom), and the newest of so many relays is full.
     Full(u32),
     /// In any case: enough others were asked.
     Anyway,
@@ -161,9 +138,9 @@ pub enum Ask {
 pub enum Admission {
     /// It is served here.
     Here,
-    /// The root: it is to go to one of so many leaves.
-    Leaves(u32),
-    /// A leaf: it is to go to another.
+    /// The root: it is to go to one of so many relays.
+    Relays(u32),
+    /// A relay: it is to go to another.
     Full,
 }
 
@@ -174,7 +151,7 @@ pub struct Audience {
     viewers: u64,
     relays: BTreeMap<u64, Report>,
     joined: u64,
-    /// So many leaves at least, until then: viewers found that there are too few.
+    /// So many relays at least, until then: viewers found that there are too few.
     wanted: Option<(u32, SystemTime)>,
 }
 
@@ -186,7 +163,7 @@ struct Report {
 
 /// How long a relay counts that was not heard of.
 const REPORT_TIME: Duration = Duration::from_secs(60);
-/// How long there are more leaves than the reports ask for, which come later than viewers.
+/// How long there are more relays than the reports ask for, which come later than viewers.
 const WANTED_TIME: Duration = Duration::from_secs(10);
 
 impl Audience {
@@ -251,19 +228,19 @@ impl Audience {
         if place != Place::ROOT {
             return Admission::Full;
         }
-        if let Ask::Full(leaves) = ask {
-            // A quarter more: so often is it told of in a crowd that there are enough soon.
-            let more = leaves.saturating_add(leaves / 4 + 1).min(MOST_LEAVES);
+        if let Ask::Full(relays) = ask {
+            // In a crowd that is told so often that there are soon enough.
+            let more = relays.saturating_add(relays / 4 + 1).min(MOST_RELAYS);
             let wanted = self.wanted(now).max(more);
             self.wanted = Some((wanted, now + WANTED_TIME));
         }
-        let leaves = fan_out.leaves(self.below(now) + 1);
-        Admission::Leaves(leaves.max(self.wanted(now)))
+        let relays = fan_out.relays(self.below(now) + 1);
+        Admission::Relays(relays.max(self.wanted(now)))
     }
 
     fn wanted(&self, now: SystemTime) -> u32 {
         let wanted = self.wanted.filter(|(_, until)| now < *until);
-        wanted.map_or(0, |(leaves, _)| leaves)
+        wanted.map_or(0, |(relays, _)| relays)
     }
 }
 
@@ -282,38 +259,36 @@ impl Report {
 ///
 /// let mut search = Search::new(FanOut::new(), None);
 /// assert_eq!(search.next(0.5), (Place::ROOT, Ask::IfRoom));
-/// search.answered(Admission::Leaves(8));
-/// assert_eq!(search.next(0.5), (Place::relay(1, 4), Ask::IfRoom));
-/// // Leaves that are older than a full one are full, too, while there come more and more viewers.
+/// search.answered(Admission::Relays(8));
+/// assert_eq!(search.next(0.5), (Place::relay(5), Ask::IfRoom));
+/// // Relays that are older than a full one are full, too, while there come more and more viewers.
 /// search.answered(Admission::Full);
-/// assert_eq!(search.next(0.5), (Place::relay(1, 6), Ask::IfRoom));
+/// assert_eq!(search.next(0.5), (Place::relay(7), Ask::IfRoom));
 /// ```
 #[derive(Clone, Debug)]
 pub struct Search {
-    fan_out: FanOut,
-    /// How many leaves there are, if that is known.
-    leaves: Option<u32>,
-    /// The first that is not known to be full.
-    from: u32,
+    /// How many relays there are, if that is known.
+    relays: Option<u32>,
+    /// The last that is full, as are those before.
+    full: u32,
     asked: u32,
     failed: u32,
     last: Place,
 }
 
-/// How many leaves are asked whether they have room.
+/// How many objects are asked whether they have room.
 const ASKED: u32 = 8;
 /// How many relays may fail before the root is to take the viewer.
 const FAILED: u32 = 2;
 
 impl Search {
-    /// One that asks the root first, unless it is `remembered` how many
-    /// [leaves](Self::leaves) there are.
+    /// One that asks the root first, unless it is `remembered` how many [relays](Self::relays)
+    /// there are.
     #[must_use]
-    pub fn new(fan_out: FanOut, remembered: Option<u32>) -> Self {
+    pub fn new(remembered: Option<u32>) -> Self {
         Self {
-            fan_out,
-            leaves: remembered,
-            from: 0,
+            relays: remembered,
+            full: 0,
             asked: 0,
             failed: 0,
             last: Place::ROOT,
@@ -322,12 +297,12 @@ impl Search {
 
     /// Whom to ask next, and how. `random` is from 0 to below 1.
     pub fn next(&mut self, random: f64) -> (Place, Ask) {
-        let (place, ask) = match self.leaves {
+        let (place, ask) = match self.relays {
             _ if self.failed >= FAILED => (Place::ROOT, Ask::Anyway),
             None => (Place::ROOT, Ask::IfRoom),
-            Some(leaves) if self.asked >= ASKED => (self.leaf(0, leaves, random), Ask::Anyway),
-            Some(leaves) if self.from >= leaves => (Place::ROOT, Ask::Full(leaves)),
-            Some(leaves) => (self.leaf(self.from, leaves, random), Ask::IfRoom),
+            Some(relays) if self.asked >= ASKED => (one_of(0, relays, random), Ask::Anyway),
+            Some(relays) if self.full >= relays => (Place::ROOT, Ask::Full(relays)),
+            Some(relays) => (one_of(self.full, relays, random), Ask::IfRoom),
         };
         self.asked += 1;
         self.last = place;
@@ -338,17 +313,8 @@ impl Search {
     pub fn answered(&mut self, admission: Admission) {
         match admission {
             Admission::Here => {}
-            Admission::Leaves(leaves) => {
-                let level = |leaves| self.fan_out.level(leaves);
-                let same = self
-                    .leaves
-                    .is_some_and(|known| level(known) == level(leaves));
-                if !same || self.from >= leaves {
-                    self.from = 0;
-                }
-                self.leaves = Some(leaves);
-            }
-            Admission::Full => self.from = self.last.index.saturating_add(1),
+            Admission::Relays(relays) => self.relays = Some(relays),
+            Admission::Full => self.full = self.last.0,
         }
     }
 
@@ -357,22 +323,22 @@ impl Search {
         self.failed += 1;
     }
 
-    /// How many leaves there are, if it came to know: worth remembering for some seconds.
+    /// How many relays there are, if it came to know: worth remembering for some seconds.
     #[must_use]
-    pub fn leaves(&self) -> Option<u32> {
-        self.leaves
+    pub fn relays(&self) -> Option<u32> {
+        self.relays
     }
+}
 
-    #[allow(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "below the number of leaves"
-    )]
-    fn leaf(&self, from: u32, leaves: u32, random: f64) -> Place {
-        let choice = (f64::from(leaves - from) * random.clamp(0.0, 1.0)) as u32;
-        let index = (from + choice).min(leaves - 1);
-        Place::relay(self.fan_out.level(leaves), index)
-    }
+/// One of the relays behind the first so many.
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "below the number of relays"
+)]
+fn one_of(behind: u32, relays: u32, random: f64) -> Place {
+    let choice = (f64::from(relays - behind) * random.clamp(0.0, 1.0)) as u32;
+    Place((behind + choice + 1).min(relays))
 }
 
 #[cfg(all(test, not(shuttle)))]
@@ -383,49 +349,33 @@ mod tests {
     const NOW: SystemTime = SystemTime::UNIX_EPOCH;
 
     #[test]
-    fn there_are_as_many_leaves_as_it_takes_at_a_level_that_has_room() {
-        let shape = |viewers| {
-            let leaves = SMALL.leaves(viewers);
-            (leaves, SMALL.level(leaves))
-        };
-        let shapes: Vec<_> = (0..8).map(shape).collect();
-        let expected = [
-            (1, 1),
-            (1, 1),
-            (2, 1),
-            (2, 1),
-            (3, 2),
-            (4, 2),
-            (4, 2),
-            (5, 3),
-        ];
-        assert_eq!(shapes, expected);
+    fn there_are_as_many_relays_as_it_takes() {
+        let relays: Vec<_> = (0..8).map(|viewers| SMALL.relays(viewers)).collect();
+        assert_eq!(relays, [1, 1, 2, 2, 3, 4, 4, 5]);
     }
 
     #[test]
     fn nonsense_is_still_a_tree() {
         let none = FanOut::new().viewers_per_object(0).relays_per_object(0);
-        assert_eq!(none.leaves(u64::MAX), MOST_LEAVES);
-        assert_eq!(none.level(MOST_LEAVES), 20);
-        assert_eq!(Place::relay(3, 7).parent(&none), Some(Place::relay(2, 3)));
+        assert_eq!(none.relays(u64::MAX), MOST_RELAYS);
+        assert_eq!(none.level(Place::relay(MOST_RELAYS)), 20);
     }
 
     #[test]
     fn every_way_up_ends_at_the_root_and_no_object_has_more_relays_than_it_may() {
         let fan_out = FanOut::new().relays_per_object(3);
-        let level: Vec<_> = (0..27).map(|index| Place::relay(3, index)).collect();
-        let mut places = level;
-        for relays in [9, 3, 1] {
-            let mut below = BTreeMap::<Place, u32>::new();
-            for place in places {
-                *below.entry(place.parent(&fan_out).unwrap()).or_default() += 1;
-            }
-            assert_eq!(below.len(), relays);
-            assert!(below.values().all(|relays| *relays == 3));
-            places = below.into_keys().collect();
+        let mut below = BTreeMap::<Place, u32>::new();
+        for number in 1..=39 {
+            *below
+                .entry(fan_out.parent(Place(number)).unwrap())
+                .or_default() += 1;
         }
-        assert_eq!(places, [Place::ROOT]);
-        assert_eq!(Place::ROOT.parent(&fan_out), None);
+        let parents: Vec<_> = below.keys().map(|place| place.number()).collect();
+        assert_eq!(parents, (0..13).collect::<Vec<_>>());
+        assert!(below.values().all(|relays| *relays == 3));
+        let levels = [0, 1, 3, 4, 12, 13, 39].map(|number| fan_out.level(Place(number)));
+        assert_eq!(levels, [0, 1, 1, 2, 2, 3, 3]);
+        assert_eq!(fan_out.parent(Place::ROOT), None);
     }
 
     #[test]
@@ -436,14 +386,14 @@ mod tests {
             assert_eq!(admit(&mut root, Ask::IfRoom), Admission::Here);
             root.enter();
         }
-        assert_eq!(admit(&mut root, Ask::IfRoom), Admission::Leaves(1));
+        assert_eq!(admit(&mut root, Ask::IfRoom), Admission::Relays(1));
         assert_eq!(admit(&mut root, Ask::Anyway), Admission::Here);
         let (one, other) = (root.join(NOW), root.join(NOW));
         root.report(one, 3, NOW);
         root.report(other, 3, NOW);
-        assert_eq!(admit(&mut root, Ask::IfRoom), Admission::Leaves(5));
+        assert_eq!(admit(&mut root, Ask::IfRoom), Admission::Relays(5));
         root.part(one);
-        assert_eq!(admit(&mut root, Ask::IfRoom), Admission::Leaves(3));
+        assert_eq!(admit(&mut root, Ask::IfRoom), Admission::Relays(3));
         // One that went away without a word.
         let later = NOW + REPORT_TIME;
         assert_eq!(root.below(later), 0);
@@ -454,52 +404,50 @@ mod tests {
     }
 
     #[test]
-    fn viewers_who_find_all_full_open_leaves_before_reports_do() {
+    fn viewers_who_find_all_full_open_relays_before_reports_do() {
         let mut root = Audience::default();
         root.enter();
         root.enter();
         let mut admit = |ask, now| root.admit(Place::ROOT, &SMALL, ask, now);
-        assert_eq!(admit(Ask::Full(8), NOW), Admission::Leaves(11));
+        assert_eq!(admit(Ask::Full(16), NOW), Admission::Relays(21));
         // Who has heard of fewer opens none.
-        assert_eq!(admit(Ask::Full(2), NOW), Admission::Leaves(11));
-        assert_eq!(admit(Ask::IfRoom, NOW), Admission::Leaves(11));
-        assert_eq!(admit(Ask::IfRoom, NOW + WANTED_TIME), Admission::Leaves(1));
+        assert_eq!(admit(Ask::Full(2), NOW), Admission::Relays(21));
+        assert_eq!(admit(Ask::IfRoom, NOW), Admission::Relays(21));
+        assert_eq!(admit(Ask::IfRoom, NOW + WANTED_TIME), Admission::Relays(1));
     }
 
     #[test]
-    fn a_full_leaf_says_so() {
-        let mut leaf = Audience::default();
-        leaf.enter();
-        leaf.enter();
-        let mut admit = |ask| leaf.admit(Place::relay(1, 0), &SMALL, ask, NOW);
+    fn a_full_relay_says_so() {
+        let mut relay = Audience::default();
+        relay.enter();
+        relay.enter();
+        let mut admit = |ask| relay.admit(Place::relay(1), &SMALL, ask, NOW);
         assert_eq!(admit(Ask::IfRoom), Admission::Full);
         assert_eq!(admit(Ask::Anyway), Admission::Here);
     }
 
     #[test]
     fn a_search_goes_on_until_somebody_takes_it() {
-        let fan_out = FanOut::new().relays_per_object(4);
-        let mut search = Search::new(fan_out, Some(2));
-        assert_eq!(search.next(0.99), (Place::relay(1, 1), Ask::IfRoom));
+        let mut search = Search::new(Some(2));
+        assert_eq!(search.next(0.99), (Place::relay(2), Ask::IfRoom));
         search.answered(Admission::Full);
         assert_eq!(search.next(0.0), (Place::ROOT, Ask::Full(2)));
-        search.answered(Admission::Leaves(3));
-        assert_eq!(search.next(0.0), (Place::relay(1, 2), Ask::IfRoom));
-        search.answered(Admission::Full);
-        assert_eq!(search.next(0.0), (Place::ROOT, Ask::Full(3)));
-        // Leaves of another level are all new.
-        search.answered(Admission::Leaves(5));
-        assert_eq!(search.next(0.0), (Place::relay(2, 0), Ask::IfRoom));
-        for _ in 0..3 {
+        search.answered(Admission::Relays(5));
+        for relay in 3..=5 {
+            assert_eq!(search.next(0.0), (Place::relay(relay), Ask::IfRoom));
             search.answered(Admission::Full);
-            assert_eq!(search.next(0.0).1, Ask::IfRoom);
         }
-        search.answered(Admission::Full);
-        assert_eq!(search.next(0.5), (Place::relay(2, 2), Ask::Anyway));
+        assert_eq!(search.next(0.0), (Place::ROOT, Ask::Full(5)));
+        search.answered(Admission::Relays(7));
+        for relay in 6..=7 {
+            assert_eq!(search.next(0.0), (Place::relay(relay), Ask::IfRoom));
+            search.answered(Admission::Full);
+        }
+        assert_eq!(search.next(0.5), (Place::relay(4), Ask::Anyway));
         // That one is gone, and so is the next: the root has the log.
         search.failed();
-        assert_eq!(search.next(0.9), (Place::relay(2, 4), Ask::Anyway));
+        assert_eq!(search.next(0.99), (Place::relay(7), Ask::Anyway));
         search.failed();
-        assert_eq!(search.next(0.9), (Place::ROOT, Ask::Anyway));
+        assert_eq!(search.next(0.99), (Place::ROOT, Ask::Anyway));
     }
 }

@@ -1,51 +1,304 @@
-//! The model behind the table of `docs/scale.md`.
+//! A million viewers of one run, simulated: they find their objects by the very code that `serve_sse`
+//! and the objects run, `ssetarget::fan_out`. What `docs/scale.md` says of it is what comes out here.
+#![cfg(not(shuttle))]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
-const VIEWERS_PER_OBJECT: u64 = 500;
-const FAN_OUT: u64 = 32;
-/// 0.128 GB for 3600 seconds, in tenths.
-const TENTHS_OF_GB_SECONDS_PER_HOUR: u64 = 4608;
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, SystemTime};
 
-struct Tree {
-    levels: u32,
-    leaves: u64,
-    objects: u64,
-}
+use ssetarget::fan_out::{Admission, Ask, Audience, FanOut, Place, Search};
 
-fn tree(viewers: u64) -> Tree {
-    let mut levels = 0;
-    while VIEWERS_PER_OBJECT * FAN_OUT.pow(levels) < viewers {
-        levels += 1;
-    }
-    // From the leaves up to the root.
-    let mut objects = 0;
-    let mut row = viewers.div_ceil(VIEWERS_PER_OBJECT);
-    let leaves = if levels == 0 { 0 } else { row };
-    for _ in 0..levels {
-        assert!(row <= FAN_OUT.pow(levels));
-        objects += row;
-        row = row.div_ceil(FAN_OUT);
-    }
-    assert_eq!(row, 1, "one root");
-    Tree {
-        levels,
-        leaves,
-        objects: objects + 1,
-    }
-}
+const FAN_OUT: FanOut = FanOut::new();
+const MILLION: u64 = 1_000_000;
+/// Isolates of the Worker, each with a memory of its own.
+const ISOLATES: usize = 500;
+/// How long `serve_sse` remembers how many relays there are.
+const REMEMBERED: Duration = Duration::from_secs(10);
 
 #[test]
-fn the_documented_table_is_that_of_the_model() {
-    let documented = include_str!("../docs/scale.md");
-    for viewers in [500, 10_000, 100_000, 1_000_000] {
-        let Tree {
-            levels,
-            leaves,
-            objects,
-        } = tree(viewers);
-        let cost = (objects * TENTHS_OF_GB_SECONDS_PER_HOUR + 5) / 10;
-        let cells = [viewers, levels.into(), leaves, objects, cost].map(grouped);
-        let row = format!("| {} |", cells.join(" | "));
-        assert!(documented.contains(&row), "not documented: {row}");
+fn a_million_viewers_find_objects_that_have_room() {
+    let mut world = World::new();
+    let mut story = Vec::new();
+
+    // A million in a minute.
+    for _ in 0..60 {
+        for _ in 0..MILLION / 60 + 1 {
+            world.arrive();
+        }
+        world.second();
+    }
+    story.push(world.report("a million come within a minute"));
+
+    // One in 200 goes every second, and another comes.
+    for _ in 0..20 {
+        for _ in 0..MILLION / 200 {
+            world.leave_one();
+            world.arrive();
+        }
+        world.second();
+    }
+    story.push(world.report("for 20 s, 5,000 leave in each and as many come"));
+
+    // A deploy: all objects and all isolates begin anew, and all viewers come back within ten
+    // seconds.
+    world = World {
+        time: world.time,
+        ..World::new()
+    };
+    for _ in 0..10 {
+        for _ in 0..MILLION / 10 {
+            world.arrive();
+        }
+        world.second();
+    }
+    story.push(world.report("a deploy: all come back within 10 s"));
+
+    while world.viewers.len() as u64 > MILLION / 10 {
+        for _ in 0..90_000 {
+            world.leave_one();
+        }
+        world.second();
+    }
+    for _ in 0..70 {
+        world.second();
+    }
+    for _ in 0..5_000 {
+        world.leave_one();
+        world.arrive();
+    }
+    story.push(world.report("nine of ten leave within 10 s; a minute later 5,000 come and go"));
+
+    print(&story);
+    for chapter in &story {
+        assert!(chapter.most_relays <= u64::from(FAN_OUT.relays_per_object));
+        assert!(chapter.requests_mean < 3.0, "{chapter:?}");
+    }
+    let [grown, changed, back, _] = &story[..] else {
+        panic!("four chapters")
+    };
+    for full in [grown, changed] {
+        assert!(full.most_viewers <= u64::from(FAN_OUT.viewers_per_object) * 11 / 10);
+        assert!(full.objects < 2 * MILLION / u64::from(FAN_OUT.viewers_per_object));
+    }
+    // In ten seconds nobody knows better; but no object has twice as many as it is to have.
+    assert!(back.most_viewers < 2 * u64::from(FAN_OUT.viewers_per_object));
+    documented(&story);
+}
+
+/// The objects of one run, its viewers, and the isolates through which they come.
+struct World {
+    time: SystemTime,
+    objects: BTreeMap<Place, Object>,
+    /// Where each viewer is.
+    viewers: Vec<Place>,
+    isolates: Vec<Option<(u32, SystemTime)>>,
+    chance: Chance,
+    arrived: u64,
+    requests: u64,
+    most_requests: u64,
+    root_requests: u64,
+    seconds: u64,
+}
+
+#[derive(Default)]
+struct Object {
+    audience: Audience,
+    /// Its number at the object that it follows.
+    follows: Option<u64>,
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            time: SystemTime::UNIX_EPOCH,
+            objects: BTreeMap::new(),
+            viewers: Vec::new(),
+            isolates: vec![None; ISOLATES],
+            chance: Chance(4),
+            arrived: 0,
+            requests: 0,
+            most_requests: 0,
+            root_requests: 0,
+            seconds: 0,
+        }
+    }
+
+    /// What `serve_sse` does.
+    fn arrive(&mut self) {
+        let isolate = self.chance.below(ISOLATES);
+        let remembered = self.isolates[isolate].filter(|(_, until)| self.time < *until);
+        let mut search = Search::new(remembered.map(|(relays, _)| relays));
+        let mut requests = 0;
+        let place = loop {
+            let (place, ask) = search.next(self.chance.unit());
+            requests += 1;
+            self.root_requests += u64::from(place == Place::ROOT);
+            let admission = self.admit(place, ask);
+            match admission {
+                Admission::Here => break place,
+                Admission::Relays(relays) => {
+                    self.isolates[isolate] = Some((relays, self.time + REMEMBERED));
+                }
+                Admission::Full => {}
+            }
+            search.answered(admission);
+        };
+        self.viewers.push(place);
+        self.arrived += 1;
+        self.requests += requests;
+        self.most_requests = self.most_requests.max(requests);
+    }
+
+    /// What an object does.
+    fn admit(&mut self, place: Place, ask: Ask) -> Admission {
+        let time = self.time;
+        let audience = &mut self.objects.entry(place).or_default().audience;
+        let admission = audience.admit(place, &FAN_OUT, ask, time);
+        if admission == Admission::Here {
+            audience.enter();
+            self.follow(place);
+        }
+        admission
+    }
+
+    fn follow(&mut self, place: Place) {
+        let follows = self.objects.entry(place).or_default().follows;
+        if let (None, Some(parent)) = (follows, FAN_OUT.parent(place)) {
+            let above = self.objects.entry(parent).or_default();
+            let number = above.audience.join(self.time);
+            self.objects.entry(place).or_default().follows = Some(number);
+            self.follow(parent);
+        }
+    }
+
+    fn leave_one(&mut self) {
+        let viewer = self.chance.below(self.viewers.len());
+        let place = self.viewers.swap_remove(viewer);
+        self.objects.entry(place).or_default().audience.leave();
+        self.let_go(place);
+    }
+
+    /// An object that nobody watches follows no other.
+    fn let_go(&mut self, place: Place) {
+        let object = self.objects.entry(place).or_default();
+        if !object.audience.is_empty() {
+            return;
+        }
+        if let (Some(number), Some(parent)) = (object.follows.take(), FAN_OUT.parent(place)) {
+            self.objects.remove(&place);
+            self.objects
+                .entry(parent)
+                .or_default()
+                .audience
+                .part(number);
+            self.let_go(parent);
+        }
+    }
+
+    /// A second goes by, in which each relay reports what it knew at its beginning.
+    fn second(&mut self) {
+        self.time += Duration::from_secs(1);
+        self.seconds += 1;
+        let places: Vec<_> = self.objects.keys().copied().collect();
+        for place in places {
+            let object = self.objects.entry(place).or_default();
+            let total = object.audience.viewers() + object.audience.below(self.time);
+            if let (Some(number), Some(parent)) = (object.follows, FAN_OUT.parent(place)) {
+                let above = self.objects.entry(parent).or_default();
+                above.audience.report(number, total, self.time);
+            }
+        }
+    }
+
+    /// How things are, and what happened since the last report.
+    fn report(&mut self, title: &'static str) -> Chapter {
+        let watched: Vec<_> = self.objects.iter().collect();
+        let viewers = |objects: &[(&Place, &Object)]| {
+            let viewers = objects.iter().map(|(_, object)| object.audience.viewers());
+            viewers.collect::<Vec<_>>()
+        };
+        let level = watched
+            .iter()
+            .map(|(place, _)| FAN_OUT.level(**place))
+            .max()
+            .unwrap();
+        let mut relays = HashMap::<Place, u64>::new();
+        for parent in self
+            .objects
+            .keys()
+            .filter_map(|place| FAN_OUT.parent(*place))
+        {
+            *relays.entry(parent).or_default() += 1;
+        }
+        let all = viewers(&watched);
+        let arrived = self.arrived.max(1) as f64;
+        let chapter = Chapter {
+            title,
+            viewers: self.viewers.len() as u64,
+            objects: watched.len() as u64,
+            level,
+            mean_viewers: self.viewers.len() as u64 / watched.len() as u64,
+            most_viewers: all.iter().copied().max().unwrap(),
+            most_relays: relays.values().copied().max().unwrap_or(0),
+            requests_mean: self.requests as f64 / arrived,
+            most_requests: self.most_requests,
+            root_per_second: self.root_requests / self.seconds.max(1),
+        };
+        assert_eq!(
+            all.iter().sum::<u64>(),
+            chapter.viewers,
+            "everybody is somewhere"
+        );
+        (self.arrived, self.requests, self.most_requests) = (0, 0, 0);
+        (self.root_requests, self.seconds) = (0, 0);
+        chapter
+    }
+}
+
+#[derive(Debug)]
+struct Chapter {
+    title: &'static str,
+    viewers: u64,
+    objects: u64,
+    level: u32,
+    mean_viewers: u64,
+    most_viewers: u64,
+    most_relays: u64,
+    /// For a viewer that comes.
+    requests_mean: f64,
+    most_requests: u64,
+    root_per_second: u64,
+}
+
+impl Chapter {
+    fn row(&self) -> String {
+        format!(
+            "| {} | {} | {} | {} | {} / {} | {} | {:.2} / {} | {} |",
+            self.title,
+            grouped(self.viewers),
+            grouped(self.objects),
+            self.level,
+            grouped(self.mean_viewers),
+            grouped(self.most_viewers),
+            self.most_relays,
+            self.requests_mean,
+            self.most_requests,
+            grouped(self.root_per_second),
+        )
+    }
+}
+
+fn print(story: &[Chapter]) {
+    for chapter in story {
+        println!("{}", chapter.row());
+    }
+}
+
+fn documented(story: &[Chapter]) {
+    let page = include_str!("../docs/scale.md");
+    for chapter in story {
+        let row = chapter.row();
+        assert!(page.contains(&row), "docs/scale.md does not have: {row}");
     }
 }
 
@@ -55,4 +308,26 @@ fn grouped(number: u64) -> String {
         return number.to_string();
     }
     format!("{},{:03}", grouped(number / 1000), number % 1000)
+}
+
+/// The same in each run, by splitmix64.
+struct Chance(u64);
+
+impl Chance {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// From 0 to below 1.
+    fn unit(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    fn below(&mut self, number: usize) -> usize {
+        (self.unit() * number as f64) as usize
+    }
 }

@@ -35,9 +35,16 @@ export async function buildContestants(names) {
 }
 
 export function contestant(name) {
-  const found = name === "static" ? STATIC : CONTESTANTS[name];
+  const found = name === "static" ? STATIC : (CONTESTANTS[name] ?? tree(name));
   if (!found) throw new Failure(`there is no contestant called ${name}; choose ${Object.keys(CONTESTANTS).join(", ")}.`);
   return found;
+}
+
+/** `tree-50-8`: ours, where an object has at most 50 viewers and 8 relays. Only if it is named. */
+function tree(name) {
+  const [, viewers, relays] = name.match(/^tree-(\d+)-(\d+)$/) ?? [];
+  if (!viewers) return undefined;
+  return { title: `ours, ${viewers} viewers and ${relays} relays an object`, worker: "bench", vars: { FAN_OUT: `${viewers}/${relays}` } };
 }
 
 const ROWS = "rows.js";

@@ -230,8 +230,9 @@ impl WorkflowEventsNamespace {
     }
 
     /// When the viewers of a run are more than one object serves, further ones are served by relays:
-    /// objects of the same class, which get the events from the run's own and store nothing, in as
-    /// many levels as it takes, where the transport is [`Transport::Direct`]. What viewers get is the same. Each relay that is watched is in memory,
+    /// objects of the same class, which get the events from the run's own, or from other relays, and
+    /// store nothing. Only where the transport is [`Transport::Direct`]. What viewers get is the same.
+    /// Each relay that is watched is in memory,
     /// and charged, like the run's own object. `None`: the run's object serves all.
     ///
     /// Give all Workers that serve a run the same. The binding must have the same name in the Worker

@@ -38,12 +38,12 @@ impl Hop {
     pub(super) fn object_name(&self) -> String {
         match self.place {
             Place::ROOT => self.root.clone(),
-            place => format!("{}~{place}", self.root),
+            place => format!("{}~{}", self.root, place.number()),
         }
     }
 
     fn parent(&self) -> Option<Self> {
-        let place = self.place.parent(&self.fan_out)?;
+        let place = self.fan_out.parent(self.place)?;
         Some(Self {
             place,
             ask: Ask::Anyway,
@@ -75,16 +75,16 @@ pub(super) const HOP: &str = "ssetarget-hop";
 /// An object's answer to a viewer that it does not take. The Worker understands it; no client sees
 /// it.
 const ELSEWHERE: u16 = 421;
-const LEAVES: &str = "ssetarget-leaves";
+const RELAYS: &str = "ssetarget-relays";
 
 /// What an object's answer says of where the viewer is to be.
 pub(super) fn admission(response: &Response) -> worker::Result<Admission> {
     if response.status_code() != ELSEWHERE {
         return Ok(Admission::Here);
     }
-    let leaves = response.headers().get(LEAVES)?;
-    let leaves = leaves.and_then(|leaves| leaves.parse().ok());
-    Ok(leaves.map_or(Admission::Full, Admission::Leaves))
+    let relays = response.headers().get(RELAYS)?;
+    let relays = relays.and_then(|relays| relays.parse().ok());
+    Ok(relays.map_or(Admission::Full, Admission::Relays))
 }
 
 /// An object's part in a tree.
@@ -116,8 +116,8 @@ impl Tree {
         let mut elsewhere = ResponseBuilder::new().with_status(ELSEWHERE);
         match admission {
             Admission::Here => return Ok(Ok(self.crowd.enter())),
-            Admission::Leaves(leaves) => {
-                elsewhere = elsewhere.with_header(LEAVES, &leaves.to_string())?;
+            Admission::Relays(relays) => {
+                elsewhere = elsewhere.with_header(RELAYS, &relays.to_string())?;
             }
             Admission::Full => {}
         }

@@ -26,7 +26,7 @@ pub(super) async fn fetch(
         return fetch_root(async || events.fetch(&root, viewer.to_object_request(None)?).await)
             .await;
     };
-    let mut search = Search::new(fan_out, remembered(&root));
+    let mut search = Search::new(remembered(&root));
     loop {
         let (place, ask) = search.next(js_sys::Math::random());
         let hop = Hop {
@@ -53,7 +53,7 @@ pub(super) async fn fetch(
         let admission = admission(&response)?;
         match admission {
             Admission::Here => return Ok(response),
-            Admission::Leaves(leaves) => remember(root.clone(), leaves),
+            Admission::Relays(relays) => remember(root.clone(), relays),
             Admission::Full => {}
         }
         search.answered(admission);
@@ -72,8 +72,8 @@ async fn fetch_root(ask: impl AsyncFn() -> worker::Result<Response>) -> worker::
 }
 
 thread_local! {
-    /// What roots said lately: how many leaves there are, and until when that is good.
-    static LEAVES: RefCell<BTreeMap<String, (u32, f64)>> = const { RefCell::new(BTreeMap::new()) };
+    /// What roots said lately: how many relays there are, and until when that is good.
+    static RELAYS: RefCell<BTreeMap<String, (u32, f64)>> = const { RefCell::new(BTreeMap::new()) };
 }
 
 /// In milliseconds.
@@ -82,20 +82,20 @@ const MOST_REMEMBERED: usize = 1_000;
 
 fn remembered(root: &str) -> Option<u32> {
     let now = js_sys::Date::now();
-    let known = LEAVES.with_borrow(|known| known.get(root).copied());
+    let known = RELAYS.with_borrow(|known| known.get(root).copied());
     known
         .filter(|(_, until)| now < *until)
-        .map(|(leaves, _)| leaves)
+        .map(|(relays, _)| relays)
 }
 
-fn remember(root: String, leaves: u32) {
+fn remember(root: String, relays: u32) {
     let now = js_sys::Date::now();
-    LEAVES.with_borrow_mut(|known| {
+    RELAYS.with_borrow_mut(|known| {
         if known.len() >= MOST_REMEMBERED {
             known.retain(|_, (_, until)| now < *until);
         }
         if known.len() < MOST_REMEMBERED {
-            known.insert(root, (leaves, now + REMEMBERED_FOR));
+            known.insert(root, (relays, now + REMEMBERED_FOR));
         }
     });
 }

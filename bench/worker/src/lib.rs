@@ -8,7 +8,9 @@
 
 use futures_util::StreamExt;
 use ssetarget::NewEvent;
-use ssetarget::cloudflare::{ObjectFactLog, SseRoute, Transport, WorkflowEventsNamespace};
+use ssetarget::cloudflare::{
+    FanOut, ObjectFactLog, SseRoute, Transport, WorkflowEventsNamespace,
+};
 use ssetarget::workflow::FactLog;
 use worker::{Context, Env, Method, Request, Response, Result, event};
 
@@ -23,6 +25,8 @@ async fn fetch(request: Request, env: Env, _context: Context) -> Result<Response
     {
         events = events.transport(Transport::Hibernating);
     }
+    // One object for all, unless a tree is what is measured.
+    events = events.fan_out(fan_out(&env));
     let mut request = match SseRoute::new(events.clone()).serve(request).await? {
         Ok(response) => return Ok(response),
         Err(request) => request,
@@ -38,6 +42,14 @@ async fn fetch(request: Request, env: Env, _context: Context) -> Result<Response
         }
         _ => Response::error("there is nothing here", 404),
     }
+}
+
+/// `FAN_OUT = "50/8"`: 50 viewers and 8 relays for each object.
+fn fan_out(env: &Env) -> Option<FanOut> {
+    let value = env.var("FAN_OUT").ok()?.to_string();
+    let (viewers, relays) = value.split_once('/')?;
+    let fan_out = FanOut::new().viewers_per_object(viewers.parse().ok()?);
+    Some(fan_out.relays_per_object(relays.parse().ok()?))
 }
 
 /// Appends events as a workflow does: through a log that it opens once.
