@@ -30,9 +30,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct FanOut {
-    /// How many viewers an object has before others are sent on. At least 1. Default: 1000.
+    /// How many viewers an object has before others are sent on. At least 1. Default: 500.
     pub viewers_per_object: u32,
-    /// How many relays get their events from one object. At least 2. Default: 32.
+    /// How many relays get their events from one object. At least 2. Default: 64.
     pub relays_per_object: u32,
 }
 
@@ -41,8 +41,8 @@ impl FanOut {
     #[must_use]
     pub const fn new() -> Self {
         Self {
-            viewers_per_object: 1000,
-            relays_per_object: 32,
+            viewers_per_object: 500,
+            relays_per_object: 64,
         }
     }
 

@@ -71,7 +71,7 @@ fn a_million_viewers_find_objects_that_have_room() {
     print(&story);
     for chapter in &story {
         assert!(chapter.most_relays <= u64::from(FAN_OUT.relays_per_object));
-        assert!(chapter.requests_mean < 3.0, "{chapter:?}");
+        assert!(chapter.requests_mean < 3.5, "{chapter:?}");
     }
     let [grown, changed, back, _] = &story[..] else {
         panic!("four chapters")

@@ -8,9 +8,7 @@
 
 use futures_util::StreamExt;
 use ssetarget::NewEvent;
-use ssetarget::cloudflare::{
-    FanOut, ObjectFactLog, SseRoute, Transport, WorkflowEventsNamespace,
-};
+use ssetarget::cloudflare::{FanOut, ObjectFactLog, SseRoute, Transport, WorkflowEventsNamespace};
 use ssetarget::workflow::FactLog;
 use worker::{Context, Env, Method, Request, Response, Result, event};
 
