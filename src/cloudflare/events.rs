@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::SystemTime;
 
-use futures_util::future::join_all;
+use futures_util::future::{LocalBoxFuture, join_all};
 use js_sys::{Function, Uint8Array};
 use wasm_bindgen::prelude::*;
 use worker::durable::ObjectNamespace;
@@ -385,14 +385,18 @@ impl ObjectFactLog {
         self.calls.get()
     }
 
-    async fn session(&self, with_facts: bool) -> Result<Rc<Session>, JsValue> {
-        self.calls.set(self.calls.get() + 1);
-        // A stub is dead after an error, so each session gets its own.
-        let stub: js::EventsStub = self.events.stub(&self.instance_id)?.into_rpc();
-        let session: js::EventsSession = stub.open(with_facts).await?.unchecked_into();
-        let session = Rc::new(Session::new(session));
-        *self.session.borrow_mut() = Some(Rc::clone(&session));
-        Ok(session)
+    /// Behind a pointer, so that what is seldom needed is no part of the code that appends: the
+    /// runtime optimizes functions that are called often, each as a whole.
+    fn session(&self, with_facts: bool) -> LocalBoxFuture<'_, Result<Rc<Session>, JsValue>> {
+        Box::pin(async move {
+            self.calls.set(self.calls.get() + 1);
+            // A stub is dead after an error, so each session gets its own.
+            let stub: js::EventsStub = self.events.stub(&self.instance_id)?.into_rpc();
+            let session: js::EventsSession = stub.open(with_facts).await?.unchecked_into();
+            let session = Rc::new(Session::new(session));
+            *self.session.borrow_mut() = Some(Rc::clone(&session));
+            Ok(session)
+        })
     }
 }
 

@@ -6,11 +6,11 @@
 //!
 //! The other contestants answer the same requests: see `../servers/driver.mjs`.
 
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use ssetarget::NewEvent;
 use ssetarget::cloudflare::{FanOut, ObjectFactLog, SseRoute, Transport, WorkflowEventsNamespace};
 use ssetarget::workflow::FactLog;
-use worker::{Context, Env, Method, Request, Response, Result, event};
+use worker::{Context, Env, Method, Request, Response, Result, event, wasm_bindgen_futures};
 
 ssetarget::export_workflow_events!(WorkflowEvents);
 
@@ -25,7 +25,7 @@ async fn fetch(request: Request, env: Env, _context: Context) -> Result<Response
     }
     // One object for all, unless a tree is what is measured.
     events = events.fan_out(fan_out(&env));
-    let mut request = match SseRoute::new(events.clone()).serve(request).await? {
+    let request = match SseRoute::new(events.clone()).serve(request).await? {
         Ok(response) => return Ok(response),
         Err(request) => request,
     };
@@ -33,10 +33,12 @@ async fn fetch(request: Request, env: Env, _context: Context) -> Result<Response
     let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     match (segments.as_slice(), request.method()) {
         ([id, "append"], Method::Post) => {
-            let mut driver = Driver::new(events, id, &request).await?;
-            driver.run(&mut request).await?;
-            driver.log.release();
-            Response::ok(format!("{}\n", driver.next - 1))
+            let driver = Driver::new(events, id, &request).await?;
+            // A task of its own, as the one that appends for a workflow is: what this handler is
+            // polled for is optimized with all of the handler.
+            let (task, last) = driver.run(request).remote_handle();
+            wasm_bindgen_futures::spawn_local(task);
+            Response::ok(format!("{}\n", last.await?))
         }
         _ => Response::error("there is nothing here", 404),
     }
@@ -81,20 +83,22 @@ impl Driver {
         })
     }
 
-    async fn run(&mut self, request: &mut Request) -> Result<()> {
+    /// Returns the number of the last event.
+    async fn run(mut self, mut request: Request) -> Result<u32> {
         if let Some(count) = self.count {
             for _ in 0..count {
                 self.append().await?;
             }
-            return Ok(());
-        }
-        let mut body = request.stream()?;
-        while let Some(chunk) = body.next().await {
-            for _ in chunk? {
-                self.append().await?;
+        } else {
+            let mut body = request.stream()?;
+            while let Some(chunk) = body.next().await {
+                for _ in chunk? {
+                    self.append().await?;
+                }
             }
         }
-        Ok(())
+        self.log.release();
+        Ok(self.next - 1)
     }
 
     async fn append(&mut self) -> Result<()> {
