@@ -75,13 +75,13 @@ struct Texts<'a>(&'a str);
 
 impl<'a> Texts<'a> {
     fn event(&mut self, head: &[u8; HEAD]) -> Option<EventRef<'a>> {
-        let (flags, lengths) = head.split_last()?;
+        let [t0, t1, t2, t3, d0, d1, d2, d3, k0, k1, k2, k3, flags] = *head;
         if flags & !(HAS_KEY | IS_TERMINAL) != 0 {
             return None;
         }
-        let (lengths, _) = lengths.as_chunks::<4>();
-        let mut texts = lengths.iter().map(|bytes| self.take(length(*bytes)));
-        let (event_type, data, key) = (texts.next()??, texts.next()??, texts.next()??);
+        let event_type = self.take(length([t0, t1, t2, t3]))?;
+        let data = self.take(length([d0, d1, d2, d3]))?;
+        let key = self.take(length([k0, k1, k2, k3]))?;
         Some(EventRef {
             event_type,
             data,
