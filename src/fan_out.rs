@@ -255,9 +255,9 @@ impl Report {
 /// A viewer's way to an object that takes it.
 ///
 /// ```
-/// use ssetarget::fan_out::{Admission, Ask, FanOut, Place, Search};
+/// use ssetarget::fan_out::{Admission, Ask, Place, Search};
 ///
-/// let mut search = Search::new(FanOut::new(), None);
+/// let mut search = Search::new(None);
 /// assert_eq!(search.next(0.5), (Place::ROOT, Ask::IfRoom));
 /// search.answered(Admission::Relays(8));
 /// assert_eq!(search.next(0.5), (Place::relay(5), Ask::IfRoom));

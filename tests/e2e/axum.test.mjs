@@ -150,7 +150,7 @@ test("the axum example says what is wrong with its settings, and ends", async ()
 test("a client that does not read does not keep the axum example from ending", async () => {
   const server = await serveAxum();
   const stalled = connect(new URL(server.url).port, "127.0.0.1");
-  const big = "x".repeat(1_000_000);
+  const big = JSON.stringify("x".repeat(1_000_000));
   const count = 40; // more than sockets hold
   for (let sent = 0; sent < count; sent += 1) await dispatch(server, big);
   stalled.write("GET /room/sse HTTP/1.1\r\nhost: test\r\n\r\n");
