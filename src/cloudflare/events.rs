@@ -280,6 +280,11 @@ impl WorkflowEventsNamespace {
         &self.binding
     }
 
+    /// Whether there is a binding to ask how an instance is.
+    pub(super) fn knows_workflow(&self) -> bool {
+        self.workflow.is_some()
+    }
+
     /// The state of an instance without events, if there is one and it is to be asked for.
     pub(super) async fn state_of_unknown(
         &self,

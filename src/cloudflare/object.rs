@@ -3,6 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use futures_util::future::LocalBoxFuture;
 use js_sys::Promise;
 use wasm_bindgen::prelude::*;
 use worker::worker_sys::web_sys;
@@ -205,7 +206,9 @@ impl Object {
             Err(elsewhere) => return Ok(elsewhere),
         };
         if let Some(relay) = self.tree.relay(hop.as_ref())? {
-            return relay.serve(&viewer, visit).await;
+            // Behind a pointer: few objects are relays, and the others then need not compile it.
+            let response: LocalBoxFuture<'_, _> = Box::pin(relay.serve(&viewer, visit));
+            return response.await;
         }
         let target = self.log.target();
         let head = target.store().head().map_err(to_worker)?;

@@ -8,6 +8,7 @@ use std::task::{Poll, Waker};
 
 use bytes::Bytes;
 use futures_core::Stream;
+use futures_util::stream::LocalBoxStream;
 use futures_util::{FutureExt, StreamExt};
 use js_sys::Uint8Array;
 use wasm_bindgen::prelude::*;
@@ -35,7 +36,7 @@ pub fn sse_response<S: EventStore + 'static>(
     let has_ended = subscription.has_ended();
     let timer = Timer::new();
     let chunks = body(subscription, move |duration| timer.sleep(duration));
-    respond(has_ended, in_javascript(chunks))
+    respond(has_ended, boxed(in_javascript(chunks)))
 }
 
 /// As [`sse_response`], and the bytes of the events go from the store to the viewer without
@@ -61,13 +62,21 @@ pub(super) fn sse_frame_response_while<S: FrameStore<Bytes = Uint8Array> + 'stat
     let chunks = chunks.inspect(move |_| {
         let _visit = &visit;
     });
-    respond(has_ended, chunks)
+    respond(has_ended, boxed(chunks))
 }
 
-fn respond<E: fmt::Display + 'static>(
-    has_ended: bool,
+/// Chunks for a viewer, or why there are no more.
+type Chunks = LocalBoxStream<'static, Result<Uint8Array, String>>;
+
+/// Of one type for all stores, so that what writes them is there once.
+fn boxed<E: fmt::Display + 'static>(
     chunks: impl Stream<Item = Result<Uint8Array, E>> + 'static,
-) -> worker::Result<Response> {
+) -> Chunks {
+    let chunks = chunks.map(|chunk| chunk.map_err(|error| error.to_string()));
+    chunks.boxed_local()
+}
+
+fn respond(has_ended: bool, chunks: Chunks) -> worker::Result<Response> {
     if has_ended {
         return ended();
     }
@@ -97,15 +106,13 @@ pub(super) fn ended() -> worker::Result<Response> {
 pub(super) fn stream_here<E: fmt::Display + 'static>(
     chunks: impl Stream<Item = Result<Uint8Array, E>> + 'static,
 ) -> worker::Result<Response> {
-    let (response, pump) = stream(chunks)?;
+    let (response, pump) = stream(boxed(chunks))?;
     js::wait_until(&js::promise(pump.map(|()| Ok(JsValue::UNDEFINED))))?;
     Ok(response)
 }
 
 /// `200` and these chunks, which the future writes as long as the viewer takes them.
-fn stream<E: fmt::Display>(
-    chunks: impl Stream<Item = Result<Uint8Array, E>>,
-) -> worker::Result<(Response, impl Future<Output = ()>)> {
+fn stream(chunks: Chunks) -> worker::Result<(Response, impl Future<Output = ()>)> {
     let stream = js::IdentityTransformStream::new()?;
     let writer = stream.writable().get_writer()?;
     let mut response = ResponseBuilder::new();
@@ -118,8 +125,7 @@ fn stream<E: fmt::Display>(
 
 /// Writes chunks until there are no more or the viewer is gone. One is under way at a time: that
 /// it was written is the only sign that the viewer took it.
-async fn pump<E: fmt::Display>(chunks: impl Stream<Item = Result<Uint8Array, E>>, viewer: Viewer) {
-    let mut chunks = std::pin::pin!(chunks);
+async fn pump(mut chunks: Chunks, viewer: Viewer) {
     while let Some(chunk) = chunks.next().await {
         match chunk {
             Ok(chunk) if viewer.write(&chunk).await => {}

@@ -22,34 +22,26 @@ pub(super) async fn fetch(
 ) -> worker::Result<Response> {
     let root = events.object_name(instance_id);
     // An object that sleeps cannot count those who watch, and takes 32,768 of them.
-    let Some(fan_out) = events.tree().filter(|_| !viewer.hibernates) else {
-        return fetch_root(async || events.fetch(&root, viewer.to_object_request(None)?).await)
-            .await;
-    };
-    let mut search = Search::new(remembered(&root));
+    let tree = events.tree().filter(|_| !viewer.hibernates);
+    let mut search = Search::new(tree.and_then(|_| remembered(&root)));
     loop {
         let (place, ask) = search.next(js_sys::Math::random());
-        let hop = Hop {
+        let hop = tree.map(|fan_out| Hop {
             binding: events.binding().to_owned(),
             root: root.clone(),
             fan_out,
             place,
             ask,
+        });
+        let response = match fetch_from(place, hop.as_ref(), &root, viewer, events).await {
+            Ok(response) => response,
+            Err(error) if place == Place::ROOT => return Err(error),
+            Err(_) => {
+                search.failed();
+                continue;
+            }
         };
-        let name = hop.object_name();
-        let ask = async || {
-            events
-                .fetch(&name, viewer.to_object_request(Some(&hop))?)
-                .await
-        };
-        let response = if place == Place::ROOT {
-            fetch_root(ask).await?
-        } else if let Ok(response) = ask().await {
-            response
-        } else {
-            search.failed();
-            continue;
-        };
+        // Who is not told of a tree takes everybody.
         let admission = admission(&response)?;
         match admission {
             Admission::Here => return Ok(response),
@@ -60,15 +52,24 @@ pub(super) async fn fetch(
     }
 }
 
-async fn fetch_root(ask: impl AsyncFn() -> worker::Result<Response>) -> worker::Result<Response> {
+async fn fetch_from(
+    place: Place,
+    hop: Option<&Hop>,
+    root: &str,
+    viewer: &Viewer,
+    events: &WorkflowEventsNamespace,
+) -> worker::Result<Response> {
     const TRIES: u32 = 3;
-    for _ in 1..TRIES {
-        let response = ask().await;
-        if response.is_ok() {
+    let name = hop.map_or_else(|| root.to_owned(), Hop::object_name);
+    let tries = if place == Place::ROOT { TRIES } else { 1 };
+    let mut tried = 1;
+    loop {
+        let response = events.fetch(&name, viewer.to_object_request(hop)?).await;
+        if response.is_ok() || tried == tries {
             return response;
         }
+        tried += 1;
     }
-    ask().await
 }
 
 thread_local! {

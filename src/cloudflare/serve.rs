@@ -44,13 +44,24 @@ pub async fn serve_sse(
         return refuse(UNKNOWN_INSTANCE);
     }
     let response = fetch(instance_id, &viewer, events).await?;
-    if [200, 101].contains(&response.status_code()) {
-        events.settle(instance_id).await;
+    if events.knows_workflow() && [200, 101].contains(&response.status_code()) {
+        // Behind pointers here and below: code that a request does not need is then not compiled for it.
+        let settled: LocalBoxFuture<'_, ()> = Box::pin(events.settle(instance_id));
+        settled.await;
     }
     if response.status_code() != UNKNOWN_INSTANCE.status() {
         return over_socket(response);
     }
-    // No events, but perhaps an instance that has dispatched none yet.
+    let answer: LocalBoxFuture<'_, _> = Box::pin(answer_unknown(instance_id, viewer, events));
+    answer.await
+}
+
+/// There are no events, but perhaps an instance that has dispatched none yet.
+async fn answer_unknown(
+    instance_id: &str,
+    mut viewer: Viewer,
+    events: &WorkflowEventsNamespace,
+) -> worker::Result<Response> {
     match events.state_of_unknown(instance_id).await {
         Ok(Some(state)) => {
             // One that has ended has either dispatched its events by now or never will.
@@ -77,7 +88,8 @@ async fn fetch(
     viewer: &Viewer,
     events: &WorkflowEventsNamespace,
 ) -> worker::Result<Response> {
-    match route::fetch(instance_id, viewer, events).await {
+    let response: LocalBoxFuture<'_, _> = Box::pin(route::fetch(instance_id, viewer, events));
+    match response.await {
         Ok(response) => Ok(response),
         Err(error) => refuse(unreachable(&error)),
     }
