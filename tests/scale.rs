@@ -15,6 +15,13 @@ const ISOLATES: usize = 500;
 /// How long `serve_sse` remembers how many relays there are.
 const REMEMBERED: Duration = Duration::from_secs(10);
 
+/// What an event costs an object for each of its viewers and each of its relays, which it serves one
+/// after another, as measured: see `docs/scale.md`.
+const FOR_VIEWER: Duration = Duration::from_micros(50);
+const FOR_RELAY: Duration = Duration::from_micros(36);
+/// From one object to another. Not measured.
+const HOP: Duration = Duration::from_millis(10);
+
 #[test]
 fn a_million_viewers_find_objects_that_have_room() {
     let mut world = World::new();
@@ -79,6 +86,13 @@ fn a_million_viewers_find_objects_that_have_room() {
     for full in [grown, changed] {
         assert!(full.most_viewers <= u64::from(FAN_OUT.viewers_per_object) * 11 / 10);
         assert!(full.objects < 2 * MILLION / u64::from(FAN_OUT.viewers_per_object));
+    }
+    for chapter in &story {
+        // A level costs at most what a full object takes for an event.
+        let relay = FOR_RELAY * FAN_OUT.relays_per_object;
+        let object = FOR_VIEWER * u32::try_from(chapter.most_viewers).unwrap() + relay;
+        let most = (object + HOP) * (chapter.level + 1) - HOP;
+        assert!(chapter.delays[2] <= most, "{chapter:?}");
     }
     // In ten seconds nobody knows better; but no object has twice as many as it is to have.
     assert!(back.most_viewers < 2 * u64::from(FAN_OUT.viewers_per_object));
@@ -210,6 +224,42 @@ impl World {
         }
     }
 
+    /// How long one event takes to viewers, when objects have nothing else to do: each serves those
+    /// whom it has one after another, viewers and relays as they came, which is in no order.
+    fn delays(&self) -> [Duration; 3] {
+        let mut chance = Chance(5);
+        let mut relays = BTreeMap::<Place, Vec<Place>>::new();
+        for place in self.objects.keys() {
+            if let Some(parent) = FAN_OUT.parent(*place) {
+                relays.entry(parent).or_default().push(*place);
+            }
+        }
+        let mut delays = Vec::new();
+        let mut reached = BTreeMap::from([(Place::ROOT, Duration::ZERO)]);
+        // Whom an object follows has a smaller number.
+        while let Some((place, start)) = reached.pop_first() {
+            let viewers = self.objects[&place].audience.viewers();
+            let relays = relays.remove(&place).unwrap_or_default();
+            let mut audience: Vec<_> = relays.into_iter().map(Some).collect();
+            audience.resize(audience.len() + usize::try_from(viewers).unwrap(), None);
+            let mut time = start;
+            while !audience.is_empty() {
+                let next = chance.below(audience.len());
+                if let Some(relay) = audience.swap_remove(next) {
+                    time += FOR_RELAY;
+                    reached.insert(relay, time + HOP);
+                } else {
+                    time += FOR_VIEWER;
+                    delays.push(time);
+                }
+            }
+        }
+        assert_eq!(delays.len(), self.viewers.len(), "everybody is told");
+        delays.sort_unstable();
+        let last = delays.len() - 1;
+        [last / 2, last * 99 / 100, last].map(|index| delays[index])
+    }
+
     /// How things are, and what happened since the last report.
     fn report(&mut self, title: &'static str) -> Chapter {
         let watched: Vec<_> = self.objects.iter().collect();
@@ -243,6 +293,7 @@ impl World {
             requests_mean: self.requests as f64 / arrived,
             most_requests: self.most_requests,
             root_per_second: self.root_requests / self.seconds.max(1),
+            delays: self.delays(),
         };
         assert_eq!(
             all.iter().sum::<u64>(),
@@ -268,12 +319,14 @@ struct Chapter {
     requests_mean: f64,
     most_requests: u64,
     root_per_second: u64,
+    /// From the root to half of the viewers, to 99 of 100, to all.
+    delays: [Duration; 3],
 }
 
 impl Chapter {
     fn row(&self) -> String {
         format!(
-            "| {} | {} | {} | {} | {} / {} | {} | {:.2} / {} | {} |",
+            "| {} | {} | {} | {} | {} / {} | {} | {:.2} / {} | {} | {} |",
             self.title,
             grouped(self.viewers),
             grouped(self.objects),
@@ -284,6 +337,9 @@ impl Chapter {
             self.requests_mean,
             self.most_requests,
             grouped(self.root_per_second),
+            self.delays
+                .map(|delay| delay.as_millis().to_string())
+                .join(" / "),
         )
     }
 }
