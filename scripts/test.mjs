@@ -125,8 +125,8 @@ function cargoTest(title, args, env = {}) {
 
 function nodeTest(title, files, vars = {}) {
   return attempt(title, async () => {
-    // Force-exit: a handle that a test forgot must not hang the whole run.
-    const flags = ["--test", "--test-force-exit", "--test-concurrency=1", `--test-timeout=${E2E_TEST_TIMEOUT_MS}`, "--test-reporter=spec"];
+    // Two files at a time: most wait most of the time. Force-exit: a handle that a test forgot must not hang the whole run.
+    const flags = ["--test", "--test-force-exit", "--test-concurrency=2", `--test-timeout=${E2E_TEST_TIMEOUT_MS}`, "--test-reporter=spec"];
     const env = nodeEnv({ SSETARGET_PREBUILT: "1", ...vars });
     const { ok, output } = await run(title, modernNode(), [...flags, ...files], { env });
     const totals = /^ℹ (?<kind>pass|fail|cancelled|skipped|todo) (?<number>\d+)$/gm;

@@ -62,7 +62,7 @@ function objects(kind, name) {
   const folder = path.join(kinds, readdirSync(kinds).find((entry) => entry.endsWith(name)));
   const files = readdirSync(folder).filter((file) => /^[0-9a-f]{64}\.sqlite$/.test(file));
   return files.map((file) => {
-    const database = new DatabaseSync(path.join(folder, file), { readOnly: true });
+    const database = new DatabaseSync(path.join(folder, file), { readOnly: true, timeout: 30_000 });
     const names = database.prepare("SELECT name FROM sqlite_master WHERE type = 'table'").all();
     const count = (table) => database.prepare(`SELECT count(*) AS rows FROM "${table}"`).get().rows;
     const tables = Object.fromEntries(names.map((row) => [row.name, count(row.name)]));
