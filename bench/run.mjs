@@ -28,6 +28,7 @@ main(async () => {
     process.exitCode = await foreground(modernNode(), process.argv.slice(1));
     return;
   }
+  if (options.profile) process.env.CARGO_PROFILE_RELEASE_STRIP = "none"; // functions are to have names
   const folder = options.save ? at("bench/results") : at("target/bench/results");
   mkdirSync(folder, { recursive: true });
   if (options.redis) {

@@ -3,7 +3,7 @@
 //! A reader acknowledges what it has taken, but not piece by piece: only once that is more than
 //! half of the [`CREDIT`]. So a quiet log costs next to no acknowledgements.
 
-/// What a reader may have unacknowledged, in bytes: a page of the log.
+/// What a reader may have unacknowledged, in bytes: half a page of the log.
 pub(crate) const CREDIT: u32 = 64 * 1024;
 
 /// A sender's account of one reader.

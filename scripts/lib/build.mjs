@@ -50,7 +50,7 @@ function isBuilt(folder, stamp) {
 /** A hash of everything the build reads: sources, lock file, compiler and tools. */
 function fingerprint(folder, tools) {
   const hash = createHash("sha256");
-  hash.update(JSON.stringify([tools, capture("rustc", ["+nightly", "--version"]), process.env.RUSTFLAGS ?? ""]));
+  hash.update(JSON.stringify([tools, capture("rustc", ["+nightly", "--version"]), process.env.RUSTFLAGS ?? "", process.env.CARGO_PROFILE_RELEASE_STRIP ?? ""]));
   hash.update(readFileSync(at("package-lock.json")));
   for (const source of ["Cargo.toml", "Cargo.lock", ".cargo", "rust-toolchain.toml", "src", folder]) {
     for (const file of files(at(source))) {

@@ -10,7 +10,7 @@ use futures_util::future::{LocalBoxFuture, join_all};
 use js_sys::{Function, Uint8Array};
 use wasm_bindgen::prelude::*;
 use worker::durable::ObjectNamespace;
-use worker::{Env, Method, Request, Response};
+use worker::{Env, Response, web_sys};
 
 use super::binding::{
     InstanceState, InstanceStatus, RestartFrom, TerminateOptions, Workflow, WorkflowError,
@@ -21,7 +21,7 @@ use super::create::{BatchCreateOptions, BatchCreated, CreateOptions};
 use super::entrypoint::WorkflowEvent;
 use super::js;
 use super::runtime::WorkersRuntime;
-use super::serve::{self, Transport};
+use super::serve::{self, ObjectRequest, Transport};
 use super::step::WorkflowStep;
 use crate::event::{InvalidEvent, NewEvent};
 use crate::fan_out::FanOut;
@@ -197,8 +197,8 @@ impl WorkflowEventsNamespace {
         if !serve::is_instance_id(instance_id) {
             return Ok(false);
         }
-        let request = Request::new("http://workflow-events/", Method::Head)?;
-        let response = self.fetch(&self.object_name(instance_id), request).await?;
+        let request = ObjectRequest::head();
+        let response = self.fetch(&self.object_name(instance_id), &request).await?;
         Ok(response.status_code() == 200)
     }
 
@@ -267,9 +267,19 @@ impl WorkflowEventsNamespace {
     }
 
     /// Asks the object of this [name](Self::object_name).
-    pub(super) async fn fetch(&self, name: &str, request: Request) -> worker::Result<Response> {
-        let stub = self.namespace.get_by_name(name)?;
-        stub.fetch_with_request(request).await
+    pub(super) async fn fetch(
+        &self,
+        name: &str,
+        request: &ObjectRequest,
+    ) -> worker::Result<Response> {
+        let stub: js::EventsStub = self.namespace.get_by_name(name)?.into_rpc();
+        let ObjectRequest {
+            method,
+            url,
+            headers,
+        } = request;
+        let response = js::fetch_object(&stub, method, url, headers).await?;
+        Ok(response.dyn_into::<web_sys::Response>()?.into())
     }
 
     pub(super) fn tree(&self) -> Option<FanOut> {

@@ -20,6 +20,7 @@ function extend(instance, base) {
 export const extendDurableObject = (instance) => extend(instance, DurableObject);
 export const extendWorkflowEntrypoint = (instance) => extend(instance, WorkflowEntrypoint);
 export { waitUntil };
+export const fetchObject = (stub, method, url, headers) => stub.fetch(url, { method, headers });
 export const dispose = (value) => value[Symbol.dispose]?.();
 
 // Params and outputs may be large, and may be what JSON has no word for.
@@ -55,6 +56,14 @@ extern "C" {
     /// it nothing runs any more then, and what Rust holds for it is never freed.
     #[wasm_bindgen(catch, js_name = waitUntil)]
     pub(super) fn wait_until(promise: &Promise) -> Result<(), JsValue>;
+    /// The object's answer, a `Response`. `headers` are pairs.
+    #[wasm_bindgen(catch, js_name = fetchObject)]
+    pub(super) async fn fetch_object(
+        stub: &EventsStub,
+        method: &str,
+        url: &str,
+        headers: &Array,
+    ) -> Result<JsValue, JsValue>;
     /// An event of a [`JsWorkflowSubscription`] as JSON.
     #[wasm_bindgen(catch, js_name = instanceEventJson)]
     pub(super) fn instance_event_json(

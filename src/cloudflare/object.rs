@@ -6,8 +6,8 @@ use std::time::Duration;
 use futures_util::future::LocalBoxFuture;
 use js_sys::Promise;
 use wasm_bindgen::prelude::*;
+use worker::Response;
 use worker::worker_sys::web_sys;
-use worker::{Method, Request, Response};
 
 use super::convert::message;
 use super::hibernation::HibernatingViewers;
@@ -112,7 +112,7 @@ impl WorkflowEventsObject {
     /// For the class's `fetch`: streams events. Cannot append, whatever the request is.
     pub fn fetch(&self, request: web_sys::Request) -> Promise {
         self.with(async move |object| {
-            let response = object.fetch(&request.into()).await.map_err(JsValue::from)?;
+            let response = object.fetch(&request).await.map_err(JsValue::from)?;
             Ok(web_sys::Response::from(response).into())
         })
     }
@@ -195,7 +195,7 @@ impl WorkflowEventsObject {
 }
 
 impl Object {
-    async fn fetch(&self, request: &Request) -> worker::Result<Response> {
+    async fn fetch(&self, request: &web_sys::Request) -> worker::Result<Response> {
         let viewer = match Viewer::from_object_request(request) {
             Ok(viewer) => viewer,
             Err(refusal) => return serve::refuse(refusal),
@@ -215,7 +215,7 @@ impl Object {
         if head.is_none() && !viewer.expected {
             return serve::refuse(serve::UNKNOWN_INSTANCE);
         }
-        if request.method() == Method::Head {
+        if request.method() == "HEAD" {
             return Response::empty();
         }
         let subscription = target.subscribe(viewer.cursor).await.map_err(to_worker)?;

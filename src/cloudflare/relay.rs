@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use futures_util::future::{join, select};
 use serde::{Deserialize, Serialize};
 use wasm_bindgen::prelude::*;
-use worker::{Env, Request, Response, ResponseBuilder};
+use worker::{Env, Response, ResponseBuilder, web_sys};
 
 use super::remote_log::RemoteLog;
 use super::response::sse_frame_response_while;
@@ -63,7 +63,7 @@ impl Hop {
     }
 
     /// `None` where there is to be no tree.
-    pub(super) fn from_request(request: &Request) -> worker::Result<Option<Self>> {
+    pub(super) fn from_request(request: &web_sys::Request) -> worker::Result<Option<Self>> {
         let text = request.headers().get(HOP)?;
         text.as_deref().map(Self::from_text).transpose()
     }

@@ -62,9 +62,10 @@ async fn fetch_from(
     const TRIES: u32 = 3;
     let name = hop.map_or_else(|| root.to_owned(), Hop::object_name);
     let tries = if place == Place::ROOT { TRIES } else { 1 };
+    let request = viewer.to_object_request(hop)?;
     let mut tried = 1;
     loop {
-        let response = events.fetch(&name, viewer.to_object_request(hop)?).await;
+        let response = events.fetch(&name, &request).await;
         if response.is_ok() || tried == tries {
             return response;
         }

@@ -1,8 +1,9 @@
 //! HTTP: from a viewer's request to the object that has the events.
 
 use futures_util::future::LocalBoxFuture;
+use js_sys::Array;
 use wasm_bindgen::JsCast;
-use worker::{Headers, Method, Request, RequestInit, Response, ResponseBuilder};
+use worker::{Request, Response, ResponseBuilder, web_sys};
 
 use super::events::WorkflowEventsNamespace;
 use super::relay::{HOP, Hop};
@@ -35,7 +36,7 @@ pub async fn serve_sse(
     if request.inner().method() != "GET" {
         return refuse(METHOD);
     }
-    let mut viewer = match Viewer::from_request(&request) {
+    let mut viewer = match Viewer::from_request(request.inner()) {
         Ok(viewer) => viewer,
         Err(refusal) => return refuse(refusal),
     };
@@ -116,7 +117,7 @@ pub enum Transport {
     /// the Worker.
     ///
     /// The object pushes pages by credit: a viewer never has more than 64 KiB unacknowledged, or one
-    /// event that is larger, and the Worker holds two pages at most. A viewer costs the Worker a
+    /// event that is larger, and the Worker holds twice that at most. A viewer costs the Worker a
     /// subrequest and the object a request, and a message for each 32 to 64 KiB that it takes. Where
     /// events come quickly and viewers are many, they get several at once: rounds of delivery are
     /// 50 µs for each viewer apart. An object takes 32,768 sockets.
@@ -180,13 +181,15 @@ pub(super) struct Viewer {
     pub(super) hibernates: bool,
 }
 
-const EXPECTED: &str = "expected";
+/// Headers of requests to objects.
+const EXPECTED: &str = "ssetarget-expected";
+const UPGRADE: &str = "upgrade";
 
 impl Viewer {
-    pub(super) fn from_request(request: &Request) -> Result<Self, Refusal> {
+    /// Of the runtime's own request: the `worker` crate's would read much that is not needed.
+    pub(super) fn from_request(request: &web_sys::Request) -> Result<Self, Refusal> {
         let header = request.headers().get("last-event-id").ok().flatten();
-        let url = request.inner().url();
-        let cursor = wire::cursor(header.as_deref(), query(&url))?;
+        let cursor = wire::cursor(header.as_deref(), query(&request.url()))?;
         Ok(Self {
             cursor,
             expected: false,
@@ -195,38 +198,64 @@ impl Viewer {
     }
 
     /// What [`to_object_request`](Self::to_object_request) says, at the object.
-    pub(super) fn from_object_request(request: &Request) -> Result<Self, Refusal> {
-        if ![Method::Get, Method::Head].contains(&request.method()) {
+    pub(super) fn from_object_request(request: &web_sys::Request) -> Result<Self, Refusal> {
+        if !["GET", "HEAD"].contains(&&*request.method()) {
             return Err(METHOD);
         }
         let mut viewer = Self::from_request(request)?;
-        viewer.expected = request.path() == format!("/{EXPECTED}");
-        viewer.hibernates = request.headers().has("upgrade").unwrap_or(false);
+        viewer.expected = request.headers().has(EXPECTED).unwrap_or(false);
+        viewer.hibernates = request.headers().has(UPGRADE).unwrap_or(false);
         Ok(viewer)
     }
 
     /// Made anew from what was understood: nothing else of the client's request gets further.
-    pub(super) fn to_object_request(&self, hop: Option<&Hop>) -> worker::Result<Request> {
-        let mut url = "http://workflow-events/".to_owned();
+    pub(super) fn to_object_request(&self, hop: Option<&Hop>) -> worker::Result<ObjectRequest> {
+        let mut request = ObjectRequest::new("GET");
         if self.expected {
-            url += EXPECTED;
+            request.set(EXPECTED, "1");
         }
-        let headers = Headers::new();
         if self.hibernates {
-            headers.set("upgrade", "websocket")?;
+            request.set(UPGRADE, "websocket");
         }
         if let Some(hop) = hop {
-            headers.set(HOP, &hop.to_text()?)?;
+            request.set(HOP, &hop.to_text()?);
         }
         match self.cursor {
             Cursor::Beginning => {}
-            Cursor::After(id) => headers.set("last-event-id", &id.to_string())?,
-            Cursor::Latest => url += "?from=latest",
-            Cursor::Since(time) => url += &format!("?since={}", clock::milliseconds(time)),
+            Cursor::After(id) => request.set("last-event-id", &id.to_string()),
+            Cursor::Latest => request.url += "?from=latest",
+            Cursor::Since(time) => {
+                request.url += &format!("?since={}", clock::milliseconds(time));
+            }
         }
-        let mut init = RequestInit::new();
-        init.with_headers(headers);
-        Request::new_with_init(&url, &init)
+        Ok(request)
+    }
+}
+
+/// A request to an object.
+pub(super) struct ObjectRequest {
+    pub(super) method: &'static str,
+    pub(super) url: String,
+    /// In pairs.
+    pub(super) headers: Array,
+}
+
+impl ObjectRequest {
+    /// Whether there are events.
+    pub(super) fn head() -> Self {
+        Self::new("HEAD")
+    }
+
+    fn new(method: &'static str) -> Self {
+        Self {
+            method,
+            url: "http://workflow-events/".to_owned(),
+            headers: Array::new(),
+        }
+    }
+
+    fn set(&mut self, name: &str, value: &str) {
+        self.headers.push(&Array::of2(&name.into(), &value.into()));
     }
 }
 

@@ -32,7 +32,7 @@ pub async fn serve_log<E, S: EventStore + 'static>(
     if request.inner().method() != "GET" {
         return refuse(METHOD);
     }
-    let viewer = match Viewer::from_request(request) {
+    let viewer = match Viewer::from_request(request.inner()) {
         Ok(viewer) => viewer,
         Err(refusal) => return refuse(refusal),
     };

@@ -162,17 +162,17 @@ pub enum Appended {
 /// has at least one event if there is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageLimit {
-    /// The most events. Default: 256. Must not be 0.
+    /// The most events. Default: 512. Must not be 0.
     pub events: usize,
-    /// The most bytes of data, an event that passes the limit left out. Default: 65,536.
+    /// The most bytes of data, an event that passes the limit left out. Default: 131,072.
     pub bytes: usize,
 }
 
 impl Default for PageLimit {
     fn default() -> Self {
         Self {
-            events: 256,
-            bytes: 64 * 1024,
+            events: 512,
+            bytes: 128 * 1024,
         }
     }
 }
