@@ -282,8 +282,8 @@ const ASKED: u32 = 8;
 const FAILED: u32 = 2;
 
 impl Search {
-    /// One that asks the root first, unless it is `remembered` how many [relays](Self::relays)
-    /// there are.
+    /// One that asks the root first, unless it is `remembered` how many relays the root
+    /// [told](Admission::Relays) of.
     #[must_use]
     pub fn new(remembered: Option<u32>) -> Self {
         Self {
@@ -321,12 +321,6 @@ impl Search {
     /// The one who was asked last did not answer.
     pub fn failed(&mut self) {
         self.failed += 1;
-    }
-
-    /// How many relays there are, if it came to know: worth remembering for some seconds.
-    #[must_use]
-    pub fn relays(&self) -> Option<u32> {
-        self.relays
     }
 }
 
