@@ -1,0 +1,517 @@
+//! Reconciliation: what the platform's own log of an instance knows of a run that ours does not.
+//!
+//! The wrapper's facts are the fast way into our log. The engine can be lost between a step's end
+//! and the fact that tells it, and a lifetime that the platform ends says nothing of how the run
+//! goes on. The platform's log is always there, and is the arbiter.
+
+use super::instance_event::{StepName, WorkflowInstanceEvent, WorkflowInstanceEventData as Data};
+use super::step_event::{StepEvent, StepEventType};
+use super::task::{Form, Kind, Task, TaskCounter, TaskId};
+use super::view::{RunView, TaskState, TaskView};
+use crate::event::{InvalidEvent, NewEvent};
+
+/// What a comparison of the two logs says about the latest run of ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reconciled {
+    /// Both are about the same run. Our log lacks these facts, in the platform's order; none if it
+    /// is complete.
+    Missing(Vec<NewEvent>),
+    /// The platform's log is about a run that began after ours: the instance was restarted, or
+    /// deleted and created again.
+    LaterRun,
+}
+
+/// Compares a run as our log has it with the platform's log of the instance, read from its
+/// beginning. The platform's events may be filtered by [`EVENT_TYPES`].
+///
+/// Only ends are supplied, and only of tasks whose `started` our log has: what was hidden by
+/// [`should_dispatch`](super::WorkflowEventStep::should_dispatch) stays hidden. A supplied
+/// `completed` has no `attributes`, which the platform does not know, and its timestamp is the
+/// platform's. Attempts that failed before the last one are not supplied: those that were killed
+/// with their process failed for the platform, and did not for our log.
+///
+/// # Errors
+/// When a fact cannot be encoded, as no step's name that the engine takes makes it.
+pub fn reconcile(
+    ours: &RunView,
+    workflow: &str,
+    platform: &[WorkflowInstanceEvent],
+) -> Result<Reconciled, InvalidEvent> {
+    if is_of_later_run(ours, platform) {
+        return Ok(Reconciled::LaterRun);
+    }
+    let mut missing = Missing {
+        ours,
+        root: TaskCounter::default().next(Form::Step(Kind::Workflow), workflow),
+        attempts: Vec::new(),
+        sleeps: Vec::new(),
+        facts: Vec::new(),
+    };
+    if ours.ended.is_none() {
+        for event in platform {
+            missing.read(event)?;
+        }
+    }
+    Ok(Reconciled::Missing(missing.facts))
+}
+
+/// The types of the platform's events that [`reconcile`] reads.
+pub const EVENT_TYPES: &[super::WorkflowInstanceEventType] = {
+    use super::WorkflowInstanceEventType as Type;
+    &[
+        Type::WorkflowQueued,
+        Type::WorkflowStarted,
+        Type::WorkflowRunning,
+        Type::WorkflowCompleted,
+        Type::WorkflowErrored,
+        Type::WorkflowTerminated,
+        Type::StepCompleted,
+        Type::StepErrored,
+        Type::AttemptStarted,
+        Type::AttemptErrored,
+        Type::SleepStarted,
+        Type::SleepCompleted,
+        Type::WaitCompleted,
+        Type::WaitTimedOut,
+    ]
+};
+
+/// What our log says of a run that was terminated from outside.
+pub(crate) const TERMINATED: &str = "the instance was terminated";
+/// What our log says of a wait whose event did not come, where the engine's own words are lost.
+const TIMED_OUT: &str = "the event did not come in time";
+/// The same of a step, where the platform's log has no attempt of it.
+const FAILED: &str = "the step failed";
+
+/// The platform's log begins again with each run. One that begins after ours has ended, or after
+/// the last thing that ours knows of the run's steps, is another run's.
+fn is_of_later_run(ours: &RunView, platform: &[WorkflowInstanceEvent]) -> bool {
+    let Some(first) = platform.first() else {
+        return false;
+    };
+    // `started` of the workflow itself may be told before the instance exists.
+    let known = ours
+        .tasks
+        .iter()
+        .flat_map(|task| [Some(task.started), task.ended])
+        .chain([ours.ended])
+        .flatten()
+        .max();
+    known.is_some_and(|known| first.timestamp > known)
+}
+
+struct Missing<'a> {
+    ours: &'a RunView,
+    root: Task,
+    /// The latest attempt of each step, and with what it failed.
+    attempts: Vec<(StepName, u32, Option<String>)>,
+    /// The platform's sleeps in their order, and whether they have ended.
+    sleeps: Vec<(StepName, bool)>,
+    facts: Vec<NewEvent>,
+}
+
+impl<'a> Missing<'a> {
+    fn read(&mut self, event: &WorkflowInstanceEvent) -> Result<(), InvalidEvent> {
+        use StepEventType::{Completed, Failed};
+        match &event.data {
+            Data::AttemptStarted { step_name, attempt } => self.begin(step_name, *attempt, None),
+            Data::AttemptErrored {
+                step_name,
+                attempt,
+                error,
+                ..
+            } => self.begin(step_name, *attempt, Some(error.message.clone())),
+            Data::StepCompleted { step_name, .. } => {
+                let attempt = self.attempt(step_name).map(|(_, attempt, _)| *attempt);
+                let task = self.step(Kind::Do, step_name);
+                self.end(task, Completed, event, |fact| fact.attempt(attempt))?;
+            }
+            Data::StepErrored { step_name } => self.failed(step_name, event)?,
+            Data::SleepStarted { step_name, .. } => self.sleeps.push((step_name.clone(), false)),
+            Data::SleepCompleted { step_name } => {
+                let task = self.wake(step_name);
+                self.end(task, Completed, event, |fact| fact)?;
+            }
+            Data::WaitCompleted { step_name } => {
+                let task = self.step(Kind::WaitForEvent, step_name);
+                self.end(task, Completed, event, |fact| fact)?;
+            }
+            Data::WaitTimedOut { step_name } => {
+                let task = self.step(Kind::WaitForEvent, step_name);
+                self.end(task, Failed, event, |fact| fact.error(TIMED_OUT))?;
+            }
+            Data::WorkflowCompleted { .. } => self.run_ended(Completed, None, event)?,
+            Data::WorkflowErrored { error } => {
+                self.run_ended(Failed, Some(&error.message), event)?;
+            }
+            Data::WorkflowTerminated => self.run_ended(Failed, Some(TERMINATED), event)?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, step: &StepName, attempt: u32, error: Option<String>) {
+        self.attempts.retain(|(of, ..)| of != step);
+        self.attempts.push((step.clone(), attempt, error));
+    }
+
+    fn attempt(&self, step: &StepName) -> Option<&(StepName, u32, Option<String>)> {
+        self.attempts.iter().find(|(of, ..)| of == step)
+    }
+
+    fn failed(
+        &mut self,
+        step: &StepName,
+        event: &WorkflowInstanceEvent,
+    ) -> Result<(), InvalidEvent> {
+        let Some(task) = self.step(Kind::Do, step).filter(|task| is_open(task)) else {
+            return Ok(());
+        };
+        let (attempt, error) = match self.attempt(step) {
+            Some((_, attempt, error)) => (Some(*attempt), error.clone()),
+            None => (None, None),
+        };
+        let error = error.as_deref().unwrap_or(FAILED);
+        let known = |attempt| task.failed_attempts.iter().any(|of| of.attempt == attempt);
+        if attempt.is_some_and(|attempt| !known(attempt)) {
+            let failed = self.fact(StepEventType::AttemptFailed, task, event);
+            let failed = NewEvent::encode(&failed.attempt(attempt).error(error))?;
+            self.facts.push(failed);
+        }
+        let failed = self.fact(StepEventType::Failed, task, event);
+        let failed = NewEvent::encode(&failed.attempt(attempt).error(error))?;
+        self.facts.push(failed);
+        Ok(())
+    }
+
+    /// Our task of a step that the platform names.
+    fn step(&self, kind: Kind, name: &StepName) -> Option<&'a TaskView> {
+        let same = |task: &&TaskView| {
+            task.kind == kind
+                && task.step == name.name()
+                && task.count == name.count()
+                && !is_group(task)
+        };
+        self.ours.tasks.iter().find(same)
+    }
+
+    /// Our task of the platform's sleep that ends. The platform has one kind of sleep, and counts
+    /// those of one name and different lengths apart, so only their order says which is which.
+    fn wake(&mut self, name: &StepName) -> Option<&'a TaskView> {
+        let of = |sleep: &StepName| sleep.name() == name.name();
+        let index = self
+            .sleeps
+            .iter()
+            .rposition(|(sleep, ended)| sleep == name && !ended)?;
+        self.sleeps[index].1 = true;
+        let position = self.sleeps[..index].iter().filter(|(s, _)| of(s)).count();
+        let ours: Vec<_> = self
+            .ours
+            .tasks
+            .iter()
+            .filter(|task| matches!(task.kind, Kind::Sleep | Kind::SleepUntil))
+            .filter(|task| task.step == name.name())
+            .collect();
+        // Of one kind the counts say it, also where some are hidden.
+        let of_one_kind = ours.iter().all(|task| task.kind == ours[0].kind);
+        if of_one_kind {
+            let count = u32::try_from(position).ok()? + 1;
+            return ours.into_iter().find(|task| task.count == count);
+        }
+        ours.get(position).copied()
+    }
+
+    fn end(
+        &mut self,
+        task: Option<&TaskView>,
+        of: StepEventType,
+        event: &WorkflowInstanceEvent,
+        more: impl FnOnce(StepEvent) -> StepEvent,
+    ) -> Result<(), InvalidEvent> {
+        if let Some(task) = task.filter(|task| is_open(task)) {
+            let fact = NewEvent::encode(&more(self.fact(of, task, event)))?;
+            self.facts.push(fact);
+        }
+        Ok(())
+    }
+
+    fn fact(&self, of: StepEventType, task: &TaskView, event: &WorkflowInstanceEvent) -> StepEvent {
+        let named = Task {
+            id: task.task_id.clone(),
+            step: task.step.clone(),
+            kind: task.kind,
+            count: task.count,
+        };
+        // A view names no parent for what is part of the run itself.
+        let parent = task.parent_id.clone().unwrap_or(self.root.id.clone());
+        StepEvent::new(of, &named, Some(parent), event.timestamp)
+    }
+
+    fn run_ended(
+        &mut self,
+        of: StepEventType,
+        error: Option<&str>,
+        event: &WorkflowInstanceEvent,
+    ) -> Result<(), InvalidEvent> {
+        let ended = StepEvent::new(of, &self.root, None, event.timestamp);
+        let ended = match error {
+            Some(error) => ended.error(error),
+            None => ended,
+        };
+        self.facts.push(NewEvent::encode(&ended)?);
+        Ok(())
+    }
+}
+
+fn is_open(task: &TaskView) -> bool {
+    task.state == TaskState::Running
+}
+
+/// A group is shown as a `do` task, and is none of the engine's steps.
+fn is_group(task: &TaskView) -> bool {
+    task.task_id == TaskId::new(&task.step, task.count, Form::Group)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::event::{EventId, StoredEvent};
+
+    /// Our log: `started` and so on, each a second after the one before.
+    fn ours(told: &[(&str, &str, Value)]) -> RunView {
+        let mut view = RunView::new();
+        for (number, (event_type, task, more)) in (1..).zip(told) {
+            let (name, kind) = task.split_once('.').unwrap_or((task, "do"));
+            let (step, count) = name.rsplit_once('-').unwrap();
+            let (kind, parent) = match kind {
+                "workflow" => (kind, Value::Null),
+                "group" => ("do", json!("order-1.workflow")),
+                _ => (kind, json!("order-1.workflow")),
+            };
+            let mut data = json!({
+                "taskId": task, "step": step, "kind": kind, "count": count.parse::<u32>().unwrap(),
+                "timestamp": format!("2026-11-24T09:00:{number:02}.000Z"), "parentId": parent,
+            });
+            data.as_object_mut()
+                .unwrap()
+                .extend(more.as_object().cloned().unwrap_or_default());
+            view.apply(&StoredEvent {
+                id: EventId::new(number).unwrap(),
+                event_type: (*event_type).to_owned(),
+                data: data.to_string(),
+                timestamp: SystemTime::UNIX_EPOCH,
+            })
+            .unwrap();
+        }
+        view
+    }
+
+    const NINE: u64 = 1_795_510_800_000;
+
+    /// The platform's log, with seconds after nine.
+    fn platform(events: &[(u64, Value)]) -> Vec<WorkflowInstanceEvent> {
+        let event = |(number, (second, event)): (u64, &(u64, Value))| {
+            let mut event = event.clone();
+            let fields = event.as_object_mut().unwrap();
+            fields.insert("instanceId".into(), json!("a"));
+            fields.insert("eventId".into(), json!(number));
+            fields.insert("timestamp".into(), json!(NINE + second * 1000));
+            serde_json::from_value(event).unwrap()
+        };
+        (1..).zip(events).map(event).collect()
+    }
+
+    fn missing(ours: &RunView, theirs: &[WorkflowInstanceEvent]) -> Vec<String> {
+        let Reconciled::Missing(facts) = reconcile(ours, "order", theirs).unwrap() else {
+            panic!("another run's");
+        };
+        let told = facts.iter().map(|fact| {
+            let data: Value = serde_json::from_str(fact.data()).unwrap();
+            let more = ["attempt", "error"]
+                .iter()
+                .filter_map(|field| data.get(field));
+            let more: String = more.map(|value| format!(" {value}")).collect();
+            assert!(fact.key().is_some());
+            format!(
+                "{} {}{more}",
+                fact.event_type(),
+                data["taskId"].as_str().unwrap()
+            )
+        });
+        told.collect()
+    }
+
+    fn none() -> Value {
+        Value::Null
+    }
+
+    #[test]
+    fn supplies_what_the_last_lifetime_did_not_tell() {
+        let ours = ours(&[
+            ("started", "order-1.workflow", none()),
+            ("started", "a-1", none()),
+            ("completed", "a-1", json!({"attempt": 1})),
+            ("started", "b-1", none()),
+            ("started", "b-2", none()),
+            (
+                "attempt_failed",
+                "b-2",
+                json!({"attempt": 1, "error": "no"}),
+            ),
+            ("started", "dry-1.sleep", none()),
+            ("started", "ok-1.waitForEvent", none()),
+            ("started", "pay-1.waitForEvent", none()),
+        ]);
+        let theirs = platform(&[
+            (0, json!({"type": "workflow_queued"})),
+            (0, json!({"type": "workflow_started"})),
+            (
+                1,
+                json!({"type": "attempt_started", "stepName": "a-1", "attempt": 1}),
+            ),
+            (2, json!({"type": "step_completed", "stepName": "a-1"})),
+            (
+                3,
+                json!({"type": "attempt_started", "stepName": "b-1", "attempt": 2}),
+            ),
+            (
+                3,
+                json!({"type": "attempt_started", "stepName": "b-2", "attempt": 2}),
+            ),
+            (
+                3,
+                json!({"type": "attempt_errored", "stepName": "b-2", "attempt": 2,
+                "error": {"name": "Error", "message": "never"}}),
+            ),
+            (4, json!({"type": "step_completed", "stepName": "b-1"})),
+            (4, json!({"type": "step_errored", "stepName": "b-2"})),
+            (
+                5,
+                json!({"type": "sleep_started", "stepName": "dry-1", "durationMs": 5}),
+            ),
+            (6, json!({"type": "sleep_completed", "stepName": "dry-1"})),
+            (7, json!({"type": "wait_completed", "stepName": "ok-1"})),
+            (8, json!({"type": "wait_timed_out", "stepName": "pay-1"})),
+            (9, json!({"type": "step_completed", "stepName": "hidden-1"})),
+            (9, json!({"type": "workflow_completed"})),
+        ]);
+        assert_eq!(
+            missing(&ours, &theirs),
+            [
+                "completed b-1 2",
+                "attempt_failed b-2 2 \"never\"",
+                "failed b-2 2 \"never\"",
+                "completed dry-1.sleep",
+                "completed ok-1.waitForEvent",
+                "failed pay-1.waitForEvent \"the event did not come in time\"",
+                "completed order-1.workflow",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_run_that_goes_on_is_not_ended() {
+        let ours = ours(&[
+            ("started", "order-1.workflow", none()),
+            ("started", "a-1", none()),
+        ]);
+        let theirs = platform(&[
+            (0, json!({"type": "workflow_started"})),
+            (
+                1,
+                json!({"type": "attempt_started", "stepName": "a-1", "attempt": 1}),
+            ),
+        ]);
+        assert_eq!(missing(&ours, &theirs), [""; 0]);
+        assert_eq!(missing(&ours, &[]), [""; 0]);
+    }
+
+    #[test]
+    fn how_a_run_ended() {
+        let ours = ours(&[("started", "order-1.workflow", none())]);
+        let ended = |event| missing(&ours, &platform(&[(1, event)]));
+        assert_eq!(
+            ended(json!({"type": "workflow_errored", "error": {"name": "Error", "message": "no"}})),
+            ["failed order-1.workflow \"no\""]
+        );
+        assert_eq!(
+            ended(json!({"type": "workflow_terminated"})),
+            ["failed order-1.workflow \"the instance was terminated\""]
+        );
+    }
+
+    #[test]
+    fn sleeps_of_one_name_are_told_apart_by_their_order() {
+        let ours = ours(&[
+            ("started", "order-1.workflow", none()),
+            ("started", "dry-1.sleep", none()),
+            ("completed", "dry-1.sleep", none()),
+            ("started", "dry-1.sleepUntil", none()),
+            ("started", "dry-2.sleep", none()),
+        ]);
+        // The platform counts sleeps of one name and different lengths apart.
+        let theirs = platform(&[
+            (
+                0,
+                json!({"type": "sleep_started", "stepName": "dry-1", "durationMs": 1}),
+            ),
+            (1, json!({"type": "sleep_completed", "stepName": "dry-1"})),
+            (
+                2,
+                json!({"type": "sleep_started", "stepName": "dry-1", "durationMs": 2}),
+            ),
+            (3, json!({"type": "sleep_completed", "stepName": "dry-1"})),
+            (
+                4,
+                json!({"type": "sleep_started", "stepName": "dry-2", "durationMs": 1}),
+            ),
+        ]);
+        assert_eq!(missing(&ours, &theirs), ["completed dry-1.sleepUntil"]);
+    }
+
+    #[test]
+    fn a_group_is_not_taken_for_a_step() {
+        let ours = ours(&[
+            ("started", "order-1.workflow", none()),
+            ("started", "pack-1.group", none()),
+        ]);
+        let theirs = platform(&[(1, json!({"type": "step_completed", "stepName": "pack-1"}))]);
+        assert_eq!(missing(&ours, &theirs), [""; 0]);
+    }
+
+    #[test]
+    fn a_log_that_begins_after_our_run_is_another_runs() {
+        let mut told = vec![
+            ("started", "order-1.workflow", none()),
+            ("started", "a-1", none()),
+        ];
+        let begins_at = |second| platform(&[(second, json!({"type": "workflow_queued"}))]);
+        let judged = |told: &[_], second| reconcile(&ours(told), "order", &begins_at(second));
+        // `started` of a run may be told before the instance is there.
+        let same = Ok(Reconciled::Missing(Vec::new()));
+        assert_eq!(judged(&told[..1], 5).map_err(drop), same);
+        assert_eq!(judged(&told, 2).map_err(drop), same);
+        assert_eq!(judged(&told, 3).map_err(drop), Ok(Reconciled::LaterRun));
+        told.push(("completed", "order-1.workflow", none()));
+        assert_eq!(judged(&told, 3).map_err(drop), same);
+        assert_eq!(judged(&told, 4).map_err(drop), Ok(Reconciled::LaterRun));
+    }
+
+    #[test]
+    fn a_run_that_has_ended_takes_nothing_more() {
+        let ours = ours(&[
+            ("started", "order-1.workflow", none()),
+            ("started", "a-1", none()),
+            ("failed", "order-1.workflow", json!({"error": "no"})),
+        ]);
+        let theirs = platform(&[
+            (1, json!({"type": "step_completed", "stepName": "a-1"})),
+            (2, json!({"type": "workflow_completed"})),
+        ]);
+        assert_eq!(missing(&ours, &theirs), [""; 0]);
+    }
+}
