@@ -1,7 +1,7 @@
 // npm test [-- lint | native | e2e [file...] | bench]: every check there is, or one group of them.
 //
-// Runs everything even after a failure, one thing at a time, and ends with the
-// line `N passed, N failed[, N skipped]`.
+// Runs everything even after a failure, one thing at a time. Ends with a list of the checks and
+// how long each took, and with the line `N passed, N failed[, N skipped]`.
 import { existsSync, readdirSync } from "node:fs";
 import { Failure, at, capture, isStopping, main, run } from "./lib/run.mjs";
 import { buildWorker } from "./lib/build.mjs";
@@ -165,8 +165,13 @@ async function attempt(title, body) {
 function report(milliseconds) {
   const total = (key) => results.reduce((sum, result) => sum + result[key], 0);
   const failures = results.filter((result) => result.failed > 0);
-  console.log(`\n── all groups, ${seconds1(milliseconds)} s ${"─".repeat(40)}`);
-  for (const failure of failures) console.log(`✖ ${failure.title}: ${summary(failure)}`);
+  console.log(`\n── all checks, ${seconds1(milliseconds)} s ${"─".repeat(40)}`);
+  const widest = Math.max(...results.map(({ seconds }) => seconds.length));
+  for (const result of results) {
+    const mark = result.failed ? "✖" : "✔";
+    const counts = result.passed + result.failed > 1 || result.failed ? `: ${summary(result)}` : "";
+    console.log(`${mark} ${result.seconds.padStart(widest)} s  ${result.title}${counts}`);
+  }
   console.log(summary({ passed: total("passed"), failed: total("failed"), skipped: total("skipped") }));
   if (failures.length > 0) process.exitCode = 1;
 }

@@ -63,8 +63,9 @@ export async function ensureWorkerTools() {
   const wasmBindgen = lockedVersion("wasm-bindgen");
   const tools = {
     workerBuild: await ensureProgram("worker-build", "worker-build", WORKER_BUILD, ["--locked"]),
-    // Its own lock file does not resolve for 0.2.130, hence no --locked.
-    wasmBindgen: await ensureProgram("wasm-bindgen-cli", "wasm-bindgen", wasmBindgen, []),
+    // Its own lock file does not resolve for 0.2.130, hence no --locked. Its features are ways to
+    // do TLS, which only its test runner needs.
+    wasmBindgen: await ensureProgram("wasm-bindgen-cli", "wasm-bindgen", wasmBindgen, ["--no-default-features"]),
   };
   rmSync(TOOLS_TARGET, { recursive: true, force: true });
   return tools;
