@@ -269,7 +269,7 @@ fn a_log_that_is_only_read_creates_no_table() {
 }
 
 #[test]
-fn a_batch_of_any_size_is_one_statement_with_the_same_five_parameters() {
+fn a_batch_of_any_size_is_one_statement_with_the_same_six_parameters() {
     block_on(async {
         let database = Database::in_memory();
         let store = SqliteEventStore::new(database.clone());
@@ -282,8 +282,8 @@ fn a_batch_of_any_size_is_one_statement_with_the_same_five_parameters() {
         let statements = database.take_statements();
         assert_eq!(statements.len(), 1, "{statements:?}");
         assert_eq!(
-            statements[0].params, 5,
-            "its first id, its time, its frames, the events' keys and their numbers"
+            statements[0].params, 6,
+            "its first id, its time, its frames, its writer, the events' keys and their numbers"
         );
         // The platform refuses longer statements.
         assert!(statements[0].text.len() < 100_000);
@@ -331,6 +331,47 @@ fn a_batch_may_have_events_of_every_kind() {
         assert_eq!(data, expected);
         let one_by_one = stored(kinds().into_iter().map(|event| vec![event]).collect()).await;
         assert_eq!((data, rows, types), one_by_one);
+    });
+}
+
+#[test]
+fn a_log_of_an_earlier_version_is_read_as_it_is_and_extended_by_an_append() {
+    block_on(async {
+        let database = Database::in_memory();
+        let old = "CREATE TABLE events (id INTEGER PRIMARY KEY, time INTEGER NOT NULL, \
+                   size INTEGER NOT NULL, terminal INTEGER NOT NULL, key TEXT, data TEXT, \
+                   frame TEXT NOT NULL)";
+        let row = "INSERT INTO events VALUES (1, 5, 2, 1, 'a', NULL, \
+                   'id: 1' || char(10) || 'event: t' || char(10) || 'data: {}' || char(10) || char(10))";
+        let columns = || {
+            let columns = "SELECT count(*) FROM pragma_table_info('events')";
+            database.exec(columns, &[]).unwrap()
+        };
+        database.exec(old, &[]).unwrap();
+        database.exec(row, &[]).unwrap();
+        let as_it_was = columns();
+        let store = SqliteEventStore::new(database.clone());
+        let page = store.read(None, PageLimit::default()).await.unwrap();
+        assert_eq!(page.events[0].data, "{}");
+        assert!(page.closed);
+        store.append(vec![event("a", "again")]).await.unwrap();
+        assert_eq!(columns(), as_it_was, "nothing was stored");
+
+        store.append(vec![event("b", "1")]).await.unwrap();
+        store
+            .append(vec![event("c", "2"), event("d", "3")])
+            .await
+            .unwrap();
+        let reopened = SqliteEventStore::new(database.clone());
+        reopened.append(vec![event("e", "4")]).await.unwrap();
+        let page = reopened.read(None, PageLimit::default()).await.unwrap();
+        let data: Vec<_> = page
+            .events
+            .iter()
+            .map(|event| event.data.as_str())
+            .collect();
+        assert_eq!(data, ["{}", "1", "2", "3", "4"]);
+        assert_eq!(reopened.keys("").unwrap(), ["a", "b", "c", "d", "e"]);
     });
 }
 
@@ -503,7 +544,7 @@ fn a_failing_database_is_an_error_and_no_panic() {
 
         database
             .exec(
-                "INSERT INTO events VALUES (3, 0, 0, 0, NULL, NULL, x'00')",
+                "INSERT INTO events VALUES (3, 0, 0, 0, NULL, NULL, x'00', 0)",
                 &[],
             )
             .unwrap();

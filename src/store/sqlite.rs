@@ -58,6 +58,8 @@ impl<B> Default for Log<B> {
 #[derive(Clone, Copy, Debug, Default)]
 struct Ends {
     has_table: bool,
+    /// Whether the table has the column `writer`, which the first ones did not.
+    has_writer: bool,
     oldest: Option<EventId>,
     head: Option<EventId>,
     closed: bool,
@@ -65,6 +67,8 @@ struct Ends {
     time: u64,
     /// Bytes of all data, from the first event ever to the newest.
     size: u64,
+    /// Who appended the newest event: see [`SqliteEventStore::writer`].
+    writer: u64,
 }
 
 impl Ends {
@@ -123,6 +127,19 @@ impl<Q: Sql> SqliteEventStore<Q> {
         self.with_log(|log| Ok(self.ends(log)?.closed))
     }
 
+    /// Who appended the newest event: the number that [`append_now`](Self::append_now) was given
+    /// with it. 0 where the log has no event, and for those of [`EventStore::append`].
+    ///
+    /// # Errors
+    /// When SQLite fails.
+    #[allow(
+        dead_code,
+        reason = "for the log of a workflow, which tells its lifetimes apart"
+    )]
+    pub(crate) fn writer(&self) -> Result<u64, SqliteError<Q::Error>> {
+        self.with_log(|log| Ok(self.ends(log)?.writer))
+    }
+
     /// Tells the store that the database was emptied under it: open streams look again, find
     /// nothing, and their clients learn it.
     pub fn forget(&self) {
@@ -153,29 +170,39 @@ impl<Q: Sql> SqliteEventStore<Q> {
     }
 
     fn read_ends(&self) -> Result<Ends, SqliteError<Q::Error>> {
-        let has_table = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'events'";
-        if self.sql.exec(has_table, &[])?.is_empty() {
-            return Ok(Ends::default());
-        }
-        let newest = self.sql.exec(
-            "SELECT (SELECT min(id) FROM events), id, terminal, time, size \
-             FROM events ORDER BY id DESC LIMIT 1",
+        let table = self.sql.exec(
+            "SELECT instr(sql, ' writer ') FROM sqlite_master \
+             WHERE type = 'table' AND name = 'events'",
             &[],
         )?;
-        let Some(newest) = newest.into_iter().next() else {
+        let Some(table) = table.into_iter().next() else {
+            return Ok(Ends::default());
+        };
+        let has_writer = number(table.into_iter().next())? > 0;
+        let newest = if has_writer {
+            "SELECT (SELECT min(id) FROM events), id, terminal, time, size, writer \
+             FROM events ORDER BY id DESC LIMIT 1"
+        } else {
+            "SELECT (SELECT min(id) FROM events), id, terminal, time, size, 0 \
+             FROM events ORDER BY id DESC LIMIT 1"
+        };
+        let Some(newest) = self.sql.exec(newest, &[])?.into_iter().next() else {
             return Ok(Ends {
                 has_table: true,
+                has_writer,
                 ..Ends::default()
             });
         };
         let mut columns = newest.into_iter();
         Ok(Ends {
             has_table: true,
+            has_writer,
             oldest: id(columns.next())?,
             head: id(columns.next())?,
             closed: number(columns.next())? == 1,
             time: number(columns.next())?,
             size: number(columns.next())?,
+            writer: number(columns.next())?,
         })
     }
 
@@ -196,15 +223,17 @@ impl<Q: Sql> SqliteEventStore<Q> {
         Ok(log.keys.insert(keys))
     }
 
-    /// [`EventStore::append`], without waiting for anything: SQLite does not.
+    /// [`EventStore::append`], without waiting for anything: SQLite does not. `writer` is kept
+    /// with each event, at most [`EventId::MAX`]: see [`writer`](Self::writer).
     pub(crate) fn append_now(
         &self,
         batch: &[EventRef<'_>],
+        writer: u64,
     ) -> Result<Vec<Appended>, SqliteError<Q::Error>> {
         if batch.is_empty() {
             return Ok(Vec::new());
         }
-        let outcomes = self.with_log(|log| self.insert(log, batch))?;
+        let outcomes = self.with_log(|log| self.insert(log, batch, writer))?;
         if outcomes
             .iter()
             .any(|outcome| *outcome != Appended::Duplicate)
@@ -218,6 +247,7 @@ impl<Q: Sql> SqliteEventStore<Q> {
         &self,
         log: &mut Log<Q::Bytes>,
         batch: &[EventRef<'_>],
+        writer: u64,
     ) -> Result<Vec<Appended>, SqliteError<Q::Error>> {
         let before = self.ends(log)?;
         let keys = self.known_keys(log)?;
@@ -256,6 +286,7 @@ impl<Q: Sql> SqliteEventStore<Q> {
         if rows.is_empty() {
             return Ok(outcomes);
         }
+        ends.writer = writer;
         self.create_table(&mut ends)?;
         let first = before.head.map_or(1, |head| head.get() + 1);
         let bytes = Q::Bytes::from_slice(&frames);
@@ -263,6 +294,7 @@ impl<Q: Sql> SqliteEventStore<Q> {
             integer(first),
             integer(ends.time),
             SqlValue::Bytes(bytes.clone()),
+            integer(writer),
         ];
         match rows.as_slice() {
             [row] => self.sql.run(INSERT_ROW, &row.params(common))?,
@@ -285,7 +317,8 @@ impl<Q: Sql> SqliteEventStore<Q> {
         Ok(outcomes)
     }
 
-    /// Old tables are not migrated: there was no release with another one.
+    /// Creates the table, or adds to one of an earlier version what that did not have. Only an
+    /// append does: reading stores nothing.
     fn create_table(&self, ends: &mut Ends) -> Result<(), SqliteError<Q::Error>> {
         if !ends.has_table {
             self.sql.exec(
@@ -297,11 +330,16 @@ impl<Q: Sql> SqliteEventStore<Q> {
                 // its lines ended; type and data are otherwise read from the frame.
                 "CREATE TABLE events (id INTEGER PRIMARY KEY, time INTEGER NOT NULL, \
                  size INTEGER NOT NULL, terminal INTEGER NOT NULL, key TEXT, data TEXT, \
-                 frame TEXT NOT NULL)",
+                 frame TEXT NOT NULL, writer INTEGER NOT NULL DEFAULT 0)",
                 &[],
             )?;
-            ends.has_table = true;
+        } else if !ends.has_writer {
+            self.sql.exec(
+                "ALTER TABLE events ADD COLUMN writer INTEGER NOT NULL DEFAULT 0",
+                &[],
+            )?;
         }
+        (ends.has_table, ends.has_writer) = (true, true);
         Ok(())
     }
 
@@ -404,30 +442,34 @@ struct Row<'a> {
     data: Option<&'a str>,
 }
 
-/// With the first id, the time and the frames of all as the first three parameters, as in
-/// [`INSERT_ROWS`].
-const INSERT_ROW: &str = "INSERT INTO events (id, time, frame, size, terminal, key, data) \
-                          VALUES (?1, ?2, CAST(?3 AS TEXT), ?4, ?5, ?6, ?7)";
+/// With the first id, the time, the frames of all and the writer as the first four parameters, as
+/// in [`INSERT_ROWS`].
+const INSERT_ROW: &str = "INSERT INTO events (id, time, frame, writer, size, terminal, key, data) \
+                          VALUES (?1, ?2, CAST(?3 AS TEXT), ?4, ?5, ?6, ?7, ?8)";
 
 /// The rows are the elements of a JSON array, whose `key` is their index: the events' keys, or
 /// keys and data where there are data. Their numbers are digits of fixed width in a blob, where
 /// SQLite finds them without parsing, which takes a third off the whole statement.
-const INSERT_ROWS: &str = "INSERT INTO events (id, time, frame, size, terminal, key, data) \
+const INSERT_ROWS: &str = "INSERT INTO events (id, time, frame, writer, size, terminal, key, data) \
      SELECT ?1 + key, ?2, \
-     CAST(substr(?3, substr(?5, 38 * key + 1, 10), substr(?5, 38 * key + 11, 10)) AS TEXT), \
-     CAST(substr(?5, 38 * key + 21, 16) AS INTEGER), \
-     CAST(substr(?5, 38 * key + 37, 2) AS INTEGER), \
+     CAST(substr(?3, substr(?6, 38 * key + 1, 10), substr(?6, 38 * key + 11, 10)) AS TEXT), ?4, \
+     CAST(substr(?6, 38 * key + 21, 16) AS INTEGER), \
+     CAST(substr(?6, 38 * key + 37, 2) AS INTEGER), \
      iif(type = 'array', value ->> 0, atom), \
      iif(type = 'array', value ->> 1, NULL) \
-     FROM json_each(?4)";
+     FROM json_each(?5)";
+
+/// The parameters that a batch has once.
+type Common<B> = [SqlValue<B>; 4];
 
 impl Row<'_> {
-    fn params<B>(&self, [first, time, frames]: [SqlValue<B>; 3]) -> [SqlValue<B>; 7] {
+    fn params<B>(&self, [first, time, frames, writer]: Common<B>) -> [SqlValue<B>; 8] {
         let text = |text: &str| SqlValue::Text(text.to_owned());
         [
             first,
             time,
             frames,
+            writer,
             integer(self.size),
             integer(self.terminal.into()),
             self.key.as_deref().map_or(SqlValue::Null, text),
@@ -451,9 +493,9 @@ impl Row<'_> {
 }
 
 fn params_of_rows<B: FrameBytes>(
-    [first, time, frames]: [SqlValue<B>; 3],
+    [first, time, frames, writer]: Common<B>,
     rows: &[Row<'_>],
-) -> Result<[SqlValue<B>; 5], serde_json::Error> {
+) -> Result<[SqlValue<B>; 6], serde_json::Error> {
     let names: Vec<_> = rows.iter().map(Row::names).collect();
     let mut numbers = Vec::with_capacity(38 * rows.len());
     for row in rows {
@@ -463,6 +505,7 @@ fn params_of_rows<B: FrameBytes>(
         first,
         time,
         frames,
+        writer,
         SqlValue::Text(serde_json::to_string(&names)?),
         SqlValue::Bytes(B::from_slice(&numbers)),
     ])
@@ -498,7 +541,7 @@ impl<Q: Sql> EventStore for SqliteEventStore<Q> {
 
     async fn append(&self, batch: Vec<NewEvent>) -> Result<Vec<Appended>, Self::Error> {
         let batch: Vec<_> = batch.iter().map(EventRef::from).collect();
-        self.append_now(&batch)
+        self.append_now(&batch, 0)
     }
 
     async fn read(&self, after: Option<EventId>, limit: PageLimit) -> Result<Page, Self::Error> {

@@ -95,7 +95,7 @@ impl<Q: Sql> WorkflowLog<Q> {
             event.check()?;
             facts.push(event);
         }
-        let outcomes = self.target.store().append_now(&facts)?;
+        let outcomes = self.target.store().append_now(&facts, 0)?;
         let stored = |outcome: &&Appended| matches!(outcome, Appended::Stored(_));
         Ok(outcomes.iter().filter(stored).count())
     }
