@@ -156,11 +156,19 @@ impl NewEvent {
     /// A Durable Object's row may have 2 MB, and its fields are stored in one.
     pub const MAX_SIZE: usize = 1 << 20;
 
+    /// The most bytes that these may have on the wire: 2 MiB (2,097,152). There each line of the
+    /// data after the first takes six bytes more, so only data of very many short lines gets there.
+    pub const MAX_FRAME: usize = 2 << 20;
+
+    /// The most bytes that a type may have: 1,024.
+    pub const MAX_TYPE: usize = 1024;
+
     /// An event of this type with this data.
     ///
     /// # Errors
-    /// [`InvalidEvent::Type`] if the type is empty or has a CR, LF or NUL, which could forge
-    /// lines of the stream; [`InvalidEvent::TooLarge`] above [`NewEvent::MAX_SIZE`].
+    /// [`InvalidEvent::Type`] if the type is empty, longer than [`NewEvent::MAX_TYPE`] or has a CR,
+    /// LF or NUL, which could forge lines of the stream; [`InvalidEvent::TooLarge`] above
+    /// [`NewEvent::MAX_SIZE`]; [`InvalidEvent::TooManyLines`] above [`NewEvent::MAX_FRAME`].
     pub fn new(
         event_type: impl Into<String>,
         data: impl Into<String>,
@@ -253,6 +261,9 @@ impl NewEvent {
     }
 }
 
+/// What a line of data has more on the wire: `data: `.
+const LINE: usize = 6;
+
 /// A [`NewEvent`] whose parts are elsewhere: in a batch's bytes, say.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct EventRef<'a> {
@@ -273,12 +284,20 @@ impl<'a> EventRef<'a> {
     /// As [`NewEvent::check`].
     pub(crate) fn check(&self) -> Result<(), InvalidEvent> {
         let forges_lines = |byte| matches!(byte, b'\r' | b'\n' | b'\0');
-        if self.event_type.is_empty() || self.event_type.bytes().any(forges_lines) {
+        let length = self.event_type.len();
+        if length == 0 || length > NewEvent::MAX_TYPE || self.event_type.bytes().any(forges_lines) {
             return Err(InvalidEvent::Type);
         }
         let size = self.size();
         if size > NewEvent::MAX_SIZE {
             return Err(InvalidEvent::TooLarge { size });
+        }
+        // Most events are too small to get there, whatever is in them.
+        if size + LINE * self.data.len() > NewEvent::MAX_FRAME {
+            let size = size + LINE * (lines(self.data) - 1);
+            if size > NewEvent::MAX_FRAME {
+                return Err(InvalidEvent::TooManyLines { size });
+            }
         }
         Ok(())
     }
@@ -295,6 +314,16 @@ impl<'a> EventRef<'a> {
         }
         self
     }
+}
+
+/// CR, LF and CRLF all end a line.
+fn lines(data: &str) -> usize {
+    let data = data.as_bytes();
+    let is_end = |at: &usize| data[*at] == b'\r' || *at == 0 || data[at - 1] != b'\r';
+    memchr::memchr2_iter(b'\r', b'\n', data)
+        .filter(is_end)
+        .count()
+        + 1
 }
 
 impl<'a> From<&'a NewEvent> for EventRef<'a> {
@@ -331,7 +360,7 @@ impl<'a> From<&'a str> for KeyRef<'a> {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum InvalidEvent {
-    /// The type is empty or has a CR, LF or NUL.
+    /// The type is empty, has more than [`NewEvent::MAX_TYPE`] bytes, or has a CR, LF or NUL.
     Type,
     /// The event cannot be written as JSON.
     Data(serde_json::Error),
@@ -340,20 +369,35 @@ pub enum InvalidEvent {
         /// How many they have.
         size: usize,
     },
+    /// The data has so many lines that the event has more than [`NewEvent::MAX_FRAME`] bytes on the
+    /// wire.
+    TooManyLines {
+        /// How many it has there.
+        size: usize,
+    },
 }
 
 impl fmt::Display for InvalidEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Type => {
-                f.write_str("an event's type must not be empty nor contain CR, LF or NUL")
-            }
+            Self::Type => write!(
+                f,
+                "an event's type must have 1 to {} bytes and no CR, LF or NUL",
+                NewEvent::MAX_TYPE
+            ),
             Self::Data(_) => f.write_str("the event cannot be written as JSON"),
             Self::TooLarge { size } => write!(
                 f,
                 "the event has {size} bytes, more than the {} that one may have; \
                  store the payload elsewhere and dispatch a reference to it",
                 NewEvent::MAX_SIZE
+            ),
+            Self::TooManyLines { size } => write!(
+                f,
+                "the event has {size} bytes as a stream of lines, more than the {} that one may \
+                 have; write the data in fewer lines, as JSON does, or store the payload elsewhere \
+                 and dispatch a reference to it",
+                NewEvent::MAX_FRAME
             ),
         }
     }
@@ -363,7 +407,7 @@ impl std::error::Error for InvalidEvent {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Data(error) => Some(error),
-            Self::Type | Self::TooLarge { .. } => None,
+            Self::Type | Self::TooLarge { .. } | Self::TooManyLines { .. } => None,
         }
     }
 }
@@ -442,5 +486,28 @@ mod tests {
         ));
         let error = NewEvent::new("tt", data).unwrap_err();
         assert!(error.to_string().contains("1048577"), "{error}");
+    }
+
+    #[test]
+    fn the_size_limit_counts_the_frame() {
+        for end in ["\n", "\r", "\r\n"] {
+            // Each takes its end's byte, or two, and six for the next line's `data: `.
+            let most = (NewEvent::MAX_FRAME - 1) / (end.len() + LINE);
+            assert!(NewEvent::new("t", end.repeat(most)).is_ok(), "{end:?}");
+            let error = NewEvent::new("t", end.repeat(most + 1)).unwrap_err();
+            assert!(
+                matches!(error, InvalidEvent::TooManyLines { .. }),
+                "{error}"
+            );
+            assert!(error.to_string().contains("in fewer lines"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_type_is_no_text() {
+        let longest = "t".repeat(NewEvent::MAX_TYPE);
+        assert!(NewEvent::new(longest.clone(), "").is_ok());
+        let error = NewEvent::new(longest + "t", "").unwrap_err();
+        assert!(matches!(error, InvalidEvent::Type), "{error}");
     }
 }

@@ -7,7 +7,7 @@ use futures_core::Stream;
 use futures_util::stream;
 
 use crate::event::{Cursor, EventId, StoredEvent};
-use crate::store::{EventStore, FrameStore, Frames, Page, PageLimit};
+use crate::store::{EventStore, FrameStore, Frames, Page, PageLimit, Watch};
 use crate::sync::MaybeSend;
 
 /// A reader of a log: a cursor, and nothing else.
@@ -21,6 +21,7 @@ pub struct Subscription<S> {
     position: Position,
     limit: PageLimit,
     ended: bool,
+    watch: Watch,
 }
 
 /// What a reader has behind it.
@@ -75,6 +76,7 @@ impl<S: EventStore> Subscription<S> {
         // where a server can still say so.
         let ended = position.is_end(&store.ends(position.after()).await?);
         Ok(Self {
+            watch: store.watch(),
             store,
             position,
             limit: PageLimit::default(),
@@ -86,6 +88,7 @@ impl<S: EventStore> Subscription<S> {
     #[cfg_attr(not(feature = "cloudflare"), allow(dead_code))]
     pub(crate) fn resume(store: Arc<S>, position: Position) -> Self {
         Self {
+            watch: store.watch(),
             store,
             position,
             limit: PageLimit::default(),
@@ -233,6 +236,7 @@ impl<S> Clone for Subscription<S> {
     fn clone(&self) -> Self {
         Self {
             store: Arc::clone(&self.store),
+            watch: self.watch.clone(),
             ..*self
         }
     }

@@ -72,12 +72,23 @@ pub(crate) fn encode_number(number: u64, width: usize, out: &mut Vec<u8>) {
 pub(crate) const FRAME: usize = 48;
 
 /// The type of an event and the first line of its data, from the bytes that [`encode`] made. One
-/// line is all there is, as JSON is unless it was made to be read by people.
-pub(crate) fn decode(frame: &str) -> Option<(&str, &str)> {
+/// line is all there is, as JSON is unless it was made to be read by people. No line is there where
+/// the bytes are only the [`head`].
+pub(crate) fn decode(frame: &str) -> Option<(&str, Option<&str>)> {
     let (_id, rest) = frame.strip_prefix("id: ")?.split_once('\n')?;
     let (event_type, rest) = rest.strip_prefix("event: ")?.split_once('\n')?;
-    let (data, _) = rest.strip_prefix("data: ")?.split_once('\n')?;
-    Some((event_type, data))
+    let data = rest.strip_prefix("data: ");
+    Some((
+        event_type,
+        data.and_then(|data| Some(data.split_once('\n')?.0)),
+    ))
+}
+
+/// The lines before the data, of the bytes that [`encode`] made: id and type.
+pub(crate) fn head(frame: &[u8]) -> &[u8] {
+    let mut ends = memchr::memchr_iter(b'\n', frame);
+    let end = ends.nth(1).map_or(frame.len(), |end| end + 1);
+    &frame[..end]
 }
 
 /// Appends the bytes of `event: reset`, which tells a client that its position cannot be

@@ -11,8 +11,9 @@ use std::time::{Duration, SystemTime};
 
 use futures_executor::block_on;
 use ssetarget::store::{FrameStore, Sql, SqlValue, contract};
+use ssetarget::workflow::WorkflowLog;
 use ssetarget::{
-    Appended, Cursor, EventId, EventStore, MemoryEventStore, NewEvent, NullEventStore, Page,
+    Appended, Batch, Cursor, EventId, EventStore, MemoryEventStore, NewEvent, NullEventStore, Page,
     PageLimit, SqliteEventStore, SseTarget,
 };
 use support::clock::ManualClock;
@@ -121,6 +122,150 @@ fn sqlite_in_a_file_is_the_same_after_reopening() {
     block_on(contract::check_reopened(async || {
         SqliteEventStore::new(Database::open(&file))
     }));
+}
+
+#[test]
+fn sqlite_says_what_it_removed() {
+    let trim = async |store: &SqliteEventStore<Database>, last| store.trim(last).unwrap();
+    block_on(contract::check_trimmed(
+        async || SqliteEventStore::new(Database::in_memory()),
+        trim,
+    ));
+    // The same, with a store that remembers nothing when it is asked.
+    let trim = async |store: &SqliteEventStore<Database>, last| {
+        store.trim(last).unwrap();
+        store.forget();
+    };
+    block_on(contract::check_trimmed(
+        async || SqliteEventStore::new(Database::in_memory()),
+        trim,
+    ));
+}
+
+#[test]
+fn what_is_left_of_a_log_that_was_removed_is_one_row() {
+    block_on(async {
+        let database = Database::in_memory();
+        let store = SqliteEventStore::new(database.clone());
+        let row = |columns: &'static str| database.exec(columns, &[]).unwrap();
+        assert_eq!(store.emptied().unwrap(), None);
+        for n in 0..5 {
+            store
+                .append(vec![event(&n.to_string(), "x")])
+                .await
+                .unwrap();
+        }
+        // Nothing that is not there is removed.
+        store.trim(EventId::new(2).unwrap()).unwrap();
+        store.trim(EventId::new(1).unwrap()).unwrap();
+        assert_eq!(row("SELECT id, key, frame = '' FROM events").len(), 4);
+        assert_eq!(store.emptied().unwrap(), None);
+
+        store.trim(EventId::new(EventId::MAX).unwrap()).unwrap();
+        for store in [&store, &SqliteEventStore::new(database.clone())] {
+            assert_eq!(row("SELECT id, key, data FROM events").len(), 1);
+            assert!(store.is_empty().unwrap() && !store.is_closed().unwrap());
+            assert!(store.emptied().unwrap().is_some());
+            assert_eq!(store.head().unwrap(), EventId::new(5));
+            assert_eq!(store.keys("").unwrap(), Vec::<String>::new());
+        }
+        let outcomes = store.append(vec![event("4", "again")]).await.unwrap();
+        assert_eq!(outcomes, [Appended::Stored(EventId::new(6).unwrap())]);
+        assert!(!store.is_empty().unwrap() && store.emptied().unwrap().is_none());
+    });
+}
+
+#[test]
+fn a_workflow_that_runs_again_after_its_log_expired_goes_on_with_ids_and_runs() {
+    block_on(async {
+        for length in [3, 5] {
+            let log = WorkflowLog::new(Database::in_memory());
+            let run = |run, length: u64| {
+                let log = &log;
+                async move {
+                    let mut facts: Vec<_> =
+                        (1..length).map(|n| event(&n.to_string(), "{}")).collect();
+                    facts.push(event("end", "{}").terminal());
+                    let opened = log.open().unwrap();
+                    assert_eq!((opened.run, opened.facts.len()), (run, 0));
+                    log.append(run, facts, SystemTime::UNIX_EPOCH)
+                        .await
+                        .unwrap()
+                }
+            };
+            log.expire().unwrap();
+            assert_eq!(run(1, 3).await, 3);
+            log.expire().unwrap();
+            log.expire().unwrap();
+
+            // Of the run whose log it was nothing is taken any more.
+            let late = vec![event("late", "{}")];
+            assert_eq!(
+                log.append(1, late, SystemTime::UNIX_EPOCH).await.unwrap(),
+                0
+            );
+            let restarted = usize::try_from(length).unwrap() + 1;
+            assert_eq!(run(2, length).await, restarted);
+
+            // A client that had seen two of the three events, one that had seen them all, and one
+            // of a log that never was so long.
+            let next = async |cursor| {
+                let mut viewer = log.target().subscribe(cursor).await.unwrap();
+                assert!(!viewer.has_ended());
+                viewer.next().await.unwrap().unwrap()
+            };
+            let id = |id| EventId::new(id).unwrap();
+            for lost in [2, 99] {
+                let Batch::Reset(reset) = next(Cursor::After(id(lost))).await else {
+                    panic!("it missed something");
+                };
+                assert_eq!(
+                    (reset.oldest, reset.head),
+                    (Some(id(4)), Some(id(4 + length)))
+                );
+            }
+            for cursor in [Cursor::After(id(3)), Cursor::Beginning] {
+                let Batch::Events(events) = next(cursor).await else {
+                    panic!("it missed nothing");
+                };
+                assert_eq!((events[0].id, &*events[0].event_type), (id(4), "restarted"));
+                assert_eq!(events.len(), restarted);
+            }
+            log.expire().unwrap();
+            assert_eq!(run(3, length).await, restarted);
+        }
+    });
+}
+
+#[test]
+fn a_batch_that_fails_half_way_leaves_nothing() {
+    block_on(async {
+        let database = Database::in_memory();
+        let batch: Vec<_> = (0..5)
+            .map(|n| event(&n.to_string(), &"x".repeat(1_000_000)))
+            .collect();
+        let store = SqliteEventStore::new(database.clone());
+        let mut statements = 0;
+        // Each of its statements fails in its turn.
+        for nth in 0.. {
+            let forgetful = SqliteEventStore::new(database.clone());
+            forgetful.head().unwrap();
+            forgetful.keys("").unwrap();
+            database.fail_after(nth);
+            let outcome = forgetful.append(batch.clone()).await;
+            database.fail_after(usize::MAX);
+            store.forget();
+            let page = store.read(None, PageLimit::default()).await.unwrap();
+            if outcome.is_ok() {
+                assert_eq!(page.head, EventId::new(5));
+                break;
+            }
+            assert_eq!(page, Page::default(), "statement {nth}");
+            assert_eq!(database.tables(), Vec::<String>::new());
+            statements += 1;
+        }
+        assert!(statements > 3, "{statements}");
+    });
 }
 
 #[test]
@@ -384,6 +529,7 @@ fn every_call_takes_few_statements() {
             .await
             .unwrap();
         let store = SqliteEventStore::new(database.clone());
+        let _watch = store.watch();
         database.take_statements();
         store.read(None, PageLimit::default()).await.unwrap();
         assert_eq!(database.take_statements().len(), 3, "the first call");
@@ -422,6 +568,7 @@ fn viewers_at_one_place_share_their_bytes() {
         }
         let reopened = SqliteEventStore::new(database);
         for store in [store, reopened] {
+            let _watch = store.watch();
             for after in [None, EventId::new(1), EventId::new(2)] {
                 let mut places = Vec::new();
                 for _ in 0..2 {

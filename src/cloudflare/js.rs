@@ -38,6 +38,11 @@ export const sendPage = (socket, page, state) => {
   socket.send(page);
   socket.serializeAttachment(state);
 };
+export const runAll = (storage, statements) => {
+  storage.transactionSync(() => {
+    for (const [statement, params] of statements) storage.sql.exec(statement, ...params);
+  });
+};
 export const writeChunk = (writer, chunk, done) => {
   writer.write(chunk).then(() => done(true), () => done(false));
 };
@@ -87,6 +92,9 @@ extern "C" {
         page: &Uint8Array,
         state: &Array,
     ) -> Result<(), JsValue>;
+    /// Runs statements, each a pair of its text and its parameters, all or none.
+    #[wasm_bindgen(catch, js_name = runAll)]
+    pub(super) fn run_all(storage: &JsValue, statements: &Array) -> Result<(), JsValue>;
     /// [`Writer::write`] for those who write much: calls `done` with whether the reader took it. An
     /// `async fn` makes a future and its closures for each write.
     #[wasm_bindgen(catch, js_name = writeChunk)]

@@ -25,24 +25,47 @@ use crate::workflow::{Runtime, WorkflowLog, WorkflowLogError};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct WorkflowEventsConfig {
-    /// How long the log of a finished run is kept. Then it is deleted and its id is unknown
-    /// again. Default: 7 days.
-    pub retention: Duration,
+    /// How long the log of a finished run is kept. Then its events are deleted and its id is unknown
+    /// again. `None`: for ever. Default: 7 days.
+    pub retention: Option<Duration>,
+    /// How long one small row of a deleted log is kept, from when it was deleted: as long as that, a
+    /// further run of the same instance goes on with its ids and the number of its runs, so that a
+    /// client which comes back with an id of the deleted log is told that it missed something
+    /// (`event: reset`). Then the object's storage is deleted. Default: 30 days, as long as the
+    /// platform knows an instance at most.
+    pub ids_retention: Duration,
 }
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl WorkflowEventsConfig {
     /// With the defaults of the fields.
     #[must_use]
     pub const fn new() -> Self {
         Self {
-            retention: Duration::from_secs(7 * 24 * 60 * 60),
+            retention: Some(DAY.saturating_mul(7)),
+            ids_retention: DAY.saturating_mul(30),
         }
     }
 
-    /// With another [`retention`](Self::retention).
+    /// With another [`retention`](Self::retention). Default: 7 days.
     #[must_use]
     pub const fn retention(mut self, retention: Duration) -> Self {
-        self.retention = retention;
+        self.retention = Some(retention);
+        self
+    }
+
+    /// Keeps the log of a finished run for ever. Default: [`retention`](Self::retention).
+    #[must_use]
+    pub const fn keep_for_ever(mut self) -> Self {
+        self.retention = None;
+        self
+    }
+
+    /// With another [`ids_retention`](Self::ids_retention). Default: 30 days.
+    #[must_use]
+    pub const fn ids_retention(mut self, retention: Duration) -> Self {
+        self.ids_retention = retention;
         self
     }
 }
@@ -211,8 +234,8 @@ impl Object {
             return response.await;
         }
         let target = self.log.target();
-        let head = target.store().head().map_err(to_worker)?;
-        if head.is_none() && !viewer.expected {
+        let is_empty = target.store().is_empty().map_err(to_worker)?;
+        if is_empty && !viewer.expected {
             return serve::refuse(serve::UNKNOWN_INSTANCE);
         }
         if request.method() == "HEAD" {
@@ -246,21 +269,44 @@ impl Object {
     /// Sets the alarm of a log that has ended. Also if it ended before, since its alarm may have
     /// been lost; but being told of its end again does not put off the alarm.
     async fn expire_later(&self, has_just_ended: bool) -> worker::Result<()> {
+        let Some(retention) = self.config.retention else {
+            return Ok(());
+        };
         let storage = self.state.storage();
         if has_just_ended || storage.get_alarm().await?.is_none() {
-            storage.set_alarm(self.config.retention).await?;
+            storage.set_alarm(retention).await?;
         }
         Ok(())
     }
 
-    /// Deletes the log, unless the instance was restarted since the alarm was set: then the
-    /// end of that run sets another.
+    /// Deletes the log, and later what is left of it, unless a further run has begun since the
+    /// alarm was set: then the end of that run sets another.
     async fn expire(&self) -> worker::Result<()> {
         let store = self.log.target().store();
-        if store.is_closed().map_err(to_worker)? {
-            self.state.storage().delete_all().await?;
-            store.forget();
+        let storage = self.state.storage();
+        if self.config.retention.is_some() && store.is_closed().map_err(to_worker)? {
+            // The alarm first: a row that is left for ever is worse than an alarm too many.
+            storage.set_alarm(self.config.ids_retention).await?;
+            self.log.expire().map_err(to_log_error)?;
             self.hibernating.deliver(self.log.target());
+            return Ok(());
+        }
+        let Some(emptied) = store.emptied().map_err(to_worker)? else {
+            return Ok(());
+        };
+        let age = WorkersRuntime.now().duration_since(emptied);
+        // The runtime may call again for an alarm that has done its work.
+        match self
+            .config
+            .ids_retention
+            .checked_sub(age.unwrap_or_default())
+        {
+            Some(rest) if !rest.is_zero() => storage.set_alarm(rest).await?,
+            _ => {
+                storage.delete_all().await?;
+                store.forget();
+                self.hibernating.deliver(self.log.target());
+            }
         }
         Ok(())
     }
@@ -271,7 +317,11 @@ fn to_error(error: WorkflowLogError<ObjectSqlError>) -> JsValue {
 }
 
 fn to_worker(error: SqliteError<ObjectSqlError>) -> worker::Error {
-    worker::Error::RustError(message(&to_error(error.into())))
+    to_log_error(error.into())
+}
+
+fn to_log_error(error: WorkflowLogError<ObjectSqlError>) -> worker::Error {
+    worker::Error::RustError(message(&to_error(error)))
 }
 
 /// Exports the Durable Object class that keeps and streams the events of workflows, under this

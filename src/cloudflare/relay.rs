@@ -234,7 +234,7 @@ impl Relay {
         self.follow();
         let failed = |error| worker::Error::RustError(format!("{error}"));
         let ends = self.target.store().ends(None).await.map_err(failed)?;
-        if ends.head.is_none() && !viewer.expected {
+        if ends.oldest.is_none() && !viewer.expected {
             return serve::refuse(serve::UNKNOWN_INSTANCE);
         }
         let subscription = self.target.subscribe(viewer.cursor).await;

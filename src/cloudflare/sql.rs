@@ -42,7 +42,8 @@ use crate::sync::{Mutex, lock};
 /// ```
 #[derive(Clone, Debug)]
 pub struct ObjectSql {
-    storage: js::SqlStorage,
+    storage: JsValue,
+    sql: js::SqlStorage,
     statements: Rc<Mutex<Vec<(&'static str, JsString)>>>,
 }
 
@@ -59,7 +60,8 @@ impl ObjectSql {
             return Err(worker::Error::RustError(reason.to_owned()));
         }
         Ok(Self {
-            storage: sql.unchecked_into(),
+            storage,
+            sql: sql.unchecked_into(),
             statements: Rc::default(),
         })
     }
@@ -86,7 +88,7 @@ impl ObjectSql {
         params: &[SqlValue<Uint8Array>],
     ) -> Result<js::SqlCursor, JsValue> {
         let params: Array = params.iter().map(to_js).collect();
-        self.storage.exec(&self.statement(statement), &params)
+        self.sql.exec(&self.statement(statement), &params)
     }
 }
 
@@ -119,6 +121,19 @@ impl Sql for ObjectSql {
         params: &[SqlValue<Uint8Array>],
     ) -> Result<(), ObjectSqlError> {
         self.cursor(statement, params)?;
+        Ok(())
+    }
+
+    /// In a `transactionSync`, which undoes what was done when one of them throws.
+    fn run_all(
+        &self,
+        statements: &[(&'static str, Vec<SqlValue<Uint8Array>>)],
+    ) -> Result<(), ObjectSqlError> {
+        let statements = statements.iter().map(|(statement, params)| {
+            let params: Array = params.iter().map(to_js).collect();
+            Array::of2(&self.statement(statement), &params)
+        });
+        js::run_all(&self.storage, &statements.collect())?;
         Ok(())
     }
 }

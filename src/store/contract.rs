@@ -36,7 +36,7 @@ use futures_util::StreamExt;
 use futures_util::future::{join, join_all};
 use futures_util::stream::FuturesUnordered;
 
-use super::{Appended, EventStore, FrameBytes, FrameStore, Page, PageLimit};
+use super::{Appended, EventStore, FrameBytes, FrameStore, Page, PageLimit, Watch};
 use crate::clock;
 use crate::event::{Cursor, EventId, NewEvent, StoredEvent};
 use crate::subscription::{Batch, Subscription};
@@ -59,7 +59,9 @@ pub async fn check<S: EventStore>(mut new_store: impl AsyncFnMut() -> S) {
     times(&new_store().await).await;
     awkward_data(&new_store().await).await;
     large_data(&new_store().await).await;
+    many_lines(&new_store().await).await;
     large_batch(&new_store().await).await;
+    huge_batch(&new_store().await).await;
     concurrent_appends(&new_store().await).await;
     dropped_futures(&new_store().await).await;
     changed_at_once(&new_store().await).await;
@@ -186,6 +188,17 @@ pub async fn check_frames<S: FrameStore>(mut open: impl AsyncFnMut() -> S) {
         vec![plain(&"x".repeat(100_000)), plain("last").terminal()],
     )
     .await;
+    frames_are_events(&store).await;
+    // Much of what grows most on the wire.
+    let lines = |lines| plain(&"\n".repeat(lines));
+    append(
+        &store,
+        vec![plain("before"), lines(290_000), plain("after")],
+    )
+    .await;
+    append(&store, (0..10).map(|n| lines(n * 10_000)).collect()).await;
+    let typed = "t".repeat(NewEvent::MAX_TYPE);
+    append(&store, vec![new(&typed, &"\n".repeat(40)); 600]).await;
     frames_are_events(&store).await;
     drop(store);
     frames_are_events(&open().await).await;
@@ -882,6 +895,61 @@ pub async fn large_data<S: EventStore>(store: &S) {
     }
 }
 
+/// Events of as many lines as there may be are kept whole, alone and together with others.
+pub async fn many_lines<S: EventStore>(store: &S) {
+    let most = NewEvent::MAX_FRAME / 7 - 100;
+    let long = "a line of 30 characters, or so";
+    let data = [
+        format!("{long}\n").repeat(30_000),
+        "\n".repeat(most),
+        "\r\n\u{1}".repeat(most / 2),
+        format!("{long}\"\n").repeat(4_000),
+    ];
+    let mut batch = vec![plain("first")];
+    batch.extend(data.iter().map(|data| new("lines", data)));
+    batch.push(plain("last"));
+    stored(&append(store, batch).await, "a batch of long texts");
+    for data in &data {
+        append(store, vec![keyed(&data[..40], data)]).await;
+    }
+    let mut expected = vec!["first"];
+    expected.extend(data.iter().map(String::as_str));
+    expected.push("last");
+    expected.extend(data.iter().map(String::as_str));
+    let limit = PageLimit::default();
+    let mut after = None;
+    for expected in expected {
+        let page = read(store, after, PageLimit { events: 1, ..limit }).await;
+        let event = page.events.first().unwrap();
+        assert!(
+            event.data == expected,
+            "{} bytes of many lines came back as {}",
+            expected.len(),
+            event.data.len()
+        );
+        after = Some(event.id);
+    }
+}
+
+/// A batch may have some megabytes, and is stored whole.
+pub async fn huge_batch<S: EventStore>(store: &S) {
+    let data: Vec<String> = (0..40).map(|n| format!("{n}").repeat(50_000)).collect();
+    let batch = data.iter().enumerate().map(|(n, data)| {
+        // Keys have bytes, too, and those that are escaped most.
+        keyed(&format!("{n}{}", "\u{1}\"".repeat(10_000)), data)
+    });
+    let batch: Vec<_> = batch.collect();
+    let outcomes = append(store, batch.clone()).await;
+    let ids = stored(&outcomes, "a batch of some megabytes");
+    assert!(ids.is_sorted_by(|a, b| a < b), "ids of a large batch");
+    let page = everything(store).await;
+    assert_eq!(page.events.len(), data.len(), "events of a large batch");
+    for (event, data) in page.events.iter().zip(&data) {
+        assert!(event.data == *data, "event {} is another", event.id);
+    }
+    assert_eq!(append(store, batch).await, vec![Appended::Duplicate; 40]);
+}
+
 /// A batch may have a thousand events.
 pub async fn large_batch<S: EventStore>(store: &S) {
     let data: Vec<String> = (0..1000).map(|n| format!("event {n}")).collect();
@@ -1252,6 +1320,10 @@ impl<S: EventStore> EventStore for Borrowed<'_, S> {
 
     fn is_resumable(&self) -> bool {
         self.0.is_resumable()
+    }
+
+    fn watch(&self) -> Watch {
+        self.0.watch()
     }
 }
 

@@ -33,6 +33,8 @@ pub use memory::MemoryEventStore;
 pub use null::NullEventStore;
 pub use relay::{RelayError, RelayStore};
 pub use sqlite::{Sql, SqlRow, SqlValue, SqliteError, SqliteEventStore};
+pub use tail::Watch;
+use tail::Watched;
 
 /// An append-only log of events.
 ///
@@ -146,6 +148,15 @@ pub trait EventStore: MaybeSend + MaybeSync {
     /// whatever they ask for, and their events have no `id:` on the wire.
     fn is_resumable(&self) -> bool {
         true
+    }
+
+    /// Tells the store that somebody reads it, for as long as the answer is held. Each
+    /// [`Subscription`](crate::Subscription) holds one. Default: the store does not care.
+    ///
+    /// A store that keeps something in memory only for readers lets go of it with the last one. One
+    /// that wraps another passes this on.
+    fn watch(&self) -> Watch {
+        Watch::default()
     }
 }
 

@@ -5,7 +5,8 @@ mod sql;
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::ops::Bound;
+use std::ops::{Bound, Range};
+use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 
 use serde::Serialize;
@@ -13,7 +14,8 @@ use serde::Serialize;
 pub use self::sql::{Sql, SqlRow, SqlValue};
 use super::tail::{Piece, Tail};
 use super::{
-    Appended, Bell, EventStore, FrameBytes, FramePage, FrameStore, Frames, Page, PageLimit,
+    Appended, Bell, EventStore, FrameBytes, FramePage, FrameStore, Frames, Page, PageLimit, Watch,
+    Watched,
 };
 use crate::clock;
 use crate::event::{EventId, EventRef, KeyRef, NewEvent, StoredEvent};
@@ -25,12 +27,17 @@ use crate::wire;
 ///
 /// An event is one row with its finished frame, so a page of the wire's bytes is put together by
 /// SQLite. A batch is one statement with the same few parameters, however many events it has, and
-/// each event is one row written.
+/// each event is one row written. A batch of more than SQLite takes in one value (2,000,000 bytes
+/// in a Durable Object) is cut into several statements that are stored whole or not at all.
+///
+/// The newest frames are kept in memory for those who watch, at most 2 MiB in all. Nothing of them
+/// is kept while nobody has a [`Subscription`](crate::Subscription).
 #[derive(Debug)]
 pub struct SqliteEventStore<Q: Sql> {
     sql: Q,
     bell: Bell,
-    log: Mutex<Log<Q::Bytes>>,
+    log: Arc<Mutex<Log<Q::Bytes>>>,
+    audience: Mutex<Weak<Audience<Q::Bytes>>>,
 }
 
 /// What the table's only writer remembers of it. SQLite has it all, so it may be forgotten at any
@@ -40,7 +47,7 @@ struct Log<B> {
     ends: Option<Ends>,
     /// The keys of all events. Not an index in SQL, which would be a second row written for each
     /// event: 1,000 times the price of reading the row once when the first append after waking
-    /// needs the keys.
+    /// needs the keys. Forgotten when the log ends, since an object may go on to be read for long.
     keys: Option<BTreeSet<String>>,
     tail: Tail<B>,
 }
@@ -55,6 +62,19 @@ impl<B> Default for Log<B> {
     }
 }
 
+/// Those who watch, each with a handle to the same one of these.
+#[derive(Debug)]
+struct Audience<B>(Arc<Mutex<Log<B>>>);
+
+impl<B: FrameBytes> Watched for Audience<B> {}
+
+/// The last one has left, so nobody needs the bytes any more.
+impl<B> Drop for Audience<B> {
+    fn drop(&mut self) {
+        lock(&self.0).tail = Tail::default();
+    }
+}
+
 #[derive(Clone, Copy, Debug, Default)]
 struct Ends {
     has_table: bool,
@@ -63,13 +83,22 @@ struct Ends {
     oldest: Option<EventId>,
     head: Option<EventId>,
     closed: bool,
-    /// When the newest event was stored.
+    /// When the newest event was stored, or removed if there is none after it.
     time: u64,
     /// Bytes of all data, from the first event ever to the newest.
     size: u64,
     /// Who appended the newest event: see [`SqliteEventStore::writer`].
     writer: u64,
 }
+
+/// What the column `terminal` says of a row, added up.
+const TERMINAL: u64 = 1;
+/// The frame has only the lines before the data: with all of them the row would be larger than
+/// SQLite takes. It is made from `data` when it is read.
+const HEAD_ONLY: u64 = 2;
+/// The event was removed. Of those that were, the row of the newest is left, so that its id is not
+/// given to another event.
+const REMOVED: u64 = 4;
 
 impl Ends {
     fn page<C>(&self, events: C) -> Page<C> {
@@ -78,9 +107,10 @@ impl Ends {
             oldest: self.oldest,
             head: self.head,
             // Ids are dense: what is missing before the oldest was removed.
-            trimmed: self
-                .oldest
-                .and_then(|oldest| EventId::new(oldest.get() - 1)),
+            trimmed: match self.oldest {
+                Some(oldest) => EventId::new(oldest.get() - 1),
+                None => self.head,
+            },
             closed: self.closed,
         }
     }
@@ -92,7 +122,8 @@ impl<Q: Sql> SqliteEventStore<Q> {
         Self {
             sql,
             bell: Bell::new(),
-            log: Mutex::default(),
+            log: Arc::default(),
+            audience: Mutex::default(),
         }
     }
 
@@ -103,11 +134,19 @@ impl<Q: Sql> SqliteEventStore<Q> {
     pub fn keys(&self, prefix: &str) -> Result<Vec<String>, SqliteError<Q::Error>> {
         self.with_log(|log| {
             let from = (Bound::Included(prefix), Bound::Unbounded);
-            Ok(self
-                .known_keys(log)?
-                .range::<str, _>(from)
-                .map_while(|key| key.strip_prefix(prefix).map(str::to_owned))
-                .collect())
+            let behind = |key: &str| key.strip_prefix(prefix).map(str::to_owned);
+            if log.keys.is_none() && self.ends(log)?.closed {
+                // Not kept: a log that has ended is seldom written.
+                let keys = self.sql.exec(
+                    "SELECT key FROM events WHERE key >= ?1 ORDER BY key",
+                    &[SqlValue::Text(prefix.to_owned())],
+                )?;
+                let keys = keys.into_iter().map(|row| text(row.into_iter().next()));
+                let keys = keys.collect::<Result<Vec<_>, SqliteError<Q::Error>>>()?;
+                return Ok(keys.iter().map_while(|key| behind(key)).collect());
+            }
+            let keys = self.known_keys(log)?.range::<str, _>(from);
+            Ok(keys.map_while(|key| behind(key)).collect())
         })
     }
 
@@ -127,6 +166,78 @@ impl<Q: Sql> SqliteEventStore<Q> {
         self.with_log(|log| Ok(self.ends(log)?.closed))
     }
 
+    /// Whether the log has events. One whose events were all [removed](Self::trim) has none, but it
+    /// has a [`head`](Self::head).
+    ///
+    /// # Errors
+    /// When SQLite fails.
+    pub fn is_empty(&self) -> Result<bool, SqliteError<Q::Error>> {
+        self.with_log(|log| Ok(self.ends(log)?.oldest.is_none()))
+    }
+
+    /// When all events were removed, by the store's clock in milliseconds. `None` while there are
+    /// some, and where there never were.
+    ///
+    /// # Errors
+    /// When SQLite fails.
+    pub fn emptied(&self) -> Result<Option<SystemTime>, SqliteError<Q::Error>> {
+        self.with_log(|log| {
+            let ends = self.ends(log)?;
+            let is_emptied = ends.head.is_some() && ends.oldest.is_none();
+            Ok(is_emptied.then(|| clock::from_milliseconds(ends.time)))
+        })
+    }
+
+    /// Removes the events up to this one and including it. Their ids are never given to others: one
+    /// small row is left of them. Whoever has not read them all yet is told by a
+    /// [`Reset`](crate::Reset). Their keys are forgotten.
+    ///
+    /// # Errors
+    /// When SQLite fails. Then nothing was removed.
+    pub fn trim(&self, last: EventId) -> Result<(), SqliteError<Q::Error>> {
+        self.trim_but_key(last, None)
+    }
+
+    /// As [`trim`](Self::trim), and this key stays: its fact is known until more is removed.
+    pub(crate) fn trim_but_key(
+        &self,
+        last: EventId,
+        key: Option<String>,
+    ) -> Result<(), SqliteError<Q::Error>> {
+        self.with_log(|log| {
+            let ends = self.ends(log)?;
+            let (Some(oldest), Some(head)) = (ends.oldest, ends.head) else {
+                return Ok(());
+            };
+            let last = last.min(head);
+            if last < oldest {
+                return Ok(());
+            }
+            let key = key.map_or(SqlValue::Null, SqlValue::Text);
+            // The time of a row that has others after it stays, so that times never decrease.
+            let time = match last == head {
+                true => ends.time.max(clock::milliseconds(clock::now())),
+                false => 0,
+            };
+            let left = [integer(last.get()), integer(REMOVED), key, integer(time)];
+            self.sql.run_all(&[
+                (
+                    "UPDATE events SET terminal = ?2, key = ?3, data = NULL, frame = '', \
+                     time = max(time, ?4) WHERE id = ?1",
+                    left.into(),
+                ),
+                (
+                    "DELETE FROM events WHERE id < ?1",
+                    vec![integer(last.get())],
+                ),
+            ])?;
+            *log = Log::default();
+            Ok(())
+        })?;
+        self.bell.ring();
+        Ok(())
+    }
+
     /// Who appended the newest event: the number that [`append_now`](Self::append_now) was given
     /// with it. 0 where the log has no event, and for those of [`EventStore::append`].
     ///
@@ -143,7 +254,7 @@ impl<Q: Sql> SqliteEventStore<Q> {
     /// Tells the store that the database was emptied under it: open streams look again, find
     /// nothing, and their clients learn it.
     pub fn forget(&self) {
-        *lock(&self.log) = Log::default();
+        *lock(&*self.log) = Log::default();
         self.bell.ring();
     }
 
@@ -153,7 +264,7 @@ impl<Q: Sql> SqliteEventStore<Q> {
         &self,
         work: impl FnOnce(&mut Log<Q::Bytes>) -> Result<T, SqliteError<Q::Error>>,
     ) -> Result<T, SqliteError<Q::Error>> {
-        let mut remembered = lock(&self.log);
+        let mut remembered = lock(&*self.log);
         let mut log = std::mem::take(&mut *remembered);
         let result = work(&mut log)?;
         *remembered = log;
@@ -180,11 +291,11 @@ impl<Q: Sql> SqliteEventStore<Q> {
         };
         let has_writer = number(table.into_iter().next())? > 0;
         let newest = if has_writer {
-            "SELECT (SELECT min(id) FROM events), id, terminal, time, size, writer \
-             FROM events ORDER BY id DESC LIMIT 1"
+            "SELECT (SELECT id FROM events WHERE terminal < 4 ORDER BY id LIMIT 1), \
+             id, terminal, time, size, writer FROM events ORDER BY id DESC LIMIT 1"
         } else {
-            "SELECT (SELECT min(id) FROM events), id, terminal, time, size, 0 \
-             FROM events ORDER BY id DESC LIMIT 1"
+            "SELECT (SELECT id FROM events WHERE terminal < 4 ORDER BY id LIMIT 1), \
+             id, terminal, time, size, 0 FROM events ORDER BY id DESC LIMIT 1"
         };
         let Some(newest) = self.sql.exec(newest, &[])?.into_iter().next() else {
             return Ok(Ends {
@@ -199,7 +310,7 @@ impl<Q: Sql> SqliteEventStore<Q> {
             has_writer,
             oldest: id(columns.next())?,
             head: id(columns.next())?,
-            closed: number(columns.next())? == 1,
+            closed: number(columns.next())? & TERMINAL != 0,
             time: number(columns.next())?,
             size: number(columns.next())?,
             writer: number(columns.next())?,
@@ -274,8 +385,8 @@ impl<Q: Sql> SqliteEventStore<Q> {
             ends.oldest = ends.oldest.or(ends.head);
             ends.closed = event.terminal;
             rows.push(Row {
-                start,
-                length: frames.len() - start,
+                id,
+                frame: start..frames.len(),
                 size: ends.size,
                 terminal: ends.closed,
                 key,
@@ -287,60 +398,58 @@ impl<Q: Sql> SqliteEventStore<Q> {
             return Ok(outcomes);
         }
         ends.writer = writer;
-        self.create_table(&mut ends)?;
-        let first = before.head.map_or(1, |head| head.get() + 1);
-        let bytes = Q::Bytes::from_slice(&frames);
-        let common = [
-            integer(first),
-            integer(ends.time),
-            SqlValue::Bytes(bytes.clone()),
-            integer(writer),
-        ];
-        match rows.as_slice() {
-            [row] => self.sql.run(INSERT_ROW, &row.params(common))?,
-            rows => {
-                let params = params_of_rows(common, rows).map_err(SqliteError::Encode)?;
-                self.sql.run(INSERT_ROWS, &params)?;
-            }
-        }
-        if let Some(last) = ends.head {
-            log.tail.push(Piece {
-                after: first - 1,
-                last,
-                events: rows.len(),
-                size: ends.size - before.size,
-                bytes,
-                length: frames.len(),
+        let mut statements = Vec::new();
+        statements.extend(table_statement(&mut ends).map(|statement| (statement, Vec::new())));
+        let is_watched = self.viewers() > 0;
+        let mut size = before.size;
+        for rows in statements_of(&rows) {
+            let (Some(first), Some(last)) = (rows.first(), rows.last()) else {
+                continue;
+            };
+            let frames = &frames[first.frame.start..last.frame.end];
+            let bytes = Q::Bytes::from_slice(frames);
+            let stored = match first.is_head_only() {
+                true => Q::Bytes::from_slice(wire::head(frames)),
+                false => bytes.clone(),
+            };
+            let common = [
+                integer(first.id.get()),
+                integer(ends.time),
+                SqlValue::Bytes(stored),
+                integer(writer),
+            ];
+            statements.push(match rows {
+                [row] => (INSERT_ROW, row.params(common).into()),
+                rows => {
+                    let params = params_of_rows(common, rows).map_err(SqliteError::Encode)?;
+                    (INSERT_ROWS, params.into())
+                }
             });
+            if is_watched {
+                log.tail.push(Piece {
+                    after: first.id.get() - 1,
+                    last: last.id,
+                    events: rows.len(),
+                    size: last.size - size,
+                    bytes,
+                    length: frames.len(),
+                });
+            }
+            size = last.size;
+        }
+        match statements.as_slice() {
+            [(statement, params)] => self.sql.run(statement, params)?,
+            statements => self.sql.run_all(statements)?,
+        }
+        if ends.closed {
+            log.keys = None;
         }
         log.ends = Some(ends);
         Ok(outcomes)
     }
 
-    /// Creates the table, or adds to one of an earlier version what that did not have. Only an
-    /// append does: reading stores nothing.
-    fn create_table(&self, ends: &mut Ends) -> Result<(), SqliteError<Q::Error>> {
-        if !ends.has_table {
-            self.sql.exec(
-                // No AUTOINCREMENT: it writes a second row for each insert. The writer numbers
-                // the events, since an id is part of its event's frame.
-                //
-                // `size` counts the bytes of data from the first event on, so that a page's end
-                // is found without adding up. `data` is there only where the frame has lost how
-                // its lines ended; type and data are otherwise read from the frame.
-                "CREATE TABLE events (id INTEGER PRIMARY KEY, time INTEGER NOT NULL, \
-                 size INTEGER NOT NULL, terminal INTEGER NOT NULL, key TEXT, data TEXT, \
-                 frame TEXT NOT NULL, writer INTEGER NOT NULL DEFAULT 0)",
-                &[],
-            )?;
-        } else if !ends.has_writer {
-            self.sql.exec(
-                "ALTER TABLE events ADD COLUMN writer INTEGER NOT NULL DEFAULT 0",
-                &[],
-            )?;
-        }
-        (ends.has_table, ends.has_writer) = (true, true);
-        Ok(())
+    fn viewers(&self) -> usize {
+        lock(&self.audience).strong_count()
     }
 
     fn page(
@@ -381,14 +490,16 @@ impl<Q: Sql> SqliteEventStore<Q> {
         let Some(after) = ends.start(after) else {
             return Ok(ends.page(None));
         };
+        let viewers = self.viewers();
+        let limit = frame_limit(limit, viewers);
         if let Some(frames) = log.tail.page(after, limit) {
             return Ok(ends.page(Some(frames)));
         }
         let page = self.sql.exec(
             // One row for the whole page.
             concat!(
-                "SELECT max(id), CAST(group_concat(frame, '') AS BLOB) FROM (",
-                "SELECT id, frame FROM events ",
+                "SELECT max(id), CAST(group_concat(frame, '') AS BLOB), max(terminal) FROM (",
+                "SELECT id, frame, terminal FROM events ",
                 in_window!(),
                 " ORDER BY id)"
             ),
@@ -399,8 +510,17 @@ impl<Q: Sql> SqliteEventStore<Q> {
         let Some(SqlValue::Bytes(bytes)) = columns.next() else {
             return Err(SqliteError::Row);
         };
-        let frames = Frames { bytes, last };
-        log.tail.remember(after, limit, &frames);
+        let mut frames = Frames { bytes, last };
+        if number(columns.next())? & HEAD_ONLY != 0 {
+            let mut bytes = Vec::new();
+            for event in self.page(log, EventId::new(after), limit)?.events {
+                wire::encode(&event, &mut bytes);
+            }
+            frames.bytes = Q::Bytes::from_slice(&bytes);
+        }
+        if viewers > 0 {
+            log.tail.remember(after, limit, &frames);
+        }
         Ok(ends.page(Some(frames)))
     }
 }
@@ -411,6 +531,28 @@ impl Ends {
         let oldest = self.oldest?.get();
         (self.head > after).then(|| after.map_or(0, EventId::get).max(oldest - 1))
     }
+}
+
+/// Creates the table, or adds to one of an earlier version what that did not have. Only an append
+/// does: reading stores nothing.
+fn table_statement(ends: &mut Ends) -> Option<&'static str> {
+    let statement = if !ends.has_table {
+        // No AUTOINCREMENT: it writes a second row for each insert. The store numbers the events,
+        // since an id is part of its event's frame.
+        //
+        // `size` counts the bytes of data from the first event on, so that a page's end is found
+        // without adding up. `data` is there only where the frame has lost how its lines ended;
+        // type and data are otherwise read from the frame.
+        "CREATE TABLE events (id INTEGER PRIMARY KEY, time INTEGER NOT NULL, \
+         size INTEGER NOT NULL, terminal INTEGER NOT NULL, key TEXT, data TEXT, \
+         frame TEXT NOT NULL, writer INTEGER NOT NULL DEFAULT 0)"
+    } else if !ends.has_writer {
+        "ALTER TABLE events ADD COLUMN writer INTEGER NOT NULL DEFAULT 0"
+    } else {
+        return None;
+    };
+    (ends.has_table, ends.has_writer) = (true, true);
+    Some(statement)
 }
 
 /// The events of a page. Ids are dense, so they bound how many rows are looked at, and of those
@@ -431,15 +573,62 @@ fn window<B>(after: u64, limit: PageLimit) -> [SqlValue<B>; 3] {
     ]
 }
 
+/// What a page of frames may have at most, whatever was asked for. SQLite takes no value above
+/// 2,000,000 bytes, and of this much data the frames have at most 1.5 million: each byte may be a
+/// line of its own, which takes six bytes more, and each event has a type of up to 1,024.
+const PAGE: PageLimit = PageLimit {
+    events: 512,
+    bytes: 128 * 1024,
+};
+/// What the pages of all viewers may have together, about: each is sent one at a time. Where
+/// viewers are many, pages are smaller.
+const PAGES: usize = 16 << 20;
+const SMALLEST_PAGE: usize = 4 * 1024;
+
+fn frame_limit(limit: PageLimit, viewers: usize) -> PageLimit {
+    let share = PAGES / viewers.max(1);
+    // Few sizes, so that those who are at the same place share their page.
+    let share = (1 << share.max(SMALLEST_PAGE).ilog2()).min(PAGE.bytes);
+    PageLimit {
+        events: limit.events.min(PAGE.events),
+        bytes: limit.bytes.min(share),
+    }
+}
+
 /// An event on its way into the table.
 struct Row<'a> {
+    id: EventId,
     /// Where its frame is among those of the batch.
-    start: usize,
-    length: usize,
+    frame: Range<usize>,
     size: u64,
     terminal: bool,
     key: Option<String>,
     data: Option<&'a str>,
+}
+
+/// What one statement may have in one value, and what a row may have in all: less than SQLite's
+/// 2,000,000, since there are numbers and lengths besides.
+const VALUE: usize = 1_900_000;
+const ROW: usize = 1_980_000;
+
+/// The rows in the order they have, so many at a time as one statement takes.
+fn statements_of<'a, 'b>(rows: &'b [Row<'a>]) -> impl Iterator<Item = &'b [Row<'a>]> {
+    let mut rest = rows;
+    std::iter::from_fn(move || {
+        let (mut frames, mut names, mut is_whole) = (0, 0, true);
+        let fits = |row: &&Row<'_>| {
+            let first = frames == 0;
+            frames += row.frame.len();
+            names += row.names_length();
+            // One that is only in part in its frame goes alone.
+            let fits = is_whole && frames <= VALUE && names <= VALUE && !row.is_head_only();
+            is_whole = !row.is_head_only();
+            first || fits
+        };
+        let (rows, behind) = rest.split_at(rest.iter().take_while(fits).count());
+        rest = behind;
+        (!rows.is_empty()).then_some(rows)
+    })
 }
 
 /// With the first id, the time, the frames of all and the writer as the first four parameters, as
@@ -463,32 +652,53 @@ const INSERT_ROWS: &str = "INSERT INTO events (id, time, frame, writer, size, te
 type Common<B> = [SqlValue<B>; 4];
 
 impl Row<'_> {
+    fn is_head_only(&self) -> bool {
+        let key = self.key.as_ref().map_or(0, String::len);
+        let data = self.data.map_or(0, str::len);
+        data > 0 && key + data + self.frame.len() > ROW
+    }
+
     fn params<B>(&self, [first, time, frames, writer]: Common<B>) -> [SqlValue<B>; 8] {
         let text = |text: &str| SqlValue::Text(text.to_owned());
+        let head_only = u64::from(self.is_head_only()) * HEAD_ONLY;
         [
             first,
             time,
             frames,
             writer,
             integer(self.size),
-            integer(self.terminal.into()),
+            integer(u64::from(self.terminal) * TERMINAL + head_only),
             self.key.as_deref().map_or(SqlValue::Null, text),
             self.data.map_or(SqlValue::Null, text),
         ]
     }
 
-    /// As SQL's `substr` counts, from 1.
-    fn push_numbers(&self, out: &mut Vec<u8>) {
-        wire::encode_number(self.start as u64 + 1, 10, out);
-        wire::encode_number(self.length as u64, 10, out);
+    /// As SQL's `substr` counts, from 1, in frames that begin here.
+    fn push_numbers(&self, begin: usize, out: &mut Vec<u8>) {
+        wire::encode_number((self.frame.start - begin) as u64 + 1, 10, out);
+        wire::encode_number(self.frame.len() as u64, 10, out);
         wire::encode_number(self.size, 16, out);
-        wire::encode_number(self.terminal.into(), 2, out);
+        wire::encode_number(u64::from(self.terminal) * TERMINAL, 2, out);
     }
 
     fn names(&self) -> Names<'_> {
         let key = self.key.as_deref();
         self.data
             .map_or(Names::Key(key), |data| Names::Both(key, data))
+    }
+
+    /// How many bytes [`names`](Self::names) has as JSON, at most.
+    fn names_length(&self) -> usize {
+        let escaped = |text: &str| {
+            let length = |byte| match byte {
+                b'"' | b'\\' => 2,
+                0..0x20 => 6,
+                _ => 1,
+            };
+            text.bytes().map(length).sum::<usize>()
+        };
+        let names = [self.key.as_deref(), self.data];
+        names.into_iter().flatten().map(escaped).sum::<usize>() + 12
     }
 }
 
@@ -497,9 +707,10 @@ fn params_of_rows<B: FrameBytes>(
     rows: &[Row<'_>],
 ) -> Result<[SqlValue<B>; 6], serde_json::Error> {
     let names: Vec<_> = rows.iter().map(Row::names).collect();
+    let begin = rows.first().map_or(0, |row| row.frame.start);
     let mut numbers = Vec::with_capacity(38 * rows.len());
     for row in rows {
-        row.push_numbers(&mut numbers);
+        row.push_numbers(begin, &mut numbers);
     }
     Ok([
         first,
@@ -531,7 +742,9 @@ fn stored_event<B, E>(row: SqlRow<B>) -> Result<StoredEvent, SqliteError<E>> {
     Ok(StoredEvent {
         id,
         event_type: event_type.to_owned(),
-        data: data.unwrap_or_else(|| decoded.to_owned()),
+        data: data
+            .or_else(|| decoded.map(str::to_owned))
+            .ok_or(SqliteError::Row)?,
         timestamp,
     })
 }
@@ -581,6 +794,16 @@ impl<Q: Sql> EventStore for SqliteEventStore<Q> {
             }
         }
         Ok(EventId::new(low - 1).filter(|before| *before >= oldest))
+    }
+
+    fn watch(&self) -> Watch {
+        let mut watched = lock(&self.audience);
+        let audience = watched.upgrade().unwrap_or_else(|| {
+            let audience = Arc::new(Audience(Arc::clone(&self.log)));
+            *watched = Arc::downgrade(&audience);
+            audience
+        });
+        Watch::new(audience)
     }
 }
 

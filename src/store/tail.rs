@@ -1,9 +1,12 @@
 //! The bytes that many viewers want at the same time.
 
 use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
 
 use super::{FrameBytes, Frames, PageLimit};
 use crate::event::EventId;
+use crate::sync::{MaybeSend, MaybeSync};
 
 /// The newest frames, in the pieces in which they came, and the pages that were read lately:
 /// viewers that are at the same place share one allocation. A cache over a log; whoever asks for
@@ -32,8 +35,11 @@ pub(super) struct Piece<B> {
     pub(super) length: usize,
 }
 
-/// Bytes of frames: beyond this the oldest piece goes.
+/// Bytes of pieces: beyond this the oldest goes, unless it is the only one.
 const TAIL_BYTES: usize = 1 << 20;
+/// Bytes of pieces and pages together, whatever viewers ask for. An isolate has 128 MB for all its
+/// objects.
+const ALL_BYTES: usize = 2 << 20;
 const PAGES: usize = 4;
 
 impl<B> Default for Tail<B> {
@@ -53,9 +59,16 @@ impl<B: FrameBytes> Tail<B> {
         self.pages.clear();
         self.bytes += piece.length;
         self.pieces.push_back(piece);
-        while self.bytes > TAIL_BYTES
-            && let Some(oldest) = self.pieces.pop_front()
-        {
+        while self.bytes > TAIL_BYTES && self.pieces.len() > 1 {
+            self.pop();
+        }
+        if self.bytes > ALL_BYTES {
+            self.pop();
+        }
+    }
+
+    fn pop(&mut self) {
+        if let Some(oldest) = self.pieces.pop_front() {
             self.bytes -= oldest.length;
         }
     }
@@ -94,9 +107,43 @@ impl<B: FrameBytes> Tail<B> {
 
     /// Keeps a page for others that want the same.
     pub(super) fn remember(&mut self, after: u64, limit: PageLimit, frames: &Frames<B>) {
-        if self.pages.len() == PAGES {
+        let length = frames.bytes.byte_length();
+        if length > ALL_BYTES {
+            return;
+        }
+        let pages = |tail: &Self| -> usize {
+            let pages = tail.pages.iter();
+            pages.map(|page| page.2.bytes.byte_length()).sum()
+        };
+        while self.pages.len() == PAGES
+            || (pages(self) + length > ALL_BYTES - TAIL_BYTES && !self.pages.is_empty())
+        {
             self.pages.pop_front();
         }
+        while self.bytes + pages(self) + length > ALL_BYTES && !self.pieces.is_empty() {
+            self.pop();
+        }
         self.pages.push_back((after, limit, frames.clone()));
+    }
+}
+
+/// Says that somebody reads a log, for as long as it or a clone of it is there: see
+/// [`EventStore::watch`](super::EventStore::watch).
+#[derive(Clone, Default)]
+#[must_use]
+pub struct Watch(#[allow(dead_code, reason = "held")] Option<Arc<dyn Watched>>);
+
+/// What is told by being dropped that nobody watches any more.
+pub(super) trait Watched: MaybeSend + MaybeSync {}
+
+impl Watch {
+    pub(super) fn new(watched: Arc<impl Watched + 'static>) -> Self {
+        Self(Some(watched))
+    }
+}
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Watch(..)")
     }
 }

@@ -29,14 +29,37 @@ impl<Q: Sql> WorkflowLog<Q> {
         }
     }
 
-    /// The latest run and the facts it has.
+    /// The latest run and the facts it has. Where the log has [expired](Self::expire), the next
+    /// run, which has none yet.
     ///
     /// # Errors
     /// When SQLite fails.
     pub fn open(&self) -> Result<OpenedRun, WorkflowLogError<Q::Error>> {
         let run = self.run()?;
+        if self.target.store().emptied()?.is_some() {
+            let facts = Vec::new();
+            return Ok(OpenedRun {
+                run: run + 1,
+                facts,
+            });
+        }
         let facts = self.target.store().keys(&format!("{run}/"))?;
         Ok(OpenedRun { run, facts })
+    }
+
+    /// Deletes the events, but for one small row with the greatest id and the number of the latest
+    /// run, so that neither is given again: a further run begins with `restarted` and the next id,
+    /// and a viewer with an old position is told by a [`Reset`](crate::Reset).
+    ///
+    /// # Errors
+    /// When SQLite fails. Then nothing was deleted.
+    pub fn expire(&self) -> Result<(), WorkflowLogError<Q::Error>> {
+        let store = self.target.store();
+        if let Some(head) = store.head()? {
+            let run = run_key(self.run()?);
+            store.trim_but_key(head, Some(run))?;
+        }
+        Ok(())
     }
 
     /// Appends facts of a run and returns how many were new. The first facts of a run after the
@@ -79,7 +102,9 @@ impl<Q: Sql> WorkflowLog<Q> {
         now: impl FnOnce() -> SystemTime,
     ) -> Result<usize, WorkflowLogError<Q::Error>> {
         let latest = self.run()?;
-        if run < latest || (run == latest && self.target.store().is_closed()?) {
+        let store = self.target.store();
+        let is_over = store.is_closed()? || store.emptied()?.is_some();
+        if run < latest || (run == latest && is_over) {
             return Ok(0);
         }
         if run > latest + 1 {
@@ -120,7 +145,11 @@ impl<Q: Sql> WorkflowLog<Q> {
 fn restarted(run: u32, now: SystemTime) -> Result<NewEvent, InvalidEvent> {
     let timestamp = humantime::format_rfc3339_millis(now);
     let data = format!(r#"{{"run":{run},"timestamp":"{timestamp}"}}"#);
-    NewEvent::new("restarted", data)?.with_key(format!("{RUNS}{run:010}"))
+    NewEvent::new("restarted", data)?.with_key(run_key(run))
+}
+
+fn run_key(run: u32) -> String {
+    format!("{RUNS}{run:010}")
 }
 
 /// Why facts could not be read or appended.

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use rusqlite::limits::Limit;
 use rusqlite::types::{ToSqlOutput, Value, ValueRef};
 use rusqlite::{Connection, Statement, ToSql, params_from_iter};
 use ssetarget::store::{Sql, SqlRow, SqlValue};
@@ -19,6 +20,8 @@ struct State {
     connection: Connection,
     statements: Vec<Executed>,
     failures: usize,
+    /// So many statements are run before one fails.
+    successes: Option<usize>,
 }
 
 /// A statement that was run.
@@ -44,18 +47,21 @@ impl Database {
     }
 
     fn new(connection: Connection) -> Self {
-        // The platform's limits.
-        connection
-            .set_limit(rusqlite::limits::Limit::SQLITE_LIMIT_VARIABLE_NUMBER, 100)
-            .unwrap();
-        connection
-            .set_limit(rusqlite::limits::Limit::SQLITE_LIMIT_SQL_LENGTH, 100_000)
-            .unwrap();
+        // A Durable Object's, of which the local runtime has greater ones.
+        for (limit, value) in [
+            (Limit::SQLITE_LIMIT_LENGTH, 2_000_000),
+            (Limit::SQLITE_LIMIT_VARIABLE_NUMBER, 100),
+            (Limit::SQLITE_LIMIT_SQL_LENGTH, 100_000),
+            (Limit::SQLITE_LIMIT_COMPOUND_SELECT, 5),
+        ] {
+            connection.set_limit(limit, value).unwrap();
+        }
         Self {
             state: Arc::new(Mutex::new(State {
                 connection,
                 statements: Vec::new(),
                 failures: 0,
+                successes: None,
             })),
         }
     }
@@ -87,6 +93,11 @@ impl Database {
     pub(crate) fn fail_next(&self, failures: usize) {
         self.state.lock().unwrap().failures = failures;
     }
+
+    /// After so many more statements one fails.
+    pub(crate) fn fail_after(&self, successes: usize) {
+        self.state.lock().unwrap().successes = Some(successes);
+    }
 }
 
 impl Sql for Database {
@@ -102,6 +113,14 @@ impl Sql for Database {
         if state.failures > 0 {
             state.failures -= 1;
             return Err(rusqlite::Error::InvalidQuery);
+        }
+        match &mut state.successes {
+            Some(0) => {
+                state.successes = None;
+                return Err(rusqlite::Error::InvalidQuery);
+            }
+            Some(successes) => *successes -= 1,
+            None => {}
         }
         state.statements.push(Executed {
             text: statement.to_owned(),

@@ -36,6 +36,30 @@ pub trait Sql: MaybeSend + MaybeSync {
     ) -> Result<(), Self::Error> {
         self.exec(statement, params).map(drop)
     }
+
+    /// Runs these statements in this order: all of them take effect, or none does.
+    ///
+    /// Default: within a savepoint, which belongs to whatever transaction there is.
+    ///
+    /// # Errors
+    /// When SQLite refuses one of them. Then none took effect.
+    fn run_all(
+        &self,
+        statements: &[(&'static str, Vec<SqlValue<Self::Bytes>>)],
+    ) -> Result<(), Self::Error> {
+        self.run("SAVEPOINT ssetarget", &[])?;
+        let run = || {
+            for (statement, params) in statements {
+                self.run(statement, params)?;
+            }
+            self.run("RELEASE ssetarget", &[])
+        };
+        run().inspect_err(|_| {
+            // What failed is what is told, also if SQLite has undone everything by itself.
+            let _ = self.run("ROLLBACK TO ssetarget", &[]);
+            let _ = self.run("RELEASE ssetarget", &[]);
+        })
+    }
 }
 
 /// The columns of a row, in the order of the statement.
