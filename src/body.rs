@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_core::Stream;
-use futures_util::StreamExt;
+use futures_util::{StreamExt, stream};
 
 use crate::store::{EventStore, FrameBytes, FrameStore};
 use crate::subscription::{Batch, Subscription};
@@ -18,8 +18,8 @@ use crate::wire;
 /// HTML section 9.2.7 advises.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(15);
 
-/// The bytes of a stream: a heartbeat at once, so that proxies flush the headers, then the
-/// events, with a heartbeat after every [`HEARTBEAT_INTERVAL`] of silence. `sleep` brings the
+/// The bytes of a stream: a heartbeat at once, so that proxies flush the headers; where it starts
+/// at the tail, an `id:` that says where that is (see [`wire::encode_position`]); then the events, with a heartbeat after every [`HEARTBEAT_INTERVAL`] of silence. `sleep` brings the
 /// clock: `tokio::time::sleep`, or a Worker's timer.
 ///
 /// Send it with [`wire::HEADERS`] and status `200`; where
@@ -39,10 +39,11 @@ where
     F: Future<Output = ()> + MaybeSend,
 {
     let numbered = subscription.is_resumable();
+    let opening = stream::iter(subscription.opening()).map(|opening| Ok(Bytes::from(opening)));
     let frames = subscription
         .into_stream()
         .map(move |batch| batch.map(|batch| Bytes::from(frames(&batch, numbered))));
-    keep_alive(frames, HEARTBEAT_INTERVAL, sleep)
+    keep_alive(opening.chain(frames), HEARTBEAT_INTERVAL, sleep)
 }
 
 /// As [`body`], of a store that has the bytes ready.
@@ -54,10 +55,12 @@ where
     S: FrameStore + 'static,
     F: Future<Output = ()> + MaybeSend,
 {
+    let opening = stream::iter(subscription.opening());
+    let opening = opening.map(|opening| Ok(S::Bytes::from_slice(&opening)));
     let chunks = subscription
         .into_frames()
         .map(|batch| batch.map(frame_bytes));
-    keep_alive(chunks, HEARTBEAT_INTERVAL, sleep)
+    keep_alive(opening.chain(chunks), HEARTBEAT_INTERVAL, sleep)
 }
 
 /// The wire bytes of a batch that has those of its events.

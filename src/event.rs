@@ -153,12 +153,9 @@ pub struct NewEvent {
 impl NewEvent {
     /// The most bytes that type, data and key may have together: 1 MiB (1,048,576).
     ///
-    /// A Durable Object's row may have 2 MB, and its fields are stored in one.
+    /// A Durable Object's row may have 2 MB, and its fields are stored in one. What an event has on
+    /// the wire does not count: there each line of the data after the first takes six bytes more.
     pub const MAX_SIZE: usize = 1 << 20;
-
-    /// The most bytes that these may have on the wire: 2 MiB (2,097,152). There each line of the
-    /// data after the first takes six bytes more, so only data of very many short lines gets there.
-    pub const MAX_FRAME: usize = 2 << 20;
 
     /// The most bytes that a type may have: 1,024.
     pub const MAX_TYPE: usize = 1024;
@@ -168,7 +165,7 @@ impl NewEvent {
     /// # Errors
     /// [`InvalidEvent::Type`] if the type is empty, longer than [`NewEvent::MAX_TYPE`] or has a CR,
     /// LF or NUL, which could forge lines of the stream; [`InvalidEvent::TooLarge`] above
-    /// [`NewEvent::MAX_SIZE`]; [`InvalidEvent::TooManyLines`] above [`NewEvent::MAX_FRAME`].
+    /// [`NewEvent::MAX_SIZE`].
     pub fn new(
         event_type: impl Into<String>,
         data: impl Into<String>,
@@ -261,9 +258,6 @@ impl NewEvent {
     }
 }
 
-/// What a line of data has more on the wire: `data: `.
-const LINE: usize = 6;
-
 /// A [`NewEvent`] whose parts are elsewhere: in a batch's bytes, say.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct EventRef<'a> {
@@ -292,13 +286,6 @@ impl<'a> EventRef<'a> {
         if size > NewEvent::MAX_SIZE {
             return Err(InvalidEvent::TooLarge { size });
         }
-        // Most events are too small to get there, whatever is in them.
-        if size + LINE * self.data.len() > NewEvent::MAX_FRAME {
-            let size = size + LINE * (lines(self.data) - 1);
-            if size > NewEvent::MAX_FRAME {
-                return Err(InvalidEvent::TooManyLines { size });
-            }
-        }
         Ok(())
     }
 
@@ -314,16 +301,6 @@ impl<'a> EventRef<'a> {
         }
         self
     }
-}
-
-/// CR, LF and CRLF all end a line.
-fn lines(data: &str) -> usize {
-    let data = data.as_bytes();
-    let is_end = |at: &usize| data[*at] == b'\r' || *at == 0 || data[at - 1] != b'\r';
-    memchr::memchr2_iter(b'\r', b'\n', data)
-        .filter(is_end)
-        .count()
-        + 1
 }
 
 impl<'a> From<&'a NewEvent> for EventRef<'a> {
@@ -369,12 +346,6 @@ pub enum InvalidEvent {
         /// How many they have.
         size: usize,
     },
-    /// The data has so many lines that the event has more than [`NewEvent::MAX_FRAME`] bytes on the
-    /// wire.
-    TooManyLines {
-        /// How many it has there.
-        size: usize,
-    },
 }
 
 impl fmt::Display for InvalidEvent {
@@ -392,13 +363,6 @@ impl fmt::Display for InvalidEvent {
                  store the payload elsewhere and dispatch a reference to it",
                 NewEvent::MAX_SIZE
             ),
-            Self::TooManyLines { size } => write!(
-                f,
-                "the event has {size} bytes as a stream of lines, more than the {} that one may \
-                 have; write the data in fewer lines, as JSON does, or store the payload elsewhere \
-                 and dispatch a reference to it",
-                NewEvent::MAX_FRAME
-            ),
         }
     }
 }
@@ -407,7 +371,7 @@ impl std::error::Error for InvalidEvent {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Data(error) => Some(error),
-            Self::Type | Self::TooLarge { .. } | Self::TooManyLines { .. } => None,
+            Self::Type | Self::TooLarge { .. } => None,
         }
     }
 }
@@ -486,21 +450,6 @@ mod tests {
         ));
         let error = NewEvent::new("tt", data).unwrap_err();
         assert!(error.to_string().contains("1048577"), "{error}");
-    }
-
-    #[test]
-    fn the_size_limit_counts_the_frame() {
-        for end in ["\n", "\r", "\r\n"] {
-            // Each takes its end's byte, or two, and six for the next line's `data: `.
-            let most = (NewEvent::MAX_FRAME - 1) / (end.len() + LINE);
-            assert!(NewEvent::new("t", end.repeat(most)).is_ok(), "{end:?}");
-            let error = NewEvent::new("t", end.repeat(most + 1)).unwrap_err();
-            assert!(
-                matches!(error, InvalidEvent::TooManyLines { .. }),
-                "{error}"
-            );
-            assert!(error.to_string().contains("in fewer lines"), "{error}");
-        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use futures_util::stream;
 use crate::event::{Cursor, EventId, StoredEvent};
 use crate::store::{EventStore, FrameStore, Frames, Page, PageLimit, Watch};
 use crate::sync::MaybeSend;
+use crate::wire;
 
 /// A reader of a log: a cursor, and nothing else.
 ///
@@ -21,6 +22,8 @@ pub struct Subscription<S> {
     position: Position,
     limit: PageLimit,
     ended: bool,
+    /// It was to start at the tail, wherever that was.
+    from_tail: bool,
     watch: Watch,
 }
 
@@ -81,6 +84,7 @@ impl<S: EventStore> Subscription<S> {
             position,
             limit: PageLimit::default(),
             ended,
+            from_tail: cursor == Cursor::Latest,
         })
     }
 
@@ -93,6 +97,7 @@ impl<S: EventStore> Subscription<S> {
             position,
             limit: PageLimit::default(),
             ended: false,
+            from_tail: false,
         }
     }
 
@@ -129,6 +134,16 @@ impl<S: EventStore> Subscription<S> {
     #[must_use]
     pub fn has_ended(&self) -> bool {
         self.ended
+    }
+
+    /// What a client that asked for [`Cursor::Latest`] is to be told first, as bytes: where that is.
+    pub(crate) fn opening(&self) -> Option<Vec<u8>> {
+        if !self.from_tail || self.ended || !self.is_resumable() {
+            return None;
+        }
+        let mut opening = Vec::new();
+        wire::encode_position(self.position.after(), &mut opening);
+        Some(opening)
     }
 
     /// Where it is: a [`Cursor`] behind the last event that it returned, with which another

@@ -91,6 +91,19 @@ pub(crate) fn head(frame: &[u8]) -> &[u8] {
     &frame[..end]
 }
 
+/// Appends the bytes that make this id a client's last one without an event: an `id:` and a blank
+/// line (section 9.2.6: "If the data buffer is an empty string, [...] return", behind the step that
+/// sets the last event ID). What starts at the tail begins with them, so that a client which loses
+/// its connection before the first event comes back for what it missed.
+///
+/// `None`, for the start of an empty log, is written as [`EventId::MAX`], which no event has: a client
+/// that comes back with it gets `event: reset` and the log from its beginning.
+pub fn encode_position(position: Option<EventId>, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"id: ");
+    encode_number(position.map_or(EventId::MAX, EventId::get), 0, out);
+    out.extend_from_slice(b"\n\n");
+}
+
 /// Appends the bytes of `event: reset`, which tells a client that its position cannot be
 /// honoured. It has no id: the client's last id changes with the first event that follows.
 pub fn encode_reset(reset: &Reset, out: &mut Vec<u8>) {
@@ -277,6 +290,17 @@ mod tests {
             String::from_utf8(out).unwrap(),
             "event: reset\ndata: {\"requested\":99,\"oldest\":3,\"head\":null}\n\n"
         );
+    }
+
+    #[test]
+    fn a_position_is_an_id_and_no_event() {
+        let mut out = Vec::new();
+        encode_position(Some(id(7)), &mut out);
+        encode_position(None, &mut out);
+        let text = String::from_utf8(out).unwrap();
+        assert_eq!(text, "id: 7\n\nid: 9007199254740991\n\n");
+        let none = cursor(Some("9007199254740991"), Some("from=latest"));
+        assert_eq!(none, Ok(Cursor::After(id(EventId::MAX))));
     }
 
     #[test]

@@ -92,7 +92,7 @@ const CAUGHT: &[(Fault, &[&str])] = &[
     (MixesTimes, &["times"]),
     (BeforeIncludes, &["times"]),
     (NormalisesLines, &["awkward_data"]),
-    (CutsAt64Kib, &["large_data"]),
+    (CutsAt64Kib, &["large_data", "many_lines", "huge_batch"]),
     (SmallBatches, &["large_batch"]),
     (AppendsOneByOne, &["concurrent_appends", "dropped_futures"]),
     (
@@ -137,7 +137,9 @@ const CHECKS: &[(&str, Check<Faulty>)] = checks![
     times,
     awkward_data,
     large_data,
+    many_lines,
     large_batch,
+    huge_batch,
     concurrent_appends,
     dropped_futures,
     changed_at_once,

@@ -22,7 +22,7 @@ use ssetarget::store::FrameStore;
 use ssetarget::{
     Appended, Batch, Cursor, EventId, EventStore, HEARTBEAT_INTERVAL, MemoryEventStore, NewEvent,
     NullEventStore, Page, PageLimit, Reset, SqliteEventStore, SseTarget, StoredEvent, Subscription,
-    body, frame_body, frames, keep_alive,
+    body, frame_body, frames, keep_alive, wire,
 };
 use support::clock::ManualClock;
 use support::sql::Database;
@@ -744,6 +744,60 @@ fn a_position_older_than_what_is_kept_is_reset() {
         // One that is too slow learns what it missed.
         assert_eq!(reset(&mut slow).await, (2, Some(5), Some(6)));
         assert_eq!(next_data(&mut slow).await, ["5", "6"]);
+    });
+}
+
+/// A client that asks for the tail, loses its connection before it has seen an event, and asks for
+/// the tail again with the id that it has.
+#[test]
+fn from_the_tail_nothing_is_lost_to_a_connection_that_is_cut_before_the_first_event() {
+    async fn check<S: EventStore + 'static>(store: S, connect: Connect<S>) {
+        let target: SseTarget<NewEvent, S> = SseTarget::new(store);
+        let append = async |data: &str| {
+            target.dispatch_encoded(vec![event(data)]).await.unwrap();
+        };
+        let mut expected = Vec::new();
+        for before in [0, 3] {
+            for n in expected.len()..before {
+                append(&n.to_string()).await;
+                expected.push(n.to_string());
+            }
+            let mut reader = SseReader::default();
+            let subscription = target.subscribe(Cursor::Latest).await.unwrap();
+            let mut cut = connect(subscription, Arc::default());
+            for _ in 0..2 {
+                assert_eq!(reader.feed(&cut.next().await.unwrap()), []);
+            }
+            assert!(poll!(cut.next()).is_pending());
+            drop(cut);
+
+            append("missed").await;
+            expected.push("missed".to_owned());
+            let cursor = wire::cursor(Some(reader.last_event_id()), Some("from=latest"));
+            let subscription = target.subscribe(cursor.unwrap()).await.unwrap();
+            let mut back = connect(subscription, Arc::default());
+            let mut messages = Vec::new();
+            while messages
+                .last()
+                .is_none_or(|last: &Message| last.data != "missed")
+            {
+                messages.extend(reader.feed(&back.next().await.unwrap()));
+            }
+            // Of a log that was empty there is no position, and all of it was missed.
+            let is_reset = messages[0].event_type == "reset";
+            assert_eq!(is_reset, before == 0);
+            let data: Vec<_> = messages
+                .iter()
+                .skip(is_reset.into())
+                .map(|m| &m.data)
+                .collect();
+            assert_eq!(data, expected[before..].iter().collect::<Vec<_>>());
+        }
+    }
+    block_on(async {
+        check(MemoryEventStore::new(), by_body).await;
+        check(SqliteEventStore::new(Database::in_memory()), by_body).await;
+        check(SqliteEventStore::new(Database::in_memory()), by_frames).await;
     });
 }
 

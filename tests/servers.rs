@@ -137,9 +137,17 @@ async fn the_contract(server: SocketAddr, targets: &Targets) {
         let (rest, _) = response.events().rest().await;
         assert_eq!(rest, messages(expected), "{query} {header}");
     }
+    // From the tail, and the client knows where that is before it has seen an event: it comes back
+    // there if it loses its connection, whatever the address says.
+    let mut cut = get(server, "/open?from=latest", &[]).await;
+    assert_eq!(cut.piece().await, Piece::Bytes(b":\n".to_vec()));
+    assert_eq!(cut.piece().await, Piece::Bytes(b"id: 3\n\n".to_vec()));
+    drop(cut);
     let mut latest = get(server, "/open?from=latest", &[]).await.events();
     append(&targets.open, 4..=4).await;
     assert_eq!(latest.take(1).await, messages(4..=4));
+    let back = get(server, "/open?from=latest", &[("Last-Event-ID", "3")]).await;
+    assert_eq!(back.events().take(1).await, messages(4..=4));
 
     // A position beyond the head is told, not waited for.
     let mut reset = get(server, "/open", &[("Last-Event-ID", "99")])

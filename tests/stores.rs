@@ -14,7 +14,7 @@ use ssetarget::store::{FrameStore, Sql, SqlValue, contract};
 use ssetarget::workflow::WorkflowLog;
 use ssetarget::{
     Appended, Batch, Cursor, EventId, EventStore, MemoryEventStore, NewEvent, NullEventStore, Page,
-    PageLimit, SqliteEventStore, SseTarget,
+    PageLimit, SqliteEventStore, SseTarget, StoredEvent, wire,
 };
 use support::clock::ManualClock;
 use support::sql::Database;
@@ -233,6 +233,67 @@ fn a_workflow_that_runs_again_after_its_log_expired_goes_on_with_ids_and_runs() 
             }
             log.expire().unwrap();
             assert_eq!(run(3, length).await, restarted);
+        }
+    });
+}
+
+/// SQLite puts a page together in one value.
+#[test]
+fn pages_of_whatever_grows_most_are_read() {
+    block_on(async {
+        let database = Database::in_memory();
+        let store = SqliteEventStore::new(database.clone());
+        let longest = "t".repeat(NewEvent::MAX_TYPE);
+        let mut expected = Vec::new();
+        for lines in [0, 40, 255, 256, 257] {
+            let event = NewEvent::new(longest.clone(), "\n".repeat(lines)).unwrap();
+            expected.resize(expected.len() + 700, event);
+        }
+        for lines in [133_000, 248_000, 249_000, 1_000_000] {
+            expected.push(NewEvent::new("t", "\n".repeat(lines)).unwrap());
+            expected.push(NewEvent::new("t", "between").unwrap());
+        }
+        for batch in expected.chunks(1_500) {
+            store.append(batch.to_vec()).await.unwrap();
+        }
+        let all = PageLimit {
+            events: usize::MAX,
+            bytes: usize::MAX,
+        };
+        for limit in [PageLimit::default(), all] {
+            let store = SqliteEventStore::new(database.clone());
+            let mut after = None;
+            let mut read = 0;
+            while let Some(frames) = store.read_frames(after, limit).await.unwrap().events {
+                let last = usize::try_from(frames.last.get()).unwrap();
+                let mut bytes = Vec::new();
+                for (n, event) in expected[read..last].iter().enumerate() {
+                    let stored = StoredEvent {
+                        id: EventId::new((read + n + 1) as u64).unwrap(),
+                        event_type: event.event_type().to_owned(),
+                        data: event.data().to_owned(),
+                        timestamp: SystemTime::UNIX_EPOCH,
+                    };
+                    wire::encode(&stored, &mut bytes);
+                }
+                assert!(frames.bytes == bytes, "events {read} to {last}");
+                (read, after) = (last, Some(frames.last));
+            }
+            assert_eq!(read, expected.len());
+            let mut read = 0;
+            let mut after = None;
+            loop {
+                let page = store.read(after, PageLimit::default()).await.unwrap();
+                let Some(last) = page.events.last() else {
+                    break;
+                };
+                after = Some(last.id);
+                for event in &page.events {
+                    assert!(event.data == expected[read].data(), "event {read}");
+                    read += 1;
+                }
+            }
+            assert_eq!(read, expected.len());
         }
     });
 }

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use js_sys::{Array, Reflect};
+use js_sys::{Array, Reflect, Uint8Array};
 use wasm_bindgen::prelude::*;
 use worker::{Response, ResponseBuilder};
 
@@ -86,6 +86,9 @@ impl HibernatingViewers {
                 credit: Credit::default(),
             };
             viewer.socket.serialize_attachment(&viewer.attachment())?;
+            if let Some(opening) = viewer.subscription.opening() {
+                viewer.push(&Uint8Array::from(opening.as_slice()))?;
+            }
             if viewer.deliver() {
                 connected.insert(number, viewer);
             }
@@ -189,9 +192,7 @@ impl Viewer {
             // Ready at once, as SQLite is here.
             match self.subscription.try_next_frames().now_or_never() {
                 Some(Ok(Some(batch))) => {
-                    let page = frame_bytes(batch);
-                    self.credit.sent(page.length());
-                    if js::send_page(&self.socket, &page, &self.attachment()).is_err() {
+                    if self.push(&frame_bytes(batch)).is_err() {
                         return false;
                     }
                 }
@@ -204,6 +205,11 @@ impl Viewer {
             }
         }
         true
+    }
+
+    fn push(&mut self, page: &Uint8Array) -> Result<(), JsValue> {
+        self.credit.sent(page.length());
+        js::send_page(&self.socket, page, &self.attachment())
     }
 
     fn fail(&self, error: &dyn fmt::Display) -> bool {

@@ -308,6 +308,8 @@ impl<S: FrameStore<Bytes = Uint8Array>> Follower<S> {
         limit: PageLimit,
     ) -> Result<JsValue, JsValue> {
         let store = self.target.store();
+        // Not for as long as the relay is there, which may go away without a word.
+        let _watch = store.watch();
         if waits {
             let changed = pin!(store.changed(after));
             let enough = pin!(select(sleep(WAIT), self.bell.listen()));

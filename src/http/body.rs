@@ -9,8 +9,8 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_core::Stream;
-use futures_util::StreamExt;
 use futures_util::future::{self, Either};
+use futures_util::{StreamExt, stream};
 use http_body::{Body, Frame, SizeHint};
 
 use super::Sse;
@@ -70,6 +70,7 @@ impl<E> SseBody<E> {
     {
         let numbered = subscription.is_resumable();
         let on_error = Arc::clone(&sse.on_error);
+        let opening = stream::iter(subscription.opening()).map(|opening| Ok(Bytes::from(opening)));
         let chunks = subscription.into_stream().map(move |batch| match batch {
             Ok(batch) => Ok(Bytes::from(frames(&batch, numbered))),
             Err(error) => {
@@ -83,7 +84,9 @@ impl<E> SseBody<E> {
             None => Either::Right(future::pending()),
         };
         let events = Cut {
-            inner: keep_alive(chunks, sse.heartbeat, move |duration| sleep(duration)),
+            inner: keep_alive(opening.chain(chunks), sse.heartbeat, move |duration| {
+                sleep(duration)
+            }),
             begun,
             is_cut: false,
         };

@@ -8,7 +8,9 @@ use std::time::{Duration, SystemTime};
 use futures_util::future::{Either, select};
 
 use super::tail::{Piece, Tail};
-use super::{Appended, Bell, EventStore, FrameBytes, FramePage, FrameStore, Page, PageLimit};
+use super::{
+    Appended, Bell, EventStore, FrameBytes, FramePage, FrameStore, Page, PageLimit, Watch,
+};
 use crate::event::{EventId, NewEvent, StoredEvent};
 use crate::sync::{Mutex, lock};
 
@@ -256,17 +258,23 @@ fn place(position: Option<EventId>) -> u64 {
 }
 
 /// While the upstream is followed. What is known is true no longer than that.
-struct Following<'a, U: FrameStore>(&'a RelayStore<U>);
+struct Following<'a, U: FrameStore> {
+    relay: &'a RelayStore<U>,
+    _watch: Watch,
+}
 
 impl<U: FrameStore> Following<'_, U> {
     /// Whoever comes now waits, also if it was given up before.
     fn start(relay: &RelayStore<U>) -> Following<'_, U> {
         lock(&relay.view).state = State::Unknown;
-        Following(relay)
+        Following {
+            relay,
+            _watch: relay.upstream.watch(),
+        }
     }
 
     fn fail(&self) {
-        let mut view = lock(&self.0.view);
+        let mut view = lock(&self.relay.view);
         let breaks = view.breaks + 1;
         *view = View {
             state: State::Unreachable,
@@ -274,13 +282,13 @@ impl<U: FrameStore> Following<'_, U> {
             ..View::default()
         };
         drop(view);
-        self.0.bell.ring();
+        self.relay.bell.ring();
     }
 }
 
 impl<U: FrameStore> Drop for Following<'_, U> {
     fn drop(&mut self) {
-        let mut view = lock(&self.0.view);
+        let mut view = lock(&self.relay.view);
         if let State::Following(_) | State::Beginning(_) = view.state {
             let breaks = view.breaks + 1;
             *view = View {

@@ -30,8 +30,8 @@ use crate::wire;
 /// each event is one row written. A batch of more than SQLite takes in one value (2,000,000 bytes
 /// in a Durable Object) is cut into several statements that are stored whole or not at all.
 ///
-/// The newest frames are kept in memory for those who watch, at most 2 MiB in all. Nothing of them
-/// is kept while nobody has a [`Subscription`](crate::Subscription).
+/// The newest frames are kept in memory for those who watch, at most 2 MiB in all, or one event
+/// that has more. Nothing of them is kept while nobody has a [`Subscription`](crate::Subscription).
 #[derive(Debug)]
 pub struct SqliteEventStore<Q: Sql> {
     sql: Q,

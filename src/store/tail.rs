@@ -37,8 +37,8 @@ pub(super) struct Piece<B> {
 
 /// Bytes of pieces: beyond this the oldest goes, unless it is the only one.
 const TAIL_BYTES: usize = 1 << 20;
-/// Bytes of pieces and pages together, whatever viewers ask for. An isolate has 128 MB for all its
-/// objects.
+/// Bytes of pieces and pages together, whatever viewers ask for; one that has more is kept alone.
+/// An isolate has 128 MB for all its objects.
 const ALL_BYTES: usize = 2 << 20;
 const PAGES: usize = 4;
 
@@ -60,9 +60,6 @@ impl<B: FrameBytes> Tail<B> {
         self.bytes += piece.length;
         self.pieces.push_back(piece);
         while self.bytes > TAIL_BYTES && self.pieces.len() > 1 {
-            self.pop();
-        }
-        if self.bytes > ALL_BYTES {
             self.pop();
         }
     }
@@ -108,9 +105,6 @@ impl<B: FrameBytes> Tail<B> {
     /// Keeps a page for others that want the same.
     pub(super) fn remember(&mut self, after: u64, limit: PageLimit, frames: &Frames<B>) {
         let length = frames.bytes.byte_length();
-        if length > ALL_BYTES {
-            return;
-        }
         let pages = |tail: &Self| -> usize {
             let pages = tail.pages.iter();
             pages.map(|page| page.2.bytes.byte_length()).sum()

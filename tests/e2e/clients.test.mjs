@@ -60,13 +60,14 @@ const CLIENTS = {
 
   async curl(url) {
     const events = [];
-    for (;;) {
-      const resume = events.length > 0 ? ["-H", `last-event-id: ${events.at(-1).id}`] : [];
+    for (let lastId = 0; ; ) {
+      const resume = lastId > 0 ? ["-H", `last-event-id: ${lastId}`] : [];
       const { code, stdout } = await output("curl", ["-sN", ...resume, url]);
       // The proxy's own `retry:` is not what the strict parser takes.
       const parser = new Parser();
       const told = parser.feed(Buffer.from(stdout.replace(/^retry: \d+\n/, "")));
       events.push(...told.map(({ id, type, data }) => ({ id: String(id), type, data })));
+      lastId = parser.lastId || lastId;
       if (code !== 0) continue;
       if (stdout === "") return events;
       parser.end();
@@ -76,6 +77,9 @@ const CLIENTS = {
 
 /** Takes the end of the stream for the end, so it does not come back for a 204. */
 const STOPS_AT_EOF = ["fetch-event-source"];
+
+/** Fires a message for every blank line, so for the id with which a stream from the tail begins, too. */
+const FIRES_EMPTY = ["fetch-event-source"];
 
 /** Counts an event as seen when it has read its `id:`, so it loses one that is cut behind that. */
 const LOSES_CUT_EVENTS = ["fetch-event-source"];
@@ -110,6 +114,36 @@ describe("a run followed live over connections that are cut", async () => {
     });
   }
 });
+
+// The address says from=latest each time, and no event was seen before the connection was lost.
+for (const transport of TRANSPORTS) {
+  describe(`a run followed from its tail, cut before the first event, ${transport}`, async () => {
+    for (const [name, follow] of Object.entries(CLIENTS)) {
+      test(`${name} misses nothing`, async () => {
+        const id = await startRun(demo.url);
+        const path = `/${id}/sse`;
+        const reference = await open(demo.url + path);
+        const { id: tail } = await reference.until(isWaiting);
+        const opening = `:\nid: ${tail}\n\n`;
+        const proxy = await cuttingProxy(demo.url, { cuts: [opening.length], retry: 500 });
+        try {
+          const following = follow(`${proxy.url}${path}?from=latest${QUERY[transport]}`);
+          while (proxy.requests[0]?.isCut !== true) await new Promise((resolve) => setTimeout(resolve, 5));
+          await answer(demo.url, id);
+          const all = (await reference.rest()).map(plain);
+          const behind = all.slice(all.findIndex((event) => event.id === String(tail)) + 1);
+          const events = await following;
+          const empty = events.filter(({ data }) => data === "");
+          assert.equal(empty.length, FIRES_EMPTY.includes(name) ? 1 : 0);
+          assert.deepEqual(events.filter(({ data }) => data !== ""), behind);
+          assert.equal(proxy.requests[1].lastEventId, String(tail));
+        } finally {
+          await proxy.close();
+        }
+      });
+    }
+  });
+}
 
 describe("a run that has ended, over a good connection", async () => {
   let path;

@@ -95,7 +95,7 @@ test("two levels of relays, and viewers everywhere: live, late, and from every p
   for (const viewer of early) assert.equal(bytes(viewer), log);
   for (const [index, viewer] of late.entries()) assert.equal(bytes(viewer), behind(index));
   assert.equal(bytes(beyond).replace(/^event: reset\n.*\n\n/, ""), log);
-  assert.equal((await tail.text()).replace(/^:\n/gm, ""), behind(4));
+  assert.equal((await tail.text()).replace(/^:\n/gm, ""), `id: 4\n\n${behind(4)}`);
   assert.equal((await since.text()).replace(/^:\n/gm, ""), log);
 
   // The Worker still remembers that there are relays, and they know the end, too.

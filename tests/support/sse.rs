@@ -11,6 +11,8 @@ pub(crate) struct SseReader {
     event_type: String,
     last_event_id: String,
     pending: bool,
+    /// The stream has begun: with an event, or with an id for one that starts at the tail.
+    has_begun: bool,
     /// Heartbeats so far.
     pub(crate) comments: usize,
 }
@@ -24,6 +26,11 @@ pub(crate) struct Message {
 }
 
 impl SseReader {
+    /// What a client would come back with.
+    pub(crate) fn last_event_id(&self) -> &str {
+        &self.last_event_id
+    }
+
     pub(crate) fn feed(&mut self, bytes: &[u8]) -> Vec<Message> {
         assert!(
             !(self.bytes.is_empty() && bytes.starts_with("\u{feff}".as_bytes())),
@@ -84,6 +91,10 @@ impl SseReader {
     fn dispatch(&mut self) -> Option<Message> {
         let mut data = std::mem::take(&mut self.data);
         let event_type = std::mem::take(&mut self.event_type);
+        let has_begun = std::mem::replace(&mut self.has_begun, true);
+        if data.is_empty() && event_type.is_empty() && !has_begun {
+            return None;
+        }
         assert!(!data.is_empty(), "clients ignore an event without data");
         data.pop();
         Some(Message {

@@ -30,6 +30,7 @@ export async function cuttingProxy(target, { cuts = [], whole = false, retry } =
         const end = whole ? endOfEvent(passed, cut) : cut;
         response.write(passed.subarray(begin, end));
         if (passed.length < end) return;
+        seen.isCut = true;
         forwarded.destroy();
         response.socket?.destroySoon();
       });

@@ -1,6 +1,7 @@
 // A small reader of event streams that shares nothing with the library or its clients, keeps every
 // byte, and refuses what ssetarget promises never to send: a BOM, a CR, broken UTF-8, a blank line
-// behind a comment, an unknown field, an id out of order, half an event at the end.
+// behind a comment, an unknown field, an id out of order, half an event at the end, an id without an
+// event but at the beginning.
 
 /**
  * Opens a stream. `lastEventId` is what a reconnecting client sends; `headers` and `signal` are
@@ -100,6 +101,12 @@ export class Parser {
   #rest = Buffer.alloc(0);
   #block = null;
   #lastId = 0;
+  #events = 0;
+
+  /** What a client would come back with; 0 for nothing. */
+  get lastId() {
+    return this.#lastId;
+  }
 
   feed(chunk) {
     const events = [];
@@ -140,7 +147,13 @@ export class Parser {
   #dispatch() {
     const { id, event: type, data, raw } = this.#block ?? {};
     if (raw === undefined) throw new Error("a blank line without an event");
+    if (/^id: [1-9]\d*\n$/.test(raw) && this.#lastId === 0 && this.#events === 0) {
+      this.#lastId = Number(id); // where the tail is, which is where this stream begins
+      this.#block = null;
+      return null;
+    }
     if (!type || data === undefined) throw new Error(`an event without a type or data: ${raw}`);
+    this.#events += 1;
     if (id !== undefined) {
       if (!/^[1-9]\d*$/.test(id) || !Number.isSafeInteger(Number(id))) throw new Error(`a bad id: ${id}`);
       if (Number(id) <= this.#lastId) throw new Error(`id ${id} after ${this.#lastId}`);
