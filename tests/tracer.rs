@@ -225,6 +225,47 @@ async fn ids_are_the_same_however_spans_interleave() {
     assert_eq!(seen.len(), 1);
 }
 
+#[tokio::test]
+async fn a_long_name_is_cut_and_what_is_within_names_its_parent() {
+    let log = Log::new(TracerConfig::new());
+    for filler in ["x", "\"", "\u{1}", "/", "é"] {
+        let long = filler.repeat((2 << 20) / filler.len());
+        let deep = async |span: Span| {
+            let mut span = span;
+            for _ in 0..20 {
+                let (told, inner) = tokio::sync::oneshot::channel();
+                let outer = span.clone();
+                let name = long.clone();
+                tokio::spawn(async move {
+                    let keep = async |span: Span| {
+                        let _ = told.send(span.clone());
+                        Ok::<_, Infallible>(())
+                    };
+                    outer.with_span(&name, keep).await
+                });
+                span = inner.await.unwrap();
+            }
+            Ok::<_, Infallible>(())
+        };
+        log.tracer.with_span(&long, deep).await.unwrap();
+    }
+    for _ in 0..10 {
+        yield_now().await;
+    }
+    assert!(log.tracer.flush().await);
+    let events = log.events().await;
+    assert_eq!(events.len(), 2 * 5 * 21);
+    let ids: BTreeSet<_> = events
+        .iter()
+        .map(|(_, data)| data["taskId"].as_str())
+        .collect();
+    assert_eq!(ids.len(), 5 * 21);
+    for (_, data) in &events {
+        assert!(data["parentId"].is_null() || ids.contains(&data["parentId"].as_str()));
+        assert!(data["step"].as_str().unwrap().ends_with(" bytes cut)"));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn spans_are_for_tasks_and_threads() {
     let log = Log::new(TracerConfig::new());

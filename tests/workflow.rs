@@ -508,6 +508,31 @@ async fn groups_have_children_and_filters_hide_steps() {
     );
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_group_with_a_long_name_is_told_like_its_steps() {
+    let (engine, world): (Rc<Engine>, _) = (Rc::default(), World::new());
+    let step = wrapped(&engine, &world, DispatchConfig::batched());
+    let run = step.workflow(async |step| {
+        let body = async |step| Step::run(&step, "deep", async |_| Ok(())).await;
+        step.group(&"\n".repeat(2 << 20), body).await?;
+        step.group(&"\n".repeat(2 << 20), async |_| Ok(())).await
+    });
+    lifetime(&engine, run).await.unwrap().unwrap();
+    let story = story(&world).await;
+    let name = format!("{}… (2088960 bytes cut)", "\n".repeat(8192));
+    let expected = [
+        "started order-1.workflow of -".to_owned(),
+        format!("started {name}-1.group of order-1.workflow"),
+        format!("started deep-1 of {name}-1.group"),
+        format!("completed deep-1 of {name}-1.group attempt 1"),
+        format!("completed {name}-1.group of order-1.workflow"),
+        format!("started {name}-2.group of order-1.workflow"),
+        format!("completed {name}-2.group of order-1.workflow"),
+        "completed order-1.workflow of -".to_owned(),
+    ];
+    assert!(story == expected, "{} events", story.len());
+}
+
 async fn run_to_end(engine: &Rc<Engine>, world: &Rc<World>) -> Result<String, StepError> {
     engine.revive();
     let step = wrapped(engine, world, DispatchConfig::batched());

@@ -11,7 +11,7 @@ use super::task::{Kind, Task, TaskId};
 use crate::event::{Event, StoredEvent};
 use crate::listen::DecodeEvent;
 
-/// The most bytes that an `error` or a `message` keeps: 8 KiB (8,192). A longer one is cut at a
+/// The most bytes that an `error`, a `message` or a name keeps: 8 KiB (8,192). A longer one is cut at a
 /// character's end and says by how much.
 pub const MAX_TEXT: usize = 8 * 1024;
 
@@ -215,7 +215,7 @@ fn started() -> StepEventType {
     StepEventType::Started
 }
 
-fn cut(text: &str) -> String {
+pub(super) fn cut(text: &str) -> String {
     if text.len() <= MAX_TEXT {
         return text.to_owned();
     }

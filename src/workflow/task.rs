@@ -5,6 +5,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::step_event::cut;
+
 /// What kind of task a step is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -27,6 +29,10 @@ pub enum Kind {
 /// For `do` steps it is `name-count`, as the platform's dashboards show it; the others say what
 /// they are behind it (`cool down-1.sleep`), since steps of different kinds may share a name.
 /// The last character of a `do` task's id is a digit, so the two forms never meet.
+///
+/// A name of more than [`MAX_TEXT`](super::MAX_TEXT) bytes is cut, as all texts are, before it is
+/// counted and made an id of. An id has at most 32 KiB: where the path of a task is longer, what
+/// is before its own name is replaced by `…` and a hash of it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct TaskId(String);
@@ -50,6 +56,9 @@ impl TaskId {
     pub(crate) fn within(self, outer: Option<&str>) -> Self {
         let name = self.0.replace('%', "%25").replace('/', "%2F");
         Self(match outer {
+            Some(outer) if outer.len() + name.len() >= MAX_ID => {
+                format!("…{:016x}/{name}", hash(outer))
+            }
             Some(outer) => format!("{outer}/{name}"),
             None => name,
         })
@@ -72,6 +81,17 @@ impl fmt::Display for TaskId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+/// Bytes of an id. An event has three, with its key, and control characters take six bytes each as
+/// JSON: it is never too large for its names.
+const MAX_ID: usize = 32 * 1024;
+
+/// FNV-1a: of the same text the same in each process and version, unlike the standard library's.
+fn hash(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 /// A task, apart from its parent.
@@ -98,11 +118,12 @@ pub(crate) struct TaskCounter {
 
 impl TaskCounter {
     pub(crate) fn next(&mut self, form: Form, name: &str) -> Task {
-        let count = self.counts.entry((form, name.to_owned())).or_default();
+        let name = cut(name);
+        let count = self.counts.entry((form, name.clone())).or_default();
         *count += 1;
         Task {
-            id: TaskId::new(name, *count, form),
-            step: name.to_owned(),
+            id: TaskId::new(&name, *count, form),
+            step: name,
             kind: match form {
                 Form::Step(kind) => kind,
                 Form::Group => Kind::Do,
@@ -133,5 +154,25 @@ mod tests {
         );
         assert_eq!(id(Form::Step(Kind::Do), "a-1"), "a-1-1");
         assert_eq!(id(Form::Step(Kind::Workflow), "order"), "order-1.workflow");
+    }
+
+    #[test]
+    fn long_names_are_cut_and_stay_apart() {
+        let mut counter = TaskCounter::default();
+        let (long, other) = ("x".repeat(1 << 21), "x".repeat((1 << 21) - 1) + "y");
+        let first = counter.next(Form::Group, &long);
+        assert!(first.id.0.ends_with("… (2088960 bytes cut)-1.group"));
+        assert!(first.id.0.len() < 9_000 && first.step.len() < 9_000);
+        let second = counter.next(Form::Group, &other);
+        assert!(second.id.0.ends_with("-2.group"), "they look alike");
+
+        let mut outer = TaskId("%".repeat(MAX_ID - 10));
+        let mut seen = std::collections::HashSet::new();
+        for n in 0..1_000 {
+            let inner = TaskId(format!("{}-{n}", "%".repeat(9_000)));
+            outer = inner.within(Some(outer.as_str()));
+            assert!(outer.0.len() <= MAX_ID, "{}", outer.0.len());
+            assert!(seen.insert(outer.clone()));
+        }
     }
 }

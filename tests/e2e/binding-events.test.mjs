@@ -129,7 +129,7 @@ test("methods that would destroy an object cannot be called, even by the Worker"
 });
 
 describe("retention", () => {
-  test("a finished run's log is deleted after its time, with all of its storage", async () => {
+  test("a finished run's log is deleted after its time, but for one row, and later with all of its storage", async () => {
     const run = await start(server, [{ do: { name: "a" } }, { wait: { name: "w", type: "go" } }], { workflow: "brief" });
     const viewer = await run.open();
     await viewer.until(at("started", "w-1.waitForEvent"));
@@ -146,8 +146,12 @@ describe("retention", () => {
       await new Promise((resolve) => setTimeout(resolve, 50));
     }
     assert.equal((await fetch(run.sse)).status, 404);
-    const tables = await server.sql("BriefEvents", `brief/${run.id}`, "SELECT name FROM sqlite_master WHERE name NOT LIKE '\\_%' ESCAPE '\\'");
-    assert.deepEqual(tables, []);
+    const sql = (query) => server.sql("BriefEvents", `brief/${run.id}`, query);
+    assert.deepEqual(await sql("SELECT id, key, data, frame FROM events"), [{ id: 6, key: "run/0000000001", data: null, frame: "" }]);
+
+    const tables = "SELECT name FROM sqlite_master WHERE name NOT LIKE '\\_%' ESCAPE '\\'";
+    while ((await sql(tables)).length > 0) await new Promise((resolve) => setTimeout(resolve, 200));
+    assert.equal((await fetch(run.sse)).status, 404);
   });
 
   test("a run that takes longer than that keeps its log, and so does one that was restarted", async () => {
@@ -162,9 +166,14 @@ describe("retention", () => {
     assert.equal(again.events[6].type, "restarted");
   });
 
-  test("a log that is deleted begins anew when the instance is restarted", async () => {
-    const run = await start(server, [{ do: { name: "a" } }], { workflow: "brief" });
-    const events = await run.readAll();
+  test("an instance that is restarted after its log was deleted goes on with ids and runs", async () => {
+    const run = await start(server, [{ do: { name: "a" } }, { wait: { name: "w", type: "go" } }], { workflow: "brief" });
+    const waits = at("started", "w-1.waitForEvent");
+    const first = await run.open();
+    await first.until(waits);
+    await run.event("go");
+    const events = await first.rest();
+    assert.equal(events.length, 6);
     await run.ended();
     let status;
     do {
@@ -173,7 +182,22 @@ describe("retention", () => {
       await response.body?.cancel();
     } while (status !== 404);
     await run.act("restart");
-    await run.ended();
-    assert.deepEqual(lines(await run.readAll()), lines(events));
+
+    // Clients that slept through it: one had seen all of the old log, one a part of it.
+    const seen = async (lastEventId) => {
+      const viewer = await run.open({ lastEventId });
+      await viewer.until(waits);
+      return viewer;
+    };
+    const [restarted, ...again] = (await seen(6)).events;
+    assert.deepEqual([restarted.id, restarted.type, restarted.json.run], [7, "restarted", 2]);
+    const withoutId = (line) => line.replace(/^\d+ /, "");
+    assert.deepEqual(lines(again).map(withoutId), lines(events.slice(0, 4)).map(withoutId));
+    const missed = await seen(5);
+    const [reset, ...rest] = missed.events;
+    assert.deepEqual([reset.type, reset.json.requested, reset.json.oldest], ["reset", 5, 7]);
+    assert.deepEqual(rest.map(({ raw }) => raw), [restarted, ...again].map(({ raw }) => raw));
+    await run.event("go");
+    assert.equal((await missed.rest()).at(-1).id, 13);
   });
 });

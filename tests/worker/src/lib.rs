@@ -63,7 +63,9 @@ ssetarget::export_workflow!(Brittle);
 ssetarget::export_workflow_events!(WorkflowEvents);
 ssetarget::export_workflow_events!(
     BriefEvents,
-    WorkflowEventsConfig::new().retention(Duration::from_secs(1))
+    WorkflowEventsConfig::new()
+        .retention(Duration::from_secs(1))
+        .ids_retention(Duration::from_secs(10))
 );
 
 #[event(fetch)]
