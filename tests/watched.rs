@@ -1,0 +1,268 @@
+//! What a log in SQLite holds in memory: for those who watch, and bounded whatever they do.
+#![cfg(not(shuttle))]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
+
+mod support;
+
+use std::cell::Cell;
+use std::sync::Arc;
+
+use futures_executor::block_on;
+use ssetarget::store::{FrameBytes, FrameStore, RelayStore, Sql, SqlRow, SqlValue, Watch};
+use ssetarget::{Cursor, EventId, EventStore, NewEvent, PageLimit, SqliteEventStore, SseTarget};
+use support::sql::Database;
+
+const MIB: usize = 1 << 20;
+
+type Target = SseTarget<NewEvent, SqliteEventStore<Counting>>;
+
+fn target() -> Target {
+    SseTarget::new(SqliteEventStore::new(Counting(Database::in_memory())))
+}
+
+async fn append(target: &Target, size: usize) {
+    let event = NewEvent::new("t", "x".repeat(size)).unwrap();
+    target.store().append(vec![event]).await.unwrap();
+}
+
+#[test]
+fn nothing_is_kept_while_nobody_watches() {
+    block_on(async {
+        let target = target();
+        for _ in 0..100 {
+            append(&target, 30_000).await;
+            let page = target.store().read_frames(None, PageLimit::default()).await;
+            assert!(alive() > 0);
+            drop(page.unwrap());
+            assert_eq!(alive(), 0);
+        }
+    });
+}
+
+#[test]
+fn what_is_kept_is_bounded_whatever_viewers_do_and_goes_with_the_last() {
+    block_on(async {
+        let target = target();
+        for _ in 0..40 {
+            append(&target, 50_000).await;
+        }
+        let all = PageLimit {
+            events: usize::MAX,
+            bytes: usize::MAX,
+        };
+        let mut viewers = Vec::new();
+        for n in 0..40 {
+            let cursor = match n {
+                0 => Cursor::Beginning,
+                1..30 => Cursor::After(EventId::new(n).unwrap()),
+                _ => Cursor::Latest,
+            };
+            viewers.push(target.subscribe(cursor).await.unwrap());
+        }
+        let mut most = 0;
+        for n in 0..200 {
+            append(&target, if n % 20 == 0 { MIB - 100 } else { 20_000 }).await;
+            for (number, viewer) in viewers.iter_mut().enumerate().skip(n % 3) {
+                if number % 2 == 0 {
+                    *viewer = viewer.clone().with_page_limit(all);
+                }
+                drop(viewer.try_next_frames().await.unwrap());
+                most = most.max(alive());
+                assert!(alive() <= 2 * MIB, "{} bytes are kept", alive());
+            }
+        }
+        assert!(most > MIB, "{most}");
+
+        let last = viewers.pop().unwrap();
+        drop(viewers);
+        assert!(alive() > 0);
+        let again = last.clone();
+        drop(last);
+        assert!(alive() > 0);
+        drop(again);
+        assert_eq!(alive(), 0);
+        append(&target, 10).await;
+        assert_eq!(alive(), 0);
+
+        // And so for those who come after.
+        let mut viewer = target.subscribe(Cursor::Latest).await.unwrap();
+        append(&target, 10).await;
+        assert!(alive() > 0);
+        drop(viewer.try_next_frames().await.unwrap());
+        drop(viewer);
+        assert_eq!(alive(), 0);
+    });
+}
+
+#[test]
+fn a_relay_keeps_as_much_and_nothing_when_it_does_not_follow() {
+    block_on(async {
+        let upstream = target();
+        for _ in 0..100 {
+            append(&upstream, 50_000).await;
+        }
+        let relay: SseTarget<NewEvent, _> =
+            SseTarget::new(RelayStore::new(Upstream(upstream.clone())));
+        let viewing = async {
+            let mut viewers = Vec::new();
+            for n in 1..50 {
+                let cursor = Cursor::After(EventId::new(n).unwrap());
+                viewers.push(relay.subscribe(cursor).await.unwrap());
+            }
+            for n in 0..100 {
+                append(&upstream, if n % 20 == 0 { MIB - 100 } else { 20_000 }).await;
+                for viewer in &mut viewers {
+                    drop(viewer.next_frames().await.unwrap());
+                    // The upstream keeps as much for the relay.
+                    assert!(alive() <= 4 * MIB + MIB, "{} bytes are kept", alive());
+                }
+            }
+        };
+        let follow = std::pin::pin!(relay.store().follow(|_| std::future::ready(())));
+        futures_util::future::select(follow, std::pin::pin!(viewing)).await;
+    });
+    assert_eq!(alive(), 0);
+}
+
+#[test]
+fn where_viewers_are_many_pages_are_smaller() {
+    block_on(async {
+        let target = target();
+        for _ in 0..40 {
+            let event = NewEvent::new("t", "x".repeat(1_000)).unwrap();
+            target.store().append(vec![event; 10]).await.unwrap();
+        }
+        let mut viewers = Vec::new();
+        for (count, kib) in [(1, 128), (128, 128), (129, 64), (1_000, 16), (10_000, 4)] {
+            while viewers.len() < count {
+                viewers.push(target.subscribe(Cursor::Beginning).await.unwrap());
+            }
+            let page = target.store().read_frames(None, PageLimit::default()).await;
+            let size = page.unwrap().events.unwrap().bytes.byte_length();
+            // With what frames have besides the data.
+            assert!(size <= kib * 1060, "{count} viewers: {size}");
+            assert!(size >= kib * 700, "{count} viewers: {size}");
+        }
+    });
+}
+
+/// A log above a relay, watched by it.
+#[derive(Debug)]
+struct Upstream(Target);
+
+impl EventStore for Upstream {
+    type Error = <SqliteEventStore<Counting> as EventStore>::Error;
+
+    async fn append(&self, batch: Vec<NewEvent>) -> Result<Vec<ssetarget::Appended>, Self::Error> {
+        self.0.store().append(batch).await
+    }
+
+    async fn read(
+        &self,
+        after: Option<EventId>,
+        limit: PageLimit,
+    ) -> Result<ssetarget::Page, Self::Error> {
+        self.0.store().read(after, limit).await
+    }
+
+    async fn changed(&self, after: Option<EventId>) -> Result<(), Self::Error> {
+        self.0.store().changed(after).await
+    }
+
+    async fn before(&self, time: std::time::SystemTime) -> Result<Option<EventId>, Self::Error> {
+        self.0.store().before(time).await
+    }
+
+    fn watch(&self) -> Watch {
+        self.0.store().watch()
+    }
+}
+
+impl FrameStore for Upstream {
+    type Bytes = Counted;
+
+    async fn read_frames(
+        &self,
+        after: Option<EventId>,
+        limit: PageLimit,
+    ) -> Result<ssetarget::store::FramePage<Counted>, Self::Error> {
+        self.0.store().read_frames(after, limit).await
+    }
+}
+
+thread_local! {
+    static ALIVE: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Bytes that somebody on this thread has.
+fn alive() -> usize {
+    ALIVE.get()
+}
+
+/// Bytes that count themselves. Clones are the same.
+#[derive(Clone, Debug)]
+struct Counted(Arc<Bytes>);
+
+#[derive(Debug)]
+struct Bytes(Vec<u8>);
+
+impl Drop for Bytes {
+    fn drop(&mut self) {
+        ALIVE.set(ALIVE.get() - self.0.len());
+    }
+}
+
+impl FrameBytes for Counted {
+    fn from_slice(bytes: &[u8]) -> Self {
+        ALIVE.set(ALIVE.get() + bytes.len());
+        Self(Arc::new(Bytes(bytes.to_vec())))
+    }
+
+    fn concat(parts: &[Self]) -> Self {
+        let parts: Vec<_> = parts.iter().map(|part| part.0.0.as_slice()).collect();
+        Self::from_slice(&parts.concat())
+    }
+
+    fn byte_length(&self) -> usize {
+        self.0.0.len()
+    }
+
+    fn to_vec(&self) -> Vec<u8> {
+        self.0.0.clone()
+    }
+}
+
+/// A database whose bytes are counted.
+#[derive(Debug)]
+struct Counting(Database);
+
+impl Sql for Counting {
+    type Error = rusqlite::Error;
+    type Bytes = Counted;
+
+    fn exec(
+        &self,
+        statement: &'static str,
+        params: &[SqlValue<Counted>],
+    ) -> Result<Vec<SqlRow<Counted>>, rusqlite::Error> {
+        let params = params.iter().map(|param| match param {
+            SqlValue::Null => SqlValue::Null,
+            SqlValue::Integer(number) => SqlValue::Integer(*number),
+            SqlValue::Text(text) => SqlValue::Text(text.clone()),
+            SqlValue::Bytes(bytes) => SqlValue::Bytes(bytes.to_vec().into()),
+        });
+        let rows = self.0.exec(statement, &params.collect::<Vec<_>>())?;
+        // The statements that were run are of no interest, and have the bytes.
+        self.0.take_statements();
+        let value = |value: SqlValue<bytes::Bytes>| match value {
+            SqlValue::Null => SqlValue::Null,
+            SqlValue::Integer(number) => SqlValue::Integer(number),
+            SqlValue::Text(text) => SqlValue::Text(text),
+            SqlValue::Bytes(bytes) => SqlValue::Bytes(Counted::from_slice(&bytes)),
+        };
+        let rows = rows.into_iter();
+        Ok(rows
+            .map(|row| row.into_iter().map(value).collect())
+            .collect())
+    }
+}
