@@ -1,16 +1,17 @@
 //! A log in SQLite, behind the small [`Sql`] trait: a Durable Object's storage in Workers,
 //! rusqlite under the same tests natively.
 
+mod keys;
 mod sql;
 
-use std::collections::BTreeSet;
 use std::fmt;
-use std::ops::{Bound, Range};
+use std::ops::Range;
 use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 
 use serde::Serialize;
 
+use self::keys::Keys;
 pub use self::sql::{Sql, SqlRow, SqlValue};
 use super::tail::{Piece, Tail};
 use super::{
@@ -48,7 +49,7 @@ struct Log<B> {
     /// The keys of all events. Not an index in SQL, which would be a second row written for each
     /// event: 1,000 times the price of reading the row once when the first append after waking
     /// needs the keys. Forgotten when the log ends, since an object may go on to be read for long.
-    keys: Option<BTreeSet<String>>,
+    keys: Option<Keys>,
     tail: Tail<B>,
 }
 
@@ -133,8 +134,6 @@ impl<Q: Sql> SqliteEventStore<Q> {
     /// When SQLite fails.
     pub fn keys(&self, prefix: &str) -> Result<Vec<String>, SqliteError<Q::Error>> {
         self.with_log(|log| {
-            let from = (Bound::Included(prefix), Bound::Unbounded);
-            let behind = |key: &str| key.strip_prefix(prefix).map(str::to_owned);
             if log.keys.is_none() && self.ends(log)?.closed {
                 // Not kept: a log that has ended is seldom written.
                 let keys = self.sql.exec(
@@ -143,10 +142,10 @@ impl<Q: Sql> SqliteEventStore<Q> {
                 )?;
                 let keys = keys.into_iter().map(|row| text(row.into_iter().next()));
                 let keys = keys.collect::<Result<Vec<_>, SqliteError<Q::Error>>>()?;
-                return Ok(keys.iter().map_while(|key| behind(key)).collect());
+                let behind = |key: &String| key.strip_prefix(prefix).map(str::to_owned);
+                return Ok(keys.iter().map_while(behind).collect());
             }
-            let keys = self.known_keys(log)?.range::<str, _>(from);
-            Ok(keys.map_while(|key| behind(key)).collect())
+            Ok(self.known_keys(log)?.behind(prefix))
         })
     }
 
@@ -320,18 +319,35 @@ impl<Q: Sql> SqliteEventStore<Q> {
     fn known_keys<'a>(
         &self,
         log: &'a mut Log<Q::Bytes>,
-    ) -> Result<&'a mut BTreeSet<String>, SqliteError<Q::Error>> {
+    ) -> Result<&'a mut Keys, SqliteError<Q::Error>> {
         let keys = match log.keys.take() {
             Some(keys) => keys,
-            None if self.ends(log)?.has_table => self
-                .sql
-                .exec("SELECT key FROM events WHERE key IS NOT NULL", &[])?
-                .into_iter()
-                .map(|row| text(row.into_iter().next()))
-                .collect::<Result<_, _>>()?,
-            None => BTreeSet::new(),
+            None if self.ends(log)?.has_table => self.read_keys()?,
+            None => Keys::default(),
         };
         Ok(log.keys.insert(keys))
+    }
+
+    fn read_keys(&self) -> Result<Keys, SqliteError<Q::Error>> {
+        let mut keys = Keys::default();
+        let mut after = 0;
+        loop {
+            // Not all at once, which may be more than there is memory for.
+            let rows = self.sql.exec(
+                "SELECT id, key FROM events WHERE id > ?1 AND key IS NOT NULL \
+                 ORDER BY id LIMIT 10000",
+                &[integer(after)],
+            )?;
+            let is_last = rows.len() < 10_000;
+            for row in rows {
+                let mut columns = row.into_iter();
+                after = number(columns.next())?;
+                keys.insert(&text(columns.next())?);
+            }
+            if is_last {
+                return Ok(keys);
+            }
+        }
     }
 
     /// [`EventStore::append`], without waiting for anything: SQLite does not. `writer` is kept
@@ -371,7 +387,7 @@ impl<Q: Sql> SqliteEventStore<Q> {
         for event in batch {
             let key = event.key.map(KeyRef::to_owned);
             if let Some(key) = &key
-                && !keys.insert(key.clone())
+                && !keys.insert(key)
             {
                 outcomes.push(Appended::Duplicate);
                 continue;
