@@ -29,6 +29,8 @@ pub enum RedisErrorKind {
     TimedOut,
     /// The server answered with an error: see [`RedisError::code`].
     Refused,
+    /// The server cannot do what this store needs, such as one before Redis 6.0: nothing was sent.
+    Unsupported,
     /// The server's answer is not what this store writes: another program wrote to its keys, or
     /// the server does not speak RESP3.
     Unexpected,
@@ -72,7 +74,7 @@ impl RedisError {
     #[must_use]
     pub fn may_have_been_stored(&self) -> bool {
         use RedisErrorKind::{Lost, TimedOut, Unexpected};
-        matches!(self.kind, Lost | TimedOut | Unexpected)
+        matches!(self.kind, Lost | TimedOut | Unexpected) || self.code() == Some("PARTLY")
     }
 
     /// Whether the same call may succeed later without anybody changing the configuration.
@@ -84,8 +86,17 @@ impl RedisError {
         match self.kind {
             RedisErrorKind::Unreachable | RedisErrorKind::Lost | RedisErrorKind::TimedOut => true,
             RedisErrorKind::Refused => self.code().is_some_and(|code| TRANSIENT.contains(&code)),
-            RedisErrorKind::Config | RedisErrorKind::Unexpected => false,
+            RedisErrorKind::Config | RedisErrorKind::Unsupported | RedisErrorKind::Unexpected => {
+                false
+            }
         }
+    }
+
+    /// Whether the server refused the greeting of RESP3 because it does not know it.
+    pub(super) fn is_about_hello(&self) -> bool {
+        let detail = self.detail.to_ascii_lowercase();
+        self.code() == Some("NOPROTO")
+            || (detail.contains("unknown command") && detail.contains("hello"))
     }
 
     /// The first word of the server's error, `OOM` for example, if it answered with one.
@@ -118,6 +129,7 @@ impl fmt::Display for RedisError {
             RedisErrorKind::Lost => "the connection to Redis was lost before its answer came",
             RedisErrorKind::TimedOut => "Redis did not answer in time",
             RedisErrorKind::Refused => "Redis refused the command",
+            RedisErrorKind::Unsupported => "Redis cannot do what is needed",
             RedisErrorKind::Unexpected => "Redis answered something unexpected",
         })?;
         if self.detail.is_empty() {
