@@ -91,6 +91,38 @@ tests! {
         }
     }
 
+    async fn a_server_that_takes_no_writes_for_a_while_says_so_and_keeps_the_log() {
+        let server = Server::forgetful();
+        let store = as_user(&server, "default");
+        for is_new in [true, false] {
+            let ids = if is_new { Vec::new() } else { vec![stored(&store, "1").await] };
+            for (option, value, code) in [
+                ("min-replicas-to-write", "1", "NOREPLICAS"),
+                ("maxmemory", "1", "OOM"),
+            ] {
+                server.say(&["CONFIG", "SET", option, value]);
+                let error = store.append(event("2")).await.unwrap_err();
+                assert_eq!(error.code(), Some(code), "{error}");
+                assert!(error.is_transient() && !error.may_have_been_stored());
+                assert_eq!(ids_of(&read(&store).await), ids, "{code}");
+                server.say(&["CONFIG", "SET", option, "0"]);
+            }
+        }
+        // A full memory is made emptier by those who read.
+        let ids = [stored(&store, "2").await, stored(&store, "3").await];
+        server.say(&["CONFIG", "SET", "maxmemory", "1"]);
+        store.trim(ids[0]).await.unwrap();
+        assert_eq!(ids_of(&read(&store).await), ids[1..]);
+        assert_eq!(server.say(&["XLEN", store.keys()[0]]), ":1");
+        let client = RedisClient::new(&server.url()).unwrap();
+        let aging = RedisEventStore::new(&client, "log").max_age(Duration::from_millis(1));
+        while !read(&aging).await.events.is_empty() {}
+        assert_eq!(server.say(&["XLEN", store.keys()[0]]), ":0");
+        // Only the mark is left.
+        assert_eq!(server.say(&["HLEN", store.keys()[2]]), ":1");
+        assert_eq!(read(&store).await.trimmed, Some(ids[1]));
+    }
+
     async fn keys_of_another_type_are_left_as_they_are() {
         let server = Server::forgetful();
         let store = as_user(&server, "default");

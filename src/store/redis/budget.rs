@@ -3,7 +3,7 @@
 //! The server keeps what a client has not read yet, and closes the connection of one that has too
 //! much there. The limit for those who subscribe is the tightest, by default 32 MB at any time and
 //! 8 MB over a minute, and a thousand viewers who replay a log at once ask for more than that. So
-//! pages wait here for their turn. A second connection for them would have no such limit, but let
+//! pages wait here for their turn. `CLIENT NO-EVICT` does not lift that limit. A second connection for them would have no such limit, but let
 //! the server's memory grow instead, and cost each Worker request a socket more.
 
 use std::time::Duration;
