@@ -508,10 +508,10 @@ fn settle(due: &mut Dues, reply: Value, watches: &Watches) -> Result<(), RedisEr
         return Err(RedisError::unexpected("an answer to no question"));
     };
     let answer = match reply {
-        Value::ServerError(error) => Err(RedisError::new(
-            RedisErrorKind::Refused,
-            format!("{} {}", error.code(), error.details().unwrap_or_default()),
-        )),
+        Value::ServerError(error) => {
+            let details = error.details().unwrap_or_default();
+            Err(RedisError::refused(error.code(), details))
+        }
         reply => Ok(reply),
     };
     match sent.due {

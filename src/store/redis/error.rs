@@ -57,6 +57,20 @@ impl RedisError {
         Self::new(RedisErrorKind::Unexpected, detail)
     }
 
+    /// What the server answered with. Where a script got an error, servers before 7.0 put its code
+    /// behind the place.
+    pub(super) fn refused(code: &str, details: &str) -> Self {
+        let of_script = details
+            .strip_prefix("Error running script")
+            .and_then(|details| details.split_once("@user_script:"))
+            .and_then(|(_, details)| details.split_once(": "));
+        let detail = match of_script {
+            Some((_, error)) => error.trim_start_matches('-').trim_end().to_owned(),
+            None => format!("{code} {details}"),
+        };
+        Self::new(RedisErrorKind::Refused, detail)
+    }
+
     /// The same, of another kind.
     pub(super) fn of_kind(mut self, kind: RedisErrorKind) -> Self {
         self.kind = kind;
@@ -143,5 +157,35 @@ impl Error for RedisError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         let source = self.source.as_deref()?;
         Some(source)
+    }
+}
+
+#[cfg(all(test, not(shuttle)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_script_that_got_an_error_has_its_code_whatever_the_server() {
+        for (code, details) in [
+            ("WRONGTYPE", "Operation against a key"),
+            (
+                "WRONGTYPE",
+                "Operation against a key script: ab12, on @user_script:58.",
+            ),
+            (
+                "ERR",
+                "Error running script (call to f_ab12): @user_script:58: WRONGTYPE Operation",
+            ),
+            (
+                "ERR",
+                "Error running script (call to f_ab12): @user_script: 58: -WRONGTYPE Operation\r\n",
+            ),
+        ] {
+            let error = RedisError::refused(code, details);
+            assert_eq!(error.code(), Some("WRONGTYPE"), "{error}");
+            assert_eq!(error.to_string().trim_end(), error.to_string());
+        }
+        let error = RedisError::refused("ERR", "Error running script");
+        assert_eq!(error.code(), Some("ERR"));
     }
 }
