@@ -263,6 +263,12 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_durable_object_may_hold_it() {
+        fn is_unwind_safe<T: std::panic::UnwindSafe + std::panic::RefUnwindSafe>() {}
+        is_unwind_safe::<MemoryEventStore>();
+    }
+
+    #[test]
     fn a_clock_may_use_the_store() {
         let (done, is_done) = mpsc::channel();
         thread::spawn(move || {
