@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -37,6 +38,11 @@ impl Clock {
         from_milliseconds(milliseconds((self.0)()))
     }
 }
+
+// A clock that panicked is asked again the next time; nothing here depends on what it left behind. A
+// Durable Object may hold a store with one only then.
+impl UnwindSafe for Clock {}
+impl RefUnwindSafe for Clock {}
 
 impl Default for Clock {
     fn default() -> Self {

@@ -39,7 +39,8 @@ impl Bell {
             state.rings += 1;
             std::mem::take(&mut state.waiting)
         };
-        // Outside the lock: a waker may poll its task, and so this bell, at once.
+        // Outside the lock, here and below: a waker that is woken, cloned or dropped may run
+        // anything, and so come to this bell.
         for waker in waiting.into_values() {
             waker.wake();
         }
@@ -70,12 +71,14 @@ impl Future for Listener<'_> {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let waker = context.waker().clone();
         let mut state = lock(&self.bell.state);
         if state.rings != self.heard {
             return Poll::Ready(());
         }
-        let waker = context.waker();
-        state.waiting.insert(self.number, waker.clone());
+        let earlier = state.waiting.insert(self.number, waker);
+        drop(state);
+        drop(earlier);
         Poll::Pending
     }
 }
@@ -83,7 +86,11 @@ impl Future for Listener<'_> {
 /// A viewer that leaves takes its waker along: an idle log must not collect them.
 impl Drop for Listener<'_> {
     fn drop(&mut self) {
-        lock(&self.bell.state).waiting.remove(&self.number);
+        let waker = {
+            let mut state = lock(&self.bell.state);
+            state.waiting.remove(&self.number)
+        };
+        drop(waker);
     }
 }
 
@@ -111,6 +118,54 @@ mod tests {
         bell.ring();
         let waker = Arc::new(Count::default()).into();
         assert!(listener.poll(&mut Context::from_waker(&waker)).is_ready());
+    }
+
+    /// Uses the bell when it is woken and when it is dropped.
+    struct Looks(Arc<Bell>);
+    impl Wake for Looks {
+        fn wake(self: Arc<Self>) {
+            drop(self.0.listen());
+        }
+    }
+    impl Drop for Looks {
+        fn drop(&mut self) {
+            self.0.ring();
+        }
+    }
+
+    #[test]
+    fn a_waker_may_use_the_bell() {
+        let (done, is_done) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let bell = Arc::new(Bell::new());
+            let poll = |listener: Pin<&mut Listener<'_>>| {
+                let waker = Arc::new(Looks(Arc::clone(&bell))).into();
+                listener.poll(&mut Context::from_waker(&waker)).is_ready()
+            };
+            {
+                let mut listener = pin!(bell.listen());
+                assert!(!poll(listener.as_mut()));
+                // The waker of the first poll goes, and rings.
+                assert!(!poll(listener.as_mut()));
+                assert!(poll(listener));
+            }
+            {
+                let mut listener = pin!(bell.listen());
+                assert!(!poll(listener.as_mut()));
+                bell.ring();
+                assert!(poll(listener));
+            }
+            let mut left = Box::pin(bell.listen());
+            assert!(!poll(left.as_mut()));
+            drop(left);
+            done.send(()).unwrap();
+        });
+        let ended = is_done.recv_timeout(std::time::Duration::from_secs(20));
+        assert_eq!(
+            ended,
+            Ok(()),
+            "a waker waits for the bell that waits for it"
+        );
     }
 
     #[test]

@@ -33,6 +33,8 @@ use crate::sync::{Mutex, lock};
 #[derive(Debug, Default)]
 pub struct MemoryEventStore {
     log: Mutex<Log>,
+    /// Not behind the lock: it may be anybody's code, and use this store.
+    clock: Clock,
     bell: Bell,
 }
 
@@ -62,8 +64,8 @@ impl MemoryEventStore {
 
     /// Takes the time from this clock instead of the machine's, so that tests need not wait.
     #[must_use]
-    pub fn with_clock(self, clock: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
-        lock(&self.log).clock = Clock::new(clock);
+    pub fn with_clock(mut self, clock: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
+        self.clock = Clock::new(clock);
         self
     }
 
@@ -78,7 +80,8 @@ impl EventStore for MemoryEventStore {
     type Error = Infallible;
 
     async fn append(&self, batch: Vec<NewEvent>) -> Result<Vec<Appended>, Infallible> {
-        let outcomes = lock(&self.log).append(batch);
+        let now = self.clock.now();
+        let outcomes = lock(&self.log).append(batch, now);
         if outcomes
             .iter()
             .any(|outcome| *outcome != Appended::Duplicate)
@@ -89,7 +92,8 @@ impl EventStore for MemoryEventStore {
     }
 
     async fn read(&self, after: Option<EventId>, limit: PageLimit) -> Result<Page, Infallible> {
-        Ok(lock(&self.log).page(after, limit))
+        let now = self.clock.now();
+        Ok(lock(&self.log).page(after, limit, now))
     }
 
     async fn changed(&self, after: Option<EventId>) -> Result<(), Infallible> {
@@ -101,7 +105,8 @@ impl EventStore for MemoryEventStore {
     }
 
     async fn before(&self, time: SystemTime) -> Result<Option<EventId>, Infallible> {
-        Ok(lock(&self.log).before(time))
+        let now = self.clock.now();
+        Ok(lock(&self.log).before(time, now))
     }
 }
 
@@ -115,7 +120,6 @@ struct Log {
     newest: SystemTime,
     max_events: usize,
     max_age: Option<Duration>,
-    clock: Clock,
 }
 
 #[derive(Debug)]
@@ -134,14 +138,13 @@ impl Default for Log {
             newest: SystemTime::UNIX_EPOCH,
             max_events: usize::MAX,
             max_age: None,
-            clock: Clock::default(),
         }
     }
 }
 
 impl Log {
-    fn append(&mut self, batch: Vec<NewEvent>) -> Vec<Appended> {
-        let now = self.expire();
+    fn append(&mut self, batch: Vec<NewEvent>, now: SystemTime) -> Vec<Appended> {
+        let now = self.expire(now);
         let outcomes = batch
             .into_iter()
             .map(|event| self.push(&event, now))
@@ -182,8 +185,8 @@ impl Log {
         EventId::new(self.removed + self.events.len() as u64)
     }
 
-    fn page(&mut self, after: Option<EventId>, limit: PageLimit) -> Page {
-        self.expire();
+    fn page(&mut self, after: Option<EventId>, limit: PageLimit, now: SystemTime) -> Page {
+        self.expire(now);
         let start = after.map_or(0, |after| after.get().saturating_sub(self.removed));
         let start = usize::try_from(start).map_or(self.events.len(), |n| n.min(self.events.len()));
         let mut bytes = 0;
@@ -208,8 +211,8 @@ impl Log {
         }
     }
 
-    fn before(&mut self, time: SystemTime) -> Option<EventId> {
-        self.expire();
+    fn before(&mut self, time: SystemTime, now: SystemTime) -> Option<EventId> {
+        self.expire(now);
         let is_older = |entry: &Entry| entry.event.timestamp < time;
         match self.events.partition_point(is_older) as u64 {
             0 => None,
@@ -218,8 +221,8 @@ impl Log {
     }
 
     /// Removes what is too old, and says what time it is: never earlier than it was.
-    fn expire(&mut self) -> SystemTime {
-        let now = self.clock.now().max(self.newest);
+    fn expire(&mut self, now: SystemTime) -> SystemTime {
+        let now = now.max(self.newest);
         if let Some(age) = self.max_age {
             while let Some(oldest) = self.events.front()
                 && let Some(end) = oldest.event.timestamp.checked_add(age)
@@ -247,5 +250,49 @@ impl Log {
         if let Some(key) = oldest.key {
             self.keys.remove(&key);
         }
+    }
+}
+
+#[cfg(all(test, not(shuttle)))]
+mod tests {
+    use std::sync::{OnceLock, Weak, mpsc};
+    use std::thread;
+
+    use futures_executor::block_on;
+
+    use super::*;
+
+    #[test]
+    fn a_durable_object_may_hold_it() {
+        fn is_unwind_safe<T: std::panic::UnwindSafe + std::panic::RefUnwindSafe>() {}
+        is_unwind_safe::<MemoryEventStore>();
+    }
+
+    #[test]
+    fn a_clock_may_use_the_store() {
+        let (done, is_done) = mpsc::channel();
+        thread::spawn(move || {
+            let store: Arc<OnceLock<Weak<MemoryEventStore>>> = Arc::default();
+            let of_clock = Arc::clone(&store);
+            let clocked = MemoryEventStore::new().with_clock(move || {
+                if let Some(store) = of_clock.get().and_then(Weak::upgrade) {
+                    store.trim(EventId::new(1).unwrap());
+                }
+                SystemTime::now()
+            });
+            let clocked = Arc::new(clocked.max_age(Duration::from_secs(3600)));
+            store.set(Arc::downgrade(&clocked)).unwrap();
+            let event = || NewEvent::new("event", "").unwrap();
+            block_on(clocked.append(vec![event(), event()])).unwrap();
+            block_on(clocked.before(SystemTime::now())).unwrap();
+            let page = block_on(clocked.read(None, PageLimit::default())).unwrap();
+            done.send(page.events.len()).unwrap();
+        });
+        let ended = is_done.recv_timeout(Duration::from_secs(20));
+        assert_eq!(
+            ended,
+            Ok(1),
+            "the clock waits for the store that waits for it"
+        );
     }
 }

@@ -170,7 +170,7 @@ pub enum Appended {
 }
 
 /// How much one [`EventStore::read`] returns: a page ends at whichever limit is met first, but
-/// has at least one event if there is one.
+/// has at least one event if there is one. A store may end it earlier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageLimit {
     /// The most events. Default: 512. Must not be 0.

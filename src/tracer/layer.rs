@@ -34,8 +34,9 @@ use crate::workflow::Progress;
 ///
 /// What is to be told is chosen by the filters of `tracing-subscriber`, as for any layer: what a
 /// filter leaves out is not told, and spans within it are shown within what is around it. What the
-/// store does for this layer is never told; but tasks that a store's client runs by itself are
-/// as good as any, so leave their targets out by a filter.
+/// store does for this layer is never told, nor what a runtime says when it wakes the task that
+/// sends; but tasks that a store's client runs by itself are as good as any, so leave their targets
+/// out by a filter.
 ///
 /// It never waits: events go to the tracer's queue, with what that leaves out when it is full.
 ///
@@ -225,7 +226,8 @@ impl Told {
     }
 
     fn close(&self) {
-        match lock(&self.error).take() {
+        let error = lock(&self.error).take();
+        match error {
             Some(error) => self.span.fail(&error),
             None if std::thread::panicking() => self.span.fail("panicked"),
             None => self.span.complete(),
@@ -296,6 +298,19 @@ thread_local! {
     static QUIET: Cell<bool> = const { Cell::new(false) };
 }
 
+/// Runs this with nothing told of what it does.
+pub(super) fn quiet<T>(run: impl FnOnce() -> T) -> T {
+    /// Also when it panics.
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            QUIET.set(self.0);
+        }
+    }
+    let _restore = Restore(QUIET.replace(true));
+    run()
+}
+
 /// The same future, with nothing told of what it does.
 pub(super) fn quietly<F>(future: F) -> Quiet<F> {
     Quiet { future }
@@ -312,15 +327,7 @@ impl<F: Future> Future for Quiet<F> {
     type Output = F::Output;
 
     fn poll(self: Pin<&mut Self>, context: &mut PollContext<'_>) -> Poll<F::Output> {
-        /// Also when the future panics.
-        struct Restore(bool);
-        impl Drop for Restore {
-            fn drop(&mut self) {
-                QUIET.set(self.0);
-            }
-        }
-        let _restore = Restore(QUIET.replace(true));
-        self.project().future.poll(context)
+        quiet(|| self.project().future.poll(context))
     }
 }
 

@@ -237,7 +237,8 @@ impl Span {
 
     /// Sets what the event of its completion will say.
     pub fn set_attribute(&self, key: impl Into<String>, value: impl Into<Value>) {
-        lock(&self.shared.attributes).insert(key.into(), value.into());
+        let (key, value) = (key.into(), value.into());
+        lock(&self.shared.attributes).insert(key, value);
     }
 
     /// The name of its task in the log.

@@ -23,13 +23,19 @@ pub(super) struct Handle(pub(super) Arc<Outbox>);
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        let mut state = lock(&self.0.state);
-        state.closed = true;
-        state.wake();
+        let sender = {
+            let mut state = lock(&self.0.state);
+            state.closed = true;
+            state.sender.take()
+        };
+        wake(sender);
     }
 }
 
 /// Events that wait to be stored, in order.
+///
+/// Nothing that is not this crate's runs under the lock: a waker that is cloned, woken or dropped
+/// may log, and what it logs may come here.
 pub(super) struct Outbox {
     config: TracerConfig,
     sleep: Sleep,
@@ -70,19 +76,23 @@ impl Outbox {
 
     /// Takes an event, or leaves it out and returns false.
     pub(super) fn push_if_there_is_room(&self, event: NewEvent) -> bool {
-        let mut state = lock(&self.state);
-        if state.queue.len() >= self.config.capacity || state.bytes >= MAX_BYTES {
-            state.left_out += 1;
-            return false;
-        }
-        state.push(event);
+        let sender = {
+            let mut state = lock(&self.state);
+            if state.queue.len() >= self.config.capacity || state.bytes >= MAX_BYTES {
+                state.left_out += 1;
+                return false;
+            }
+            state.push(event)
+        };
+        wake(sender);
         true
     }
 
     /// Takes an event, whatever waits. For the ends of spans: there are no more of them than
     /// spans under way.
     pub(super) fn push(&self, event: NewEvent) {
-        lock(&self.state).push(event);
+        let sender = lock(&self.state).push(event);
+        wake(sender);
     }
 
     pub(super) fn left_out(&self) -> u64 {
@@ -90,18 +100,18 @@ impl Outbox {
     }
 
     pub(super) async fn flush(&self) -> bool {
-        let flushed = {
+        let (flushed, sender) = {
             let mut state = lock(&self.state);
             if state.stored == state.pushed {
                 return true;
             }
-            let (sender, flushed) = oneshot::channel();
+            let (reached, flushed) = oneshot::channel();
             let target = state.pushed;
-            state.flushes.push((target, sender));
+            state.flushes.push((target, reached));
             state.hurried = true;
-            state.wake();
-            flushed
+            (flushed, state.sender.take())
         };
+        wake(sender);
         let timeout = (self.sleep)(self.config.dispatch.end_timeout);
         // An error is a sender that is gone, with what was to be stored.
         matches!(select(flushed, timeout).await, Either::Left((Ok(()), _)))
@@ -109,16 +119,10 @@ impl Outbox {
 
     /// Waits for events. False, when there are none and never will be.
     async fn has_events(&self) -> bool {
-        poll_fn(|context| {
-            let mut state = lock(&self.state);
-            if !state.queue.is_empty() {
-                return Poll::Ready(true);
-            }
-            if state.closed {
-                return Poll::Ready(false);
-            }
-            state.sender = Some(context.waker().clone());
-            Poll::Pending
+        self.until(|state| match (state.queue.is_empty(), state.closed) {
+            (false, _) => Some(true),
+            (true, true) => Some(false),
+            (true, false) => None,
         })
         .await
     }
@@ -128,15 +132,24 @@ impl Outbox {
         if self.config.dispatch.delay.is_zero() {
             return;
         }
-        let in_a_hurry = poll_fn(|context| {
-            let mut state = lock(&self.state);
-            if state.hurried || state.closed {
-                return Poll::Ready(());
-            }
-            state.sender = Some(context.waker().clone());
-            Poll::Pending
-        });
+        let in_a_hurry = self.until(|state| (state.hurried || state.closed).then_some(()));
         select(pin!(in_a_hurry), (self.sleep)(self.config.dispatch.delay)).await;
+    }
+
+    /// Resolves to what `find` finds in the state, as soon as it finds something.
+    async fn until<T>(&self, find: impl Fn(&State) -> Option<T>) -> T {
+        poll_fn(|context| {
+            let waker = context.waker().clone();
+            let mut state = lock(&self.state);
+            if let Some(found) = find(&state) {
+                return Poll::Ready(found);
+            }
+            let earlier = state.sender.replace(waker);
+            drop(state);
+            drop(earlier);
+            Poll::Pending
+        })
+        .await
     }
 
     fn batch(&self) -> Vec<NewEvent> {
@@ -153,19 +166,22 @@ impl Outbox {
     }
 
     fn stored(&self, events: usize) {
-        let mut state = lock(&self.state);
-        let bytes: usize = state.queue.drain(..events).map(|event| event.size()).sum();
-        state.bytes -= bytes;
-        state.stored += events as u64;
-        let stored = state.stored;
-        for (_, flushed) in state
-            .flushes
-            .extract_if(.., |(target, _)| *target <= stored)
-        {
+        let reached: Vec<_> = {
+            let mut state = lock(&self.state);
+            let bytes: usize = state.queue.drain(..events).map(|event| event.size()).sum();
+            state.bytes -= bytes;
+            state.stored += events as u64;
+            let stored = state.stored;
+            let flushes = &mut state.flushes;
+            let reached = flushes.extract_if(.., |(target, _)| *target <= stored);
+            let reached = reached.collect();
+            state.hurried = !state.flushes.is_empty();
+            reached
+        };
+        for (_, flushed) in reached {
             // Whoever waited may have given up.
             let _ = flushed.send(());
         }
-        state.hurried = !state.flushes.is_empty();
     }
 
     fn is_closed(&self) -> bool {
@@ -174,18 +190,22 @@ impl Outbox {
 }
 
 impl State {
-    fn push(&mut self, event: NewEvent) {
+    /// Takes an event, and returns whom to [`wake`] once the lock is released.
+    fn push(&mut self, event: NewEvent) -> Option<Waker> {
         self.bytes += event.size();
         self.queue.push_back(event);
         self.pushed += 1;
-        self.wake();
+        self.sender.take()
     }
+}
 
-    fn wake(&mut self) {
-        if let Some(sender) = self.sender.take() {
-            sender.wake();
-        }
-    }
+/// Wakes the sender. What its waker logs is of the sending, and not told.
+fn wake(sender: Option<Waker>) {
+    let Some(sender) = sender else { return };
+    #[cfg(feature = "tracing")]
+    super::layer::quiet(|| sender.wake());
+    #[cfg(not(feature = "tracing"))]
+    sender.wake();
 }
 
 /// Sends until all handles are gone and nothing is left. With nobody there any more to be told, a

@@ -186,10 +186,69 @@ tests! {
             reset(&mut slow).await;
             let new = append(&target, &["3"]).await;
             assert!(new[0] > ids[1], "{how}: {new:?} after {ids:?}");
+            if how == "DEL of the stream" {
+                // Ids went on until then, and now begin anew.
+                let to = (Some(ids[1]), Some(new[0]), Some(new[0]));
+                assert_eq!(reset(&mut viewer).await, to);
+                assert_eq!(reset(&mut slow).await, to);
+            }
             assert_eq!(next(&mut viewer).await, ["3"], "{how}");
             assert_eq!(next(&mut slow).await, ["3"], "{how}");
             server.say(&["FLUSHALL"]);
         }
+    }
+
+    async fn a_fact_is_stored_again_with_a_reset_or_not_at_all() {
+        let server = Server::forgetful();
+        let client = client(&server);
+        for (key, lost) in ["stream", "hash", "facts"].into_iter().enumerate() {
+            let target = target(&client);
+            let ids = append(&target, &["1", "2", "3"]).await;
+            target.store().trim(ids[0]).await.unwrap();
+            let mut viewer = target.subscribe(Cursor::After(ids[0])).await.unwrap();
+            assert_eq!(next(&mut viewer).await, ["2", "3"], "{lost}");
+            // As an eviction does.
+            assert_eq!(server.say(&["DEL", target.store().keys()[key]]), ":1");
+            let again = || vec![NewEvent::new("event", "2").unwrap().with_key("2").unwrap()];
+            let outcome = target.store().append(again()).await.unwrap();
+            if lost == "facts" {
+                assert_eq!(outcome, [Appended::Duplicate]);
+                // Those of its events, and the mark.
+                assert_eq!(server.say(&["HLEN", target.store().keys()[2]]), ":3");
+                server.say(&["DEL", target.store().keys()[2]]);
+                append(&target, &["1", "4"]).await;
+                let all = ["2", "3", "1", "4"].map(|key| NewEvent::new("event", key).unwrap().with_key(key).unwrap());
+                let outcome = target.store().append(all.into()).await.unwrap();
+                assert_eq!(outcome, [Appended::Duplicate; 4]);
+                assert_eq!(next(&mut viewer).await, ["1", "4"]);
+            } else {
+                let [Appended::Stored(new)] = outcome[..] else {
+                    panic!("{lost}: {outcome:?}");
+                };
+                assert!(new > ids[2], "{lost}");
+                let to = (Some(ids[2]), Some(new), Some(new));
+                assert_eq!(reset(&mut viewer).await, to, "{lost}");
+                assert_eq!(next(&mut viewer).await, ["2"], "{lost}");
+                // All facts went with their events.
+                append(&target, &["3"]).await;
+                assert_eq!(next(&mut viewer).await, ["3"], "{lost}");
+            }
+            server.say(&["FLUSHALL"]);
+        }
+    }
+
+    async fn facts_that_there_never_were_are_not_missed() {
+        let server = Server::forgetful();
+        let target = target(&client(&server));
+        let event = || vec![NewEvent::new("event", "1").unwrap()];
+        target.store().append(event()).await.unwrap();
+        let keys = target.store().keys();
+        assert_eq!(server.say(&["EXISTS", keys[2]]), ":0");
+        append(&target, &["2"]).await;
+        target.store().append(event()).await.unwrap();
+        assert_eq!(server.say(&["HGET", keys[1], "facts"]), "1");
+        let again = vec![NewEvent::new("event", "2").unwrap().with_key("2").unwrap()];
+        assert_eq!(target.store().append(again).await.unwrap(), [Appended::Duplicate]);
     }
 
     async fn a_log_that_is_trimmed_under_a_slow_viewer_resets_it() {
@@ -211,7 +270,8 @@ tests! {
 
         let [events, _, facts] = target.store().keys();
         assert_eq!(server.say(&["XLEN", events]), ":5");
-        assert_eq!(server.say(&["HLEN", facts]), ":5");
+        // And the mark.
+        assert_eq!(server.say(&["HLEN", facts]), ":6");
         // A key is known as long as its event.
         let again = |data: &str| NewEvent::new("event", data).unwrap().with_key(data).unwrap();
         let outcomes = target.store().append(vec![again("20"), again("1")]).await.unwrap();
@@ -280,7 +340,7 @@ tests! {
     async fn a_user_needs_what_the_documentation_says_and_no_more() {
         let server = Server::with(&["--appendonly no"]);
         let rights = "~ssetarget:* &ssetarget:* +eval +evalsha +hello +ping +select +subscribe \
-            +unsubscribe +publish +info +time +@stream +@hash +del +exists +pexpire +persist";
+            +unsubscribe +publish +info +time +@stream +@hash +del +pexpire +persist";
         let user = |name: &str, rights: &str| {
             let rule = format!("ACL SETUSER {name} on >p@ss {rights}");
             let answer = server.say(&rule.split_whitespace().collect::<Vec<_>>());

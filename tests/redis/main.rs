@@ -4,8 +4,10 @@
 //! set they fail.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
+mod burst;
 mod failures;
 mod harness;
+mod refusals;
 mod server;
 mod soak;
 mod store;
@@ -22,6 +24,13 @@ fn main() {
     if skip {
         eprintln!("\nSKIPPED: the tests of Redis, for there is no `redis-server` on the PATH.");
     }
-    let tests = [store::TESTS, failures::TESTS, tls::TESTS, soak::TESTS];
+    let tests = [
+        store::TESTS,
+        failures::TESTS,
+        refusals::TESTS,
+        tls::TESTS,
+        burst::TESTS,
+        soak::TESTS,
+    ];
     harness::run(tests.into_iter().flatten().copied(), skip);
 }

@@ -86,16 +86,19 @@ async fn soak(server: &Arc<Server>, seed: u64) {
     let end = NewEvent::new("end", "").unwrap().terminal();
     processes[0].dispatch_encoded(vec![end]).await.unwrap();
 
-    let limit = PageLimit {
-        events: usize::MAX >> 12,
-        bytes: usize::MAX >> 12,
-    };
-    let page = processes[0].store().read(None, limit).await.unwrap();
-    let stored: Vec<_> = page
-        .events
-        .iter()
-        .map(|event| (event.id, event.data.clone()))
-        .collect();
+    let mut stored: Vec<(EventId, String)> = Vec::new();
+    loop {
+        let after = stored.last().map(|(id, _)| *id);
+        let page = processes[0]
+            .store()
+            .read(after, PageLimit::default())
+            .await
+            .unwrap();
+        if page.events.is_empty() {
+            break;
+        }
+        stored.extend(page.events.into_iter().map(|event| (event.id, event.data)));
+    }
     for (number, (id, _)) in stored.iter().enumerate() {
         assert_eq!(id.get(), stored[0].0.get() + number as u64, "ids are dense");
     }

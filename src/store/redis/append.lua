@@ -8,21 +8,65 @@ local TOKEN, MAX, AGE, IDLE, FINISHED = ARGV[1], tonumber(ARGV[2]), tonumber(ARG
 local EPOCH = 1767225600000000
 local MAX_ID = 9007199254740991
 local MAX_GAPS = 64
+local JUMP = 1048576
 
 local log = load()
-local outcomes, new, seen = {}, {}, {}
+-- A log whose stream alone is lost, too: its facts go with their events, and its readers are told.
+local is_new = not log or log.is_lost
+-- An error where they are of another type, and so somebody else's.
+redis.call('HLEN', FACTS)
+
+-- Entries that the hash does not know of, of a script that did not get to its end: their ids are
+-- taken.
+while not is_new do
+  local entry = redis.call('XRANGE', EVENTS, text(log.head + 1), '+', 'COUNT', 1)[1]
+  if not entry then
+    break
+  end
+  log.head, log.time = parse(entry)
+  log.oldest, log.closed = log.oldest or log.head, fields(entry).terminal == '1'
+end
+
+-- Of a log whose facts alone are lost, deleted or evicted, they are in its events.
+local restored = nil
+if not is_new and log.has_facts and not redis.call('HGET', FACTS, MARK) then
+  restored = {}
+  local from = log.oldest
+  while from do
+    local entries = redis.call('XRANGE', EVENTS, text(from), text(log.head), 'COUNT', 16)
+    from = nil
+    for _, entry in ipairs(entries) do
+      local id, key = parse(entry), fields(entry).key
+      if key then
+        -- Without the token, which is not there.
+        restored[key] = text(id) .. ' '
+      end
+      from = id + 1
+    end
+  end
+end
+
+local outcomes, new, seen, has_keys = {}, {}, {}, false
 for i = 6, #ARGV, 5 do
   local event = { type = ARGV[i], data = ARGV[i + 1], terminal = ARGV[i + 2] == '1' }
   local outcome = nil
   if ARGV[i + 3] == '1' then
-    event.key = ARGV[i + 4]
-    local fact = log and not seen[event.key] and redis.call('HGET', FACTS, event.key)
-    if fact then
-      local id, token = string.match(fact, '^(%d+) (.*)$')
-      -- By an earlier try of this same append, whose answer was lost.
-      outcome = token == TOKEN and tonumber(id) or 0
-    elseif seen[event.key] then
+    event.key, has_keys = ARGV[i + 4], true
+    if seen[event.key] then
       outcome = 0
+    elseif not is_new then
+      local fact = nil
+      if restored then
+        fact = restored[event.key]
+      else
+        fact = redis.call('HGET', FACTS, event.key)
+      end
+      local id, token = string.match(fact or '', '^(%d+) (.*)$')
+      -- A fact is known as long as its event.
+      if id and tonumber(id) > (log.trimmed or 0) then
+        -- By an earlier try of this same append, whose answer was lost.
+        outcome = token == TOKEN and tonumber(id) or 0
+      end
     end
     seen[event.key] = true
   end
@@ -33,7 +77,23 @@ for i = 6, #ARGV, 5 do
   end
   outcomes[#outcomes + 1] = outcome
 end
+
+-- Returns the error, if it is refused. The mark comes last: half of them are as good as none.
+local function restore()
+  for key, fact in pairs(restored) do
+    local refused = refusal('HSET', FACTS, key, fact)
+    if refused then
+      return refused
+    end
+  end
+  return refusal('HSET', FACTS, MARK, '1')
+end
+
 if #new == 0 then
+  if restored then
+    -- Else by a later append.
+    restore()
+  end
   return outcomes
 end
 
@@ -45,14 +105,14 @@ local origin = type(info) == 'string' and string.match(info, 'master_replid:(%x+
 -- The ids of a log begin with the time of its creation, 4 a microsecond: faster than anybody can
 -- append, so that those of a log that was deleted before, and of events that were lost, are smaller.
 local fresh = math.max((microseconds - EPOCH) * 4, 0)
-local is_new = not log
-local head, gaps
+local head, gaps = fresh, '0:' .. text(fresh + 1)
 if is_new then
-  log = { time = time, closed = false }
-  head, gaps = fresh, '0:' .. text(fresh + 1)
+  if log and fresh <= log.head then
+    head, gaps = log.head + JUMP, '0:' .. text(log.head + JUMP + 1)
+  end
 elseif log.origin ~= origin then
   -- The second if the clock was set back.
-  head = fresh > log.head and fresh or log.head + 1048576
+  head = fresh > log.head and fresh or log.head + JUMP
   gaps = log.gaps .. ',' .. text(log.head) .. ':' .. text(head + 1)
 else
   head, gaps = log.head, log.gaps
@@ -61,59 +121,112 @@ if head + #new > MAX_ID then
   return redis.error_reply('ERR the ids of this log are used up')
 end
 
--- Before anything is written, for it is what an ACL may refuse. Nobody can look before the end.
-redis.call('PUBLISH', EVENTS, '')
--- The first write, for it is what a full memory refuses: after another one nothing would be.
-redis.call('HSET', META, 'origin', origin)
-if is_new then
-  redis.call('DEL', EVENTS, FACTS)
-end
-log.time = math.max(log.time, time)
-log.origin = origin
-for _, event in ipairs(new) do
-  head = head + 1
-  local entry = { 'type', event.type, 'data', event.data }
-  if event.key then
-    entry[#entry + 1] = 'key'
-    entry[#entry + 1] = event.key
-    redis.call('HSET', FACTS, event.key, text(head) .. ' ' .. TOKEN)
+-- Each command that the server may refuse is first run where it changes nothing that counts, so that
+-- what is refused is stored in no part.
+local function preparation_refused()
+  -- Nobody can look before the end.
+  local refused = refusal('PUBLISH', EVENTS, '')
+    -- The first write, for it is what a full memory refuses: after another one nothing would be.
+    or refusal('HSET', META, 'gaps', log and log.gaps or gaps)
+  if not refused and is_new then
+    -- What there may be is of a log that was lost. Then there is no stream, and no time is set.
+    refused = refusal('DEL', EVENTS, FACTS)
+      or ((IDLE or FINISHED) and refusal('PEXPIRE', EVENTS, '1'))
+      or (FINISHED and refusal('PERSIST', EVENTS))
   end
-  if event.terminal then
-    entry[#entry + 1] = 'terminal'
-    entry[#entry + 1] = '1'
+  if not refused and (MAX or AGE) then
+    refused = removal_refused()
   end
-  redis.call('XADD', EVENTS, text(head) .. '-' .. text(log.time), unpack(entry))
-  outcomes[event.index] = head
-  log.oldest = log.oldest or head
+  if not refused and restored then
+    refused = restore()
+  elseif not refused and has_keys and (is_new or not log.has_facts) then
+    refused = refusal('HSET', FACTS, MARK, '1')
+  end
+  return refused
 end
-log.head = head
-log.closed = new[#new].terminal
-trim(log, MAX, AGE and time - AGE)
 
--- Of the gaps that are left, the oldest two become one when there are many: that at worst sends
--- somebody back to the beginning.
-local kept = {}
-for low, high in string.gmatch(gaps, '(%d+):(%d+)') do
-  if tonumber(high) > (log.trimmed or 0) then
-    kept[#kept + 1] = { low, high }
+local stored = 0
+local function storing_refused()
+  for _, event in ipairs(new) do
+    head = head + 1
+    local entry = { 'type', event.type, 'data', event.data }
+    if event.key then
+      entry[#entry + 1] = 'key'
+      entry[#entry + 1] = event.key
+    end
+    if event.terminal then
+      entry[#entry + 1] = 'terminal'
+      entry[#entry + 1] = '1'
+    end
+    local refused = refusal('XADD', EVENTS, text(head) .. '-' .. text(log.time), unpack(entry))
+    if refused then
+      return refused
+    end
+    stored = stored + 1
+    refused = event.key and refusal('HSET', FACTS, event.key, text(head) .. ' ' .. TOKEN)
+    if refused then
+      return refused
+    end
+    outcomes[event.index] = head
+    log.oldest = log.oldest or head
   end
 end
-while #kept > MAX_GAPS do
-  kept[1][2] = kept[2][2]
-  table.remove(kept, 2)
-end
-for i, gap in ipairs(kept) do
-  kept[i] = gap[1] .. ':' .. gap[2]
-end
-log.gaps = table.concat(kept, ',')
-save(log)
 
+local was_there = log
+local refused = preparation_refused()
+local gone = nil
+if not refused then
+  log = {
+    time = math.max(log and log.time or 0, time),
+    oldest = not is_new and log.oldest or nil,
+    trimmed = not is_new and log.trimmed or nil,
+    has_facts = has_keys or (not is_new and log.has_facts),
+    closed = new[#new].terminal,
+    origin = origin,
+  }
+  refused = storing_refused()
+end
+if not refused then
+  log.head = head
+  gone = trim(log, MAX, AGE and time - AGE)
+  -- Of the gaps that are left, the oldest two become one when there are many: that at worst sends
+  -- somebody back to the beginning.
+  local kept = {}
+  for low, high in string.gmatch(gaps, '(%d+):(%d+)') do
+    if tonumber(high) > (log.trimmed or 0) then
+      kept[#kept + 1] = { low, high }
+    end
+  end
+  while #kept > MAX_GAPS do
+    kept[1][2] = kept[2][2]
+    table.remove(kept, 2)
+  end
+  for i, gap in ipairs(kept) do
+    kept[i] = gap[1] .. ':' .. gap[2]
+  end
+  log.gaps = table.concat(kept, ',')
+  refused = save(log)
+end
+if refused then
+  if stored > 0 then
+    -- No server is known to do this: what it refuses it refused above.
+    refused.err = 'PARTLY ' .. refused.err
+  elseif not was_there then
+    redis.pcall('DEL', EVENTS, META, FACTS)
+  end
+  return refused
+end
+
+-- The events are stored. What is refused from here on would make that look otherwise.
+if gone then
+  remove(gone)
+end
 local expiry = log.closed and FINISHED or IDLE
 for _, key in ipairs(KEYS) do
   if expiry then
-    redis.call('PEXPIRE', key, text(expiry))
+    redis.pcall('PEXPIRE', key, text(expiry))
   elseif FINISHED then
-    redis.call('PERSIST', key)
+    redis.pcall('PERSIST', key)
   end
 end
 return outcomes

@@ -10,7 +10,7 @@ local time = tonumber(ARGV[1])
 local low, high = log.oldest, log.head + 1
 while low < high do
   local middle = low + math.floor((high - low) / 2)
-  local entry = redis.call('XRANGE', EVENTS, text(middle), '+', 'COUNT', 1)[1]
+  local entry = redis.call('XRANGE', EVENTS, text(middle), text(log.head), 'COUNT', 1)[1]
   local id, stored = nil, nil
   if entry then
     id, stored = parse(entry)
@@ -21,5 +21,5 @@ while low < high do
     high = middle
   end
 end
-local entry = redis.call('XREVRANGE', EVENTS, text(low - 1), '-', 'COUNT', 1)[1]
+local entry = redis.call('XREVRANGE', EVENTS, text(low - 1), text(log.oldest), 'COUNT', 1)[1]
 return entry and parse(entry) or 0

@@ -12,9 +12,10 @@ use futures_channel::{mpsc, oneshot};
 use redis::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::budget::ReplySize;
 use super::driver::{Call, Driver, Message};
 use super::error::{RedisError, RedisErrorKind};
-use super::protocol::pack;
+use super::protocol::pack_some;
 use super::script::Script;
 use super::server::RedisServer;
 use super::watch::{Watch, Watches};
@@ -25,7 +26,9 @@ use crate::sync::{MaybeSend, MaybeSync};
 ///
 /// It is opened when it is first needed, and again when it was lost, with growing pauses of up to a
 /// second in between. Commands of all logs go over it without waiting for each other, and the
-/// server announces changes on it.
+/// server announces changes on it. Pages wait for their turn while 4 MiB of them are under way, or
+/// less after the connection was lost: the server closes a connection for which it keeps too much
+/// (`client-output-buffer-limit`), so however many viewers replay a log at once, it does not.
 ///
 /// What happens when it is lost:
 ///
@@ -52,7 +55,8 @@ struct Shared {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RedisConfig {
-    /// How long an answer may take. Then the connection is taken for dead. Default: 5 seconds.
+    /// How long an answer may take, or may stop in its middle. Then the connection is taken for
+    /// dead. Default: 5 seconds.
     pub timeout: Duration,
     /// How long calls wait for a lost connection to come back before they fail. Default: 3 seconds.
     pub patience: Duration,
@@ -173,12 +177,35 @@ impl RedisClient {
         args: &[&[u8]],
         repeatable: bool,
     ) -> Result<Value, RedisError> {
+        self.run_for(script, keys, args, repeatable, None).await
+    }
+
+    /// Runs a script whose answer may be large: how many bytes it may have is its last argument,
+    /// which is added when it is sent.
+    pub(super) async fn read(
+        &self,
+        script: &Script,
+        keys: [&str; 3],
+        args: &[&[u8]],
+        size: ReplySize,
+    ) -> Result<Value, RedisError> {
+        self.run_for(script, keys, args, true, Some(size)).await
+    }
+
+    async fn run_for(
+        &self,
+        script: &Script,
+        keys: [&str; 3],
+        args: &[&[u8]],
+        repeatable: bool,
+        size: Option<ReplySize>,
+    ) -> Result<Value, RedisError> {
         let call = async |name: &[u8], body: &[u8]| {
             let keys = keys.map(str::as_bytes);
             let mut words = vec![name, body, b"3"];
             words.extend(keys);
             words.extend(args);
-            self.call(&words, repeatable).await
+            self.call(&words, repeatable, size).await
         };
         match call(b"EVALSHA", script.hash.as_bytes()).await {
             Err(error) if error.code() == Some("NOSCRIPT") => {
@@ -188,14 +215,17 @@ impl RedisClient {
         }
     }
 
-    pub(super) async fn call(
+    async fn call(
         &self,
         words: &[&[u8]],
         repeatable: bool,
+        size: Option<ReplySize>,
     ) -> Result<Value, RedisError> {
         let (answer, received) = oneshot::channel();
+        let late = usize::from(size.is_some());
         self.send(Message::Call(Call {
-            command: pack(words),
+            command: pack_some(words, words.len() + late),
+            size,
             repeatable,
             answer,
             tries: 0,

@@ -1,6 +1,13 @@
 -- What all scripts share. KEYS: the stream of events, the hash about the log, the hash of facts.
 -- An entry's id is `<event id>-<milliseconds>`, so that a time costs no field of its own.
+--
+-- The hash about the log is the truth. An entry or a fact of an event that was trimmed according to
+-- it is not there for anybody, and removing it may wait.
 local EVENTS, META, FACTS = KEYS[1], KEYS[2], KEYS[3]
+-- A field of the facts which shows that they are there. No key is like it: keys are UTF-8.
+local MARK = '\255'
+-- More than a stream can have.
+local NO_LIMIT = '4294967296'
 
 -- A number as an argument: Lua itself writes large ones as 1e+15.
 local function text(number)
@@ -27,83 +34,123 @@ local function fields(entry)
   return all
 end
 
+-- An error as a reply that says which command was refused. Servers before 7.0 put the place in the
+-- script before the error's code.
+local function refused(message, command)
+  message = string.gsub(message, '^@?user_script: ?%d+: ', '')
+  message = string.gsub(string.gsub(message, '^%-', ''), '%s+$', '')
+  if not string.match(message, '^%u+ ') then
+    message = 'ERR ' .. message
+  end
+  return { err = message .. ' (' .. command .. ')' }
+end
+
+-- Runs a command, and returns only its error, if there is one.
+local function refusal(command, ...)
+  local answer = redis.pcall(command, ...)
+  if type(answer) == 'table' and answer.err then
+    return refused(answer.err, command)
+  end
+end
+
 -- What is known of the log, nil if it was never written, was deleted or has expired.
 local function load()
-  local m = redis.call('HMGET', META, 'head', 'time', 'oldest', 'trimmed', 'closed', 'origin', 'gaps')
+  local m = redis.call('HMGET', META, 'head', 'time', 'oldest', 'trimmed', 'closed', 'origin', 'gaps', 'facts')
+  local entries = redis.call('XLEN', EVENTS)
   if not m[1] then
     return nil
   end
   local log = {
     head = tonumber(m[1]),
-    time = tonumber(m[2]),
+    time = tonumber(m[2]) or 0,
     oldest = tonumber(m[3]),
     trimmed = tonumber(m[4]),
     closed = m[5] == '1',
-    origin = m[6],
-    gaps = m[7],
+    origin = m[6] or '',
+    gaps = m[7] or '',
+    has_facts = m[8] == '1',
   }
-  if log.oldest and redis.call('EXISTS', EVENTS) == 0 then
-    -- Deleted or evicted on its own. The ids go on, and whoever missed something is told.
+  if log.oldest and entries == 0 then
+    -- Deleted or evicted on its own: for readers as if all was trimmed, until the next append begins
+    -- the log anew.
+    log.is_lost = true
     log.oldest, log.trimmed, log.closed = nil, log.head, false
   end
   return log
 end
 
+-- Returns the error, if it is refused.
 local function save(log)
-  redis.call('HSET', META, 'head', text(log.head), 'time', text(log.time),
+  return refusal('HSET', META, 'head', text(log.head), 'time', text(log.time),
     'oldest', log.oldest and text(log.oldest) or '', 'trimmed', log.trimmed and text(log.trimmed) or '',
-    'closed', log.closed and '1' or '0', 'origin', log.origin, 'gaps', log.gaps)
+    'closed', log.closed and '1' or '0', 'origin', log.origin, 'gaps', log.gaps,
+    'facts', log.has_facts and '1' or '0')
 end
 
--- Removes the oldest events, with their facts: those beyond `max`, those of `cutoff` or before,
--- those up to the id `last`. Says whether there were any.
+-- Marks the oldest events as trimmed: those beyond `max`, those of `cutoff` or before, those up to
+-- the id `last`. Writes nothing. Returns what `remove` is to remove once the log is saved, nil for
+-- nothing.
 local function trim(log, max, cutoff, last)
-  local trimmed = log.trimmed
-  local count = redis.call('XLEN', EVENTS)
-  if not cutoff and not last and count <= (max or count) then
-    return false
+  local gone = { entries = redis.call('XLEN', EVENTS), facts = {} }
+  if not log.oldest or (not cutoff and not last and gone.entries <= (max or gone.entries)) then
+    return nil
   end
-  local chunk = 1
-  while log.oldest do
-    local gone, facts = nil, {}
-    local entries = redis.call('XRANGE', EVENTS, '-', '+', 'COUNT', chunk)
-    log.oldest = nil
+  local from, chunk, oldest = '-', 1, nil
+  while from do
+    local entries = redis.call('XRANGE', EVENTS, from, text(log.head), 'COUNT', chunk)
+    from = nil
     for _, entry in ipairs(entries) do
       local id, time = parse(entry)
-      if not (max and count > max) and not (cutoff and time <= cutoff) and not (last and id <= last) then
-        log.oldest = id
+      local was_trimmed = log.trimmed and id <= log.trimmed
+      if not (was_trimmed or (max and gone.entries > max) or (cutoff and time <= cutoff) or (last and id <= last)) then
+        from, oldest = nil, id
         break
       end
-      gone, count = id, count - 1
-      local fact = fields(entry).key
-      if fact then
-        facts[#facts + 1] = fact
-      end
+      gone.last, gone.entries = id, gone.entries - 1
+      gone.facts[#gone.facts + 1] = fields(entry).key
+      from = text(id + 1)
     end
-    if #facts > 0 then
-      redis.call('HDEL', FACTS, unpack(facts))
-    end
-    if gone then
-      log.trimmed = gone
-      redis.call('XTRIM', EVENTS, 'MINID', text(gone + 1))
-    end
-    if log.oldest or #entries == 0 then
-      break
-    end
-    -- All of them went: look on, at more at a time.
-    log.oldest = count > 0 and gone + 1 or nil
+    -- All of them are to go: look on, at more at a time.
     chunk = math.min(chunk * 2, 64)
   end
-  if not log.oldest then
+  if not gone.last then
+    return nil
+  end
+  log.oldest, log.trimmed = oldest, math.max(gone.last, log.trimmed or 0)
+  if not oldest then
     log.closed = false
   end
-  return log.trimmed ~= trimmed
+  return gone
 end
 
--- As `trim`, by age alone, for those who only read.
+-- Does what removing takes to nothing, and returns the error, if it is refused. A full memory does
+-- not refuse it, and after it nothing else in the same script.
+local function removal_refused()
+  return refusal('XTRIM', EVENTS, 'MAXLEN', NO_LIMIT) or refusal('HDEL', META, '')
+end
+
+-- Removes what was trimmed, after the log was saved. By their number, for the command that takes an
+-- id is from Redis 6.2. What is refused here is removed by the next one.
+local function remove(gone)
+  redis.pcall('XTRIM', EVENTS, 'MAXLEN', text(gone.entries))
+  for _, key in ipairs(gone.facts) do
+    local fact = redis.pcall('HGET', FACTS, key)
+    -- It may be of a later event with the same key.
+    if type(fact) == 'string' and tonumber(string.match(fact, '^%d+')) <= gone.last then
+      redis.pcall('HDEL', FACTS, key)
+    end
+  end
+end
+
+-- As `trim`, by age alone, for those who only read. Where they may not write, the page is right
+-- nevertheless.
 local function forget(log, age)
-  if log and log.oldest and age ~= '' and trim(log, nil, (now()) - tonumber(age)) then
-    save(log)
+  if not log or age == '' then
+    return
+  end
+  local gone = trim(log, nil, (now()) - tonumber(age))
+  if gone and not (removal_refused() or save(log)) then
+    remove(gone)
   end
 end
 

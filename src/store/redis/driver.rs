@@ -13,10 +13,11 @@ use futures_util::future::{Either, select};
 use redis::{PushKind, Value};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::budget::{Budget, ReplySize};
 use super::client::{RedisConfig, RedisTransport};
 use super::error::{RedisError, RedisErrorKind};
 use super::head;
-use super::protocol::{Replies, pack};
+use super::protocol::{Replies, pack, pack_word};
 use super::server::RedisServer;
 use super::watch::{Watch, Watches};
 use crate::clock::Instant;
@@ -39,7 +40,9 @@ pub(super) enum Message {
 
 /// A command and who waits for its answer.
 pub(super) struct Call {
+    /// Without its last word if that says how large the answer may be.
     pub(super) command: Vec<u8>,
+    pub(super) size: Option<ReplySize>,
     /// Whether executing it twice is as good as once.
     pub(super) repeatable: bool,
     pub(super) answer: oneshot::Sender<Result<Value, RedisError>>,
@@ -56,6 +59,7 @@ pub(super) struct Driver<T> {
     queue: VecDeque<Call>,
     /// When the connection was lost that there was.
     lost: Option<Instant>,
+    budget: Budget,
 }
 
 impl<T: RedisTransport> Driver<T> {
@@ -74,6 +78,7 @@ impl<T: RedisTransport> Driver<T> {
             messages,
             queue: VecDeque::new(),
             lost: None,
+            budget: Budget::new(),
         }
     }
 
@@ -88,6 +93,7 @@ impl<T: RedisTransport> Driver<T> {
                         return;
                     };
                     self.lost = Some(Instant::now());
+                    self.budget = self.budget.after_loss(connection.due.bytes);
                     for watch in self.watches.all() {
                         watch.disconnect();
                     }
@@ -136,7 +142,7 @@ impl<T: RedisTransport> Driver<T> {
             let stream = self.transport.connect(&self.server).await;
             let stream =
                 stream.map_err(|error| RedisError::io(RedisErrorKind::Unreachable, error))?;
-            let mut connection = Connection::new(stream);
+            let mut connection = Connection::new(stream, self.budget);
             for command in greeting {
                 connection.send(&command, Due::Greeting);
             }
@@ -147,6 +153,10 @@ impl<T: RedisTransport> Driver<T> {
             // Whatever went wrong, no call was sent.
             Either::Left((opened, _)) => opened.map_err(|error: RedisError| match error.kind() {
                 RedisErrorKind::Lost => error.of_kind(RedisErrorKind::Unreachable),
+                RedisErrorKind::Refused if error.is_about_hello() => RedisError::new(
+                    RedisErrorKind::Unsupported,
+                    "Redis 6.0 or later is needed, or what speaks RESP3 as it does: this server has no HELLO 3",
+                ),
                 _ => error,
             }),
             Either::Right(_) => Err(RedisError::new(
@@ -181,6 +191,7 @@ impl<T: RedisTransport> Driver<T> {
                         Poll::Pending => break,
                     }
                 }
+                connection.admit();
                 connection.poll_write(context)?;
                 if connection.poll_read(context, watches)? {
                     // What was read may have made room for more.
@@ -235,8 +246,20 @@ struct Connection<C> {
     /// How many bytes were ever put into `out`, and how many of them were written.
     bytes_queued: u64,
     bytes_written: u64,
-    /// What is to be answered, in this order.
-    due: VecDeque<Sent>,
+    due: Dues,
+    /// Calls whose answers may be large, until there is room for them.
+    waiting: VecDeque<Call>,
+    budget: Budget,
+    /// When something was last read.
+    heard: Instant,
+}
+
+/// What is to be answered, in this order.
+#[derive(Default)]
+struct Dues {
+    sent: VecDeque<Sent>,
+    /// The most that their large answers may have.
+    bytes: usize,
 }
 
 struct Sent {
@@ -244,6 +267,21 @@ struct Sent {
     /// Where its bytes end, counted from the connection's beginning.
     end: u64,
     since: Instant,
+    /// The most bytes that its answer may have, 0 for few.
+    size: usize,
+}
+
+impl Dues {
+    fn push(&mut self, sent: Sent) {
+        self.bytes += sent.size;
+        self.sent.push_back(sent);
+    }
+
+    fn pop(&mut self) -> Option<Sent> {
+        let sent = self.sent.pop_front()?;
+        self.bytes -= sent.size;
+        Some(sent)
+    }
 }
 
 /// What is done with an answer.
@@ -256,7 +294,7 @@ enum Due {
 }
 
 impl<C: AsyncRead + AsyncWrite + Unpin> Connection<C> {
-    fn new(stream: C) -> Self {
+    fn new(stream: C, budget: Budget) -> Self {
         Self {
             stream,
             replies: Replies::default(),
@@ -265,13 +303,16 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Connection<C> {
             written: 0,
             bytes_queued: 0,
             bytes_written: 0,
-            due: VecDeque::new(),
+            due: Dues::default(),
+            waiting: VecDeque::new(),
+            budget,
+            heard: Instant::now(),
         }
     }
 
     fn send(&mut self, command: &[u8], due: Due) {
         self.write(command);
-        self.expect(due);
+        self.expect(due, 0);
     }
 
     fn write(&mut self, command: &[u8]) {
@@ -279,11 +320,12 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Connection<C> {
         self.bytes_queued += command.len() as u64;
     }
 
-    fn expect(&mut self, due: Due) {
-        self.due.push_back(Sent {
+    fn expect(&mut self, due: Due, size: usize) {
+        self.due.push(Sent {
             due,
             end: self.bytes_queued,
             since: Instant::now(),
+            size,
         });
     }
 
@@ -300,14 +342,42 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Connection<C> {
         }
     }
 
-    fn call(&mut self, mut call: Call) {
+    /// Sends a call, or has it wait if its answer may be large and others wait already, or there is
+    /// no room.
+    fn call(&mut self, call: Call) {
+        if call.size.is_none() {
+            self.send_call(call, 0);
+            return;
+        }
+        self.waiting.push_back(call);
+        self.admit();
+    }
+
+    /// Sends those who wait, in the order in which they came, as far as there is room.
+    fn admit(&mut self) {
+        let budget = self.budget.bytes();
+        while let Some(call) = self.waiting.pop_front() {
+            let size = call.size.map_or(0, |size| size.within(budget));
+            let has_room = self.due.bytes == 0 || self.due.bytes + size <= budget;
+            if size > 0 && !has_room && !call.answer.is_canceled() {
+                self.waiting.push_front(call);
+                return;
+            }
+            self.send_call(call, size);
+        }
+    }
+
+    fn send_call(&mut self, mut call: Call, size: usize) {
         if call.answer.is_canceled() {
             return;
         }
         call.tries += 1;
         self.write(&call.command);
+        if call.size.is_some() {
+            self.write(&pack_word(size.to_string().as_bytes()));
+        }
         // The command stays with it, for another connection.
-        self.expect(Due::Call(call));
+        self.expect(Due::Call(call), size);
     }
 
     fn subscribe(&mut self, channel: &Arc<str>) {
@@ -323,12 +393,13 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Connection<C> {
     }
 
     fn has_room(&self) -> bool {
-        self.out.len() - self.written < ROOM.0 && self.due.len() < ROOM.1
+        self.out.len() - self.written < ROOM.0 && self.due.sent.len() < ROOM.1
     }
 
-    /// When the oldest answer that is due should have come.
+    /// When something should have come at the latest, if the oldest answer that is due is under way.
     fn overdue(&self, timeout: Duration) -> Option<Instant> {
-        self.due.front().map(|sent| sent.since + timeout)
+        let oldest = self.due.sent.front()?;
+        Some(oldest.since.max(self.heard) + timeout)
     }
 
     fn poll_write(&mut self, context: &mut Context<'_>) -> Result<(), RedisError> {
@@ -370,6 +441,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Connection<C> {
         if bytes.is_empty() {
             return Err(RedisError::new(RedisErrorKind::Lost, ""));
         }
+        self.heard = Instant::now();
         let due = &mut self.due;
         self.replies
             .feed(bytes, |reply| settle(due, reply, watches))?;
@@ -378,7 +450,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Connection<C> {
 
     fn poll_greeting(&mut self, context: &mut Context<'_>) -> Poll<Result<(), RedisError>> {
         let nobody = Watches::default();
-        while !self.due.is_empty() {
+        while !self.due.sent.is_empty() {
             self.poll_write(context)?;
             if !self.poll_read(context, &nobody)? {
                 return Poll::Pending;
@@ -390,7 +462,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Connection<C> {
     /// Puts the calls back into the queue that were not sent, or may be sent again; answers the others.
     fn salvage(self, error: &RedisError, queue: &mut VecDeque<Call>, timeout: Duration) {
         let now = Instant::now();
-        for sent in self.due.into_iter().rev() {
+        queue.extend(self.waiting);
+        for sent in self.due.sent.into_iter().rev() {
             let Due::Call(call) = sent.due else { continue };
             let expired = now.saturating_duration_since(sent.since) >= timeout;
             let again = call.repeatable && call.tries < TRIES && error.is_transient();
@@ -399,6 +472,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Connection<C> {
                 queue.push_front(call);
             } else if error.kind() == RedisErrorKind::TimedOut && !expired {
                 call.answer(Err(error.clone().of_kind(RedisErrorKind::Lost)));
+            } else if call.size.is_some() && error.kind() == RedisErrorKind::Lost {
+                let detail = "each time: its client-output-buffer-limit for pubsub may be less than one event needs";
+                call.answer(Err(RedisError::new(RedisErrorKind::Lost, detail)));
             } else {
                 call.answer(Err(error.clone()));
             }
@@ -410,7 +486,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Connection<C> {
 ///
 /// # Errors
 /// When the connection is of no further use.
-fn settle(due: &mut VecDeque<Sent>, reply: Value, watches: &Watches) -> Result<(), RedisError> {
+fn settle(due: &mut Dues, reply: Value, watches: &Watches) -> Result<(), RedisError> {
     if let Value::Push { kind, data } = &reply {
         match kind {
             PushKind::Message => {
@@ -428,14 +504,14 @@ fn settle(due: &mut VecDeque<Sent>, reply: Value, watches: &Watches) -> Result<(
             _ => return Ok(()),
         }
     }
-    let Some(sent) = due.pop_front() else {
+    let Some(sent) = due.pop() else {
         return Err(RedisError::unexpected("an answer to no question"));
     };
     let answer = match reply {
-        Value::ServerError(error) => Err(RedisError::new(
-            RedisErrorKind::Refused,
-            format!("{} {}", error.code(), error.details().unwrap_or_default()),
-        )),
+        Value::ServerError(error) => {
+            let details = error.details().unwrap_or_default();
+            Err(RedisError::refused(error.code(), details))
+        }
         reply => Ok(reply),
     };
     match sent.due {

@@ -29,6 +29,8 @@ pub enum RedisErrorKind {
     TimedOut,
     /// The server answered with an error: see [`RedisError::code`].
     Refused,
+    /// The server cannot do what this store needs, such as one before Redis 6.0: nothing was sent.
+    Unsupported,
     /// The server's answer is not what this store writes: another program wrote to its keys, or
     /// the server does not speak RESP3.
     Unexpected,
@@ -55,6 +57,20 @@ impl RedisError {
         Self::new(RedisErrorKind::Unexpected, detail)
     }
 
+    /// What the server answered with. Where a script got an error, servers before 7.0 put its code
+    /// behind the place.
+    pub(super) fn refused(code: &str, details: &str) -> Self {
+        let of_script = details
+            .strip_prefix("Error running script")
+            .and_then(|details| details.split_once("@user_script:"))
+            .and_then(|(_, details)| details.split_once(": "));
+        let detail = match of_script {
+            Some((_, error)) => error.trim_start_matches('-').trim_end().to_owned(),
+            None => format!("{code} {details}"),
+        };
+        Self::new(RedisErrorKind::Refused, detail)
+    }
+
     /// The same, of another kind.
     pub(super) fn of_kind(mut self, kind: RedisErrorKind) -> Self {
         self.kind = kind;
@@ -72,7 +88,7 @@ impl RedisError {
     #[must_use]
     pub fn may_have_been_stored(&self) -> bool {
         use RedisErrorKind::{Lost, TimedOut, Unexpected};
-        matches!(self.kind, Lost | TimedOut | Unexpected)
+        matches!(self.kind, Lost | TimedOut | Unexpected) || self.code() == Some("PARTLY")
     }
 
     /// Whether the same call may succeed later without anybody changing the configuration.
@@ -84,8 +100,17 @@ impl RedisError {
         match self.kind {
             RedisErrorKind::Unreachable | RedisErrorKind::Lost | RedisErrorKind::TimedOut => true,
             RedisErrorKind::Refused => self.code().is_some_and(|code| TRANSIENT.contains(&code)),
-            RedisErrorKind::Config | RedisErrorKind::Unexpected => false,
+            RedisErrorKind::Config | RedisErrorKind::Unsupported | RedisErrorKind::Unexpected => {
+                false
+            }
         }
+    }
+
+    /// Whether the server refused the greeting of RESP3 because it does not know it.
+    pub(super) fn is_about_hello(&self) -> bool {
+        let detail = self.detail.to_ascii_lowercase();
+        self.code() == Some("NOPROTO")
+            || (detail.contains("unknown command") && detail.contains("hello"))
     }
 
     /// The first word of the server's error, `OOM` for example, if it answered with one.
@@ -118,6 +143,7 @@ impl fmt::Display for RedisError {
             RedisErrorKind::Lost => "the connection to Redis was lost before its answer came",
             RedisErrorKind::TimedOut => "Redis did not answer in time",
             RedisErrorKind::Refused => "Redis refused the command",
+            RedisErrorKind::Unsupported => "Redis cannot do what is needed",
             RedisErrorKind::Unexpected => "Redis answered something unexpected",
         })?;
         if self.detail.is_empty() {
@@ -131,5 +157,35 @@ impl Error for RedisError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         let source = self.source.as_deref()?;
         Some(source)
+    }
+}
+
+#[cfg(all(test, not(shuttle)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_script_that_got_an_error_has_its_code_whatever_the_server() {
+        for (code, details) in [
+            ("WRONGTYPE", "Operation against a key"),
+            (
+                "WRONGTYPE",
+                "Operation against a key script: ab12, on @user_script:58.",
+            ),
+            (
+                "ERR",
+                "Error running script (call to f_ab12): @user_script:58: WRONGTYPE Operation",
+            ),
+            (
+                "ERR",
+                "Error running script (call to f_ab12): @user_script: 58: -WRONGTYPE Operation\r\n",
+            ),
+        ] {
+            let error = RedisError::refused(code, details);
+            assert_eq!(error.code(), Some("WRONGTYPE"), "{error}");
+            assert_eq!(error.to_string().trim_end(), error.to_string());
+        }
+        let error = RedisError::refused("ERR", "Error running script");
+        assert_eq!(error.code(), Some("ERR"));
     }
 }

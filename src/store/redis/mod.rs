@@ -25,18 +25,22 @@
 //! |---|---|---|
 //! | `<prefix>{<name>}:events` | stream | an entry `<id>-<milliseconds>` for each event, with the fields `type` and `data`, `key` if it has one, `terminal` if it is |
 //! | `<prefix>{<name>}:log` | hash | the ends of the log, its newest time, the name of the server's history |
-//! | `<prefix>{<name>}:facts` | hash | the keys of events: see [`Event::key`](crate::Event::key) |
+//! | `<prefix>{<name>}:facts` | hash | the keys of events: see [`Event::key`](crate::Event::key); and a mark |
 //!
 //! All three are in one slot of a cluster, by their hash tag; the client itself follows no
 //! redirections. `%`, `{` and `}` in names are written as `%25`, `%7B` and `%7D`, an empty name as `%`. Changes are
 //! announced on a channel with the name of the stream, so an ACL user needs the permissions
 //! `~<prefix>* &<prefix>* +eval +evalsha +hello +ping +select +subscribe +unsubscribe +publish
-//! +info +time +@stream +@hash +del +exists +pexpire +persist`.
+//! +info +time +@stream +@hash +del +pexpire +persist`.
 //!
 //! To delete a log, delete all three keys. Its clients are told with a `reset` within
-//! [`RedisConfig::check_interval`], or when something is appended. Evicting keys does the same, so
-//! set `maxmemory-policy` to `noeviction`: then a full memory refuses appends with `OOM`, and reads
-//! go on.
+//! [`RedisConfig::check_interval`], or when something is appended.
+//!
+//! Set `maxmemory-policy` to `noeviction`: then a full memory refuses appends with `OOM`, and reads
+//! go on. With another one the server deletes keys, also single ones of a log. Where that is its
+//! hash or its stream, its events are lost, and with the next append it begins anew: facts are
+//! stored again, and all of its clients are told with a `reset`. Where it is its facts, the next
+//! append restores them from the events, and nobody notices.
 //!
 //! # Guarantees
 //!
@@ -55,7 +59,9 @@
 //!   notices nothing. That holds unless clocks are set back, or differ between servers, by more than
 //!   the age of the log; and not on a server whose `INFO replication` has no `master_replid`.
 //! - **Appends that fail** say whether they may have been stored: see [`RedisError`]. A batch whose
-//!   events all have keys is sent again when the connection breaks, and is stored once.
+//!   events all have keys is sent again when the connection breaks, and is stored once. What the
+//!   server refuses, a command that it does not have or that the user may not use, or a write while
+//!   its memory is full, is refused before the first event is stored.
 //!
 //! # Costs
 //!
@@ -65,10 +71,12 @@
 //! log's length. In Redis an event costs what its stream entry does, some 30 bytes beside its type
 //! and data, and a key about 100 bytes beside itself.
 //!
-//! Needs Redis 6.0 for RESP3, or what is compatible; tested with 7.0.
+//! Needs Redis 6.0, which has RESP3, or what is compatible: with an older one all calls fail with
+//! [`RedisErrorKind::Unsupported`]. Tested with 7.0, and by hand with 6.0 and 6.2.
 //!
 //! [`Cursor::Since`]: crate::Cursor::Since
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
@@ -78,6 +86,7 @@ use super::{Appended, EventStore, Page, PageLimit};
 use crate::clock;
 use crate::event::{EventId, NewEvent, StoredEvent};
 
+mod budget;
 mod client;
 mod driver;
 mod error;
@@ -88,6 +97,7 @@ mod script;
 mod server;
 mod watch;
 
+use budget::ReplySize;
 use client::Watching;
 use watch::Watch;
 
@@ -106,6 +116,8 @@ pub struct RedisEventStore {
     limits: Limits,
     /// From the first wait on, as long as the store lives.
     watching: OnceLock<Watching>,
+    /// The bytes that the largest event needs which did not fit into a page.
+    largest: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -141,6 +153,7 @@ impl RedisEventStore {
             keys: Keys::new(prefix, name),
             limits: Limits::default(),
             watching: OnceLock::new(),
+            largest: AtomicUsize::new(0),
         }
     }
 
@@ -218,11 +231,20 @@ impl RedisEventStore {
             self.age(),
         ];
         let args = args.each_ref().map(String::as_bytes);
-        let answer = self
-            .client
-            .run(&script::READ, self.keys(), &args, true)
-            .await?;
-        page(&answer)
+        loop {
+            let largest = self.largest.load(Ordering::Relaxed);
+            let size = ReplySize::new(limit.events, limit.bytes, largest);
+            let read = self.client.read(&script::READ, self.keys(), &args, size);
+            match page(&read.await?)? {
+                Answer::Page(page) => return Ok(page),
+                Answer::TooLarge(bytes) if bytes > largest => {
+                    self.largest.fetch_max(bytes, Ordering::Relaxed);
+                }
+                Answer::TooLarge(_) => {
+                    return Err(RedisError::unexpected("an event that does not fit"));
+                }
+            }
+        }
     }
 
     fn age(&self) -> String {
@@ -231,9 +253,9 @@ impl RedisEventStore {
 }
 
 /// For a look at the ends.
-const ONE: PageLimit = PageLimit {
-    events: 1,
-    bytes: 1,
+const NONE: PageLimit = PageLimit {
+    events: 0,
+    bytes: 0,
 };
 
 impl EventStore for RedisEventStore {
@@ -280,6 +302,7 @@ impl EventStore for RedisEventStore {
         Ok(outcomes)
     }
 
+    /// A page has at most 256 KiB, or one event, whatever the limit.
     async fn read(&self, after: Option<EventId>, limit: PageLimit) -> Result<Page, RedisError> {
         match self.watching.get() {
             Some(Watching { watch, .. }) => {
@@ -288,6 +311,11 @@ impl EventStore for RedisEventStore {
             }
             None => self.page(after, limit).await,
         }
+    }
+
+    /// As the others, without an event.
+    async fn ends(&self, after: Option<EventId>) -> Result<Page<()>, RedisError> {
+        Ok(self.read(after, NONE).await?.with(()))
     }
 
     /// Resolves with an error only where the server refuses to announce changes, or fails while it
@@ -301,7 +329,7 @@ impl EventStore for RedisEventStore {
         let listener = watch.listen().await?;
         let head = match watch.head() {
             Some(head) => head,
-            None => self.read(after, ONE).await?.head,
+            None => self.read(after, NONE).await?.head,
         };
         if head == after {
             listener.await;
@@ -354,10 +382,22 @@ fn milliseconds(duration: Option<Duration>) -> String {
     })
 }
 
-fn page(answer: &Value) -> Result<Page, RedisError> {
+/// What a read gets.
+enum Answer {
+    Page(Page),
+    /// The first event needs so many bytes, more than the page might have.
+    TooLarge(usize),
+}
+
+fn page(answer: &Value) -> Result<Answer, RedisError> {
     let [head, oldest, trimmed, closed, events @ ..] = array(answer)? else {
-        return Ok(Page::default());
+        return Ok(Answer::Page(Page::default()));
     };
+    if let [size] = events {
+        let size = usize::try_from(number(size)?);
+        let size = size.map_err(|_| RedisError::unexpected("a size that is none"))?;
+        return Ok(Answer::TooLarge(size));
+    }
     let (events, rest) = events.as_chunks::<4>();
     if !rest.is_empty() {
         return Err(RedisError::unexpected("half an event"));
@@ -370,13 +410,13 @@ fn page(answer: &Value) -> Result<Page, RedisError> {
             timestamp: clock::from_milliseconds(number(time)?),
         })
     });
-    Ok(Page {
+    Ok(Answer::Page(Page {
         events: events.collect::<Result<_, RedisError>>()?,
         oldest: id(oldest)?,
         head: id(head)?,
         trimmed: id(trimmed)?,
         closed: number(closed)? == 1,
-    })
+    }))
 }
 
 /// The head of a log, as its hash has it.

@@ -8,11 +8,21 @@ use super::error::RedisError;
 
 /// A command's bytes.
 pub(super) fn pack(words: &[&[u8]]) -> Vec<u8> {
-    let mut command = redis::Cmd::new();
+    pack_some(words, words.len())
+}
+
+/// The bytes of a command that has so many words, of which the last ones follow later.
+pub(super) fn pack_some(words: &[&[u8]], all: usize) -> Vec<u8> {
+    let mut command = format!("*{all}\r\n").into_bytes();
     for word in words {
-        command.arg(*word);
+        command.extend(pack_word(word));
     }
-    command.get_packed_command()
+    command
+}
+
+/// A word of a command.
+pub(super) fn pack_word(word: &[u8]) -> Vec<u8> {
+    [format!("${}\r\n", word.len()).as_bytes(), word, b"\r\n"].concat()
 }
 
 /// Takes bytes as they come and gives whole replies.
@@ -114,5 +124,7 @@ mod tests {
             pack(&[b"GET", b"a\r\nb", b""]),
             b"*3\r\n$3\r\nGET\r\n$4\r\na\r\nb\r\n$0\r\n\r\n"
         );
+        let late = [pack_some(&[b"GET"], 2), pack_word(b"key")].concat();
+        assert_eq!(late, pack(&[b"GET", b"key"]));
     }
 }

@@ -1,6 +1,11 @@
 -- Removes events. ARGV: the id of the last one that is to go.
 local log = load()
-if log and log.oldest and trim(log, nil, nil, tonumber(ARGV[1])) then
-  save(log)
+local gone = log and trim(log, nil, nil, tonumber(ARGV[1]))
+if gone then
+  local refused = removal_refused() or save(log)
+  if refused then
+    return refused
+  end
+  remove(gone)
 end
 return redis.status_reply('OK')

@@ -111,14 +111,21 @@ impl Watch {
 
     /// The connection is gone. Nobody is woken: there is nothing to see before another one is there.
     pub(super) fn disconnect(&self) {
-        lock(&self.state).subscribed = Subscribed::NotYet;
+        self.become_subscribed(Subscribed::NotYet);
     }
 
     /// What the server answered. Those who wait look again: announcements may have been missed.
     pub(super) fn subscribe(&self, answer: Result<(), RedisError>) {
-        lock(&self.state).subscribed =
-            answer.map_or_else(Subscribed::Refused, |()| Subscribed::Yes);
+        self.become_subscribed(answer.map_or_else(Subscribed::Refused, |()| Subscribed::Yes));
         self.ring();
+    }
+
+    fn become_subscribed(&self, subscribed: Subscribed) {
+        // What was there may have an error of the transport's: it is dropped without the lock.
+        let _earlier = {
+            let mut state = lock(&self.state);
+            std::mem::replace(&mut state.subscribed, subscribed)
+        };
     }
 
     /// Takes a head that was read without anybody asking for it, and rings if it is another.
