@@ -14,23 +14,45 @@ const gone = canForget && new FinalizationRegistry((reference) => heldObjects.de
 
 /** How many instances have died. */
 let deaths = 0;
+let isDying = false;
 /** A function of the instance that lives. */
 let enter;
 const [PREPARE, RENEW, NOTHING] = [0, 1, 2];
+/** Bare functions of that instance. */
+let lastWords = [];
 
 /** Each instance calls this when it starts. */
 export function begin(function_) {
   const before = enter;
   enter = function_;
+  if (isDying) return;
   // One that was replaced without a word, as builds whose panics abort are.
-  if (before) letGo();
+  if (before) {
+    deaths += 1;
+    letGo();
+  }
   // Not before all functions that run at its start have run.
-  queueMicrotask(() => enter === function_ && enter(PREPARE));
+  queueMicrotask(() => {
+    if (enter === function_) call(PREPARE);
+  });
+}
+
+/** For `PREPARE`: what to call, past all guards, when this instance has died. */
+export function prepared(table, ...functions) {
+  lastWords = functions.map((index) => table.get(index));
 }
 
 /** The instance has just died: its own code calls this, at the very end. */
 export function died() {
+  isDying = true;
   deaths += 1;
+  for (const word of lastWords.splice(0)) {
+    try {
+      word();
+    } catch {
+      // Each ends in a trap: when a call from a dead instance returns to it, it dies once more.
+    }
+  }
   // A new instance begins with the next call of any function of the module. That call would come from
   // whoever is first, with pointers into the memory of the old instance. So it is this one, which has none.
   call(NOTHING);
@@ -39,6 +61,8 @@ export function died() {
   queueMicrotask(() => {
     call(RENEW);
     call(NOTHING);
+    isDying = false;
+    call(PREPARE);
     letGo();
   });
 }

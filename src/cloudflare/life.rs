@@ -7,9 +7,8 @@
 //! off, so that clients come back to the next instance; promises are rejected, so that callers try
 //! again; and a run begins its code anew, with what the engine has answered already.
 
-use std::cell::Cell;
-
 use js_sys::Promise;
+use wasm_bindgen::function_table;
 use wasm_bindgen::handler::{schedule_reinit, set_on_abort};
 use wasm_bindgen::prelude::*;
 
@@ -24,6 +23,8 @@ extern "C" {
     fn died();
     #[wasm_bindgen(catch)]
     fn begin(enter: &JsValue) -> Result<(), JsValue>;
+    #[wasm_bindgen(catch)]
+    fn prepared(table: &JsValue, before: usize, reinit: usize) -> Result<(), JsValue>;
     #[wasm_bindgen(catch, js_name = holdWriter)]
     fn hold_writer(writer: &js::Writer) -> Result<JsValue, JsValue>;
     #[wasm_bindgen(catch, js_name = holdSocket)]
@@ -66,10 +67,16 @@ fn start() -> Result<(), JsValue> {
 fn enter(what: u32) {
     match what {
         PREPARE => {
-            let before = set_on_abort(on_death);
-            BEFORE.with(|cell| cell.set(before));
+            // What the `worker` crate does then, or a user's Worker.
+            let before = set_on_abort(on_death).unwrap_or(schedule_reinit);
+            // Cannot fail: they are functions of this module's table.
+            let _ = prepared(
+                &function_table(),
+                before as usize,
+                schedule_reinit as fn() as usize,
+            );
         }
-        // Of a death that is none.
+        // As after a death.
         RENEW => schedule_reinit(),
         _ => {}
     }
@@ -80,17 +87,9 @@ const PREPARE: u32 = 0;
 /// The next call is to be one of a new instance.
 const RENEW: u32 = 1;
 
-thread_local! {
-    /// What the `worker` crate does.
-    static BEFORE: Cell<Option<fn()>> = const { Cell::new(None) };
-}
-
-/// Called by `wasm-bindgen` in the instance that has just died, with whatever stack is left.
+/// Called by `wasm-bindgen` in the instance that has just died. It can call JavaScript once: when that
+/// returns to an instance that is dead, it traps.
 fn on_death() {
-    if let Some(before) = BEFORE.with(Cell::get) {
-        before();
-    }
-    schedule_reinit();
     died();
 }
 
