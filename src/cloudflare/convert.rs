@@ -56,12 +56,21 @@ pub(super) fn property(object: &JsValue, name: &str) -> JsValue {
     js_sys::Reflect::get(object, &JsValue::from_str(name)).unwrap_or(JsValue::UNDEFINED)
 }
 
-/// The message of something that was thrown.
+/// The message of something that was thrown, its first 16 Ki characters at most. What is neither an error
+/// nor text has none: it can be of any size and depth, and is not printed.
 pub(super) fn message(thrown: &JsValue) -> String {
-    property(thrown, "message")
-        .as_string()
-        .or_else(|| thrown.as_string())
-        .unwrap_or_else(|| format!("{thrown:?}"))
+    const LONGEST: u32 = 16 * 1024;
+    let text = match property(thrown, "message").dyn_into::<js_sys::JsString>() {
+        Ok(message) => message,
+        Err(_) => match thrown.dyn_ref::<js_sys::JsString>() {
+            Some(text) => text.clone(),
+            None => return "something was thrown that is no error".to_owned(),
+        },
+    };
+    match text.length() > LONGEST {
+        true => text.slice(0, LONGEST).into(),
+        false => text.into(),
+    }
 }
 
 /// What the platform threw, kept to be thrown again.

@@ -196,9 +196,9 @@ macro_rules! export_workflow {
             // A crate's exported functions need names of their own.
             pastey::paste! {
                 #[wasm_bindgen(start, wasm_bindgen = $crate::cloudflare::__private::wasm_bindgen)]
-                pub fn [<extend_ $workflow:snake>]() {
+                pub fn [<extend_ $workflow:snake>]() -> Result<(), JsValue> {
                     let dummy = ExportedWorkflow(WorkflowObject::dummy());
-                    $crate::cloudflare::__private::extend_workflow_entrypoint(&dummy.into());
+                    $crate::cloudflare::__private::extend_workflow_entrypoint(&dummy.into())
                 }
             }
         };)+

@@ -4,21 +4,10 @@ use futures_util::future::LocalBoxFuture;
 use js_sys::{Array, Function, JsString, Object, Promise, Uint8Array};
 use wasm_bindgen::prelude::*;
 
-#[wasm_bindgen(inline_js = r#"
-import { DurableObject, WorkflowEntrypoint, waitUntil } from "cloudflare:workers";
+use super::life;
 
-// The runtime walks a class's prototypes once, when the module was loaded, to see what it is.
-function extend(instance, base) {
-  const constructor = instance.constructor;
-  Object.setPrototypeOf(constructor, base);
-  Object.setPrototypeOf(constructor.prototype, base.prototype);
-  // Methods of an exported class can be called by RPC, and these would destroy the object.
-  for (const name of ["free", "__destroy_into_raw", Symbol.dispose]) {
-    delete constructor.prototype[name];
-  }
-}
-export const extendDurableObject = (instance) => extend(instance, DurableObject);
-export const extendWorkflowEntrypoint = (instance) => extend(instance, WorkflowEntrypoint);
+#[wasm_bindgen(inline_js = r#"
+import { waitUntil } from "cloudflare:workers";
 export { waitUntil };
 export const fetchObject = (stub, method, url, headers) => stub.fetch(url, { method, headers });
 export const dispose = (value) => value[Symbol.dispose]?.();
@@ -48,13 +37,6 @@ export const writeChunk = (writer, chunk, done) => {
 };
 "#)]
 extern "C" {
-    /// Makes the class of this object a Durable Object class: see section "RPC" of Cloudflare's
-    /// documentation of Durable Objects, which asks for `extends DurableObject`.
-    #[wasm_bindgen(js_name = extendDurableObject)]
-    pub fn extend_durable_object(instance: &JsValue);
-    /// Makes the class of this object a Workflow class.
-    #[wasm_bindgen(js_name = extendWorkflowEntrypoint)]
-    pub fn extend_workflow_entrypoint(instance: &JsValue);
     #[wasm_bindgen(catch)]
     pub(super) fn dispose(value: &JsValue) -> Result<(), JsValue>;
     /// Keeps the Worker at a request's work for up to half a minute after its client is gone. Without
@@ -330,11 +312,12 @@ extern "C" {
 }
 
 /// A promise of what `future` resolves to. A panic in it rejects the promise, where the build
-/// lets panics unwind.
+/// lets panics unwind; so does the death of the instance.
 pub(super) fn promise(future: impl Future<Output = Result<JsValue, JsValue>> + 'static) -> Promise {
     // Behind a pointer for the sake of LLVM, see `catch_panic`, and of size.
     let future: LocalBoxFuture<'static, _> = Box::pin(future);
     // What a panic leaves half-done is local to the future or behind a `RefCell` whose borrows
     // end with the panic.
-    wasm_bindgen_futures::future_to_promise(std::panic::AssertUnwindSafe(future))
+    let promise = wasm_bindgen_futures::future_to_promise(std::panic::AssertUnwindSafe(future));
+    life::mortal(promise)
 }

@@ -6,6 +6,10 @@
 //! Build the Worker with `worker-build --release --panic-unwind`, so that a panic costs one
 //! attempt or one request. Without it a panic anywhere in the Worker ends every object and every
 //! open stream of the isolate.
+//!
+//! What ends a whole WebAssembly instance all the same (a stack overflow, memory, an exception through an
+//! import that does not catch it) cuts off all its streams at once, so that clients come back, fails
+//! the attempts of steps, which the engine retries, and lets runs go on in the next instance.
 
 mod binding;
 mod convert;
@@ -14,6 +18,7 @@ mod entrypoint;
 mod events;
 mod hibernation;
 mod js;
+mod life;
 mod object;
 #[cfg(feature = "redis")]
 mod redis;
@@ -59,7 +64,7 @@ pub use subscribe::WorkflowSubscription;
 #[doc(hidden)]
 pub mod __private {
     pub use super::entrypoint::WorkflowObject;
-    pub use super::js::{extend_durable_object, extend_workflow_entrypoint};
+    pub use super::life::{extend_durable_object, extend_workflow_entrypoint};
     pub use super::object::WorkflowEventsObject;
     pub use ::js_sys;
     pub use ::pastey;

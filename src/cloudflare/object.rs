@@ -12,11 +12,13 @@ use worker::worker_sys::web_sys;
 use super::convert::message;
 use super::hibernation::HibernatingViewers;
 use super::js;
+use super::life;
 use super::relay::{Hop, Tree};
 use super::remote_log;
 use super::response::sse_frame_response_while;
 use super::runtime::WorkersRuntime;
 use super::serve::{self, Viewer};
+use super::socket::BROKEN;
 use super::sql::{ObjectSql, ObjectSqlError};
 use crate::store::SqliteError;
 use crate::workflow::{Runtime, WorkflowLog, WorkflowLogError};
@@ -106,6 +108,7 @@ impl WorkflowEventsObject {
         config: WorkflowEventsConfig,
     ) -> Result<Self, JsValue> {
         let state = worker::durable::State::from(state);
+        life::hold_sockets(&state.as_raw().into(), BROKEN)?;
         let sql = ObjectSql::new(&state)?;
         Ok(Self {
             object: Some(Rc::new(Object {
@@ -395,9 +398,9 @@ macro_rules! export_workflow_events {
             // A crate's exported functions need names of their own.
             pastey::paste! {
                 #[wasm_bindgen(start, wasm_bindgen = $crate::cloudflare::__private::wasm_bindgen)]
-                pub fn [<extend_ $name:snake>]() {
+                pub fn [<extend_ $name:snake>]() -> Result<(), JsValue> {
                     let dummy = ExportedWorkflowEvents(WorkflowEventsObject::dummy());
-                    $crate::cloudflare::__private::extend_durable_object(&dummy.into());
+                    $crate::cloudflare::__private::extend_durable_object(&dummy.into())
                 }
             }
         };

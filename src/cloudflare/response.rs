@@ -15,6 +15,7 @@ use wasm_bindgen::prelude::*;
 use worker::{Response, ResponseBuilder};
 
 use super::js;
+use super::life::Held;
 use super::runtime::Timer;
 use crate::store::FrameStore;
 use crate::{EventStore, Subscription, body, frame_body, wire};
@@ -120,7 +121,7 @@ fn stream(chunks: Chunks) -> worker::Result<(Response, impl Future<Output = ()>)
         response = response.with_header(name, value)?;
     }
     let response = response.stream(stream.readable());
-    Ok((response, pump(chunks, Viewer::new(writer))))
+    Ok((response, pump(chunks, Viewer::new(writer)?)))
 }
 
 /// Writes chunks until there are no more or the viewer is gone. One is under way at a time: that
@@ -148,6 +149,8 @@ struct Viewer {
     writer: js::Writer,
     write: Rc<Write>,
     done: Closure<dyn FnMut(bool)>,
+    /// The stream ends no later than this instance.
+    _held: Held,
 }
 
 /// The write that is under way.
@@ -158,7 +161,8 @@ struct Write {
 }
 
 impl Viewer {
-    fn new(writer: js::Writer) -> Self {
+    fn new(writer: js::Writer) -> Result<Self, JsValue> {
+        let held = Held::writer(&writer)?;
         let write = Rc::new(Write::default());
         let done = {
             let write = Rc::clone(&write);
@@ -169,11 +173,12 @@ impl Viewer {
                 }
             }
         };
-        Self {
+        Ok(Self {
             writer,
             write,
             done: Closure::wrap_assert_unwind_safe(Box::new(done) as Box<dyn FnMut(bool)>),
-        }
+            _held: held,
+        })
     }
 
     /// Returns whether the viewer took it.

@@ -15,6 +15,7 @@ use worker::Response;
 
 use super::convert::property;
 use super::js;
+use super::life::Held;
 use super::response::stream_here;
 use super::runtime::Timer;
 use crate::credit::Taken;
@@ -46,6 +47,7 @@ struct Pages {
     received: Rc<RefCell<Received>>,
     taken: Taken,
     listeners: [(&'static str, Listener); 3],
+    _held: Held,
 }
 
 type Listener = Closure<dyn FnMut(JsValue)>;
@@ -87,6 +89,7 @@ impl Pages {
         socket.set_binary_type("arraybuffer");
         socket.accept()?;
         Ok(Self {
+            _held: Held::socket(&socket, LEFT)?,
             socket,
             received,
             taken: Taken::default(),

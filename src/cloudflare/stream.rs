@@ -11,13 +11,16 @@ use worker::web_sys;
 
 use super::convert::{property, step_error, throw};
 use super::js::{self, IdentityTransformStream, Reader, Writer};
+use super::life::Held;
 use crate::workflow::{ByteStream, StepError, catch_panic};
 
 /// To a `ReadableStream`. It is read no faster than the other side reads.
 pub(super) fn to_js(mut stream: ByteStream) -> Result<JsValue, JsValue> {
     let transform = IdentityTransformStream::new()?;
     let writer = transform.writable().get_writer()?;
+    let held = Held::writer(&writer)?;
     wasm_bindgen_futures::spawn_local(async move {
+        let _held = held;
         // Nobody can be told of an error of the writer: the reader has gone.
         let _ = match catch_panic(pump(&mut stream, &writer)).await {
             Ok(()) => writer.close().await,

@@ -1,8 +1,8 @@
 //! Requests in, responses out.
 
+use futures_util::StreamExt;
 use serde::de::DeserializeOwned;
-use worker::js_sys::{JSON, Object, Reflect};
-use worker::wasm_bindgen::{JsCast, JsValue};
+use serde_json::{Map, Value};
 use worker::{Request, Response, ResponseBuilder, Result};
 
 const RUN_PAGE: &str = include_str!("page/index.html");
@@ -15,61 +15,112 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
     connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'self'; \
     frame-ancestors 'none'";
 
-/// A body of JSON. Kept as JavaScript has it, whose strings may have what Rust's cannot.
+/// A body that is an object of JSON.
 #[derive(Default)]
-pub struct Body(Object);
+pub struct Body(Map<String, Value>);
 
 /// The most that the platform takes as params or as an event's payload.
 const MAX_BODY: usize = 1024 * 1024;
 
 /// The body, `None` if there is none, or the status and the reason to refuse it with.
 pub async fn json_body(request: &mut Request) -> std::result::Result<Option<Body>, (u16, String)> {
-    let text = request
-        .text()
-        .await
-        .map_err(|error| (400, format!("the body cannot be read: {error}")))?;
-    if text.len() > MAX_BODY {
-        // Here and not by the platform, whose local runtime takes more than the real one.
-        return Err((413, "the body is larger than 1 MiB".to_owned()));
-    }
+    let text = text_body(request).await?;
     if text.trim().is_empty() {
         return Ok(None);
     }
-    let value = JSON::parse(&text).map_err(|error| {
-        let reason = Reflect::get(&error, &"message".into()).ok();
-        let reason = reason
-            .and_then(|reason| reason.as_string())
-            .unwrap_or_default();
-        (400, format!("the body is not JSON: {reason}"))
-    })?;
-    match value.dyn_into::<Object>() {
-        Ok(object) if !object.is_instance_of::<worker::js_sys::Array>() => Ok(Some(Body(object))),
+    // Goes 128 levels deep at most.
+    let value = serde_json::from_str(&well_formed(&text))
+        .map_err(|error| (400, format!("the body is not JSON: {}", brief(&error))))?;
+    match value {
+        Value::Object(object) => Ok(Some(Body(object))),
         _ => Err((400, "the body is JSON, but not an object".to_owned())),
+    }
+}
+
+/// Reads no further than what is too much. Here and not by the platform, whose local runtime takes more
+/// than the real one.
+async fn text_body(request: &mut Request) -> std::result::Result<String, (u16, String)> {
+    let too_large = || (413, "the body is larger than 1 MiB".to_owned());
+    let length = request.headers().get("content-length").ok().flatten();
+    let length = length.and_then(|length| length.parse::<u64>().ok());
+    if length.is_some_and(|length| length > MAX_BODY as u64) {
+        return Err(too_large());
+    }
+    let mut bytes = Vec::new();
+    // There is none where there is no body. Dropped before its end it is cancelled.
+    if let Ok(mut stream) = request.stream() {
+        while let Some(chunk) = stream.next().await {
+            let chunk = chunk.map_err(|_| (400, "the body cannot be read".to_owned()))?;
+            if bytes.len() + chunk.len() > MAX_BODY {
+                return Err(too_large());
+            }
+            bytes.extend(chunk);
+        }
+    }
+    String::from_utf8(bytes).map_err(|_| (400, "the body is not UTF-8".to_owned()))
+}
+
+/// JSON whose texts are Unicode: half a surrogate pair, which JavaScript's texts can have and Rust's cannot,
+/// becomes U+FFFD, as everywhere.
+fn well_formed(json: &str) -> String {
+    let code = |text: &str| {
+        let digits = text.strip_prefix("\\u")?.get(..4)?;
+        u32::from_str_radix(digits, 16).ok()
+    };
+    let mut written = String::with_capacity(json.len());
+    let mut rest = json;
+    while let Some(at) = rest.find('\\') {
+        let (before, escape) = rest.split_at(at);
+        written.push_str(before);
+        let pair = escape.get(6..).and_then(code);
+        let length = match (code(escape), pair) {
+            (Some(0xD800..=0xDBFF), Some(0xDC00..=0xDFFF)) => 12,
+            (Some(0xD800..=0xDFFF), _) => {
+                written.push('\u{FFFD}');
+                rest = &escape[6..];
+                continue;
+            }
+            // A backslash and what it escapes, which may be another.
+            _ => 1 + escape.chars().nth(1).map_or(0, char::len_utf8),
+        };
+        let (escape, behind) = escape.split_at(length);
+        written.push_str(escape);
+        rest = behind;
+    }
+    written.push_str(rest);
+    written
+}
+
+/// The beginning of what serde says, which may have much of the body in it.
+fn brief(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    match text.char_indices().nth(120) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
     }
 }
 
 impl Body {
     pub fn read<T: DeserializeOwned>(&self) -> std::result::Result<T, String> {
-        // Half a surrogate pair, which Rust's strings cannot hold, is read as U+FFFD.
-        serde_wasm_bindgen::from_value((*self.0).clone()).map_err(|error| {
-            // Displayed as JavaScript does it, with the error's class in front.
-            let reason = error.to_string();
-            reason.strip_prefix("Error: ").unwrap_or(&reason).to_owned()
-        })
+        read(Value::Object(self.0.clone()))
     }
 
-    /// The name of a property that is not one of these: serde-wasm-bindgen does not look for any.
-    pub fn other_than(&self, names: &[&str]) -> Option<String> {
-        let properties = Object::keys(&self.0);
-        properties
-            .iter()
-            .filter_map(|name| name.as_string())
-            .find(|name| !names.contains(&name.as_str()))
+    /// Whether it has a property that is not one of these.
+    pub fn has_others_than(&self, names: &[&str]) -> bool {
+        self.0.keys().any(|name| !names.contains(&name.as_str()))
     }
 
-    pub fn property(&self, name: &str) -> JsValue {
-        Reflect::get(&self.0, &name.into()).unwrap_or(JsValue::UNDEFINED)
+    pub fn take(&mut self, name: &str) -> Value {
+        self.0.remove(name).unwrap_or_default()
     }
+}
+
+pub fn read<T: DeserializeOwned>(value: Value) -> std::result::Result<T, String> {
+    // serde takes a list for a struct, too.
+    if value.is_array() {
+        return Err("invalid type: a list".to_owned());
+    }
+    serde_json::from_value(value).map_err(|error| brief(&error))
 }
 
 pub fn wants_html(request: &Request) -> bool {

@@ -13,10 +13,10 @@ use ssetarget::cloudflare::{
     CreateOptions, InstanceSse, SseRoute, Transport, Workflow, WorkflowErrorKind,
     WorkflowEventsNamespace, serve_instance_sse,
 };
-use worker::{Context, Env, Method, Request, Response, Result, event};
+use worker::{Context, Env, Request, Response, Result, event};
 
 use http::json_body;
-use order::{Order, OrderWorkflow};
+use order::{Approval, Order, OrderWorkflow};
 
 ssetarget::export_workflow!(OrderWorkflow);
 ssetarget::export_workflow_events!(WorkflowEvents);
@@ -33,18 +33,20 @@ async fn fetch(request: Request, env: Env, _context: Context) -> Result<Response
     };
     let path = request.path();
     let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
-    match (segments.as_slice(), request.method()) {
-        ([""], Method::Post) => start(request, &workflow, &events).await,
-        ([""], Method::Get) if http::wants_html(&request) => http::start_page(),
+    // Not `request.method()`, which takes a method that it does not know for GET.
+    let method = request.inner().method();
+    match (segments.as_slice(), method.as_str()) {
+        ([""], "POST") => start(request, &workflow, &events).await,
+        ([""], "GET") if http::wants_html(&request) => http::start_page(),
         ([""], _) => http::method_not_allowed("POST"),
-        ([id], Method::Get) => page(id, &events).await,
+        ([id], "GET") => page(id, &events).await,
         ([_], _) => http::method_not_allowed("GET"),
-        ([id, "event"], Method::Post) => send_event(id, request, &workflow, &events).await,
+        ([id, "event"], "POST") => send_event(id, request, &workflow, &events).await,
         ([_, "event"], _) => http::method_not_allowed("POST"),
         ([id, "instance", "sse"], _) => {
             serve_instance_sse(id, request, &workflow, InstanceSse::new()).await
         }
-        (["assets", file], Method::Get) => http::asset(file),
+        (["assets", file], "GET") => http::asset(file),
         (["assets", _], _) => http::method_not_allowed("GET"),
         _ => http::text(404, "there is nothing here"),
     }
@@ -103,7 +105,8 @@ async fn page(id: &str, events: &WorkflowEventsNamespace) -> Result<Response> {
     http::run_page(status)
 }
 
-/// `POST /<id>/event`, with `{"type", "payload"}` as JSON or nothing.
+/// `POST /<id>/event`, with `{"type", "payload"}` as JSON or nothing. What a run waits for has to be of the
+/// payload's type, since another would fail the run.
 async fn send_event(
     id: &str,
     mut request: Request,
@@ -116,13 +119,13 @@ async fn send_event(
         event_type: String,
     }
     fn waiting() -> String {
-        "waiting".to_owned()
+        order::APPROVAL.to_owned()
     }
-    let body = match json_body(&mut request).await {
+    let mut body = match json_body(&mut request).await {
         Ok(body) => body.unwrap_or_default(),
         Err((status, reason)) => return http::text(status, &reason),
     };
-    if body.other_than(&["type", "payload"]).is_some() {
+    if body.has_others_than(&["type", "payload"]) {
         return http::text(
             400,
             "the body of an event has a type and a payload, nothing else",
@@ -135,6 +138,12 @@ async fn send_event(
         }
         Err(reason) => return http::text(400, &format!("the body is not an event: {reason}")),
     };
+    let payload = body.take("payload");
+    if event.event_type == order::APPROVAL
+        && let Err(reason) = http::read::<Option<Approval>>(payload.clone())
+    {
+        return http::text(400, &format!("the payload is not an approval: {reason}"));
+    }
     const UNKNOWN: &str = "there is no run with this id";
     // Asked first, since the local engine keeps every unknown id that it is asked about in memory.
     if !events.exists(id).await? {
@@ -149,9 +158,7 @@ async fn send_event(
     if status.state.has_ended() {
         return http::text(409, "the run has ended");
     }
-    instance
-        .send_event_js(&event.event_type, &body.property("payload"))
-        .await?;
+    instance.send_event(&event.event_type, &payload).await?;
     http::sent(&event.event_type)
 }
 

@@ -58,7 +58,7 @@ pub struct Receipt {
 /// What `POST /<id>/event` may say.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct Approval {
+pub struct Approval {
     by: Option<String>,
 }
 
@@ -69,6 +69,9 @@ pub struct OrderWorkflow {
 /// The workflow's name and the binding of its events, as in wrangler.toml.
 pub const NAME: &str = "order";
 pub const EVENTS: &str = "WORKFLOW_EVENTS";
+
+/// The type of the event that has an [`Approval`].
+pub const APPROVAL: &str = "waiting";
 
 impl WorkflowEntrypoint for OrderWorkflow {
     type Params = Order;
@@ -145,7 +148,7 @@ async fn ship(step: &WorkflowRunStep, order: Order) -> Result<Receipt, StepError
     step.sleep("let the glue dry", Duration::from_secs(2))
         .await?;
 
-    let approval = WaitForEvent::new("waiting").timeout(Duration::from_secs(60 * 60));
+    let approval = WaitForEvent::new(APPROVAL).timeout(Duration::from_secs(60 * 60));
     let approval = step
         .wait_for_event::<Option<Approval>>("wait for approval", approval)
         .await?;

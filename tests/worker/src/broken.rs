@@ -36,9 +36,9 @@ impl BrokenEvents {
 }
 
 #[wasm_bindgen(start)]
-pub fn extend_broken_events() {
+pub fn extend_broken_events() -> Result<(), JsValue> {
     let way = String::new();
-    extend_durable_object(&BrokenEvents { way }.into());
+    extend_durable_object(&BrokenEvents { way }.into())
 }
 
 /// As `WorkflowEvents`, and goes down when told to, with all its connections, as it may at any time
@@ -88,8 +88,8 @@ impl FragileEvents {
 }
 
 #[wasm_bindgen(start)]
-pub fn extend_fragile_events() {
-    extend_durable_object(&FragileEvents(WorkflowEventsObject::dummy()).into());
+pub fn extend_fragile_events() -> Result<(), JsValue> {
+    extend_durable_object(&FragileEvents(WorkflowEventsObject::dummy()).into())
 }
 
 #[wasm_bindgen(inline_js = r#"

@@ -88,10 +88,10 @@ impl CrowdEvents {
 }
 
 #[wasm_bindgen(start)]
-pub fn extend_crowd_events() {
+pub fn extend_crowd_events() -> Result<(), JsValue> {
     let dummy = CrowdEvents {
         object: WorkflowEventsObject::dummy(),
         answers: Rc::default(),
     };
-    extend_durable_object(&dummy.into());
+    extend_durable_object(&dummy.into())
 }

@@ -20,6 +20,7 @@
 //! - `POST /redis/<log>` appends a list of events to a log in Redis, `GET /redis/<log>/sse` serves it
 //! - `/hub/<log>` and `/hub/<log>/sse` do so by an object, over one connection for all;
 //!   `/hub/contract` runs the suite of stores
+//! - `POST /trap/<way>` ends the WebAssembly instance; `/panic` panics
 //! - `GET /binding/<kind>/<name>` says what comes of looking for a binding
 
 mod brittle;
@@ -32,6 +33,7 @@ mod platform;
 mod redis;
 mod script;
 mod tally;
+mod trap;
 mod watched;
 mod workflows;
 
@@ -82,6 +84,12 @@ async fn fetch(mut request: Request, env: Env, _context: Context) -> Result<Resp
             redis::respond(&target, request, rest).await
         }
         (["hub", ..], _) => redis::ask_hub(&env, request).await,
+        (["trap", way], Method::Post) => {
+            trap::spring(way);
+            Response::error("it lives", 500)
+        }
+        #[allow(clippy::panic, reason = "what is tested")]
+        (["panic"], _) => panic!("the handler panics"),
         (["binding", kind, name], _) => Response::ok(binding(&env, kind, name)),
         ([workflow, id, "sse"], _) => {
             serve_sse(id, request, &workflows::events(&env, workflow)?).await

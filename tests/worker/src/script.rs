@@ -20,6 +20,7 @@ use ssetarget::workflow::{
 use worker::{Context, Delay, Env};
 
 use crate::gate;
+use crate::trap;
 use crate::workflows;
 
 /// The params of an instance.
@@ -80,6 +81,8 @@ enum Op {
     Fail(String),
     /// Panics with this message.
     Panic(String),
+    /// Ends the WebAssembly instance in this way.
+    Trap(String),
 }
 
 #[derive(Clone, Deserialize)]
@@ -135,6 +138,8 @@ enum Attempt {
     Panic(String),
     /// Panics after an await.
     PanicLater(String),
+    /// Ends the WebAssembly instance in this way.
+    Trap(String),
     Hang,
 }
 
@@ -374,6 +379,10 @@ impl Interpreter {
             Op::Fail(message) => return Err(StepError::new(message)),
             #[allow(clippy::panic, reason = "what is tested")]
             Op::Panic(message) => panic!("{message}"),
+            Op::Trap(way) => {
+                trap::spring(way);
+                None
+            }
         })
     }
 
@@ -504,6 +513,10 @@ impl Attempt {
             Self::PanicLater(message) => {
                 Delay::from(Duration::from_millis(1)).await;
                 panic!("{message}");
+            }
+            Self::Trap(way) => {
+                trap::spring(way);
+                Ok(())
             }
             Self::Hang => std::future::pending().await,
         }
