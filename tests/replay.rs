@@ -20,8 +20,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, SystemTime};
 
-use futures_util::FutureExt;
 use futures_util::future::{Either, select};
+use futures_util::{FutureExt, try_join};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use serde::de::DeserializeOwned;
@@ -109,8 +109,37 @@ const HABITS: [Habit; 5] = [
     Habit::Waits,
 ];
 
-async fn order_by_habit(step: Wrapped, world: &Rc<World>) -> Result<String, StepError> {
-    let error = match order(&step, world).await {
+/// Steps at the same time, of which an error gives up the others.
+async fn at_once(step: &Wrapped, world: &Rc<World>) -> Result<String, StepError> {
+    let shop = Rc::clone(world);
+    let left = step.run("left", async move |attempt: StepContext| {
+        shop.sim().sleep(Duration::from_millis(20)).await;
+        match shop.failures_of("left-1") {
+            0 => Err(shop.error("left-1", attempt.attempt)),
+            _ => Ok(()),
+        }
+    });
+    let bank = Rc::clone(world);
+    let right = step.group("pair", async |step| {
+        step.run("right", async move |_| {
+            bank.sim().sleep(Duration::from_millis(40)).await;
+            Ok(())
+        })
+        .await?;
+        step.sleep("nap", Duration::from_secs(3600)).await
+    });
+    let approval = step.wait_for_event::<()>("approval", WaitForEvent::new("ok"));
+    let nap = step.sleep("nap", Duration::from_secs(60));
+    try_join!(left, right, approval, nap)?;
+    step.run("sum", async |_| Ok("sum".to_owned())).await
+}
+
+async fn by_habit(
+    step: Wrapped,
+    world: &Rc<World>,
+    result: Result<String, StepError>,
+) -> Result<String, StepError> {
+    let error = match result {
         Err(error) => error,
         ok => return ok,
     };
@@ -247,6 +276,48 @@ fn reset_at_every_poll() {
             world.lifetime(Some((at, Disturbance::Reset)));
             world.run_to_end();
             world.check(1);
+        }
+    }
+}
+
+/// The order in which steps end that run at the same time is the engine's.
+#[test]
+fn concurrent_steps_at_every_poll() {
+    let sorted = |world: &World| {
+        let mut lines = lines(&world.of_run(1));
+        let place = |line: String| lines.iter().position(|other| *other == line);
+        for line in &lines {
+            if let Some(rest) = line.strip_prefix("completed ") {
+                assert!(place(format!("started {rest}")) < place(line.clone()));
+            }
+        }
+        lines.sort();
+        lines
+    };
+    let world = |seed| {
+        let world = World::new(seed, Troubles::None);
+        world.at_once.set(true);
+        world.habit.set(HABITS[seed as usize % HABITS.len()]);
+        world
+    };
+    let undisturbed = world(0);
+    undisturbed.lifetime(None).0.unwrap().unwrap();
+    let undisturbed = sorted(&undisturbed);
+    assert_eq!(undisturbed.len(), 16);
+    for number in 0..5 {
+        let seed = Seed(number);
+        let (_, polls) = world(seed.0).lifetime(None);
+        for at in 0..polls {
+            let disturbance = match at % 4 {
+                0 => Disturbance::Kill,
+                1 => Disturbance::Pause,
+                _ => Disturbance::Reset,
+            };
+            let world = world(seed.0);
+            world.lifetime(Some((at, disturbance)));
+            world.lifetime(None).0.unwrap().unwrap();
+            assert_eq!(sorted(&world), undisturbed, "{disturbance:?} at {at}");
+            world.failed_attempts(1);
         }
     }
 }
@@ -460,6 +531,8 @@ struct World {
     random: Cell<u64>,
     troubles: Cell<Troubles>,
     habit: Cell<Habit>,
+    /// The workflow is [`at_once`], and not [`order`].
+    at_once: Cell<bool>,
     /// The engine of this lifetime is gone.
     reset: Cell<bool>,
     /// Who is to know when it goes.
@@ -505,6 +578,7 @@ impl World {
             random: Cell::new(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1),
             troubles: Cell::new(troubles),
             habit: Cell::new(Habit::Returns),
+            at_once: Cell::new(false),
             reset: Cell::new(false),
             watchers: RefCell::default(),
             returned: Cell::new(false),
@@ -521,7 +595,11 @@ impl World {
         disturbance: Option<(u32, Disturbance)>,
     ) -> (Option<Result<String, StepError>>, u32) {
         let (result, polls) = self.process(disturbance, async |step| {
-            let result = order_by_habit(step, self).await;
+            let result = match self.at_once.get() {
+                true => at_once(&step, self).await,
+                false => order(&step, self).await,
+            };
+            let result = by_habit(step, self, result).await;
             self.returned.set(!self.is_reset());
             result
         });
@@ -756,7 +834,7 @@ impl World {
 
     /// Before the engine ends a lifetime because the run waits, the log has everything.
     fn check_before_wait(&self, last: &str) {
-        if self.troubles.get() == Troubles::None {
+        if self.troubles.get() == Troubles::None && !self.at_once.get() {
             let page = self.database.target().store().read(None, ALL);
             let events = page.now_or_never().unwrap().unwrap().events;
             let types = events.iter().map(|event| event.event_type.as_str());
