@@ -1,6 +1,7 @@
 //! A whole instance in a simulation: engine, network, clock and scheduler are this file's own, so
 //! that the process can die at every single poll of every task, requests arrive though the process
-//! that sent them is dead, and every order of events that a seed can think of is tried.
+//! that sent them is dead, and every order of events that a seed can think of is tried. The engine
+//! can be reset under a step, as a deploy does it, while the code that called it goes on.
 //!
 //! The promise: the log of a run that was interrupted any number of times is the log of one that
 //! was not, but for timestamps, and for the attempts that were really made again.
@@ -11,7 +12,7 @@ mod support;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,8 +20,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, SystemTime};
 
-use futures_util::FutureExt;
 use futures_util::future::{Either, select};
+use futures_util::{FutureExt, try_join};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use serde::de::DeserializeOwned;
@@ -77,7 +78,7 @@ async fn order(step: &Wrapped, world: &Rc<World>) -> Result<String, StepError> {
         Err::<(), _>(shop.error("doomed-1", attempt.attempt))
     });
     match doomed.await {
-        Err(error) if error.is_suspended() => return Err(error),
+        Err(error) if error.message() != "no" => return Err(error),
         doomed => assert_eq!(doomed.unwrap_err().message(), "no"),
     }
     step.sleep_until("later", SystemTime::UNIX_EPOCH).await?;
@@ -88,6 +89,94 @@ async fn order(step: &Wrapped, world: &Rc<World>) -> Result<String, StepError> {
 }
 
 const RESULT: &str = "7 3 8";
+
+/// What a workflow makes of an error of a step.
+#[derive(Clone, Copy, Debug)]
+enum Habit {
+    Returns,
+    OtherWords,
+    Swallows,
+    /// Another step follows, and a group.
+    Compensates,
+    Waits,
+}
+
+const HABITS: [Habit; 5] = [
+    Habit::Returns,
+    Habit::OtherWords,
+    Habit::Swallows,
+    Habit::Compensates,
+    Habit::Waits,
+];
+
+/// Steps at the same time, of which an error gives up the others.
+async fn at_once(step: &Wrapped, world: &Rc<World>) -> Result<String, StepError> {
+    let shop = Rc::clone(world);
+    let left = step.run("left", async move |attempt: StepContext| {
+        shop.sim().sleep(Duration::from_millis(20)).await;
+        match shop.failures_of("left-1") {
+            0 => Err(shop.error("left-1", attempt.attempt)),
+            _ => Ok(()),
+        }
+    });
+    let bank = Rc::clone(world);
+    let right = step.group("pair", async |step| {
+        step.run("right", async move |_| {
+            bank.sim().sleep(Duration::from_millis(40)).await;
+            Ok(())
+        })
+        .await?;
+        step.sleep("nap", Duration::from_secs(3600)).await
+    });
+    let approval = step.wait_for_event::<()>("approval", WaitForEvent::new("ok"));
+    let nap = step.sleep("nap", Duration::from_secs(60));
+    try_join!(left, right, approval, nap)?;
+    step.run("sum", async |_| Ok("sum".to_owned())).await
+}
+
+async fn by_habit(
+    step: Wrapped,
+    world: &Rc<World>,
+    result: Result<String, StepError>,
+) -> Result<String, StepError> {
+    let error = match result {
+        Err(error) => error,
+        ok => return ok,
+    };
+    if error.message() == PAUSED {
+        return Err(error);
+    }
+    let ends = match world.habit.get() {
+        Habit::Returns => Err(error),
+        Habit::OtherWords => Err(StepError::new(format!("no order today: {error}"))),
+        Habit::Swallows => Ok("nothing".to_owned()),
+        Habit::Compensates => {
+            step.group("undo", async |step| {
+                step.run("refund", async |_| Ok(0)).await
+            })
+            .await?;
+            Ok("refunded".to_owned())
+        }
+        Habit::Waits => {
+            step.sleep("cool down", Duration::from_secs(60)).await?;
+            Err(error)
+        }
+    };
+    assert!(world.is_reset(), "an error that was none: {ends:?}");
+    ends
+}
+
+const PAUSED: &str = "Aborting engine: User called pause";
+
+/// What production says of an engine that is gone. The glue knows them by their words.
+const RESETS: [&str; 4] = [
+    "Durable Object reset because its code was updated.",
+    "Network connection lost.",
+    "Aborting engine: Grace period complete",
+    "Cannot invoke closure from previous WASM instance",
+];
+/// Words that nothing knows: then the place decides.
+const ODD: &str = "the node of this engine was taken out of service";
 
 /// What stays the same whatever happens: attempts that fail are compared with those really made.
 const LOG: [&str; 21] = [
@@ -173,6 +262,98 @@ fn paused_at_every_poll() {
                 world.run_to_end();
             }
             world.check(1);
+        }
+    }
+}
+
+#[test]
+fn reset_at_every_poll() {
+    for (seed, habit) in (0..).zip(HABITS) {
+        let (_, polls) = World::new(seed, Troubles::None).lifetime(None);
+        for at in 0..polls {
+            let world = World::new(seed, Troubles::None);
+            world.habit.set(habit);
+            world.lifetime(Some((at, Disturbance::Reset)));
+            world.run_to_end();
+            world.check(1);
+        }
+    }
+}
+
+/// The order in which steps end that run at the same time is the engine's.
+#[test]
+fn concurrent_steps_at_every_poll() {
+    let sorted = |world: &World| {
+        let mut lines = lines(&world.of_run(1));
+        let place = |line: String| lines.iter().position(|other| *other == line);
+        for line in &lines {
+            if let Some(rest) = line.strip_prefix("completed ") {
+                assert!(place(format!("started {rest}")) < place(line.clone()));
+            }
+        }
+        lines.sort();
+        lines
+    };
+    let world = |seed| {
+        let world = World::new(seed, Troubles::None);
+        world.at_once.set(true);
+        world.habit.set(HABITS[seed as usize % HABITS.len()]);
+        world
+    };
+    let undisturbed = world(0);
+    undisturbed.lifetime(None).0.unwrap().unwrap();
+    let undisturbed = sorted(&undisturbed);
+    assert_eq!(undisturbed.len(), 16);
+    for number in 0..5 {
+        let seed = Seed(number);
+        let (_, polls) = world(seed.0).lifetime(None);
+        for at in 0..polls {
+            let disturbance = match at % 4 {
+                0 => Disturbance::Kill,
+                1 => Disturbance::Pause,
+                _ => Disturbance::Reset,
+            };
+            let world = world(seed.0);
+            world.lifetime(Some((at, disturbance)));
+            world.lifetime(None).0.unwrap().unwrap();
+            assert_eq!(sorted(&world), undisturbed, "{disturbance:?} at {at}");
+            world.failed_attempts(1);
+        }
+    }
+}
+
+/// Lifetimes that are killed, paused and reset, in any order: more than 20,000 steps of them.
+#[test]
+fn lifetimes_without_number() {
+    let mut steps = 0;
+    for number in 0..1_500 {
+        let seed = Seed(number);
+        let world = World::new(seed.0, Troubles::None);
+        world.habit.set(HABITS[world.random(5) as usize]);
+        let mut disturbances = Vec::new();
+        for _ in 0..world.random(12) {
+            let disturbance = match world.random(4) {
+                0 => Disturbance::Kill,
+                1 => Disturbance::Pause,
+                _ => Disturbance::Reset,
+            };
+            disturbances.push((world.random(250) as u32, disturbance));
+        }
+        world.suffer(disturbances);
+        world.run_to_end();
+        world.check(1);
+        steps += world.engine.calls.get();
+    }
+    assert!(steps > 20_000, "{steps}");
+}
+
+/// Says which seed it was, if a test fails.
+struct Seed(u64);
+
+impl Drop for Seed {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("seed {}", self.0);
         }
     }
 }
@@ -284,7 +465,11 @@ fn what_piles_up_is_sent_in_parts_and_in_order() {
 }
 
 fn disturbances() -> impl Strategy<Value = Vec<(u32, Disturbance)>> {
-    let disturbance = prop_oneof![Just(Disturbance::Kill), Just(Disturbance::Pause)];
+    let disturbance = prop_oneof![
+        Just(Disturbance::Kill),
+        Just(Disturbance::Pause),
+        Just(Disturbance::Reset)
+    ];
     vec((0..250_u32, disturbance), 0..8)
 }
 
@@ -345,6 +530,15 @@ struct World {
     now: Cell<Duration>,
     random: Cell<u64>,
     troubles: Cell<Troubles>,
+    habit: Cell<Habit>,
+    /// The workflow is [`at_once`], and not [`order`].
+    at_once: Cell<bool>,
+    /// The engine of this lifetime is gone.
+    reset: Cell<bool>,
+    /// Who is to know when it goes.
+    watchers: RefCell<Vec<Waker>>,
+    /// The workflow's code of this lifetime had returned before the engine went.
+    returned: Cell<bool>,
     /// Requests on their way, by when they arrive.
     requests: RefCell<BTreeMap<(Duration, u64), Request>>,
     sim: RefCell<Option<Sim>>,
@@ -366,7 +560,14 @@ enum Troubles {
 enum Disturbance {
     Kill,
     Pause,
+    /// The engine is gone, and the code that it called goes on.
+    Reset,
 }
+
+const ALL: PageLimit = PageLimit {
+    events: 100_000,
+    bytes: usize::MAX,
+};
 
 impl World {
     fn new(seed: u64, troubles: Troubles) -> Rc<Self> {
@@ -376,6 +577,11 @@ impl World {
             now: Cell::new(Duration::from_secs(1_795_000_000)),
             random: Cell::new(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1),
             troubles: Cell::new(troubles),
+            habit: Cell::new(Habit::Returns),
+            at_once: Cell::new(false),
+            reset: Cell::new(false),
+            watchers: RefCell::default(),
+            returned: Cell::new(false),
             requests: RefCell::default(),
             sim: RefCell::default(),
             parts: RefCell::default(),
@@ -388,7 +594,42 @@ impl World {
         self: &Rc<Self>,
         disturbance: Option<(u32, Disturbance)>,
     ) -> (Option<Result<String, StepError>>, u32) {
-        self.process(disturbance, async |step| order(&step, self).await)
+        let (result, polls) = self.process(disturbance, async |step| {
+            let result = match self.at_once.get() {
+                true => at_once(&step, self).await,
+                false => order(&step, self).await,
+            };
+            let result = by_habit(step, self, result).await;
+            self.returned.set(!self.is_reset());
+            result
+        });
+        if !self.returned.get() {
+            self.check_that_it_goes_on();
+        }
+        (result, polls)
+    }
+
+    fn is_reset(&self) -> bool {
+        self.reset.get()
+    }
+
+    fn reset(&self) {
+        self.reset.set(true);
+        for watcher in self.watchers.take() {
+            watcher.wake();
+        }
+    }
+
+    /// What a call says whose engine is gone. Words that nobody knows will do where no step could
+    /// fail.
+    fn reset_error(&self, place_decides: bool) -> StepError {
+        match self.random(5) {
+            0..2 if place_decides => StepError::new(ODD),
+            text => {
+                let text = RESETS[(text % 4) as usize];
+                StepError::with_kind(StepErrorKind::Reset, text)
+            }
+        }
     }
 
     fn process<T>(
@@ -406,6 +647,9 @@ impl World {
         let sim = Sim::new(self);
         *self.sim.borrow_mut() = Some(sim.clone());
         self.engine.pause.set(false);
+        self.reset.set(false);
+        self.returned.set(false);
+        self.watchers.take();
         let network = Network {
             world: Rc::clone(self),
             sim: sim.clone(),
@@ -425,7 +669,9 @@ impl World {
 
     fn suffer(self: &Rc<Self>, disturbances: Vec<(u32, Disturbance)>) {
         for disturbance in disturbances {
-            if let (Some(Ok(_)), _) = self.lifetime(Some(disturbance)) {
+            if let (Some(Ok(_)), _) = self.lifetime(Some(disturbance))
+                && self.returned.get()
+            {
                 return;
             }
         }
@@ -500,11 +746,7 @@ impl World {
     }
 
     fn events(&self) -> Vec<Told> {
-        let all = PageLimit {
-            events: 100_000,
-            bytes: usize::MAX,
-        };
-        let page = self.database.target().store().read(None, all);
+        let page = self.database.target().store().read(None, ALL);
         let page = page.now_or_never().unwrap().unwrap();
         page.events
             .into_iter()
@@ -560,6 +802,18 @@ impl World {
         self.check_details(&events, &failed);
     }
 
+    /// Nothing says that the run has ended.
+    fn check_that_it_goes_on(&self) {
+        let events = self.events();
+        let latest = events.rsplit(|event| event.of == "restarted").next();
+        let events = latest.unwrap_or_default();
+        let ends = |event: &&Told| {
+            event.data["kind"] == "workflow" && matches!(event.of.as_str(), "completed" | "failed")
+        };
+        let end = events.iter().find(ends);
+        assert_eq!(end, None, "the run goes on: {:?}", self.habit.get());
+    }
+
     fn check_but_for_what_nobody_could_tell_again(&self) {
         let events = self.of_run(1);
         let steps: Vec<_> = LOG.iter().chain(&LOG_END).copied().collect();
@@ -578,12 +832,15 @@ impl World {
         self.check_details(&events, &self.failed_attempts(1));
     }
 
-    /// Before the engine waits, which may end the process, the log has everything.
+    /// Before the engine ends a lifetime because the run waits, the log has everything.
     fn check_before_wait(&self, last: &str) {
-        if self.troubles.get() == Troubles::None {
-            let events = self.events();
-            let told = |event: &&Told| !matches!(event.of.as_str(), "completed" | "failed");
-            assert_eq!(events.iter().rfind(told).unwrap().of, last, "{events:?}");
+        if self.troubles.get() == Troubles::None && !self.at_once.get() {
+            let page = self.database.target().store().read(None, ALL);
+            let events = page.now_or_never().unwrap().unwrap().events;
+            let types = events.iter().map(|event| event.event_type.as_str());
+            let mut types = types.rev();
+            let told = types.find(|of| !matches!(*of, "completed" | "failed"));
+            assert_eq!(told, Some(last), "{events:?}");
         }
     }
 
@@ -663,6 +920,8 @@ struct Engine {
     failures: RefCell<HashMap<String, BTreeSet<u64>>>,
     /// A pause was asked for.
     pause: Cell<bool>,
+    /// How many steps were called, in all lifetimes.
+    calls: Cell<u32>,
 }
 
 impl Engine {
@@ -685,49 +944,124 @@ impl EngineStep {
         let mut counts = self.counts.borrow_mut();
         let count = counts.entry(format!("{kind}/{name}")).or_default();
         *count += 1;
+        let calls = &self.world.engine.calls;
+        calls.set(calls.get() + 1);
         format!("{kind}/{name}-{count}")
     }
 
     fn suspended(&self) -> Result<(), StepError> {
         if self.world.engine.pause.get() {
-            let message = "Aborting engine: User called pause";
-            return Err(StepError::with_kind(StepErrorKind::Suspended, message));
+            return Err(StepError::with_kind(StepErrorKind::Suspended, PAUSED));
         }
         Ok(())
     }
 
+    /// Something of the engine, which is cut short when the engine goes. Then the call may take
+    /// its time to find that out.
+    async fn unless_reset<T>(
+        &self,
+        place_decides: impl Fn() -> bool,
+        of_engine: impl Future<Output = T>,
+    ) -> Result<T, StepError> {
+        let gone = poll_fn(|context| {
+            if self.world.is_reset() {
+                return Poll::Ready(());
+            }
+            let mut watchers = self.world.watchers.borrow_mut();
+            watchers.push(context.waker().clone());
+            Poll::Pending
+        });
+        match select(gone, pin!(of_engine)).await {
+            Either::Right((value, _)) => Ok(value),
+            Either::Left(_) => {
+                let late = Duration::from_millis(self.world.random(3000));
+                if self.world.random(4) == 0 {
+                    self.sim.sleep(late).await;
+                }
+                Err(self.world.reset_error(place_decides()))
+            }
+        }
+    }
+
     /// Waits so long, or until the run is paused.
-    async fn wait(&self, duration: Duration) -> Result<(), StepError> {
+    async fn wait(&self, duration: Duration, before: Option<&str>) -> Result<(), StepError> {
         let end = self.world.now.get() + duration;
+        let mut part = Duration::from_secs(1);
         while self.world.now.get() < end {
             self.suspended()?;
             let left = end - self.world.now.get();
-            self.sim.sleep(left.min(Duration::from_secs(60 * 60))).await;
+            self.sim.sleep(left.min(part)).await;
+            if part < left
+                && let Some(last) = before
+            {
+                self.world.check_before_wait(last);
+            }
+            part = Duration::from_secs(60 * 60);
         }
         self.suspended()
     }
 
     async fn wait_step(&self, kind: &str, name: &str, duration: Duration) -> Result<(), StepError> {
+        let engine = &self.world.engine;
         let key = self.key(kind, name);
-        self.sim.pass().await;
-        if self.world.engine.results.borrow().contains_key(&key) {
-            return Ok(());
-        }
-        self.world.check_before_wait("started");
-        self.sim.pass().await;
-        self.wait(duration).await?;
-        self.world
-            .engine
-            .results
-            .borrow_mut()
-            .insert(key, Ok(Value::Null));
-        self.sim.pass().await;
-        Ok(())
+        let of_engine = async {
+            self.sim.pass().await;
+            if engine.results.borrow().contains_key(&key) {
+                return Ok(());
+            }
+            self.sim.pass().await;
+            self.wait(duration, Some("started")).await?;
+            engine.results.borrow_mut().insert(key, Ok(Value::Null));
+            self.sim.pass().await;
+            Ok(())
+        };
+        self.unless_reset(|| true, of_engine).await?
     }
 }
 
 impl Step for EngineStep {
     async fn do_step<T: StepOutput>(&self, step: DoStep<T>) -> Result<T, StepError> {
+        // Whether an error can be nothing but the end of this lifetime, whatever it says.
+        let place_decides = Rc::new(Cell::new(false));
+        let of_engine = self.run_step(step, Rc::clone(&place_decides));
+        self.unless_reset(|| place_decides.get(), of_engine).await?
+    }
+
+    async fn sleep(
+        &self,
+        name: &str,
+        duration: impl Into<WorkflowDuration>,
+    ) -> Result<(), StepError> {
+        self.wait_step("sleep", name, duration.into().into()).await
+    }
+
+    async fn sleep_until(&self, name: &str, _: SystemTime) -> Result<(), StepError> {
+        self.wait_step("sleepUntil", name, Duration::from_secs(60))
+            .await
+    }
+
+    async fn wait_for_event<T>(
+        &self,
+        name: &str,
+        options: WaitForEvent,
+    ) -> Result<WaitedEvent<T>, StepError>
+    where
+        T: DeserializeOwned + 'static,
+    {
+        self.wait_step("waitForEvent", name, Duration::from_secs(60))
+            .await?;
+        let payload = serde_json::from_value(Value::Null)?;
+        let sent = SystemTime::UNIX_EPOCH;
+        Ok(WaitedEvent::new(options.event_type, payload, sent))
+    }
+}
+
+impl EngineStep {
+    async fn run_step<T: StepOutput>(
+        &self,
+        step: DoStep<T>,
+        place_decides: Rc<Cell<bool>>,
+    ) -> Result<T, StepError> {
         let engine = &self.world.engine;
         let name = step.name;
         let key = self.key("do", &name);
@@ -750,12 +1084,24 @@ impl Step for EngineStep {
                 *attempt
             };
             self.sim.pass().await;
-            // On its own, as over RPC: what times out goes on running.
+            // On its own, as over RPC: what times out goes on running, and so does what an engine
+            // called that is gone.
             let reply = Reply::default();
             let call = {
                 let (reply, callback) = (reply.clone(), step.callback.clone());
+                let (world, place_decides) = (Rc::clone(&self.world), Rc::clone(&place_decides));
+                let limit = retries.limit;
                 let context = StepContext::new(&name, count, attempt).with_config(config);
-                async move { reply.give(callback.call(context).await) }
+                async move {
+                    if world.is_reset() {
+                        return;
+                    }
+                    // Until the code has returned, or if the engine would call it again.
+                    place_decides.set(true);
+                    let result = callback.call(context).await;
+                    place_decides.set(result.is_ok() || attempt <= limit);
+                    reply.give(result);
+                }
             };
             self.sim.spawn(call);
             let timeout = pin!(self.sim.sleep(config.timeout.into()));
@@ -796,38 +1142,10 @@ impl Step for EngineStep {
                     let RetryDelay::Constant(delay) = retries.delay else {
                         return Err(StepError::new("this engine asks for no delays"));
                     };
-                    self.wait(delay.into()).await?;
+                    self.wait(delay.into(), None).await?;
                 }
             }
         }
-    }
-
-    async fn sleep(
-        &self,
-        name: &str,
-        duration: impl Into<WorkflowDuration>,
-    ) -> Result<(), StepError> {
-        self.wait_step("sleep", name, duration.into().into()).await
-    }
-
-    async fn sleep_until(&self, name: &str, _: SystemTime) -> Result<(), StepError> {
-        self.wait_step("sleepUntil", name, Duration::from_secs(60))
-            .await
-    }
-
-    async fn wait_for_event<T>(
-        &self,
-        name: &str,
-        options: WaitForEvent,
-    ) -> Result<WaitedEvent<T>, StepError>
-    where
-        T: DeserializeOwned + 'static,
-    {
-        self.wait_step("waitForEvent", name, Duration::from_secs(60))
-            .await?;
-        let payload = serde_json::from_value(Value::Null)?;
-        let sent = SystemTime::UNIX_EPOCH;
-        Ok(WaitedEvent::new(options.event_type, payload, sent))
     }
 }
 
@@ -996,6 +1314,7 @@ impl Sim {
                 Some((at, Disturbance::Pause)) if at == polls => {
                     self.0.world.engine.pause.set(true)
                 }
+                Some((at, Disturbance::Reset)) if at == polls => self.0.world.reset(),
                 _ => {}
             }
             polls += 1;

@@ -186,6 +186,7 @@ fn a_rollback_is_handed_on_with_its_config_and_told_what_its_step_returned() {
             .timeout(WorkflowDuration::minutes(1));
         let no = step
             .run("b", async |_| Err(StepError::new("no")))
+            .retries(Retries::NONE)
             .rollback_with(config, tell(told))
             .await;
         assert_eq!(no.unwrap_err().message(), "no");

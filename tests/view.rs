@@ -91,6 +91,48 @@ fn a_run_from_our_own_log() {
     assert_eq!(same, view);
 }
 
+/// What the workflow gave up, or what was cut off, does not run for ever in a run that has ended.
+#[test]
+fn what_is_open_stops_with_the_run() {
+    let mut log = OurLog::default();
+    log.add("started", "order-1.workflow", json!({ "kind": "workflow" }));
+    log.add("started", "pay-1", json!({}));
+    log.add("started", "nap-1.sleep", json!({ "kind": "sleep" }));
+    log.add("failed", "pay-1", json!({ "error": "no" }));
+    assert_eq!(log.fold().tasks[1].state, TaskState::Running);
+    let end = json!({ "kind": "workflow" });
+    log.add("completed", "order-1.workflow", end);
+    let view = log.fold();
+    assert_eq!(view.tasks[0].state, TaskState::Failed);
+    assert_eq!(view.tasks[1].state, TaskState::Stopped);
+    assert_eq!(view.tasks[1].ended, view.ended);
+    let json = serde_json::to_value(&view).unwrap();
+    assert_eq!(json["tasks"][1]["state"], "stopped");
+
+    let mut log = PlatformLog::default();
+    log.add("workflow_started", json!({}));
+    let retries = json!({ "limit": 3, "delay": 1000, "backoff": "constant" });
+    let config = json!({ "retries": retries, "timeout": 1000 });
+    log.add(
+        "step_started",
+        json!({ "stepName": "pay-1", "config": config }),
+    );
+    log.add(
+        "attempt_started",
+        json!({ "stepName": "pay-1", "attempt": 1 }),
+    );
+    let error = json!({ "name": "Error", "message": "no answer" });
+    log.add(
+        "attempt_errored",
+        json!({ "stepName": "pay-1", "attempt": 1, "retryDelayMs": 60_000, "error": error }),
+    );
+    assert!(log.fold().tasks[0].retry_at.is_some());
+    log.add("workflow_terminated", json!({}));
+    let view = log.fold();
+    assert_eq!(view.tasks[0].state, TaskState::Stopped);
+    assert_eq!(view.tasks[0].retry_at, None);
+}
+
 #[test]
 fn a_run_from_the_platforms_log() {
     let mut log = PlatformLog::default();

@@ -78,7 +78,7 @@ pub(super) fn step_error(thrown: JsValue) -> StepError {
     let mut name = property(&thrown, "name").as_string().unwrap_or_default();
     let mut message = message(&thrown);
     // An error that crossed an RPC has its name in front of its message.
-    for known in [NON_RETRYABLE, TIMEOUT] {
+    for known in [NON_RETRYABLE, DELAY, TIMEOUT, FATAL] {
         if let Some(rest) = message.strip_prefix(known)
             && let Some(rest) = rest.strip_prefix(": ")
         {
@@ -87,12 +87,19 @@ pub(super) fn step_error(thrown: JsValue) -> StepError {
     }
     // The engine tells its errors apart by these names and texts; so do its tests. One that was
     // stored has lost its name.
-    let kind = if is_suspension(&message) {
+    let kind = if message.contains(PAUSE) {
         StepErrorKind::Suspended
-    } else if name == NON_RETRYABLE || message.starts_with(NON_RETRYABLE) {
+    } else if [NON_RETRYABLE, DELAY].contains(&name.as_str())
+        || message.starts_with(NON_RETRYABLE)
+        || message.starts_with("The delay function for step")
+    {
         StepErrorKind::NonRetryable
     } else if name == TIMEOUT || message.starts_with("Execution timed out after") {
         StepErrorKind::TimedOut
+    } else if is_reset(&thrown, &message) {
+        StepErrorKind::Reset
+    } else if name == FATAL || REFUSALS.iter().any(|text| message.contains(text)) {
+        StepErrorKind::Invalid
     } else {
         StepErrorKind::Failed
     };
@@ -100,17 +107,57 @@ pub(super) fn step_error(thrown: JsValue) -> StepError {
 }
 
 const NON_RETRYABLE: &str = "NonRetryableError";
+/// A function that was to choose a delay failed. The engine does not try the step again.
+const DELAY: &str = "NonRetryableDelayError";
 const TIMEOUT: &str = "WorkflowTimeoutError";
+/// The engine refuses a step.
+const FATAL: &str = "WorkflowFatalError";
 
-/// The engine gives these reasons when it ends a lifetime of a run that goes on in another. The
-/// others that begin like them (a termination, a result that cannot be stored) end the run.
-fn is_suspension(message: &str) -> bool {
-    [
-        "Aborting engine: User called pause",
-        "Aborting engine: User called restart",
-        "Aborting engine: Grace period complete",
-    ]
-    .contains(&message)
+/// The engine ends a lifetime in order, after what it stored last.
+const PAUSE: &str = "Aborting engine: User called pause";
+
+/// What else the engine says of a step that it refuses, or whose result it cannot store.
+const REFUSALS: [&str; 5] = [
+    "exceeds max length",
+    "is in a invalid format",
+    "requires a callback function",
+    "steps has been reached",
+    "output is too large",
+];
+
+/// What the platform says when the engine or the connection to it is gone, maybe with other words
+/// around it: the errors of Durable Objects that its documentation lists, the engine's reasons to
+/// end itself, and what sessions of remote calls and this isolate say when the other side is gone.
+/// A termination is among them: whether the run is over is for the platform's status to tell.
+const RESETS: [&str; 20] = [
+    "Aborting engine:",
+    "Durable Object reset",
+    "Durable Object was reset",
+    "Durable Object is overloaded",
+    "caused object to be reset",
+    "Cannot resolve Durable Object",
+    "object has moved to a different machine",
+    "code has been updated, this version can no longer access storage",
+    "exceeded its memory limit and was reset",
+    "exceeded its CPU time limit and was reset",
+    "exceeded memory limit",
+    "generating too much load on Durable Objects",
+    "Network connection lost",
+    "code had hung",
+    "Cannot invoke closure from previous WASM instance",
+    "execution context which hosted this",
+    "execution context responding to this call",
+    "execution context is no longer running",
+    "RPC session was",
+    "RPC stub used after being disposed",
+];
+
+/// Whether the platform ended this lifetime of the run. Its own errors have flags that say so; the
+/// words are what is left of them when somebody has caught them and thrown others.
+fn is_reset(thrown: &JsValue, message: &str) -> bool {
+    let flags = ["durableObjectReset", "retryable", "overloaded"];
+    thrown.is_object() && flags.iter().any(|flag| property(thrown, flag).is_truthy())
+        || RESETS.iter().any(|text| message.contains(text))
 }
 
 /// What to throw for an error: the very object, if it came from the platform.

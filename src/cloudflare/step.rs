@@ -112,7 +112,7 @@ impl Step for WorkflowStep {
         T::decode(&JsCodec, result?).map_err(|error| {
             // What is wrong with the value shows parts of it, and messages are shown to viewers.
             let message = format!("the result of step {name:?} is not of its type any more");
-            let other = StepError::new(message);
+            let other = StepError::with_kind(StepErrorKind::Invalid, message);
             match error.into_source() {
                 Some(source) => other.with_source(source),
                 None => other,
@@ -160,8 +160,11 @@ impl Step for WorkflowStep {
         let payload = from_js(property(&event, "payload")).map_err(|error| {
             let other = format!("the event that {name:?} waited for has another payload");
             match sensitive {
-                None => StepError::new(format!("{other}: {error}")),
-                Some(_) => StepError::new(other).with_source(error),
+                None => {
+                    let other = format!("{other}: {error}");
+                    StepError::with_kind(StepErrorKind::Invalid, other)
+                }
+                Some(_) => StepError::with_kind(StepErrorKind::Invalid, other).with_source(error),
             }
         })?;
         Ok(WaitedEvent {

@@ -237,9 +237,10 @@ where
             if state.queue.len() >= QUEUE_LIMIT && matches!(fact, Fact::Report { .. }) {
                 return;
             }
-            state.queue.push_back(fact);
             state.dispatched += 1;
-            state.waiting = false;
+            // What is learnt of a lifetime while the workflow waits does not end its waiting.
+            state.waiting &= matches!(fact, Fact::Doubt | Fact::Alive | Fact::Over);
+            state.queue.push_back(fact);
             !std::mem::replace(&mut state.sending, true)
         };
         if start {
@@ -286,6 +287,14 @@ where
         if flush == Flush::End {
             self.shared.state.borrow_mut().ended = true;
         }
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.shared.runtime.spawn(task);
+    }
+
+    fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + 'static {
+        self.shared.runtime.sleep(duration)
     }
 }
 
@@ -427,6 +436,7 @@ impl State {
                         run.restart(&mut self.outgoing);
                     }
                 }
+                Fact::Doubt | Fact::Alive | Fact::Over => {}
                 Fact::Event(event) => run.take(event, &mut self.outgoing),
                 Fact::Report {
                     event,

@@ -28,11 +28,19 @@ pub enum StepErrorKind {
     NonRetryable,
     /// A wait, or an attempt of a step, took longer than its timeout.
     TimedOut,
-    /// Not a failure: the engine ends this lifetime of the run, for example for a pause, and the
-    /// run goes on in another. Return this very error: the engine knows it by its message, so
-    /// another in its place ends the run as errored, and going on as if nothing were up makes the
+    /// The engine refuses the step (its name, its config, one step too many), cannot store what it
+    /// returned, or what it stored is not of the step's type. It does so in every lifetime.
+    Invalid,
+    /// Not a failure: the engine ends this lifetime of the run in order, for example for a pause,
+    /// and the run goes on in another. Return this very error: the engine knows it by its message,
+    /// so another in its place ends the run as errored, and going on as if nothing were up makes the
     /// engine stop the run in mid-step.
     Suspended,
+    /// Not a failure of the step: this lifetime of the run is over, because the engine or the
+    /// connection to it is gone, as after a deploy. The run goes on in another lifetime, or was
+    /// ended from outside, so return this very error, too. Whether the step's latest result was
+    /// stored is not known. [`StepError::is_suspended`] is true for it.
+    Reset,
 }
 
 impl StepError {
@@ -79,10 +87,16 @@ impl StepError {
     }
 
     /// Whether this lifetime of the run ends, which is no failure: see
-    /// [`StepErrorKind::Suspended`].
+    /// [`StepErrorKind::Suspended`] and [`StepErrorKind::Reset`].
     #[must_use]
     pub fn is_suspended(&self) -> bool {
-        self.kind == StepErrorKind::Suspended
+        matches!(self.kind, StepErrorKind::Suspended | StepErrorKind::Reset)
+    }
+
+    /// The same error, the object that the platform threw included, of another kind.
+    pub(super) fn of_kind(mut self, kind: StepErrorKind) -> Self {
+        self.kind = kind;
+        self
     }
 
     /// What happened, in words.

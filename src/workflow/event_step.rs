@@ -1,10 +1,15 @@
 //! `WorkflowEventStep`: a step object that tells what its steps do.
 
 use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
 use std::fmt;
+use std::future::{Future, pending};
+use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
+use futures_util::future::{Either, LocalBoxFuture, join, select};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
@@ -26,6 +31,16 @@ use crate::event::{InvalidEvent, NewEvent};
 /// same in every lifetime of the run, so a log that keeps one event for each fact shows a run that
 /// was interrupted as if it had not been.
 ///
+/// The engine gets the same calls in the same order as without this wrapper. A step that the
+/// workflow gives up (`try_join!`, `select!`) goes on in the engine, and its events are told until
+/// the run ends.
+///
+/// What the platform does to a lifetime of the run (a deploy, a lost connection) is not told as
+/// what the workflow did: an error that can only mean the end of the lifetime is no `failed` event,
+/// neither of the step nor of the groups and the workflow around it, whatever the workflow's code
+/// makes of it. Such an error has the kind [`Reset`](StepErrorKind::Reset). If the engine turns out
+/// to go on in the same lifetime, the events are told then.
+///
 /// No event has what a step returned. They have the messages of errors, and what the steps' code
 /// reports, of [sensitive](super::Sensitivity) steps too. Rollbacks have no events: they run when
 /// the run has ended.
@@ -38,12 +53,10 @@ pub struct WorkflowEventStep<S, D> {
 
 struct Shared<S, D> {
     step: S,
-    dispatch: Rc<D>,
+    life: Rc<Life<D>>,
     workflow: String,
     counter: RefCell<TaskCounter>,
     should_dispatch: RefCell<Filter>,
-    /// The run has ended: what steps that were given up still do is no news.
-    ended: Rc<Cell<bool>>,
 }
 
 type Filter = Rc<dyn Fn(&StepInfo<'_>) -> bool>;
@@ -62,7 +75,8 @@ pub struct StepInfo<'a> {
     pub parent: Option<&'a TaskId>,
 }
 
-/// Where facts go. Never fails and, apart from [`flush`](Self::flush), never waits.
+/// Where facts go. Never fails and, apart from [`flush`](Self::flush) and
+/// [`sleep`](Self::sleep), never waits.
 #[allow(async_fn_in_trait, reason = "workflows live on one thread")]
 pub trait Dispatch {
     /// The time for events' timestamps.
@@ -73,6 +87,20 @@ pub trait Dispatch {
 
     /// Returns when all facts taken so far were stored, or when it is no longer worth waiting.
     async fn flush(&self, flush: Flush);
+
+    /// Runs a task on this thread, beside the workflow: a step that the workflow gave up and that
+    /// the engine goes on with. Default: the task is dropped, and the end of such a step is not
+    /// told.
+    fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        drop(task);
+    }
+
+    /// Resolves after this long. Default: never, and then an engine is not known to be alive by
+    /// its making the workflow wait.
+    fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + 'static {
+        let _ = duration;
+        pending()
+    }
 }
 
 /// What a [`Dispatch`] takes.
@@ -95,12 +123,22 @@ pub enum Fact {
         /// Which report of the attempt it is, from 1.
         number: u32,
     },
-    /// An attempt runs live. The engine never runs what has ended, so if the log knows a fact
-    /// with one of these keys, the instance was restarted.
+    /// An attempt runs live, of a step that is not shown, too. The engine never runs what has
+    /// ended, so if the log knows a fact with one of these keys, the instance was restarted.
     Live {
         /// Keys of facts that end the attempt.
         ends: Vec<String>,
     },
+    /// What is told from here on may not be so, because a sleep returned earlier than it can have
+    /// ended: a replay does that, and so does a run that is only begun again to be rolled back.
+    /// Facts that the log does not know are to be held from here on.
+    Doubt,
+    /// The engine has proved that the run goes on in this lifetime: it called the code of a step,
+    /// or it makes the workflow wait. What is held is to be told.
+    Alive,
+    /// This lifetime is over by the platform's doing, and the run goes on in another or was ended
+    /// from outside. What is held is to be dropped. Comes right before [`Flush::End`].
+    Over,
 }
 
 /// Why a flush is asked for.
@@ -118,17 +156,16 @@ pub enum Flush {
     End,
 }
 
-impl<S: Step, D: Dispatch + 'static> WorkflowEventStep<S, D> {
+impl<S: Step + 'static, D: Dispatch + 'static> WorkflowEventStep<S, D> {
     /// Wraps `step` for the workflow of this name; facts go to `dispatch`.
     pub fn new(step: S, workflow: impl Into<String>, dispatch: D) -> Self {
         Self {
             shared: Rc::new(Shared {
                 step,
-                dispatch: Rc::new(dispatch),
+                life: Rc::new(Life::new(dispatch)),
                 workflow: workflow.into(),
                 counter: RefCell::default(),
                 should_dispatch: RefCell::new(Rc::new(|_| true)),
-                ended: Rc::default(),
             }),
             parent: None,
         }
@@ -145,7 +182,8 @@ impl<S: Step, D: Dispatch + 'static> WorkflowEventStep<S, D> {
     }
 
     /// Runs the whole workflow: its `started` is the first event of the run and its `completed`
-    /// or `failed` the last, after which viewers' streams end.
+    /// or `failed` the last, after which viewers' streams end. It has neither when this lifetime
+    /// ends by the platform's doing.
     ///
     /// # Errors
     /// Those of `body`, and one if it panics.
@@ -153,11 +191,16 @@ impl<S: Step, D: Dispatch + 'static> WorkflowEventStep<S, D> {
         &self,
         body: impl AsyncFnOnce(Self) -> Result<T, StepError>,
     ) -> Result<T, StepError> {
-        let result = self
-            .scope(Form::Step(Kind::Workflow), &self.shared.workflow, body)
-            .await;
-        self.shared.ended.set(true);
-        self.shared.dispatch.flush(Flush::End).await;
+        let life = &self.shared.life;
+        let scope = self.scope(Form::Step(Kind::Workflow), &self.shared.workflow, body);
+        let whole = Whole {
+            scope: Box::pin(scope),
+            life: Rc::clone(life),
+            done: false,
+        };
+        let result = whole.await;
+        life.end();
+        life.dispatch.flush(Flush::End).await;
         result
     }
 
@@ -177,7 +220,7 @@ impl<S: Step, D: Dispatch + 'static> WorkflowEventStep<S, D> {
     /// Where this one's facts go.
     #[must_use]
     pub fn dispatch(&self) -> &D {
-        &self.shared.dispatch
+        &self.shared.life.dispatch
     }
 
     async fn scope<T>(
@@ -210,44 +253,71 @@ impl<S: Step, D: Dispatch + 'static> WorkflowEventStep<S, D> {
         };
         let filter = Rc::clone(&self.shared.should_dispatch.borrow());
         let shown = task.kind == Kind::Workflow || filter(&info);
+        let is_step = matches!(form, Form::Step(_)) && task.kind != Kind::Workflow;
+        let life = Rc::clone(&self.shared.life);
         Track {
-            dispatch: Rc::clone(&self.shared.dispatch),
+            sure: is_step && !life.is_lost(),
+            life,
             parent: self.parent.clone(),
             task,
             shown,
-            ended: Rc::clone(&self.shared.ended),
         }
     }
 
-    /// A step that waits: begun, flushed, waited for, ended.
-    async fn wait<T>(
+    /// A step that waits, for `expected` if that is known.
+    ///
+    /// The engine is called at once, so that it gets the calls in the workflow's order. The log is
+    /// waited for beside it, since the engine may end this lifetime and its timers while it waits.
+    async fn wait<T: 'static>(
         &self,
         kind: Kind,
         name: &str,
-        wait: impl AsyncFnOnce(&S) -> Result<T, StepError>,
+        expected: Duration,
+        call: impl Future<Output = Result<T, StepError>> + 'static,
     ) -> Result<T, StepError> {
         let track = self.track(Form::Step(kind), name);
         track.emit(track.event(StepEventType::Started));
-        self.shared.dispatch.flush(Flush::BeforeWait).await;
-        let result = wait(&self.shared.step).await;
-        track.settle(&result);
-        result
+        let life = &self.shared.life;
+        let mut call = Call::new(life, async move {
+            let (began, epoch) = (track.life.dispatch.now(), track.life.epoch.get());
+            let result = call.await;
+            let took = track.life.dispatch.now().duration_since(began);
+            if result.is_ok() {
+                track
+                    .life
+                    .has_waited(took.unwrap_or_default(), expected, epoch);
+            }
+            track.settle_wait(result)
+        });
+        let epoch = life.epoch.get();
+        let beside = async {
+            let flushed = life.dispatch.flush(Flush::BeforeWait);
+            let waits = async {
+                if !life.is_alive() {
+                    life.dispatch.sleep(ONLY_THE_LIVING_WAIT).await;
+                    life.prove_since(epoch);
+                }
+            };
+            join(flushed, waits).await;
+            pending::<Infallible>().await
+        };
+        match select(&mut call, pin!(beside)).await {
+            Either::Left((result, _)) => result,
+            Either::Right((never, _)) => match never {},
+        }
     }
 }
 
-impl<S: Step, D: Dispatch + 'static> Step for WorkflowEventStep<S, D> {
+impl<S: Step + 'static, D: Dispatch + 'static> Step for WorkflowEventStep<S, D> {
     async fn do_step<T: StepOutput>(&self, mut step: DoStep<T>) -> Result<T, StepError> {
         let track = Rc::new(self.track(Form::Step(Kind::Do), &step.name));
-        let attempts = Rc::new(Attempts {
-            timeout: step.config.resolve().timeout.into(),
-            latest: RefCell::default(),
-        });
+        let attempts = Rc::new(Attempts::default());
         track.emit(track.event(StepEventType::Started));
         step.callback = {
             let (track, attempts) = (Rc::clone(&track), Rc::clone(&attempts));
             StepCallback::new(async move |context: StepContext| {
                 let attempt = context.attempt;
-                attempts.begin(attempt, &track);
+                attempts.begin(&context, &track);
                 let context = context.with_reporter(Rc::new(AttemptReporter {
                     attempt,
                     attempts: Rc::clone(&attempts),
@@ -255,14 +325,19 @@ impl<S: Step, D: Dispatch + 'static> Step for WorkflowEventStep<S, D> {
                 }));
                 let result = catch_panic(step.callback.call(context)).await;
                 if let Some(at_most) = attempts.end(attempt, &result, &track) {
-                    track.dispatch.flush(Flush::AttemptEnd { at_most }).await;
+                    let flush = Flush::AttemptEnd { at_most };
+                    track.life.dispatch.flush(flush).await;
                 }
+                attempts.answer(attempt);
                 result
             })
         };
-        let result = self.shared.step.do_step(step).await;
-        attempts.settle(&result, &track);
-        result
+        let shared = Rc::clone(&self.shared);
+        Call::new(&self.shared.life, async move {
+            let result = shared.step.do_step(step).await;
+            attempts.settle(result, &track)
+        })
+        .await
     }
 
     async fn sleep(
@@ -271,17 +346,17 @@ impl<S: Step, D: Dispatch + 'static> Step for WorkflowEventStep<S, D> {
         duration: impl Into<WorkflowDuration>,
     ) -> Result<(), StepError> {
         let duration = duration.into();
-        self.wait(Kind::Sleep, name, async |step: &S| {
-            step.sleep(name, duration).await
-        })
-        .await
+        let (shared, owned) = (Rc::clone(&self.shared), name.to_owned());
+        let call = async move { shared.step.sleep(&owned, duration).await };
+        self.wait(Kind::Sleep, name, duration.into(), call).await
     }
 
     async fn sleep_until(&self, name: &str, time: SystemTime) -> Result<(), StepError> {
-        self.wait(Kind::SleepUntil, name, async |step: &S| {
-            step.sleep_until(name, time).await
-        })
-        .await
+        let left = time.duration_since(self.shared.life.dispatch.now());
+        let (shared, owned) = (Rc::clone(&self.shared), name.to_owned());
+        let call = async move { shared.step.sleep_until(&owned, time).await };
+        self.wait(Kind::SleepUntil, name, left.unwrap_or_default(), call)
+            .await
     }
 
     async fn wait_for_event<T>(
@@ -292,10 +367,10 @@ impl<S: Step, D: Dispatch + 'static> Step for WorkflowEventStep<S, D> {
     where
         T: DeserializeOwned + 'static,
     {
-        self.wait(Kind::WaitForEvent, name, async |step: &S| {
-            step.wait_for_event(name, options).await
-        })
-        .await
+        let (shared, owned) = (Rc::clone(&self.shared), name.to_owned());
+        let call = async move { shared.step.wait_for_event(&owned, options).await };
+        self.wait(Kind::WaitForEvent, name, Duration::ZERO, call)
+            .await
     }
 }
 
@@ -345,41 +420,291 @@ pub fn workflow_ended(
     })
 }
 
+/// An engine that is gone rejects a wait at once, and one that answers from its cache answers at
+/// once. One that does neither for this long makes the workflow wait, so the run goes on.
+const ONLY_THE_LIVING_WAIT: Duration = Duration::from_secs(5);
+/// A sleep that took at least this long, and about as long as it should, was no replay.
+const NO_REPLAY_TAKES: Duration = Duration::from_secs(1);
+/// The most facts that are withheld. A lifetime that is over tells few, unless its code loops.
+const WITHHELD_LIMIT: usize = 10_000;
+
+/// What is known of this lifetime, and the way that its facts go.
+struct Life<D> {
+    dispatch: Rc<D>,
+    /// Whether the workflow's code has ended.
+    ended: Cell<Option<Ended>>,
+    /// The engine has proved since the latest doubt that the run goes on in this lifetime.
+    alive: Cell<bool>,
+    /// How often the lifetime was in doubt or looked lost.
+    epoch: Cell<u32>,
+    /// There since a step's error looked like the end of this lifetime: what is not so if it was.
+    withheld: RefCell<Option<Vec<Fact>>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    /// The run has ended: what steps that were given up still do is no news.
+    Run,
+    /// This lifetime is over: what is sure goes on to be news.
+    Lifetime,
+}
+
+impl<D: Dispatch> Life<D> {
+    fn new(dispatch: D) -> Self {
+        Self {
+            dispatch: Rc::new(dispatch),
+            ended: Cell::new(None),
+            alive: Cell::new(false),
+            epoch: Cell::new(0),
+            withheld: RefCell::default(),
+        }
+    }
+
+    fn is_lost(&self) -> bool {
+        self.withheld.borrow().is_some()
+    }
+
+    fn is_alive(&self) -> bool {
+        self.alive.get()
+    }
+
+    /// Tells a fact. One that is `sure` is so even if this lifetime is over.
+    fn tell(&self, fact: Fact, sure: bool) {
+        match self.ended.get() {
+            Some(Ended::Run) => return,
+            Some(Ended::Lifetime) if !sure => return,
+            _ => {}
+        }
+        if let Some(withheld) = self.withheld.borrow_mut().as_mut()
+            && !sure
+        {
+            if withheld.len() < WITHHELD_LIMIT {
+                withheld.push(fact);
+            }
+            return;
+        }
+        self.dispatch.dispatch(fact);
+    }
+
+    /// A step's error looks like the end of this lifetime.
+    fn lose(&self) {
+        self.alive.set(false);
+        self.epoch.set(self.epoch.get() + 1);
+        self.withheld.borrow_mut().get_or_insert_default();
+    }
+
+    /// A wait returned without an error. `epoch` is that of its beginning.
+    fn has_waited(&self, took: Duration, expected: Duration, epoch: u32) {
+        if took < expected / 2 {
+            self.alive.set(false);
+            self.epoch.set(self.epoch.get() + 1);
+            self.dispatch_unless_ended(Fact::Doubt);
+        } else if took >= NO_REPLAY_TAKES && !expected.is_zero() {
+            self.prove_since(epoch);
+        }
+    }
+
+    /// What proves that the run goes on began in this epoch.
+    fn prove_since(&self, epoch: u32) {
+        if self.epoch.get() == epoch {
+            self.prove();
+        }
+    }
+
+    /// The run goes on in this lifetime: what was withheld is so.
+    fn prove(&self) {
+        let withheld = self.withheld.take();
+        if self.alive.replace(true) && withheld.is_none() {
+            return;
+        }
+        self.dispatch_unless_ended(Fact::Alive);
+        for fact in withheld.into_iter().flatten() {
+            self.dispatch_unless_ended(fact);
+        }
+    }
+
+    /// The workflow's code has ended.
+    fn end(&self) {
+        if self.withheld.take().is_some() {
+            self.ended.set(Some(Ended::Lifetime));
+            self.dispatch.dispatch(Fact::Over);
+        } else {
+            self.ended.set(Some(Ended::Run));
+        }
+    }
+
+    fn dispatch_unless_ended(&self, fact: Fact) {
+        if self.ended.get().is_none() {
+            self.dispatch.dispatch(fact);
+        }
+    }
+}
+
+/// The workflow's code. If it is dropped before its end, as a test does it, so is all that it began.
+struct Whole<F, D> {
+    scope: Pin<Box<F>>,
+    life: Rc<Life<D>>,
+    done: bool,
+}
+
+impl<F: Future, D> Future for Whole<F, D> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let polled = self.scope.as_mut().poll(context);
+        self.done = polled.is_ready();
+        polled
+    }
+}
+
+impl<F, D> Drop for Whole<F, D> {
+    fn drop(&mut self) {
+        if !self.done {
+            self.life.ended.set(Some(Ended::Run));
+        }
+    }
+}
+
+/// A call of the engine, with what tells its end.
+///
+/// The engine goes on with a step that the workflow gives up. So a call that is dropped after it
+/// began is run on beside the workflow, until the run ends.
+struct Call<D: Dispatch + 'static, T: 'static> {
+    call: Option<LocalBoxFuture<'static, T>>,
+    life: Rc<Life<D>>,
+}
+
+impl<D: Dispatch + 'static, T: 'static> Call<D, T> {
+    fn new(life: &Rc<Life<D>>, call: impl Future<Output = T> + 'static) -> Self {
+        Self {
+            call: Some(Box::pin(call)),
+            life: Rc::clone(life),
+        }
+    }
+}
+
+impl<D: Dispatch + 'static, T: 'static> Future for Call<D, T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
+        // Taken out, so that one that panics is not run on.
+        let Some(mut call) = self.call.take() else {
+            return Poll::Pending;
+        };
+        let polled = call.as_mut().poll(context);
+        if polled.is_pending() {
+            self.call = Some(call);
+        }
+        polled
+    }
+}
+
+impl<D: Dispatch + 'static, T: 'static> Drop for Call<D, T> {
+    fn drop(&mut self) {
+        if let Some(call) = self.call.take()
+            && self.life.ended.get().is_none()
+        {
+            let life = Rc::clone(&self.life);
+            self.life.dispatch.spawn(async move {
+                drop(call.await);
+                // The workflow may wait, and nobody else would say so.
+                life.dispatch.flush(Flush::BeforeWait).await;
+            });
+        }
+    }
+}
+
 /// A task whose events are dispatched.
 struct Track<D> {
-    dispatch: Rc<D>,
+    life: Rc<Life<D>>,
     parent: Option<TaskId>,
     task: Task,
     shown: bool,
-    ended: Rc<Cell<bool>>,
+    /// A step that began before this lifetime looked lost: what the engine and its code say of it
+    /// is so.
+    sure: bool,
+}
+
+/// What an error of a step means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// The step failed.
+    Own,
+    /// This lifetime of the run is over.
+    Lost,
+    /// One of the two: nothing is told until something proves which.
+    Unclear,
 }
 
 impl<D: Dispatch> Track<D> {
     fn event(&self, of: StepEventType) -> StepEvent {
-        StepEvent::new(of, &self.task, self.parent.clone(), self.dispatch.now())
+        let now = self.life.dispatch.now();
+        StepEvent::new(of, &self.task, self.parent.clone(), now)
     }
 
     fn emit(&self, event: StepEvent) {
-        self.emit_as(event, Fact::Event);
+        self.emit_as(event, false, Fact::Event);
     }
 
-    fn emit_as(&self, event: StepEvent, fact: impl FnOnce(NewEvent) -> Fact) {
+    /// What is so even if this lifetime is over.
+    fn emit_sure(&self, event: StepEvent) {
+        self.emit_as(event, self.sure, Fact::Event);
+    }
+
+    fn emit_as(&self, event: StepEvent, sure: bool, fact: impl FnOnce(NewEvent) -> Fact) {
         // Cannot fail: texts are cut and the engine refuses long names. If it did, the workflow
         // must not suffer for it.
         if self.shown
-            && !self.ended.get()
             && let Ok(event) = NewEvent::encode(&event)
         {
-            self.dispatch.dispatch(fact(event));
+            self.life.tell(fact(event), sure);
         }
     }
 
-    /// The end of a task without attempts. A suspension is not an end.
+    /// The end of a group or the workflow. A suspension is not an end.
     fn settle<T>(&self, result: &Result<T, StepError>) {
         match result {
             Ok(_) => self.emit(self.event(StepEventType::Completed)),
             Err(error) if error.kind() == StepErrorKind::Suspended => {}
             Err(error) => self.emit(self.event(StepEventType::Failed).error(error.message())),
+        }
+    }
+
+    /// The end of a wait, as the engine tells it.
+    fn settle_wait<T>(&self, result: Result<T, StepError>) -> Result<T, StepError> {
+        let error = match result {
+            Ok(value) => {
+                self.emit_sure(self.event(StepEventType::Completed));
+                return Ok(value);
+            }
+            Err(error) => error,
+        };
+        // A wait has no code that could fail.
+        let verdict = match error.kind() {
+            StepErrorKind::TimedOut | StepErrorKind::NonRetryable | StepErrorKind::Invalid => {
+                Verdict::Own
+            }
+            _ => Verdict::Lost,
+        };
+        Err(self.settle_error(verdict, error, None))
+    }
+
+    /// The end of a step that gave back this error: tells what is to be told, and what the
+    /// workflow is to get.
+    fn settle_error(&self, verdict: Verdict, error: StepError, attempt: Option<u32>) -> StepError {
+        if verdict != Verdict::Own {
+            self.life.lose();
+        }
+        if error.kind() != StepErrorKind::Suspended {
+            let event = self.event(StepEventType::Failed).attempt(attempt);
+            self.emit(event.error(error.message()));
+        }
+        match verdict {
+            Verdict::Lost if !error.is_suspended() => error.of_kind(StepErrorKind::Reset),
+            // The workflow may have something to do about a step that failed. If the engine is
+            // gone, that does nothing.
+            Verdict::Unclear if error.is_suspended() => error.of_kind(StepErrorKind::Failed),
+            _ => error,
         }
     }
 
@@ -389,49 +714,107 @@ impl<D: Dispatch> Track<D> {
 }
 
 /// The attempts of a `do` step that run in this lifetime. None, if its result is cached.
+#[derive(Default)]
 struct Attempts {
-    timeout: Duration,
     latest: RefCell<Option<Attempt>>,
 }
 
 struct Attempt {
     number: u32,
     began: SystemTime,
+    timeout: WorkflowDuration,
+    /// No retry is left after it.
+    last: bool,
     outcome: Outcome,
+    /// The engine was told the outcome.
+    answered: bool,
     reports: u32,
     attributes: Map<String, Value>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
 enum Outcome {
     Running,
     Succeeded,
-    Failed,
+    /// With this message, if its code said so.
+    Failed(Option<String>),
+}
+
+impl Attempt {
+    /// Why the engine goes on to the next attempt, if the code of this one did not say so: it does
+    /// not tell a callback that its time is up, nor that its result cannot be stored.
+    fn given_up(&self, now: SystemTime) -> String {
+        let worked = now.duration_since(self.began).unwrap_or_default();
+        match self.outcome {
+            Outcome::Succeeded => "its result could not be stored".to_owned(),
+            // In the engine's words, which it has for the last attempt only.
+            _ if worked >= self.timeout.into() => format!(
+                "Execution timed out after {}ms",
+                self.timeout.as_milliseconds()
+            ),
+            _ => "the engine gave it up".to_owned(),
+        }
+    }
+
+    /// It failed, though its code did not say so.
+    fn give_up<D: Dispatch>(&mut self, error: &str, track: &Track<D>) {
+        if !matches!(self.outcome, Outcome::Failed(_)) {
+            self.outcome = Outcome::Failed(None);
+            let event = track.event(StepEventType::AttemptFailed);
+            track.emit(event.attempt(Some(self.number)).error(error));
+        }
+    }
+
+    /// What the engine means by rejecting the step after this attempt.
+    fn verdict(&self, error: &StepError) -> Verdict {
+        let kind = error.kind();
+        let refused = matches!(kind, StepErrorKind::NonRetryable | StepErrorKind::Invalid);
+        match &self.outcome {
+            // Only its time can end an attempt that the engine has no answer of.
+            _ if !self.answered && kind == StepErrorKind::TimedOut && self.last => Verdict::Own,
+            _ if !self.answered => Verdict::Lost,
+            // What its code called may be reset by the very deploy that resets the engine.
+            Outcome::Failed(Some(own)) if error.is_suspended() => {
+                match self.last && error.message().contains(own.as_str()) {
+                    true => Verdict::Unclear,
+                    false => Verdict::Lost,
+                }
+            }
+            _ if error.is_suspended() => Verdict::Lost,
+            _ if refused => Verdict::Own,
+            // The engine would have tried again.
+            _ if !self.last => Verdict::Lost,
+            Outcome::Succeeded if kind != StepErrorKind::TimedOut => Verdict::Unclear,
+            _ => Verdict::Own,
+        }
+    }
 }
 
 impl Attempts {
-    fn begin<D: Dispatch>(&self, number: u32, track: &Track<D>) {
-        // The engine does not tell a callback that its time is up, nor that its result cannot be
-        // stored. It goes on to the next attempt.
-        self.give_up(
-            "the attempt timed out or its result could not be stored",
-            track,
-        );
+    fn begin<D: Dispatch>(&self, context: &StepContext, track: &Track<D>) {
+        let life = &track.life;
+        let number = context.attempt;
+        if let Some(attempt) = self.latest.borrow_mut().as_mut() {
+            let why = attempt.given_up(life.dispatch.now());
+            attempt.give_up(&why, track);
+        }
         *self.latest.borrow_mut() = Some(Attempt {
             number,
-            began: track.dispatch.now(),
+            began: life.dispatch.now(),
+            // The engine's own: it keeps the config that the step began with, also over a deploy.
+            timeout: context.config.timeout,
+            last: number > context.config.retries.limit,
             outcome: Outcome::Running,
+            answered: false,
             reports: 0,
             attributes: Map::new(),
         });
-        if track.shown {
-            track.dispatch.dispatch(Fact::Live {
-                ends: vec![
-                    track.key(StepEventType::Completed, number),
-                    track.key(StepEventType::AttemptFailed, number),
-                ],
-            });
-        }
+        life.dispatch_unless_ended(Fact::Live {
+            ends: vec![
+                track.key(StepEventType::Completed, number),
+                track.key(StepEventType::AttemptFailed, number),
+            ],
+        });
+        life.prove();
     }
 
     /// If there is anything to tell that nobody could tell again: how long the end can wait for it.
@@ -441,70 +824,85 @@ impl Attempts {
         result: &Result<T, StepError>,
         track: &Track<D>,
     ) -> Option<Duration> {
-        let now = track.dispatch.now();
-        let outcome = match result {
-            Ok(_) => Outcome::Succeeded,
-            Err(_) => Outcome::Failed,
-        };
+        let now = track.life.dispatch.now();
         // None, if its time was up before: whatever it returns, the engine does not hear it.
         let (reports, left) = self.if_running(number, |attempt| {
             let worked = now.duration_since(attempt.began).unwrap_or_default();
-            let left = self.timeout.checked_sub(worked)?;
-            attempt.outcome = outcome;
+            let left = Duration::from(attempt.timeout).checked_sub(worked)?;
+            match result {
+                Ok(_) => attempt.outcome = Outcome::Succeeded,
+                Err(error) => {
+                    attempt.last |= error.kind() == StepErrorKind::NonRetryable;
+                    attempt.outcome = Outcome::Failed(Some(error.message().to_owned()));
+                }
+            }
             Some((attempt.reports, left))
         })??;
         if let Err(error) = result {
             let event = track.event(StepEventType::AttemptFailed);
-            track.emit(event.attempt(Some(number)).error(error.message()));
+            track.emit_sure(event.attempt(Some(number)).error(error.message()));
         }
         (track.shown && (result.is_err() || reports > 0)).then_some(left / 10)
     }
 
-    /// The latest attempt failed, though its code did not say so.
-    fn give_up<D: Dispatch>(&self, error: &str, track: &Track<D>) {
-        let unfailed = |attempt: &&mut Attempt| attempt.outcome != Outcome::Failed;
-        if let Some(attempt) = self.latest.borrow_mut().as_mut().filter(unfailed) {
-            attempt.outcome = Outcome::Failed;
-            let event = track.event(StepEventType::AttemptFailed);
-            track.emit(event.attempt(Some(attempt.number)).error(error));
+    /// The engine is told the outcome now.
+    fn answer(&self, number: u32) {
+        if let Some(attempt) = self.latest.borrow_mut().as_mut()
+            && attempt.number == number
+        {
+            attempt.answered = true;
         }
     }
 
     /// The end of the step, as the engine tells it.
-    fn settle<T, D: Dispatch>(&self, result: &Result<T, StepError>, track: &Track<D>) {
-        if let Err(error) = result
-            && error.kind() != StepErrorKind::Suspended
-        {
-            self.give_up(error.message(), track);
-        }
-        let latest = self.latest.borrow_mut().take();
+    fn settle<T, D: Dispatch>(
+        &self,
+        result: Result<T, StepError>,
+        track: &Track<D>,
+    ) -> Result<T, StepError> {
+        let mut latest = self.latest.borrow_mut().take();
         let number = latest.as_ref().map(|attempt| attempt.number);
-        let succeeded = latest
-            .as_ref()
-            .is_some_and(|a| a.outcome == Outcome::Succeeded);
-        let completed = || {
+        let completed = |latest: Option<Attempt>| {
             let attributes = latest.map(|attempt| attempt.attributes).unwrap_or_default();
             let event = track.event(StepEventType::Completed).attempt(number);
-            track.emit(event.attributes(attributes));
+            track.emit_sure(event.attributes(attributes));
         };
-        match result {
-            Ok(_) => completed(),
+        let error = match result {
+            Ok(value) => {
+                completed(latest);
+                return Ok(value);
+            }
+            Err(error) => error,
+        };
+        let verdict = match &latest {
+            Some(attempt) => attempt.verdict(&error),
+            // The engine replays a failure, or refuses the step.
+            None if error.is_suspended() => Verdict::Lost,
+            None => Verdict::Own,
+        };
+        if error.kind() == StepErrorKind::Suspended {
             // A pause that was asked for during the last attempt: the engine stored the result
             // and then threw instead of returning it. The next lifetime gets it from the cache.
-            Err(error) if error.kind() == StepErrorKind::Suspended && succeeded => completed(),
-            Err(error) if error.kind() == StepErrorKind::Suspended => {}
-            Err(error) => {
-                let event = track.event(StepEventType::Failed).attempt(number);
-                track.emit(event.error(error.message()));
+            if let Some(attempt) = latest.take()
+                && matches!(attempt.outcome, Outcome::Succeeded)
+            {
+                completed(Some(attempt));
             }
+        } else if let Some(attempt) = latest.as_mut() {
+            if verdict != Verdict::Own {
+                track.life.lose();
+            }
+            attempt.give_up(error.message(), track);
         }
+        Err(track.settle_error(verdict, error, number))
     }
 
     /// The attempt, if it is the latest and has not ended: one whose time was up may go on
     /// running and has nothing to say any more.
     fn if_running<R>(&self, number: u32, then: impl FnOnce(&mut Attempt) -> R) -> Option<R> {
         let mut latest = self.latest.borrow_mut();
-        let running = |a: &&mut Attempt| a.number == number && a.outcome == Outcome::Running;
+        let running =
+            |a: &&mut Attempt| a.number == number && matches!(a.outcome, Outcome::Running);
         latest.as_mut().filter(running).map(then)
     }
 }
@@ -531,8 +929,8 @@ impl<D: Dispatch> Reporter for AttemptReporter<D> {
             attempt: self.attempt,
             number,
         };
-        self.track
-            .emit_as(event.attributes(progress.attributes), report);
+        let event = event.attributes(progress.attributes);
+        self.track.emit_as(event, self.track.sure, report);
     }
 
     fn set_attribute(&self, key: String, value: Value) {

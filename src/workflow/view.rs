@@ -33,6 +33,7 @@ use crate::listen::DecodeEvent;
 /// | it completed | `completed` of the workflow | `workflow_completed` |
 /// | it failed | `failed` of the workflow | `workflow_errored` |
 /// | it was terminated | as failed | `workflow_terminated` |
+/// | a task is stopped | the workflow's end comes before its own | likewise |
 /// | it begins anew | `restarted` | a log of its own, behind a `reset` for who saw the last |
 ///
 /// What both show is equal, but for:
@@ -181,6 +182,8 @@ pub enum TaskState {
     Completed,
     /// It failed for good.
     Failed,
+    /// The run ended before it did: the workflow gave it up, or was terminated or failed meanwhile.
+    Stopped,
 }
 
 /// An attempt that failed.
@@ -416,6 +419,11 @@ impl RunView {
         self.state = state;
         self.error = error;
         self.ended = Some(now);
+        for task in &mut self.tasks {
+            if task.state == TaskState::Running {
+                task.end(TaskState::Stopped, now);
+            }
+        }
     }
 
     /// A task of the platform's log. Its sleeps of one name and different lengths have one name

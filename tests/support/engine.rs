@@ -49,6 +49,12 @@ impl Engine {
         self.fuel.set(None);
     }
 
+    /// As if the step of this key (`do/name-1`) had not run.
+    pub(crate) fn forget(&self, key: &str) {
+        self.results.borrow_mut().remove(key);
+        self.attempts.borrow_mut().remove(key);
+    }
+
     pub(crate) fn restart(&self) {
         self.results.borrow_mut().clear();
         self.attempts.borrow_mut().clear();
@@ -82,6 +88,14 @@ impl Engine {
             return Err(StepError::with_kind(StepErrorKind::Suspended, message));
         }
         Ok(())
+    }
+
+    /// The number of the next attempt of this step, which counts from now on.
+    pub(crate) fn next_attempt(&self, step: &str) -> u32 {
+        let mut attempts = self.attempts.borrow_mut();
+        let attempt = attempts.entry(step.to_owned()).or_default();
+        *attempt += 1;
+        *attempt
     }
 
     fn note(&self, entry: String) {
@@ -144,12 +158,7 @@ impl Step for FakeStep {
         self.engine.begins(&name);
         let config = step.config.resolve();
         loop {
-            let attempt = {
-                let mut attempts = self.engine.attempts.borrow_mut();
-                let attempt = attempts.entry(key.clone()).or_default();
-                *attempt += 1;
-                *attempt
-            };
+            let attempt = self.engine.next_attempt(&key);
             self.engine
                 .note(format!("{name}-{count} attempt {attempt}"));
             self.engine.tick().await;
@@ -165,7 +174,10 @@ impl Step for FakeStep {
                 }
                 Err(_) => Err(StepError::with_kind(
                     StepErrorKind::TimedOut,
-                    "Execution timed out",
+                    format!(
+                        "Execution timed out after {}ms",
+                        config.timeout.as_milliseconds()
+                    ),
                 )),
             };
             self.engine.tick().await;

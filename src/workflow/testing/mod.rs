@@ -71,8 +71,9 @@ pub struct FakeInstance {
 /// fewer of them than before: Cloudflare's rules have races inside of steps for that reason. A
 /// lifetime in which a step's error is given back may leave out steps, as `try_join!` then does.
 ///
-/// A pause is an error of the steps that wait ([`StepErrorKind::Suspended`]); a run that does not
-/// fail with that very error then fails with [`FakeRunError::IgnoredSuspension`].
+/// A pause is an error of the steps that wait ([`StepErrorKind::Suspended`]), and every other one is
+/// a reset, as a deploy makes it ([`StepErrorKind::Reset`]); a run that does not fail with that very
+/// error then fails with [`FakeRunError::IgnoredSuspension`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Replay {
@@ -122,7 +123,7 @@ pub enum FakeRunError {
     Workflow(StepError),
     /// The workflow did not do the same in two lifetimes of the run; in words.
     NotDeterministic(String),
-    /// The run was paused, and the workflow went on; in words.
+    /// The run was paused or reset, and the workflow went on; in words.
     IgnoredSuspension(String),
 }
 
@@ -149,7 +150,7 @@ impl fmt::Display for FakeRunError {
             ),
             Self::IgnoredSuspension(how) => write!(
                 f,
-                "the run was paused, and the workflow did not return the error that says so: {how}. \
+                "the run was paused or reset, and the workflow did not return the error that says so: {how}. \
                  Return an error of a step if its `is_suspended()` is true"
             ),
         }

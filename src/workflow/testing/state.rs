@@ -30,6 +30,8 @@ pub(super) struct State {
     pub(super) changes: Cell<u64>,
     /// What that was at the latest pause.
     paused: Cell<Option<u64>>,
+    /// How many pauses there were.
+    pauses: Cell<u32>,
 }
 
 /// What is gone when a lifetime ends.
@@ -76,6 +78,7 @@ impl Default for State {
             lifetime: RefCell::default(),
             changes: Cell::new(0),
             paused: Cell::new(None),
+            pauses: Cell::new(0),
         }
     }
 }
@@ -161,6 +164,7 @@ impl State {
             return false;
         }
         lifetime.suspended = true;
+        self.pauses.set(self.pauses.get() + 1);
         for waker in std::mem::take(&mut lifetime.timers).into_values().flatten() {
             waker.wake();
         }
@@ -203,7 +207,7 @@ impl State {
             }
             let mut lifetime = self.lifetime.borrow_mut();
             if lifetime.suspended {
-                return Poll::Ready(Err(suspended()));
+                return Poll::Ready(Err(self.suspended()));
             }
             let waker = context.waker().clone();
             lifetime.timers.insert((due, index), Some(waker));
@@ -217,7 +221,7 @@ impl State {
         let mut lifetime = self.lifetime.borrow_mut();
         if lifetime.suspended {
             lifetime.violation = Some(format!("it called {name:?} instead"));
-            return Err(suspended());
+            return Err(self.suspended());
         }
         let count = lifetime.counts.entry((kind, name.to_owned())).or_default();
         *count += 1;
@@ -249,7 +253,7 @@ impl State {
         lifetime.called.push(index);
         match lifetime.violation {
             // The lifetime ends with the next look at it.
-            Some(_) => Err(suspended()),
+            Some(_) => Err(self.suspended()),
             None => Ok(index),
         }
     }
@@ -294,6 +298,21 @@ impl State {
         stored
     }
 
+    /// As the engine says it, of a pause and of a deploy by turns.
+    fn suspended(&self) -> StepError {
+        let (kind, message) = match self.pauses.get() % 2 {
+            1 => (
+                StepErrorKind::Suspended,
+                "Aborting engine: User called pause",
+            ),
+            _ => (
+                StepErrorKind::Reset,
+                "Durable Object reset because its code was updated.",
+            ),
+        };
+        StepError::with_kind(kind, message)
+    }
+
     pub(super) async fn roll_back(&self, error: &StepError) {
         let rollbacks = std::mem::take(&mut self.lifetime.borrow_mut().rollbacks);
         for (index, rollback) in rollbacks.into_iter().rev() {
@@ -307,12 +326,6 @@ impl State {
             }
         }
     }
-}
-
-/// As the engine says it.
-fn suspended() -> StepError {
-    let message = "Aborting engine: User called pause";
-    StepError::with_kind(StepErrorKind::Suspended, message)
 }
 
 /// An attempt is under way.

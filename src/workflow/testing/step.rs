@@ -61,22 +61,31 @@ impl Step for FakeStep {
             let last =
                 error.kind() == StepErrorKind::NonRetryable || attempt > config.retries.limit;
             let failed = DelayContext::new(context(attempt), error);
-            let delay = match &step.config.retries {
-                _ if last => None,
-                Some(retries) => retries.delay_after(&failed).await.ok(),
-                None => Retries::new(config.retries.limit, Duration::from_secs(1))
-                    .delay_after(&failed)
-                    .await
-                    .ok(),
+            let default = Retries::new(config.retries.limit, Duration::from_secs(1));
+            let retries = step.config.retries.as_ref().unwrap_or(&default);
+            let delay = match last {
+                true => None,
+                false => Some(retries.delay_after(&failed).await),
             };
             let error = failed.error;
-            let Some(delay) = delay else {
-                let stored = Stored::Error(error.kind(), error.message().to_owned());
-                return decode(state.end(index, stored).await);
+            let (kind, message) = match delay {
+                Some(Ok(delay)) => {
+                    let due = state.now.get() + delay;
+                    state.record(index, |record| record.due = Some(due));
+                    state.changed();
+                    continue;
+                }
+                // As the engine says it, which does not try the step again then.
+                Some(Err(error)) => (
+                    StepErrorKind::NonRetryable,
+                    format!(
+                        "The delay function for step \"{name}-{count}\" threw an error: {error}"
+                    ),
+                ),
+                None => (error.kind(), error.message().to_owned()),
             };
-            let due = state.now.get() + delay;
-            state.record(index, |record| record.due = Some(due));
-            state.changed();
+            let stored = Stored::Error(kind, message);
+            return decode(state.end(index, stored).await);
         }
     }
 
@@ -124,7 +133,7 @@ impl Step for FakeStep {
                 let payload = serde_json::from_value(payload).map_err(|error| {
                     let message =
                         format!("the event that {name:?} waited for has another payload: {error}");
-                    StepError::new(message)
+                    StepError::with_kind(StepErrorKind::Invalid, message)
                 })?;
                 Ok(WaitedEvent::new(event_type, payload, sent))
             }

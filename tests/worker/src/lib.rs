@@ -31,6 +31,7 @@ mod gate;
 mod own_log;
 mod platform;
 mod redis;
+mod resets;
 mod script;
 mod tally;
 mod trap;
