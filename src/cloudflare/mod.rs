@@ -9,6 +9,7 @@
 
 mod binding;
 mod convert;
+mod cors;
 mod create;
 mod entrypoint;
 mod events;
