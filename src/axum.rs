@@ -55,7 +55,8 @@ impl Sse {
 
     /// Serves the events of the log that `lookup` finds for the path's parameters, or what it
     /// refuses the request with, as [`refuse`](Self::refuse) does it. It should store nothing: ids come
-    /// from anybody.
+    /// from anybody. It is not asked where the request is refused whatever the log is (`400`, `405`),
+    /// nor for a preflight.
     ///
     /// ```
     /// # use std::{collections::HashMap, sync::Arc};
@@ -78,6 +79,9 @@ impl Sse {
         R: Clone + Send + Sync + 'static,
     {
         any(async move |Path(parameters): Path<P>, request: Request| {
+            if let Some(response) = self.turn_away(&request) {
+                return response;
+            }
             match lookup(parameters).await {
                 Ok(target) => self.respond(&target, &request).await,
                 Err(refusal) => self.refuse(&request, refusal),

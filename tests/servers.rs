@@ -267,8 +267,11 @@ async fn many_logs_are_found_by_their_path() {
     job.dispatch_encoded(vec![event(3).terminal()])
         .await
         .unwrap();
+    let lookups = Arc::new(AtomicUsize::new(0));
+    let looked = Arc::clone(&lookups);
     let events = Sse::new().route_with(move |(kind, id): (String, u32)| {
         let job = job.clone();
+        looked.fetch_add(1, Ordering::SeqCst);
         async move {
             match (kind.as_str(), id) {
                 ("job", 7) => Ok(job),
@@ -294,6 +297,14 @@ async fn many_logs_are_found_by_their_path() {
         let response = request(server, "HEAD", path, &[]).await;
         assert_eq!(response.status, status, "{path}");
     }
+    // What is refused whatever the log is, is so before anybody looks for it.
+    let before = lookups.load(Ordering::SeqCst);
+    for path in ["/job/7/sse", "/job/9/sse"] {
+        assert_eq!(request(server, "DELETE", path, &[]).await.status, 405);
+        let bad = get(server, path, &[("Last-Event-ID", "x")]).await;
+        assert_eq!(bad.status, 400, "{path}");
+    }
+    assert_eq!(lookups.load(Ordering::SeqCst), before);
     // Another method beside it is as in any route.
     let posted = request(server, "POST", "/job/7/sse", &[]).await;
     assert_eq!(posted.text().await, "dispatched");
@@ -477,6 +488,35 @@ async fn a_client_that_leaves_is_forgotten() {
     target.store().until_waiting(3).await;
     clients.clear();
     target.store().until_waiting(0).await;
+}
+
+#[tokio::test]
+async fn head_leaves_nobody_who_waits() {
+    let target = Target::new(Broken::new(MemoryEventStore::new()));
+    append(&target, 1..=3).await;
+    let shutdown = Shutdown::new();
+    let sse = Sse::new().shutdown(&shutdown);
+    let server = serve(Router::new().route("/sse", sse.route(target.clone()))).await;
+    let head = async |path, id| {
+        let headers = [("Last-Event-ID", id), ("Connection", "close")];
+        let response = request(server, "HEAD", path, &headers).await;
+        let status = response.status;
+        assert_eq!(response.bytes_until_close().await, b"");
+        status
+    };
+    for path in ["/sse", "/sse?from=latest", "/sse?since=0"] {
+        assert_eq!(head(path, "").await, 200, "{path}");
+    }
+    assert_eq!(head("/sse", "3").await, 200);
+    assert_eq!(target.store().waiting.load(Ordering::SeqCst), 0);
+    // Nor does it hold a server up that is about to stop.
+    shutdown.begin();
+    assert_eq!(head("/sse", "").await, 200);
+    target
+        .dispatch_encoded(vec![event(4).terminal()])
+        .await
+        .unwrap();
+    assert_eq!(head("/sse", "4").await, 204);
 }
 
 // Ends that are none.

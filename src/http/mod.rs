@@ -176,6 +176,17 @@ impl Sse {
         preflight.unwrap_or_else(|| self.refuse_to(&caller, refusal))
     }
 
+    /// The response to a request that no log has to be known for: a preflight, or one that is refused
+    /// whatever the log is.
+    #[cfg(all(feature = "axum", not(target_family = "wasm")))]
+    pub(crate) fn turn_away<E, B>(&self, request: &Request<B>) -> Option<Response<SseBody<E>>> {
+        let caller = Caller::from_request(self, request);
+        caller.preflight().or_else(|| {
+            let refusal = Viewer::from_request(request).err()?;
+            Some(self.refuse_to(&caller, refusal))
+        })
+    }
+
     fn refuse_to<E>(&self, caller: &Caller, refusal: Refusal) -> Response<SseBody<E>> {
         let response = match refusal.hold(caller.accept.as_deref(), random()) {
             Some(_) if caller.head => response(200, wire::HEADERS, SseBody::left_out()),

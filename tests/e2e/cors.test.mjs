@@ -233,6 +233,23 @@ describe("the library's responses are the Worker's to extend", () => {
         }
         assert.match(text, /event: completed\n.*"kind":"workflow"/);
       });
+
+      test("a viewer of it who leaves is missed", { skip: transport === "hibernating" && "its viewers are sockets" }, async () => {
+        const waiting = await start(server, [{ wait: { name: "w", type: "go" } }, { do: { name: "a" } }, { wait: { name: "x", type: "go" } }]);
+        const viewers = async () => JSON.parse(await (await fetch(`${waiting.url}/rpc/watched`, { method: "POST" })).text())[0];
+        const abort = new AbortController();
+        const response = await fetch(`${server.url}/headers/alpha/${waiting.id}/sse`, { signal: abort.signal });
+        await response.body.getReader().read();
+        assert.equal(await viewers(), 1);
+        // Who asks with HEAD is none.
+        const head = await fetch(waiting.sse, { method: "HEAD" });
+        assert.deepEqual([head.status, await viewers()], [200, 1]);
+        abort.abort();
+        // Noticed when something is written.
+        await waiting.event("go", {});
+        while ((await viewers()) > 0) await new Promise((resolve) => setTimeout(resolve, 50));
+        await waiting.event("go", {});
+      });
     });
   }
 });
