@@ -11,17 +11,19 @@
 //! One log for each id: [`Sse::route_with`]. In a handler of your own, [`Sse::respond`] gives the
 //! response.
 
-use std::fmt;
 use std::future::Future;
-use std::time::Duration;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 
 use ::axum::extract::{Path, Request};
 use ::axum::response::{IntoResponse, Response};
 use ::axum::routing::{MethodRouter, any};
-use ::http::{HeaderName, HeaderValue, Method, Uri, header};
+use ::http::StatusCode;
 use serde::de::DeserializeOwned;
-use tower_http::cors::CorsLayer;
+use tower_layer::Layer;
+use tower_service::Service;
 
+use crate::cors::{Cors, CorsAnswer, InvalidCors};
 use crate::http::{Sse, refuse};
 use crate::refusal::Refusal;
 use crate::store::EventStore;
@@ -52,7 +54,9 @@ impl Sse {
     }
 
     /// Serves the events of the log that `lookup` finds for the path's parameters, or what it
-    /// refuses the request with. It should store nothing: ids come from anybody.
+    /// refuses the request with, as [`refuse`](Self::refuse) does it. It should store nothing: ids come
+    /// from anybody. It is not asked where the request is refused whatever the log is (`400`, `405`),
+    /// nor for a preflight.
     ///
     /// ```
     /// # use std::{collections::HashMap, sync::Arc};
@@ -75,100 +79,109 @@ impl Sse {
         R: Clone + Send + Sync + 'static,
     {
         any(async move |Path(parameters): Path<P>, request: Request| {
+            if let Some(response) = self.turn_away(&request) {
+                return response;
+            }
             match lookup(parameters).await {
                 Ok(target) => self.respond(&target, &request).await,
-                Err(refusal) => refuse(refusal),
+                Err(refusal) => self.refuse(&request, refusal),
             }
         })
     }
 }
 
+/// The refusal's own status, also for an `EventSource`: it does not know the request. See
+/// [`Sse::refuse`].
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         refuse::<std::convert::Infallible>(self).into_response()
     }
 }
 
-/// CORS for `EventSource`s on pages of these origins, with or without `withCredentials`.
-///
-/// What it does, with the sections of the [Fetch standard](https://fetch.spec.whatwg.org/) that
-/// ask for it:
-///
-/// - An allowed origin is answered with itself in `Access-Control-Allow-Origin` and with
-///   `Access-Control-Allow-Credentials: true`, never with `*`, which does not do for a request
-///   with credentials ("CORS protocol and credentials", "CORS check").
-/// - Every response has `Vary: Origin`, also those to other origins, so that no cache gives one
-///   site's to another ("CORS protocol and HTTP caches").
-/// - Preflights, which clients that are not the browser's own `EventSource` cause by the headers
-///   they set, are answered here: `GET`, with `Last-Event-ID`, `Cache-Control` or `Authorization`.
-///   A browser keeps the answer for an hour ("CORS-preflight fetch").
-///
-/// It keeps nobody from *sending* a request: whoever may not see the events must be refused by the
-/// handler.
-///
-/// It is tower-http's [`CorsLayer`], whose methods change what else there is to allow.
+/// CORS for all of a router: a layer for `Router::layer`. [`Sse::cors`] is the same for one route of
+/// events.
 ///
 /// ```
 /// # use axum::Router;
 /// # let app: Router = Router::new();
 /// let app = app.layer(ssetarget::axum::cors(["https://app.example.com"])?);
-/// # Ok::<(), ssetarget::axum::InvalidOrigin>(())
+/// # Ok::<(), ssetarget::InvalidCors>(())
 /// ```
 ///
 /// # Errors
-/// [`InvalidOrigin`] for what no browser sends as an `Origin`, and for `*` and `null`.
-pub fn cors(
-    origins: impl IntoIterator<Item = impl AsRef<str>>,
-) -> Result<CorsLayer, InvalidOrigin> {
-    let origins = origins.into_iter().map(|text| origin(text.as_ref()));
-    let origins = origins.collect::<Result<Vec<_>, _>>()?;
-    Ok(CorsLayer::new()
-        .allow_origin(origins)
-        .allow_credentials(true)
-        .allow_methods([Method::GET])
-        .allow_headers([
-            HeaderName::from_static("last-event-id"),
-            header::CACHE_CONTROL,
-            header::AUTHORIZATION,
-        ])
-        .max_age(Duration::from_secs(60 * 60)))
+/// As [`Cors::new`].
+pub fn cors(origins: impl IntoIterator<Item = impl AsRef<str>>) -> Result<Cors, InvalidCors> {
+    Cors::new(origins)
 }
 
-/// An origin as browsers write it: a comparison of bytes decides (Fetch, "CORS check").
-fn origin(text: &str) -> Result<HeaderValue, InvalidOrigin> {
-    let invalid = || InvalidOrigin(text.to_owned());
-    let uri: Uri = text.parse().map_err(|_| invalid())?;
-    let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
-        return Err(invalid());
-    };
-    let default_port = match scheme {
-        "http" => Some(80),
-        "https" => Some(443),
-        _ => None,
-    };
-    let is_default = authority.port_u16().is_some() && authority.port_u16() == default_port;
-    let serialized = format!("{scheme}://{authority}").to_ascii_lowercase();
-    let is_host = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
-    if serialized != text || is_default || !authority.as_str().bytes().all(is_host) {
-        return Err(invalid());
-    }
-    HeaderValue::from_str(text).map_err(|_| invalid())
-}
+impl<S> Layer<S> for Cors {
+    type Service = CorsService<S>;
 
-/// The text is not an origin.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct InvalidOrigin(String);
-
-impl fmt::Display for InvalidOrigin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{:?} is not an origin: write it as browsers do, like https://app.example.com or \
-             http://localhost:8080, in lower case, with the port only where it is not the \
-             default one, and without a slash at the end",
-            self.0
-        )
+    fn layer(&self, inner: S) -> CorsService<S> {
+        let cors = self.clone();
+        CorsService { inner, cors }
     }
 }
 
-impl std::error::Error for InvalidOrigin {}
+/// A service behind [`Cors`]: it answers preflights itself, and adds headers to all other responses.
+#[derive(Clone, Debug)]
+pub struct CorsService<S> {
+    inner: S,
+    cors: Cors,
+}
+
+impl<S, A, B> Service<::http::Request<A>> for CorsService<S>
+where
+    S: Service<::http::Request<A>, Response = ::http::Response<B>>,
+    B: Default,
+{
+    type Response = ::http::Response<B>;
+    type Error = S::Error;
+    type Future = CorsFuture<S::Future>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: ::http::Request<A>) -> Self::Future {
+        let answer = crate::http::cors::answer(&self.cors, &request);
+        let inner = match answer.is_preflight() {
+            true => None,
+            false => Some(self.inner.call(request)),
+        };
+        CorsFuture { inner, answer }
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// The response of a [`CorsService`].
+    #[derive(Debug)]
+    pub struct CorsFuture<F> {
+        // `None` for a preflight.
+        #[pin]
+        inner: Option<F>,
+        answer: CorsAnswer,
+    }
+}
+
+impl<F, B, E> Future for CorsFuture<F>
+where
+    F: Future<Output = Result<::http::Response<B>, E>>,
+    B: Default,
+{
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let mut response = match this.inner.as_pin_mut() {
+            Some(inner) => ready!(inner.poll(context))?,
+            None => {
+                let mut preflight = ::http::Response::new(B::default());
+                *preflight.status_mut() = StatusCode::NO_CONTENT;
+                preflight
+            }
+        };
+        crate::http::cors::apply(this.answer, response.headers_mut());
+        Poll::Ready(Ok(response))
+    }
+}

@@ -20,8 +20,9 @@
 //! | `body` | events to bytes with heartbeats; its clock is an argument | the runtime |
 //! | `credit` | flow control for bytes that are pushed | what pushes them |
 //! | `refusal` | [`Refusal`]: the status, headers and words of what is not answered with events | servers |
-//! | `http` | requests to responses by the whole contract, graceful shutdown | any particular server |
-//! | `axum` | a handler in one line, CORS | |
+//! | `cors` | [`Cors`]: which pages of other origins may read | servers |
+//! | `http` | requests to responses by the whole contract, CORS, graceful shutdown | any particular server |
+//! | `axum` | a handler in one line, CORS for a whole router | |
 //! | [`workflow`] | step events, deterministic names, [`WorkflowEventStep`](workflow::WorkflowEventStep), batched dispatch; the platform's own log ([`InstanceFeed`](workflow::InstanceFeed)) | Cloudflare |
 //! | [`tracer`] | spans of any code as the same events; a bridge from the crate `tracing` | Workflows, runtimes |
 //! | `cloudflare` | Workflows in Rust, the `WorkflowEvents` object, `serve_sse`, `serve_instance_sse` | (the only one that knows JavaScript) |
@@ -77,6 +78,7 @@ mod body;
 mod clock;
 #[cfg(all(feature = "cloudflare", target_family = "wasm"))]
 pub mod cloudflare;
+mod cors;
 #[cfg(any(test, all(feature = "cloudflare", target_family = "wasm")))]
 mod credit;
 mod event;
@@ -97,6 +99,7 @@ pub mod wire;
 pub mod workflow;
 
 pub use body::{HEARTBEAT_INTERVAL, body, frame_body, frames, keep_alive};
+pub use cors::{Cors, CorsAnswer, InvalidCors};
 pub use event::{Cursor, Event, EventId, InvalidEvent, InvalidEventId, NewEvent, StoredEvent};
 pub use listen::{DecodeError, DecodeEvent, Folded, ListenError, Stored};
 pub use refusal::Refusal;

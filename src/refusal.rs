@@ -1,10 +1,15 @@
 //! Why a request for events is not answered with events: the same words from every server.
 
 use std::fmt;
+use std::time::Duration;
 
-use crate::wire::InvalidCursor;
+use crate::wire::{self, InvalidCursor};
 
 /// A request that is refused: the status, headers and reason that the wire contract has for it.
+///
+/// Any status but `200` ends an `EventSource` for good (WHATWG HTML, section 9.2.2), which is right
+/// where asking again does not help. Where it does, the client is not told by a status: see
+/// [`hold`](Self::hold).
 ///
 /// ```
 /// use ssetarget::{Refusal, wire};
@@ -27,7 +32,8 @@ pub enum Refusal {
         /// The methods that are answered, as `Allow` has them.
         allow: &'static str,
     },
-    /// `503`: the log cannot be reached.
+    /// `503`: the log cannot be reached now. An `EventSource` gets a stream that breaks off instead, so
+    /// that it comes back: see [`hold`](Self::hold).
     Unavailable,
 }
 
@@ -41,6 +47,34 @@ impl Refusal {
             Self::Method { .. } => 405,
             Self::Unavailable => 503,
         }
+    }
+
+    /// Whether the client is to be kept waiting and not to be refused, and for how long.
+    ///
+    /// `Some` for [`Unavailable`](Self::Unavailable) and a request whose `Accept` names
+    /// `text/event-stream`, as that of every `EventSource` does: a `503` would end it for good. Answer
+    /// `200` with [`wire::HEADERS`], send [`wire::HEARTBEAT`] at once, and break the body off after this
+    /// time, as a connection breaks; not by its end, which some clients take for that of the events. The
+    /// client comes back after its own delay, with the `Last-Event-ID` that it had.
+    ///
+    /// The time is 1 to 3 seconds, as `random`, from 0 to 1, has it: clients that one failure threw out
+    /// at the same moment come back one after another. `None`: answer with the [status](Self::status).
+    ///
+    /// ```
+    /// # use ssetarget::Refusal;
+    /// let browser = Some("text/event-stream");
+    /// assert!(Refusal::Unavailable.hold(browser, 0.5).is_some());
+    /// assert!(Refusal::Unavailable.hold(Some("*/*"), 0.5).is_none()); // curl: 503
+    /// assert!(Refusal::NotFound("there is no such log").hold(browser, 0.5).is_none());
+    /// ```
+    #[must_use]
+    pub fn hold(&self, accept: Option<&str>, random: f64) -> Option<Duration> {
+        const SHORTEST: Duration = Duration::from_secs(1);
+        const SPREAD: Duration = Duration::from_secs(2);
+        let holds = matches!(self, Self::Unavailable) && wire::accepts_events(accept);
+        // Also for what is no number.
+        let share = if random > 0.0 { random.min(1.0) } else { 0.0 };
+        holds.then(|| SHORTEST + SPREAD.mul_f64(share))
     }
 
     /// The response's headers, their names in lower case.
@@ -86,3 +120,29 @@ impl fmt::Display for Refusal {
 }
 
 impl std::error::Error for Refusal {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_passes_is_waited_for_and_by_each_client_for_another_time() {
+        let browser = Some("text/event-stream");
+        let times = [0.0, 0.25, 1.0, -1.0, 7.0, f64::NAN].map(|random| {
+            let time = Refusal::Unavailable.hold(browser, random);
+            time.map(|time| time.as_millis())
+        });
+        assert_eq!(times, [1000, 1500, 3000, 1000, 3000, 1000].map(Some));
+        for refusal in [
+            Refusal::Cursor(InvalidCursor::From),
+            Refusal::EventType,
+            Refusal::NotFound("nothing"),
+            Refusal::Method { allow: "GET, HEAD" },
+        ] {
+            assert_eq!(refusal.hold(browser, 0.5), None, "{refusal}");
+        }
+        for accept in [None, Some("*/*"), Some("text/html")] {
+            assert_eq!(Refusal::Unavailable.hold(accept, 0.5), None);
+        }
+    }
+}

@@ -159,8 +159,13 @@ fn line_end(text: &str) -> Option<usize> {
 /// `last_event_id` (for clients that cannot set headers), `from=latest` or `from=beginning`,
 /// `since=` a time as RFC 3339 in UTC (`2026-11-24T09:00:00Z`) or as milliseconds since the Unix
 /// epoch, else the beginning. An empty header or parameter counts as absent, as an `EventSource` whose
-/// last id is empty sends none (section 9.2.3). `query` is the part of the URL behind `?`,
-/// percent-encoded.
+/// last id is empty sends none (section 9.2.3). Spaces and tabs around the header's value are no part
+/// of it. `query` is the part of the URL behind `?`, percent-encoded; of a parameter that it has more
+/// than once, the first that is not empty counts.
+///
+/// A header that a request has more than once is one whose values are joined by commas (RFC 9110,
+/// section 5.3), as Workers do it: join them before this, and they are refused, since only one of them
+/// can be where the client is.
 ///
 /// # Errors
 /// [`InvalidCursor`] if the one that counts is malformed.
@@ -171,6 +176,7 @@ pub fn cursor(last_event_id: Option<&str>, query: Option<&str>) -> Result<Cursor
             .map(|(_, value)| value)
     };
     let id = last_event_id
+        .map(|id| id.trim_matches([' ', '\t']))
         .filter(|id| !id.is_empty())
         .map(Cow::Borrowed)
         .or_else(|| parameter("lastEventId"))
@@ -188,6 +194,16 @@ pub fn cursor(last_event_id: Option<&str>, query: Option<&str>) -> Result<Cursor
         None => Ok(Cursor::Beginning),
         Some(time) => since(&time).map(Cursor::Since).ok_or(InvalidCursor::Since),
     }
+}
+
+/// Whether a request's `Accept` names [`CONTENT_TYPE`], as that of every `EventSource` does (section
+/// 9.2.2). `*/*` does not: it is what programs send that take what they get.
+#[must_use]
+pub fn accepts_events(accept: Option<&str>) -> bool {
+    let types = accept.unwrap_or_default().split(',');
+    types
+        .filter_map(|range| range.split(';').next())
+        .any(|range| range.trim().eq_ignore_ascii_case(CONTENT_TYPE))
 }
 
 fn since(text: &str) -> Option<SystemTime> {
@@ -309,19 +325,50 @@ mod tests {
         assert_eq!(cursor(None, None), Ok(Cursor::Beginning));
         assert_eq!(cursor(Some("3"), Some("lastEventId=4")), after(3));
         assert_eq!(cursor(Some(""), Some("lastEventId=4")), after(4));
+        assert_eq!(cursor(Some(" \t"), Some("lastEventId=4")), after(4));
+        assert_eq!(cursor(Some(" 3\t"), None), after(3));
         assert_eq!(
             cursor(None, Some("a=b&last_event_id=5&from=latest")),
             after(5)
         );
         assert_eq!(cursor(None, Some("lastEventId=&last_event_id=5")), after(5));
+        assert_eq!(
+            cursor(None, Some("lastEventId=&lastEventId=5&lastEventId=6")),
+            after(5)
+        );
         assert_eq!(cursor(None, Some("from=latest")), Ok(Cursor::Latest));
         assert_eq!(cursor(None, Some("from=now")), Err(InvalidCursor::From));
-        for bad in ["12abc", "-1", "0", "1.5", "NaN", "%3A"] {
+        let long = "1".repeat(100_000);
+        for bad in [
+            "12abc", "-1", "0", "1.5", "NaN", "%3A", "%FF", "%00", "%", "1%202", "%203", "1, 2",
+            "3, 3", ", 3", "\u{663}", "\u{fffd}", &long,
+        ] {
             assert!(cursor(Some(bad), None).is_err(), "{bad}");
             assert!(
                 cursor(None, Some(&format!("lastEventId={bad}"))).is_err(),
                 "{bad}"
             );
+        }
+    }
+
+    #[test]
+    fn an_event_source_says_what_it_accepts() {
+        for accept in [
+            "text/event-stream",
+            "Text/Event-Stream",
+            "application/json, text/event-stream",
+            "text/event-stream;q=0.9,*/*;q=0.1",
+        ] {
+            assert!(accepts_events(Some(accept)), "{accept}");
+        }
+        for accept in [
+            None,
+            Some(""),
+            Some("*/*"),
+            Some("text/*"),
+            Some("text/event-streams"),
+        ] {
+            assert!(!accepts_events(accept), "{accept:?}");
         }
     }
 

@@ -199,7 +199,7 @@ impl WorkflowEventsNamespace {
         }
         let request = ObjectRequest::head();
         let response = self.fetch(&self.object_name(instance_id), &request).await?;
-        Ok(response.status_code() == 200)
+        Ok([200, 204].contains(&response.status_code()))
     }
 
     /// Asks this binding how an instance is whenever a viewer opens its stream, so that a run

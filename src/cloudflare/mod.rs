@@ -13,6 +13,7 @@
 
 mod binding;
 mod convert;
+mod cors;
 mod create;
 mod entrypoint;
 mod events;

@@ -15,7 +15,7 @@ use super::js;
 use super::life;
 use super::relay::{Hop, Tree};
 use super::remote_log;
-use super::response::sse_frame_response_while;
+use super::response::{self, sse_frame_response_while};
 use super::runtime::WorkersRuntime;
 use super::serve::{self, Viewer};
 use super::socket::BROKEN;
@@ -226,6 +226,9 @@ impl Object {
             Ok(viewer) => viewer,
             Err(refusal) => return serve::refuse(refusal),
         };
+        if viewer.head {
+            return self.head(&viewer).await;
+        }
         let hop = Hop::from_request(request)?;
         let visit = match self.tree.admit(hop.as_ref())? {
             Ok(visit) => visit,
@@ -241,14 +244,25 @@ impl Object {
         if is_empty && !viewer.expected {
             return serve::refuse(serve::UNKNOWN_INSTANCE);
         }
-        if request.method() == "HEAD" {
-            return Response::empty();
-        }
         let subscription = target.subscribe(viewer.cursor).await.map_err(to_worker)?;
         if viewer.hibernates && !subscription.has_ended() {
             return self.hibernating.accept(target, subscription);
         }
         sse_frame_response_while(subscription, visit)
+    }
+
+    /// What [`fetch`](Self::fetch) answers, without a body and without a viewer.
+    async fn head(&self, viewer: &Viewer) -> worker::Result<Response> {
+        let target = self.log.target();
+        let head = target.store().head().map_err(to_worker)?;
+        if head.is_none() && !viewer.expected {
+            return serve::refuse(serve::UNKNOWN_INSTANCE);
+        }
+        let subscription = target.subscribe(viewer.cursor).await.map_err(to_worker)?;
+        match subscription.has_ended() {
+            true => response::ended(),
+            false => response::left_out(),
+        }
     }
 
     /// Answers at once, since SQLite does: a promise of Rust's costs as much as the insert. The

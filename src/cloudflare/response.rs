@@ -5,6 +5,7 @@ use std::fmt;
 use std::future::Future;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_core::Stream;
@@ -16,7 +17,7 @@ use worker::{Response, ResponseBuilder};
 
 use super::js;
 use super::life::Held;
-use super::runtime::Timer;
+use super::runtime::{Timer, sleep};
 use crate::store::FrameStore;
 use crate::{EventStore, Subscription, body, frame_body, wire};
 
@@ -102,6 +103,26 @@ pub(super) fn ended() -> worker::Result<Response> {
     Ok(response.empty())
 }
 
+/// What `HEAD` gets in the place of a stream.
+pub(super) fn left_out() -> worker::Result<Response> {
+    Ok(streaming()?.empty())
+}
+
+/// `200` and a heartbeat, and after this time a cut: see [`Refusal::hold`](crate::Refusal::hold).
+pub(super) fn hold(time: Duration) -> worker::Result<Response> {
+    let (response, viewer) = open()?;
+    let held = async move {
+        let heartbeat = Uint8Array::from(wire::HEARTBEAT);
+        if viewer.write(&heartbeat).await {
+            sleep(time).await;
+            viewer.cut("the events cannot be reached").await;
+        }
+        Ok(JsValue::UNDEFINED)
+    };
+    js::wait_until(&js::promise(held))?;
+    Ok(response)
+}
+
 /// `200` and these chunks, which this Worker's own request writes. A viewer that leaves is noticed at
 /// the next chunk or heartbeat.
 pub(super) fn stream_here<E: fmt::Display + 'static>(
@@ -114,14 +135,23 @@ pub(super) fn stream_here<E: fmt::Display + 'static>(
 
 /// `200` and these chunks, which the future writes as long as the viewer takes them.
 fn stream(chunks: Chunks) -> worker::Result<(Response, impl Future<Output = ()>)> {
+    let (response, viewer) = open()?;
+    Ok((response, pump(chunks, viewer)))
+}
+
+fn open() -> worker::Result<(Response, Viewer)> {
     let stream = js::IdentityTransformStream::new()?;
     let writer = stream.writable().get_writer()?;
+    let response = streaming()?.stream(stream.readable());
+    Ok((response, Viewer::new(writer)?))
+}
+
+fn streaming() -> worker::Result<ResponseBuilder> {
     let mut response = ResponseBuilder::new();
     for (name, value) in wire::HEADERS {
         response = response.with_header(name, value)?;
     }
-    let response = response.stream(stream.readable());
-    Ok((response, pump(chunks, Viewer::new(writer)?)))
+    Ok(response)
 }
 
 /// Writes chunks until there are no more or the viewer is gone. One is under way at a time: that
@@ -134,9 +164,7 @@ async fn pump(mut chunks: Chunks, viewer: Viewer) {
             Ok(_) => return,
             Err(error) => {
                 worker::console_error!("ssetarget: a viewer's stream is cut off: {error}");
-                // Not a clean end, so that the client comes back for the rest.
-                let reason = JsValue::from_str("the event log failed");
-                let _ = viewer.writer.abort(&reason).await;
+                viewer.cut("the event log failed").await;
                 return;
             }
         }
@@ -179,6 +207,12 @@ impl Viewer {
             done: Closure::wrap_assert_unwind_safe(Box::new(done) as Box<dyn FnMut(bool)>),
             _held: held,
         })
+    }
+
+    /// Not a clean end, so that the client comes back for the rest.
+    async fn cut(&self, reason: &str) {
+        // Fails for a viewer that is gone, which needs no cut.
+        let _ = self.writer.abort(&JsValue::from_str(reason)).await;
     }
 
     /// Returns whether the viewer took it.

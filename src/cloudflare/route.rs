@@ -21,8 +21,9 @@ pub(super) async fn fetch(
     events: &WorkflowEventsNamespace,
 ) -> worker::Result<Response> {
     let root = events.object_name(instance_id);
-    // An object that sleeps cannot count those who watch, and takes 32,768 of them.
-    let tree = events.tree().filter(|_| !viewer.hibernates);
+    // An object that sleeps cannot count those who watch, and takes 32,768 of them. Who asks with
+    // `HEAD` does not watch.
+    let tree = events.tree().filter(|_| !viewer.hibernates && !viewer.head);
     let mut search = Search::new(tree.and_then(|_| remembered(&root)));
     loop {
         let (place, ask) = search.next(js_sys::Math::random());

@@ -5,11 +5,14 @@ use js_sys::Array;
 use wasm_bindgen::JsCast;
 use worker::{Request, Response, ResponseBuilder, web_sys};
 
+use super::cors::with_own_headers;
 use super::events::WorkflowEventsNamespace;
 use super::relay::{HOP, Hop};
+use super::response;
 use super::route;
 use super::socket::socket_response;
 use crate::clock;
+use crate::cors::Cors;
 use crate::event::Cursor;
 use crate::refusal::Refusal;
 use crate::wire;
@@ -17,10 +20,18 @@ use crate::wire;
 /// Answers a viewer's request with the events of an instance.
 ///
 /// `200` and a stream; `204` when the run has ended and the client has seen it all, which stops
-/// an `EventSource`; `400` for a malformed position; `404` for an instance that has no events
-/// (see [`WorkflowEventsNamespace::create`] for one that was only just created); `405`
-/// with `Allow` for anything but `GET`; `503` with `Retry-After` when the object cannot be
-/// reached, which was tried three times. Reasons are plain text.
+/// an `EventSource`; `400` for a malformed position, or a `Last-Event-ID` that is there twice; `404`
+/// for an instance that has no events (see [`WorkflowEventsNamespace::create`] for one that was only
+/// just created); `405` with `Allow` for anything but `GET` and `HEAD`; `503` with `Retry-After` when
+/// the object cannot be reached, which was tried three times. Reasons are plain text. `HEAD` gives
+/// the status and headers of `GET`, and nobody watches then.
+///
+/// A `503` would end an `EventSource` for good. A client that accepts `text/event-stream` gets `200`
+/// in its place and a stream that breaks off after 1 to 3 seconds, so that it comes back: see
+/// [`Refusal::hold`].
+///
+/// Headers of the response can be set, whatever its status is. For pages of other origins see
+/// [`Cors`].
 ///
 /// Serving never stores anything, whatever the request is. Where a run has more viewers than one
 /// object serves, others get the same from relays: see [`WorkflowEventsNamespace::fan_out`].
@@ -32,26 +43,32 @@ pub async fn serve_sse(
     request: Request,
     events: &WorkflowEventsNamespace,
 ) -> worker::Result<Response> {
-    // Not `request.method()`, which takes a method that it does not know for GET.
-    if request.inner().method() != "GET" {
-        return refuse(METHOD);
+    let request = request.inner();
+    match answer(instance_id, request, events).await {
+        Ok(response) => Ok(response),
+        Err(refusal) => refuse_to(request, refusal),
     }
-    let mut viewer = match Viewer::from_request(request.inner()) {
-        Ok(viewer) => viewer,
-        Err(refusal) => return refuse(refusal),
-    };
-    viewer.hibernates = events.is_hibernating();
+}
+
+async fn answer(
+    instance_id: &str,
+    request: &web_sys::Request,
+    events: &WorkflowEventsNamespace,
+) -> Result<Response, Refusal> {
+    let mut viewer = Viewer::from_request(request)?;
+    viewer.hibernates = events.is_hibernating() && !viewer.head;
     if !is_instance_id(instance_id) {
-        return refuse(UNKNOWN_INSTANCE);
+        return Err(UNKNOWN_INSTANCE);
     }
     let response = fetch(instance_id, &viewer, events).await?;
-    if events.knows_workflow() && [200, 101].contains(&response.status_code()) {
+    let watches = !viewer.head && [200, 101].contains(&response.status_code());
+    if watches && events.knows_workflow() {
         // Behind pointers here and below: code that a request does not need is then not compiled for it.
         let settled: LocalBoxFuture<'_, ()> = Box::pin(events.settle(instance_id));
         settled.await;
     }
     if response.status_code() != UNKNOWN_INSTANCE.status() {
-        return over_socket(response);
+        return for_viewer(response);
     }
     let answer: LocalBoxFuture<'_, _> = Box::pin(answer_unknown(instance_id, viewer, events));
     answer.await
@@ -62,23 +79,28 @@ async fn answer_unknown(
     instance_id: &str,
     mut viewer: Viewer,
     events: &WorkflowEventsNamespace,
-) -> worker::Result<Response> {
+) -> Result<Response, Refusal> {
     match events.state_of_unknown(instance_id).await {
         Ok(Some(state)) => {
             // One that has ended has either dispatched its events by now or never will.
             viewer.expected = !state.has_ended();
-            over_socket(fetch(instance_id, &viewer, events).await?)
+            for_viewer(fetch(instance_id, &viewer, events).await?)
         }
-        Ok(None) => refuse(UNKNOWN_INSTANCE),
-        Err(error) => refuse(unreachable(&error.into())),
+        Ok(None) => Err(UNKNOWN_INSTANCE),
+        Err(error) => Err(unreachable(&error.into())),
     }
 }
 
 /// The stream of an object that answered with a socket; the answer itself if it did not.
+fn for_viewer(response: Response) -> Result<Response, Refusal> {
+    let response = match response.status_code() {
+        101 => over_socket(response),
+        _ => with_own_headers(response),
+    };
+    response.map_err(|error| unreachable(&error))
+}
+
 fn over_socket(response: Response) -> worker::Result<Response> {
-    if response.status_code() != 101 {
-        return Ok(response);
-    }
     let socket = response.websocket().ok_or("the object sent no socket")?;
     socket_response(socket.as_ref().clone().unchecked_into())
 }
@@ -88,12 +110,9 @@ async fn fetch(
     instance_id: &str,
     viewer: &Viewer,
     events: &WorkflowEventsNamespace,
-) -> worker::Result<Response> {
+) -> Result<Response, Refusal> {
     let response: LocalBoxFuture<'_, _> = Box::pin(route::fetch(instance_id, viewer, events));
-    match response.await {
-        Ok(response) => Ok(response),
-        Err(error) => refuse(unreachable(&error)),
-    }
+    response.await.map_err(|error| unreachable(&error))
 }
 
 /// The reason is for the developer; a viewer cannot do anything with it.
@@ -136,13 +155,21 @@ pub enum Transport {
 #[derive(Debug)]
 pub struct SseRoute {
     events: WorkflowEventsNamespace,
+    cors: Option<Cors>,
 }
 
 impl SseRoute {
     /// Serves these events.
     #[must_use]
     pub fn new(events: WorkflowEventsNamespace) -> Self {
-        Self { events }
+        Self { events, cors: None }
+    }
+
+    /// Lets pages of other origins read, and answers their preflights. Default: none do.
+    #[must_use]
+    pub fn cors(mut self, cors: Cors) -> Self {
+        self.cors = Some(cors);
+        self
     }
 
     /// The response, if the request is for `/<id>/sse`, else the request itself. See
@@ -163,9 +190,14 @@ impl SseRoute {
                 let id = id.unwrap_or_default();
                 // Behind a pointer: else it would be part of the handler's own poll function, which
                 // the runtime optimizes as a whole if it is polled often, for 0.1 s of CPU.
-                let response: LocalBoxFuture<'_, _> =
-                    Box::pin(serve_sse(&id, request, &self.events));
-                Ok(Ok(response.await?))
+                let serve = |request| -> LocalBoxFuture<'_, _> {
+                    Box::pin(serve_sse(&id, request, &self.events))
+                };
+                let response = match &self.cors {
+                    Some(cors) => cors.wrap(request, serve).await,
+                    None => serve(request).await,
+                };
+                Ok(Ok(response?))
             }
             None => Ok(Err(request)),
         }
@@ -175,6 +207,8 @@ impl SseRoute {
 /// What a viewer asks for.
 pub(super) struct Viewer {
     pub(super) cursor: Cursor,
+    /// Without a body.
+    pub(super) head: bool,
     /// The instance is known to exist, so an empty log is one to wait for.
     pub(super) expected: bool,
     /// It is to be answered with a hibernatable socket.
@@ -188,10 +222,18 @@ const UPGRADE: &str = "upgrade";
 impl Viewer {
     /// Of the runtime's own request: the `worker` crate's would read much that is not needed.
     pub(super) fn from_request(request: &web_sys::Request) -> Result<Self, Refusal> {
+        // Of the runtime's own, too: the crate's takes a method that it does not know for GET.
+        let head = match &*request.method() {
+            "GET" => false,
+            "HEAD" => true,
+            _ => return Err(METHOD),
+        };
+        // One that is there more than once comes joined by commas, and is no id.
         let header = request.headers().get("last-event-id").ok().flatten();
         let cursor = wire::cursor(header.as_deref(), query(&request.url()))?;
         Ok(Self {
             cursor,
+            head,
             expected: false,
             hibernates: false,
         })
@@ -199,9 +241,6 @@ impl Viewer {
 
     /// What [`to_object_request`](Self::to_object_request) says, at the object.
     pub(super) fn from_object_request(request: &web_sys::Request) -> Result<Self, Refusal> {
-        if !["GET", "HEAD"].contains(&&*request.method()) {
-            return Err(METHOD);
-        }
         let mut viewer = Self::from_request(request)?;
         viewer.expected = request.headers().has(EXPECTED).unwrap_or(false);
         viewer.hibernates = request.headers().has(UPGRADE).unwrap_or(false);
@@ -210,7 +249,7 @@ impl Viewer {
 
     /// Made anew from what was understood: nothing else of the client's request gets further.
     pub(super) fn to_object_request(&self, hop: Option<&Hop>) -> worker::Result<ObjectRequest> {
-        let mut request = ObjectRequest::new("GET");
+        let mut request = ObjectRequest::new(if self.head { "HEAD" } else { "GET" });
         if self.expected {
             request.set(EXPECTED, "1");
         }
@@ -268,9 +307,19 @@ pub(super) fn query(url: &str) -> Option<&str> {
     url.split_once('?').map(|(_, query)| query)
 }
 
-pub(super) const METHOD: Refusal = Refusal::Method { allow: "GET" };
+const METHOD: Refusal = Refusal::Method { allow: "GET, HEAD" };
 pub(super) const UNKNOWN_INSTANCE: Refusal =
     Refusal::NotFound("there is no workflow instance with this id");
+
+/// The response that refuses a viewer's request, or makes it [wait](Refusal::hold).
+pub(super) fn refuse_to(request: &web_sys::Request, refusal: Refusal) -> worker::Result<Response> {
+    let accept = request.headers().get("accept").ok().flatten();
+    match refusal.hold(accept.as_deref(), js_sys::Math::random()) {
+        Some(_) if request.method() == "HEAD" => response::left_out(),
+        Some(time) => response::hold(time),
+        None => refuse(refusal),
+    }
+}
 
 /// The response of a refusal.
 pub(super) fn refuse(refusal: Refusal) -> worker::Result<Response> {

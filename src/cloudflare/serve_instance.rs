@@ -3,12 +3,12 @@
 use bytes::Bytes;
 use futures_core::Stream;
 use futures_util::stream;
-use worker::{Request, Response};
+use worker::{Request, Response, web_sys};
 
 use super::binding::{Workflow, WorkflowError, WorkflowErrorKind};
 use super::response;
 use super::runtime::{WorkersRuntime, sleep};
-use super::serve::{METHOD, UNKNOWN_INSTANCE, is_instance_id, query, refuse, unreachable};
+use super::serve::{UNKNOWN_INSTANCE, Viewer, is_instance_id, query, refuse_to, unreachable};
 use super::subscribe::{Payloads, PlatformLog};
 use crate::event::StoredEvent;
 use crate::workflow::{
@@ -48,13 +48,16 @@ pub async fn serve_instance_sse(
     workflow: &Workflow,
     options: InstanceSse,
 ) -> worker::Result<Response> {
-    match feed(instance_id, &request, workflow, &options).await {
+    let request = request.inner();
+    match feed(instance_id, request, workflow, &options).await {
         Ok(feed) if feed.has_ended() => response::ended(),
+        // Dropped, its subscription ends.
+        Ok(_) if request.method() == "HEAD" => response::left_out(),
         Ok(feed) => {
             let events = keep_alive(chunks(feed, options), HEARTBEAT_INTERVAL, sleep);
             response::stream_here(response::in_javascript(events))
         }
-        Err(refusal) => refuse(refusal),
+        Err(refusal) => refuse_to(request, refusal),
     }
 }
 
@@ -117,17 +120,12 @@ type Feed = InstanceFeed<PlatformLog, WorkersRuntime>;
 
 async fn feed(
     instance_id: &str,
-    request: &Request,
+    request: &web_sys::Request,
     workflow: &Workflow,
     options: &InstanceSse,
 ) -> Result<Feed, Refusal> {
-    // Not `request.method()`, which takes a method that it does not know for GET.
-    if request.inner().method() != "GET" {
-        return Err(METHOD);
-    }
-    let header = request.headers().get("last-event-id").ok().flatten();
-    let url = request.inner().url();
-    let cursor = wire::cursor(header.as_deref(), query(&url))?;
+    let cursor = Viewer::from_request(request)?.cursor;
+    let url = request.url();
     let mut types = options.types.clone();
     if let Some((_, names)) = form_urlencoded::parse(query(&url).unwrap_or_default().as_bytes())
         .find(|(name, _)| name == "types")

@@ -4,7 +4,7 @@ use worker::{Request, Response};
 
 use super::response;
 use super::runtime::Timer;
-use super::serve::{METHOD, Viewer, refuse};
+use super::serve::{Viewer, refuse_to};
 use crate::refusal::Refusal;
 use crate::{EventStore, SseTarget, body};
 
@@ -12,9 +12,11 @@ use crate::{EventStore, SseTarget, body};
 /// reaches itself, as one in Redis.
 ///
 /// `200` and a stream; `204` when the log has ended and the client has seen it all, which stops an
-/// `EventSource`; `400` for a malformed position; `405` with `Allow` for anything but `GET`; `503`
-/// with `Retry-After` when the store fails. Reasons are plain text. A store that fails later cuts
-/// the stream off, so that the client comes back for the rest.
+/// `EventSource`; `400` for a malformed position; `405` with `Allow` for anything but `GET` and
+/// `HEAD`; `503` with `Retry-After` when the store fails, or a stream that breaks off where the client
+/// is an `EventSource`, as of [`serve_sse`](super::serve_sse). Reasons are plain text. A store that
+/// fails later cuts the stream off, so that the client comes back for the rest. Headers of the
+/// response can be set; for pages of other origins see [`Cors`](crate::Cors).
 ///
 /// ```ignore
 /// let client = RedisClient::new(&env.secret("REDIS_URL")?.to_string()).map_err(to_worker)?;
@@ -28,16 +30,14 @@ pub async fn serve_log<E, S: EventStore + 'static>(
     target: &SseTarget<E, S>,
     request: &Request,
 ) -> worker::Result<Response> {
-    // Not `request.method()`, which takes a method that it does not know for GET.
-    if request.inner().method() != "GET" {
-        return refuse(METHOD);
-    }
-    let viewer = match Viewer::from_request(request.inner()) {
+    let request = request.inner();
+    let viewer = match Viewer::from_request(request) {
         Ok(viewer) => viewer,
-        Err(refusal) => return refuse(refusal),
+        Err(refusal) => return refuse_to(request, refusal),
     };
     match target.subscribe(viewer.cursor).await {
         Ok(subscription) if subscription.has_ended() => response::ended(),
+        Ok(_) if viewer.head => response::left_out(),
         Ok(subscription) => {
             let timer = Timer::new();
             let chunks = body(subscription, move |duration| timer.sleep(duration));
@@ -46,7 +46,7 @@ pub async fn serve_log<E, S: EventStore + 'static>(
         Err(error) => {
             // The reason is for the developer; a viewer cannot do anything with it.
             worker::console_error!("ssetarget: a log cannot be read: {error}");
-            refuse(Refusal::Unavailable)
+            refuse_to(request, Refusal::Unavailable)
         }
     }
 }

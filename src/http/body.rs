@@ -6,18 +6,20 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_core::Stream;
 use futures_util::future::{self, Either};
-use futures_util::{StreamExt, stream};
+use futures_util::{FutureExt, StreamExt, stream};
 use http_body::{Body, Frame, SizeHint};
 
 use super::Sse;
 use crate::body::{frames, keep_alive};
 use crate::store::EventStore;
 use crate::subscription::Subscription;
-use crate::sync::BoxStream;
+use crate::sync::{BoxFuture, BoxStream};
+use crate::wire;
 
 /// The body of a response of [`Sse::respond`], both as an [`http_body::Body`] and as a [`Stream`]
 /// of bytes. `E` is the store's error.
@@ -31,6 +33,36 @@ enum Content<E> {
     /// Nothing, in the place of something of unknown length.
     LeftOut,
     Events(BoxStream<'static, Result<Bytes, StreamCut<E>>>),
+    Held(Held),
+}
+
+/// In the place of events that cannot be reached: a heartbeat, and after a while a cut.
+enum Held {
+    Begins(BoxFuture<'static, ()>),
+    Waits(BoxFuture<'static, ()>),
+    IsCut,
+}
+
+impl Held {
+    fn poll_next<E>(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, StreamCut<E>>>> {
+        match std::mem::replace(self, Self::IsCut) {
+            Self::Begins(time) => {
+                *self = Self::Waits(time);
+                Poll::Ready(Some(Ok(Bytes::from_static(wire::HEARTBEAT))))
+            }
+            Self::Waits(mut time) => match time.as_mut().poll(context) {
+                Poll::Ready(()) => Poll::Ready(Some(Err(StreamCut::Unavailable))),
+                Poll::Pending => {
+                    *self = Self::Waits(time);
+                    Poll::Pending
+                }
+            },
+            Self::IsCut => Poll::Ready(None),
+        }
+    }
 }
 
 /// Why a body breaks off before the end of the events.
@@ -41,6 +73,9 @@ pub enum StreamCut<E> {
     Store(E),
     /// The server is about to stop: see [`Shutdown`](super::Shutdown).
     Shutdown,
+    /// The log could not be reached from the beginning, and the client is to try again: see
+    /// [`Refusal::hold`](crate::Refusal::hold).
+    Unavailable,
 }
 
 impl<E> SseBody<E> {
@@ -60,6 +95,21 @@ impl<E> SseBody<E> {
     pub(super) fn text(text: String) -> Self {
         Self {
             content: Content::Text(Some(text.into())),
+        }
+    }
+
+    /// What breaks off after this time, or when the server is about to stop.
+    pub(super) fn hold(time: Duration, sse: &Sse) -> Self {
+        let sleep = (sse.sleep)(time);
+        let time: BoxFuture<'static, ()> = match &sse.shutdown {
+            Some(shutdown) => {
+                let begun = Box::pin(shutdown.begun());
+                Box::pin(future::select(sleep, begun).map(|_| ()))
+            }
+            None => sleep,
+        };
+        Self {
+            content: Content::Held(Held::Begins(time)),
         }
     }
 
@@ -135,6 +185,7 @@ impl<E> Stream for SseBody<E> {
             Content::Text(text) => Poll::Ready(text.take().map(Ok)),
             Content::LeftOut => Poll::Ready(None),
             Content::Events(events) => events.poll_next_unpin(context),
+            Content::Held(held) => held.poll_next(context),
         }
     }
 }
@@ -161,7 +212,7 @@ impl<E> Body for SseBody<E> {
                 let length = text.as_ref().map_or(0, Bytes::len);
                 SizeHint::with_exact(length as u64)
             }
-            Content::LeftOut | Content::Events(_) => SizeHint::default(),
+            Content::LeftOut | Content::Events(_) | Content::Held(_) => SizeHint::default(),
         }
     }
 }
@@ -174,7 +225,7 @@ impl<E> fmt::Debug for SseBody<E> {
         match &self.content {
             Content::Text(text) => f.debug_tuple("SseBody").field(text).finish(),
             Content::LeftOut => f.write_str("SseBody"),
-            Content::Events(_) => f.write_str("SseBody(..)"),
+            Content::Events(_) | Content::Held(_) => f.write_str("SseBody(..)"),
         }
     }
 }
@@ -184,6 +235,7 @@ impl<E> fmt::Display for StreamCut<E> {
         f.write_str(match self {
             Self::Store(_) => "the event store failed",
             Self::Shutdown => "the server is shutting down",
+            Self::Unavailable => "the events cannot be reached",
         })
     }
 }
@@ -192,7 +244,7 @@ impl<E: Error + 'static> Error for StreamCut<E> {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Store(error) => Some(error),
-            Self::Shutdown => None,
+            Self::Shutdown | Self::Unavailable => None,
         }
     }
 }

@@ -18,18 +18,23 @@
 //! ```
 
 mod body;
+pub(crate) mod cors;
 mod shutdown;
 
+use std::collections::hash_map::RandomState;
 use std::error::Error;
 use std::fmt;
 use std::future::Future;
+use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::http::header::ACCEPT;
 use ::http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 
 use crate::body::HEARTBEAT_INTERVAL;
 use crate::clock::{self, Sleep};
+use crate::cors::{Cors, CorsAnswer};
 use crate::event::Cursor;
 use crate::refusal::Refusal;
 use crate::store::{EventStore, PageLimit};
@@ -48,6 +53,7 @@ pub struct Sse {
     heartbeat: Duration,
     page_limit: PageLimit,
     shutdown: Option<Shutdown>,
+    cors: Option<Cors>,
     sleep: Sleep,
     on_error: OnError,
 }
@@ -72,6 +78,7 @@ impl Sse {
             heartbeat: HEARTBEAT_INTERVAL,
             page_limit: PageLimit::default(),
             shutdown: None,
+            cors: None,
             sleep: clock::sleep_with(sleep),
             on_error: Arc::new(|_| {}),
         }
@@ -99,8 +106,15 @@ impl Sse {
         self
     }
 
-    /// Hears of a store's errors, which clients learn nothing of: those of a request that is then
-    /// answered with `503`, and those that cut a stream off. Default: nobody does.
+    /// Lets pages of other origins read, and answers their preflights: see [`Cors`]. Default: none do.
+    #[must_use]
+    pub fn cors(mut self, cors: Cors) -> Self {
+        self.cors = Some(cors);
+        self
+    }
+
+    /// Hears of a store's errors, which clients learn nothing of: those of a request that cannot be
+    /// answered with events, and those that cut a stream off. Default: nobody does.
     #[must_use]
     pub fn on_error(
         mut self,
@@ -111,18 +125,19 @@ impl Sse {
     }
 
     /// The response to a request for the events of this log. Of the request counts its method,
-    /// the header `Last-Event-ID` and the query: see [`wire::cursor`].
+    /// the header `Last-Event-ID` and the query, see [`wire::cursor`], what it `Accept`s where the
+    /// store fails, and what [`Cors`] looks at.
     ///
     /// | status | when |
     /// |---|---|
     /// | `200` | the events follow, with the headers [`wire::HEADERS`] |
     /// | `204` | the log has ended and the client has all of it: an `EventSource` stops |
-    /// | `400` | the position is malformed; the body is the reason, as plain text |
+    /// | `400` | the position is malformed, or the header is there twice; the body is the reason, as plain text |
     /// | `405` | the method is neither `GET` nor `HEAD`; `Allow` says so |
-    /// | `503` | the store failed; `Retry-After` is a second |
+    /// | `503` | the store failed; `Retry-After` is a second. A client that accepts `text/event-stream`, as every `EventSource`, gets `200` and a stream that breaks off after 1 to 3 seconds, so that it comes back: see [`Refusal::hold`] |
     ///
     /// `HEAD` gives the status and headers of `GET`. For a log that does not exist see
-    /// [`refuse`].
+    /// [`refuse`](Self::refuse).
     ///
     /// The body ends after the terminal event. A store that fails in mid-stream, and a
     /// [`Shutdown`], cut it off instead, so that no client takes it for the end.
@@ -134,22 +149,58 @@ impl Sse {
     where
         S: EventStore + 'static,
     {
+        let caller = Caller::from_request(self, request);
         let viewer = Viewer::from_request(request);
         let target = target.typed();
         let sse = self.clone();
         async move {
-            match viewer {
+            if let Some(preflight) = caller.preflight() {
+                return preflight;
+            }
+            let response = match viewer {
                 Ok(viewer) => sse.stream(&target, viewer).await,
-                Err(refusal) => refuse(refusal),
+                Err(refusal) => Err(refusal),
+            };
+            match response {
+                Ok(response) => caller.may_read(response),
+                Err(refusal) => sse.refuse_to(&caller, refusal),
             }
         }
+    }
+
+    /// The response that refuses a request, for example with [`Refusal::NotFound`], or that makes it
+    /// [wait](Refusal::hold), with what [`Cors`] has to say.
+    pub fn refuse<E, B>(&self, request: &Request<B>, refusal: Refusal) -> Response<SseBody<E>> {
+        let caller = Caller::from_request(self, request);
+        let preflight = caller.preflight();
+        preflight.unwrap_or_else(|| self.refuse_to(&caller, refusal))
+    }
+
+    /// The response to a request that no log has to be known for: a preflight, or one that is refused
+    /// whatever the log is.
+    #[cfg(all(feature = "axum", not(target_family = "wasm")))]
+    pub(crate) fn turn_away<E, B>(&self, request: &Request<B>) -> Option<Response<SseBody<E>>> {
+        let caller = Caller::from_request(self, request);
+        caller.preflight().or_else(|| {
+            let refusal = Viewer::from_request(request).err()?;
+            Some(self.refuse_to(&caller, refusal))
+        })
+    }
+
+    fn refuse_to<E>(&self, caller: &Caller, refusal: Refusal) -> Response<SseBody<E>> {
+        let response = match refusal.hold(caller.accept.as_deref(), random()) {
+            Some(_) if caller.head => response(200, wire::HEADERS, SseBody::left_out()),
+            Some(time) => response(200, wire::HEADERS, SseBody::hold(time, self)),
+            None => refuse(refusal),
+        };
+        caller.may_read(response)
     }
 
     async fn stream<S>(
         &self,
         target: &SseTarget<(), S>,
         viewer: Viewer,
-    ) -> Response<SseBody<S::Error>>
+    ) -> Result<Response<SseBody<S::Error>>, Refusal>
     where
         S: EventStore + 'static,
     {
@@ -157,17 +208,17 @@ impl Sse {
             Ok(subscription) => subscription.with_page_limit(self.page_limit),
             Err(error) => {
                 (self.on_error)(&error);
-                return refuse(Refusal::Unavailable);
+                return Err(Refusal::Unavailable);
             }
         };
         if subscription.has_ended() {
-            return response(204, wire::END_HEADERS, SseBody::empty());
+            return Ok(response(204, wire::END_HEADERS, SseBody::empty()));
         }
         let body = match viewer.head {
             true => SseBody::left_out(),
             false => SseBody::stream(subscription, self),
         };
-        response(200, wire::HEADERS, body)
+        Ok(response(200, wire::HEADERS, body))
     }
 }
 
@@ -184,15 +235,56 @@ impl fmt::Debug for Sse {
             .field("heartbeat", &self.heartbeat)
             .field("page_limit", &self.page_limit)
             .field("shutdown", &self.shutdown)
+            .field("cors", &self.cors)
             .finish_non_exhaustive()
     }
 }
 
-/// The response that refuses a request, for example with [`Refusal::NotFound`].
+/// The response that refuses any request in the same way, with the refusal's own status. For one from
+/// a browser [`Sse::refuse`] is better.
 #[must_use]
 pub fn refuse<E>(refusal: Refusal) -> Response<SseBody<E>> {
     let body = SseBody::text(refusal.body());
     response(refusal.status(), refusal.headers(), body)
+}
+
+/// Who asks, as far as it matters for refusals and CORS.
+struct Caller {
+    head: bool,
+    accept: Option<String>,
+    cors: Option<CorsAnswer>,
+}
+
+impl Caller {
+    fn from_request<B>(sse: &Sse, request: &Request<B>) -> Self {
+        let accept = cors::joined(request.headers(), &ACCEPT);
+        Self {
+            head: *request.method() == Method::HEAD,
+            accept: accept.map(|accept| accept.into_owned()),
+            cors: sse.cors.as_ref().map(|cors| cors::answer(cors, request)),
+        }
+    }
+
+    /// The response, if the request is a preflight.
+    fn preflight<E>(&self) -> Option<Response<SseBody<E>>> {
+        let is_preflight = self.cors.as_ref().is_some_and(CorsAnswer::is_preflight);
+        is_preflight.then(|| self.may_read(response(204, [], SseBody::empty())))
+    }
+
+    fn may_read<E>(&self, mut response: Response<SseBody<E>>) -> Response<SseBody<E>> {
+        if let Some(answer) = &self.cors {
+            cors::apply(answer, response.headers_mut());
+        }
+        response
+    }
+}
+
+/// From 0 to 1.
+fn random() -> f64 {
+    let hash = RandomState::new().build_hasher().finish();
+    #[allow(clippy::cast_possible_truncation, reason = "half of it is enough")]
+    let half = hash as u32;
+    f64::from(half) / f64::from(u32::MAX)
 }
 
 /// What a viewer asks for.
@@ -208,13 +300,14 @@ impl Viewer {
             Method::HEAD => true,
             _ => return Err(Refusal::Method { allow: "GET, HEAD" }),
         };
-        // What is no text is no id: it is refused as one.
-        let header = request.headers().get("last-event-id");
-        let header = header.map(|id| String::from_utf8_lossy(id.as_bytes()));
+        // What is no text, or two texts, is no id: it is refused as one.
+        let header = cors::joined(request.headers(), &LAST_EVENT_ID);
         let cursor = wire::cursor(header.as_deref(), request.uri().query())?;
         Ok(Self { cursor, head })
     }
 }
+
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 fn response<E>(
     status: u16,

@@ -106,6 +106,23 @@ describe("the axum example, in a browser", { skip }, () => {
     await page.evaluate(() => window.ended);
     assert.deepEqual(await page.evaluate(() => window.got), ["1", "2", "3", "4", "5", "6"]);
 
+    // A log that cannot be reached is waited for.
+    await dispatch(other, "7", "", "later");
+    await redis.kill();
+    await page.evaluate((url) => {
+      window.got = [];
+      window.opened = 0;
+      window.states = [];
+      window.source = new EventSource(url, { withCredentials: true });
+      window.source.onopen = () => (window.opened += 1);
+      window.source.onerror = () => window.states.push(window.source.readyState);
+      window.source.addEventListener("note", ({ data }) => window.got.push(data));
+    }, `${server.url}/later/sse`);
+    await page.waitForFunction(() => window.opened === 2);
+    await redis.start();
+    await page.waitForFunction(() => window.got.length === 1 || window.states.includes(2));
+    assert.deepEqual(await page.evaluate(() => [window.got, window.states.includes(2)]), [["7"], false]);
+
     // A site that is not on the list sees nothing.
     const stranger = await serveSite();
     await page.goto(stranger.url);
@@ -162,7 +179,7 @@ test("a client that does not read does not keep the axum example from ending", a
   stalled.destroy();
 });
 
-async function dispatch(server, data, query = "") {
-  const response = await fetch(`${server.url}/room?type=note${query}`, { method: "POST", body: data });
+async function dispatch(server, data, query = "", log = "room") {
+  const response = await fetch(`${server.url}/${log}?type=note${query}`, { method: "POST", body: data });
   assert.equal(response.status, 201, await response.text());
 }

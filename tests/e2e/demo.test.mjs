@@ -300,8 +300,9 @@ describe("what is refused", () => {
     const routes = [
       ["/", "POST", ["PUT", "DELETE", "PATCH", "OPTIONS", "HEAD"]],
       [`/${id}`, "GET", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD"]],
-      [`/${id}/sse`, "GET", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD"]],
-      ["/unknown/sse", "GET", ["POST", "PUT", "DELETE"]],
+      [`/${id}/sse`, "GET, HEAD", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"]],
+      [`/${id}/instance/sse`, "GET, HEAD", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"]],
+      ["/unknown/sse", "GET, HEAD", ["POST", "PUT", "DELETE"]],
       [`/${id}/event`, "POST", ["GET", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD"]],
       ["/assets/page.js", "GET", ["POST", "DELETE"]],
     ];
@@ -315,6 +316,30 @@ describe("what is refused", () => {
     }
     const json = await fetch(demo.url, { headers: { accept: "application/json" } });
     assert.equal(json.status, 405);
+  });
+
+  test("HEAD has the status and headers of GET", async () => {
+    const { url, last } = await finishedRun();
+    const running = await startRun(demo.url);
+    for (const [target, lastEventId, status] of [
+      [url, "", 200],
+      [url, `${last}`, 204],
+      [url, `${last + 1}`, 200],
+      [url, "x", 400],
+      [`${demo.url}/${running}/sse`, "", 200],
+      [`${demo.url}/unknown/sse`, "", 404],
+      [`${demo.url}/unknown/sse`, "1", 404],
+    ]) {
+      const headers = { "last-event-id": lastEventId };
+      const get = await fetch(target, { headers });
+      const head = await fetch(target, { method: "HEAD", headers });
+      assert.deepEqual([get.status, head.status], [status, status], `${target} ${lastEventId}`);
+      const kept = ({ headers }) => ["content-type", "cache-control", "x-accel-buffering", "content-encoding"].map((name) => headers.get(name));
+      assert.deepEqual(kept(head), kept(get));
+      if (status === 200) assert.equal(head.headers.get("content-length"), null, "a stream has none");
+      assert.equal(await head.text(), "");
+      await get.body?.cancel();
+    }
   });
 
   test("nothing sent to /<id>/sse appends", async () => {

@@ -405,10 +405,10 @@ describe("refusals", () => {
     }
   });
 
-  test("405 for what is not GET", async () => {
+  test("405 for what is not read", async () => {
     for (const method of ["POST", "PUT", "DELETE", "OPTIONS"]) {
       const response = await refused(url, 405, /GET/, { method });
-      assert.equal(response.headers.get("allow"), "GET");
+      assert.equal(response.headers.get("allow"), "GET, HEAD");
     }
   });
 

@@ -1,6 +1,7 @@
 // Logs in Redis behind a Worker: over a connection for each request, and over one that an object keeps.
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
+import { EventSource } from "eventsource";
 import { Tail, dispatch } from "./lib/log.mjs";
 import { NEEDS_REDIS, startRedis } from "./lib/redis.mjs";
 import { open, readAll } from "./lib/sse.mjs";
@@ -100,8 +101,17 @@ describe("a Worker on Redis", NEEDS_REDIS, () => {
       assert.equal(response.status, 503);
       assert.deepEqual(await response.json(), { kind: "Unreachable", mayHaveBeenStored: false });
     }
+    // Who waits for events waits for Redis, too.
+    const sources = ["redis", "hub"].map((kind) => new EventSource(`${server.url}/${kind}/down/sse`));
+    const got = sources.map((source) => new Promise((resolve, reject) => {
+      source.addEventListener("message", ({ data }) => resolve(data));
+      source.addEventListener("error", () => source.readyState === EventSource.CLOSED && reject(new Error("it gave up")));
+    }));
+    await Promise.all(sources.map((source) => new Promise((resolve) => source.addEventListener("open", resolve))));
     await redis.start();
     for (const kind of ["redis", "hub"]) await dispatch(`${server.url}/${kind}/down`, [{ data: "1" }]);
+    assert.deepEqual(await Promise.all(got), ["1", "1"]);
+    for (const source of sources) source.close();
   });
 
   test("Redis is killed under streams and comes back: nothing is lost", async () => {

@@ -2,7 +2,7 @@
 // second before its first sleep or wait, and ten at the end.
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
-
+import { EventSource } from "eventsource";
 import { harness } from "./lib/harness.mjs";
 import { start } from "./lib/script.mjs";
 
@@ -64,11 +64,32 @@ describe("the run is the same as without events", { concurrency: true }, () => {
   });
 });
 
-test("a viewer of a log that fails is told to come back", async () => {
+test("a viewer of a log that fails is told to come back, and an EventSource does", async () => {
   const run = await start(server, [{ sleep: { name: "s", ms: 1 } }], { workflow: "broken", id: "throws-4" });
   const response = await fetch(run.sse);
   assert.equal(response.status, 503);
   assert.match(response.headers.get("retry-after"), /^\d+$/);
   assert.equal(await response.text(), "the events cannot be reached, try again later\n");
+
+  // Any status but 200 would end it for good. A position that it has does not change.
+  const began = performance.now();
+  const headers = { accept: "text/event-stream", "last-event-id": "3" };
+  const held = await fetch(run.sse, { headers });
+  assert.deepEqual([held.status, held.headers.get("content-type")], [200, "text/event-stream"]);
+  const reader = held.body.getReader();
+  assert.equal(Buffer.from((await reader.read()).value).toString(), ":\n");
+  await assert.rejects(reader.read(), "its end would be that of the events for some clients");
+  const waited = performance.now() - began;
+  assert.ok(waited > 1_000 && waited < 3_000 + SLACK, `${waited} ms`);
+  const head = await fetch(run.sse, { method: "HEAD", headers });
+  assert.deepEqual([head.status, await head.text()], [200, ""]);
+
+  const source = new EventSource(run.sse);
+  let opened = 0;
+  await new Promise((resolve, reject) => {
+    source.addEventListener("open", () => (opened += 1) === 2 && resolve());
+    source.addEventListener("error", () => source.readyState === EventSource.CLOSED && reject(new Error("it gave up")));
+  });
+  source.close();
   await run.ended();
 });

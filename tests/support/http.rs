@@ -102,6 +102,14 @@ impl Response {
         value
     }
 
+    /// All headers of CORS but `vary`.
+    pub(crate) fn cors_headers(&self) -> Vec<&str> {
+        let names = self.headers.iter().map(|(name, _)| name.as_str());
+        names
+            .filter(|name| name.starts_with("access-control-"))
+            .collect()
+    }
+
     pub(crate) async fn piece(&mut self) -> Piece {
         match &mut self.framing {
             Framing::Length(0) => Piece::End,

@@ -9,6 +9,7 @@ mod http;
 mod order;
 
 use serde::Deserialize;
+use ssetarget::Cors;
 use ssetarget::cloudflare::{
     CreateOptions, InstanceSse, SseRoute, Transport, Workflow, WorkflowErrorKind,
     WorkflowEventsNamespace, serve_instance_sse,
@@ -27,7 +28,9 @@ async fn fetch(request: Request, env: Env, _context: Context) -> Result<Response
     let events = WorkflowEventsNamespace::from_env(&env, order::EVENTS, order::NAME)?
         .with_workflow(workflow.clone())
         .transport(transport(&env));
-    let request = match SseRoute::new(events.clone()).serve(request).await? {
+    let cors = cors(&env)?;
+    let route = SseRoute::new(events.clone()).cors(cors.clone());
+    let request = match route.serve(request).await? {
         Ok(response) => return Ok(response),
         Err(request) => request,
     };
@@ -44,7 +47,10 @@ async fn fetch(request: Request, env: Env, _context: Context) -> Result<Response
         ([id, "event"], "POST") => send_event(id, request, &workflow, &events).await,
         ([_, "event"], _) => http::method_not_allowed("POST"),
         ([id, "instance", "sse"], _) => {
-            serve_instance_sse(id, request, &workflow, InstanceSse::new()).await
+            let serve = async |request| {
+                serve_instance_sse(id, request, &workflow, InstanceSse::new()).await
+            };
+            cors.wrap(request, serve).await
         }
         (["assets", file], "GET") => http::asset(file),
         (["assets", _], _) => http::method_not_allowed("GET"),
@@ -59,6 +65,17 @@ fn transport(env: &Env) -> Transport {
         Ok("hibernating") => Transport::Hibernating,
         _ => Transport::default(),
     }
+}
+
+/// `ALLOWED_ORIGINS` of `[vars]` in wrangler.toml: other sites whose pages may watch, with a comma
+/// between them. Default: none.
+fn cors(env: &Env) -> Result<Cors> {
+    let origins = env
+        .var("ALLOWED_ORIGINS")
+        .map(|origins| origins.to_string());
+    let origins = origins.unwrap_or_default();
+    let origins = origins.split(',').filter(|origin| !origin.is_empty());
+    Cors::new(origins).map_err(|error| error.to_string().into())
 }
 
 /// `POST /`, with an order as JSON or nothing, and `?id=` or nothing.

@@ -14,14 +14,14 @@ import { modernNode, nodeEnv } from "../../../scripts/lib/setup.mjs";
  * Resolves to `{ url, folder, state, pid, log, restart, stop }`: `folder` is a temporary one that `stop`
  * deletes, `state` is the one inside it where the local runtime keeps its data.
  *
- * `parent` is where the temporary folder is made.
+ * `parent` is where the temporary folder is made. `vars` are the Worker's.
  */
-export async function serve({ build = "examples/worker/build", config = "wrangler.toml", parent = tmpdir(), env = {} } = {}) {
+export async function serve({ build = "examples/worker/build", config = "wrangler.toml", parent = tmpdir(), env = {}, vars = {} } = {}) {
   const folder = mkdtempSync(path.join(parent, "ssetarget-e2e-"));
   const state = path.join(folder, "state");
   cpSync(at(build), path.join(folder, "build"), { recursive: true, filter: (file) => !file.endsWith(".tmp") });
   const toml = readFileSync(at(config), "utf8")
-    .replace(/^main = .*$/m, 'main = "build/index.js"\n' + vars())
+    .replace(/^main = .*$/m, 'main = "build/index.js"\n' + varsLine(vars))
     .replace(/^\[build\]\n(?:[^[\n].*\n|\n)*/m, "");
   mkdirSync(state);
   writeFileSync(path.join(folder, "wrangler.toml"), toml);
@@ -41,7 +41,11 @@ export async function serve({ build = "examples/worker/build", config = "wrangle
 }
 
 // The suite of viewers is run once for each.
-const vars = () => (process.env.TRANSPORT ? `vars = { TRANSPORT = "${process.env.TRANSPORT}" }\n` : "");
+const varsLine = (vars) => {
+  const { TRANSPORT } = process.env;
+  const all = Object.entries({ ...(TRANSPORT && { TRANSPORT }), ...vars });
+  return all.length > 0 ? `vars = { ${all.map(([name, value]) => `${name} = ${JSON.stringify(value)}`).join(", ")} }\n` : "";
+};
 
 async function launch(folder, state, env) {
   const args = ["dev", "--ip", "127.0.0.1", "--port", "0", "--inspector-port", "0", "--persist-to", state];

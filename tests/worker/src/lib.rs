@@ -7,6 +7,8 @@
 //! - `POST /<workflow>/<id>/pause`, `/resume`, `/restart`, `/terminate`, `/event`
 //! - `POST /<workflow>/<id>/end`, `/again` terminate and restart it, and tell its viewers
 //! - `/<workflow>/<id>/sse` is the library's, whatever the method is
+//! - `/headers/…` is what any of these answers, with CORS for the origin `ORIGIN`, and where the
+//!   response is the library's with a header of the Worker's own
 //! - `/<workflow>/<id>/instance` is the library's too; `?show=params,outputs` shows them
 //! - `GET /<workflow>/<id>/subscribe` is what the library's subscription gives, once it has ended
 //! - `POST /fold` with `{ours, platform}`, two logs of a run, gives what each of them amounts to
@@ -51,7 +53,7 @@ use ssetarget::cloudflare::{
 use ssetarget::workflow::{
     RunView, SubscribeOptions, WorkflowInstanceEvent, WorkflowInstanceEventType,
 };
-use ssetarget::{EventId, StoredEvent};
+use ssetarget::{Cors, EventId, StoredEvent};
 use wasm_bindgen::{JsCast, JsValue};
 use worker::wasm_bindgen_futures::JsFuture;
 use worker::{Context, Env, Method, Request, Response, Result, event};
@@ -72,8 +74,26 @@ ssetarget::export_workflow_events!(
 );
 
 #[event(fetch)]
-async fn fetch(mut request: Request, env: Env, _context: Context) -> Result<Response> {
+async fn fetch(request: Request, env: Env, _context: Context) -> Result<Response> {
     let path = request.path();
+    let Some(path) = path.strip_prefix("/headers") else {
+        return respond(request, &path, env).await;
+    };
+    let cors = Cors::new([ORIGIN]).map_err(|error| error.to_string())?;
+    let respond = async |request| {
+        let mut response = respond(request, path, env).await?;
+        if !path.starts_with("/own") {
+            response.headers_mut().set("x-own", "set")?;
+        }
+        Ok(response)
+    };
+    cors.wrap(request, respond).await
+}
+
+/// The origin whose pages may read.
+const ORIGIN: &str = "https://app.example.com";
+
+async fn respond(mut request: Request, path: &str, env: Env) -> Result<Response> {
     let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     match (segments.as_slice(), request.method()) {
         (["gate", name, path], _) => gate::ask(&env, name, path).await,

@@ -1,0 +1,62 @@
+//! [`Cors`] for Workers.
+
+use worker::{Headers, Request, Response, ResponseBuilder, web_sys};
+
+use crate::cors::{Cors, CorsAnswer};
+
+impl Cors {
+    /// Answers a preflight, or adds what CORS has to say to what `serve` responds, whatever that is:
+    /// `200`, `204`, a refusal, another object's answer. An `Err` of `serve` is returned as it is.
+    ///
+    /// For all of a Worker, or for one route of it:
+    ///
+    /// ```ignore
+    /// let cors = Cors::new(["https://app.example.com"]).map_err(to_worker)?;
+    /// cors.wrap(request, async |request| serve_sse(id, request, &events).await).await
+    /// ```
+    ///
+    /// # Errors
+    /// Those of `serve`, and when the runtime refuses a header.
+    pub async fn wrap(
+        &self,
+        request: Request,
+        serve: impl AsyncFnOnce(Request) -> worker::Result<Response>,
+    ) -> worker::Result<Response> {
+        let answer = answer(self, request.inner());
+        let response = match answer.is_preflight() {
+            true => ResponseBuilder::new().with_status(204).empty(),
+            false => with_own_headers(serve(request).await?)?,
+        };
+        apply(&answer, response.headers())?;
+        Ok(response)
+    }
+}
+
+fn answer(cors: &Cors, request: &web_sys::Request) -> CorsAnswer {
+    // What a request has more than once is joined by commas here.
+    let header = |name| request.headers().get(name).ok().flatten();
+    let (origin, asks) = (header("origin"), header("access-control-request-method"));
+    cors.answer(&request.method(), origin.as_deref(), asks.as_deref())
+}
+
+fn apply(answer: &CorsAnswer, headers: &Headers) -> worker::Result<()> {
+    for (name, value) in answer.headers() {
+        if name != "vary" {
+            headers.set(name, value)?;
+            continue;
+        }
+        let varies = headers.get(name)?.unwrap_or_default();
+        let mut names = varies.split(',').map(str::trim);
+        if !names.any(|by| by == "*" || by.eq_ignore_ascii_case(value)) {
+            headers.append(name, value)?;
+        }
+    }
+    Ok(())
+}
+
+/// The same response, whose headers can be set: those of one that came from an object cannot. Its
+/// body is handed on as it is, by the runtime itself.
+pub(super) fn with_own_headers(response: Response) -> worker::Result<Response> {
+    let headers = web_sys::Headers::new_with_headers(&response.headers().0)?;
+    Ok(response.with_headers(Headers(headers)))
+}
