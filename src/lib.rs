@@ -32,7 +32,7 @@
 //! | feature | default | what it adds |
 //! |---|---|---|
 //! | `axum` | no | the `axum` module: a handler for axum 0.8 in one line, and CORS; implies `http` |
-//! | `cloudflare` | no | the `cloudflare` module, on wasm targets |
+//! | `cloudflare` | no | the `cloudflare` module: for Workers; on native targets it can only be compiled |
 //! | `contract` | no | `store::contract`, the suite for a store of your own |
 //! | `http` | no | the `http` module: responses for hyper, tower and their like |
 //! | `redis` | no | `store::redis`: logs in Redis, over tokio or, with `cloudflare`, in Workers |
@@ -76,10 +76,10 @@
 pub mod axum;
 mod body;
 mod clock;
-#[cfg(all(feature = "cloudflare", target_family = "wasm"))]
+#[cfg(feature = "cloudflare")]
 pub mod cloudflare;
 mod cors;
-#[cfg(any(test, all(feature = "cloudflare", target_family = "wasm")))]
+#[cfg(any(test, feature = "cloudflare"))]
 mod credit;
 mod event;
 pub mod fan_out;

@@ -3,6 +3,10 @@
 //! The only folder that knows of JavaScript. Raw bindings are in `js`; everything else gives
 //! them types, and hands what there is to decide to the pure [`workflow`](crate::workflow) module.
 //!
+//! On native targets it compiles and nothing more, so that a crate with workflows can be checked, and its
+//! logic tested with [`workflow::testing`](crate::workflow): there is no JavaScript to call, and what
+//! calls it panics and says so. A test that needs it needs the real runtime.
+//!
 //! Build the Worker with `worker-build --release --panic-unwind`, so that a panic costs one
 //! attempt or one request. Without it a panic anywhere in the Worker ends every object and every
 //! open stream of the isolate.
@@ -21,7 +25,7 @@ mod hibernation;
 mod js;
 mod life;
 mod object;
-#[cfg(feature = "redis")]
+#[cfg(all(feature = "redis", target_family = "wasm"))]
 mod redis;
 mod relay;
 mod remote_log;

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
@@ -10,6 +11,7 @@ use futures_util::future::{Either, select};
 use js_sys::{Array, Promise, Uint8Array};
 use wasm_bindgen::prelude::*;
 use worker::durable::ObjectNamespace;
+use worker::send::SendFuture;
 
 use super::convert::{message, since_epoch, time};
 use super::js;
@@ -33,7 +35,7 @@ pub(super) struct RemoteLog {
     name: String,
     /// For the object: what it is.
     hop: String,
-    session: Mutex<Option<Rc<js::FollowSession>>>,
+    session: Mutex<Option<Arc<js::FollowSession>>>,
     viewers: AtomicU64,
 }
 
@@ -76,7 +78,7 @@ impl RemoteLog {
         waits: bool,
         limit: PageLimit,
     ) -> Result<FramePage<Uint8Array>, RemoteError> {
-        let call = pin!(async {
+        let call = async {
             let session = self.session().await?;
             let events = u32::try_from(limit.events).unwrap_or(u32::MAX);
             let bytes = u32::try_from(limit.bytes).unwrap_or(u32::MAX);
@@ -88,37 +90,40 @@ impl RemoteLog {
                 bytes,
             );
             from_array(&page.await?)
-        });
+        };
         self.answered(call).await
     }
 
     /// What a call resolves to. After an error the next call begins anew: a stub is dead then.
-    async fn answered<T>(
+    fn answered<T>(
         &self,
-        call: impl Future<Output = Result<T, JsValue>> + Unpin,
-    ) -> Result<T, RemoteError> {
-        let result = match select(call, sleep(WAIT + PATIENCE)).await {
-            Either::Left((result, _)) => result.map_err(|error| message(&error)),
-            Either::Right(_) => Err("it does not answer".to_owned()),
-        };
-        result.map_err(|message| {
-            if let Some(session) = lock(&self.session).take() {
-                let _ = js::dispose(&session);
-            }
-            RemoteError(message)
-        })
+        call: impl Future<Output = Result<T, JsValue>>,
+    ) -> impl Future<Output = Result<T, RemoteError>> {
+        let call = SendFuture::new(call);
+        async move {
+            let result = match select(pin!(call), sleep(WAIT + PATIENCE)).await {
+                Either::Left((result, _)) => result.map_err(|error| message(&error)),
+                Either::Right(_) => Err("it does not answer".to_owned()),
+            };
+            result.map_err(|message| {
+                if let Some(session) = lock(&self.session).take() {
+                    let _ = js::dispose(&session);
+                }
+                RemoteError(message)
+            })
+        }
     }
 
-    async fn session(&self) -> Result<Rc<js::FollowSession>, JsValue> {
+    async fn session(&self) -> Result<Arc<js::FollowSession>, JsValue> {
         let session = lock(&self.session).clone();
         if let Some(session) = session {
             return Ok(session);
         }
         let stub: js::EventsStub = self.namespace.get_by_name(&self.name)?.into_rpc();
         let session: js::FollowSession = stub.follow(&self.hop).await?.unchecked_into();
-        let session = Rc::new(session);
+        let session = Arc::new(session);
         // One that another call made meanwhile is let go of.
-        let other = lock(&self.session).replace(Rc::clone(&session));
+        let other = lock(&self.session).replace(Arc::clone(&session));
         if let Some(other) = other {
             let _ = js::dispose(&other);
         }
@@ -162,10 +167,10 @@ impl EventStore for RemoteLog {
     }
 
     async fn before(&self, time: SystemTime) -> Result<Option<EventId>, RemoteError> {
-        let call = pin!(async {
+        let call = async {
             let session = self.session().await?;
             Ok(id(&session.before(since_epoch(time)).await?))
-        });
+        };
         self.answered(call).await
     }
 }

@@ -8,7 +8,9 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime};
 
 use futures_channel::oneshot;
+use futures_core::Stream;
 use wasm_bindgen::prelude::*;
+use worker::send::SendWrapper;
 
 use super::convert::{milliseconds, time};
 use super::js;
@@ -53,7 +55,7 @@ pub(super) fn sleep(duration: Duration) -> Sleep {
     Sleep {
         timer: timer.ok(),
         rung,
-        _callback: callback,
+        _callback: SendWrapper(callback),
     }
 }
 
@@ -62,7 +64,8 @@ pub(super) struct Sleep {
     /// `None` if the runtime refused the timer: then it has elapsed.
     timer: Option<JsValue>,
     rung: oneshot::Receiver<()>,
-    _callback: Closure<dyn FnMut()>,
+    /// On native targets, where nothing here runs, bodies ask for `Send`.
+    _callback: SendWrapper<Closure<dyn FnMut()>>,
 }
 
 impl Future for Sleep {
@@ -85,12 +88,28 @@ impl Drop for Sleep {
     }
 }
 
+/// A stream of this one thread. Bodies ask for `Send` on native targets, where nothing here runs.
+pub(super) fn here<S: Stream>(stream: S) -> Here<S> {
+    Here(SendWrapper(Box::pin(stream)))
+}
+
+/// The stream that [`here`] returns.
+pub(super) struct Here<S>(SendWrapper<Pin<Box<S>>>);
+
+impl<S: Stream> Stream for Here<S> {
+    type Item = S::Item;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<S::Item>> {
+        self.0.as_mut().poll_next(context)
+    }
+}
+
 /// One timer that is set again and again, as the one for heartbeats is with each chunk.
 ///
 /// That only moves its deadline. The runtime's timer, which costs more than a chunk, is set again
 /// when it elapses before that.
 #[derive(Clone)]
-pub(super) struct Timer(Rc<TimerState>);
+pub(super) struct Timer(SendWrapper<Rc<TimerState>>);
 
 struct TimerState {
     deadline: Cell<f64>,
@@ -102,7 +121,7 @@ struct TimerState {
 
 impl Timer {
     pub(super) fn new() -> Self {
-        Self(Rc::new_cyclic(|state: &Weak<TimerState>| {
+        Self(SendWrapper(Rc::new_cyclic(|state: &Weak<TimerState>| {
             let state = Weak::clone(state);
             let callback = move || {
                 if let Some(state) = state.upgrade() {
@@ -117,12 +136,12 @@ impl Timer {
                 handle: RefCell::default(),
                 callback: Closure::wrap_assert_unwind_safe(Box::new(callback) as Box<dyn FnMut()>),
             }
-        }))
+        })))
     }
 
     /// Resolves after this long, unless another sleep of this timer begins before.
     pub(super) fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + use<> {
-        let state = Rc::clone(&self.0);
+        let state = self.0.clone();
         state.elapsed.set(false);
         state
             .deadline

@@ -7,7 +7,7 @@ use worker::{Request, Response, web_sys};
 
 use super::binding::{Workflow, WorkflowError, WorkflowErrorKind};
 use super::response;
-use super::runtime::{WorkersRuntime, sleep};
+use super::runtime::{WorkersRuntime, here, sleep};
 use super::serve::{UNKNOWN_INSTANCE, Viewer, is_instance_id, query, refuse_to, unreachable};
 use super::subscribe::{Payloads, PlatformLog};
 use crate::event::StoredEvent;
@@ -54,7 +54,7 @@ pub async fn serve_instance_sse(
         // Dropped, its subscription ends.
         Ok(_) if request.method() == "HEAD" => response::left_out(),
         Ok(feed) => {
-            let events = keep_alive(chunks(feed, options), HEARTBEAT_INTERVAL, sleep);
+            let events = keep_alive(here(chunks(feed, options)), HEARTBEAT_INTERVAL, sleep);
             response::stream_here(response::in_javascript(events))
         }
         Err(refusal) => refuse_to(request, refusal),

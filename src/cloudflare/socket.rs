@@ -17,7 +17,7 @@ use super::convert::property;
 use super::js;
 use super::life::Held;
 use super::response::stream_here;
-use super::runtime::Timer;
+use super::runtime::{Timer, here};
 use crate::credit::Taken;
 use crate::store::FrameBytes;
 use crate::{HEARTBEAT_INTERVAL, keep_alive};
@@ -34,7 +34,7 @@ const LEFT: u16 = 4002;
 /// object knows nothing of.
 pub(super) fn socket_response(socket: js::WebSocket) -> worker::Result<Response> {
     let timer = Timer::new();
-    let pages = Pages::new(socket)?;
+    let pages = here(Pages::new(socket)?);
     stream_here(keep_alive(pages, HEARTBEAT_INTERVAL, move |duration| {
         timer.sleep(duration)
     }))

@@ -1,7 +1,7 @@
 //! A Durable Object's SQLite as an [`Sql`].
 
 use std::fmt;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use js_sys::{Array, ArrayBuffer, JsString, Uint8Array};
 use wasm_bindgen::prelude::*;
@@ -44,7 +44,7 @@ use crate::sync::{Mutex, lock};
 pub struct ObjectSql {
     storage: JsValue,
     sql: js::SqlStorage,
-    statements: Rc<Mutex<Vec<(&'static str, JsString)>>>,
+    statements: Arc<Mutex<Vec<(&'static str, JsString)>>>,
 }
 
 impl ObjectSql {
@@ -62,7 +62,7 @@ impl ObjectSql {
         Ok(Self {
             storage,
             sql: sql.unchecked_into(),
-            statements: Rc::default(),
+            statements: Arc::default(),
         })
     }
 
