@@ -11,6 +11,7 @@ use super::convert::{from_js, message, property, to_js};
 use super::create::{BatchCreateOptions, BatchCreated, BatchDeleted, CreateOptions};
 use super::js::{self, JsWorkflow, JsWorkflowInstance};
 use crate::workflow::InstanceError;
+use crate::workflow::border::CannotCross;
 
 /// A Workflow binding: `[[workflows]]` in `wrangler.toml`.
 #[derive(Clone, Debug)]
@@ -90,7 +91,7 @@ impl Workflow {
         let created = js::array_from(&property(&result, "created"))?;
         Ok(BatchCreated {
             created: created.iter().map(|js| self.instance(js)).collect(),
-            errors: from_js(property(&result, "errors")).map_err(unreadable("the batch"))?,
+            errors: from_js(&property(&result, "errors")).map_err(unreadable("the batch"))?,
         })
     }
 
@@ -115,10 +116,10 @@ impl Workflow {
         let ids: js_sys::Array = ids.collect();
         let result = self.workflow.delete_batch(&ids).await?;
         let deleted: Vec<Deleted> =
-            from_js(property(&result, "deleted")).map_err(unreadable("the batch"))?;
+            from_js(&property(&result, "deleted")).map_err(unreadable("the batch"))?;
         Ok(BatchDeleted {
             deleted: deleted.into_iter().map(|deleted| deleted.id).collect(),
-            errors: from_js(property(&result, "errors")).map_err(unreadable("the batch"))?,
+            errors: from_js(&property(&result, "errors")).map_err(unreadable("the batch"))?,
         })
     }
 
@@ -157,8 +158,20 @@ impl WorkflowInstance {
     /// How it is.
     ///
     /// # Errors
-    /// When the platform fails, or the output is not an `O`.
+    /// When the platform fails; [`Value`](WorkflowErrorKind::Value) when the output is not an `O`.
     pub async fn status<O: DeserializeOwned>(&self) -> Result<InstanceStatus<O>, WorkflowError> {
+        self.status_with(from_js).await
+    }
+
+    /// As [`status`](Self::status), of a workflow whose output may be anything: it is not read.
+    pub(super) async fn status_without_output(&self) -> Result<InstanceStatus<()>, WorkflowError> {
+        self.status_with(|_| Ok(())).await
+    }
+
+    async fn status_with<O>(
+        &self,
+        output_from: impl FnOnce(&JsValue) -> Result<O, CannotCross>,
+    ) -> Result<InstanceStatus<O>, WorkflowError> {
         let status = self.instance.status().await?;
         let name = property(&status, "status").as_string().unwrap_or_default();
         let output = property(&status, "output");
@@ -168,11 +181,11 @@ impl WorkflowInstance {
         Ok(InstanceStatus {
             state,
             output: match state {
-                InstanceState::Complete => Some(from_js(output).map_err(&unreadable)?),
+                InstanceState::Complete => Some(output_from(&output).map_err(&unreadable)?),
                 _ => None,
             },
             error: (!error.is_undefined() && !error.is_null())
-                .then(|| from_js(error))
+                .then(|| from_js(&error))
                 .transpose()
                 .map_err(&unreadable)?,
         })
@@ -181,18 +194,14 @@ impl WorkflowInstance {
     /// Sends an event, for [`wait_for_event`](crate::workflow::Step::wait_for_event).
     ///
     /// # Errors
-    /// When the platform refuses it, for example because the instance has ended.
+    /// [`Value`](WorkflowErrorKind::Value) when the payload cannot be sent; else when the platform
+    /// refuses it, for example because the instance has ended.
     pub async fn send_event<T: Serialize + ?Sized>(
         &self,
         event_type: &str,
         payload: &T,
     ) -> Result<(), WorkflowError> {
-        let payload = to_js(payload).map_err(|error| {
-            WorkflowError::new(
-                WorkflowErrorKind::Other,
-                format!("the payload cannot be written: {error}"),
-            )
-        })?;
+        let payload = to_js(payload).map_err(unwritable("the payload"))?;
         self.send_event_js(event_type, &payload).await
     }
 
@@ -251,7 +260,7 @@ impl WorkflowInstance {
             from: RestartFrom,
         }
 
-        let options = to_js(&Options { from: step }).map_err(unreadable("the step"))?;
+        let options = to_js(&Options { from: step }).map_err(unwritable("the step"))?;
         self.instance.restart(&options).await?;
         Ok(())
     }
@@ -269,7 +278,7 @@ impl WorkflowInstance {
     /// # Errors
     /// As [`terminate`](Self::terminate).
     pub async fn terminate_with(&self, options: TerminateOptions) -> Result<(), WorkflowError> {
-        let options = to_js(&options).map_err(unreadable("the options"))?;
+        let options = to_js(&options).map_err(unwritable("the options"))?;
         self.instance.terminate(&options).await?;
         Ok(())
     }
@@ -477,6 +486,10 @@ pub enum WorkflowErrorKind {
     /// The instance was restarted while it was watched, and its log begins again: see
     /// [`WorkflowInstance::subscribe`].
     Restarted,
+    /// A value cannot cross between Rust and JavaScript: it is not of the type that it is read as,
+    /// or it is too large, too deep or not exact there, as
+    /// [`StepOutput`](crate::workflow::StepOutput) says.
+    Value,
     /// Something else: see the message.
     Other,
 }
@@ -532,10 +545,17 @@ impl From<JsValue> for WorkflowError {
     }
 }
 
-fn unreadable(what: &'static str) -> impl Fn(serde_wasm_bindgen::Error) -> WorkflowError {
+fn unreadable(what: &'static str) -> impl Fn(CannotCross) -> WorkflowError {
     move |error| {
         let message = format!("{what} cannot be read: {error}");
-        WorkflowError::new(WorkflowErrorKind::Other, message)
+        WorkflowError::new(WorkflowErrorKind::Value, message)
+    }
+}
+
+pub(super) fn unwritable(what: &'static str) -> impl Fn(CannotCross) -> WorkflowError {
+    move |error| {
+        let message = format!("{what} cannot be sent: {error}");
+        WorkflowError::new(WorkflowErrorKind::Value, message)
     }
 }
 

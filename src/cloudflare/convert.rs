@@ -3,21 +3,65 @@
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
+use js_sys::{JSON, JsString, RangeError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use wasm_bindgen::prelude::*;
 
-use crate::workflow::{StepError, StepErrorKind};
+use super::js;
+use crate::workflow::border::{self, CannotCross};
+use crate::workflow::{StepError, StepErrorKind, WorkflowDuration};
 
-/// As `JSON.parse` would give it: maps become objects, `None` and `()` become `null`.
-pub(super) fn to_js<T: Serialize + ?Sized>(
-    value: &T,
-) -> Result<JsValue, serde_wasm_bindgen::Error> {
-    value.serialize(&serde_wasm_bindgen::Serializer::json_compatible())
+/// As `JSON.parse` gives it.
+pub(super) fn to_js<T: Serialize + ?Sized>(value: &T) -> Result<JsValue, CannotCross> {
+    let text = border::write(value)?;
+    JSON::parse(&text).map_err(|_| CannotCross::new("JavaScript cannot read its JSON"))
 }
 
-pub(super) fn from_js<T: DeserializeOwned>(value: JsValue) -> Result<T, serde_wasm_bindgen::Error> {
-    serde_wasm_bindgen::from_value(value)
+/// As `JSON.stringify` writes it. What it has no word for (`undefined`, a function) is `null`.
+pub(super) fn from_js<T: DeserializeOwned>(value: &JsValue) -> Result<T, CannotCross> {
+    let text = js::stringify(value).map_err(|thrown| no_json(&thrown))?;
+    match text.dyn_ref::<JsString>() {
+        None => border::read("null"),
+        // Looked at before it is copied.
+        Some(text) if text.length() as usize > border::MAX_READ => Err(CannotCross::too_long()),
+        Some(text) => border::read(&String::from(text)),
+    }
+}
+
+/// Why `JSON.stringify` throws, without its words, which have names out of the value.
+fn no_json(thrown: &JsValue) -> CannotCross {
+    let told = property(thrown, "message").as_string().unwrap_or_default();
+    if thrown.is_instance_of::<RangeError>() {
+        CannotCross::too_deep()
+    } else if told.contains("BigInt") {
+        CannotCross::new("it has a BigInt, which JSON has no word for: write it as text")
+    } else if told.contains("circular") {
+        CannotCross::new("it has itself as a part")
+    } else {
+        CannotCross::new("JSON.stringify does not take it")
+    }
+}
+
+/// A label, or a number of milliseconds.
+pub(super) fn duration_to_js(duration: WorkflowDuration) -> JsValue {
+    match duration.is_label() {
+        true => duration.to_string().into(),
+        false => milliseconds(duration.into()).into(),
+    }
+}
+
+/// From a label or a number of milliseconds; `None` from anything else.
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "saturates"
+)]
+pub(super) fn duration_from_js(value: &JsValue) -> Option<WorkflowDuration> {
+    match value.as_f64() {
+        Some(milliseconds) => Some(WorkflowDuration::milliseconds(milliseconds as u64)),
+        None => value.as_string()?.parse().ok(),
+    }
 }
 
 /// Milliseconds, as JavaScript counts. What is below a millisecond is cut off.

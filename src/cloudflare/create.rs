@@ -5,8 +5,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use wasm_bindgen::prelude::*;
 
-use super::binding::{WorkflowError, WorkflowErrorKind, WorkflowInstance};
-use super::convert::to_js;
+use super::binding::{WorkflowError, WorkflowErrorKind, WorkflowInstance, unwritable};
+use super::convert::{duration_to_js, to_js};
 use crate::workflow::WorkflowDuration;
 
 /// What an instance is created with.
@@ -36,14 +36,10 @@ impl CreateOptions {
     /// With these params.
     ///
     /// # Errors
-    /// When they cannot be written as a JavaScript value.
+    /// [`Value`](WorkflowErrorKind::Value) when they cannot be sent: larger than 1 MiB as JSON, more
+    /// than 127 arrays and objects inside one another, or an integer that JavaScript cannot hold.
     pub fn params<T: Serialize + ?Sized>(self, params: &T) -> Result<Self, WorkflowError> {
-        let params = to_js(params).map_err(|error| {
-            WorkflowError::new(
-                WorkflowErrorKind::Other,
-                format!("the params cannot be written: {error}"),
-            )
-        })?;
+        let params = to_js(params).map_err(unwritable("the params"))?;
         Ok(self.set("params", &params))
     }
 
@@ -56,9 +52,19 @@ impl CreateOptions {
     /// Kept for so long after it has ended.
     #[must_use]
     pub fn retention(self, retention: Retention) -> Self {
-        // Two optional numbers or texts are always written.
-        let retention = to_js(&retention).unwrap_or_default();
-        self.set("retention", &retention)
+        let durations = [
+            ("successRetention", retention.success),
+            ("errorRetention", retention.error),
+        ];
+        let object = Self::new();
+        let object =
+            durations
+                .into_iter()
+                .fold(object, |object, (name, duration)| match duration {
+                    Some(duration) => object.set(name, &duration_to_js(duration)),
+                    None => object,
+                });
+        self.set("retention", &object.options)
     }
 
     /// Wished to run there.
@@ -83,14 +89,12 @@ impl Default for CreateOptions {
 /// How long the platform keeps an instance that has ended.
 ///
 /// Default: as long as the account allows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Retention {
     /// One that is complete.
-    #[serde(rename = "successRetention", skip_serializing_if = "Option::is_none")]
     pub success: Option<WorkflowDuration>,
     /// One that is errored or terminated.
-    #[serde(rename = "errorRetention", skip_serializing_if = "Option::is_none")]
     pub error: Option<WorkflowDuration>,
 }
 

@@ -267,6 +267,9 @@ extern "C" {
     pub(super) type SqlCursor;
     #[wasm_bindgen(method, catch)]
     pub(super) fn raw(this: &SqlCursor) -> Result<JsValue, JsValue>;
+    /// A text, or `undefined` where JSON has no word for the value.
+    #[wasm_bindgen(catch, js_namespace = JSON)]
+    pub(super) fn stringify(value: &JsValue) -> Result<JsValue, JsValue>;
     #[wasm_bindgen(catch, js_namespace = Array, js_name = from)]
     pub(super) fn array_from(iterable: &JsValue) -> Result<Array, JsValue>;
 

@@ -7,15 +7,18 @@ use std::time::{Duration, SystemTime};
 use js_sys::{Function, Object, Promise, Reflect};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Map, Value, json};
 use wasm_bindgen::prelude::*;
 
-use super::convert::{from_js, property, since_epoch, step_error, throw, time, to_js};
+use super::convert::{
+    duration_from_js, duration_to_js, from_js, property, since_epoch, step_error, throw, time,
+    to_js,
+};
 use super::js::{self, JsWorkflowStep};
 use super::runtime::sleep;
 use super::stream;
+use crate::workflow::border::{self, CannotCross};
 use crate::workflow::{
-    ByteStream, DelayContext, DelayFunction, DoStep, OutputCodec, ResolvedConfig, Retries,
+    Backoff, ByteStream, DelayContext, DelayFunction, DoStep, OutputCodec, ResolvedConfig, Retries,
     RetryDelay, Rollback, RollbackContext, Sensitivity, Step, StepContext, StepError,
     StepErrorKind, StepOutput, WaitForEvent, WaitedEvent, WorkflowDuration, catch_panic,
 };
@@ -99,8 +102,8 @@ impl Step for WorkflowStep {
             }
         });
         let (config, delay) =
-            config_from(config.retries.as_ref(), config.timeout, config.sensitive)?;
-        let rollback = rollback.map_or(Ok(JsValue::UNDEFINED), rollback_options)?;
+            config_from(config.retries.as_ref(), config.timeout, config.sensitive);
+        let rollback = rollback.map_or(JsValue::UNDEFINED, rollback_options);
         let function = attempt.function();
         // A step of ours stores at least `null`.
         let call = self.step.run(&name, &config, &function, &rollback);
@@ -110,8 +113,8 @@ impl Step for WorkflowStep {
             delay.free();
         }
         T::decode(&JsCodec, result?).map_err(|error| {
-            // What is wrong with the value shows parts of it, and messages are shown to viewers.
-            let message = format!("the result of step {name:?} is not of its type any more");
+            let message =
+                format!("the result of step {name:?} is not of its type any more: {error}");
             let other = StepError::with_kind(StepErrorKind::Invalid, message);
             match error.into_source() {
                 Some(source) => other.with_source(source),
@@ -125,7 +128,7 @@ impl Step for WorkflowStep {
         name: &str,
         duration: impl Into<WorkflowDuration>,
     ) -> Result<(), StepError> {
-        let duration = to_js(&duration.into())?;
+        let duration = duration_to_js(duration.into());
         let slept = self.answer(self.step.sleep(name, &duration)).await;
         slept.map(drop)
     }
@@ -147,26 +150,15 @@ impl Step for WorkflowStep {
     where
         T: DeserializeOwned + 'static,
     {
-        let mut json = Map::new();
-        json.insert("type".into(), options.event_type.into());
+        let wait = Object::new();
+        set(&wait, "type", &options.event_type.into());
         if let Some(timeout) = options.timeout {
-            json.insert("timeout".into(), timeout_json(timeout));
+            set(&wait, "timeout", &timeout_to_js(timeout));
         }
-        let options = to_js(&json)?;
-        let event = self
-            .result(self.step.wait_for_event(name, &options))
-            .await?;
+        let event = self.result(self.step.wait_for_event(name, &wait)).await?;
         let sensitive = sensitivity(&event);
-        let payload = from_js(property(&event, "payload")).map_err(|error| {
-            let other = format!("the event that {name:?} waited for has another payload");
-            match sensitive {
-                None => {
-                    let other = format!("{other}: {error}");
-                    StepError::with_kind(StepErrorKind::Invalid, other)
-                }
-                Some(_) => StepError::with_kind(StepErrorKind::Invalid, other).with_source(error),
-            }
-        })?;
+        let payload = from_js(&property(&event, "payload"))
+            .map_err(|error| error.into_wait_error(name, sensitive.is_some()))?;
         Ok(WaitedEvent {
             payload,
             timestamp: time(&property(&event, "timestamp")),
@@ -183,11 +175,11 @@ impl OutputCodec for JsCodec {
     type Stored = JsValue;
 
     fn encode<T: Serialize>(&self, value: &T) -> Result<JsValue, StepError> {
-        Ok(to_js(value)?)
+        to_js(value).map_err(|error| error.into_step_error(border::RESULT))
     }
 
     fn decode<T: DeserializeOwned>(&self, stored: JsValue) -> Result<T, StepError> {
-        Ok(from_js(stored)?)
+        from_js(&stored).map_err(CannotCross::into_decode_error)
     }
 
     fn encode_stream(&self, stream: ByteStream) -> Result<JsValue, StepError> {
@@ -251,14 +243,15 @@ fn config_from(
     retries: Option<&Retries>,
     timeout: Option<WorkflowDuration>,
     sensitive: Option<Sensitivity>,
-) -> Result<(JsValue, Option<Callback>), StepError> {
+) -> (JsValue, Option<Callback>) {
     let config = Object::new();
     let mut function = None;
     if let Some(retries) = retries {
-        let json = json!({ "limit": retries.limit, "backoff": retries.backoff });
-        let js = to_js(&json)?;
+        let js = Object::new();
+        set(&js, "limit", &retries.limit.into());
+        set(&js, "backoff", &retries.backoff.as_str().into());
         let delay = match &retries.delay {
-            RetryDelay::Constant(delay) => to_js(delay)?,
+            RetryDelay::Constant(delay) => duration_to_js(*delay),
             RetryDelay::Dynamic(delay) => {
                 let callback = delay_callback(delay.clone());
                 let js = callback.function().into();
@@ -270,12 +263,12 @@ fn config_from(
         set(&config, "retries", &js);
     }
     if let Some(timeout) = timeout {
-        set(&config, "timeout", &to_js(&timeout_json(timeout))?);
+        set(&config, "timeout", &timeout_to_js(timeout));
     }
     if let Some(sensitive) = sensitive {
-        set(&config, "sensitive", &to_js(&sensitive)?);
+        set(&config, "sensitive", &sensitive.as_str().into());
     }
-    Ok((config.into(), function))
+    (config.into(), function)
 }
 
 /// A plain object of our own takes any property.
@@ -289,17 +282,17 @@ fn delay_callback(delay: DelayFunction) -> Callback {
         async move {
             let ctx = context_from(&property(&failed, "ctx"));
             let failed = DelayContext::new(ctx, step_error(property(&failed, "error")));
-            Ok(to_js(&delay.call(&failed).await?)?)
+            Ok(duration_to_js(delay.call(&failed).await?))
         }
     })
 }
 
 /// `WorkflowStepRollbackOptions`. The handler outlives the step, and the run.
-fn rollback_options<T: StepOutput>(rollback: Rollback<T>) -> Result<JsValue, StepError> {
+fn rollback_options<T: StepOutput>(rollback: Rollback<T>) -> JsValue {
     let options = Object::new();
     let config = &rollback.config;
     if config.retries.is_some() || config.timeout.is_some() {
-        let (config, delay) = config_from(config.retries.as_ref(), config.timeout, None)?;
+        let (config, delay) = config_from(config.retries.as_ref(), config.timeout, None);
         set(&options, "rollbackConfig", &config);
         drop(delay.map(Callback::into_function));
     }
@@ -316,15 +309,15 @@ fn rollback_options<T: StepOutput>(rollback: Rollback<T>) -> Result<JsValue, Ste
         }
     });
     set(&options, "rollback", &handler.into_function());
-    Ok(options.into())
+    options.into()
 }
 
 /// The platform takes 0 for "none given", or refuses it.
-fn timeout_json(timeout: WorkflowDuration) -> Value {
+fn timeout_to_js(timeout: WorkflowDuration) -> JsValue {
     if timeout.as_milliseconds() == 0 {
         return 1.into();
     }
-    json!(timeout)
+    duration_to_js(timeout)
 }
 
 /// `WorkflowStepContext`.
@@ -347,12 +340,13 @@ fn resolved_from(config: &JsValue) -> ResolvedConfig {
         if let Some(limit) = whole(&property(&retries, "limit")) {
             resolved.retries.limit = limit;
         }
-        resolved.retries.delay = from_js(property(&retries, "delay")).unwrap_or_default();
-        if let Ok(backoff) = from_js(property(&retries, "backoff")) {
+        resolved.retries.delay = duration_from_js(&property(&retries, "delay"));
+        let backoff = property(&retries, "backoff").as_string();
+        if let Some(backoff) = backoff.and_then(|name| Backoff::from_name(&name)) {
             resolved.retries.backoff = backoff;
         }
     }
-    if let Ok(timeout) = from_js(property(config, "timeout")) {
+    if let Some(timeout) = duration_from_js(&property(config, "timeout")) {
         resolved.timeout = timeout;
     }
     resolved.sensitive = sensitivity(config);
@@ -361,7 +355,7 @@ fn resolved_from(config: &JsValue) -> ResolvedConfig {
 
 /// Of a config or an event.
 fn sensitivity(of: &JsValue) -> Option<Sensitivity> {
-    from_js(property(of, "sensitive")).unwrap_or_default()
+    Sensitivity::from_name(&property(of, "sensitive").as_string()?)
 }
 
 #[allow(

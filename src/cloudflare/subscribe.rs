@@ -6,13 +6,14 @@ use std::task::{Context, Poll};
 
 use futures_core::Stream;
 use futures_util::stream::{self, LocalBoxStream};
-use serde_json::{Map, Value};
 use wasm_bindgen::prelude::*;
 
 use super::binding::{Workflow, WorkflowError, WorkflowErrorKind, WorkflowInstance};
-use super::convert::{property, to_js};
+use super::convert::{message, property};
 use super::js::{self, JsWorkflowSubscription};
 use super::runtime::WorkersRuntime;
+use crate::EventId;
+use crate::workflow::border;
 use crate::workflow::{
     Followed, InstanceEvents, InstanceFollower, InstanceLog, SubscribeOptions,
     WorkflowInstanceEvent,
@@ -137,17 +138,18 @@ impl InstanceLog for PlatformLog {
     type Events = PlatformEvents;
 
     async fn subscribe(&self, options: &SubscribeOptions) -> Result<PlatformEvents, WorkflowError> {
-        let mut json = Map::new();
+        let object = js_sys::Object::new();
+        // A plain object of our own takes any property.
+        let set = |name: &str, value: &JsValue| js_sys::Reflect::set(&object, &name.into(), value);
         if let Some(cursor) = options.cursor {
-            json.insert("cursor".into(), cursor.get().into());
+            set("cursor", &id_to_js(cursor))?;
         }
         if let Some(filter) = &options.filter {
-            let names: Vec<Value> = filter.iter().map(|of| of.as_str().into()).collect();
-            json.insert("filter".into(), names.into());
+            let names: js_sys::Array = filter.iter().map(|of| JsValue::from(of.as_str())).collect();
+            set("filter", &names)?;
         }
-        let options = to_js(&json).map_err(JsValue::from)?;
         let instance = self.workflow.get(&self.id).await?;
-        let subscription = instance.instance.subscribe(&options).await?;
+        let subscription = instance.instance.subscribe(&object).await?;
         Ok(PlatformEvents {
             subscription: subscription.unchecked_into(),
             payloads: self.payloads,
@@ -156,7 +158,7 @@ impl InstanceLog for PlatformLog {
 
     async fn has_ended(&self) -> Result<bool, WorkflowError> {
         let instance = self.workflow.get(&self.id).await?;
-        let status = instance.status::<serde::de::IgnoredAny>().await?;
+        let status = instance.status_without_output().await?;
         Ok(status.state.has_ended())
     }
 
@@ -179,14 +181,25 @@ impl InstanceEvents for PlatformEvents {
             return Ok(None);
         }
         let Payloads { params, outputs } = self.payloads;
-        let json = js::instance_event_json(&property(&result, "value"), params, outputs)?;
+        let event = property(&result, "value");
+        let read = |params, outputs| {
+            let json = js::instance_event_json(&event, params, outputs).map_err(|e| message(&e))?;
+            border::read::<WorkflowInstanceEvent>(&json).map_err(|error| error.to_string())
+        };
+        // An event whose payload cannot cross is one without: viewers would come back for it for ever.
+        let read = read(params, outputs).or_else(|_| read(false, false));
         // What it holds of the engine, such as a stream. Of no use if it fails.
         let _ = js::dispose(&result);
-        serde_json::from_str(&json).map(Some).map_err(|error| {
+        read.map(Some).map_err(|error| {
             let message = format!("an event of the platform cannot be read: {error}");
             WorkflowError::new(WorkflowErrorKind::Other, message)
         })
     }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "below 2^53")]
+fn id_to_js(id: EventId) -> JsValue {
+    JsValue::from_f64(id.get() as f64)
 }
 
 impl Drop for PlatformEvents {

@@ -225,6 +225,23 @@ pub enum Backoff {
     Exponential,
 }
 
+#[cfg(feature = "cloudflare")]
+impl Backoff {
+    /// The platform's word for it.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Constant => "constant",
+            Self::Linear => "linear",
+            Self::Exponential => "exponential",
+        }
+    }
+
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
+        let all = [Self::Constant, Self::Linear, Self::Exponential];
+        all.into_iter().find(|backoff| backoff.as_str() == name)
+    }
+}
+
 /// What the platform's log and dashboards do not show of a step.
 ///
 /// Our own log never has a step's output. It has what the step's code tells on purpose (progress,
@@ -236,6 +253,20 @@ pub enum Backoff {
 pub enum Sensitivity {
     /// Its output: shown as `[REDACTED]`.
     Output,
+}
+
+#[cfg(feature = "cloudflare")]
+impl Sensitivity {
+    /// The platform's word for it.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Output => "output",
+        }
+    }
+
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
+        (name == Self::Output.as_str()).then_some(Self::Output)
+    }
 }
 
 /// The config of an attempt: what was set, and the platform's defaults. As JSON it is that of the

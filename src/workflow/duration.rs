@@ -4,7 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use serde::de::{self, Visitor};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// How long to sleep, to wait or to keep something: milliseconds, made from a [`Duration`], or one
@@ -253,7 +254,7 @@ impl<'de> Deserialize<'de> for WorkflowDuration {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Either;
 
-        impl Visitor<'_> for Either {
+        impl<'de> Visitor<'de> for Either {
             type Value = WorkflowDuration;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -279,6 +280,12 @@ impl<'de> Deserialize<'de> for WorkflowDuration {
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<WorkflowDuration, E> {
                 text.parse().map_err(E::custom)
+            }
+
+            /// A number, where some crate has switched on `serde_json/arbitrary_precision`.
+            fn visit_map<M: MapAccess<'de>>(self, map: M) -> Result<WorkflowDuration, M::Error> {
+                let number = serde_json::Number::deserialize(MapAccessDeserializer::new(map))?;
+                self.visit_f64(number.as_f64().unwrap_or(f64::NAN))
             }
         }
 

@@ -24,7 +24,7 @@ use crate::event::EventId;
 /// # Ok::<(), serde_json::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", remote = "Self")]
 #[non_exhaustive]
 pub struct WorkflowInstanceEvent {
     /// The instance's id.
@@ -38,6 +38,22 @@ pub struct WorkflowInstanceEvent {
     /// What happened.
     #[serde(flatten)]
     pub data: WorkflowInstanceEventData,
+}
+
+impl Serialize for WorkflowInstanceEvent {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        // What is derived.
+        Self::serialize(self, serializer)
+    }
+}
+
+/// By way of a `Value`: where some crate has switched on `serde_json/arbitrary_precision`, what is
+/// tagged or flattened can be read from that only.
+impl<'de> Deserialize<'de> for WorkflowInstanceEvent {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = Value::deserialize(deserializer)?;
+        Self::deserialize(value).map_err(serde::de::Error::custom)
+    }
 }
 
 /// What happened to an instance.

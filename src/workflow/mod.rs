@@ -4,6 +4,7 @@
 //! crash, a deploy). Everything here is therefore derived from stable names: the same step gives
 //! the same [`TaskId`] and the same fact key in every lifetime, and a log keeps each fact once.
 
+pub(crate) mod border;
 mod config;
 mod context;
 mod dispatch;

@@ -11,10 +11,19 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::border;
 use super::error::StepError;
 
 /// What a step may return: any type that serde can write and read, up to 1 MiB as JSON, or a
 /// [`ByteStream`] for more.
+///
+/// It owns what it has: a step that finds text returns a `String`, not a `&str`.
+///
+/// It crosses into JavaScript and back as JSON: maps are objects (their keys may be integers and
+/// booleans, too), `None`, `()` and a float that is infinite or not a number are `null`, a float
+/// without decimals looks like an integer. An attempt fails without a retry, with an error that names
+/// the place, if its result is larger than 1 MiB, has more than 127 arrays and objects inside one
+/// another, or an integer beyond 2^53 that no JavaScript number holds exactly.
 ///
 /// Engines turn it into what they store by an [`OutputCodec`] of theirs.
 #[diagnostic::on_unimplemented(
@@ -65,7 +74,7 @@ pub trait OutputCodec {
     /// A value.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// [`NonRetryable`](super::StepErrorKind::NonRetryable), when it cannot be written.
     fn encode<T: Serialize>(&self, value: &T) -> Result<Self::Stored, StepError>;
 
     /// A value that was stored.
@@ -88,6 +97,9 @@ pub trait OutputCodec {
 }
 
 /// Stores JSON, and streams as they are: for engines in tests.
+///
+/// Takes what the platform takes, and gives it back as JavaScript would. Refuses the rest with a
+/// [`NonRetryable`](super::StepErrorKind::NonRetryable) error, as [`StepOutput`] says.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct JsonCodec;
 
@@ -104,12 +116,16 @@ impl OutputCodec for JsonCodec {
     type Stored = JsonOutput;
 
     fn encode<T: Serialize>(&self, value: &T) -> Result<JsonOutput, StepError> {
-        Ok(JsonOutput::Value(serde_json::to_value(value)?))
+        let value = border::write_value(value);
+        let value = value.map_err(|error| error.into_step_error(border::RESULT))?;
+        Ok(JsonOutput::Value(value))
     }
 
     fn decode<T: DeserializeOwned>(&self, stored: JsonOutput) -> Result<T, StepError> {
         match stored {
-            JsonOutput::Value(value) => Ok(serde_json::from_value(value)?),
+            JsonOutput::Value(value) => {
+                border::read_value(&value).map_err(border::CannotCross::into_decode_error)
+            }
             JsonOutput::Stream(_) => Err(StepError::new("a stream was stored, not a value")),
         }
     }

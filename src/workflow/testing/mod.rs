@@ -47,10 +47,11 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::border;
 use super::context::Progress;
 use super::error::{StepError, StepErrorKind};
 use super::task::Kind;
-use state::{State, Stored};
+use state::{Given, State, Stored};
 pub use step::FakeStep;
 
 /// A workflow instance without an engine: steps run here and now, time passes when everybody waits,
@@ -176,11 +177,11 @@ impl FakeInstance {
     /// Lets `do` steps of this name return `value` without running: the first call is for the
     /// first of them, and so on; the last holds for all that follow.
     ///
-    /// What cannot be written as JSON is `null`.
+    /// What a step could not return fails the attempt, with the error that it would fail with.
     pub fn returns<T: Serialize>(&self, step: &str, value: T) -> &Self {
         let mut results = self.state.results.borrow_mut();
         let results = results.entry(step.to_owned()).or_default();
-        results.push_back(serde_json::to_value(value).unwrap_or_default());
+        results.push_back(given(&value, border::RESULT));
         self
     }
 
@@ -212,7 +213,7 @@ impl FakeInstance {
         event_type: &str,
         payload: T,
     ) -> &Self {
-        let payload = serde_json::to_value(payload).unwrap_or_default();
+        let payload = given(&payload, "the event's payload cannot be sent");
         let event = (self.state.now.get() + delay, event_type.to_owned(), payload);
         self.state.events.borrow_mut().push(event);
         self
@@ -241,9 +242,18 @@ impl FakeInstance {
             let result = self.lifetime(workflow(step)).await;
             self.state.check()?;
             let Some(result) = result else { continue };
-            let told = match &result {
-                Ok(value) => Ok(serde_json::to_value(value).unwrap_or_default()),
-                Err(error) => Err(error.message().to_owned()),
+            let output = result.as_ref().map(border::write_value);
+            let (result, told) = match output {
+                Ok(Ok(output)) => (result, Ok(output)),
+                Ok(Err(refused)) => {
+                    let error = refused.into_step_error(border::OUTPUT);
+                    let message = error.message().to_owned();
+                    (Err(error), Err(message))
+                }
+                Err(error) => {
+                    let message = error.message().to_owned();
+                    (result, Err(message))
+                }
             };
             match before {
                 Some(before) if before != told => {
@@ -386,4 +396,10 @@ impl fmt::Display for FakeStepRecord {
         };
         write!(f, "{kind} {:?} (number {})", self.name, self.count)
     }
+}
+
+/// As it comes out on the other side of the border.
+fn given<T: Serialize>(value: &T, what: &str) -> Given {
+    let written = border::write_value(value);
+    written.map_err(|refused| refused.into_step_error(what).message().to_owned())
 }

@@ -19,11 +19,11 @@ pub(super) struct State {
     pub(super) now: Cell<SystemTime>,
     pub(super) began: SystemTime,
     /// What steps of a name return without running.
-    pub(super) results: RefCell<HashMap<String, VecDeque<Value>>>,
+    pub(super) results: RefCell<HashMap<String, VecDeque<Given>>>,
     /// Errors of the next attempts of steps of a name.
     pub(super) failures: RefCell<HashMap<String, VecDeque<(StepErrorKind, String)>>>,
     /// Events from outside, by when they come.
-    pub(super) events: RefCell<Vec<(SystemTime, String, Value)>>,
+    pub(super) events: RefCell<Vec<(SystemTime, String, Given)>>,
     pub(super) lifetimes: Cell<u32>,
     pub(super) lifetime: RefCell<Lifetime>,
     /// Grows with all that is stored, to know whether a lifetime changed anything.
@@ -33,6 +33,9 @@ pub(super) struct State {
     /// How many pauses there were.
     pauses: Cell<u32>,
 }
+
+/// What a test gives, or why it cannot cross the border to an engine.
+pub(super) type Given = Result<Value, String>;
 
 /// What is gone when a lifetime ends.
 #[derive(Default)]

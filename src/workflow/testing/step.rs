@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::state::{Running, State, Stored};
+use crate::workflow::border;
 use crate::workflow::config::{DelayContext, Retries};
 use crate::workflow::context::{Progress, Reporter, StepContext};
 use crate::workflow::duration::WorkflowDuration;
@@ -130,11 +131,8 @@ impl Step for FakeStep {
         };
         match stored {
             Stored::Event { payload, sent } => {
-                let payload = serde_json::from_value(payload).map_err(|error| {
-                    let message =
-                        format!("the event that {name:?} waited for has another payload: {error}");
-                    StepError::with_kind(StepErrorKind::Invalid, message)
-                })?;
+                let payload = border::read_value(&payload)
+                    .map_err(|error| error.into_wait_error(name, false))?;
                 Ok(WaitedEvent::new(event_type, payload, sent))
             }
             Stored::Error(kind, message) => Err(StepError::with_kind(kind, message)),
@@ -172,7 +170,9 @@ impl FakeStep {
             return Err(StepError::with_kind(kind, message));
         }
         if let Some(value) = result {
-            return Ok(Stored::Value(value));
+            return value
+                .map(Stored::Value)
+                .map_err(|refused| StepError::with_kind(StepErrorKind::NonRetryable, refused));
         }
         let output = step.callback.call(context).await?;
         Ok(match output.encode(&JsonCodec)? {
@@ -223,7 +223,10 @@ impl FakeStep {
             match next {
                 Some((at, sent)) if sent <= state.now.get().min(end) => {
                     let (sent, _, payload) = state.events.borrow_mut().remove(at);
-                    return Ok(Stored::Event { payload, sent });
+                    return Ok(match payload {
+                        Ok(payload) => Stored::Event { payload, sent },
+                        Err(refused) => Stored::Error(StepErrorKind::NonRetryable, refused),
+                    });
                 }
                 Some((_, sent)) if sent < end => state.sleep_until(sent, index).await?,
                 _ if state.now.get() >= end => {
