@@ -632,7 +632,7 @@ impl World {
         }
     }
 
-    fn process<T>(
+    fn process<T: serde::Serialize>(
         self: &Rc<Self>,
         disturbance: Option<(u32, Disturbance)>,
         body: impl AsyncFnOnce(Wrapped) -> Result<T, StepError>,
@@ -933,6 +933,7 @@ impl Engine {
 }
 
 /// The step object of one lifetime.
+#[derive(Clone)]
 struct EngineStep {
     world: Rc<World>,
     sim: Sim,

@@ -1,8 +1,10 @@
 //! Workflows written in Rust.
 
-use std::rc::Rc;
-use std::time::SystemTime;
+use std::marker::PhantomData;
+use std::pin::pin;
+use std::time::{Duration, SystemTime};
 
+use futures_util::future::{Either, select};
 use js_sys::Promise;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -10,9 +12,11 @@ use wasm_bindgen::prelude::*;
 use worker::{Context, Env};
 
 use super::convert::{from_js, property, throw, time, to_js};
+use super::events::WorkflowEventsNamespace;
 use super::js;
+use super::runtime::sleep;
 use super::step::WorkflowStep;
-use crate::workflow::{StepError, catch_panic};
+use crate::workflow::{StepError, border, catch_panic};
 
 /// A Workflow: the counterpart of `WorkflowEntrypoint` of `cloudflare:workers`.
 ///
@@ -72,6 +76,21 @@ pub trait WorkflowEntrypoint: 'static {
     /// and the bindings. There is no response that `pass_through_on_exception` could pass on.
     fn new(context: Context, env: Env) -> Self;
 
+    /// Where the events of its runs are kept: what `run` wraps the step object with.
+    ///
+    /// With it the library itself tells viewers that a run has failed where the workflow's own code
+    /// cannot, since it does not get so far: the params are of another type, or [`new`](Self::new)
+    /// panics. Without it they wait for ever, unless
+    /// [`with_workflow`](WorkflowEventsNamespace::with_workflow) finds out. `workflow_name` is the
+    /// workflow's name in `wrangler.toml`. Default: none.
+    ///
+    /// # Errors
+    /// Those of [`from_env`](WorkflowEventsNamespace::from_env), which are logged.
+    fn events(env: &Env, workflow_name: &str) -> worker::Result<Option<WorkflowEventsNamespace>> {
+        let _ = (env, workflow_name);
+        Ok(None)
+    }
+
     /// One run of the workflow.
     ///
     /// # Errors
@@ -110,45 +129,81 @@ pub struct CronSchedule {
 }
 
 /// The object behind an exported class.
-pub struct WorkflowObject<W: WorkflowEntrypoint> {
-    workflow: Option<Rc<W>>,
+pub struct WorkflowObject<W> {
+    /// What the class was constructed with.
+    parts: Option<(JsValue, Env)>,
+    workflow: PhantomData<fn() -> W>,
 }
 
 impl<W: WorkflowEntrypoint> WorkflowObject<W> {
     /// For the class's constructor.
     pub fn new(context: worker::worker_sys::Context, env: Env) -> Self {
         Self {
-            workflow: Some(Rc::new(W::new(Context::new(context), env))),
+            parts: Some((context.into(), env)),
+            workflow: PhantomData,
         }
     }
 
     /// An object that is only there to find its class.
     #[must_use]
     pub fn dummy() -> Self {
-        Self { workflow: None }
+        Self {
+            parts: None,
+            workflow: PhantomData,
+        }
     }
 
     /// For the class's `run`.
     pub fn run(&self, event: JsValue, step: JsValue) -> Promise {
-        let workflow = self.workflow.clone();
+        let parts = self.parts.clone();
         js::promise(async move {
-            let workflow = workflow.ok_or("this object has no workflow")?;
-            let run = async {
-                let event = event_from(&event)?;
-                workflow.run(event, WorkflowStep::new(step)).await
+            let (context, env) = parts.ok_or("this object has no workflow")?;
+            // Made here and not with the class, so that a panic has somebody to tell it.
+            let begun = async {
+                let workflow = W::new(Context::new(context.unchecked_into()), env.clone());
+                Ok((workflow, event_from(&event)?))
             };
+            let (workflow, event) = match catch_panic(begun).await {
+                Ok(begun) => begun,
+                Err(error) => {
+                    tell_refusal::<W>(&env, &event, error.message()).await;
+                    return Err(throw(error));
+                }
+            };
+            let run = async { workflow.run(event, WorkflowStep::new(step)).await };
             let output = catch_panic(run).await.map_err(throw)?;
-            to_js(&output).map_err(|error| throw(error.into()))
+            to_js(&output).map_err(|error| throw(error.into_step_error(border::OUTPUT)))
         })
     }
 }
 
+/// The run ends before the workflow's own code can say so.
+async fn tell_refusal<W: WorkflowEntrypoint>(env: &Env, event: &JsValue, error: &str) {
+    let text = |name| property(event, name).as_string().unwrap_or_default();
+    let told = async {
+        let events = W::events(env, &text("workflowName"));
+        let Some(events) = events.map_err(|error| error.to_string())? else {
+            return Ok(());
+        };
+        let instance_id = text("instanceId");
+        let told = pin!(events.tell_refusal(&instance_id, error));
+        match select(told, sleep(PATIENCE)).await {
+            Either::Left((told, _)) => told,
+            Either::Right(_) => Err("the object does not answer".to_owned()),
+        }
+    };
+    if let Err(error) = told.await {
+        worker::console_warn!("ssetarget: viewers are not told that a run failed: {error}");
+    }
+}
+
+/// How long the end of a run that is refused waits for its log.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 fn event_from<P: DeserializeOwned>(event: &JsValue) -> Result<WorkflowEvent<P>, StepError> {
     let text = |name| property(event, name).as_string().unwrap_or_default();
-    let payload = from_js(property(event, "payload")).map_err(|error| {
-        StepError::new(format!(
-            "the instance's params are not of the workflow's type: {error}"
-        ))
+    let payload = from_js(&property(event, "payload")).map_err(|error| {
+        error.into_step_error("the instance's params are not of the workflow's type")
     })?;
     Ok(WorkflowEvent {
         payload,

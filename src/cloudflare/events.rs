@@ -175,6 +175,15 @@ impl WorkflowEventsNamespace {
         Ok(())
     }
 
+    /// The latest run of an instance has failed before its own code began.
+    pub(super) async fn tell_refusal(&self, instance_id: &str, error: &str) -> Result<(), String> {
+        let now = WorkersRuntime.now();
+        let started = workflow_started(&self.workflow_name, now);
+        self.tell(instance_id, started).await?;
+        let ended = workflow_ended(&self.workflow_name, Err(error), now);
+        self.tell(instance_id, ended).await
+    }
+
     /// Appends a fact to the latest run of an instance, past its own dispatch.
     async fn tell(
         &self,
@@ -350,7 +359,7 @@ impl WorkflowEventsNamespace {
         };
         let status = async {
             let instance = workflow.get(instance_id).await?;
-            instance.status().await
+            instance.status_without_output().await
         };
         match status.await {
             Ok(status) => Ok(Some(status)),
@@ -532,7 +541,7 @@ fn run_of(session: &Session) -> u32 {
     run.unwrap_or(1.0) as u32
 }
 
-type AnyStatus = InstanceStatus<serde::de::IgnoredAny>;
+type AnyStatus = InstanceStatus<()>;
 
 /// What viewers are told of a run that was terminated.
 const TERMINATED: &str = "the instance was terminated";

@@ -10,9 +10,11 @@ use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::{Either, LocalBoxFuture, join, select};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use super::border;
 use super::context::{Progress, Reporter, StepContext};
 use super::duration::WorkflowDuration;
 use super::error::{StepError, StepErrorKind};
@@ -186,11 +188,19 @@ impl<S: Step + 'static, D: Dispatch + 'static> WorkflowEventStep<S, D> {
     /// ends by the platform's doing.
     ///
     /// # Errors
-    /// Those of `body`, and one if it panics.
-    pub async fn workflow<T>(
+    /// Those of `body`, one if it panics, and one for a result that the platform cannot store.
+    pub async fn workflow<T: Serialize>(
         &self,
         body: impl AsyncFnOnce(Self) -> Result<T, StepError>,
     ) -> Result<T, StepError> {
+        // Before viewers are told that it has completed: the platform would say that it failed.
+        let body = async |step| {
+            let output = body(step).await?;
+            match border::check(&output) {
+                Ok(()) => Ok(output),
+                Err(refused) => Err(refused.into_step_error(border::OUTPUT)),
+            }
+        };
         let life = &self.shared.life;
         let scope = self.scope(Form::Step(Kind::Workflow), &self.shared.workflow, body);
         let whole = Whole {
@@ -202,19 +212,6 @@ impl<S: Step + 'static, D: Dispatch + 'static> WorkflowEventStep<S, D> {
         life.end();
         life.dispatch.flush(Flush::End).await;
         result
-    }
-
-    /// Runs a group of steps, which is shown as one task with the steps below it. Not a step of
-    /// the engine: it is not stored, not retried and not billed.
-    ///
-    /// # Errors
-    /// Those of `body`, and one if it panics.
-    pub async fn group<T>(
-        &self,
-        name: &str,
-        body: impl AsyncFnOnce(Self) -> Result<T, StepError>,
-    ) -> Result<T, StepError> {
-        self.scope(Form::Group, name, body).await
     }
 
     /// Where this one's facts go.
@@ -309,6 +306,15 @@ impl<S: Step + 'static, D: Dispatch + 'static> WorkflowEventStep<S, D> {
 }
 
 impl<S: Step + 'static, D: Dispatch + 'static> Step for WorkflowEventStep<S, D> {
+    /// A panic of `body` is an error, too.
+    async fn group<T>(
+        &self,
+        name: &str,
+        body: impl AsyncFnOnce(Self) -> Result<T, StepError>,
+    ) -> Result<T, StepError> {
+        self.scope(Form::Group, name, body).await
+    }
+
     async fn do_step<T: StepOutput>(&self, mut step: DoStep<T>) -> Result<T, StepError> {
         let track = Rc::new(self.track(Form::Step(Kind::Do), &step.name));
         let attempts = Rc::new(Attempts::default());

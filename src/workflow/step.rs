@@ -19,7 +19,8 @@ use super::rollback::{Rollback, RollbackContext};
 /// What a workflow's `run` gets to make steps with.
 ///
 /// Mirrors Cloudflare's `WorkflowStep`; a step is called `run` here since `do` is a keyword. All
-/// methods take `&self`, so steps can run concurrently with `join!`. Lives on one thread.
+/// methods take `&self`, so steps can run concurrently with `join!`. Clones are the same step object,
+/// for callbacks and bodies that need one of their own. Lives on one thread.
 ///
 /// Implementations write [`do_step`](Self::do_step) and the waits; callers call
 /// [`run`](Self::run).
@@ -29,7 +30,7 @@ use super::rollback::{Rollback, RollbackContext};
     note = "steps are made with the `WorkflowStep` that `run` gets, or with the step object that \
             `WorkflowEventStep::workflow` hands to its body"
 )]
-pub trait Step {
+pub trait Step: Clone {
     /// Runs `callback` as a durable step. Nothing happens until it is awaited.
     ///
     /// The result is stored; in a later lifetime of the run it is returned without calling
@@ -85,6 +86,33 @@ pub trait Step {
         self.run(name, callback).config(config)
     }
 
+    /// Runs a group of steps, which viewers see as one task with the steps below it, where the step
+    /// object is a [`WorkflowEventStep`](super::WorkflowEventStep). Not a step of the engine: it is not
+    /// stored, not retried and not billed. Default: just runs `body`.
+    ///
+    /// ```
+    /// use ssetarget::workflow::{Step, StepError};
+    ///
+    /// async fn fulfil(step: &impl Step) -> Result<String, StepError> {
+    ///     step.group("fulfil", async |step| {
+    ///         step.run("pack parcel", async |_| Ok(())).await?;
+    ///         step.run("print label", async |_| Ok("TRACK-1".to_owned())).await
+    ///     })
+    ///     .await
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// Those of `body`.
+    async fn group<T>(
+        &self,
+        name: &str,
+        body: impl AsyncFnOnce(Self) -> Result<T, StepError>,
+    ) -> Result<T, StepError> {
+        let _ = name;
+        body(self.clone()).await
+    }
+
     /// Runs a step: what awaiting [`run`](Self::run) comes to.
     ///
     /// # Errors
@@ -126,20 +154,27 @@ pub trait Step {
 
 /// A step that runs when it is awaited. Whatever it is to run with is given before.
 #[must_use = "a step does not run until it is awaited"]
-pub struct StepFuture<'a, S: ?Sized, T>(State<'a, S, T>);
+pub struct StepFuture<'a, S, T>(State<'a, S, T>);
 
-enum State<'a, S: ?Sized, T> {
-    Described(&'a S, DoStep<T>),
+enum State<'a, S, T> {
+    Described(&'a S, DoStep<T>, Begin<'a, S, T>),
     Running(LocalBoxFuture<'a, Result<T, StepError>>),
     /// Only while the state changes.
     Begins,
 }
 
-impl<'a, S: Step + ?Sized, T: StepOutput> StepFuture<'a, S, T> {
-    fn new(step: &'a S, description: DoStep<T>) -> Self {
-        Self(State::Described(step, description))
-    }
+/// [`Step::do_step`]. Known where the step is described, so that awaiting it asks for no bounds: the
+/// compiler would tell again what it has told of `run`.
+type Begin<'a, S, T> = fn(&'a S, DoStep<T>) -> LocalBoxFuture<'a, Result<T, StepError>>;
 
+impl<'a, S: Step, T: StepOutput> StepFuture<'a, S, T> {
+    fn new(step: &'a S, description: DoStep<T>) -> Self {
+        let begin: Begin<'a, S, T> = |step, description| Box::pin(step.do_step(description));
+        Self(State::Described(step, description, begin))
+    }
+}
+
+impl<S, T: 'static> StepFuture<'_, S, T> {
     /// With this config, in place of all that was set before.
     pub fn config(self, config: StepConfig) -> Self {
         self.with(|step| step.config = config)
@@ -183,7 +218,7 @@ impl<'a, S: Step + ?Sized, T: StepOutput> StepFuture<'a, S, T> {
     }
 
     fn with(mut self, change: impl FnOnce(&mut DoStep<T>)) -> Self {
-        if let State::Described(_, step) = &mut self.0 {
+        if let State::Described(_, step, _) = &mut self.0 {
             change(step);
         }
         self
@@ -191,14 +226,14 @@ impl<'a, S: Step + ?Sized, T: StepOutput> StepFuture<'a, S, T> {
 }
 
 // What it holds is not pinned in place: the future is behind a pointer.
-impl<S: ?Sized, T> Unpin for StepFuture<'_, S, T> {}
+impl<S, T> Unpin for StepFuture<'_, S, T> {}
 
-impl<S: Step + ?Sized, T: StepOutput> Future for StepFuture<'_, S, T> {
+impl<S, T> Future for StepFuture<'_, S, T> {
     type Output = Result<T, StepError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let mut running = match std::mem::replace(&mut self.0, State::Begins) {
-            State::Described(step, description) => Box::pin(step.do_step(description)),
+            State::Described(step, description, begin) => begin(step, description),
             State::Running(running) => running,
             State::Begins => return Poll::Pending,
         };
@@ -208,11 +243,11 @@ impl<S: Step + ?Sized, T: StepOutput> Future for StepFuture<'_, S, T> {
     }
 }
 
-impl<S: ?Sized, T> fmt::Debug for StepFuture<'_, S, T> {
+impl<S, T> fmt::Debug for StepFuture<'_, S, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_tuple("StepFuture");
         match &self.0 {
-            State::Described(_, step) => debug.field(step),
+            State::Described(_, step, _) => debug.field(step),
             State::Running(_) | State::Begins => debug.field(&format_args!("running")),
         };
         debug.finish()
