@@ -7,9 +7,24 @@ use std::rc::Rc;
 
 /// Why a step or a workflow failed.
 ///
-/// Made from any [`std::error::Error`] by `?`, so that step code can use it as its error type;
-/// for that reason it is not an `Error` itself. An error that came from the platform keeps the
+/// Made by `?` and `into()` from any [`std::error::Error`], from text, from `Box<dyn Error>` and from
+/// what becomes one, such as `anyhow::Error`, so that step code can use it as its error type; for
+/// that reason it is not an `Error` itself. (A `Box<dyn Error + Send + Sync>` is no error to the
+/// compiler: see [`from_box`](Self::from_box).) An error that came from the platform keeps the
 /// platform's own error object, and returning it throws that very object again.
+///
+/// ```
+/// use ssetarget::workflow::StepError;
+///
+/// fn parse(text: &str) -> Result<u32, StepError> {
+///     if text.is_empty() {
+///         return Err("there is no number".into());
+///     }
+///     Ok(text.parse()?)
+/// }
+/// assert_eq!(parse("").unwrap_err().message(), "there is no number");
+/// assert_eq!(parse("x").unwrap_err().message(), "invalid digit found in string");
+/// ```
 pub struct StepError {
     kind: StepErrorKind,
     message: String,
@@ -57,6 +72,13 @@ impl StepError {
             source: None,
             thrown: None,
         }
+    }
+
+    /// From an error that may be of any type: `.map_err(StepError::from_box)?`.
+    #[must_use]
+    pub fn from_box(error: Box<dyn Error + Send + Sync>) -> Self {
+        let error: Box<dyn Error> = error;
+        error.into()
     }
 
     /// The same error with the object that the platform threw.
@@ -124,18 +146,19 @@ impl StepError {
     }
 }
 
-impl<E: Error + 'static> From<E> for StepError {
+// Not from `E: Error`, which leaves out text and what has erased an error's type.
+impl<E: Into<Box<dyn Error>>> From<E> for StepError {
     fn from(error: E) -> Self {
-        let any: &dyn Any = &error;
-        let kind = if any.is::<NonRetryableError>() {
+        let error = error.into();
+        let kind = if error.is::<NonRetryableError>() {
             StepErrorKind::NonRetryable
         } else {
             StepErrorKind::Failed
         };
         Self {
             kind,
-            message: chain(&error),
-            source: Some(Box::new(error)),
+            message: chain(&*error),
+            source: Some(error),
             thrown: None,
         }
     }
@@ -205,4 +228,49 @@ fn chain(error: &dyn Error) -> String {
         source = cause.source();
     }
     message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As `anyhow::Error` is: no error itself, and one when it is boxed.
+    struct Erased(std::num::ParseIntError);
+
+    impl From<Erased> for Box<dyn Error> {
+        fn from(erased: Erased) -> Self {
+            Box::new(erased.0)
+        }
+    }
+
+    fn with<E>(error: E) -> StepError
+    where
+        StepError: From<E>,
+    {
+        let failed = || -> Result<(), StepError> { Err(error)? };
+        failed().err().unwrap_or_else(|| StepError::new("nothing"))
+    }
+
+    #[test]
+    fn text_and_boxed_errors_become_errors_of_steps() {
+        assert_eq!(with("no").message(), "no");
+        assert_eq!(with("no".to_owned()).message(), "no");
+        assert_eq!(with("no").kind(), StepErrorKind::Failed);
+
+        let invalid = || "x".parse::<u32>().unwrap_err();
+        let boxed: Box<dyn Error> = Box::new(invalid());
+        for error in [with(invalid()), with(boxed), with(Erased(invalid()))] {
+            assert_eq!(error.message(), "invalid digit found in string");
+            assert!(
+                error
+                    .source()
+                    .is_some_and(|source| source.is::<std::num::ParseIntError>())
+            );
+        }
+        let error = StepError::from_box(Box::new(invalid()));
+        assert_eq!(error.message(), "invalid digit found in string");
+
+        let boxed: Box<dyn Error> = Box::new(NonRetryableError::new("stop"));
+        assert_eq!(with(boxed).kind(), StepErrorKind::NonRetryable);
+    }
 }
