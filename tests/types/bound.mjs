@@ -6,7 +6,7 @@ const retries = { limit: "pub limit: u32,", backoff: "pub backoff: Backoff,", de
 
 export const BOUND = {
   "workflow/step.rs": {
-    "WorkflowStep": "pub trait Step {",
+    "WorkflowStep": "pub trait Step: Clone {",
     "WorkflowStep.do": "fn run<T, F>(&self, name: &str, callback: F)",
     "WorkflowStep.do.name": "fn run<T, F>(&self, name: &str,",
     "WorkflowStep.do.callback": "F: AsyncFn(StepContext) -> Result<T, StepError> + 'static",
@@ -180,8 +180,8 @@ export const BOUND = {
     "WorkflowInstanceCreateOptions.id": 'self.set("id",',
     "WorkflowInstanceCreateOptions.params": 'self.set("params",',
     "WorkflowInstanceCreateOptions.retention": 'self.set("retention",',
-    "WorkflowInstanceCreateOptions.retention.successRetention": '#[serde(rename = "successRetention",',
-    "WorkflowInstanceCreateOptions.retention.errorRetention": '#[serde(rename = "errorRetention",',
+    "WorkflowInstanceCreateOptions.retention.successRetention": '("successRetention", retention.success)',
+    "WorkflowInstanceCreateOptions.retention.errorRetention": '("errorRetention", retention.error)',
     "WorkflowInstanceCreateOptions.locationHint": 'self.set("locationHint",',
     "WorkflowInstanceLocationHint": "pub enum LocationHint {",
     ...literals("WorkflowInstanceLocationHint", ["afr", "apac", "apac-ne", "apac-se", "eeur", "enam", "me", "oc", "sam", "weur", "wnam"]),
@@ -189,8 +189,8 @@ export const BOUND = {
     "WorkflowBatchCreateOptions.count": "pub fn count(count: u32, options: CreateOptions) -> Self {",
     "WorkflowBatchCreateOptions.params": '["params", "retention", "locationHint"]',
     "WorkflowBatchCreateOptions.retention": '["params", "retention", "locationHint"]',
-    "WorkflowBatchCreateOptions.retention.successRetention": '#[serde(rename = "successRetention",',
-    "WorkflowBatchCreateOptions.retention.errorRetention": '#[serde(rename = "errorRetention",',
+    "WorkflowBatchCreateOptions.retention.successRetention": '("successRetention", retention.success)',
+    "WorkflowBatchCreateOptions.retention.errorRetention": '("errorRetention", retention.error)',
     "WorkflowBatchCreateOptions.locationHint": '["params", "retention", "locationHint"]',
     "WorkflowBatchCreateOptions.instances": "pub fn instances(instances: impl IntoIterator<Item = CreateOptions>) -> Self {",
     "WorkflowBatchCreateResult": "pub struct BatchCreated {",

@@ -81,6 +81,11 @@ impl WorkflowEntrypoint for OrderWorkflow {
         Self { env }
     }
 
+    // So that viewers are told of an order that cannot be read, too.
+    fn events(env: &Env, name: &str) -> worker::Result<Option<WorkflowEventsNamespace>> {
+        WorkflowEventsNamespace::from_env(env, EVENTS, name).map(Some)
+    }
+
     async fn run(
         &self,
         event: WorkflowEvent<Order>,
@@ -88,7 +93,7 @@ impl WorkflowEntrypoint for OrderWorkflow {
     ) -> Result<Receipt, StepError> {
         let events = WorkflowEventsNamespace::from_env(&self.env, EVENTS, &event.workflow_name)?;
         let step = events.wrap(&event, step);
-        step.workflow(async |step| ship(&step, event.payload).await)
+        step.workflow(async move |step| ship(&step, event.payload).await)
             .await
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! - `POST /<workflow>` with `{id?, params?}` creates an instance
 //! - `POST /<workflow>/batch` creates a batch whose viewers need not wait
+//! - `POST /<workflow>/javascript/<what>` creates an instance with params that JSON has no word for
 //! - `POST /<workflow>/call` makes any call that the binding takes
 //! - `GET /<workflow>/<id>/status`
 //! - `POST /<workflow>/<id>/pause`, `/resume`, `/restart`, `/terminate`, `/event`
@@ -37,6 +38,7 @@ mod resets;
 mod script;
 mod tally;
 mod trap;
+mod values;
 mod watched;
 mod workflows;
 
@@ -44,7 +46,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use js_sys::{Array, Function, JSON, Promise, Reflect};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use ssetarget::cloudflare::{
     CreateOptions, InstanceSse, TerminateOptions, Workflow, WorkflowError, WorkflowErrorKind,
@@ -124,6 +126,15 @@ async fn respond(mut request: Request, path: &str, env: Env) -> Result<Response>
         ([name], Method::Post) => {
             let workflow = workflows::workflow(&env, name)?;
             answer(create(&workflow, request.json().await?).await)
+        }
+        ([name, "javascript", what], Method::Post) => {
+            let params = values::params_from_javascript(what)?;
+            let options = CreateOptions::new().params_js(&params);
+            let workflow = workflows::workflow(&env, name)?;
+            let created = workflows::events(&env, name)?
+                .create(&workflow, options)
+                .await;
+            answer(created.map(|instance| js(&json!({ "id": instance.id() }))))
         }
         ([name, "call"], Method::Post) => {
             let workflow = workflows::workflow(&env, name)?;
@@ -362,6 +373,5 @@ fn json_headers() -> Result<worker::Headers> {
 }
 
 fn js(value: &Value) -> JsValue {
-    let serializer = serde_wasm_bindgen::Serializer::json_compatible();
-    value.serialize(&serializer).unwrap_or(JsValue::NULL)
+    JSON::parse(&value.to_string()).unwrap_or(JsValue::NULL)
 }

@@ -20,8 +20,7 @@ use ssetarget::workflow::{
 use worker::{Context, Delay, Env};
 
 use crate::gate;
-use crate::trap;
-use crate::workflows;
+use crate::{trap, values, workflows};
 
 /// The params of an instance.
 #[derive(Deserialize)]
@@ -45,7 +44,7 @@ fn yes() -> bool {
 #[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
 enum Op {
     /// A step: outputs its value.
-    Do(DoStep),
+    Do(Box<DoStep>),
     /// This many steps of one name, one after the other: outputs their number.
     Many { name: String, steps: u32 },
     /// Outputs nothing.
@@ -73,6 +72,12 @@ enum Op {
     Calls,
     /// A step whose result cannot be read again.
     Unreadable { name: String },
+    /// Outputs which values of many forms come back as others from steps.
+    Values,
+    /// A step whose result cannot cross the border, for this reason.
+    Refused(String),
+    /// What the run returns cannot cross the border.
+    RefusedOutput,
     /// Outputs what the run was started with.
     Event,
     /// Has this recorded when the run's code has ended. Outputs nothing.
@@ -238,6 +243,10 @@ impl WorkflowEntrypoint for Script {
         Self { context, env }
     }
 
+    fn events(env: &Env, name: &str) -> worker::Result<Option<WorkflowEventsNamespace>> {
+        workflows::events(env, name).map(Some)
+    }
+
     async fn run(
         &self,
         event: WorkflowEvent<Params>,
@@ -364,6 +373,12 @@ impl Interpreter {
                 step.run(name, async |_| Ok(Unreadable)).await?;
                 None
             }
+            Op::Values => Some(values::changed(step).await?),
+            Op::Refused(what) => {
+                values::refused(step, what).await?;
+                None
+            }
+            Op::RefusedOutput => Some(u64::MAX.into()),
             Op::Event => Some(self.event.clone()),
             Op::WaitUntil { record } => {
                 let (env, record) = (self.env.clone(), record.clone());
