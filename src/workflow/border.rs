@@ -142,31 +142,29 @@ impl CannotCross {
     /// code did to get it would be done again.
     pub(crate) fn into_step_error(self, what: &str) -> StepError {
         let message = format!("{what}: {self}");
-        let error = StepError::with_kind(StepErrorKind::NonRetryable, message);
-        match self.source {
-            Some(source) => error.with_source(source),
-            None => error,
-        }
+        self.into_error(StepErrorKind::NonRetryable, message)
     }
 
     /// As the error of a result that was stored. Whoever knows the step says what it is of.
     pub(crate) fn into_decode_error(self) -> StepError {
         let message = self.to_string();
-        let error = StepError::with_kind(StepErrorKind::NonRetryable, message);
-        match self.source {
-            Some(source) => error.with_source(source),
-            None => error,
-        }
+        self.into_error(StepErrorKind::NonRetryable, message)
     }
 
     /// As the error of a wait whose event has a payload of another type. Of a sensitive one it does
     /// not even say what it lacks.
+    #[cfg(any(feature = "cloudflare", feature = "testing"))]
     pub(crate) fn into_wait_error(self, name: &str, is_sensitive: bool) -> StepError {
         let other = format!("the event that {name:?} waited for has another payload");
-        let error = StepError::new(match is_sensitive {
+        let message = match is_sensitive {
             true => other,
             false => format!("{other}: {self}"),
-        });
+        };
+        self.into_error(StepErrorKind::Failed, message)
+    }
+
+    fn into_error(self, kind: StepErrorKind, message: String) -> StepError {
+        let error = StepError::with_kind(kind, message);
         match self.source {
             Some(source) => error.with_source(source),
             None => error,

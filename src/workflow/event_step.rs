@@ -187,6 +187,8 @@ impl<S: Step + 'static, D: Dispatch + 'static> WorkflowEventStep<S, D> {
     /// or `failed` the last, after which viewers' streams end. It has neither when this lifetime
     /// ends by the platform's doing.
     ///
+    /// Write `async move |step|` for a body: a step's callback that borrows is then shown where it is.
+    ///
     /// # Errors
     /// Those of `body`, one if it panics, and one for a result that the platform cannot store.
     pub async fn workflow<T: Serialize>(

@@ -34,8 +34,11 @@ pub trait Step: Clone {
     /// Runs `callback` as a durable step. Nothing happens until it is awaited.
     ///
     /// The result is stored; in a later lifetime of the run it is returned without calling
-    /// `callback`. It may be up to 1 MiB as JSON; return a [`ByteStream`](super::ByteStream) for
-    /// more.
+    /// `callback`. It owns what it has (a `String`, not a `&str`), and may be up to 1 MiB as JSON: see
+    /// [`StepOutput`]. Return a [`ByteStream`](super::ByteStream) for more.
+    ///
+    /// `callback` owns what it uses, since the engine may call it at any time: write `async move`, and
+    /// clone what others need, too.
     ///
     /// With the default config: five retries, one second apart and doubling, with a timeout of ten
     /// minutes for each attempt. Another config and a rollback can be given before the `.await`:
