@@ -3,12 +3,16 @@
 // Runs everything even after a failure, one thing at a time. Ends with a list of the checks and
 // how long each took, and with the line `N passed, N failed[, N skipped]`.
 import { existsSync, readdirSync } from "node:fs";
+import path from "node:path";
 import { Failure, at, capture, isStopping, main, run } from "./lib/run.mjs";
 import { buildWorker } from "./lib/build.mjs";
+import { readmeCrate } from "./lib/readme.mjs";
 import { ensureNodeModules, ensureRust, ensureWorkerTools, modernNode, nodeEnv } from "./lib/setup.mjs";
 
 const WASM = ["--target", "wasm32-unknown-unknown"];
 const WASM_ONLY_FEATURES = ["cloudflare"];
+/** The files of tests/ that are about what is written and read as JSON. */
+const VALUES = ["fake_step", "instance_log", "steps", "values", "view", "workflow"];
 const WORKER_PACKAGES = ["ssetarget-bench-worker", "ssetarget-demo", "ssetarget-test-worker"];
 const E2E_TEST_TIMEOUT_MS = 180_000;
 /** What viewers get must not depend on how it gets to them: these run with the transport that is not the default, too. */
@@ -46,6 +50,8 @@ const GROUPS = {
       const target = WASM_ONLY_FEATURES.includes(feature) ? WASM : [];
       await check(`only feature ${feature}`, "cargo", ["check", "-p", "ssetarget", "--no-default-features", "--features", feature, ...target]);
     }
+    // A user's crate is checked natively, too, by its editor for example.
+    await check("clippy, all features, native", "cargo", ["clippy", "-p", "ssetarget", "--all-features", ...DENY_WARNINGS]);
     const strict = { RUSTDOCFLAGS: "-D warnings" };
     // By their bare names: `ssetarget/…` would be those of the dev-dependency, which has no docs.
     const native = features().filter((feature) => !WASM_ONLY_FEATURES.includes(feature));
@@ -58,6 +64,10 @@ const GROUPS = {
 
   async native() {
     await cargoTest("cargo test", ["--no-fail-fast", ...NATIVE, ...nativeFeatures()]);
+    // As if some other crate had switched them on: they change how values are written and read.
+    const others = ["--features", "testing,serde_json/arbitrary_precision,serde_json/preserve_order"];
+    await cargoTest("with other features of serde_json", ["-p", "ssetarget", ...others, "--lib", ...VALUES.flatMap((file) => ["--test", file])]);
+    await cargoTest("the README's crate, natively", ["--manifest-path", path.join(await readmeCrate(), "Cargo.toml")], { CARGO_TARGET_DIR: at("target") });
     if (existsSync(at("tests/shuttle.rs"))) {
       // A folder of its own: the flag changes every crate. No LTO, and not the crates that Redis
       // needs: they would be most of the time.

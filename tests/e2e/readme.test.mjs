@@ -1,32 +1,22 @@
 // The README's own Worker, made in an empty folder outside the repository, built and run.
+// `npm test -- native` runs its native test.
 import assert from "node:assert/strict";
-import { copyFile, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { rm } from "node:fs/promises";
 import path from "node:path";
 import { after, before, test } from "node:test";
 
 import { buildFolder } from "../../scripts/lib/build.mjs";
+import { readmeCrate } from "../../scripts/lib/readme.mjs";
+import { at } from "../../scripts/lib/run.mjs";
 import { readAll } from "./lib/sse.mjs";
 import { serve } from "./lib/wrangler.mjs";
 
-const repository = path.resolve(import.meta.dirname, "../..");
 let folder;
 let server;
 
 before(async () => {
-  const parent = await mkdtemp(path.join(tmpdir(), "ssetarget-readme-"));
-  folder = path.join(parent, "greeting");
-  const readme = await readFile(path.join(repository, "README.md"), "utf8");
-  const blocks = [...readme.matchAll(/<!-- readme-test: (\S+) -->\n```\S+\n(.*?)```\n/gs)];
-  assert.deepEqual(blocks.map(([, name]) => name), ["Cargo.toml", "wrangler.toml", "src/lib.rs"]);
-  for (const [, name, text] of blocks) {
-    const file = path.join(folder, name);
-    await mkdir(path.dirname(file), { recursive: true });
-    await writeFile(file, text.replace('"../ssetarget"', JSON.stringify(repository)));
-  }
-  // The versions that the tools at hand fit; worker-build fetches those that fit by itself.
-  await copyFile(path.join(repository, "Cargo.lock"), path.join(folder, "Cargo.lock"));
-  await buildFolder(folder, { CARGO_TARGET_DIR: path.join(repository, "target") });
+  folder = await readmeCrate();
+  await buildFolder(folder, { CARGO_TARGET_DIR: at("target") });
   server = await serve({ folder });
 });
 
