@@ -148,7 +148,7 @@ impl CannotCross {
     /// As the error of a result that was stored. Whoever knows the step says what it is of.
     pub(crate) fn into_decode_error(self) -> StepError {
         let message = self.to_string();
-        self.into_error(StepErrorKind::NonRetryable, message)
+        self.into_error(StepErrorKind::Invalid, message)
     }
 
     /// As the error of a wait whose event has a payload of another type. Of a sensitive one it does
@@ -160,7 +160,7 @@ impl CannotCross {
             true => other,
             false => format!("{other}: {self}"),
         };
-        self.into_error(StepErrorKind::Failed, message)
+        self.into_error(StepErrorKind::Invalid, message)
     }
 
     fn into_error(self, kind: StepErrorKind, message: String) -> StepError {
