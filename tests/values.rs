@@ -1,19 +1,20 @@
 //! What crosses the border between Rust and JavaScript, and what is refused: here by the fake engine,
 //! which stores what the real one would. `tests/e2e/values.test.mjs` has the same for the real one.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_executor::block_on;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use ssetarget::workflow::testing::{FakeInstance, FakeRunError};
+use ssetarget::workflow::testing::{FakeInstance, FakeRunError, Replay};
 use ssetarget::workflow::{
-    ResolvedConfig, Retries, Step, StepConfig, StepError, StepErrorKind, StepOutput, WaitForEvent,
-    WorkflowDuration, WorkflowInstanceEvent, WorkflowInstanceEventData,
+    Dispatch, Fact, Flush, ResolvedConfig, Retries, Step, StepConfig, StepError, StepErrorKind,
+    StepOutput, WaitForEvent, WorkflowDuration, WorkflowEventStep, WorkflowInstanceEvent,
+    WorkflowInstanceEventData,
 };
 
 /// What a step that returns `value` gives back in a later lifetime.
@@ -212,6 +213,67 @@ fn what_cannot_be_stored_is_not_tried_again() {
     assert_eq!(called.get(), 1);
     assert!(error.message().contains("cannot be stored"), "{error}");
     assert_eq!(instance.steps()[0].attempts, 1);
+}
+
+/// What viewers are told: type, task and error.
+#[derive(Clone, Default)]
+struct Told(Rc<RefCell<Vec<String>>>);
+
+impl Dispatch for Told {
+    fn now(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH
+    }
+
+    fn dispatch(&self, fact: Fact) {
+        let Fact::Event(event) = fact else { return };
+        let data: Value = serde_json::from_str(event.data()).unwrap_or_default();
+        let text = |name: &str| data[name].as_str().unwrap_or_default().to_owned();
+        let (task, error) = (text("taskId"), text("error"));
+        let told = format!("{} {task} {error}", event.event_type());
+        self.0.borrow_mut().push(told.trim_end().to_owned());
+    }
+
+    async fn flush(&self, _: Flush) {}
+}
+
+#[test]
+fn viewers_are_told_the_reason() {
+    const BEYOND: &str = "an integer beyond 2^53, which no JavaScript number holds exactly: write it as \
+                          text";
+    let told = Told::default();
+    let instance = FakeInstance::new().replay(Replay::Never);
+    let run = instance.run(async |step| {
+        let step = WorkflowEventStep::new(step, "order", told.clone());
+        step.workflow(async |step| step.run("charge", async |_| Ok(u64::MAX)).await)
+            .await
+    });
+    assert!(block_on(run).is_err());
+    let reason = format!("the step's result cannot be stored: {BEYOND}");
+    assert_eq!(
+        *told.0.borrow(),
+        [
+            "started order-1.workflow".to_owned(),
+            "started charge-1".to_owned(),
+            format!("attempt_failed charge-1 {reason}"),
+            format!("failed charge-1 {reason}"),
+            format!("failed order-1.workflow {reason}"),
+        ]
+    );
+
+    told.0.borrow_mut().clear();
+    let instance = FakeInstance::new().replay(Replay::Never);
+    let run = instance.run(async |step| {
+        let step = WorkflowEventStep::new(step, "order", told.clone());
+        step.workflow(async |_| Ok(u64::MAX)).await
+    });
+    assert!(block_on(run).is_err());
+    assert_eq!(
+        *told.0.borrow(),
+        [
+            "started order-1.workflow".to_owned(),
+            format!("failed order-1.workflow the run's output cannot be stored: {BEYOND}"),
+        ]
+    );
 }
 
 #[test]
