@@ -8,7 +8,7 @@ struct Order {
 
 async fn run<D: Dispatch + 'static>(
     order: Order,
-    step: WorkflowEventStep<impl Step, D>,
+    step: WorkflowEventStep<impl Step + 'static, D>,
 ) -> Result<usize, StepError> {
     step.workflow(async move |step| {
         let first = step.run("reserve", async |_| Ok(order.item.len())).await?;
