@@ -537,7 +537,7 @@ struct World {
     reset: Cell<bool>,
     /// Who is to know when it goes.
     watchers: RefCell<Vec<Waker>>,
-    /// The workflow's code of this lifetime had returned before the engine went.
+    /// The workflow's code has returned to an engine that was there.
     returned: Cell<bool>,
     /// Requests on their way, by when they arrive.
     requests: RefCell<BTreeMap<(Duration, u64), Request>>,
@@ -600,7 +600,9 @@ impl World {
                 false => order(&step, self).await,
             };
             let result = by_habit(step, self, result).await;
-            self.returned.set(!self.is_reset());
+            if result.is_ok() && !self.is_reset() {
+                self.returned.set(true);
+            }
             result
         });
         if !self.returned.get() {
@@ -648,7 +650,6 @@ impl World {
         *self.sim.borrow_mut() = Some(sim.clone());
         self.engine.pause.set(false);
         self.reset.set(false);
-        self.returned.set(false);
         self.watchers.take();
         let network = Network {
             world: Rc::clone(self),
