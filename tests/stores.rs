@@ -233,6 +233,15 @@ fn a_workflow_that_runs_again_after_its_log_expired_goes_on_with_ids_and_runs() 
             }
             log.expire().unwrap();
             assert_eq!(run(3, length).await, restarted);
+
+            // A restart is announced as the run after the one that was told.
+            log.expire().unwrap();
+            let told = log.open().unwrap().run;
+            let started = vec![event("1", "{}")];
+            let announced = log.append(told + 1, started, SystemTime::UNIX_EPOCH).await;
+            assert_eq!(announced.unwrap(), 2);
+            let opened = log.open().unwrap();
+            assert_eq!((opened.run, opened.facts), (told, vec!["1".to_owned()]));
         }
     });
 }

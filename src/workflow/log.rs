@@ -103,7 +103,14 @@ impl<Q: Sql> WorkflowLog<Q> {
     ) -> Result<usize, WorkflowLogError<Q::Error>> {
         let latest = self.run()?;
         let store = self.target.store();
-        let is_over = store.is_closed()? || store.emptied()?.is_some();
+        let has_expired = store.emptied()?.is_some();
+        // Whoever restarts an instance names the run after the one that it was told, which of an
+        // expired log is the next already.
+        let run = match has_expired {
+            true => run.min(latest + 1),
+            false => run,
+        };
+        let is_over = store.is_closed()? || has_expired;
         if run < latest || (run == latest && is_over) {
             return Ok(0);
         }

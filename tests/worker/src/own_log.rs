@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 use ssetarget::cloudflare::{ObjectSql, sse_frame_response, sse_response};
-use ssetarget::store::contract;
+use ssetarget::store::{Sql, SqlValue, contract};
 use ssetarget::{
     Cursor, Event, MemoryEventStore, NullEventStore, SqliteEventStore, SseTarget, wire,
 };
@@ -83,6 +83,11 @@ impl DurableObject for OwnLog {
                 contract::check_reopened(async || SqliteEventStore::new(self.sql.clone())).await;
                 drop(self.empty_store().await);
                 contract::check_frames(async || SqliteEventStore::new(self.sql.clone())).await;
+                let trim = async |store: &SqliteEventStore<ObjectSql>, last| {
+                    store.trim(last).unwrap_throw();
+                };
+                contract::check_trimmed(async || self.empty_store().await, trim).await;
+                self.all_or_none().await;
                 Response::ok("the promise is kept")
             }
             _ => Response::error("there is nothing here", 404),
@@ -91,6 +96,23 @@ impl DurableObject for OwnLog {
 }
 
 impl OwnLog {
+    /// Statements of which one fails leave nothing of those before it.
+    async fn all_or_none(&self) {
+        drop(self.empty_store().await);
+        let statements = [
+            ("CREATE TABLE one (number)", Vec::new()),
+            ("INSERT INTO one VALUES (?1)", vec![SqlValue::Integer(1)]),
+            ("INSERT INTO nowhere VALUES (1)", Vec::new()),
+        ];
+        let failed = self.sql.run_all(&statements);
+        assert!(failed.is_err_and(|error| error.to_string().contains("nowhere")));
+        let tables = "SELECT name FROM sqlite_master WHERE name = 'one'";
+        assert!(self.sql.exec(tables, &[]).unwrap_throw().is_empty());
+        self.sql.run_all(&statements[..2]).unwrap_throw();
+        let rows = self.sql.exec("SELECT number FROM one", &[]);
+        assert_eq!(rows.unwrap_throw().len(), 1);
+    }
+
     async fn empty_store(&self) -> SqliteEventStore<ObjectSql> {
         self.state.storage().delete_all().await.unwrap_throw();
         SqliteEventStore::new(self.sql.clone())
