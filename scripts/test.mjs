@@ -16,7 +16,7 @@ const VALUES = ["fake_step", "instance_log", "steps", "values", "view", "workflo
 const WORKER_PACKAGES = ["ssetarget-bench-worker", "ssetarget-demo", "ssetarget-test-worker"];
 const E2E_TEST_TIMEOUT_MS = 180_000;
 /** What viewers get must not depend on how it gets to them: these run with the transport that is not the default, too. */
-const FOR_EACH_TRANSPORT = ["binding-events", "browser", "clients", "crash", "demo", "exactly-once", "framing", "panic", "stalled", "viewers"];
+const FOR_EACH_TRANSPORT = ["binding-events", "browser", "clients", "crash", "demo", "exactly-once", "framing", "panic", "stalled", "trap", "viewers"];
 
 main(async () => {
   const [group, ...names] = process.argv.slice(2);

@@ -158,9 +158,10 @@ export function extend(instance, isWorkflow) {
   };
 }
 
-/** Times that a run is begun again after a death without a step that ended in between. */
-const MOST_DEATHS = 3;
+/** So many deaths in a row fail a run: of a code that waited for the engine, and of one that did not. */
+const MOST_DEATHS = { waiting: 12, working: 3 };
 const PAUSE_MS = 100;
+const LONGEST_PAUSE_MS = 5_000;
 
 /**
  * A lifetime of a run. The engine is not told that the instance dies in it, since it would end the run: the
@@ -168,19 +169,24 @@ const PAUSE_MS = 100;
  * asked again.
  */
 async function live(run, steps) {
-  for (let alone = 1; ; alone += 1) {
-    const [deathsBefore, endedBefore] = [deaths, steps.ended];
+  const inARow = { waiting: 0, working: 0 };
+  for (;;) {
+    const [deathsBefore, answeredBefore] = [deaths, steps.answered];
+    steps.beginAgain();
     try {
       return await run(steps);
     } catch (error) {
       if (deaths === deathsBefore) throw error;
-      if (steps.ended > endedBefore) alone = 1;
-      if (alone > MOST_DEATHS || steps.isForgotten) throw new Error(DIED);
+      if (steps.answered > answeredBefore) inARow.waiting = inARow.working = 0;
+      // A code that dies of itself does so while it works.
+      const how = steps.isWaiting ? "waiting" : "working";
+      inARow[how] += 1;
+      if (inARow[how] >= MOST_DEATHS[how] || steps.isForgotten) throw new Error(DIED);
     } finally {
-      steps.beginAgain();
       if (deaths === deathsBefore) steps.end();
     }
-    await new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
+    const pause = Math.min(PAUSE_MS * 2 ** (inARow.waiting + inARow.working - 1), LONGEST_PAUSE_MS);
+    await new Promise((resolve) => setTimeout(resolve, pause));
   }
 }
 
@@ -192,12 +198,14 @@ const MOST_REMEMBERED = 16 * 1024 * 1024;
 /** The engine's step object for one lifetime of a run, which may outlive several instances. */
 class Steps {
   /** How many calls the engine has answered. */
-  ended = 0;
+  answered = 0;
   isForgotten = false;
   #step;
   /** By what they are, name and number. */
   #calls = new Map();
   #counts = new Map();
+  /** Those that the code has made since it began, and the engine has not answered. */
+  #waiting = new Set();
   #bytes = 0;
   #hasEnded = false;
 
@@ -235,23 +243,28 @@ class Steps {
     const key = `${count} ${what}`;
     const known = this.#calls.get(key);
     if (known) {
+      if (!known.isAnswered) this.#waiting.add(known);
       known.slots.forEach((slot, index) => slot.fill(functions[index]));
       return known.answer;
     }
     const slots = functions.map((function_) => new Slot(function_));
     const answer = make(slots.map((slot) => slot.function));
     if (!this.isForgotten) {
-      this.#calls.set(key, { slots, answer });
+      const call = { slots, answer, isAnswered: false };
+      this.#calls.set(key, call);
+      this.#waiting.add(call);
       answer.then(
-        (value) => this.#remember(weight(value)),
-        () => this.#remember(0),
+        (value) => this.#remember(call, weight(value)),
+        () => this.#remember(call, 0),
       );
     }
     return answer;
   }
 
-  #remember(bytes) {
-    this.ended += 1;
+  #remember(call, bytes) {
+    this.answered += 1;
+    call.isAnswered = true;
+    this.#waiting.delete(call);
     if (this.isForgotten || this.#hasEnded) return;
     remembering.add(this);
     this.#bytes += bytes;
@@ -268,18 +281,23 @@ class Steps {
     remembering.delete(this);
     remembered -= this.#bytes;
     this.#bytes = 0;
+    for (const { slots } of this.#calls.values()) slots.forEach((slot) => slot.end());
     this.#calls.clear();
   }
 
   /** The code begins anew. */
   beginAgain() {
     this.#counts.clear();
+    this.#waiting.clear();
+  }
+
+  get isWaiting() {
+    return this.#waiting.size > 0;
   }
 
   /** The code has ended. Rollbacks may still be called. */
   end() {
     this.#hasEnded = true;
-    for (const { slots } of this.#calls.values()) slots.forEach((slot) => slot.end());
     this.#forget();
   }
 }

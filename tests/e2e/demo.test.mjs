@@ -276,6 +276,61 @@ describe("what is refused", () => {
     }
   });
 
+  // What is nested deeply must be refused before anything walks through it: it would end everything that the
+  // WebAssembly instance does.
+  test("what is nested deeply is 400, and nobody else notices", async () => {
+    const id = await startRun(demo.url);
+    const viewer = await open(`${demo.url}/${id}/sse`);
+    await viewer.until(isWaiting);
+    for (const depth of [130, 2_000, 5_000, 100_000]) {
+      const list = "[".repeat(depth) + "]".repeat(depth);
+      const object = '{"a":'.repeat(depth) + "1" + "}".repeat(depth);
+      for (const deep of [list, object]) {
+        const requests = [`{"item":${deep}}`, `{"quantity":${deep}}`, `{"other":${deep}}`, deep].map((body) => ["/", body]);
+        const events = [`{"type":${deep}}`, `{"payload":${deep}}`, `{"payload":{"by":${deep}}}`, `{"type":"other","payload":${deep}}`];
+        for (const [path, body] of [...requests, ...events.map((body) => [`/${id}/event`, body])]) {
+          const response = await fetch(demo.url + path, { method: "POST", body, redirect: "manual" });
+          assert.equal(response.status, body.length > 1024 * 1024 ? 413 : 400, `${path} ${depth} ${body.slice(0, 30)}`);
+          await isReason(response, /^the /);
+        }
+      }
+    }
+    await answer(demo.url, id);
+    assert.equal((await viewer.rest()).at(-1).type, "completed");
+  });
+
+  test("a payload of another type is 400, and the run still waits", async () => {
+    const id = await startRun(demo.url);
+    const viewer = await open(`${demo.url}/${id}/sse`);
+    await viewer.until(isWaiting);
+    for (const payload of [5, "ann", true, [], ["ann"], { by: 5 }, { by: ["ann"] }, { by: {} }]) {
+      const response = await fetch(`${demo.url}/${id}/event`, { method: "POST", body: JSON.stringify({ payload }) });
+      assert.equal(response.status, 400, JSON.stringify(payload));
+      await isReason(response, /^the payload is not an approval: /);
+    }
+    await answer(demo.url, id, { payload: null });
+    assert.equal((await viewer.rest()).at(-1).type, "completed");
+  });
+
+  test("a body that is too long is not read to its end", async () => {
+    let sent = 0;
+    const chunk = new Uint8Array(64 * 1024).fill(32);
+    const endless = new ReadableStream({
+      pull(controller) {
+        sent += chunk.length;
+        if (sent > 64 * 1024 * 1024) controller.close();
+        else controller.enqueue(chunk);
+      },
+    });
+    const response = await fetch(demo.url, { method: "POST", body: endless, duplex: "half", redirect: "manual" }).catch((error) => error);
+    // The connection may break off before the answer is read.
+    if (response instanceof Response) assert.equal(response.status, 413);
+    assert.ok(sent < 32 * 1024 * 1024, `${sent} bytes were taken`);
+    const long = await fetch(demo.url, { method: "POST", body: new Uint8Array(50 * 1024 * 1024), redirect: "manual" }).catch(() => undefined);
+    if (long) assert.equal(long.status, 413);
+    assert.equal((await fetch(demo.url, { headers: { accept: "text/html" } })).status, 200);
+  });
+
   test("a bad event is 400", async () => {
     const id = await startRun(demo.url);
     const bodies = ["{", "[]", '"waiting"', "5", "null", '{"type":""}', '{"type":5}', '{"type":null}', '{"tpye":"waiting"}', '{"type":"a b"}', `{"type":"${"a".repeat(101)}"}`];
@@ -312,6 +367,16 @@ describe("what is refused", () => {
         assert.equal(response.status, 405, `${method} ${path}`);
         assert.equal(response.headers.get("allow"), allow, `${method} ${path}`);
         await isReason(response, method === "HEAD" ? /^$/ : /./);
+      }
+    }
+    // Methods of other standards, which `fetch` and the `worker` crate do not know.
+    for (const [path, allow] of routes) {
+      for (const method of ["PROPFIND", "QUERY", "FROB"]) {
+        const response = await fetch(demo.url + path, { method, headers: { accept: "text/html" } });
+        if (response.status === 501) continue; // the runtime does not let it through
+        assert.equal(response.status, 405, `${method} ${path}`);
+        assert.equal(response.headers.get("allow"), allow, `${method} ${path}`);
+        await isReason(response, /./);
       }
     }
     const json = await fetch(demo.url, { headers: { accept: "application/json" } });

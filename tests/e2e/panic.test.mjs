@@ -60,6 +60,25 @@ describe("in a step", () => {
   });
 });
 
+test("its message, file and line are in the log, whatever class it was in", async () => {
+  const none = { limit: 0, delay: 0, backoff: "constant" };
+  const attempts = [{ panic: "for the log: a step" }];
+  for (const ops of [[{ do: { name: "a", attempts, retries: none } }], [{ panic: "for the log: a run" }]]) {
+    assert.equal((await (await start(server, ops)).ended()).state, "errored");
+  }
+  for (const url of [`${server.url}/panic`, `${server.url}/gate/for-the-log/panic`]) await (await fetch(url)).body?.cancel();
+  const places = [
+    ["for the log: a step", "script"],
+    ["for the log: a run", "script"],
+    ["the handler panics", "lib"],
+    ["the gate panics", "gate"],
+  ];
+  for (const [message, file] of places) {
+    const wanted = new RegExp(`panicked at [^\\n]*src/${file}\\.rs:\\d+:\\d+:\\n${message}`);
+    while (!(await server.log()).some((entry) => wanted.test(entry.message))) await new Promise((resolve) => setTimeout(resolve, 25));
+  }
+});
+
 describe("in the workflow's own code", () => {
   for (const [where, ops, group] of [
     ["before its first step", [{ panic: "oh" }], []],

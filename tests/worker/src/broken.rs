@@ -81,8 +81,7 @@ impl FragileEvents {
         abort(&self.0.ctx());
     }
 
-    #[must_use]
-    pub fn sockets(&self) -> u32 {
+    pub fn sockets(&self) -> Result<u32, JsValue> {
         sockets(&self.0.ctx())
     }
 }
@@ -110,5 +109,7 @@ export const open = (way) => (ways[way] ?? fail)();
 extern "C" {
     fn open(way: &str) -> Promise;
     pub fn abort(context: &JsValue);
-    fn sockets(context: &JsValue) -> u32;
+    // Catches, since of functions that need nothing of wasm-bindgen one is enough: see `life.rs`.
+    #[wasm_bindgen(catch)]
+    fn sockets(context: &JsValue) -> Result<u32, JsValue>;
 }

@@ -36,8 +36,8 @@ impl Resets {
 }
 
 #[wasm_bindgen(start)]
-pub fn extend_resets() {
-    extend_workflow_entrypoint(&Resets(Rc::new(WorkflowObject::dummy())).into());
+pub fn extend_resets() -> Result<(), JsValue> {
+    extend_workflow_entrypoint(&Resets(Rc::new(WorkflowObject::dummy())).into())
 }
 
 #[wasm_bindgen(inline_js = r#"

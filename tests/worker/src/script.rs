@@ -45,8 +45,14 @@ fn yes() -> bool {
 enum Op {
     /// A step: outputs its value.
     Do(Box<DoStep>),
-    /// This many steps of one name, one after the other: outputs their number.
-    Many { name: String, steps: u32 },
+    /// This many steps of one name, one after the other, each with an attribute of so many bytes: outputs
+    /// their number.
+    Many {
+        name: String,
+        steps: u32,
+        #[serde(default)]
+        bytes: usize,
+    },
     /// Outputs nothing.
     Sleep { name: String, ms: WorkflowDuration },
     /// So long after the instance was created. Outputs nothing.
@@ -317,9 +323,16 @@ impl Interpreter {
     async fn one<S: Steps>(&self, step: &S, op: &Op) -> Result<Option<Value>, StepError> {
         Ok(match op {
             Op::Do(config) => Some(self.do_step(step, config).await?),
-            Op::Many { name, steps } => {
+            Op::Many { name, steps, bytes } => {
                 for number in 0..*steps {
-                    step.run(name, async move |_| Ok(number)).await?;
+                    let bytes = *bytes;
+                    step.run(name, async move |context: StepContext| {
+                        if bytes > 0 {
+                            context.set_attribute("long", "x".repeat(bytes));
+                        }
+                        Ok(number)
+                    })
+                    .await?;
                 }
                 Some((*steps).into())
             }

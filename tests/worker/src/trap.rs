@@ -5,7 +5,11 @@ use std::hint::black_box;
 use wasm_bindgen::prelude::*;
 
 #[wasm_bindgen(inline_js = r#"
-export const throwUncaught = (name) => { throw new Error(`${name} is not caught`); };
+const recurse = (depth) => 1 + recurse(depth + 1);
+export const throwUncaught = (name) => {
+  if (name === "deep") recurse(0);
+  throw new Error(`${name} is not caught`);
+};
 "#)]
 extern "C" {
     #[wasm_bindgen(js_name = throwUncaught)]
@@ -24,6 +28,7 @@ pub fn spring(way: &str) {
             std::mem::forget(black_box(Vec::<u8>::with_capacity(256 << 20)));
         },
         "import" => throw_uncaught("this"),
+        "import-deep" => throw_uncaught("deep"),
         "drop" => {
             let _bomb = Bomb;
             panic!("the first panic");

@@ -34,8 +34,9 @@ export const watched = (workflow) => ({
 extern "C" {
     #[wasm_bindgen(js_name = openSubscriptions)]
     pub fn open_subscriptions() -> u32;
-    #[wasm_bindgen(js_name = watched)]
-    fn watched_env(workflow: &JsValue) -> Env;
+    // Catches, since of functions that need nothing of wasm-bindgen one is enough: see `life.rs`.
+    #[wasm_bindgen(catch, js_name = watched)]
+    fn watched_env(workflow: &JsValue) -> Result<Env, JsValue>;
 }
 
 /// The same workflow, watched.
@@ -44,5 +45,5 @@ extern "C" {
 /// None, if the binding is a Workflow.
 pub fn watched(env: &Env, binding: &str) -> Result<Workflow, WorkflowError> {
     let workflow = js_sys::Reflect::get(env, &binding.into())?;
-    Workflow::from_env(&watched_env(&workflow), "WATCHED")
+    Workflow::from_env(&watched_env(&workflow)?, "WATCHED")
 }

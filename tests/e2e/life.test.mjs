@@ -1,0 +1,190 @@
+// The JavaScript that lets runs outlive the WebAssembly instance, with an engine and instances that are made up
+// here: what is hard to bring about in the real ones. trap.test.mjs has those.
+import assert from "node:assert/strict";
+import { readFile } from "node:fs/promises";
+import { test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+
+import { at } from "../../scripts/lib/run.mjs";
+
+const DIED = /the WebAssembly instance of this Worker has died/;
+
+/** A copy of the module, with a first instance. */
+async function life() {
+  const source = await readFile(at("src/cloudflare/life.js"), "utf8");
+  const classes = "class DurableObject {}\nclass WorkflowEntrypoint {}\n";
+  const code = source.replace(/^import .*$/m, classes) + `\n// ${Math.random()}`;
+  const module = await import(`data:text/javascript,${encodeURIComponent(code)}`);
+  const renewed = [];
+  let isDead = false;
+  let isToRenew = false;
+  const begin = () => module.begin(enter);
+  // As wasm-bindgen's guard: a call after a death goes to a new instance.
+  const enter = (what) => {
+    if (isDead || isToRenew) {
+      isDead = isToRenew = false;
+      renewed.push(what);
+      begin();
+    }
+    if (what === 1) isToRenew = true;
+  };
+  begin();
+  await sleep(0);
+  return Object.assign(Object.create(module), {
+    renewed,
+    die() {
+      isDead = true;
+      module.died();
+    },
+  });
+}
+
+/** A workflow class, as wasm-bindgen makes them, whose `run` this is. */
+function workflow(module, run) {
+  class Workflow {
+    run(event, step) {
+      return module.mortal(run(step, event));
+    }
+  }
+  module.extend(new Workflow(), true);
+  return new Workflow();
+}
+
+/** An engine: steps run once for each attempt, three times at most. */
+function engine() {
+  const calls = [];
+  const step = {
+    calls,
+    async do(name, config, callback) {
+      calls.push(name);
+      for (let attempt = 1; ; attempt += 1) {
+        try {
+          return await callback({ attempt });
+        } catch (error) {
+          if (attempt === 3) throw error;
+          if (config?.retries?.delay) calls.push(`delay ${await config.retries.delay({ attempt })}`);
+        }
+      }
+    },
+    async sleep(name) {
+      calls.push(name);
+    },
+    waitForEvent(name) {
+      calls.push(name);
+      return new Promise((resolve) => {
+        step.send = resolve;
+      });
+    },
+  };
+  return step;
+}
+
+test("two instances begin for one that died: none has its predecessor's stack", async () => {
+  const module = await life();
+  module.die();
+  await sleep(0);
+  assert.deepEqual(module.renewed, [2, 2]);
+});
+
+test("what is held ends with the instance, and what was let go of does not", async () => {
+  const module = await life();
+  const ended = [];
+  const writer = (name) => ({ abort: async ({ message }) => ended.push(`${name}: ${message}`) });
+  module.holdWriter(writer("kept"));
+  module.release(module.holdWriter(writer("let go of")));
+  const socket = { close: (code) => ended.push(`closed ${code}`) };
+  module.holdSocket(socket, 4002);
+  const state = { getWebSockets: () => [socket] };
+  module.holdObject(state, 4001);
+  const never = module.mortal(new Promise(() => {}));
+  assert.equal(await module.mortal(Promise.resolve(1)), 1);
+  module.die();
+  await assert.rejects(never, DIED);
+  await sleep(0);
+  assert.deepEqual(ended.sort(), ["closed 4001", "closed 4002", "kept: the WebAssembly instance of this Worker has died"]);
+  module.die();
+  await sleep(0);
+  assert.equal(ended.length, 3);
+});
+
+test("a run gets what the engine has answered, in its own order, and the engine is asked once", async () => {
+  const module = await life();
+  const step = engine();
+  const lives = [];
+  const run = workflow(module, async (steps) => {
+    lives.push([]);
+    const life = lives.at(-1);
+    const twins = await Promise.all([steps.do("twin", {}, async () => 1), steps.do("twin", {}, async () => 2)]);
+    life.push(...twins);
+    const { payload } = await steps.waitForEvent("wait", {});
+    // The code of an instance that has died does not go on.
+    if (life !== lives.at(-1)) return undefined;
+    life.push(payload);
+    life.push(await steps.do("last", {}, async () => "end"));
+    return life;
+  }).run({}, step);
+  await sleep(5);
+  module.die();
+  await sleep(150);
+  step.send({ payload: 7 });
+  assert.deepEqual(await run, [1, 2, 7, "end"]);
+  assert.deepEqual(lives, [[1, 2], [1, 2, 7, "end"]]);
+  assert.deepEqual(step.calls, ["twin", "twin", "wait", "last"]);
+});
+
+test("an attempt that dies fails; the next calls the code of the new instance, and its delay", async () => {
+  const module = await life();
+  const step = engine();
+  let lives = 0;
+  const run = workflow(module, async (steps) => {
+    const mine = (lives += 1);
+    const attempt = ({ attempt }) => module.mortal(attempt === 1 ? new Promise(() => {}) : Promise.resolve(`${mine} ${attempt}`));
+    return steps.do("step", { retries: { limit: 3, delay: async () => mine } }, attempt);
+  }).run({}, step);
+  await sleep(5);
+  module.die();
+  assert.equal(await run, "2 2");
+  assert.deepEqual(step.calls, ["step", "delay 2"]);
+});
+
+test("a run that fails, fails", async () => {
+  const module = await life();
+  const failing = workflow(module, async () => {
+    throw new TypeError("no");
+  });
+  await assert.rejects(failing.run({}, engine()), TypeError);
+});
+
+test("code that dies of itself fails its run at the third time", async () => {
+  const module = await life();
+  let lives = 0;
+  const deadly = workflow(module, async (steps) => {
+    lives += 1;
+    await steps.sleep("s", 5);
+    module.die();
+    return new Promise(() => {});
+  });
+  await assert.rejects(deadly.run({}, engine()), DIED);
+  // The first one got an answer from the engine.
+  assert.ok(lives <= 4, `${lives}`);
+});
+
+for (const [what, result] of [["of 17 MiB", "x".repeat(17 * 512 * 1024)], ["that is a stream", new ReadableStream()]]) {
+  test(`a result ${what} is not remembered: the run cannot go on`, async () => {
+    const module = await life();
+    const step = engine();
+    const run = workflow(module, async (steps) => {
+      await steps.do("big", {}, async () => result);
+      return steps.waitForEvent("wait", {});
+    });
+    const small = workflow(module, async (steps) => (await steps.waitForEvent("wait", {})).payload);
+    const other = engine();
+    const ended = [run.run({}, step), small.run({}, other)];
+    await sleep(5);
+    module.die();
+    await assert.rejects(ended[0], DIED);
+    await sleep(150);
+    other.send({ payload: 1 });
+    assert.equal(await ended[1], 1);
+  });
+}
