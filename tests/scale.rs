@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use ssetarget::fan_out::{Admission, Ask, Audience, FanOut, Place, Search};
 
-const FAN_OUT: FanOut = FanOut::new();
+const FAN_OUT: FanOut = FanOut::new().max_relays(4_000);
 const MILLION: u64 = 1_000_000;
 /// Isolates of the Worker, each with a memory of its own.
 const ISOLATES: usize = 500;
@@ -84,7 +84,8 @@ fn a_million_viewers_find_objects_that_have_room() {
         panic!("four chapters")
     };
     for full in [grown, changed] {
-        assert!(full.most_viewers <= u64::from(FAN_OUT.viewers_per_object) * 11 / 10);
+        // A tenth more while it is looked who is still there, and those whom no relay had room for.
+        assert!(full.most_viewers <= u64::from(FAN_OUT.viewers_per_object) * 6 / 5);
         assert!(full.objects < 2 * MILLION / u64::from(FAN_OUT.viewers_per_object));
     }
     for chapter in &story {
