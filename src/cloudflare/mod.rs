@@ -19,6 +19,7 @@ mod entrypoint;
 mod events;
 mod hibernation;
 mod js;
+mod leaving;
 mod life;
 mod object;
 #[cfg(feature = "redis")]

@@ -1,5 +1,6 @@
 //! A log in another object, read by RPC: both ends of the call.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::pin::pin;
 use std::rc::Rc;
@@ -62,11 +63,7 @@ impl RemoteLog {
     pub(super) fn leave(&self) {
         self.viewers.store(0, Ordering::Relaxed);
         if let Some(session) = lock(&self.session).take() {
-            wasm_bindgen_futures::spawn_local(async move {
-                // Of no use if they fail: the object forgets whom it does not hear of.
-                let _ = session.leave().await;
-                let _ = js::dispose(&session);
-            });
+            let_go(session);
         }
     }
 
@@ -76,34 +73,41 @@ impl RemoteLog {
         waits: bool,
         limit: PageLimit,
     ) -> Result<FramePage<Uint8Array>, RemoteError> {
-        let call = pin!(async {
-            let session = self.session().await?;
-            let events = u32::try_from(limit.events).unwrap_or(u32::MAX);
-            let bytes = u32::try_from(limit.bytes).unwrap_or(u32::MAX);
-            let page = session.page(
-                id_number(after),
-                number(self.viewers.load(Ordering::Relaxed)),
-                waits,
-                events,
-                bytes,
-            );
+        let events = u32::try_from(limit.events).unwrap_or(u32::MAX);
+        let bytes = u32::try_from(limit.bytes).unwrap_or(u32::MAX);
+        self.call(async |session| {
+            let viewers = number(self.viewers.load(Ordering::Relaxed));
+            let page = session.page(id_number(after), viewers, waits, events, bytes);
             from_array(&page.await?)
-        });
-        self.answered(call).await
+        })
+        .await
     }
 
-    /// What a call resolves to. After an error the next call begins anew: a stub is dead then.
-    async fn answered<T>(
+    /// What a call resolves to. After an error the next call begins anew: a stub is dead then. Only the
+    /// session that failed is let go of: it may be that others have another one by now.
+    async fn call<T>(
         &self,
-        call: impl Future<Output = Result<T, JsValue>> + Unpin,
+        call: impl AsyncFnOnce(&js::FollowSession) -> Result<T, JsValue>,
     ) -> Result<T, RemoteError> {
-        let result = match select(call, sleep(WAIT + PATIENCE)).await {
-            Either::Left((result, _)) => result.map_err(|error| message(&error)),
-            Either::Right(_) => Err("it does not answer".to_owned()),
+        let used = RefCell::new(None);
+        let result = {
+            let call = pin!(async {
+                let session = self.session().await?;
+                used.replace(Some(Rc::clone(&session)));
+                call(&session).await
+            });
+            match select(call, sleep(WAIT + PATIENCE)).await {
+                Either::Left((result, _)) => result.map_err(|error| message(&error)),
+                Either::Right(_) => Err("it does not answer".to_owned()),
+            }
         };
         result.map_err(|message| {
-            if let Some(session) = lock(&self.session).take() {
-                let _ = js::dispose(&session);
+            if let Some(used) = used.take() {
+                let mut current = lock(&self.session);
+                if let Some(failed) = current.take_if(|current| Rc::ptr_eq(current, &used)) {
+                    drop(current);
+                    let_go(failed);
+                }
             }
             RemoteError(message)
         })
@@ -117,13 +121,26 @@ impl RemoteLog {
         let stub: js::EventsStub = self.namespace.get_by_name(&self.name)?.into_rpc();
         let session: js::FollowSession = stub.follow(&self.hop).await?.unchecked_into();
         let session = Rc::new(session);
-        // One that another call made meanwhile is let go of.
-        let other = lock(&self.session).replace(Rc::clone(&session));
-        if let Some(other) = other {
-            let _ = js::dispose(&other);
+        let mut current = lock(&self.session);
+        // Another call may have made one meanwhile, which it uses.
+        if let Some(other) = &*current {
+            let other = Rc::clone(other);
+            drop(current);
+            let_go(session);
+            return Ok(other);
         }
+        *current = Some(Rc::clone(&session));
         Ok(session)
     }
+}
+
+/// Takes the relay off the object's list, if that can still be said, and lets go of the object.
+fn let_go(session: Rc<js::FollowSession>) {
+    wasm_bindgen_futures::spawn_local(async move {
+        // Of no use if they fail: the object forgets whom it does not hear of.
+        select(pin!(session.leave()), sleep(PATIENCE)).await;
+        let _ = js::dispose(&session);
+    });
 }
 
 impl fmt::Debug for RemoteLog {
@@ -162,11 +179,8 @@ impl EventStore for RemoteLog {
     }
 
     async fn before(&self, time: SystemTime) -> Result<Option<EventId>, RemoteError> {
-        let call = pin!(async {
-            let session = self.session().await?;
-            Ok(id(&session.before(since_epoch(time)).await?))
-        });
-        self.answered(call).await
+        self.call(async |session| Ok(id(&session.before(since_epoch(time)).await?)))
+            .await
     }
 }
 
