@@ -496,13 +496,13 @@ mod tests {
     }
 
     /// One that opens its stream and goes at once is noticed after 15 seconds, or by a probe.
-    fn strangers(viewers: u64, per_second: u64, probes: bool) -> u32 {
+    fn strangers(viewers: u32, per_second: u32, probes: bool) -> u32 {
         let fan_out = FanOut::new();
         let mut root = Audience::default();
         (0..viewers).for_each(|_| root.enter());
         let (mut gone, mut most) = (Vec::new(), 0);
         for step in 0..per_second * 60 {
-            let now = NOW + Duration::from_secs(step) / u32::try_from(per_second).unwrap();
+            let now = NOW + Duration::from_secs(1) * step / per_second;
             match root.admit(Place::ROOT, &fan_out, Ask::IfRoom, now) {
                 Admission::Here => {
                     root.enter();

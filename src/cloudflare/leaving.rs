@@ -14,9 +14,10 @@ use super::js;
 
 /// Resolves when a request's client has left.
 ///
-/// Only where the Worker has the compatibility flag `enable_request_signal`: then a request has a signal,
-/// in an object, too. Without it this never resolves, and that a client has left is noticed at the next
-/// write.
+/// Where the Worker has the compatibility flag `enable_request_signal`, as it has by default from the
+/// compatibility date 2026-11-17 on: then a request has a signal, in an object, too. Without it this never
+/// resolves, and that a client has left is noticed at the next write. So it is for a client that only
+/// closes its end of a connection, which the runtime does not take for leaving.
 pub(super) struct Leaving {
     signal: Option<js::AbortSignal>,
     told: oneshot::Receiver<()>,
