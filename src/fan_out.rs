@@ -178,7 +178,7 @@ pub enum Admission {
 #[derive(Debug, Default)]
 pub struct Audience {
     viewers: u64,
-    relays: BTreeMap<u64, Report>,
+    relays: BTreeMap<Place, Report>,
     joined: u64,
     /// So many relays at least, since then: viewers found that there are too few.
     wanted: Option<(u32, SystemTime)>,
@@ -187,8 +187,18 @@ pub struct Audience {
     probe_is_due: bool,
 }
 
+/// A relay's time at the object that it follows. One that lost its connection and is there again has
+/// another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Joined {
+    relay: Place,
+    number: u64,
+}
+
 #[derive(Debug)]
 struct Report {
+    /// Of whom it is.
+    number: u64,
     viewers: u64,
     time: SystemTime,
 }
@@ -213,22 +223,42 @@ impl Audience {
         self.viewers = self.viewers.saturating_sub(1);
     }
 
-    /// A relay follows; its number here.
-    pub fn join(&mut self, now: SystemTime) -> u64 {
+    /// This relay follows. What it said in an earlier time here counts no more, so that its viewers do
+    /// not count twice where it lost its connection.
+    pub fn join(&mut self, relay: Place, now: SystemTime) -> Joined {
         self.joined += 1;
-        self.report(self.joined, 0, now);
-        self.joined
+        let joined = Joined {
+            relay,
+            number: self.joined,
+        };
+        self.report(joined, 0, now);
+        joined
     }
 
     /// That relay is there, with so many viewers below it. To be repeated each minute at least.
-    pub fn report(&mut self, relay: u64, viewers: u64, now: SystemTime) {
-        let report = Report { viewers, time: now };
-        self.relays.insert(relay, report);
+    pub fn report(&mut self, joined: Joined, viewers: u64, now: SystemTime) {
+        let Joined { relay, number } = joined;
+        if self.is_latest(joined) {
+            let report = Report {
+                number,
+                viewers,
+                time: now,
+            };
+            self.relays.insert(relay, report);
+        }
     }
 
     /// That relay follows no more.
-    pub fn part(&mut self, relay: u64) {
-        self.relays.remove(&relay);
+    pub fn part(&mut self, joined: Joined) {
+        if self.is_latest(joined) {
+            self.relays.remove(&joined.relay);
+        }
+    }
+
+    /// Whether nothing was heard of a later time of the same relay.
+    fn is_latest(&self, joined: Joined) -> bool {
+        let known = self.relays.get(&joined.relay);
+        known.is_none_or(|known| known.number <= joined.number)
     }
 
     /// Its own viewers.
@@ -467,7 +497,10 @@ mod tests {
         }
         assert_eq!(admit(&mut root, Ask::IfRoom), Admission::Relays(1));
         assert_eq!(admit(&mut root, Ask::Anyway), Admission::Here);
-        let (one, other) = (root.join(NOW), root.join(NOW));
+        let (one, other) = (
+            root.join(Place::relay(1), NOW),
+            root.join(Place::relay(2), NOW),
+        );
         root.report(one, 3, NOW);
         root.report(other, 3, NOW);
         assert_eq!(admit(&mut root, Ask::IfRoom), Admission::Relays(5));
@@ -493,6 +526,22 @@ mod tests {
         assert_eq!(admit(Ask::Full(2), NOW), Admission::Relays(21));
         assert_eq!(admit(Ask::IfRoom, NOW), Admission::Relays(21));
         assert_eq!(admit(Ask::IfRoom, NOW + WANTED_TIME), Admission::Relays(1));
+    }
+
+    #[test]
+    fn a_relay_that_is_there_again_counts_once() {
+        let mut root = Audience::default();
+        let before = root.join(Place::relay(1), NOW);
+        root.report(before, 400, NOW);
+        let again = root.join(Place::relay(1), NOW);
+        root.report(again, 390, NOW);
+        // What is still under way of its first time is nothing any more.
+        root.report(before, 400, NOW);
+        assert_eq!(root.below(NOW), 390);
+        root.part(before);
+        assert_eq!(root.below(NOW), 390);
+        root.part(again);
+        assert!(root.is_empty());
     }
 
     /// One that opens its stream and goes at once is noticed after 15 seconds, or by a probe.
@@ -572,7 +621,7 @@ mod tests {
         let hour = Duration::from_secs(3600);
         let mut root = Audience::default();
         (0..2).for_each(|_| root.enter());
-        let relay = root.join(NOW + hour);
+        let relay = root.join(Place::relay(1), NOW + hour);
         root.report(relay, 7, NOW + hour);
         assert_eq!(
             root.admit(Place::ROOT, &SMALL, Ask::Full(16), NOW + hour),

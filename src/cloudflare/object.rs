@@ -199,8 +199,8 @@ impl WorkflowEventsObject {
             let hop = Hop::from_text(&hop)?;
             let crowd = object.tree.crowd();
             match object.tree.relay(Some(&hop))? {
-                Some(relay) => remote_log::session(relay.target(), crowd),
-                None => remote_log::session(object.log.target(), crowd),
+                Some(relay) => remote_log::session(relay.target(), crowd, hop.follower),
+                None => remote_log::session(object.log.target(), crowd, hop.follower),
             }
         })
     }

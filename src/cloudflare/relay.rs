@@ -19,7 +19,7 @@ use super::serve::{self, Viewer};
 use crate::fan_out::{Admission, Ask, Audience, FanOut, Place};
 use crate::store::{Bell, EventStore, RelayError, RelayStore};
 use crate::sync::{Mutex, lock};
-use crate::workflow::Runtime;
+use crate::workflow::{Runtime, catch_panic};
 use crate::{NewEvent, SseTarget};
 
 /// What the Worker says to an object of a tree, and a relay to the one above it: which one that is,
@@ -33,6 +33,8 @@ pub(super) struct Hop {
     pub(super) fan_out: FanOut,
     pub(super) place: Place,
     pub(super) ask: Ask,
+    /// Who follows it, where a relay says it. The root where it is the Worker.
+    pub(super) follower: Place,
 }
 
 impl Hop {
@@ -49,6 +51,7 @@ impl Hop {
         Some(Self {
             place,
             ask: Ask::Anyway,
+            follower: self.place,
             ..self.clone()
         })
     }
@@ -318,11 +321,21 @@ impl Relay {
         }
         let following = Following(Rc::clone(self));
         wasm_bindgen_futures::spawn_local(async move {
+            /// Before it begins anew where the code panicked.
+            const PAUSE: Duration = Duration::from_secs(1);
             let Relay { target, crowd, .. } = &*following.0;
-            let reports = report(crowd, target.store().upstream());
-            let follow = pin!(join(target.store().follow(sleep), reports));
-            // Reads the object above again and again if it fails.
-            select(follow, pin!(crowd.gone())).await;
+            let watched = async || {
+                let reports = report(crowd, target.store().upstream());
+                // Reads the object above again and again if it fails.
+                let follow = pin!(join(target.store().follow(sleep), reports));
+                select(follow, pin!(crowd.gone())).await;
+                Ok(())
+            };
+            // Viewers are still there, and this is all that brings them anything.
+            while let Err(error) = catch_panic(watched()).await {
+                worker::console_error!("ssetarget: a relay begins anew: {error}");
+                sleep(PAUSE).await;
+            }
         });
     }
 }

@@ -16,6 +16,7 @@ use super::convert::{message, since_epoch, time};
 use super::js;
 use super::relay::{Crowd, Hop, now};
 use super::runtime::sleep;
+use crate::fan_out::{Joined, Place};
 use crate::store::{Appended, Bell, FramePage, FrameStore, Frames, Page, PageLimit};
 use crate::sync::{Mutex, lock};
 use crate::{EventId, EventStore, NewEvent, SseTarget, StoredEvent};
@@ -222,15 +223,16 @@ impl fmt::Display for RemoteError {
 
 impl std::error::Error for RemoteError {}
 
-/// The functions that read this log, for a relay which is one of `crowd` from now on.
+/// The functions that read this log, for this relay, which is one of `crowd` from now on.
 pub(super) fn session<S: FrameStore<Bytes = Uint8Array> + 'static>(
     target: &SseTarget<NewEvent, S>,
     crowd: &Rc<Crowd>,
+    relay: Place,
 ) -> Result<JsValue, JsValue> {
     let follower = Rc::new(Follower {
         target: target.clone(),
         crowd: Rc::clone(crowd),
-        number: crowd.change(|audience| audience.join(now())),
+        joined: crowd.change(|audience| audience.join(relay, now())),
         left: AtomicBool::new(false),
         bell: Bell::new(),
     });
@@ -289,8 +291,7 @@ pub(super) fn session<S: FrameStore<Bytes = Uint8Array> + 'static>(
 struct Follower<S> {
     target: SseTarget<NewEvent, S>,
     crowd: Rc<Crowd>,
-    /// Its own among those that follow.
-    number: u64,
+    joined: Joined,
     left: AtomicBool,
     bell: Bell,
 }
@@ -305,13 +306,13 @@ impl<S: FrameStore<Bytes = Uint8Array>> Follower<S> {
         if !self.left.load(Ordering::Relaxed) {
             let viewers = viewers as u64;
             self.crowd
-                .change(|audience| audience.report(self.number, viewers, now()));
+                .change(|audience| audience.report(self.joined, viewers, now()));
         }
     }
 
     fn leave(&self) {
         self.left.store(true, Ordering::Relaxed);
-        self.crowd.change(|audience| audience.part(self.number));
+        self.crowd.change(|audience| audience.part(self.joined));
         self.bell.ring();
     }
 

@@ -33,6 +33,7 @@ pub(super) async fn fetch(
             fan_out,
             place,
             ask,
+            follower: Place::ROOT,
         });
         let response = match fetch_from(place, hop.as_ref(), &root, viewer, events).await {
             Ok(response) => response,
