@@ -4,9 +4,14 @@
 //! The object that has the log is the tree's root. It serves viewers itself until it has
 //! [`viewers_per_object`](FanOut::viewers_per_object); those who come then are sent to relays, of
 //! which there are as many as it takes, numbered from 1. One that has that many viewers, too, says
-//! so, and another is tried. Where a relay gets its events from follows from its number alone: from
+//! so, and another is tried. There are at most [`max_relays`](FanOut::max_relays), since each is an object
+//! that is charged for while it is watched: past that all of them take more. Where a relay gets its events from follows from its number alone: from
 //! the root or from another relay, each of which has viewers of its own, so that none is there only
 //! to pass events on.
+//!
+//! That a viewer has left is noticed when something is written to it, which is up to 15 seconds later
+//! where nothing happens. So that those who come and go make no relays, an object that is full first
+//! [looks](Audience::take_probe) who is still there, and for that second takes a tenth more.
 //!
 //! Everything here is decided without I/O, a clock or a source of chance, which are arguments:
 //! `serve_sse` and the objects ask it in production, `tests/scale.rs` for a million viewers.
@@ -22,7 +27,7 @@ use serde::{Deserialize, Serialize};
 /// ```
 /// use ssetarget::fan_out::{FanOut, Place};
 ///
-/// let fan_out = FanOut::new().viewers_per_object(500).relays_per_object(32);
+/// let fan_out = FanOut::new().relays_per_object(32).max_relays(3_000);
 /// let relays = fan_out.relays(1_000_000);
 /// assert_eq!(relays, 2667);
 /// assert_eq!(fan_out.level(Place::relay(relays)), 3);
@@ -34,6 +39,17 @@ pub struct FanOut {
     pub viewers_per_object: u32,
     /// How many relays get their events from one object. At least 2. Default: 64.
     pub relays_per_object: u32,
+    /// How many relays a run has at most, however many viewers come: a bound on what strangers can make
+    /// it cost. At least 1, at most 1,048,576. Default: 256, which serve 96,000 viewers as they are
+    /// meant to and 128,000 when all are full. When more come, nobody is refused: each is sent to any of
+    /// the relays, which have more than [`viewers_per_object`](Self::viewers_per_object) then and deliver
+    /// more slowly.
+    #[serde(default = "default_max_relays")]
+    pub max_relays: u32,
+}
+
+const fn default_max_relays() -> u32 {
+    256
 }
 
 impl FanOut {
@@ -43,6 +59,7 @@ impl FanOut {
         Self {
             viewers_per_object: 500,
             relays_per_object: 64,
+            max_relays: default_max_relays(),
         }
     }
 
@@ -60,15 +77,23 @@ impl FanOut {
         self
     }
 
+    /// With another [`max_relays`](Self::max_relays).
+    #[must_use]
+    pub const fn max_relays(mut self, relays: u32) -> Self {
+        self.max_relays = relays;
+        self
+    }
+
     /// How many relays serve so many viewers, one at least: they are to be three quarters full, so
-    /// that chance, which spreads viewers, seldom meets a full one.
+    /// that chance, which spreads viewers, seldom meets a full one. At most
+    /// [`max_relays`](Self::max_relays).
     #[must_use]
     pub fn relays(&self, viewers: u64) -> u32 {
         let filled = u64::from(self.viewers()) * 3;
         let relays = viewers.saturating_mul(4).div_ceil(filled);
         u32::try_from(relays)
             .unwrap_or(MOST_RELAYS)
-            .clamp(1, MOST_RELAYS)
+            .clamp(1, self.most_relays())
     }
 
     /// Where an object gets its events from: each relay from the one whose number is the quotient
@@ -89,6 +114,10 @@ impl FanOut {
 
     fn viewers(&self) -> u32 {
         self.viewers_per_object.max(1)
+    }
+
+    fn most_relays(&self) -> u32 {
+        self.max_relays.clamp(1, MOST_RELAYS)
     }
 }
 
@@ -149,14 +178,27 @@ pub enum Admission {
 #[derive(Debug, Default)]
 pub struct Audience {
     viewers: u64,
-    relays: BTreeMap<u64, Report>,
+    relays: BTreeMap<Place, Report>,
     joined: u64,
-    /// So many relays at least, until then: viewers found that there are too few.
+    /// So many relays at least, since then: viewers found that there are too few.
     wanted: Option<(u32, SystemTime)>,
+    /// When it was last looked at who is still there, and whether that is still to be done.
+    probed: Option<SystemTime>,
+    probe_is_due: bool,
+}
+
+/// A relay's time at the object that it follows. One that lost its connection and is there again has
+/// another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Joined {
+    relay: Place,
+    number: u64,
 }
 
 #[derive(Debug)]
 struct Report {
+    /// Of whom it is.
+    number: u64,
     viewers: u64,
     time: SystemTime,
 }
@@ -165,6 +207,10 @@ struct Report {
 const REPORT_TIME: Duration = Duration::from_secs(60);
 /// How long there are more relays than the reports ask for, which come later than viewers.
 const WANTED_TIME: Duration = Duration::from_secs(10);
+/// Within that time those who were gone are noticed.
+const PROBE_TIME: Duration = Duration::from_secs(1);
+/// So much later it is looked again where all were still there.
+const PROBE_PAUSE: Duration = Duration::from_secs(5);
 
 impl Audience {
     /// A viewer is served.
@@ -177,22 +223,42 @@ impl Audience {
         self.viewers = self.viewers.saturating_sub(1);
     }
 
-    /// A relay follows; its number here.
-    pub fn join(&mut self, now: SystemTime) -> u64 {
+    /// This relay follows. What it said in an earlier time here counts no more, so that its viewers do
+    /// not count twice where it lost its connection.
+    pub fn join(&mut self, relay: Place, now: SystemTime) -> Joined {
         self.joined += 1;
-        self.report(self.joined, 0, now);
-        self.joined
+        let joined = Joined {
+            relay,
+            number: self.joined,
+        };
+        self.report(joined, 0, now);
+        joined
     }
 
     /// That relay is there, with so many viewers below it. To be repeated each minute at least.
-    pub fn report(&mut self, relay: u64, viewers: u64, now: SystemTime) {
-        let report = Report { viewers, time: now };
-        self.relays.insert(relay, report);
+    pub fn report(&mut self, joined: Joined, viewers: u64, now: SystemTime) {
+        let Joined { relay, number } = joined;
+        if self.is_latest(joined) {
+            let report = Report {
+                number,
+                viewers,
+                time: now,
+            };
+            self.relays.insert(relay, report);
+        }
     }
 
     /// That relay follows no more.
-    pub fn part(&mut self, relay: u64) {
-        self.relays.remove(&relay);
+    pub fn part(&mut self, joined: Joined) {
+        if self.is_latest(joined) {
+            self.relays.remove(&joined.relay);
+        }
+    }
+
+    /// Whether nothing was heard of a later time of the same relay.
+    fn is_latest(&self, joined: Joined) -> bool {
+        let known = self.relays.get(&joined.relay);
+        known.is_none_or(|known| known.number <= joined.number)
     }
 
     /// Its own viewers.
@@ -203,7 +269,8 @@ impl Audience {
 
     /// The viewers below it, as far as it was told.
     pub fn below(&mut self, now: SystemTime) -> u64 {
-        self.relays.retain(|_, report| report.is_true(now));
+        self.relays
+            .retain(|_, report| age(&mut report.time, now) < REPORT_TIME);
         self.relays.values().map(|report| report.viewers).sum()
     }
 
@@ -222,7 +289,17 @@ impl Audience {
         ask: Ask,
         now: SystemTime,
     ) -> Admission {
-        if ask == Ask::Anyway || self.viewers < u64::from(fan_out.viewers()) {
+        if ask == Ask::Anyway {
+            return Admission::Here;
+        }
+        let room = u64::from(fan_out.viewers());
+        if self.viewers < room {
+            if self.probed(now).is_some_and(|age| age >= PROBE_TIME) {
+                self.probed = None;
+            }
+            return Admission::Here;
+        }
+        if self.is_probing(now) && self.viewers < room + room / 10 {
             return Admission::Here;
         }
         if place != Place::ROOT {
@@ -230,26 +307,56 @@ impl Audience {
         }
         if let Ask::Full(relays) = ask {
             // In a crowd that is told so often that there are soon enough.
-            let more = relays.saturating_add(relays / 4 + 1).min(MOST_RELAYS);
+            let more = relays
+                .saturating_add(relays / 4 + 1)
+                .min(fan_out.most_relays());
             let wanted = self.wanted(now).max(more);
-            self.wanted = Some((wanted, now + WANTED_TIME));
+            self.wanted = Some((wanted, now));
         }
         let relays = fan_out.relays(self.below(now) + 1);
         Admission::Relays(relays.max(self.wanted(now)))
     }
 
-    fn wanted(&self, now: SystemTime) -> u32 {
-        let wanted = self.wanted.filter(|(_, until)| now < *until);
-        wanted.map_or(0, |(relays, _)| relays)
+    /// Whether something is to be written to each viewer, at once and again a moment later, so that
+    /// those who are gone are noticed. Ask after each [`admit`](Self::admit); it is true once for each
+    /// time that this is to be done.
+    #[must_use]
+    pub fn take_probe(&mut self) -> bool {
+        std::mem::take(&mut self.probe_is_due)
+    }
+
+    /// Whether those who are gone may not have been noticed yet.
+    fn is_probing(&mut self, now: SystemTime) -> bool {
+        match self.probed(now) {
+            Some(age) if age < PROBE_PAUSE => age < PROBE_TIME,
+            _ => {
+                (self.probed, self.probe_is_due) = (Some(now), true);
+                true
+            }
+        }
+    }
+
+    fn probed(&mut self, now: SystemTime) -> Option<Duration> {
+        self.probed.as_mut().map(|time| age(time, now))
+    }
+
+    fn wanted(&mut self, now: SystemTime) -> u32 {
+        let Some((relays, since)) = &mut self.wanted else {
+            return 0;
+        };
+        if age(since, now) < WANTED_TIME {
+            *relays
+        } else {
+            0
+        }
     }
 }
 
-impl Report {
-    fn is_true(&self, now: SystemTime) -> bool {
-        now.duration_since(self.time)
-            .is_ok_and(|age| age < REPORT_TIME)
-            || now < self.time
-    }
+/// How long ago this was. Where the clock was set back since, it begins to be ago now, so that nothing
+/// lasts for longer than it is to.
+fn age(time: &mut SystemTime, now: SystemTime) -> Duration {
+    *time = now.min(*time);
+    now.duration_since(*time).unwrap_or_default()
 }
 
 /// A viewer's way to an object that takes it.
@@ -313,7 +420,13 @@ impl Search {
     pub fn answered(&mut self, admission: Admission) {
         match admission {
             Admission::Here => {}
-            Admission::Relays(relays) => self.relays = Some(relays),
+            Admission::Relays(relays) => {
+                self.relays = Some(relays);
+                // All are full, and there are to be no more.
+                if self.full > 0 && relays <= self.full {
+                    self.asked = self.asked.max(ASKED);
+                }
+            }
             Admission::Full => self.full = self.last.0,
         }
     }
@@ -351,7 +464,9 @@ mod tests {
     #[test]
     fn nonsense_is_still_a_tree() {
         let none = FanOut::new().viewers_per_object(0).relays_per_object(0);
+        let none = none.max_relays(u32::MAX);
         assert_eq!(none.relays(u64::MAX), MOST_RELAYS);
+        assert_eq!(none.max_relays(0).relays(u64::MAX), 1);
         assert_eq!(none.level(Place::relay(MOST_RELAYS)), 20);
     }
 
@@ -382,7 +497,10 @@ mod tests {
         }
         assert_eq!(admit(&mut root, Ask::IfRoom), Admission::Relays(1));
         assert_eq!(admit(&mut root, Ask::Anyway), Admission::Here);
-        let (one, other) = (root.join(NOW), root.join(NOW));
+        let (one, other) = (
+            root.join(Place::relay(1), NOW),
+            root.join(Place::relay(2), NOW),
+        );
         root.report(one, 3, NOW);
         root.report(other, 3, NOW);
         assert_eq!(admit(&mut root, Ask::IfRoom), Admission::Relays(5));
@@ -408,6 +526,122 @@ mod tests {
         assert_eq!(admit(Ask::Full(2), NOW), Admission::Relays(21));
         assert_eq!(admit(Ask::IfRoom, NOW), Admission::Relays(21));
         assert_eq!(admit(Ask::IfRoom, NOW + WANTED_TIME), Admission::Relays(1));
+    }
+
+    #[test]
+    fn a_relay_that_is_there_again_counts_once() {
+        let mut root = Audience::default();
+        let before = root.join(Place::relay(1), NOW);
+        root.report(before, 400, NOW);
+        let again = root.join(Place::relay(1), NOW);
+        root.report(again, 390, NOW);
+        // What is still under way of its first time is nothing any more.
+        root.report(before, 400, NOW);
+        assert_eq!(root.below(NOW), 390);
+        root.part(before);
+        assert_eq!(root.below(NOW), 390);
+        root.part(again);
+        assert!(root.is_empty());
+    }
+
+    /// One that opens its stream and goes at once is noticed after 15 seconds, or by a probe.
+    fn strangers(viewers: u32, per_second: u32, probes: bool) -> u32 {
+        let fan_out = FanOut::new();
+        let mut root = Audience::default();
+        (0..viewers).for_each(|_| root.enter());
+        let (mut gone, mut most) = (Vec::new(), 0);
+        for step in 0..per_second * 60 {
+            let now = NOW + Duration::from_secs(1) * step / per_second;
+            match root.admit(Place::ROOT, &fan_out, Ask::IfRoom, now) {
+                Admission::Here => {
+                    root.enter();
+                    gone.push(now + Duration::from_secs(15));
+                }
+                Admission::Relays(relays) => most = most.max(relays),
+                Admission::Full => {}
+            }
+            if root.take_probe() && probes {
+                gone.iter_mut()
+                    .for_each(|at| *at = (*at).min(now + Duration::from_millis(500)));
+            }
+            gone.retain(|at| {
+                *at > now || {
+                    root.leave();
+                    false
+                }
+            });
+        }
+        most
+    }
+
+    #[test]
+    fn viewers_who_leave_at_once_make_no_relays() {
+        assert_eq!(strangers(450, 29, true), 0);
+        assert_eq!(strangers(0, 90, true), 0);
+        // As it was where nobody looks.
+        assert_ne!(strangers(450, 29, false), 0);
+        // A root that is full is full.
+        assert_ne!(strangers(500, 29, true), 0);
+    }
+
+    #[test]
+    fn there_are_no_more_relays_than_there_may_be_and_everybody_is_taken() {
+        let fan_out = SMALL.max_relays(3);
+        assert_eq!(fan_out.relays(1_000_000), 3);
+        let mut objects = BTreeMap::<Place, Audience>::new();
+        let mut asked = 0;
+        for viewer in 0..100 {
+            let mut search = Search::new(None);
+            loop {
+                let (place, ask) = search.next(f64::from(viewer % 10) / 10.0);
+                asked += 1;
+                let object = objects.entry(place).or_default();
+                let admission = object.admit(place, &fan_out, ask, NOW);
+                if admission == Admission::Here {
+                    object.enter();
+                    break;
+                }
+                search.answered(admission);
+            }
+        }
+        assert!(
+            objects.keys().all(|place| place.number() <= 3),
+            "{objects:?}"
+        );
+        assert_eq!(objects.values().map(Audience::viewers).sum::<u64>(), 100);
+        assert!(
+            objects.values().all(|object| object.viewers() < 60),
+            "{objects:?}"
+        );
+        assert!(asked < 500, "{asked} requests for 100 viewers");
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_keeps_nobody_for_longer() {
+        let hour = Duration::from_secs(3600);
+        let mut root = Audience::default();
+        (0..2).for_each(|_| root.enter());
+        let relay = root.join(Place::relay(1), NOW + hour);
+        root.report(relay, 7, NOW + hour);
+        assert_eq!(
+            root.admit(Place::ROOT, &SMALL, Ask::Full(16), NOW + hour),
+            Admission::Relays(21)
+        );
+        assert!(root.take_probe() && !root.take_probe());
+        // Now it is an hour earlier.
+        assert_eq!(root.below(NOW), 7);
+        assert_eq!(
+            root.admit(Place::ROOT, &SMALL, Ask::IfRoom, NOW),
+            Admission::Relays(21)
+        );
+        let later = NOW + PROBE_PAUSE;
+        root.admit(Place::ROOT, &SMALL, Ask::IfRoom, later);
+        assert!(root.take_probe());
+        assert_eq!(root.below(NOW + REPORT_TIME), 0);
+        assert_eq!(
+            root.admit(Place::ROOT, &SMALL, Ask::IfRoom, NOW + REPORT_TIME),
+            Admission::Relays(1)
+        );
     }
 
     #[test]

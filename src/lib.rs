@@ -86,6 +86,8 @@ pub mod fan_out;
 #[cfg(any(doc, doctest))]
 #[doc = include_str!("../docs/workflows.md")]
 pub mod guide {}
+#[cfg(any(test, feature = "cloudflare"))]
+mod hibernating;
 #[cfg(feature = "http")]
 pub mod http;
 mod listen;

@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use std::future::{Future, pending, ready};
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
@@ -149,57 +150,92 @@ fn a_relay_that_was_not_told_of_a_restart_ends_nobody() {
 }
 
 #[test]
-fn an_upstream_that_fails_for_a_while_is_not_noticed_and_then_is() {
+fn an_upstream_that_fails_for_a_while_is_not_noticed() {
     block_on(async {
         let database = Database::in_memory();
         let root = Shared::new(SqliteEventStore::new(database.clone()));
         say(&root, 0..2).await;
         let relay = relay(&root);
-        let mut viewer = None;
-        {
-            let pauses = RefCell::new(Vec::new());
-            database.fail_next(4);
-            let mut following = pin!(relay.0.follow(|pause| {
-                pauses.borrow_mut().push(pause.as_millis());
-                ready(())
-            }));
-            // Four times it fails, then the viewer gets all.
-            root.0.forget();
-            assert!(poll!(following.as_mut()).is_pending());
-            let viewer = viewer.insert(target(&relay).subscribe(Cursor::Beginning).await.unwrap());
-            assert_eq!(events(viewer.next_frames().await), frame(1) + &frame(2));
+        let pauses = RefCell::new(Vec::new());
+        database.fail_next(4);
+        let mut following = pin!(relay.0.follow(|pause| {
+            pauses.borrow_mut().push(pause.as_millis());
+            ready(())
+        }));
+        root.0.forget();
+        assert!(poll!(following.as_mut()).is_pending());
+        let mut viewer = target(&relay).subscribe(Cursor::Beginning).await.unwrap();
+        assert_eq!(events(viewer.next_frames().await), frame(1) + &frame(2));
+        assert_eq!(*pauses.borrow(), [50, 100, 200, 400]);
+    });
+}
 
-            // What fails five times is told, to those who wait and to those who come.
-            let mut next = pin!(viewer.next_frames());
-            assert!(poll!(next.as_mut()).is_pending());
-            database.fail_next(5);
-            root.0.forget();
-            let Some(_) = following.as_mut().now_or_never() else {
-                panic!("it goes on")
-            };
-            assert!(matches!(next.await, Err(RelayError::Unreachable)));
-            let refused = target(&relay).subscribe(Cursor::Beginning).await;
-            assert!(matches!(refused, Err(RelayError::Unreachable)));
-            assert_eq!(*pauses.borrow(), [50, 100, 200, 400, 50, 100, 200, 400]);
-        }
-        // Followed again, it goes on where the viewer is. Who comes before it knows anything waits.
+#[tokio::test(start_paused = true)]
+async fn an_upstream_that_failed_is_followed_again_and_viewers_keep_their_places() {
+    let database = Database::in_memory();
+    let root = Shared::new(SqliteEventStore::new(database.clone()));
+    say(&root, 0..2).await;
+    let relay = relay(&root);
+    let following = Arc::clone(&relay.0);
+    let following = tokio::spawn(async move { following.follow(tokio::time::sleep).await });
+    let mut viewer = target(&relay).subscribe(Cursor::Beginning).await.unwrap();
+    assert_eq!(events(viewer.next_frames().await), frame(1) + &frame(2));
+    let mut next = Box::pin(viewer.next_frames());
+    assert!(poll!(next.as_mut()).is_pending());
+
+    // For ten seconds. The viewer waits; who comes can go elsewhere; who comes later is served.
+    database.fail_next(usize::MAX);
+    root.0.forget();
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    assert!(target(&relay).subscribe(cursor(1)).await.is_ok());
+    tokio::time::sleep(Duration::from_millis(9_300)).await;
+    assert!(poll!(next.as_mut()).is_pending(), "it is cut off");
+    let refused = target(&relay).subscribe(cursor(1)).await;
+    let Err(RelayError::Unreachable(why)) = refused else {
+        panic!("it is taken")
+    };
+    assert!(why.to_string().contains("failed"), "{why}");
+    database.fail_next(0);
+    say(&root, 2..3).await;
+    assert_eq!(events(next.await), frame(3));
+    assert!(target(&relay).subscribe(Cursor::Latest).await.is_ok());
+
+    // For two minutes: the viewer is told after half a one. Then all is well by itself.
+    let mut next = Box::pin(viewer.next_frames());
+    assert!(poll!(next.as_mut()).is_pending());
+    let start = tokio::time::Instant::now();
+    database.fail_next(usize::MAX);
+    root.0.forget();
+    assert!(matches!(next.await, Err(RelayError::Unreachable(_))));
+    let waited = start.elapsed().as_secs();
+    assert!((30..40).contains(&waited), "{waited} s");
+    tokio::time::sleep(Duration::from_secs(80)).await;
+    database.fail_next(0);
+    say(&root, 3..4).await;
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert_eq!(events(viewer.next_frames().await), frame(4));
+    following.abort();
+}
+
+#[test]
+fn who_comes_before_a_relay_knows_anything_waits() {
+    block_on(async {
+        let database = Database::in_memory();
+        let root = Shared::new(SqliteEventStore::new(database.clone()));
+        say(&root, 0..2).await;
+        let relay = relay(&root);
         database.fail_next(1);
         root.0.forget();
+        let target = target(&relay);
+        let mut early = pin!(target.subscribe(Cursor::Beginning));
         {
             let mut following = pin!(relay.0.follow(|_| pending()));
             assert!(poll!(following.as_mut()).is_pending());
-            let target = target(&relay);
-            let mut early = pin!(target.subscribe(Cursor::Beginning));
             assert!(poll!(early.as_mut()).is_pending());
         }
         let mut following = pin!(follow(&relay));
         assert!(poll!(following.as_mut()).is_pending());
-        let mut viewer = viewer.unwrap();
-        let mut next = pin!(viewer.next_frames());
-        assert!(poll!(next.as_mut()).is_pending());
-        say(&root, 2..3).await;
-        assert!(poll!(following.as_mut()).is_pending());
-        assert_eq!(events(next.await), frame(3));
+        assert!(early.await.is_ok());
     });
 }
 
@@ -275,16 +311,94 @@ fn viewers_at_the_head_cost_the_upstream_nothing() {
     });
 }
 
+#[tokio::test(start_paused = true)]
+async fn viewers_who_ask_for_the_same_at_a_time_cost_one_call() {
+    let root = Counted::new();
+    let end = NewEvent::new("end", "{}").unwrap().terminal();
+    let said = (0..20_000).map(|n| NewEvent::new("said", n.to_string()).unwrap());
+    root.0.append(said.chain([end]).collect()).await.unwrap();
+    let (last, calls) = (20_001, Arc::clone(&root.1));
+    let target: SseTarget<(), _> = SseTarget::new(RelayStore::new(root));
+    let relay = target.clone();
+    tokio::spawn(async move { relay.store().follow(tokio::time::sleep).await });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+
+    // The run has ended, and everybody comes back for the rest.
+    calls.store(0, Ordering::SeqCst);
+    let back = (0..400).map(|_| target.subscribe(cursor(last)));
+    let back = join_all(back).await;
+    assert!(back.into_iter().all(|viewer| viewer.unwrap().has_ended()));
+    assert_eq!(calls.load(Ordering::SeqCst), 1, "the end");
+
+    // Those who come while one asks have an answer that was asked for after they came.
+    calls.store(0, Ordering::SeqCst);
+    let back = (0..400).map(async |number| {
+        tokio::time::sleep(Duration::from_millis(number / 4)).await;
+        target.subscribe(cursor(last)).await
+    });
+    let back = join_all(back).await;
+    assert!(back.into_iter().all(|viewer| viewer.unwrap().has_ended()));
+    assert!(
+        calls.load(Ordering::SeqCst) <= 12,
+        "one for each hop's time"
+    );
+
+    // Pages that are older than what is kept here.
+    calls.store(0, Ordering::SeqCst);
+    let mut viewers = Vec::new();
+    for _ in 0..400 {
+        viewers.push(target.subscribe(Cursor::Beginning).await.unwrap());
+    }
+    let read = join_all(viewers.iter_mut().map(|viewer| viewer.next_frames())).await;
+    assert!(read.into_iter().all(|batch| batch.unwrap().is_some()));
+    assert_eq!(calls.load(Ordering::SeqCst), 1, "a page");
+
+    // One who asked for all leaves; the others have their answer.
+    calls.store(0, Ordering::SeqCst);
+    let mut first = Box::pin(target.subscribe(cursor(last)));
+    let mut second = Box::pin(target.subscribe(cursor(last)));
+    for _ in 0..3 {
+        assert!(poll!(first.as_mut()).is_pending());
+        assert!(poll!(second.as_mut()).is_pending());
+    }
+    drop(first);
+    assert!(second.await.unwrap().has_ended());
+    assert_eq!(calls.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_end_is_not_told_by_an_answer_that_is_older_than_the_question() {
+    let root = Counted::new();
+    let end = NewEvent::new("end", "{}").unwrap().terminal();
+    root.0.append(vec![end]).await.unwrap();
+    let store = Arc::new(RelayStore::new(root));
+    let relay = Arc::clone(&store);
+    let following = tokio::spawn(async move { relay.follow(tokio::time::sleep).await });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let mut early = Box::pin(store.ends(EventId::new(1)));
+    // As far as the log above, which answers later.
+    assert!(poll!(early.as_mut()).is_pending());
+    assert!(poll!(early.as_mut()).is_pending());
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert!(poll!(early.as_mut()).is_pending());
+    let again = NewEvent::new("said", "again").unwrap();
+    store.upstream().0.append(vec![again]).await.unwrap();
+    let late = store.ends(EventId::new(1));
+    let (_, late) = futures_util::join!(early, late);
+    assert!(!late.unwrap().closed);
+    following.abort();
+}
+
 fn root() -> Root {
     Shared::new(SqliteEventStore::new(Database::in_memory()))
 }
 
-fn relay<U: FrameStore>(upstream: &Shared<U>) -> Relay<Shared<U>> {
+fn relay<U: FrameStore + 'static>(upstream: &Shared<U>) -> Relay<Shared<U>> {
     Shared::new(RelayStore::new(Shared(Arc::clone(&upstream.0))))
 }
 
 /// Follows with pauses that take no time.
-async fn follow<U: FrameStore>(relay: &Relay<U>) {
+async fn follow<U: FrameStore + 'static>(relay: &Relay<U>) {
     relay.0.follow(|_| ready(())).await;
 }
 
@@ -332,6 +446,54 @@ fn run(body: impl Future<Output = ()>, follows: impl Future) {
             panic!("a relay gave up")
         };
     });
+}
+
+/// A log above, ten milliseconds from here, that counts what it is asked by viewers.
+struct Counted(SqliteEventStore<Database>, Arc<AtomicUsize>);
+
+impl Counted {
+    fn new() -> Self {
+        let store = SqliteEventStore::new(Database::in_memory());
+        Self(store, Arc::default())
+    }
+
+    async fn hop(&self) {
+        self.1.fetch_add(1, Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+impl EventStore for Counted {
+    type Error = <SqliteEventStore<Database> as EventStore>::Error;
+    async fn append(&self, batch: Vec<NewEvent>) -> Result<Vec<Appended>, Self::Error> {
+        self.0.append(batch).await
+    }
+    async fn read(&self, after: Option<EventId>, limit: PageLimit) -> Result<Page, Self::Error> {
+        self.hop().await;
+        self.0.read(after, limit).await
+    }
+    async fn ends(&self, after: Option<EventId>) -> Result<Page<()>, Self::Error> {
+        self.hop().await;
+        self.0.ends(after).await
+    }
+    async fn changed(&self, after: Option<EventId>) -> Result<(), Self::Error> {
+        self.0.changed(after).await
+    }
+    async fn before(&self, time: SystemTime) -> Result<Option<EventId>, Self::Error> {
+        self.0.before(time).await
+    }
+}
+
+impl FrameStore for Counted {
+    type Bytes = Bytes;
+    async fn read_frames(
+        &self,
+        after: Option<EventId>,
+        limit: PageLimit,
+    ) -> Result<FramePage<Bytes>, Self::Error> {
+        self.hop().await;
+        self.0.read_frames(after, limit).await
+    }
 }
 
 /// A store that is also somebody else's.
@@ -399,7 +561,7 @@ impl<U: FrameStore + 'static> Followed<U> {
     }
 }
 
-impl<U: FrameStore> EventStore for Followed<U> {
+impl<U: FrameStore + 'static> EventStore for Followed<U> {
     type Error = RelayError<U::Error>;
     async fn append(&self, batch: Vec<NewEvent>) -> Result<Vec<Appended>, Self::Error> {
         self.relay.append(batch).await
@@ -418,7 +580,7 @@ impl<U: FrameStore> EventStore for Followed<U> {
     }
 }
 
-impl<U: FrameStore> FrameStore for Followed<U> {
+impl<U: FrameStore + 'static> FrameStore for Followed<U> {
     type Bytes = U::Bytes;
     async fn read_frames(
         &self,

@@ -4,25 +4,29 @@
 //! the runtime may evict the object at any time while viewers are connected, and wakes it for the
 //! next append or acknowledgement. Pages are pushed while there is [`Credit`].
 //!
+//! A socket on which a viewer can be reached no more is closed, never only forgotten: the Worker at its
+//! other end would send heartbeats for ever. Workers ask from time to time whether the object's side is
+//! there; the runtime answers, which does not wake the object, and remembers when that was, so that an
+//! object which is awake can tell who is gone without a word.
+//!
 //! [`Transport::Hibernating`]: super::Transport::Hibernating
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
-use std::time::Duration;
 
 use futures_util::FutureExt;
-use js_sys::{Array, Reflect, Uint8Array};
+use js_sys::{Array, Object, Reflect, Uint8Array};
 use wasm_bindgen::prelude::*;
 use worker::{Response, ResponseBuilder};
 
 use super::js;
 use super::runtime::sleep;
-use super::socket::{BROKEN, END};
+use super::socket::{BROKEN, END, PING, PONG};
 use super::sql::ObjectSql;
 use crate::body::frame_bytes;
 use crate::credit::Credit;
 use crate::event::{EventId, NewEvent};
+use crate::hibernating::{Pace, Roster, Round, Sweep};
 use crate::subscription::Position;
 use crate::sync::{Mutex, lock};
 use crate::{PageLimit, SqliteEventStore, SseTarget, Subscription};
@@ -32,30 +36,20 @@ type Target = SseTarget<NewEvent, SqliteEventStore<ObjectSql>>;
 /// All such viewers of an object.
 pub(super) struct HibernatingViewers {
     state: js::HibernationState,
-    /// By the numbers that their sockets know. `None` until somebody needs them.
-    connected: Mutex<Option<BTreeMap<u32, Viewer>>>,
+    /// `None` until somebody needs them.
+    connected: Mutex<Option<Roster<Viewer>>>,
     pace: Mutex<Pace>,
+    sweep: Mutex<Sweep>,
 }
-
-/// Rounds of delivery have a pause between them that grows with the number of viewers, so that a
-/// log that is written quickly reaches each of many viewers with several events at once.
-#[derive(Default)]
-struct Pace {
-    /// When the last round was, in milliseconds.
-    last: f64,
-    /// Another is to come.
-    is_due: bool,
-}
-
-/// What a round costs for each viewer, about. Not measured as it goes: the runtime's clock stands
-/// still while code runs.
-const ROUND_MS_PER_VIEWER: f64 = 0.05;
 
 struct Viewer {
     socket: js::WebSocket,
     number: u32,
     subscription: Subscription<SqliteEventStore<ObjectSql>>,
     credit: Credit,
+    /// When it came, by the clock, in milliseconds. `None` for one of an earlier version of this crate,
+    /// whose Worker asks nothing.
+    since: Option<f64>,
 }
 
 impl HibernatingViewers {
@@ -65,6 +59,7 @@ impl HibernatingViewers {
             state: JsValue::from(state.as_raw()).unchecked_into(),
             connected: Mutex::default(),
             pace: Mutex::default(),
+            sweep: Mutex::default(),
         })
     }
 
@@ -76,14 +71,17 @@ impl HibernatingViewers {
     ) -> worker::Result<Response> {
         let pair = worker::WebSocketPair::new()?;
         let socket: js::WebSocket = pair.server.as_ref().clone().unchecked_into();
+        js::answer_pings(&self.state, PING, PONG)?;
         self.state.accept_web_socket(&socket)?;
+        self.sweep(target);
         self.with(target, |connected| {
-            let number = connected.last_key_value().map_or(0, |(last, _)| last + 1);
+            let number = connected.number(random);
             let mut viewer = Viewer {
                 socket,
                 number,
                 subscription,
                 credit: Credit::default(),
+                since: Some(js_sys::Date::now()),
             };
             viewer.socket.serialize_attachment(&viewer.attachment())?;
             if let Some(opening) = viewer.subscription.opening() {
@@ -105,31 +103,45 @@ impl HibernatingViewers {
         if viewers == 0 {
             return;
         }
-        let mut pace = lock(&self.pace);
-        if pace.is_due {
-            return;
+        let next = lock(&self.pace).next(viewers, js_sys::Date::now());
+        match next {
+            Round::Now => self.round(target),
+            Round::Due => {}
+            Round::After(pause) => {
+                let (viewers, target) = (Rc::clone(self), target.clone());
+                wasm_bindgen_futures::spawn_local(async move {
+                    sleep(pause).await;
+                    viewers.round(&target);
+                });
+            }
         }
-        #[allow(clippy::cast_precision_loss, reason = "few")]
-        let next = pace.last + viewers as f64 * ROUND_MS_PER_VIEWER;
-        let pause = next - js_sys::Date::now();
-        if pause <= 0.0 {
-            drop(pace);
-            self.round(target);
-            return;
-        }
-        pace.is_due = true;
-        let (viewers, target) = (Rc::clone(self), target.clone());
-        wasm_bindgen_futures::spawn_local(async move {
-            sleep(Duration::from_secs_f64(pause / 1000.0)).await;
-            lock(&viewers.pace).is_due = false;
-            viewers.round(&target);
-        });
     }
 
     fn round(&self, target: &Target) {
-        lock(&self.pace).last = js_sys::Date::now();
+        lock(&self.pace).begin(js_sys::Date::now());
+        self.sweep(target);
+        self.with(target, |connected| connected.retain(Viewer::deliver));
+    }
+
+    /// Closes the sockets whose Workers are gone without a word.
+    fn sweep(&self, target: &Target) {
+        let now = js_sys::Date::now();
+        if !lock(&self.sweep).is_due(now) {
+            return;
+        }
         self.with(target, |connected| {
-            connected.retain(|_, viewer| viewer.deliver());
+            connected.retain(|viewer| {
+                let answered = self.state.auto_response_timestamp(&viewer.socket);
+                // A `Date`, once there was an answer.
+                let answered = answered
+                    .ok()
+                    .and_then(|date| Some(date.dyn_ref::<js_sys::Date>()?.get_time()));
+                let heard = viewer
+                    .since
+                    .map(|since| answered.unwrap_or(since).max(since));
+                let is_gone = heard.is_some_and(|heard| Sweep::is_gone(heard, now));
+                !is_gone || viewer.close(BROKEN, "nothing is heard of the viewer")
+            });
         });
     }
 
@@ -141,17 +153,21 @@ impl HibernatingViewers {
             let _ = socket.close(BROKEN, "not an acknowledgement");
             return;
         };
-        self.with(target, |connected| {
-            let Some(number) = number(socket) else {
-                return;
-            };
-            if let Some(viewer) = connected.get_mut(&number) {
-                viewer.credit.acknowledged(bytes);
-                if !viewer.deliver() || viewer.save().is_err() {
-                    connected.remove(&number);
-                }
+        let is_kept = self.with(target, |connected| {
+            let number = number(socket)?;
+            let is_meant = |viewer: &Viewer| viewer.has(socket);
+            let viewer = connected.get_mut(number, is_meant)?;
+            viewer.credit.acknowledged(bytes);
+            let is_kept = viewer.deliver() && viewer.save();
+            if !is_kept {
+                connected.remove(number, is_meant);
             }
+            Some(is_kept)
         });
+        if is_kept.is_none() {
+            // One that is closing, or that nobody delivers to.
+            let _ = socket.close(BROKEN, "it is not on the list");
+        }
     }
 
     /// For the class's `webSocketClose` and `webSocketError`: a viewer has left.
@@ -159,11 +175,11 @@ impl HibernatingViewers {
         if let Some(connected) = lock(&self.connected).as_mut()
             && let Some(number) = number(socket)
         {
-            connected.remove(&number);
+            connected.remove(number, |viewer| viewer.has(socket));
         }
     }
 
-    fn with<T>(&self, target: &Target, work: impl FnOnce(&mut BTreeMap<u32, Viewer>) -> T) -> T {
+    fn with<T>(&self, target: &Target, work: impl FnOnce(&mut Roster<Viewer>) -> T) -> T {
         let mut remembered = lock(&self.connected);
         // Where `work` panics they are as sockets have them.
         let mut connected = remembered.take().unwrap_or_else(|| self.wake(target));
@@ -173,14 +189,17 @@ impl HibernatingViewers {
     }
 
     /// Those who were connected before the object woke.
-    fn wake(&self, target: &Target) -> BTreeMap<u32, Viewer> {
-        let sockets = self.state.web_sockets().unwrap_or_default();
-        let viewers = sockets.iter().filter_map(|socket| {
+    fn wake(&self, target: &Target) -> Roster<Viewer> {
+        let mut connected = Roster::new();
+        for socket in self.state.web_sockets().unwrap_or_default() {
             let socket: js::WebSocket = socket.unchecked_into();
-            let viewer = Viewer::resume(target, socket)?;
-            Some((viewer.number, viewer))
-        });
-        viewers.collect()
+            match Viewer::resume(target, socket.clone()) {
+                Some(viewer) => connected.insert(viewer.number, viewer),
+                // Fails for one that is closed already.
+                None => drop(socket.close(BROKEN, "its place is not known")),
+            }
+        }
+        connected
     }
 }
 
@@ -193,7 +212,7 @@ impl Viewer {
             match self.subscription.try_next_frames().now_or_never() {
                 Some(Ok(Some(batch))) => {
                     if self.push(&frame_bytes(batch)).is_err() {
-                        return false;
+                        return self.close(BROKEN, "it cannot be sent to");
                     }
                 }
                 Some(Ok(None)) if self.subscription.has_ended() => {
@@ -223,11 +242,18 @@ impl Viewer {
         false
     }
 
-    fn save(&self) -> Result<(), JsValue> {
-        self.socket.serialize_attachment(&self.attachment())
+    /// Whether this is its socket.
+    fn has(&self, socket: &js::WebSocket) -> bool {
+        Object::is(&self.socket, socket)
     }
 
-    /// What is kept with the socket: number, position, credit used.
+    /// Returns whether the viewer is still to be kept.
+    fn save(&self) -> bool {
+        let saved = self.socket.serialize_attachment(&self.attachment());
+        saved.is_ok() || self.close(BROKEN, "its place cannot be kept")
+    }
+
+    /// What is kept with the socket: number, position, credit used, when it came.
     fn attachment(&self) -> Array {
         let position = match self.subscription.position() {
             Position::Oldest => OLDEST,
@@ -235,11 +261,15 @@ impl Viewer {
             #[allow(clippy::cast_precision_loss, reason = "ids are below 2^53")]
             Position::After(id) => id.get() as f64,
         };
-        Array::of3(
+        let kept = Array::of3(
             &self.number.into(),
             &position.into(),
             &self.credit.unacknowledged().into(),
-        )
+        );
+        if let Some(since) = self.since {
+            kept.push(&since.into());
+        }
+        kept
     }
 
     /// `None` for a socket that is closing and has lost what was kept with it.
@@ -257,6 +287,7 @@ impl Viewer {
             number: number as u32,
             subscription: target.resume(position),
             credit: Credit::resume(unacknowledged as u32),
+            since: kept(3),
         })
     }
 }
@@ -273,6 +304,15 @@ fn page_limit(bytes: u32) -> PageLimit {
 
 const OLDEST: f64 = -1.0;
 const START: f64 = 0.0;
+
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "below 2^32"
+)]
+fn random() -> u32 {
+    (js_sys::Math::random() * f64::from(u32::MAX)) as u32
+}
 
 fn number(socket: &js::WebSocket) -> Option<u32> {
     let attachment = socket.deserialize_attachment().ok()?;

@@ -32,6 +32,12 @@ export const runAll = (storage, statements) => {
     for (const [statement, params] of statements) storage.sql.exec(statement, ...params);
   });
 };
+// Sockets that a message like this comes from are answered by the runtime, also while the object sleeps.
+export const answerPings = (state, ping, pong) => {
+  if (state.getWebSocketAutoResponse()?.request !== ping) {
+    state.setWebSocketAutoResponse(new WebSocketRequestResponsePair(ping, pong));
+  }
+};
 export const writeChunk = (writer, chunk, done) => {
   writer.write(chunk).then(() => done(true), () => done(false));
 };
@@ -77,6 +83,14 @@ extern "C" {
     /// Runs statements, each a pair of its text and its parameters, all or none.
     #[wasm_bindgen(catch, js_name = runAll)]
     pub(super) fn run_all(storage: &JsValue, statements: &Array) -> Result<(), JsValue>;
+    /// From now on the runtime answers the message `ping` on all hibernatable sockets of the object with
+    /// `pong`, and does not wake the object for it.
+    #[wasm_bindgen(catch, js_name = answerPings)]
+    pub(super) fn answer_pings(
+        state: &HibernationState,
+        ping: &str,
+        pong: &str,
+    ) -> Result<(), JsValue>;
     /// [`Writer::write`] for those who write much: calls `done` with whether the reader took it. An
     /// `async fn` makes a future and its closures for each write.
     #[wasm_bindgen(catch, js_name = writeChunk)]
@@ -100,6 +114,12 @@ extern "C" {
     ) -> Result<(), JsValue>;
     #[wasm_bindgen(method, catch, js_name = getWebSockets)]
     pub(super) fn web_sockets(this: &HibernationState) -> Result<Array, JsValue>;
+    /// When the runtime last answered a ping on this socket, a `Date`; `null` if it never did.
+    #[wasm_bindgen(method, catch, js_name = getWebSocketAutoResponseTimestamp)]
+    pub(super) fn auto_response_timestamp(
+        this: &HibernationState,
+        socket: &WebSocket,
+    ) -> Result<JsValue, JsValue>;
 
     #[wasm_bindgen(extends = Object)]
     #[derive(Clone)]
@@ -128,6 +148,25 @@ extern "C" {
     pub(super) fn serialize_attachment(this: &WebSocket, value: &JsValue) -> Result<(), JsValue>;
     #[wasm_bindgen(method, catch, js_name = deserializeAttachment)]
     pub(super) fn deserialize_attachment(this: &WebSocket) -> Result<JsValue, JsValue>;
+
+    /// Of a request: told when its client has left.
+    #[wasm_bindgen(extends = Object)]
+    #[derive(Clone)]
+    pub(super) type AbortSignal;
+    #[wasm_bindgen(method, getter)]
+    pub(super) fn aborted(this: &AbortSignal) -> bool;
+    #[wasm_bindgen(method, catch, js_name = addEventListener)]
+    pub(super) fn add_event_listener(
+        this: &AbortSignal,
+        event_type: &str,
+        listener: &Function,
+    ) -> Result<(), JsValue>;
+    #[wasm_bindgen(method, catch, js_name = removeEventListener)]
+    pub(super) fn remove_event_listener(
+        this: &AbortSignal,
+        event_type: &str,
+        listener: &Function,
+    ) -> Result<(), JsValue>;
 
     /// `WorkflowStep` of `cloudflare:workers`.
     #[wasm_bindgen(extends = Object)]

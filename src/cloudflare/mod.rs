@@ -23,6 +23,7 @@ mod entrypoint;
 mod events;
 mod hibernation;
 mod js;
+mod leaving;
 mod life;
 mod object;
 #[cfg(all(feature = "redis", target_family = "wasm"))]

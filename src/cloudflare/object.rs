@@ -12,6 +12,7 @@ use worker::worker_sys::web_sys;
 use super::convert::message;
 use super::hibernation::HibernatingViewers;
 use super::js;
+use super::leaving::Leaving;
 use super::life;
 use super::relay::{Hop, Tree};
 use super::remote_log;
@@ -198,8 +199,8 @@ impl WorkflowEventsObject {
             let hop = Hop::from_text(&hop)?;
             let crowd = object.tree.crowd();
             match object.tree.relay(Some(&hop))? {
-                Some(relay) => remote_log::session(relay.target(), crowd),
-                None => remote_log::session(object.log.target(), crowd),
+                Some(relay) => remote_log::session(relay.target(), crowd, hop.follower),
+                None => remote_log::session(object.log.target(), crowd, hop.follower),
             }
         })
     }
@@ -236,7 +237,8 @@ impl Object {
         };
         if let Some(relay) = self.tree.relay(hop.as_ref())? {
             // Behind a pointer: few objects are relays, and the others then need not compile it.
-            let response: LocalBoxFuture<'_, _> = Box::pin(relay.serve(&viewer, visit));
+            let response: LocalBoxFuture<'_, _> =
+                Box::pin(relay.serve(&viewer, visit, Leaving::of(request)));
             return response.await;
         }
         let target = self.log.target();
@@ -248,7 +250,7 @@ impl Object {
         if viewer.hibernates && !subscription.has_ended() {
             return self.hibernating.accept(target, subscription);
         }
-        sse_frame_response_while(subscription, visit)
+        sse_frame_response_while(subscription, visit.timer(), Leaving::of(request), visit)
     }
 
     /// What [`fetch`](Self::fetch) answers, without a body and without a viewer.

@@ -1,5 +1,6 @@
 //! Trees of objects: relays, which are objects of the same class that store nothing.
 
+use std::collections::BTreeMap;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,14 +11,15 @@ use serde::{Deserialize, Serialize};
 use wasm_bindgen::prelude::*;
 use worker::{Env, Response, ResponseBuilder, web_sys};
 
+use super::leaving::Leaving;
 use super::remote_log::RemoteLog;
 use super::response::sse_frame_response_while;
-use super::runtime::{WorkersRuntime, sleep};
+use super::runtime::{Timer, WorkersRuntime, sleep};
 use super::serve::{self, Viewer};
 use crate::fan_out::{Admission, Ask, Audience, FanOut, Place};
-use crate::store::{Bell, EventStore, RelayStore};
+use crate::store::{Bell, EventStore, RelayError, RelayStore};
 use crate::sync::{Mutex, lock};
-use crate::workflow::Runtime;
+use crate::workflow::{Runtime, catch_panic};
 use crate::{NewEvent, SseTarget};
 
 /// What the Worker says to an object of a tree, and a relay to the one above it: which one that is,
@@ -31,6 +33,8 @@ pub(super) struct Hop {
     pub(super) fan_out: FanOut,
     pub(super) place: Place,
     pub(super) ask: Ask,
+    /// Who follows it, where a relay says it. The root where it is the Worker.
+    pub(super) follower: Place,
 }
 
 impl Hop {
@@ -47,6 +51,7 @@ impl Hop {
         Some(Self {
             place,
             ask: Ask::Anyway,
+            follower: self.place,
             ..self.clone()
         })
     }
@@ -108,8 +113,15 @@ impl Tree {
         let admission = match hop {
             // Where relays could not reach this object it serves all by itself.
             Some(hop) if self.env.durable_object(&hop.binding).is_ok() => {
-                let mut audience = lock(&self.crowd.audience);
-                audience.admit(hop.place, &hop.fan_out, hop.ask, now())
+                let (admission, probes) = {
+                    let mut audience = lock(&self.crowd.audience);
+                    let admission = audience.admit(hop.place, &hop.fan_out, hop.ask, now());
+                    (admission, audience.take_probe())
+                };
+                if probes {
+                    self.crowd.probe();
+                }
+                admission
             }
             _ => Admission::Here,
         };
@@ -163,14 +175,50 @@ impl Tree {
 #[derive(Default)]
 pub(super) struct Crowd {
     audience: Mutex<Audience>,
+    /// Of viewers' heartbeats.
+    timers: Mutex<Timers>,
     /// Rung when there are others.
     bell: Bell,
+}
+
+/// By numbers, from the first to the last that was made.
+#[derive(Default)]
+struct Timers {
+    timers: BTreeMap<u64, Timer>,
+    made: u64,
 }
 
 impl Crowd {
     fn enter(self: &Rc<Self>) -> Visit {
         self.change(Audience::enter);
-        Visit(Rc::clone(self))
+        let number = {
+            let mut timers = lock(&self.timers);
+            timers.made += 1;
+            timers.made
+        };
+        Visit {
+            crowd: Rc::clone(self),
+            number,
+        }
+    }
+
+    /// Writes a heartbeat to all viewers, and another a moment later: at the second at the latest the
+    /// runtime says who is gone.
+    fn probe(self: &Rc<Self>) {
+        const MOMENT: Duration = Duration::from_millis(400);
+        self.beat();
+        let crowd = Rc::clone(self);
+        wasm_bindgen_futures::spawn_local(async move {
+            sleep(MOMENT).await;
+            crowd.beat();
+        });
+    }
+
+    fn beat(&self) {
+        let timers: Vec<_> = lock(&self.timers).timers.values().cloned().collect();
+        for timer in timers {
+            timer.elapse();
+        }
     }
 
     pub(super) fn change<T>(&self, change: impl FnOnce(&mut Audience) -> T) -> T {
@@ -205,11 +253,25 @@ impl Crowd {
 }
 
 /// A viewer's time at an object.
-pub(super) struct Visit(Rc<Crowd>);
+pub(super) struct Visit {
+    crowd: Rc<Crowd>,
+    number: u64,
+}
+
+impl Visit {
+    /// The timer of its heartbeats.
+    pub(super) fn timer(&self) -> Timer {
+        let timer = Timer::new();
+        let mut timers = lock(&self.crowd.timers);
+        timers.timers.insert(self.number, timer.clone());
+        timer
+    }
+}
 
 impl Drop for Visit {
     fn drop(&mut self) {
-        self.0.change(Audience::leave);
+        lock(&self.crowd.timers).timers.remove(&self.number);
+        self.crowd.change(Audience::leave);
     }
 }
 
@@ -230,15 +292,21 @@ impl Relay {
         self: &Rc<Self>,
         viewer: &Viewer,
         visit: Visit,
+        leaving: Leaving,
     ) -> worker::Result<Response> {
         self.follow();
-        let failed = |error| worker::Error::RustError(format!("{error}"));
+        let failed = |error: RelayError<_>| {
+            let reason = std::error::Error::source(&error)
+                .map_or_else(String::new, |source| format!(": {source}"));
+            worker::Error::RustError(format!("{error}{reason}"))
+        };
         let ends = self.target.store().ends(None).await.map_err(failed)?;
         if ends.oldest.is_none() && !viewer.expected {
             return serve::refuse(serve::UNKNOWN_INSTANCE);
         }
         let subscription = self.target.subscribe(viewer.cursor).await;
-        sse_frame_response_while(subscription.map_err(failed)?, visit)
+        let subscription = subscription.map_err(failed)?;
+        sse_frame_response_while(subscription, visit.timer(), leaving, visit)
     }
 
     /// The log, which is followed.
@@ -253,11 +321,21 @@ impl Relay {
         }
         let following = Following(Rc::clone(self));
         wasm_bindgen_futures::spawn_local(async move {
+            /// Before it begins anew where the code panicked.
+            const PAUSE: Duration = Duration::from_secs(1);
             let Relay { target, crowd, .. } = &*following.0;
-            let reports = report(crowd, target.store().upstream());
-            let follow = pin!(join(target.store().follow(sleep), reports));
-            // An error was told to the viewers, whose clients come back.
-            select(follow, pin!(crowd.gone())).await;
+            let watched = async || {
+                let reports = report(crowd, target.store().upstream());
+                // Reads the object above again and again if it fails.
+                let follow = pin!(join(target.store().follow(sleep), reports));
+                select(follow, pin!(crowd.gone())).await;
+                Ok(())
+            };
+            // Viewers are still there, and this is all that brings them anything.
+            while let Err(error) = catch_panic(watched()).await {
+                worker::console_error!("ssetarget: a relay begins anew: {error}");
+                sleep(PAUSE).await;
+            }
         });
     }
 }

@@ -1,5 +1,6 @@
 //! A log in another object, read by RPC: both ends of the call.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::pin::pin;
 use std::rc::Rc;
@@ -17,6 +18,7 @@ use super::convert::{message, since_epoch, time};
 use super::js;
 use super::relay::{Crowd, Hop, now};
 use super::runtime::sleep;
+use crate::fan_out::{Joined, Place};
 use crate::store::{Appended, Bell, FramePage, FrameStore, Frames, Page, PageLimit};
 use crate::sync::{Mutex, lock};
 use crate::{EventId, EventStore, NewEvent, SseTarget, StoredEvent};
@@ -64,11 +66,7 @@ impl RemoteLog {
     pub(super) fn leave(&self) {
         self.viewers.store(0, Ordering::Relaxed);
         if let Some(session) = lock(&self.session).take() {
-            wasm_bindgen_futures::spawn_local(async move {
-                // Of no use if they fail: the object forgets whom it does not hear of.
-                let _ = session.leave().await;
-                let _ = js::dispose(&session);
-            });
+            let_go(session);
         }
     }
 
@@ -78,40 +76,46 @@ impl RemoteLog {
         waits: bool,
         limit: PageLimit,
     ) -> Result<FramePage<Uint8Array>, RemoteError> {
-        let call = async {
-            let session = self.session().await?;
-            let events = u32::try_from(limit.events).unwrap_or(u32::MAX);
-            let bytes = u32::try_from(limit.bytes).unwrap_or(u32::MAX);
-            let page = session.page(
-                id_number(after),
-                number(self.viewers.load(Ordering::Relaxed)),
-                waits,
-                events,
-                bytes,
-            );
+        let events = u32::try_from(limit.events).unwrap_or(u32::MAX);
+        let bytes = u32::try_from(limit.bytes).unwrap_or(u32::MAX);
+        self.call(async move |session| {
+            let viewers = number(self.viewers.load(Ordering::Relaxed));
+            let page = session.page(id_number(after), viewers, waits, events, bytes);
             from_array(&page.await?)
-        };
-        self.answered(call).await
+        })
+        .await
     }
 
-    /// What a call resolves to. After an error the next call begins anew: a stub is dead then.
-    fn answered<T>(
+    /// What a call resolves to. After an error the next call begins anew: a stub is dead then. Only the
+    /// session that failed is let go of: it may be that others have another one by now.
+    fn call<T>(
         &self,
-        call: impl Future<Output = Result<T, JsValue>>,
+        call: impl AsyncFnOnce(&js::FollowSession) -> Result<T, JsValue>,
     ) -> impl Future<Output = Result<T, RemoteError>> {
-        let call = SendFuture::new(call);
-        async move {
-            let result = match select(pin!(call), sleep(WAIT + PATIENCE)).await {
-                Either::Left((result, _)) => result.map_err(|error| message(&error)),
-                Either::Right(_) => Err("it does not answer".to_owned()),
+        SendFuture::new(async move {
+            let used = RefCell::new(None);
+            let result = {
+                let call = pin!(async {
+                    let session = self.session().await?;
+                    used.replace(Some(Arc::clone(&session)));
+                    call(&session).await
+                });
+                match select(call, sleep(WAIT + PATIENCE)).await {
+                    Either::Left((result, _)) => result.map_err(|error| message(&error)),
+                    Either::Right(_) => Err("it does not answer".to_owned()),
+                }
             };
             result.map_err(|message| {
-                if let Some(session) = lock(&self.session).take() {
-                    let _ = js::dispose(&session);
+                if let Some(used) = used.take() {
+                    let mut current = lock(&self.session);
+                    if let Some(failed) = current.take_if(|current| Arc::ptr_eq(current, &used)) {
+                        drop(current);
+                        let_go(failed);
+                    }
                 }
                 RemoteError(message)
             })
-        }
+        })
     }
 
     async fn session(&self) -> Result<Arc<js::FollowSession>, JsValue> {
@@ -122,13 +126,26 @@ impl RemoteLog {
         let stub: js::EventsStub = self.namespace.get_by_name(&self.name)?.into_rpc();
         let session: js::FollowSession = stub.follow(&self.hop).await?.unchecked_into();
         let session = Arc::new(session);
-        // One that another call made meanwhile is let go of.
-        let other = lock(&self.session).replace(Arc::clone(&session));
-        if let Some(other) = other {
-            let _ = js::dispose(&other);
+        let mut current = lock(&self.session);
+        // Another call may have made one meanwhile, which it uses.
+        if let Some(other) = &*current {
+            let other = Arc::clone(other);
+            drop(current);
+            let_go(session);
+            return Ok(other);
         }
+        *current = Some(Arc::clone(&session));
         Ok(session)
     }
+}
+
+/// Takes the relay off the object's list, if that can still be said, and lets go of the object.
+fn let_go(session: Arc<js::FollowSession>) {
+    wasm_bindgen_futures::spawn_local(async move {
+        // Of no use if they fail: the object forgets whom it does not hear of.
+        select(pin!(session.leave()), sleep(PATIENCE)).await;
+        let _ = js::dispose(&session);
+    });
 }
 
 impl fmt::Debug for RemoteLog {
@@ -167,11 +184,8 @@ impl EventStore for RemoteLog {
     }
 
     async fn before(&self, time: SystemTime) -> Result<Option<EventId>, RemoteError> {
-        let call = async {
-            let session = self.session().await?;
-            Ok(id(&session.before(since_epoch(time)).await?))
-        };
-        self.answered(call).await
+        self.call(async move |session| Ok(id(&session.before(since_epoch(time)).await?)))
+            .await
     }
 }
 
@@ -213,15 +227,16 @@ impl fmt::Display for RemoteError {
 
 impl std::error::Error for RemoteError {}
 
-/// The functions that read this log, for a relay which is one of `crowd` from now on.
+/// The functions that read this log, for this relay, which is one of `crowd` from now on.
 pub(super) fn session<S: FrameStore<Bytes = Uint8Array> + 'static>(
     target: &SseTarget<NewEvent, S>,
     crowd: &Rc<Crowd>,
+    relay: Place,
 ) -> Result<JsValue, JsValue> {
     let follower = Rc::new(Follower {
         target: target.clone(),
         crowd: Rc::clone(crowd),
-        number: crowd.change(|audience| audience.join(now())),
+        joined: crowd.change(|audience| audience.join(relay, now())),
         left: AtomicBool::new(false),
         bell: Bell::new(),
     });
@@ -280,8 +295,7 @@ pub(super) fn session<S: FrameStore<Bytes = Uint8Array> + 'static>(
 struct Follower<S> {
     target: SseTarget<NewEvent, S>,
     crowd: Rc<Crowd>,
-    /// Its own among those that follow.
-    number: u64,
+    joined: Joined,
     left: AtomicBool,
     bell: Bell,
 }
@@ -296,13 +310,13 @@ impl<S: FrameStore<Bytes = Uint8Array>> Follower<S> {
         if !self.left.load(Ordering::Relaxed) {
             let viewers = viewers as u64;
             self.crowd
-                .change(|audience| audience.report(self.number, viewers, now()));
+                .change(|audience| audience.report(self.joined, viewers, now()));
         }
     }
 
     fn leave(&self) {
         self.left.store(true, Ordering::Relaxed);
-        self.crowd.change(|audience| audience.part(self.number));
+        self.crowd.change(|audience| audience.part(self.joined));
         self.bell.ring();
     }
 

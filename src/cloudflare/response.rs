@@ -9,13 +9,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_core::Stream;
+use futures_util::StreamExt;
+use futures_util::future::{Either, LocalBoxFuture, pending, select};
 use futures_util::stream::LocalBoxStream;
-use futures_util::{FutureExt, StreamExt};
 use js_sys::Uint8Array;
 use wasm_bindgen::prelude::*;
 use worker::{Response, ResponseBuilder};
 
 use super::js;
+use super::leaving::Leaving;
 use super::life::Held;
 use super::runtime::{Timer, sleep};
 use crate::store::FrameStore;
@@ -38,7 +40,7 @@ pub fn sse_response<S: EventStore + 'static>(
     let has_ended = subscription.has_ended();
     let timer = Timer::new();
     let chunks = body(subscription, move |duration| timer.sleep(duration));
-    respond(has_ended, boxed(in_javascript(chunks)))
+    respond(has_ended, boxed(in_javascript(chunks)), pending())
 }
 
 /// As [`sse_response`], and the bytes of the events go from the store to the viewer without
@@ -50,21 +52,30 @@ pub fn sse_response<S: EventStore + 'static>(
 pub fn sse_frame_response<S: FrameStore<Bytes = Uint8Array> + 'static>(
     subscription: Subscription<S>,
 ) -> worker::Result<Response> {
-    sse_frame_response_while(subscription, ())
+    let has_ended = subscription.has_ended();
+    let timer = Timer::new();
+    let chunks = frame_body(subscription, move |duration| timer.sleep(duration));
+    respond(has_ended, boxed(chunks), pending())
 }
 
-/// As [`sse_frame_response`]; keeps `visit` as long as the viewer is there.
+/// As [`sse_frame_response`], with heartbeats by this timer, until the viewer is `leaving`; keeps
+/// `visit` as long as the viewer is there.
 pub(super) fn sse_frame_response_while<S: FrameStore<Bytes = Uint8Array> + 'static>(
     subscription: Subscription<S>,
+    timer: Timer,
+    leaving: Leaving,
     visit: impl Sized + 'static,
 ) -> worker::Result<Response> {
     let has_ended = subscription.has_ended();
-    let timer = Timer::new();
     let chunks = frame_body(subscription, move |duration| timer.sleep(duration));
     let chunks = chunks.inspect(move |_| {
         let _visit = &visit;
     });
-    respond(has_ended, boxed(chunks))
+    let left = async move {
+        leaving.await;
+        None
+    };
+    respond(has_ended, boxed(chunks), left)
 }
 
 /// Chunks for a viewer, or why there are no more.
@@ -78,11 +89,15 @@ fn boxed<E: fmt::Display + 'static>(
     chunks.boxed_local()
 }
 
-fn respond(has_ended: bool, chunks: Chunks) -> worker::Result<Response> {
+fn respond(
+    has_ended: bool,
+    chunks: Chunks,
+    cut: impl Future<Output = Cut> + 'static,
+) -> worker::Result<Response> {
     if has_ended {
         return ended();
     }
-    let (response, pump) = stream(chunks)?;
+    let (response, pump) = stream(chunks, cut)?;
     wasm_bindgen_futures::spawn_local(pump);
     Ok(response)
 }
@@ -128,15 +143,45 @@ pub(super) fn hold(time: Duration) -> worker::Result<Response> {
 pub(super) fn stream_here<E: fmt::Display + 'static>(
     chunks: impl Stream<Item = Result<Uint8Array, E>> + 'static,
 ) -> worker::Result<Response> {
-    let (response, pump) = stream(boxed(chunks))?;
-    js::wait_until(&js::promise(pump.map(|()| Ok(JsValue::UNDEFINED))))?;
+    stream_here_until(chunks, pending())
+}
+
+/// As [`stream_here`], until `cut` resolves, whatever the viewer is in the middle of.
+pub(super) fn stream_here_until<E: fmt::Display + 'static>(
+    chunks: impl Stream<Item = Result<Uint8Array, E>> + 'static,
+    cut: impl Future<Output = Cut> + 'static,
+) -> worker::Result<Response> {
+    let (response, pump) = stream(boxed(chunks), cut)?;
+    js::wait_until(&js::promise(async move {
+        pump.await;
+        Ok(JsValue::UNDEFINED)
+    }))?;
     Ok(response)
 }
 
-/// `200` and these chunks, which the future writes as long as the viewer takes them.
-fn stream(chunks: Chunks) -> worker::Result<(Response, impl Future<Output = ()>)> {
+/// Why a stream goes on no more: `None` where the viewer has left.
+type Cut = Option<String>;
+
+/// `200` and these chunks, which the future writes as long as the viewer takes them and until `cut`.
+fn stream(
+    chunks: Chunks,
+    cut: impl Future<Output = Cut> + 'static,
+) -> worker::Result<(Response, impl Future<Output = ()>)> {
     let (response, viewer) = open()?;
-    Ok((response, pump(chunks, viewer)))
+    // Of one type, too.
+    let cut: LocalBoxFuture<'static, Cut> = Box::pin(cut);
+    Ok((response, pump_until(chunks, viewer, cut)))
+}
+
+async fn pump_until(chunks: Chunks, viewer: Viewer, cut: LocalBoxFuture<'static, Cut>) {
+    let pumped = Box::pin(pump(chunks, &viewer));
+    let reason = match select(pumped, cut).await {
+        Either::Left(_) => return,
+        // What it was doing is dropped here.
+        Either::Right((reason, _)) => reason,
+    };
+    let reason = reason.unwrap_or_else(|| "the viewer has left".to_owned());
+    viewer.cut(&reason).await;
 }
 
 fn open() -> worker::Result<(Response, Viewer)> {
@@ -156,7 +201,7 @@ fn streaming() -> worker::Result<ResponseBuilder> {
 
 /// Writes chunks until there are no more or the viewer is gone. One is under way at a time: that
 /// it was written is the only sign that the viewer took it.
-async fn pump(mut chunks: Chunks, viewer: Viewer) {
+async fn pump(mut chunks: Chunks, viewer: &Viewer) {
     while let Some(chunk) = chunks.next().await {
         match chunk {
             Ok(chunk) if viewer.write(&chunk).await => {}

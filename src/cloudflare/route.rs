@@ -33,6 +33,7 @@ pub(super) async fn fetch(
             fan_out,
             place,
             ask,
+            follower: Place::ROOT,
         });
         let response = match fetch_from(place, hop.as_ref(), &root, viewer, events).await {
             Ok(response) => response,
@@ -87,15 +88,20 @@ fn remembered(root: &str) -> Option<u32> {
     let now = js_sys::Date::now();
     let known = RELAYS.with_borrow(|known| known.get(root).copied());
     known
-        .filter(|(_, until)| now < *until)
+        .filter(|(_, until)| is_good(*until, now))
         .map(|(relays, _)| relays)
+}
+
+/// Also where the clock was set back meanwhile.
+fn is_good(until: f64, now: f64) -> bool {
+    now < until && until <= now + REMEMBERED_FOR
 }
 
 fn remember(root: String, relays: u32) {
     let now = js_sys::Date::now();
     RELAYS.with_borrow_mut(|known| {
         if known.len() >= MOST_REMEMBERED {
-            known.retain(|_, (_, until)| now < *until);
+            known.retain(|_, (_, until)| is_good(*until, now));
         }
         if known.len() < MOST_REMEMBERED {
             known.insert(root, (relays, now + REMEMBERED_FOR));

@@ -113,6 +113,8 @@ pub(super) struct Timer(SendWrapper<Rc<TimerState>>);
 
 struct TimerState {
     deadline: Cell<f64>,
+    /// How long the sleep is.
+    length: Cell<f64>,
     elapsed: Cell<bool>,
     waker: RefCell<Option<Waker>>,
     handle: RefCell<Option<JsValue>>,
@@ -131,6 +133,7 @@ impl Timer {
             };
             TimerState {
                 deadline: Cell::default(),
+                length: Cell::default(),
                 elapsed: Cell::default(),
                 waker: RefCell::default(),
                 handle: RefCell::default(),
@@ -143,9 +146,9 @@ impl Timer {
     pub(super) fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + use<> {
         let state = self.0.clone();
         state.elapsed.set(false);
-        state
-            .deadline
-            .set(js_sys::Date::now() + milliseconds(duration));
+        let length = milliseconds(duration);
+        state.length.set(length);
+        state.deadline.set(js_sys::Date::now() + length);
         if state.handle.borrow().is_none() {
             state.look();
         }
@@ -165,19 +168,37 @@ impl Timer {
     }
 }
 
+impl Timer {
+    /// Ends the sleep that is under way.
+    pub(super) fn elapse(&self) {
+        self.0.elapse();
+    }
+}
+
 impl TimerState {
     fn look(&self) {
-        let left = self.deadline.get() - js_sys::Date::now();
+        let now = js_sys::Date::now();
+        let length = self.length.get();
+        let mut left = self.deadline.get() - now;
+        if left > length {
+            // The clock was set back: no sleep is to be longer for that than twice its length.
+            self.deadline.set(now + length);
+            left = length;
+        }
         if left > 0.0 {
             let handle = js::set_timeout(self.callback.as_ref().unchecked_ref(), left);
             *self.handle.borrow_mut() = handle.ok();
         }
         // Also where the runtime refuses the timer.
         if self.handle.borrow().is_none() {
-            self.elapsed.set(true);
-            if let Some(waker) = self.waker.take() {
-                waker.wake();
-            }
+            self.elapse();
+        }
+    }
+
+    fn elapse(&self) {
+        self.elapsed.set(true);
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
         }
     }
 }

@@ -7,6 +7,7 @@ use worker::{Request, Response, ResponseBuilder, web_sys};
 
 use super::cors::with_own_headers;
 use super::events::WorkflowEventsNamespace;
+use super::leaving::Leaving;
 use super::relay::{HOP, Hop};
 use super::response;
 use super::route;
@@ -68,9 +69,10 @@ async fn answer(
         settled.await;
     }
     if response.status_code() != UNKNOWN_INSTANCE.status() {
-        return for_viewer(response);
+        return for_viewer(response, request);
     }
-    let answer: LocalBoxFuture<'_, _> = Box::pin(answer_unknown(instance_id, viewer, events));
+    let answer: LocalBoxFuture<'_, _> =
+        Box::pin(answer_unknown(instance_id, viewer, request, events));
     answer.await
 }
 
@@ -78,13 +80,14 @@ async fn answer(
 async fn answer_unknown(
     instance_id: &str,
     mut viewer: Viewer,
+    request: &web_sys::Request,
     events: &WorkflowEventsNamespace,
 ) -> Result<Response, Refusal> {
     match events.state_of_unknown(instance_id).await {
         Ok(Some(state)) => {
             // One that has ended has either dispatched its events by now or never will.
             viewer.expected = !state.has_ended();
-            for_viewer(fetch(instance_id, &viewer, events).await?)
+            for_viewer(fetch(instance_id, &viewer, events).await?, request)
         }
         Ok(None) => Err(UNKNOWN_INSTANCE),
         Err(error) => Err(unreachable(&error.into())),
@@ -92,17 +95,18 @@ async fn answer_unknown(
 }
 
 /// The stream of an object that answered with a socket; the answer itself if it did not.
-fn for_viewer(response: Response) -> Result<Response, Refusal> {
+fn for_viewer(response: Response, request: &web_sys::Request) -> Result<Response, Refusal> {
     let response = match response.status_code() {
-        101 => over_socket(response),
+        101 => over_socket(response, request),
         _ => with_own_headers(response),
     };
     response.map_err(|error| unreachable(&error))
 }
 
-fn over_socket(response: Response) -> worker::Result<Response> {
+fn over_socket(response: Response, request: &web_sys::Request) -> worker::Result<Response> {
     let socket = response.websocket().ok_or("the object sent no socket")?;
-    socket_response(socket.as_ref().clone().unchecked_into())
+    let socket = socket.as_ref().clone().unchecked_into();
+    socket_response(socket, Leaving::of(request))
 }
 
 /// Asks the object that takes the viewer: see [`route`].
@@ -139,7 +143,12 @@ pub enum Transport {
     /// event that is larger, and the Worker holds twice that at most. A viewer costs the Worker a
     /// subrequest and the object a request, and a message for each 32 to 64 KiB that it takes. Where
     /// events come quickly and viewers are many, they get several at once: rounds of delivery are
-    /// 50 µs for each viewer apart. An object takes 32,768 sockets.
+    /// 50 µs for each viewer apart. An object takes 32,768 sockets. Viewers of one isolate of the Worker who
+    /// do not read hold 32 MiB of its memory together at most; past that the slowest are cut off, and come
+    /// back.
+    ///
+    /// Both ends notice when the other is gone without a word: the Worker asks every 15 seconds, and the
+    /// object's runtime answers without waking it. A viewer's stream is cut off within 30 seconds then.
     Hibernating,
 }
 

@@ -3,22 +3,27 @@
 //! [`Transport::Hibernating`]: super::Transport::Hibernating
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use futures_core::Stream;
+use futures_util::future::{Either, select};
 use js_sys::{ArrayBuffer, Uint8Array};
 use wasm_bindgen::prelude::*;
 use worker::Response;
 
 use super::convert::property;
 use super::js;
+use super::leaving::Leaving;
 use super::life::Held;
-use super::response::stream_here;
-use super::runtime::{Timer, here};
+use super::response::stream_here_until;
+use super::runtime::{Timer, here, sleep};
 use crate::credit::Taken;
+use crate::hibernating::{Beat, Budget, Pulse};
 use crate::store::FrameBytes;
 use crate::{HEARTBEAT_INTERVAL, keep_alive};
 
@@ -30,14 +35,32 @@ pub(super) const BROKEN: u16 = 4001;
 /// With this one the Worker leaves.
 const LEFT: u16 = 4002;
 
+/// What the Worker asks the object's side of a socket, and what the runtime there answers in place of the
+/// object, which is not woken for it.
+pub(super) const PING: &str = "ping";
+pub(super) const PONG: &str = "pong";
+/// How often it asks, and how long an answer may take.
+const PING_INTERVAL: Duration = Duration::from_secs(15);
+
 /// Answers a viewer with what the object pushes into the socket, and with heartbeats, which the
-/// object knows nothing of.
-pub(super) fn socket_response(socket: js::WebSocket) -> worker::Result<Response> {
+/// object knows nothing of. Stops when the viewer is `leaving`; is cut off, so that the client comes
+/// back, when the object's side of the socket is gone without a word, which is noticed within 30
+/// seconds, and when viewers who do not read hold too much of the Worker's memory.
+pub(super) fn socket_response(socket: js::WebSocket, leaving: Leaving) -> worker::Result<Response> {
     let timer = Timer::new();
-    let pages = here(Pages::new(socket)?);
-    stream_here(keep_alive(pages, HEARTBEAT_INTERVAL, move |duration| {
+    let pages = Pages::new(socket)?;
+    let cut = pages.cut();
+    let pages = here(pages);
+    let cut = async move {
+        match select(Box::pin(cut), leaving).await {
+            Either::Left((reason, _)) => Some(reason.to_owned()),
+            Either::Right(_) => None,
+        }
+    };
+    let chunks = keep_alive(pages, HEARTBEAT_INTERVAL, move |duration| {
         timer.sleep(duration)
-    }))
+    });
+    stream_here_until(chunks, cut)
 }
 
 /// The pages of a socket, each acknowledged when it is handed out. Who asks for the next one only when
@@ -46,6 +69,9 @@ struct Pages {
     socket: js::WebSocket,
     received: Rc<RefCell<Received>>,
     taken: Taken,
+    place: Place,
+    /// Bytes of the page that was handed out last: the viewer has not taken it before the next is asked for.
+    in_hand: usize,
     listeners: [(&'static str, Listener); 3],
     _held: Held,
 }
@@ -59,19 +85,75 @@ struct Received {
     /// How it closed.
     closed: Option<u16>,
     waker: Option<Waker>,
+    pulse: Pulse,
+    /// It held too much.
+    is_cut: bool,
+}
+
+/// What all viewers of this isolate hold.
+#[derive(Default)]
+struct Queues {
+    budget: Budget,
+    viewers: BTreeMap<u64, Weak<RefCell<Received>>>,
+}
+
+thread_local! {
+    static QUEUES: RefCell<Queues> = RefCell::default();
+}
+
+/// A viewer's number among them.
+struct Place(u64);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        QUEUES.with_borrow_mut(|queues| queues.leave(self.0));
+    }
+}
+
+impl Queues {
+    fn enter(&mut self, received: &Rc<RefCell<Received>>) -> u64 {
+        let number = self.budget.enter();
+        self.viewers.insert(number, Rc::downgrade(received));
+        number
+    }
+
+    fn leave(&mut self, number: u64) {
+        self.budget.leave(number);
+        self.viewers.remove(&number);
+    }
+
+    /// So many bytes came for a viewer. Lets go of what those have who are to be cut off. They are of
+    /// other requests, whose streams this one cannot touch: they see it when they look next.
+    fn queued(&mut self, number: u64, bytes: usize) {
+        for slow in self.budget.queued(number, bytes) {
+            let received = self.viewers.remove(&slow).and_then(|held| held.upgrade());
+            if let Some(received) = received
+                && let Ok(mut received) = received.try_borrow_mut()
+            {
+                received.is_cut = true;
+                received.pages.clear();
+                received.close_with(BROKEN);
+            }
+        }
+    }
 }
 
 impl Pages {
     fn new(socket: js::WebSocket) -> Result<Self, JsValue> {
         let received = Rc::<RefCell<Received>>::default();
-        let on = |event_type: &'static str, hear: fn(&mut Received, &JsValue)| {
+        let place = Place(QUEUES.with_borrow_mut(|queues| queues.enter(&received)));
+        let number = place.0;
+        let on = |event_type: &'static str, hear: fn(&mut Received, &JsValue) -> usize| {
             let received = Rc::clone(&received);
             let hear = move |event: JsValue| {
-                let waker = {
+                let (bytes, waker) = {
                     let mut received = received.borrow_mut();
-                    hear(&mut received, &event);
-                    received.waker.take()
+                    received.pulse.heard();
+                    (hear(&mut received, &event), received.waker.take())
                 };
+                if bytes > 0 {
+                    QUEUES.with_borrow_mut(|queues| queues.queued(number, bytes));
+                }
                 if let Some(waker) = waker {
                     waker.wake();
                 }
@@ -93,15 +175,46 @@ impl Pages {
             socket,
             received,
             taken: Taken::default(),
+            place,
+            in_hand: 0,
             listeners,
         })
+    }
+
+    /// Resolves when the stream is to be cut off although the viewer may be in the middle of a page.
+    fn cut(&self) -> impl Future<Output = &'static str> + use<> {
+        let (socket, received) = (self.socket.clone(), Rc::clone(&self.received));
+        async move {
+            loop {
+                sleep(PING_INTERVAL).await;
+                let beat = {
+                    let mut received = received.borrow_mut();
+                    if received.is_cut {
+                        return "the viewer is too slow";
+                    }
+                    received.pulse.beat()
+                };
+                match beat {
+                    // A socket that is gone says so by its own event.
+                    Beat::Ask => drop(socket.send_text(PING)),
+                    Beat::Dead => return "the object does not answer",
+                }
+            }
+        }
     }
 }
 
 impl Received {
-    fn message(&mut self, event: &JsValue) {
+    /// Returns how many bytes came.
+    fn message(&mut self, event: &JsValue) -> usize {
         match property(event, "data").dyn_into::<ArrayBuffer>() {
-            Ok(page) => self.pages.push(Uint8Array::new(&page)),
+            // What comes behind a close is nobody's.
+            Ok(_) if self.closed.is_some() => 0,
+            Ok(page) => {
+                self.pages.push(Uint8Array::new(&page));
+                page.byte_length() as usize
+            }
+            Err(other) if other.as_string().as_deref() == Some(PONG) => 0,
             Err(_) => self.close_with(BROKEN),
         }
     }
@@ -116,8 +229,9 @@ impl Received {
         }
     }
 
-    fn close_with(&mut self, code: u16) {
+    fn close_with(&mut self, code: u16) -> usize {
         self.closed.get_or_insert(code);
+        0
     }
 
     #[allow(
@@ -125,9 +239,9 @@ impl Received {
         clippy::cast_sign_loss,
         reason = "codes are 16 bits"
     )]
-    fn close(&mut self, event: &JsValue) {
+    fn close(&mut self, event: &JsValue) -> usize {
         let code = property(event, "code").as_f64();
-        self.close_with(code.map_or(BROKEN, |code| code as u16));
+        self.close_with(code.map_or(BROKEN, |code| code as u16))
     }
 }
 
@@ -136,8 +250,13 @@ impl Stream for Pages {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
+        let taken = std::mem::take(&mut this.in_hand);
+        if taken > 0 {
+            QUEUES.with_borrow_mut(|queues| queues.budget.taken(this.place.0, taken));
+        }
         let mut received = this.received.borrow_mut();
         if let Some(page) = received.take_pages() {
+            this.in_hand = page.length() as usize;
             // At once: while the viewer takes this page, the next one comes.
             if let Some(bytes) = this.taken.take(page.length()) {
                 // A socket that is gone says so by its own event.

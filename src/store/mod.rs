@@ -18,6 +18,7 @@ use crate::sync::{MaybeSend, MaybeSync};
 mod bell;
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
+mod flights;
 mod frames;
 mod memory;
 mod null;

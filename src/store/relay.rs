@@ -1,12 +1,15 @@
 //! A log that is elsewhere, with its newest frames here: for more viewers than one place serves.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::{Either, select};
 
+use super::flights::Flights;
 use super::tail::{Piece, Tail};
 use super::{
     Appended, Bell, EventStore, FrameBytes, FramePage, FrameStore, Page, PageLimit, Watch,
@@ -24,21 +27,35 @@ use crate::sync::{Mutex, lock};
 ///
 /// What a viewer gets is what the upstream had at some time: a relay is behind it by the time
 /// that a page takes. It never says that a log has ended without asking, so that a client which
-/// was told of a restart is not stopped by a relay that was not.
+/// was told of a restart is not stopped by a relay that was not. But the upstream is asked once for
+/// all who want to know the same at the same time: when a run ends and all its viewers come back, that
+/// is one call of the relay, not one for each viewer.
 #[derive(Debug)]
 pub struct RelayStore<U: FrameStore> {
-    upstream: U,
+    upstream: Arc<U>,
     bell: Bell,
-    view: Mutex<View<U::Bytes>>,
+    view: Mutex<View<U::Bytes, U::Error>>,
+    reads: Asked<Place, Page<Vec<StoredEvent>>, U::Error>,
+    ends: Asked<Option<EventId>, Page<()>, U::Error>,
+    changes: Asked<Option<EventId>, (), U::Error>,
+    pages: Asked<Place, FramePage<U::Bytes>, U::Error>,
 }
+
+/// What the upstream is asked, and its answers for all who ask.
+type Asked<K, T, E> = Flights<K, Result<T, Arc<E>>>;
+
+/// A position, and the most events and bytes of a page.
+type Place = (Option<EventId>, usize, usize);
 
 /// What is known here of the upstream.
 #[derive(Debug)]
-struct View<B> {
+struct View<B, E> {
     state: State,
     tail: Tail<B>,
     /// How often the upstream turned out to be another log, or to have lost events.
     breaks: u64,
+    /// What the upstream said last, while it cannot be followed: those who come are told.
+    trouble: Option<Arc<E>>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -51,16 +68,17 @@ enum State {
     Beginning(Option<EventId>),
     /// Up to here.
     Following(Page<()>),
-    /// Followed in vain.
+    /// Followed in vain, for so long that viewers are told, too.
     Unreachable,
 }
 
-impl<B> Default for View<B> {
+impl<B, E> Default for View<B, E> {
     fn default() -> Self {
         Self {
             state: State::default(),
             tail: Tail::default(),
             breaks: 0,
+            trouble: None,
         }
     }
 }
@@ -68,17 +86,25 @@ impl<B> Default for View<B> {
 /// How many of the newest events are read ahead of viewers that want them.
 const TAIL_EVENTS: u64 = 4096;
 
-/// How often in a row the upstream is tried before viewers are told.
+/// How often in a row the upstream is tried before those who come are told.
 const TRIES: u32 = 5;
+/// Pauses between tries double, from the first to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How much pause there is before those who are here are told, too.
+const PATIENCE: Duration = Duration::from_secs(30);
 
-impl<U: FrameStore> RelayStore<U> {
+impl<U: FrameStore + 'static> RelayStore<U> {
     /// A relay of this log. Until it is [followed](Self::follow), viewers wait.
     pub fn new(upstream: U) -> Self {
         Self {
-            upstream,
+            upstream: Arc::new(upstream),
             bell: Bell::new(),
             view: Mutex::default(),
+            reads: Flights::default(),
+            ends: Flights::default(),
+            changes: Flights::default(),
+            pages: Flights::default(),
         }
     }
 
@@ -90,36 +116,34 @@ impl<U: FrameStore> RelayStore<U> {
     /// Reads the upstream, for as long as the future is polled: run one as long as there are
     /// viewers. Dropping it forgets what was read, and viewers wait for the next.
     ///
-    /// An upstream that fails is tried five times, with pauses of 50, 100, 200 and 400 ms by
-    /// `sleep`, before viewers are told.
-    ///
-    /// # Errors
-    /// Returns only then, with what the upstream said last. Reading this store fails from then
-    /// on, until it is followed again: viewers' streams are cut off, and their clients come back.
+    /// An upstream that fails is followed again, for ever, after pauses by `sleep` that double from
+    /// 50 ms to 5 s. Those who are here keep their positions meanwhile and wait. Those who come are
+    /// told from the fifth failure in a row on (after 750 ms), so that they can go elsewhere. After 30 s
+    /// of pauses everybody is told: reading this store fails, viewers' streams are cut off, and
+    /// their clients come back. Once the upstream answers again, so does this store.
     pub async fn follow<F: Future<Output = ()>>(
         &self,
         mut sleep: impl FnMut(Duration) -> F,
-    ) -> U::Error {
+    ) -> Infallible {
         let following = Following::start(self);
         let mut position = None;
-        let mut pause = FIRST_PAUSE;
-        let mut tries = 0;
+        let (mut tries, mut pause, mut waited) = (0, FIRST_PAUSE, Duration::ZERO);
         loop {
             let error = match self.advance(position).await {
                 Ok(reached) => {
                     position = Some(reached);
-                    (pause, tries) = (FIRST_PAUSE, 0);
+                    (tries, pause, waited) = (0, FIRST_PAUSE, Duration::ZERO);
                     continue;
                 }
                 Err(error) => error,
             };
             tries += 1;
-            if tries == TRIES {
-                following.fail();
-                return error;
+            if tries >= TRIES {
+                following.fail(error, waited >= PATIENCE);
             }
             sleep(pause).await;
-            pause *= 2;
+            waited += pause;
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 
@@ -136,11 +160,14 @@ impl<U: FrameStore> RelayStore<U> {
                 EventId::new(start)
             });
             let start = behind.max(page.trimmed);
-            lock(&self.view).state = if start < page.head {
+            let mut view = lock(&self.view);
+            view.trouble = None;
+            view.state = if start < page.head {
                 State::Beginning(page.head)
             } else {
                 State::Following(up_to(start, &page))
             };
+            drop(view);
             self.bell.ring();
             return Ok(start);
         };
@@ -154,13 +181,35 @@ impl<U: FrameStore> RelayStore<U> {
     async fn known(&self) -> Result<Page<()>, RelayError<U::Error>> {
         loop {
             let listener = self.bell.listen();
-            let state = lock(&self.view).state.clone();
-            match state {
-                State::Following(ends) => return Ok(ends),
-                State::Unreachable => return Err(RelayError::Unreachable),
-                State::Unknown | State::Beginning(_) => listener.await,
+            {
+                let view = lock(&self.view);
+                match (&view.state, &view.trouble) {
+                    (State::Following(ends), _) => return Ok(ends.clone()),
+                    (_, Some(error)) => return Err(RelayError::Unreachable(Arc::clone(error))),
+                    _ => {}
+                }
             }
+            listener.await;
         }
+    }
+
+    /// What the upstream says of its ends when it is asked now.
+    async fn ask_ends(&self, after: Option<EventId>) -> Result<Page<()>, Arc<U::Error>> {
+        let upstream = Arc::clone(&self.upstream);
+        let ask = async move || upstream.ends(after).await.map_err(Arc::new);
+        self.ends.ask(after, ask).await
+    }
+
+    /// The page that the upstream has now.
+    async fn ask_frames(
+        &self,
+        after: Option<EventId>,
+        limit: PageLimit,
+    ) -> Result<FramePage<U::Bytes>, Arc<U::Error>> {
+        let upstream = Arc::clone(&self.upstream);
+        let ask = async move || upstream.read_frames(after, limit).await.map_err(Arc::new);
+        let place = (after, limit.events, limit.bytes);
+        self.pages.ask(place, ask).await
     }
 
     /// Waits until this much is known here, or nothing more will be.
@@ -189,12 +238,12 @@ impl<U: FrameStore> RelayStore<U> {
         if after == ends.head {
             return Some(ends.with(None));
         }
-        let frames = lock(&self.view).tail.page(place(after), limit)?;
+        let frames = lock(&self.view).tail.page(number(after), limit)?;
         Some(ends.with(Some(frames)))
     }
 }
 
-impl<B: FrameBytes> View<B> {
+impl<B: FrameBytes, E> View<B, E> {
     /// Adds the page that follows this position, and returns the position behind it.
     fn extend(
         &mut self,
@@ -204,6 +253,7 @@ impl<B: FrameBytes> View<B> {
     ) -> Option<EventId> {
         let is_gone = position > page.head || position < page.trimmed;
         let mut reached = position;
+        self.trouble = None;
         if is_gone {
             // Whoever is behind reads the upstream, which tells the loss.
             self.tail = Tail::default();
@@ -211,7 +261,7 @@ impl<B: FrameBytes> View<B> {
             reached = page.head;
         } else if let Some(frames) = &page.events {
             let length = frames.bytes.byte_length();
-            let events = frames.last.get() - place(position);
+            let events = frames.last.get() - number(position);
             // More than the limit only where it is one event.
             let size = if events == 1 {
                 length
@@ -220,7 +270,7 @@ impl<B: FrameBytes> View<B> {
             };
             reached = Some(frames.last);
             self.tail.push(Piece {
-                after: place(position),
+                after: number(position),
                 last: frames.last,
                 events: usize::try_from(events).unwrap_or(usize::MAX),
                 size: size as u64,
@@ -253,7 +303,7 @@ fn is_told(ends: &Page<()>, after: Option<EventId>) -> bool {
     after < ends.head || (after == ends.head && !ends.closed)
 }
 
-fn place(position: Option<EventId>) -> u64 {
+fn number(position: Option<EventId>) -> u64 {
     position.map_or(0, EventId::get)
 }
 
@@ -266,21 +316,27 @@ struct Following<'a, U: FrameStore> {
 impl<U: FrameStore> Following<'_, U> {
     /// Whoever comes now waits, also if it was given up before.
     fn start(relay: &RelayStore<U>) -> Following<'_, U> {
-        lock(&relay.view).state = State::Unknown;
+        let mut view = lock(&relay.view);
+        (view.state, view.trouble) = (State::Unknown, None);
+        drop(view);
         Following {
             relay,
             _watch: relay.upstream.watch(),
         }
     }
 
-    fn fail(&self) {
+    /// Those who come are told of this error from now on, and those who are here if it is `for_all`.
+    fn fail(&self, error: U::Error, for_all: bool) {
         let mut view = lock(&self.relay.view);
-        let breaks = view.breaks + 1;
-        *view = View {
-            state: State::Unreachable,
-            breaks,
-            ..View::default()
-        };
+        if for_all {
+            let breaks = view.breaks + 1;
+            *view = View {
+                state: State::Unreachable,
+                breaks,
+                ..View::default()
+            };
+        }
+        view.trouble = Some(Arc::new(error));
         drop(view);
         self.relay.bell.ring();
     }
@@ -289,17 +345,15 @@ impl<U: FrameStore> Following<'_, U> {
 impl<U: FrameStore> Drop for Following<'_, U> {
     fn drop(&mut self) {
         let mut view = lock(&self.relay.view);
-        if let State::Following(_) | State::Beginning(_) = view.state {
-            let breaks = view.breaks + 1;
-            *view = View {
-                breaks,
-                ..View::default()
-            };
-        }
+        let breaks = view.breaks + 1;
+        *view = View {
+            breaks,
+            ..View::default()
+        };
     }
 }
 
-impl<U: FrameStore> EventStore for RelayStore<U> {
+impl<U: FrameStore + 'static> EventStore for RelayStore<U> {
     type Error = RelayError<U::Error>;
 
     /// As the upstream; what is stored is here, too, when it returns.
@@ -322,17 +376,23 @@ impl<U: FrameStore> EventStore for RelayStore<U> {
         limit: PageLimit,
     ) -> Result<Page<Vec<StoredEvent>>, Self::Error> {
         self.known().await?;
-        Ok(self.upstream.read(after, limit).await?)
+        let upstream = Arc::clone(&self.upstream);
+        let ask = async move || upstream.read(after, limit).await.map_err(Arc::new);
+        let place = (after, limit.events, limit.bytes);
+        Ok(self.reads.ask(place, ask).await?)
     }
 
     /// From what is here, but for an end, a position that is not here, and a log without events:
     /// then the upstream is asked.
     async fn ends(&self, after: Option<EventId>) -> Result<Page<()>, Self::Error> {
         let ends = self.known().await?;
+        if let Some(error) = &lock(&self.view).trouble {
+            return Err(RelayError::Unreachable(Arc::clone(error)));
+        }
         if ends.head.is_some() && is_told(&ends, after) {
             return Ok(ends);
         }
-        Ok(self.upstream.ends(after).await?)
+        Ok(self.ask_ends(after).await?)
     }
 
     async fn changed(&self, after: Option<EventId>) -> Result<(), Self::Error> {
@@ -346,8 +406,10 @@ impl<U: FrameStore> EventStore for RelayStore<U> {
             return Ok(());
         }
         // Ahead of what is here, until it has come or something follows.
-        let upstream = pin!(self.upstream.changed(after));
-        match select(listener, upstream).await {
+        let upstream = Arc::clone(&self.upstream);
+        let ask = async move || upstream.changed(after).await.map_err(Arc::new);
+        let changed = pin!(self.changes.wait(after, ask));
+        match select(listener, changed).await {
             Either::Left(_) => Ok(()),
             Either::Right((changed, _)) => Ok(changed?),
         }
@@ -362,7 +424,7 @@ impl<U: FrameStore> EventStore for RelayStore<U> {
     }
 }
 
-impl<U: FrameStore> FrameStore for RelayStore<U> {
+impl<U: FrameStore + 'static> FrameStore for RelayStore<U> {
     type Bytes = U::Bytes;
 
     async fn read_frames(
@@ -375,14 +437,14 @@ impl<U: FrameStore> FrameStore for RelayStore<U> {
             return Ok(page);
         }
         let breaks = lock(&self.view).breaks;
-        let page = self.upstream.read_frames(after, limit).await?;
+        let page = self.ask_frames(after, limit).await?;
         if let Some(frames) = &page.events
             && after >= page.trimmed
         {
             let mut view = lock(&self.view);
             // Not into the tail of another log.
             if view.breaks == breaks {
-                view.tail.remember(place(after), limit, frames);
+                view.tail.remember(number(after), limit, frames);
             }
         }
         Ok(page)
@@ -393,15 +455,22 @@ impl<U: FrameStore> FrameStore for RelayStore<U> {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum RelayError<E> {
-    /// The upstream failed when it was asked for something that is not here.
-    Upstream(E),
-    /// Following the upstream was given up.
-    Unreachable,
+    /// The upstream failed when it was asked for something that is not here. All who asked for the
+    /// same at the same time are told.
+    Upstream(Arc<E>),
+    /// The upstream cannot be followed. This is what it said last.
+    Unreachable(Arc<E>),
+}
+
+impl<E> From<Arc<E>> for RelayError<E> {
+    fn from(error: Arc<E>) -> Self {
+        Self::Upstream(error)
+    }
 }
 
 impl<E> From<E> for RelayError<E> {
     fn from(error: E) -> Self {
-        Self::Upstream(error)
+        Self::Upstream(Arc::new(error))
     }
 }
 
@@ -409,16 +478,14 @@ impl<E> fmt::Display for RelayError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Upstream(_) => "the relayed log failed",
-            Self::Unreachable => "the relayed log cannot be reached",
+            Self::Unreachable(_) => "the relayed log cannot be reached",
         })
     }
 }
 
 impl<E: std::error::Error + 'static> std::error::Error for RelayError<E> {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Upstream(error) => Some(error),
-            Self::Unreachable => None,
-        }
+        let (Self::Upstream(error) | Self::Unreachable(error)) = self;
+        Some(&**error)
     }
 }

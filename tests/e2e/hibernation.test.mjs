@@ -77,6 +77,24 @@ test("a viewer that leaves is noticed", async () => {
   while (!/0/.test(await watched(run))) await wait(100);
 });
 
+test("a socket whose other end is gone without a word is noticed; one on which nothing happens stays", async () => {
+  const [dead, quiet] = await Promise.all([0, 1].map(() => start(server, OPS, { workflow: "fragile" })));
+  const [lost, kept] = await Promise.all([dead.open(), quiet.open()]);
+  for (const viewer of [lost, kept]) await viewer.until(waits);
+  await fetch(`${dead.url}/rpc/fall_silent`, { method: "POST" });
+  const fell = Date.now();
+  // Two pings of 15 seconds, at most. Before, it had heartbeats for ever.
+  await assert.rejects(lost.rest());
+  assert.ok(Date.now() - fell < 35_000);
+
+  // After a minute an object takes a Worker that asks nothing for gone. This one asks.
+  await wait(fell + 70_000 - Date.now());
+  await quiet.event("go");
+  await kept.rest();
+  assert.ok(kept.comments >= 4);
+  assert.equal(kept.events.length, 8);
+});
+
 test("a head start: one who comes back behind what there is, and one who asks for nonsense", async () => {
   const run = await start(server, OPS, { workflow: "fragile" });
   const viewer = await run.open();

@@ -153,6 +153,25 @@ for (const [name, where] of [["the root", 0], ["relays in the middle", 1], ["rel
   });
 }
 
+test("an object that is full notices who has left, and has room again", async () => {
+  const run = await startRun();
+  const viewers = [await run.open(), await run.open()];
+  await Promise.all(viewers.map((viewer) => viewer.until(isTold)));
+  for (const viewer of viewers) viewer.close();
+  // It is thought to be full, and looks. By heartbeats alone it would take half a minute and more here.
+  const start = Date.now();
+  const room = async () => {
+    const { [""]: root } = await tree(run);
+    return !root || root[0] < 2;
+  };
+  while (!(await room())) {
+    assert.ok(Date.now() - start < 14_000, JSON.stringify(await tree(run)));
+    const asking = await run.open();
+    await new Promise((resolve) => setTimeout(resolve, 1_000));
+    asking.close();
+  }
+});
+
 test("when viewers leave nobody follows any more", async () => {
   const waits = Array.from({ length: 30 }, (_, index) => ({ wait: { name: `n${index}`, type: `n${index}` } }));
   const run = await startRun({ more: waits });

@@ -1,5 +1,7 @@
 //! Logs that fail: some always, each in the way that the instance's id names, some when told to.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use js_sys::Promise;
 use ssetarget::cloudflare::__private::{WorkflowEventsObject, extend_durable_object};
 use ssetarget::cloudflare::WorkflowEventsConfig;
@@ -42,9 +44,10 @@ pub fn extend_broken_events() -> Result<(), JsValue> {
 }
 
 /// As `WorkflowEvents`, and goes down when told to, with all its connections, as it may at any time
-/// for a deploy. Says when it is made, and how many hibernatable sockets it has.
+/// for a deploy. Says when it is made, and how many hibernatable sockets it has. When told to, it is
+/// as one that is gone without a word for those who are connected over sockets.
 #[wasm_bindgen]
-pub struct FragileEvents(WorkflowEventsObject);
+pub struct FragileEvents(WorkflowEventsObject, AtomicBool);
 
 #[wasm_bindgen]
 #[allow(clippy::missing_errors_doc, reason = "as the class that it stands for")]
@@ -52,7 +55,8 @@ impl FragileEvents {
     #[wasm_bindgen(constructor)]
     pub fn new(state: worker_sys::DurableObjectState, env: Env) -> Result<Self, JsValue> {
         worker::console_log!("a fragile object was made");
-        WorkflowEventsObject::new(state, env, WorkflowEventsConfig::new()).map(Self)
+        WorkflowEventsObject::new(state, env, WorkflowEventsConfig::new())
+            .map(|object| Self(object, AtomicBool::new(false)))
     }
 
     pub fn fetch(&self, request: worker::web_sys::Request) -> Promise {
@@ -69,7 +73,9 @@ impl FragileEvents {
 
     #[wasm_bindgen(js_name = webSocketMessage)]
     pub fn web_socket_message(&self, socket: JsValue, message: &JsValue) {
-        self.0.web_socket_message(socket, message);
+        if !self.1.load(Ordering::Relaxed) {
+            self.0.web_socket_message(socket, message);
+        }
     }
 
     #[wasm_bindgen(js_name = webSocketClose)]
@@ -81,6 +87,11 @@ impl FragileEvents {
         abort(&self.0.ctx());
     }
 
+    pub fn fall_silent(&self) {
+        self.1.store(true, Ordering::Relaxed);
+        answer_no_pings(&self.0.ctx());
+    }
+
     pub fn sockets(&self) -> Result<u32, JsValue> {
         sockets(&self.0.ctx())
     }
@@ -88,7 +99,8 @@ impl FragileEvents {
 
 #[wasm_bindgen(start)]
 pub fn extend_fragile_events() -> Result<(), JsValue> {
-    extend_durable_object(&FragileEvents(WorkflowEventsObject::dummy()).into())
+    let dummy = FragileEvents(WorkflowEventsObject::dummy(), AtomicBool::new(false));
+    extend_durable_object(&dummy.into())
 }
 
 #[wasm_bindgen(inline_js = r#"
@@ -103,6 +115,7 @@ const ways = {
   unending: async () => ({ run: 1, facts: "[]", append: hang }),
 };
 export const sockets = (context) => context.getWebSockets().filter(({ readyState }) => readyState === WebSocket.OPEN).length;
+export const answer_no_pings = (context) => context.setWebSocketAutoResponse();
 export const abort = (context) => context.abort("the object goes down");
 export const open = (way) => (ways[way] ?? fail)();
 "#)]
@@ -112,4 +125,5 @@ extern "C" {
     // Catches, since of functions that need nothing of wasm-bindgen one is enough: see `life.rs`.
     #[wasm_bindgen(catch)]
     fn sockets(context: &JsValue) -> Result<u32, JsValue>;
+    fn answer_no_pings(context: &JsValue);
 }

@@ -1,0 +1,72 @@
+//! That a client has left, as soon as the runtime knows it.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_channel::oneshot;
+use wasm_bindgen::prelude::*;
+use worker::web_sys;
+
+use super::convert::property;
+use super::js;
+
+/// Resolves when a request's client has left.
+///
+/// Where the Worker has the compatibility flag `enable_request_signal`, as it has by default from the
+/// compatibility date 2026-11-17 on: then a request has a signal, in an object, too. Without it this never
+/// resolves, and that a client has left is noticed at the next write. So it is for a client that only
+/// closes its end of a connection, which the runtime does not take for leaving.
+pub(super) struct Leaving {
+    signal: Option<js::AbortSignal>,
+    told: oneshot::Receiver<()>,
+    listener: Closure<dyn FnMut()>,
+}
+
+impl Leaving {
+    pub(super) fn of(request: &web_sys::Request) -> Self {
+        let (sender, told) = oneshot::channel();
+        let sender = Cell::new(Some(sender));
+        let listener = Closure::wrap_assert_unwind_safe(Box::new(move || {
+            if let Some(sender) = sender.take() {
+                // Nobody waits any more.
+                let _ = sender.send(());
+            }
+        }) as Box<dyn FnMut()>);
+        let signal = property(request.as_ref(), "signal");
+        let signal = signal.is_object().then(|| signal.unchecked_into());
+        let signal = signal.filter(|signal: &js::AbortSignal| {
+            let listened = signal.add_event_listener("abort", listener.as_ref().unchecked_ref());
+            listened.is_ok()
+        });
+        Self {
+            signal,
+            told,
+            listener,
+        }
+    }
+}
+
+impl Future for Leaving {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        match &this.signal {
+            None => Poll::Pending,
+            Some(signal) if signal.aborted() => Poll::Ready(()),
+            Some(_) => Pin::new(&mut this.told).poll(context).map(drop),
+        }
+    }
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        if let Some(signal) = &self.signal {
+            let listener = self.listener.as_ref().unchecked_ref();
+            // Nothing is lost where it is not taken off: it does nothing then.
+            let _ = signal.remove_event_listener("abort", listener);
+        }
+    }
+}

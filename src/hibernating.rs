@@ -1,0 +1,378 @@
+//! Viewers over hibernatable WebSockets: what both ends decide, without the sockets.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// An object's viewers, by numbers that are kept with their sockets.
+///
+/// A socket that closes is heard of after its viewer was taken off, and its number may be another
+/// viewer's by then. So whoever has a number also says which viewer it means.
+#[derive(Debug)]
+pub(crate) struct Roster<V> {
+    viewers: BTreeMap<u32, V>,
+}
+
+impl<V> Roster<V> {
+    pub(crate) fn new() -> Self {
+        Self {
+            viewers: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.viewers.len()
+    }
+
+    /// A number that nobody here has, of those that `random` gives.
+    pub(crate) fn number(&self, mut random: impl FnMut() -> u32) -> u32 {
+        loop {
+            let number = random();
+            if !self.viewers.contains_key(&number) {
+                return number;
+            }
+        }
+    }
+
+    pub(crate) fn insert(&mut self, number: u32, viewer: V) {
+        self.viewers.insert(number, viewer);
+    }
+
+    /// The viewer of this number, if it is the one that is meant.
+    pub(crate) fn get_mut(
+        &mut self,
+        number: u32,
+        is_meant: impl FnOnce(&V) -> bool,
+    ) -> Option<&mut V> {
+        let viewer = self.viewers.get_mut(&number)?;
+        is_meant(viewer).then_some(viewer)
+    }
+
+    /// Takes the viewer of this number off, if it is the one that is meant.
+    pub(crate) fn remove(&mut self, number: u32, is_meant: impl FnOnce(&V) -> bool) -> Option<V> {
+        self.get_mut(number, is_meant)?;
+        self.viewers.remove(&number)
+    }
+
+    pub(crate) fn retain(&mut self, mut keep: impl FnMut(&mut V) -> bool) {
+        self.viewers.retain(|_, viewer| keep(viewer));
+    }
+}
+
+/// What a round of delivery costs for each viewer, about, in milliseconds. Not measured as it goes: the
+/// runtime's clock stands still while code runs.
+const ROUND_MS_PER_VIEWER: f64 = 0.05;
+
+/// When an object delivers. Rounds have a pause between them that grows with the number of viewers, so
+/// that a log that is written quickly reaches each of many viewers with several events at once.
+///
+/// Times are the clock's, in milliseconds. It may be set back: no pause is longer than it is to be.
+#[derive(Debug, Default)]
+pub(crate) struct Pace {
+    last: Option<f64>,
+    /// Another round is to come.
+    is_due: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Round {
+    Now,
+    /// After this long: then call [`Pace::begin`].
+    After(Duration),
+    /// It is to come already.
+    Due,
+}
+
+impl Pace {
+    /// When to deliver to so many viewers what is new.
+    pub(crate) fn next(&mut self, viewers: usize, now: f64) -> Round {
+        if self.is_due {
+            return Round::Due;
+        }
+        #[allow(clippy::cast_precision_loss, reason = "few")]
+        let gap = viewers as f64 * ROUND_MS_PER_VIEWER;
+        let pause = self.last.map_or(0.0, |last| last + gap - now);
+        let pause = pause.min(gap);
+        if pause <= 0.0 {
+            return Round::Now;
+        }
+        self.is_due = true;
+        Round::After(Duration::from_secs_f64(pause / 1000.0))
+    }
+
+    /// A round begins.
+    pub(crate) fn begin(&mut self, now: f64) {
+        self.last = Some(now);
+        self.is_due = false;
+    }
+}
+
+/// Whether the other end of a socket is there, for the Worker. A socket whose other end is gone without
+/// a word looks like one on which nothing happens.
+#[derive(Debug, Default)]
+pub(crate) struct Pulse {
+    is_asked: bool,
+    is_heard: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Beat {
+    /// Ask whether it is there.
+    Ask,
+    /// Nothing came since the last one.
+    Dead,
+}
+
+impl Pulse {
+    /// Something came.
+    pub(crate) fn heard(&mut self) {
+        self.is_heard = true;
+    }
+
+    /// What to do at each beat. They are as far apart as an answer may take.
+    pub(crate) fn beat(&mut self) -> Beat {
+        let is_heard = std::mem::take(&mut self.is_heard);
+        if self.is_asked && !is_heard {
+            return Beat::Dead;
+        }
+        self.is_asked = true;
+        Beat::Ask
+    }
+}
+
+/// How long an object hears nothing of a Worker before it takes that one for gone: four pings.
+const SILENCE_MS: f64 = 60_000.0;
+/// How often an object looks for such, at most.
+const SWEEP_MS: f64 = 30_000.0;
+
+/// When an object looks for viewers whose Workers are gone without a word. It only does so when it is
+/// awake anyway.
+#[derive(Debug, Default)]
+pub(crate) struct Sweep {
+    last: Option<f64>,
+}
+
+impl Sweep {
+    pub(crate) fn is_due(&mut self, now: f64) -> bool {
+        if let Some(last) = self.last
+            && (last..last + SWEEP_MS).contains(&now)
+        {
+            return false;
+        }
+        self.last = Some(now);
+        true
+    }
+
+    /// Whether a Worker that was heard of last at this time is gone.
+    pub(crate) fn is_gone(heard: f64, now: f64) -> bool {
+        now - heard > SILENCE_MS
+    }
+}
+
+/// What a Worker's isolate holds for all viewers whose responses it has, in bytes. It has 128 MB for
+/// everything.
+const MOST_BYTES: usize = 32 << 20;
+/// And for each of them: more than the credit and two of the largest events.
+const MOST_BYTES_OF_ONE: usize = 8 << 20;
+
+/// The bytes that viewers have not taken yet.
+#[derive(Debug, Default)]
+pub(crate) struct Budget {
+    queues: BTreeMap<u64, Queue>,
+    bytes: usize,
+    entered: u64,
+    /// Counts what happens.
+    time: u64,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    bytes: usize,
+    /// When it last took something, or there was something to take.
+    since: u64,
+}
+
+impl Budget {
+    /// A viewer; its number here.
+    pub(crate) fn enter(&mut self) -> u64 {
+        self.entered += 1;
+        self.queues.insert(self.entered, Queue::default());
+        self.entered
+    }
+
+    pub(crate) fn leave(&mut self, viewer: u64) {
+        if let Some(queue) = self.queues.remove(&viewer) {
+            self.bytes = self.bytes.saturating_sub(queue.bytes);
+        }
+    }
+
+    /// So many bytes came for a viewer. Those who are returned are to be cut off, and are not counted any
+    /// more: who holds too much, or, where all hold too much, who waits longest to take something.
+    pub(crate) fn queued(&mut self, viewer: u64, bytes: usize) -> Vec<u64> {
+        self.time += 1;
+        let Some(queue) = self.queues.get_mut(&viewer) else {
+            return Vec::new();
+        };
+        if queue.bytes == 0 {
+            queue.since = self.time;
+        }
+        queue.bytes += bytes;
+        self.bytes += bytes;
+        let mut cut = Vec::new();
+        if queue.bytes > MOST_BYTES_OF_ONE {
+            self.leave(viewer);
+            cut.push(viewer);
+        }
+        while self.bytes > MOST_BYTES {
+            let holding = self.queues.iter().filter(|(_, queue)| queue.bytes > 0);
+            let slowest = holding.min_by_key(|(_, queue)| queue.since);
+            let Some(slowest) = slowest.map(|(viewer, _)| *viewer) else {
+                break;
+            };
+            self.leave(slowest);
+            cut.push(slowest);
+        }
+        cut
+    }
+
+    /// A viewer took so many bytes.
+    pub(crate) fn taken(&mut self, viewer: u64, bytes: usize) {
+        self.time += 1;
+        if let Some(queue) = self.queues.get_mut(&viewer) {
+            let bytes = bytes.min(queue.bytes);
+            queue.bytes -= bytes;
+            queue.since = self.time;
+            self.bytes = self.bytes.saturating_sub(bytes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A socket, and who has it.
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    struct Socket(&'static str);
+
+    #[test]
+    fn a_socket_that_closes_takes_nobody_else_off() {
+        let mut roster = Roster::new();
+        let mut number = roster.number(|| 7);
+        roster.insert(number, Socket("early"));
+        // It has seen all: the object closes it, and takes it off. A new viewer has its number.
+        assert!(
+            roster
+                .remove(number, |viewer| *viewer == Socket("early"))
+                .is_some()
+        );
+        number = roster.number(|| 7);
+        roster.insert(number, Socket("late"));
+        // Now the first one has closed, and says so.
+        assert_eq!(roster.remove(7, |viewer| *viewer == Socket("early")), None);
+        assert_eq!(roster.get_mut(7, |viewer| *viewer == Socket("early")), None);
+        let late = roster.get_mut(7, |viewer| *viewer == Socket("late"));
+        assert_eq!(late, Some(&mut Socket("late")));
+        assert_eq!(roster.len(), 1);
+    }
+
+    #[test]
+    fn nobody_has_another_ones_number() {
+        let mut roster = Roster::new();
+        let mut random = [3, 3, 3, 4, 4, 5].into_iter();
+        for _ in 0..3 {
+            let number = roster.number(|| random.next().unwrap());
+            roster.insert(number, ());
+        }
+        assert_eq!(
+            roster.viewers.keys().copied().collect::<Vec<_>>(),
+            [3, 4, 5]
+        );
+        roster.retain(|()| false);
+        assert_eq!(roster.len(), 0);
+    }
+
+    #[test]
+    fn rounds_have_pauses_and_those_who_come_in_one_share_the_next() {
+        let mut pace = Pace::default();
+        assert_eq!(pace.next(1000, 5_000.0), Round::Now);
+        pace.begin(5_000.0);
+        assert_eq!(
+            pace.next(1000, 5_020.0),
+            Round::After(Duration::from_millis(30))
+        );
+        assert_eq!(pace.next(1000, 5_030.0), Round::Due);
+        pace.begin(5_050.0);
+        assert_eq!(pace.next(1000, 5_100.0), Round::Now);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_delays_no_round() {
+        let mut pace = Pace::default();
+        let (now, hour) = (1e12, 3_600_000.0);
+        assert_eq!(pace.next(1000, now), Round::Now);
+        pace.begin(now);
+        assert_eq!(
+            pace.next(1000, now - hour),
+            Round::After(Duration::from_millis(50))
+        );
+        pace.begin(now - hour + 50.0);
+        assert_eq!(pace.next(1000, now - hour + 100.0), Round::Now);
+        let mut sweep = Sweep::default();
+        assert!(sweep.is_due(now) && !sweep.is_due(now + 29_999.0) && sweep.is_due(now + 30_000.0));
+        assert!(sweep.is_due(now - hour) && !sweep.is_due(now - hour + 1.0));
+        assert!(Sweep::is_gone(now, now + 60_001.0) && !Sweep::is_gone(now, now - hour));
+    }
+
+    #[test]
+    fn an_end_that_says_nothing_is_dead_after_the_second_beat() {
+        let mut pulse = Pulse::default();
+        assert_eq!(pulse.beat(), Beat::Ask);
+        pulse.heard();
+        assert_eq!(pulse.beat(), Beat::Ask);
+        // Pages are as good as an answer.
+        pulse.heard();
+        pulse.heard();
+        assert_eq!(pulse.beat(), Beat::Ask);
+        assert_eq!(pulse.beat(), Beat::Dead);
+    }
+
+    #[test]
+    fn who_is_slowest_is_cut_off_when_all_hold_too_much() {
+        const PIECE: usize = 128 * 1024;
+        let mut budget = Budget::default();
+        let viewers: Vec<_> = (0..MOST_BYTES / PIECE).map(|_| budget.enter()).collect();
+        for viewer in &viewers {
+            assert!(budget.queued(*viewer, PIECE).is_empty());
+        }
+        // All but two take something, and get the next.
+        for viewer in viewers
+            .iter()
+            .filter(|viewer| ![viewers[3], viewers[9]].contains(viewer))
+        {
+            budget.taken(*viewer, PIECE);
+            assert!(budget.queued(*viewer, PIECE).is_empty());
+        }
+        assert_eq!(budget.bytes, MOST_BYTES);
+        let quick = budget.enter();
+        assert_eq!(budget.queued(quick, 1), [viewers[3]]);
+        assert_eq!(budget.queued(quick, 2 * PIECE), [viewers[9], viewers[0]]);
+        assert!(budget.bytes <= MOST_BYTES);
+        // They are told later that they are gone.
+        budget.taken(viewers[3], PIECE);
+        assert!(budget.queued(viewers[3], PIECE).is_empty());
+        for viewer in viewers {
+            budget.leave(viewer);
+        }
+        assert_eq!(budget.bytes, 1 + 2 * PIECE);
+    }
+
+    #[test]
+    fn who_holds_too_much_alone_is_cut_off_alone() {
+        let mut budget = Budget::default();
+        let (one, other) = (budget.enter(), budget.enter());
+        assert!(budget.queued(other, 5).is_empty());
+        assert!(budget.queued(one, MOST_BYTES_OF_ONE).is_empty());
+        assert_eq!(budget.queued(one, 1), [one]);
+        assert_eq!(budget.bytes, 5);
+    }
+}
