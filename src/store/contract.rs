@@ -1218,12 +1218,23 @@ async fn read<S: EventStore>(store: &S, after: Option<EventId>, limit: PageLimit
 }
 
 /// The whole log.
+/// In several pages where the store has a limit of its own.
 async fn everything<S: EventStore>(store: &S) -> Page {
     let limit = PageLimit {
         events: 100_000,
         bytes: usize::MAX,
     };
-    read(store, None, limit).await
+    let mut page = read(store, None, limit).await;
+    while let Some(last) = page.events.last()
+        && Some(last.id) < page.head
+    {
+        let next = read(store, Some(last.id), limit).await;
+        if next.events.is_empty() {
+            break;
+        }
+        page.events.extend(next.events);
+    }
+    page
 }
 
 async fn before<S: EventStore>(store: &S, time: SystemTime) -> Option<EventId> {
