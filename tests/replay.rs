@@ -27,9 +27,10 @@ use proptest::prelude::*;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use ssetarget::workflow::{
-    BatchedDispatch, DispatchConfig, DoStep, FactLog, JsonCodec, JsonOutput, OpenedRun, Progress,
-    Retries, RetryDelay, Runtime, Step, StepConfig, StepContext, StepError, StepErrorKind,
-    StepOutput, WaitForEvent, WaitedEvent, WorkflowDuration, WorkflowEventStep, WorkflowLog,
+    Announced, BatchedDispatch, DispatchConfig, DoStep, FactLog, InstanceEnd, JsonCodec,
+    JsonOutput, LogState, Opened, Progress, Retries, RetryDelay, Runtime, Step, StepConfig,
+    StepContext, StepError, StepErrorKind, StepOutput, Told as Outcome, WaitForEvent, WaitedEvent,
+    WorkflowDuration, WorkflowEventStep, WorkflowLog, workflow_started,
 };
 use ssetarget::{EventStore, NewEvent, PageLimit};
 use support::sql::Database;
@@ -407,14 +408,20 @@ fn facts_of_an_earlier_run_are_dropped() {
         .unwrap()
         .with_key("late")
         .unwrap();
-    let append = |run| {
+    let append = |generation, run| {
         let late = vec![late.clone()];
-        let append = world.database.append(run, late, SystemTime::UNIX_EPOCH);
+        let append = world
+            .database
+            .append(generation, run, late, SystemTime::UNIX_EPOCH);
         append.now_or_never().unwrap()
     };
-    assert_eq!(append(1).unwrap(), 0);
-    assert_eq!(world.events(), events);
-    assert!(append(4).unwrap_err().to_string().contains("run 4"));
+    let newest = world.database.state().unwrap().generation;
+    for (generation, run) in [(newest, 1), (newest - 1, 2), (newest - 1, 3)] {
+        assert_eq!(append(generation, run).unwrap(), Outcome::Stale);
+        assert_eq!(world.events(), events);
+    }
+    let beyond = append(newest, 4).unwrap_err();
+    assert!(beyond.to_string().contains("run 4"));
     assert_eq!(world.events(), events);
 }
 
@@ -422,15 +429,19 @@ fn facts_of_an_earlier_run_are_dropped() {
 #[test]
 fn what_piles_up_is_sent_in_parts_and_in_order() {
     const LARGE: usize = 50 * 1024;
-    for (reports, size) in [(2_000, 10), (40, LARGE)] {
+    for (steps, size) in [(2_000, 10), (40, LARGE)] {
         let world = World::new(1, Troubles::Dead);
         let recover = Rc::clone(&world);
         let (result, _) = world.process(None, async |step| {
-            step.run("report", async move |attempt: StepContext| {
-                for number in 0..reports {
+            for number in 0..steps {
+                let report = async move |attempt: StepContext| {
                     let filler = "\"".repeat(size / 2);
                     attempt.progress(Progress::percent(0.5).attribute(filler, number));
-                }
+                    Ok(())
+                };
+                step.run("report", report).await?;
+            }
+            step.run("recover", async move |_| {
                 // After the log was given up.
                 recover.sim().sleep(Duration::from_secs(10)).await;
                 recover.troubles.set(Troubles::None);
@@ -452,7 +463,7 @@ fn what_piles_up_is_sent_in_parts_and_in_order() {
                     .as_i64()
             })
             .collect();
-        assert_eq!(numbers, (0..reports).collect::<Vec<_>>());
+        assert_eq!(numbers, (0..steps).collect::<Vec<_>>());
         let parts = world.parts.borrow();
         assert!(parts.len() > 1, "{parts:?}");
         for (events, bytes) in &*parts {
@@ -496,7 +507,7 @@ proptest! {
         // The next lifetime makes good for what the last one could not send.
         world.run_to_end();
         world.deliver_everything();
-        world.check_but_for_what_nobody_could_tell_again();
+        world.check_but_for_what_nobody_could_tell_again(1);
     }
 
     /// The workflow does not notice its log: it makes the same attempts with the same results,
@@ -521,6 +532,153 @@ proptest! {
     }
 }
 
+#[derive(Clone, Copy, Debug)]
+enum Deed {
+    /// The platform restarts it, which was announced; the confirmation takes so many milliseconds.
+    Restart(u64),
+    /// The platform refuses to.
+    NoRestart,
+    /// It is terminated, which is told, and restarted without a word.
+    Terminate,
+    /// It is deleted, and another is created with its id.
+    Recreate(u64),
+    /// The platform is asked how it is, and says that it runs; or that it has ended, but a lifetime has
+    /// begun by the time that this arrives.
+    Settle,
+}
+
+fn deeds() -> impl Strategy<Value = Vec<(u32, Deed)>> {
+    let deed = prop_oneof![
+        (0..9_000_u64).prop_map(Deed::Restart),
+        Just(Deed::NoRestart),
+        Just(Deed::Terminate),
+        (0..9_000_u64).prop_map(Deed::Recreate),
+        Just(Deed::Settle),
+    ];
+    vec((0..250_u32, deed), 1..6)
+}
+
+impl World {
+    /// Returns whether the next run begins, now or when a lifetime proves it.
+    fn suffer_deed(self: &Rc<Self>, deed: Deed) -> bool {
+        let log = &self.database;
+        let now = SystemTime::UNIX_EPOCH + self.now.get();
+        let confirm_later = |stood: LogState, milliseconds| {
+            let request = Request {
+                call: Call::Confirm(stood.run, stood.generation),
+                fate: Fate::Answered,
+                reply: Reply::default(),
+            };
+            let arrives = self.now.get() + Duration::from_millis(milliseconds);
+            let arrives = (arrives, self.random(u64::MAX));
+            self.confirmations.borrow_mut().insert(arrives, request);
+            self.is_confirmed.set(false);
+            self.engine.restart();
+        };
+        let state = log.state().unwrap();
+        // Nothing has shown yet that a run that was ended here goes on.
+        let counted = self.ended_run.replace(0) == state.run && state.ended;
+        self.ended_run.set(if counted { state.run } else { 0 });
+        match deed {
+            Deed::Restart(milliseconds) => {
+                confirm_later(log.begin_restart(now).unwrap(), milliseconds);
+                !state.empty && !counted
+            }
+            Deed::Recreate(milliseconds) => {
+                let started = workflow_started("order", now).unwrap();
+                match log.announce(&started, now).unwrap() {
+                    Announced::Known(stood) => {
+                        confirm_later(stood, milliseconds);
+                        !counted
+                    }
+                    Announced::New { .. } => {
+                        self.engine.restart();
+                        false
+                    }
+                }
+            }
+            Deed::NoRestart => {
+                log.begin_restart(now).unwrap();
+                log.cancel_restart().unwrap();
+                false
+            }
+            Deed::Terminate => {
+                log.settle(None, "order", &InstanceEnd::Terminated, now)
+                    .unwrap();
+                self.engine.restart();
+                self.ended_run.set(if state.empty { 0 } else { state.run });
+                !state.empty && !counted
+            }
+            Deed::Settle => {
+                let stood = Some((state.run, state.generation));
+                log.open(None, now).unwrap();
+                let end = InstanceEnd::Failed(None);
+                assert!(!log.settle(stood, "order", &end, now).unwrap());
+                false
+            }
+        }
+    }
+
+    /// A run that was cut short tells what it did, in order, once, and nothing after its end.
+    fn check_cut_short(&self, run: usize) {
+        let events = self.of_run(run);
+        self.failed_attempts(run);
+        let told = lines(&events);
+        let is_end = |line: &&String| {
+            line.starts_with("failed order-1.workflow")
+                || line.starts_with("completed order-1.workflow")
+        };
+        let ends = told.iter().filter(is_end).count();
+        assert!(
+            ends <= 1 && (ends == 0 || told.last().filter(is_end).is_some()),
+            "{told:#?}"
+        );
+        let mut wanted = LOG.iter().chain(&LOG_END);
+        for line in told
+            .iter()
+            .filter(|line| !line.contains("the instance was terminated"))
+        {
+            assert!(wanted.any(|wanted| wanted == line), "{line} of {told:#?}");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// Restarted, terminated, deleted and created again at any moment, with requests of the dead that
+    /// come at any other: each run is told whole or up to where it was cut short, and nothing of one
+    /// in another.
+    #[test]
+    fn runs_do_not_mix(seed: u64, deeds in deeds()) {
+        let world = World::new(seed, Troubles::None);
+        world.has_deeds.set(true);
+        let mut runs = 1;
+        // Whether an empty log gets something late, in the run before.
+        let mut late = 0;
+        for (at, deed) in deeds {
+            let _ = world.lifetime(Some((at, Disturbance::Kill)));
+            // A confirmation that is under way comes before another restart.
+            world.confirm_everything();
+            late += usize::from(world.database.state().unwrap().empty);
+            runs += usize::from(world.suffer_deed(deed));
+        }
+        world.run_to_end();
+        world.confirm_everything();
+        // Not yet told, if the process was too quick: that takes a confirmation, or a proof.
+        world.run_to_end();
+        world.deliver_everything();
+        let events = world.events();
+        let restarts = events.iter().filter(|event| event.of == "restarted").count();
+        prop_assert!((runs..=runs + late).contains(&(restarts + 1)), "{} of {}", restarts, runs);
+        let runs = restarts + 1;
+        for run in 1..runs {
+            world.check_cut_short(run);
+        }
+        world.check_but_for_what_nobody_could_tell_again(runs);
+    }
+}
+
 // The world: what outlives a process.
 
 struct World {
@@ -541,11 +699,21 @@ struct World {
     returned: Cell<bool>,
     /// Requests on their way, by when they arrive.
     requests: RefCell<BTreeMap<(Duration, u64), Request>>,
+    /// Those of restarts, which are under way whatever happens to a process.
+    confirmations: RefCell<BTreeMap<(Duration, u64), Request>>,
+    is_confirmed: Cell<bool>,
+    /// The run that was terminated and restarted without a word.
+    ended_run: Cell<u32>,
+    has_deeds: Cell<bool>,
+    /// The workflow's code of some lifetime has returned.
+    has_ended: Cell<bool>,
     sim: RefCell<Option<Sim>>,
     /// Events and bytes of the appends that arrived.
     parts: RefCell<Vec<(usize, usize)>>,
     /// What callbacks returned as errors, by task: attempts.
     errors: RefCell<HashMap<String, BTreeSet<u64>>>,
+    /// How often a lifetime said that it does not know how the run goes on.
+    settles: Cell<u32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -583,9 +751,15 @@ impl World {
             watchers: RefCell::default(),
             returned: Cell::new(false),
             requests: RefCell::default(),
+            confirmations: RefCell::default(),
+            is_confirmed: Cell::new(true),
+            ended_run: Cell::new(0),
+            has_deeds: Cell::new(false),
+            has_ended: Cell::new(false),
             sim: RefCell::default(),
             parts: RefCell::default(),
             errors: RefCell::default(),
+            settles: Cell::new(0),
         })
     }
 
@@ -605,7 +779,11 @@ impl World {
             }
             result
         });
-        if !self.returned.get() {
+        // Whoever acts on it from outside may have ended it, or restarted one that had ended.
+        // One that has returned may have told so before it died, by a request that comes late.
+        self.has_ended
+            .set(self.has_ended.get() || self.returned.get());
+        if !self.has_ended.get() && !self.has_deeds.get() {
             self.check_that_it_goes_on();
         }
         (result, polls)
@@ -639,11 +817,14 @@ impl World {
         disturbance: Option<(u32, Disturbance)>,
         body: impl AsyncFnOnce(Wrapped) -> Result<T, StepError>,
     ) -> (Option<Result<T, StepError>>, u32) {
-        // What was on its way when the last process died has arrived by now, or never will.
+        // What was on its way when the last process died has arrived by now, or never will, or
+        // comes while this one is at work.
         let on_their_way = std::mem::take(&mut *self.requests.borrow_mut());
-        for request in on_their_way.into_values() {
-            if self.random(2) == 0 {
-                self.deliver(request);
+        for (arrives, request) in on_their_way {
+            match self.random(3) {
+                0 => self.deliver(request),
+                1 => {}
+                _ => drop(self.requests.borrow_mut().insert(arrives, request)),
             }
         }
         let sim = Sim::new(self);
@@ -723,20 +904,39 @@ impl World {
         }
     }
 
+    fn confirm_everything(&self) {
+        self.is_confirmed.set(true);
+        let requests = std::mem::take(&mut *self.confirmations.borrow_mut());
+        for request in requests.into_values() {
+            self.deliver(request);
+        }
+    }
+
     fn deliver(&self, request: Request) {
         let Request { call, fate, reply } = request;
         let answer = if fate == Fate::Refused {
             Err("refused".to_owned())
         } else {
+            let now = SystemTime::UNIX_EPOCH + self.now.get();
             Ok(match call {
-                Call::Open => self.database.open().unwrap(),
-                Call::Append(run, batch) => {
+                Call::Open(generation) => {
+                    Answer::Opened(self.database.open(generation, now).unwrap())
+                }
+                Call::Append(generation, run, batch) => {
                     let bytes = batch.iter().map(NewEvent::size).sum();
                     self.parts.borrow_mut().push((batch.len(), bytes));
-                    let now = SystemTime::UNIX_EPOCH + self.now.get();
-                    let append = self.database.append(run, batch, now);
-                    append.now_or_never().unwrap().unwrap();
-                    OpenedRun::default()
+                    let append = self.database.append(generation, run, batch, now);
+                    Answer::Told(append.now_or_never().unwrap().unwrap())
+                }
+                Call::Confirm(run, generation) => {
+                    let started = workflow_started("order", now).unwrap();
+                    let stood = (run, generation);
+                    let confirm = self.database.confirm_restart(stood, &started, now);
+                    Answer::Told(Outcome::Stored(confirm.unwrap().into()))
+                }
+                Call::Settle => {
+                    self.settles.set(self.settles.get() + 1);
+                    Answer::Told(Outcome::Stored(0))
                 }
             })
         };
@@ -815,8 +1015,8 @@ impl World {
         assert_eq!(end, None, "the run goes on: {:?}", self.habit.get());
     }
 
-    fn check_but_for_what_nobody_could_tell_again(&self) {
-        let events = self.of_run(1);
+    fn check_but_for_what_nobody_could_tell_again(&self, run: usize) {
+        let events = self.of_run(run);
         let steps: Vec<_> = LOG.iter().chain(&LOG_END).copied().collect();
         let lasting = |line: &&str| !line.starts_with("progress");
         let (got, want) = (lines(&events), steps);
@@ -830,12 +1030,14 @@ impl World {
                 "reports are out of order or twice"
             );
         }
-        self.check_details(&events, &self.failed_attempts(1));
+        self.check_details(&events, &self.failed_attempts(run));
     }
 
     /// Before the engine ends a lifetime because the run waits, the log has everything.
     fn check_before_wait(&self, last: &str) {
-        if self.troubles.get() == Troubles::None && !self.at_once.get() {
+        // While a restart is to be confirmed it waits for nobody.
+        let waits = self.troubles.get() == Troubles::None && self.is_confirmed.get();
+        if waits && !self.at_once.get() {
             let page = self.database.target().store().read(None, ALL);
             let events = page.now_or_never().unwrap().unwrap().events;
             let types = events.iter().map(|event| event.event_type.as_str());
@@ -988,7 +1190,8 @@ impl EngineStep {
     /// Waits so long, or until the run is paused.
     async fn wait(&self, duration: Duration, before: Option<&str>) -> Result<(), StepError> {
         let end = self.world.now.get() + duration;
-        let mut part = Duration::from_secs(1);
+        // What a replay tells is held until the engine has made it wait for five seconds.
+        let mut part = Duration::from_secs(7);
         while self.world.now.get() < end {
             self.suspended()?;
             let left = end - self.world.now.get();
@@ -1162,12 +1365,20 @@ struct Network {
 struct Request {
     call: Call,
     fate: Fate,
-    reply: Reply<Result<OpenedRun, String>>,
+    reply: Reply<Result<Answer, String>>,
 }
 
 enum Call {
-    Open,
-    Append(u32, Vec<NewEvent>),
+    Open(Option<u64>),
+    Append(u64, u32, Vec<NewEvent>),
+    Settle,
+    /// By whoever restarted the instance, at this run and generation.
+    Confirm(u32, u64),
+}
+
+enum Answer {
+    Opened(Opened),
+    Told(Outcome),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -1178,7 +1389,7 @@ enum Fate {
 }
 
 impl Network {
-    async fn call(&self, call: Call) -> Result<OpenedRun, String> {
+    async fn call(&self, call: Call) -> Result<Answer, String> {
         let world = &self.world;
         let milliseconds = Duration::from_millis;
         let (fate, latency) = match world.troubles.get() {
@@ -1209,12 +1420,30 @@ impl Network {
 impl FactLog for Network {
     type Error = String;
 
-    async fn open(&self) -> Result<OpenedRun, String> {
-        self.call(Call::Open).await
+    async fn open(&self, generation: Option<u64>) -> Result<Opened, String> {
+        match self.call(Call::Open(generation)).await? {
+            Answer::Opened(opened) => Ok(opened),
+            Answer::Told(_) => unreachable!(),
+        }
     }
 
-    async fn append(&self, run: u32, batch: &[NewEvent]) -> Result<(), String> {
-        self.call(Call::Append(run, batch.to_vec())).await.map(drop)
+    async fn append(
+        &self,
+        generation: u64,
+        run: u32,
+        batch: &[NewEvent],
+    ) -> Result<Outcome, String> {
+        match self
+            .call(Call::Append(generation, run, batch.to_vec()))
+            .await?
+        {
+            Answer::Told(told) => Ok(told),
+            Answer::Opened(_) => unreachable!(),
+        }
+    }
+
+    async fn settle(&self) -> Result<(), String> {
+        self.call(Call::Settle).await.map(drop)
     }
 }
 
@@ -1350,13 +1579,23 @@ impl Sim {
         let world = &self.0.world;
         let timer = self.0.timers.borrow().keys().next().map(|(at, _)| *at);
         let arrival = world.requests.borrow().keys().next().map(|(at, _)| *at);
-        let Some(next) = timer.into_iter().chain(arrival).min() else {
+        let confirmation = world
+            .confirmations
+            .borrow()
+            .keys()
+            .next()
+            .map(|(at, _)| *at);
+        let next = timer.into_iter().chain(arrival).chain(confirmation).min();
+        let Some(next) = next else {
             panic!("everybody waits for ever");
         };
         world.now.set(world.now.get().max(next));
         if timer == Some(next) {
             let (_, timer) = self.0.timers.borrow_mut().pop_first().unwrap();
             timer.give(());
+        } else if confirmation == Some(next) {
+            let (_, request) = world.confirmations.borrow_mut().pop_first().unwrap();
+            world.deliver(request);
         } else {
             let (_, request) = world.requests.borrow_mut().pop_first().unwrap();
             world.deliver(request);

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use futures_executor::block_on;
 use ssetarget::store::{FrameStore, Sql, SqlValue, contract};
-use ssetarget::workflow::WorkflowLog;
+use ssetarget::workflow::{Opened, Told, WorkflowLog};
 use ssetarget::{
     Appended, Batch, Cursor, EventId, EventStore, MemoryEventStore, NewEvent, NullEventStore, Page,
     PageLimit, SqliteEventStore, SseTarget, StoredEvent, wire,
@@ -186,11 +186,17 @@ fn a_workflow_that_runs_again_after_its_log_expired_goes_on_with_ids_and_runs() 
                     let mut facts: Vec<_> =
                         (1..length).map(|n| event(&n.to_string(), "{}")).collect();
                     facts.push(event("end", "{}").terminal());
-                    let opened = log.open().unwrap();
+                    let Opened::Run(opened) = log.open(None, SystemTime::UNIX_EPOCH).unwrap()
+                    else {
+                        panic!("nobody restarts it");
+                    };
                     assert_eq!((opened.run, opened.facts.len()), (run, 0));
-                    log.append(run, facts, SystemTime::UNIX_EPOCH)
-                        .await
-                        .unwrap()
+                    let generation = opened.generation;
+                    let told = log.append(generation, run, facts, SystemTime::UNIX_EPOCH);
+                    let Told::Stored(stored) = told.await.unwrap() else {
+                        panic!("it is the latest");
+                    };
+                    stored
                 }
             };
             log.expire().unwrap();
@@ -200,10 +206,9 @@ fn a_workflow_that_runs_again_after_its_log_expired_goes_on_with_ids_and_runs() 
 
             // Of the run whose log it was nothing is taken any more.
             let late = vec![event("late", "{}")];
-            assert_eq!(
-                log.append(1, late, SystemTime::UNIX_EPOCH).await.unwrap(),
-                0
-            );
+            let generation = log.state().unwrap().generation;
+            let late = log.append(generation, 1, late, SystemTime::UNIX_EPOCH);
+            assert_eq!(late.await.unwrap(), Told::Stored(0));
             let restarted = usize::try_from(length).unwrap() + 1;
             assert_eq!(run(2, length).await, restarted);
 
@@ -234,14 +239,16 @@ fn a_workflow_that_runs_again_after_its_log_expired_goes_on_with_ids_and_runs() 
             log.expire().unwrap();
             assert_eq!(run(3, length).await, restarted);
 
-            // A restart is announced as the run after the one that was told.
+            // A restart that is announced is the next run, and no further.
             log.expire().unwrap();
-            let told = log.open().unwrap().run;
-            let started = vec![event("1", "{}")];
-            let announced = log.append(told + 1, started, SystemTime::UNIX_EPOCH).await;
-            assert_eq!(announced.unwrap(), 2);
-            let opened = log.open().unwrap();
-            assert_eq!((opened.run, opened.facts), (told, vec!["1".to_owned()]));
+            let stood = log.begin_restart(SystemTime::UNIX_EPOCH).unwrap();
+            let stood = (stood.run, stood.generation);
+            let confirmed = log.confirm_restart(stood, &event("1", "{}"), SystemTime::UNIX_EPOCH);
+            assert!(confirmed.unwrap());
+            let Opened::Run(opened) = log.open(None, SystemTime::UNIX_EPOCH).unwrap() else {
+                panic!("it is confirmed");
+            };
+            assert_eq!((opened.run, opened.facts), (4, vec!["1".to_owned()]));
         }
     });
 }

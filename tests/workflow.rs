@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use ssetarget::store::{EventStore, PageLimit};
 use ssetarget::workflow::{
     DispatchConfig, NonRetryableError, Progress, Retries, Step, StepConfig, StepContext, StepError,
-    StepErrorKind, WaitForEvent,
+    StepErrorKind, Told, WaitForEvent,
 };
 use support::engine::{Engine, FakeStep, Trouble, World, lifetime, wrapped};
 
@@ -421,11 +421,12 @@ async fn nothing_comes_after_the_end() {
         .unwrap()
         .with_key("late")
         .unwrap();
+    let generation = world.log.state().unwrap().generation;
     let stored = world
         .log
-        .append(1, vec![late], std::time::SystemTime::UNIX_EPOCH)
+        .append(generation, 1, vec![late], std::time::SystemTime::UNIX_EPOCH)
         .await;
-    assert_eq!(stored.unwrap(), 0);
+    assert_eq!(stored.unwrap(), Told::Stored(0));
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,11 +2,13 @@
 
 use std::fmt;
 
+use js_sys::Object;
 use serde::{Deserialize, Serialize};
 use wasm_bindgen::prelude::*;
 
 use super::binding::{WorkflowError, WorkflowErrorKind, WorkflowInstance, unwritable};
-use super::convert::{duration_to_js, to_js};
+use super::convert::{duration_to_js, property, to_js};
+use super::js;
 use crate::workflow::WorkflowDuration;
 
 /// What an instance is created with.
@@ -71,6 +73,21 @@ impl CreateOptions {
     #[must_use]
     pub fn location_hint(self, hint: LocationHint) -> Self {
         self.set("locationHint", &hint.as_str().into())
+    }
+
+    /// The id, made up if there is none, and options with it. Those that were given stay as they are.
+    pub(super) fn with_id(self) -> Result<(String, Self), WorkflowError> {
+        let id = property(&self.options, "id");
+        match id.as_string() {
+            Some(id) => Ok((id, self)),
+            // The platform says what is wrong with it.
+            None if !id.is_undefined() && !id.is_null() => Ok((String::new(), self)),
+            None => {
+                let id = js::uuid()?;
+                let options = Object::assign(&Object::new(), &self.options);
+                Ok((id.clone(), Self { options }.id(&id)))
+            }
+        }
     }
 
     pub(super) fn set(self, name: &str, value: &JsValue) -> Self {
@@ -202,7 +219,7 @@ impl BatchCreateOptions {
         let batch = CreateOptions::new().set("count", &count.into());
         let properties = ["params", "retention", "locationHint"];
         let batch = properties.into_iter().fold(batch, |batch, name| {
-            let value = super::convert::property(&options.options, name);
+            let value = property(&options.options, name);
             if value.is_undefined() {
                 return batch;
             }
@@ -211,6 +228,49 @@ impl BatchCreateOptions {
         Self {
             options: batch.options,
         }
+    }
+
+    /// The ids, made up where there are none, and options with them. Those that were given stay as
+    /// they are. No ids where there are too many or the whole is large: then the platform makes up
+    /// what it needs, or says what is wrong.
+    pub(super) fn with_ids(self) -> Result<(Vec<String>, Self), WorkflowError> {
+        let instances = property(&self.options, "instances");
+        let instances: Vec<CreateOptions> = match instances.dyn_into::<js_sys::Array>() {
+            Ok(instances) => instances
+                .iter()
+                .map(|options| CreateOptions {
+                    options: options.unchecked_into(),
+                })
+                .collect(),
+            Err(_) => {
+                let count = property(&self.options, "count").as_f64().unwrap_or(0.0);
+                let params = js_sys::JSON::stringify(&property(&self.options, "params"));
+                let size = params.map_or(f64::MAX, |json| f64::from(json.length()));
+                // One value in many places, whose size the platform may count for each.
+                if !(1.0..=100.0).contains(&count) || size * count > LARGE_BATCH {
+                    return Ok((Vec::new(), self));
+                }
+                let options = CreateOptions {
+                    options: Object::assign(&Object::new(), &self.options),
+                };
+                // A plain object of our own loses any property.
+                let _ = js_sys::Reflect::delete_property(&options.options, &"count".into());
+                (0..count as u32).map(|_| options.clone()).collect()
+            }
+        };
+        if instances.len() > 100 {
+            return Ok((Vec::new(), self));
+        }
+        let mut ids = Vec::new();
+        let mut with_ids = Vec::new();
+        for instance in instances {
+            let (id, instance) = instance.with_id()?;
+            if !ids.contains(&id) {
+                ids.push(id);
+            }
+            with_ids.push(instance);
+        }
+        Ok((ids, Self::instances(with_ids)))
     }
 
     /// These, each with options of its own.
@@ -223,6 +283,9 @@ impl BatchCreateOptions {
         }
     }
 }
+
+/// In UTF-16 units. The platform takes 1 MiB.
+const LARGE_BATCH: f64 = 256.0 * 1024.0;
 
 /// What became of a batch that was to be created.
 #[derive(Clone, Debug)]

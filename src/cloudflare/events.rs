@@ -1,10 +1,11 @@
 //! The way to the `WorkflowEvents` objects: for viewers to read, for workflows to append.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use futures_util::future::{LocalBoxFuture, join_all};
 use js_sys::{Function, Uint8Array};
@@ -20,14 +21,17 @@ use super::convert::message;
 use super::create::{BatchCreateOptions, BatchCreated, CreateOptions};
 use super::entrypoint::WorkflowEvent;
 use super::js;
-use super::runtime::WorkersRuntime;
+use super::object::STALE;
+use super::runtime::{self, WorkersRuntime};
 use super::serve::{self, ObjectRequest, Transport};
+use super::settle;
 use super::step::WorkflowStep;
-use crate::event::{InvalidEvent, NewEvent};
+use crate::clock;
+use crate::event::NewEvent;
 use crate::fan_out::FanOut;
 use crate::workflow::{
-    BatchedDispatch, DispatchConfig, FactLog, OpenedRun, Runtime, WorkflowEventStep, pack_facts,
-    workflow_ended, workflow_started,
+    BatchedDispatch, DispatchConfig, FactLog, InstanceEnd, LogAnswer, LogCommand, Opened, Runtime,
+    Told, WorkflowEventStep, pack_facts, workflow_ended, workflow_started,
 };
 
 /// The step object of a workflow whose events go to a `WorkflowEvents` object.
@@ -81,9 +85,13 @@ impl WorkflowEventsNamespace {
     }
 
     /// Creates an instance whose events can be watched at once: its `started` is stored before
-    /// this returns, so that a viewer who follows is not answered with `404`.
+    /// it is created, so that a viewer who follows is never answered with `404`. Where the log still has
+    /// events of an earlier instance with this id, the new one's begin behind them, announced by
+    /// `restarted`. One that is not created leaves nothing behind.
     ///
-    /// An object that cannot be reached is no error here: the run dispatches the event itself.
+    /// An object that cannot be reached is no error here: the run dispatches the event itself. If the
+    /// Worker ends before the instance is created, viewers of the announcement learn it within a
+    /// minute, see [`with_workflow`](Self::with_workflow).
     ///
     /// # Errors
     /// As [`Workflow::create`].
@@ -92,14 +100,15 @@ impl WorkflowEventsNamespace {
         workflow: &Workflow,
         options: CreateOptions,
     ) -> Result<WorkflowInstance, WorkflowError> {
-        // Before the instance can run, so that no event of it has an earlier time.
-        let now = WorkersRuntime.now();
-        let instance = workflow.create(options).await?;
-        self.announce(&instance, now).await;
-        Ok(instance)
+        let (id, options) = options.with_id()?;
+        let announced = self.announce(&id).await;
+        let created = workflow.create(options).await;
+        self.announced(&id, announced, created.is_ok()).await;
+        created
     }
 
-    /// As [`create`](Self::create), for a batch: each instance that is created costs a subrequest.
+    /// As [`create`](Self::create), for a batch: each of its instances costs a subrequest, and a
+    /// second one where the log has events already or the instance is not created.
     ///
     /// # Errors
     /// As [`Workflow::create_batch`].
@@ -108,24 +117,84 @@ impl WorkflowEventsNamespace {
         workflow: &Workflow,
         options: BatchCreateOptions,
     ) -> Result<BatchCreated, WorkflowError> {
-        let now = WorkersRuntime.now();
-        let batch = workflow.create_batch(options).await?;
-        let announced = batch.created.iter();
-        join_all(announced.map(|instance| self.announce(instance, now))).await;
-        Ok(batch)
+        let (ids, options) = options.with_ids()?;
+        let announced = join_all(ids.iter().map(|id| self.announce(id))).await;
+        let batch = workflow.create_batch(options).await;
+        let created: HashSet<String> = match &batch {
+            Ok(batch) => batch.created.iter().map(WorkflowInstance::id).collect(),
+            Err(_) => HashSet::new(),
+        };
+        let announced = ids.iter().zip(announced);
+        let told = announced.map(|(id, announced)| {
+            let is_created = created.contains(id);
+            self.announced(id, announced, is_created)
+        });
+        join_all(told).await;
+        // Those whose ids the platform made up.
+        let new = created.iter().filter(|id| !ids.contains(id));
+        let told = new.map(async |id| {
+            let announced = self.announce(id).await;
+            self.announced(id, announced, true).await;
+        });
+        join_all(told).await;
+        batch
     }
 
-    async fn announce(&self, instance: &WorkflowInstance, now: SystemTime) {
-        let started = workflow_started(&self.workflow_name, now);
-        if let Err(error) = self.tell(&instance.id(), started).await {
-            worker::console_warn!("ssetarget: a new instance is not announced: {error}");
+    /// Before the instance can run, so that no event of it has an earlier time. An id that no instance
+    /// can have has no log.
+    async fn announce(&self, id: &str) -> Option<(LogAnswer, SystemTime)> {
+        if !is_new_id(id) {
+            return None;
+        }
+        let now = WorkersRuntime.now();
+        let command = LogCommand::Announce {
+            workflow: self.workflow_name.clone(),
+            time: clock::milliseconds(now),
+        };
+        match self.obey(id, &command).await {
+            Ok(answer) => Some((answer, now)),
+            Err(error) => {
+                worker::console_warn!("ssetarget: a new instance is not announced: {error}");
+                None
+            }
+        }
+    }
+
+    /// The platform has answered to what was announced.
+    async fn announced(
+        &self,
+        id: &str,
+        announced: Option<(LogAnswer, SystemTime)>,
+        is_created: bool,
+    ) {
+        let Some((answer, time)) = announced else {
+            return;
+        };
+        let command = match is_created {
+            true if answer.restarting => self.confirm(&answer, time),
+            true => return,
+            false if answer.restarting => LogCommand::CancelRestart,
+            false if answer.changed => LogCommand::TakeBack,
+            false => return,
+        };
+        if let Err(error) = self.obey(id, &command).await {
+            worker::console_warn!("ssetarget: whether an instance is new is not told: {error}");
+        }
+    }
+
+    fn confirm(&self, began: &LogAnswer, time: SystemTime) -> LogCommand {
+        LogCommand::ConfirmRestart {
+            stood: (began.state.run, began.state.generation),
+            workflow: self.workflow_name.clone(),
+            time: clock::milliseconds(time),
         }
     }
 
     /// Restarts an instance, from a step or from the beginning, and tells its viewers: the event
-    /// `restarted` and the new run's `started` are stored before this returns. A restart by
-    /// [`WorkflowInstance::restart`] alone is noticed too, but not before a step that had ended
-    /// runs its code again.
+    /// `restarted` and the new run's `started` are stored before this returns, and nothing of the run
+    /// before comes after them. Until then what the new run tells is put off. A restart by
+    /// [`WorkflowInstance::restart`] alone is noticed too, when a step runs its code, or when the
+    /// workflow waits for some seconds.
     ///
     /// # Errors
     /// As [`WorkflowInstance::restart_from`]. That the object cannot be reached is no error.
@@ -134,25 +203,24 @@ impl WorkflowEventsNamespace {
         instance: &WorkflowInstance,
         from: Option<RestartFrom>,
     ) -> Result<(), WorkflowError> {
-        let log = ObjectFactLog::new(self.clone(), instance.id());
-        // The run that ends is known before the next one can begin by itself.
-        let session = log.session(false).await;
+        let id = instance.id();
+        let began = self.obey(&id, &LogCommand::BeginRestart).await;
         let now = WorkersRuntime.now();
-        match from {
-            None => instance.restart().await?,
-            Some(step) => instance.restart_from(step).await?,
-        }
+        let restarted = match from {
+            None => instance.restart().await,
+            Some(step) => instance.restart_from(step).await,
+        };
         let told = async {
-            let session = session.map_err(|error| message(&error))?;
-            let started = workflow_started(&self.workflow_name, now);
-            let started = started.map_err(|error| error.to_string())?;
-            log.append(run_of(&session) + 1, &[started]).await
+            let command = match &restarted {
+                Ok(()) => self.confirm(&began?, now),
+                Err(_) => LogCommand::CancelRestart,
+            };
+            self.obey(&id, &command).await
         };
         if let Err(error) = told.await {
             worker::console_warn!("ssetarget: viewers are not told of a restart: {error}");
         }
-        log.release();
-        Ok(())
+        restarted
     }
 
     /// Terminates an instance and tells its viewers: the run has `failed`, and streams end.
@@ -168,8 +236,12 @@ impl WorkflowEventsNamespace {
         options: TerminateOptions,
     ) -> Result<(), WorkflowError> {
         instance.terminate_with(options).await?;
-        let ended = workflow_ended(&self.workflow_name, Err(TERMINATED), WorkersRuntime.now());
-        if let Err(error) = self.tell(&instance.id(), ended).await {
+        let command = LogCommand::Settle {
+            stood: None,
+            workflow: self.workflow_name.clone(),
+            end: InstanceEnd::Terminated,
+        };
+        if let Err(error) = self.obey(&instance.id(), &command).await {
             worker::console_warn!("ssetarget: viewers are not told of a termination: {error}");
         }
         Ok(())
@@ -179,23 +251,37 @@ impl WorkflowEventsNamespace {
     pub(super) async fn tell_refusal(&self, instance_id: &str, error: &str) -> Result<(), String> {
         let now = WorkersRuntime.now();
         let started = workflow_started(&self.workflow_name, now);
-        self.tell(instance_id, started).await?;
         let ended = workflow_ended(&self.workflow_name, Err(error), now);
-        self.tell(instance_id, ended).await
+        let facts = [started, ended].into_iter().collect::<Result<Vec<_>, _>>();
+        let facts = facts.map_err(|error| error.to_string())?;
+        let told = self.append(instance_id, &facts).await;
+        told.map(drop).map_err(|error| error.to_string())
     }
 
-    /// Appends a fact to the latest run of an instance, past its own dispatch.
-    async fn tell(
-        &self,
-        instance_id: &str,
-        event: Result<NewEvent, InvalidEvent>,
-    ) -> Result<(), String> {
-        let event = event.map_err(|error| error.to_string())?;
-        let log = ObjectFactLog::new(self.clone(), instance_id.to_owned());
-        let session = log.session(false).await.map_err(|error| message(&error))?;
-        let told = log.append(run_of(&session), &[event]).await;
-        log.release();
-        told
+    /// Appends events to the latest run of an instance from outside its workflow, in one call, and
+    /// returns how many were new. Each needs a [key](NewEvent::with_key), which no fact of the run itself
+    /// has. A run that has ended takes none.
+    ///
+    /// # Errors
+    /// When the object cannot be reached, or an event cannot be stored. Then none was, or the answer
+    /// was lost.
+    pub async fn append(&self, instance_id: &str, events: &[NewEvent]) -> worker::Result<usize> {
+        let stub: js::EventsStub = self.stub(instance_id)?.into_rpc();
+        let batch = Uint8Array::from(pack_facts(events).as_slice());
+        let stored = stub.tell(&batch).await?;
+        Ok(stored.as_f64().map_or(0, count))
+    }
+
+    /// Has the log of an instance do something, in one call.
+    async fn obey(&self, instance_id: &str, command: &LogCommand) -> Result<LogAnswer, String> {
+        let command = serde_json::to_string(command).map_err(|error| error.to_string())?;
+        let answer = async {
+            let stub: js::EventsStub = self.stub(instance_id)?.into_rpc();
+            stub.obey(&command).await
+        };
+        let answer = answer.await.map_err(|error| message(&error))?;
+        serde_json::from_str(&answer.as_string().unwrap_or_default())
+            .map_err(|error| format!("the object's answer cannot be read: {error}"))
     }
 
     /// Whether the instance has events.
@@ -213,7 +299,8 @@ impl WorkflowEventsNamespace {
 
     /// Asks this binding how an instance is whenever a viewer opens its stream, so that a run
     /// that is over without having said so gets its last event and the stream ends: one that was
-    /// terminated, that failed before its code ran, or whose log could not be reached at its end.
+    /// terminated, that failed before its code ran, or whose log could not be reached at its end. An
+    /// instance that the platform does not know half a minute later is gone. Holds back no byte.
     /// Costs one call to the binding for each stream. Default: it is not asked.
     #[must_use]
     pub fn with_workflow(mut self, workflow: Workflow) -> Self {
@@ -316,41 +403,58 @@ impl WorkflowEventsNamespace {
         Ok(status.map(|status| status.state))
     }
 
-    /// Ends the log of a run that is over, if its own code did not. A log that has ended takes no
-    /// further events, so this changes nothing there.
+    /// Ends the log of a run that is over, if its own code did not, and takes an announcement back
+    /// whose instance was never created.
     pub(super) async fn settle(&self, instance_id: &str) {
-        let settled = async {
-            if self.ended(instance_id).await?.is_none() {
-                return Ok(());
+        for _ in 0..2 {
+            match self.settle_once(instance_id).await {
+                Ok(Settled::Now) => return,
+                // Perhaps it is being created.
+                Ok(Settled::TooEarly) => runtime::sleep(TOO_EARLY).await,
+                Err(error) => {
+                    worker::console_warn!(
+                        "ssetarget: whether a run has ended is not known: {error}"
+                    );
+                    return;
+                }
             }
-            let log = ObjectFactLog::new(self.clone(), instance_id.to_owned());
-            let session = log.session(false).await.map_err(|error| message(&error))?;
-            // Asked again now that the log's run is known: the instance may have been restarted
-            // in between, and that run is not over.
-            if let Some(status) = self.ended(instance_id).await? {
-                let error = status.error.map(|error| error.message);
-                let outcome = match status.state {
-                    InstanceState::Complete => Ok(()),
-                    InstanceState::Terminated => Err(TERMINATED),
-                    _ => Err(error.as_deref().unwrap_or("the workflow failed")),
-                };
-                let ended = workflow_ended(&self.workflow_name, outcome, WorkersRuntime.now());
-                let ended = ended.map_err(|error| error.to_string())?;
-                log.append(run_of(&session), &[ended]).await?;
-            }
-            log.release();
-            Ok::<_, String>(())
-        };
-        if let Err(error) = settled.await {
-            worker::console_warn!("ssetarget: whether a run has ended is not known: {error}");
         }
     }
 
-    /// The status of an instance whose run is over.
-    async fn ended(&self, instance_id: &str) -> Result<Option<AnyStatus>, String> {
-        let status = self.status(instance_id).await;
-        let status = status.map_err(|error| error.to_string())?;
-        Ok(status.filter(|status| status.state.has_ended()))
+    async fn settle_once(&self, instance_id: &str) -> Result<Settled, String> {
+        if self.end(instance_id).await?.is_none() {
+            return Ok(Settled::Now);
+        }
+        let stood = self.obey(instance_id, &LogCommand::State).await?.state;
+        if stood.ended || stood.empty {
+            return Ok(Settled::Now);
+        }
+        // Asked again now that it is known where the log stands: the instance may have been restarted
+        // in between, and that run is not over.
+        let Some(end) = self.end(instance_id).await? else {
+            return Ok(Settled::Now);
+        };
+        let is_missing = end == InstanceEnd::Missing;
+        let command = LogCommand::Settle {
+            stood: Some((stood.run, stood.generation)),
+            workflow: self.workflow_name.clone(),
+            end,
+        };
+        let answer = self.obey(instance_id, &command).await?;
+        Ok(if is_missing && !answer.changed {
+            Settled::TooEarly
+        } else {
+            Settled::Now
+        })
+    }
+
+    /// How the instance has ended, if it has.
+    async fn end(&self, instance_id: &str) -> Result<Option<InstanceEnd>, String> {
+        let Some(workflow) = &self.workflow else {
+            return Ok(None);
+        };
+        let end = settle::end(workflow, instance_id).await;
+        end.map_err(|error| error.to_string())
     }
 
     async fn status(&self, instance_id: &str) -> Result<Option<AnyStatus>, WorkflowError> {
@@ -379,9 +483,11 @@ impl WorkflowEventsNamespace {
     }
 }
 
-/// The facts of one instance, at its `WorkflowEvents` object.
+/// The facts of one lifetime of an instance, at its `WorkflowEvents` object: what
+/// [`WorkflowEventsNamespace::wrap`] uses. Another one that is opened for the same instance counts as
+/// its next lifetime, and this one is over; from outside use [`WorkflowEventsNamespace::append`].
 ///
-/// Appends go through a function that the object's `open` returns, so that however many there
+/// Appends go through a function that the object's `enter` returns, so that however many there
 /// are between two waits of the workflow, they are one subrequest of the instance. The object
 /// stays in memory while the function is held.
 pub struct ObjectFactLog {
@@ -411,43 +517,59 @@ impl ObjectFactLog {
 
     /// Behind a pointer, so that what is seldom needed is no part of the code that appends: the
     /// runtime optimizes functions that are called often, each as a whole.
-    fn session(&self, with_facts: bool) -> LocalBoxFuture<'_, Result<Rc<Session>, JsValue>> {
+    fn session(&self, generation: Option<f64>) -> LocalBoxFuture<'_, Result<Rc<Session>, JsValue>> {
         Box::pin(async move {
             self.calls.set(self.calls.get() + 1);
             // A stub is dead after an error, so each session gets its own.
             let stub: js::EventsStub = self.events.stub(&self.instance_id)?.into_rpc();
-            let session: js::EventsSession = stub.open(with_facts).await?.unchecked_into();
+            let session: js::EventsSession = stub.enter(generation).await?.unchecked_into();
             let session = Rc::new(Session::new(session));
+            self.release();
             *self.session.borrow_mut() = Some(Rc::clone(&session));
             Ok(session)
         })
+    }
+
+    /// The session that is held, or one that only appends.
+    async fn held(&self) -> Result<Rc<Session>, JsValue> {
+        let session = self.session.borrow().clone();
+        match session {
+            Some(session) => Ok(session),
+            None => self.session(None).await,
+        }
     }
 }
 
 impl FactLog for ObjectFactLog {
     type Error = String;
 
-    async fn open(&self) -> Result<OpenedRun, String> {
-        let session = self.session(true).await.map_err(|error| message(&error))?;
-        let facts = session.js.facts().ok().and_then(|facts| facts.as_string());
-        let facts = serde_json::from_str(&facts.unwrap_or_default())
-            .map_err(|error| format!("the object's facts cannot be read: {error}"))?;
-        Ok(OpenedRun {
-            run: run_of(&session),
-            facts,
+    async fn open(&self, generation: Option<u64>) -> Result<Opened, String> {
+        let generation = to_number(generation.unwrap_or(0));
+        let session = self.session(Some(generation)).await;
+        let session = session.map_err(|error| message(&error))?;
+        let opened = session.js.opened().ok().and_then(|json| json.as_string());
+        serde_json::from_str(&opened.unwrap_or_default())
+            .map_err(|error| format!("the object's answer cannot be read: {error}"))
+    }
+
+    async fn append(&self, generation: u64, run: u32, batch: &[NewEvent]) -> Result<Told, String> {
+        let appended = async {
+            let session = self.held().await?;
+            session
+                .append(to_number(generation), run, &pack_facts(batch))
+                .await
+        };
+        let told = appended.await.map_err(|error| message(&error))?;
+        Ok(if told == STALE {
+            Told::Stale
+        } else {
+            Told::Stored(count(told))
         })
     }
 
-    async fn append(&self, run: u32, batch: &[NewEvent]) -> Result<(), String> {
-        let session = self.session.borrow().clone();
-        let appended = async {
-            let session = match session {
-                Some(session) => session,
-                None => self.session(false).await?,
-            };
-            session.append(run, &pack_facts(batch)).await
-        };
-        appended.await.map_err(|error| message(&error))
+    async fn settle(&self) -> Result<(), String> {
+        let settled = async { self.held().await?.js.settle().await };
+        settled.await.map(drop).map_err(|error| message(&error))
     }
 
     fn release(&self) {
@@ -458,7 +580,7 @@ impl FactLog for ObjectFactLog {
     }
 }
 
-/// What the object's `open` returned, and what waits for its answers.
+/// What the object's `enter` returned, and what waits for its answers.
 struct Session {
     js: js::EventsSession,
     /// Those that no call waits with: one, unless several callers append at the same time.
@@ -475,7 +597,7 @@ struct Call {
 
 #[derive(Default)]
 struct Answer {
-    /// Nothing, or what was thrown.
+    /// A number, or what was thrown.
     came: Cell<Option<JsValue>>,
     waker: Cell<Option<Waker>>,
 }
@@ -488,16 +610,19 @@ impl Session {
         }
     }
 
-    async fn append(&self, run: u32, batch: &[u8]) -> Result<(), JsValue> {
+    /// Returns the number that the object answered.
+    async fn append(&self, generation: f64, run: u32, batch: &[u8]) -> Result<f64, JsValue> {
         let call = self.idle.borrow_mut().pop().unwrap_or_else(Call::new);
-        js::append_facts(&self.js, run, &Uint8Array::from(batch), &call.done)?;
+        js::append_facts(
+            &self.js,
+            generation,
+            run,
+            &Uint8Array::from(batch),
+            &call.done,
+        )?;
         let answer = poll_fn(|context| call.answer.poll(context)).await;
         self.idle.borrow_mut().push(call);
-        if answer.is_undefined() {
-            Ok(())
-        } else {
-            Err(answer)
-        }
+        answer.as_f64().ok_or(answer)
     }
 }
 
@@ -531,17 +656,33 @@ impl Answer {
     }
 }
 
+/// What became of asking how a run has ended.
+enum Settled {
+    Now,
+    TooEarly,
+}
+
+/// As long as the platform may not know an instance that is being created, and a little longer.
+const TOO_EARLY: Duration = Duration::from_secs(32);
+
+#[allow(clippy::cast_precision_loss, reason = "below 2^53, as ids are")]
+fn to_number(generation: u64) -> f64 {
+    generation as f64
+}
+
 #[allow(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
-    reason = "a u32 there"
+    reason = "a count there; saturates"
 )]
-fn run_of(session: &Session) -> u32 {
-    let run = session.js.run().ok().and_then(|run| run.as_f64());
-    run.unwrap_or(1.0) as u32
+fn count(number: f64) -> usize {
+    number as usize
+}
+
+/// What the platform takes for the id of a new instance.
+fn is_new_id(id: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
+    (1..=100).contains(&id.len()) && !id.starts_with('-') && id.bytes().all(allowed)
 }
 
 type AnyStatus = InstanceStatus<()>;
-
-/// What viewers are told of a run that was terminated.
-const TERMINATED: &str = "the instance was terminated";

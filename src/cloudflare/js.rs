@@ -20,9 +20,10 @@ export function instanceEventJson(event, withParams, withOutputs) {
   if (withParams && params !== undefined) rest.params = params;
   return JSON.stringify(rest, (_, value) => (typeof value === "bigint" ? `${value}` : value));
 }
-export const appendFacts = (session, run, batch, done) => {
-  session.append(run, batch).then(() => done(undefined), (error) => done(error ?? "unknown"));
+export const appendFacts = (session, generation, run, batch, done) => {
+  session.append(generation, run, batch).then((told) => done(told), (error) => done(error ?? "unknown"));
 };
+export const uuid = () => crypto.randomUUID();
 export const sendPage = (socket, page, state) => {
   socket.send(page);
   socket.serializeAttachment(state);
@@ -64,11 +65,15 @@ extern "C" {
         with_params: bool,
         with_outputs: bool,
     ) -> Result<String, JsValue>;
-    /// Calls what `open` returned, and then `done` with nothing or with what was thrown. See
-    /// [`write_chunk`].
+    /// An id that nobody else makes up.
+    #[wasm_bindgen(catch, js_name = uuid)]
+    pub(super) fn uuid() -> Result<String, JsValue>;
+    /// Calls what `enter` returned, and then `done` with the number that it answered or with what was
+    /// thrown. See [`write_chunk`].
     #[wasm_bindgen(catch, js_name = appendFacts)]
     pub(super) fn append_facts(
         session: &EventsSession,
+        generation: f64,
         run: u32,
         batch: &Uint8Array,
         done: &Function,
@@ -259,7 +264,14 @@ extern "C" {
     #[wasm_bindgen(extends = Object)]
     pub(super) type EventsStub;
     #[wasm_bindgen(method, catch)]
-    pub(super) async fn open(this: &EventsStub, with_facts: bool) -> Result<JsValue, JsValue>;
+    pub(super) async fn enter(
+        this: &EventsStub,
+        generation: Option<f64>,
+    ) -> Result<JsValue, JsValue>;
+    #[wasm_bindgen(method, catch)]
+    pub(super) async fn obey(this: &EventsStub, command: &str) -> Result<JsValue, JsValue>;
+    #[wasm_bindgen(method, catch)]
+    pub(super) async fn tell(this: &EventsStub, batch: &Uint8Array) -> Result<JsValue, JsValue>;
 
     #[wasm_bindgen(method, catch)]
     pub(super) async fn follow(this: &EventsStub, hop: &str) -> Result<JsValue, JsValue>;
@@ -284,13 +296,14 @@ extern "C" {
     #[wasm_bindgen(method, catch)]
     pub(super) async fn leave(this: &FollowSession) -> Result<JsValue, JsValue>;
 
-    /// What `open` returns: the run, its facts as JSON, and a function that appends.
+    /// What `enter` returns: what came of opening the log, as JSON, and functions to append and to
+    /// ask for the run's end.
     #[wasm_bindgen(extends = Object)]
     pub(super) type EventsSession;
     #[wasm_bindgen(method, catch, getter)]
-    pub(super) fn run(this: &EventsSession) -> Result<JsValue, JsValue>;
-    #[wasm_bindgen(method, catch, getter)]
-    pub(super) fn facts(this: &EventsSession) -> Result<JsValue, JsValue>;
+    pub(super) fn opened(this: &EventsSession) -> Result<JsValue, JsValue>;
+    #[wasm_bindgen(method, catch)]
+    pub(super) async fn settle(this: &EventsSession) -> Result<JsValue, JsValue>;
 
     /// `SqlStorage` of a Durable Object.
     #[wasm_bindgen(extends = Object)]

@@ -36,6 +36,7 @@ mod runtime;
 mod serve;
 mod serve_instance;
 mod serve_log;
+mod settle;
 mod socket;
 mod sql;
 mod step;

@@ -1,6 +1,7 @@
 //! `WorkflowEvents`: the Durable Object that keeps a run's events and streams them.
 
 use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::future::LocalBoxFuture;
@@ -9,6 +10,7 @@ use wasm_bindgen::prelude::*;
 use worker::Response;
 use worker::worker_sys::web_sys;
 
+use super::binding::Workflow;
 use super::convert::message;
 use super::hibernation::HibernatingViewers;
 use super::js;
@@ -19,10 +21,11 @@ use super::remote_log;
 use super::response::{self, sse_frame_response_while};
 use super::runtime::WorkersRuntime;
 use super::serve::{self, Viewer};
+use super::settle;
 use super::socket::BROKEN;
 use super::sql::{ObjectSql, ObjectSqlError};
 use crate::store::SqliteError;
-use crate::workflow::{Runtime, WorkflowLog, WorkflowLogError};
+use crate::workflow::{LogCommand, Runtime, Told, WorkflowLog, WorkflowLogError};
 
 /// How a `WorkflowEvents` object behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +40,11 @@ pub struct WorkflowEventsConfig {
     /// (`event: reset`). Then the object's storage is deleted. Default: 30 days, as long as the
     /// platform knows an instance at most.
     pub ids_retention: Duration,
+    /// Names of workflows and of their bindings. Of a run of one of these the object itself asks the
+    /// platform, some seconds after a lifetime that did not say how the run goes on, whether the run
+    /// has ended, and tells the viewers. Default: none, and the next viewer's request has it asked
+    /// for, where [`with_workflow`](super::WorkflowEventsNamespace::with_workflow) says so.
+    pub workflows: &'static [(&'static str, &'static str)],
 }
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -48,7 +56,25 @@ impl WorkflowEventsConfig {
         Self {
             retention: Some(DAY.saturating_mul(7)),
             ids_retention: DAY.saturating_mul(30),
+            workflows: &[],
         }
+    }
+
+    /// With the names and bindings of [`workflows`](Self::workflows), as in `wrangler.toml`.
+    ///
+    /// ```
+    /// # #[cfg(feature = "cloudflare")]
+    /// # {
+    /// use ssetarget::cloudflare::WorkflowEventsConfig;
+    ///
+    /// const CONFIG: WorkflowEventsConfig =
+    ///     WorkflowEventsConfig::new().workflows(&[("order", "ORDER")]);
+    /// # }
+    /// ```
+    #[must_use]
+    pub const fn workflows(mut self, workflows: &'static [(&'static str, &'static str)]) -> Self {
+        self.workflows = workflows;
+        self
     }
 
     /// With another [`retention`](Self::retention). Default: 7 days.
@@ -81,8 +107,11 @@ impl Default for WorkflowEventsConfig {
 
 type Log = WorkflowLog<ObjectSql>;
 
-/// Returns how many facts were new, or a promise of it.
-type Append = Box<dyn FnMut(u32, Vec<u8>) -> Result<JsValue, JsValue>>;
+/// Returns how many facts were new, or a promise of it; [`STALE`] if they were refused.
+type Append = Box<dyn FnMut(f64, u32, Vec<u8>) -> Result<JsValue, JsValue>>;
+
+/// What an append answers that was refused as stale.
+pub(super) const STALE: f64 = -1.0;
 
 /// The object behind an exported class. Clones are the same object.
 #[derive(Clone)]
@@ -96,6 +125,10 @@ struct Object {
     hibernating: Rc<HibernatingViewers>,
     tree: Tree,
     config: WorkflowEventsConfig,
+    env: worker::Env,
+    /// A lifetime is under way, as far as this object knows since it is in memory. Not a `Cell`, which
+    /// a panic could leave half-changed as far as the compiler knows.
+    has_lifetime: AtomicBool,
 }
 
 impl WorkflowEventsObject {
@@ -116,8 +149,10 @@ impl WorkflowEventsObject {
                 hibernating: HibernatingViewers::new(&state),
                 state,
                 log: WorkflowLog::new(sql),
-                tree: Tree::new(env),
+                tree: Tree::new(env.clone()),
                 config,
+                env,
+                has_lifetime: AtomicBool::new(false),
             })),
         })
     }
@@ -144,35 +179,78 @@ impl WorkflowEventsObject {
         })
     }
 
-    /// For the class's `alarm`: the log's time is over.
+    /// For the class's `alarm`: the log's time is over, or the platform is to be asked how the run
+    /// is.
     pub fn alarm(&self) -> Promise {
         self.with(async move |object| {
+            if object.was_for_settling().await? {
+                return Ok(JsValue::UNDEFINED);
+            }
             object.expire().await.map_err(JsValue::from)?;
+            let settled: LocalBoxFuture<'_, _> = Box::pin(object.settle());
+            settled.await.map_err(JsValue::from)?;
             Ok(JsValue::UNDEFINED)
         })
     }
 
-    /// For the class's `open`, which only the Worker's own code can call, by RPC: the latest run,
-    /// its facts, and a function that appends to them. Calling that function any number of times
-    /// belongs to this one call.
-    pub fn open(&self, with_facts: bool) -> Promise {
+    /// For the class's `enter`, which only the Worker's own code can call, by RPC: functions that
+    /// append and that ask for the run's end. Calling them any number of times belongs to this one call. With
+    /// a generation the log is opened: with 0 for a lifetime's first time, else again.
+    pub fn enter(&self, generation: Option<f64>) -> Promise {
         self.with(async move |object| {
-            let opened = object.log.open().map_err(to_error)?;
             let session = js_sys::Object::new();
             let set =
                 |name: &str, value: &JsValue| js_sys::Reflect::set(&session, &name.into(), value);
-            set("run", &opened.run.into())?;
-            if with_facts {
-                let facts =
-                    serde_json::to_string(&opened.facts).map_err(|error| error.to_string())?;
-                set("facts", &facts.into())?;
+            if let Some(generation) = generation {
+                let generation = Some(to_generation(generation)).filter(|number| *number > 0);
+                let opened = object.log.open(generation, WorkersRuntime.now());
+                let opened = opened.map_err(to_error)?;
+                object.has_lifetime.store(true, Ordering::Relaxed);
+                let json = serde_json::to_string(&opened).map_err(|error| error.to_string())?;
+                set("opened", &json.into())?;
             }
-            let append = Closure::wrap_assert_unwind_safe(Box::new(move |run, batch: Vec<u8>| {
-                Rc::clone(&object).append(run, &batch)
-            }) as Append);
-            // Lives as long as JavaScript, and through it the caller, holds the function.
+            let settle = {
+                let object = Rc::clone(&object);
+                move || -> JsValue {
+                    let object = Rc::clone(&object);
+                    js::promise(async move {
+                        object.has_lifetime.store(false, Ordering::Relaxed);
+                        object.settle_later().await?;
+                        Ok(JsValue::UNDEFINED)
+                    })
+                    .into()
+                }
+            };
+            let settle =
+                Closure::wrap_assert_unwind_safe(Box::new(settle) as Box<dyn FnMut() -> JsValue>);
+            let append = move |generation, run, batch: Vec<u8>| {
+                Rc::clone(&object).append(to_generation(generation), run, &batch)
+            };
+            let append = Closure::wrap_assert_unwind_safe(Box::new(append) as Append);
+            // They live as long as JavaScript, and through it the caller, holds them.
             set("append", &append.into_js_value())?;
+            set("settle", &settle.into_js_value())?;
             Ok(session.into())
+        })
+    }
+
+    /// For the class's `obey`, which only the Worker's own code can call, by RPC: does a
+    /// [`LogCommand`] and answers with a [`LogAnswer`](crate::workflow::LogAnswer), both as JSON.
+    pub fn obey(&self, command: String) -> Promise {
+        self.with(async move |object| {
+            let command: LogCommand =
+                serde_json::from_str(&command).map_err(|error| error.to_string())?;
+            let obeyed: LocalBoxFuture<'_, _> = Box::pin(object.obey(&command));
+            obeyed.await
+        })
+    }
+
+    /// For the class's `tell`, which only the Worker's own code can call, by RPC: appends facts to
+    /// the latest run from outside the workflow, and answers how many were new.
+    pub fn tell(&self, batch: Vec<u8>) -> Promise {
+        self.with(async move |object| {
+            let told = object.log.tell_packed(&batch).map_err(to_error)?;
+            object.told(told)
         })
     }
 
@@ -269,9 +347,17 @@ impl Object {
 
     /// Answers at once, since SQLite does: a promise of Rust's costs as much as the insert. The
     /// runtime holds every answer back until what was stored before it is durable.
-    fn append(self: Rc<Self>, run: u32, batch: &[u8]) -> Result<JsValue, JsValue> {
+    fn append(self: Rc<Self>, generation: u64, run: u32, batch: &[u8]) -> Result<JsValue, JsValue> {
         let now = || WorkersRuntime.now();
-        let stored = self.log.append_packed(run, batch, now).map_err(to_error)?;
+        let told = self.log.append_packed(generation, run, batch, now);
+        self.told(told.map_err(to_error)?)
+    }
+
+    /// What comes after an append: viewers get it, and a log that has ended gets its alarm.
+    fn told(self: Rc<Self>, told: Told) -> Result<JsValue, JsValue> {
+        let Told::Stored(stored) = told else {
+            return Ok(JsValue::from_f64(STALE));
+        };
         self.hibernating.deliver(self.log.target());
         let is_closed = self.log.target().store().is_closed();
         let answer = JsValue::from_f64(stored as f64);
@@ -283,6 +369,102 @@ impl Object {
             Ok(answer)
         });
         Ok(end.into())
+    }
+
+    async fn obey(&self, command: &LogCommand) -> Result<JsValue, JsValue> {
+        let answer = self.log.obey(command, WorkersRuntime.now());
+        let answer = answer.map_err(to_error)?;
+        let json = serde_json::to_string(&answer).map_err(|error| error.to_string())?;
+        if answer.changed {
+            self.hibernating.deliver(self.log.target());
+            let after = self.log.state().map_err(to_error)?;
+            if after.empty {
+                self.clear().await?;
+            } else if after.ended {
+                self.expire_later(true).await?;
+            }
+        }
+        Ok(json.into())
+    }
+
+    /// Whether the alarm was set to ask how the run is, and the run has ended while it went off. It
+    /// must not be taken for the one that deletes the log.
+    async fn was_for_settling(&self) -> worker::Result<bool> {
+        let storage = self.state.storage();
+        let state = self.log.state().map_err(to_error)?;
+        if !state.ended || settle::Pending::due(&storage).await?.is_none() {
+            return Ok(false);
+        }
+        settle::over(&storage).await?;
+        let age = state
+            .newest
+            .map(|newest| WorkersRuntime.now().duration_since(newest));
+        let age = age.and_then(Result::ok).unwrap_or_default();
+        let Some(retention) = self.config.retention else {
+            return Ok(true);
+        };
+        let left = retention.saturating_sub(age);
+        if left < Duration::from_secs(1) {
+            return Ok(false);
+        }
+        storage.set_alarm(left).await?;
+        Ok(true)
+    }
+
+    /// An announcement was taken back: nothing of it is left in storage, if there was nothing before it.
+    async fn clear(&self) -> worker::Result<()> {
+        let store = self.log.target().store();
+        if store.emptied().map_err(to_worker)?.is_some() {
+            return self.expire().await;
+        }
+        self.state.storage().delete_all().await
+    }
+
+    /// Has the platform asked in some seconds how the run is, where it can be.
+    async fn settle_later(&self) -> worker::Result<()> {
+        let object = self.state.id().name();
+        let Some(name) = object.filter(|name| self.workflow_of(name).is_some()) else {
+            return Ok(());
+        };
+        settle::later(&self.state.storage(), &self.log, settle::Pending::new(name)).await
+    }
+
+    /// Asks the platform how the run is, if that is due.
+    async fn settle(&self) -> worker::Result<()> {
+        let storage = self.state.storage();
+        let Some(pending) = settle::Pending::due(&storage).await? else {
+            return Ok(());
+        };
+        let asks = self.workflow_of(&pending.object);
+        let state = self.log.state().map_err(to_error)?;
+        let goes_on = self.has_lifetime.load(Ordering::Relaxed) || state.ended || state.empty;
+        let asks = asks.filter(|_| !goes_on);
+        let Some((workflow, binding, instance)) = asks else {
+            return settle::over(&storage).await;
+        };
+        let workflow = settle::Asked {
+            binding: Workflow::from_env(&self.env, binding)?,
+            name: workflow,
+            instance,
+        };
+        if settle::settle(&self.log, &workflow).await? {
+            self.hibernating.deliver(self.log.target());
+            let state = self.log.state().map_err(to_error)?;
+            settle::over(&storage).await?;
+            return match state.empty {
+                true => self.clear().await,
+                false => self.expire_later(true).await,
+            };
+        }
+        settle::later(&storage, &self.log, pending).await
+    }
+
+    /// The workflow, its binding and the instance that an object of this name is of.
+    fn workflow_of<'a>(&self, object: &'a str) -> Option<(&'a str, &'static str, &'a str)> {
+        let (workflow, instance) = object.split_once('/')?;
+        let known = |(name, _): &&(&str, &str)| *name == workflow;
+        let (_, binding) = self.config.workflows.iter().find(known)?;
+        Some((workflow, *binding, instance))
     }
 
     /// Sets the alarm of a log that has ended. Also if it ended before, since its alarm may have
@@ -331,7 +513,16 @@ impl Object {
     }
 }
 
-fn to_error(error: WorkflowLogError<ObjectSqlError>) -> JsValue {
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "whole numbers below 2^53, made from a clock; saturates"
+)]
+fn to_generation(number: f64) -> u64 {
+    number as u64
+}
+
+pub(super) fn to_error(error: WorkflowLogError<ObjectSqlError>) -> JsValue {
     js_sys::Error::new(&crate::workflow::StepError::from(error).to_string()).into()
 }
 
@@ -387,8 +578,16 @@ macro_rules! export_workflow_events {
                     self.0.alarm()
                 }
 
-                pub fn open(&self, with_facts: bool) -> js_sys::Promise {
-                    self.0.open(with_facts)
+                pub fn enter(&self, generation: Option<f64>) -> js_sys::Promise {
+                    self.0.enter(generation)
+                }
+
+                pub fn obey(&self, command: String) -> js_sys::Promise {
+                    self.0.obey(command)
+                }
+
+                pub fn tell(&self, batch: Vec<u8>) -> js_sys::Promise {
+                    self.0.tell(batch)
                 }
 
                 #[wasm_bindgen(js_name = webSocketMessage)]

@@ -2,11 +2,12 @@
 
 use futures_util::future::LocalBoxFuture;
 use js_sys::Array;
-use wasm_bindgen::JsCast;
+use wasm_bindgen::{JsCast, JsValue};
 use worker::{Request, Response, ResponseBuilder, web_sys};
 
 use super::cors::with_own_headers;
 use super::events::WorkflowEventsNamespace;
+use super::js;
 use super::leaving::Leaving;
 use super::relay::{HOP, Hop};
 use super::response;
@@ -64,9 +65,14 @@ async fn answer(
     let response = fetch(instance_id, &viewer, events).await?;
     let watches = !viewer.head && [200, 101].contains(&response.status_code());
     if watches && events.knows_workflow() {
-        // Behind pointers here and below: code that a request does not need is then not compiled for it.
-        let settled: LocalBoxFuture<'_, ()> = Box::pin(events.settle(instance_id));
-        settled.await;
+        // Beside the stream, whose bytes do not wait for it.
+        let (events, id) = (events.clone(), instance_id.to_owned());
+        let settled = js::promise(async move {
+            events.settle(&id).await;
+            Ok(JsValue::UNDEFINED)
+        });
+        // If it is refused, the Worker may end before it is settled, and the next viewer does it.
+        let _ = js::wait_until(&settled);
     }
     if response.status_code() != UNKNOWN_INSTANCE.status() {
         return for_viewer(response, request);

@@ -149,6 +149,48 @@ impl<Q: Sql> SqliteEventStore<Q> {
         })
     }
 
+    /// As [`keys`](Self::keys), but of the keys that end in a colon and a number, only the one with
+    /// the greatest number where `only_newest` says so of what is before the number. Of a long log
+    /// this takes little memory.
+    ///
+    /// # Errors
+    /// When SQLite fails.
+    pub(crate) fn keys_but_older(
+        &self,
+        prefix: &str,
+        only_newest: impl Fn(&str) -> bool,
+    ) -> Result<Vec<String>, SqliteError<Q::Error>> {
+        self.with_log(|log| {
+            if log.keys.is_none() && self.ends(log)?.closed {
+                // Not kept, see `keys`.
+                return Ok(self.read_keys()?.behind_but_older(prefix, only_newest));
+            }
+            Ok(self.known_keys(log)?.behind_but_older(prefix, only_newest))
+        })
+    }
+
+    /// The oldest and the newest event that it has.
+    pub(crate) fn span(&self) -> Result<Option<(EventId, EventId)>, SqliteError<Q::Error>> {
+        let ends = self.with_log(|log| self.ends(log))?;
+        Ok(ends.oldest.zip(ends.head))
+    }
+
+    /// When the newest event was stored, if it has any.
+    pub(crate) fn newest_time(&self) -> Result<Option<SystemTime>, SqliteError<Q::Error>> {
+        let ends = self.with_log(|log| self.ends(log))?;
+        Ok(ends.oldest.map(|_| clock::from_milliseconds(ends.time)))
+    }
+
+    /// Removes all events, as if none had ever been appended.
+    ///
+    /// # Errors
+    /// When SQLite fails.
+    pub(crate) fn remove_all(&self) -> Result<(), SqliteError<Q::Error>> {
+        self.sql.exec("DROP TABLE IF EXISTS events", &[])?;
+        self.forget();
+        Ok(())
+    }
+
     /// The greatest id ever assigned: see [`Page::head`].
     ///
     /// # Errors
@@ -242,10 +284,6 @@ impl<Q: Sql> SqliteEventStore<Q> {
     ///
     /// # Errors
     /// When SQLite fails.
-    #[allow(
-        dead_code,
-        reason = "for the log of a workflow, which tells its lifetimes apart"
-    )]
     pub(crate) fn writer(&self) -> Result<u64, SqliteError<Q::Error>> {
         self.with_log(|log| Ok(self.ends(log)?.writer))
     }

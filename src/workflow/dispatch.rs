@@ -1,7 +1,7 @@
 //! How facts get to the log: in order, in batches, whatever happens on the way.
 
 use std::cell::RefCell;
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::future::Future;
 use std::pin::pin;
@@ -13,7 +13,7 @@ use futures_util::future::{Either, select};
 use serde::{Deserialize, Serialize};
 
 use super::event_step::{Dispatch, Fact, Flush};
-use super::step_event::{attempt_failed_key, report_key};
+use super::step_event::{attempt_failed_key, report_key, split_report_key};
 use super::task::TaskId;
 use crate::event::NewEvent;
 
@@ -28,6 +28,14 @@ use crate::event::NewEvent;
 ///   answer once, up to [`DispatchConfig::wait_timeout`], and then no more until it answers; but
 ///   when the run ends up to [`DispatchConfig::end_timeout`], since nobody would send later what is
 ///   missing then. What one lifetime could not send, the next one sends.
+/// - **Restarts**: what the lifetime tells is remembered, up to 16 MiB of it and 2 MiB of reports,
+///   in case that it turns out to belong to another run than the one that was opened. Then the
+///   whole of it is told there.
+/// - **An ended run**: a lifetime that opens one tells nothing that the log does not know until the
+///   engine proves that the run goes on: it calls a step's code, or does not answer a wait for 5
+///   seconds. Then the next run begins.
+/// - **Reports** that come faster than they are sent: of each attempt 64 wait at most, and the
+///   newest of them gives way to the next.
 ///
 /// Clones share the queue.
 pub struct BatchedDispatch<L, R> {
@@ -40,29 +48,71 @@ pub trait FactLog {
     /// Why a call failed.
     type Error: fmt::Display;
 
-    /// The latest run and the facts that the log has of it.
+    /// Opens the log for a lifetime of the instance. The first time without a generation; again, to
+    /// learn what became of the log since, with the one that it was given.
     ///
     /// # Errors
     /// When the log cannot be reached. It is asked again.
-    async fn open(&self) -> Result<OpenedRun, Self::Error>;
+    async fn open(&self, generation: Option<u64>) -> Result<Opened, Self::Error>;
 
-    /// Stores facts of a run, in order. Facts that are there already are no error.
+    /// Stores facts of a run, in order. Facts that are there already are no error. Of a lifetime
+    /// that is over, or of an earlier run, nothing is stored and the answer is [`Told::Stale`].
     ///
     /// # Errors
     /// When it is not known that all were stored. They are sent again.
-    async fn append(&self, run: u32, batch: &[NewEvent]) -> Result<(), Self::Error>;
+    async fn append(
+        &self,
+        generation: u64,
+        run: u32,
+        batch: &[NewEvent],
+    ) -> Result<Told, Self::Error>;
+
+    /// Learns that a lifetime has ended and has not told how the run goes on, so that it asks the
+    /// platform whether the run is over. Default: does nothing.
+    ///
+    /// # Errors
+    /// When the log cannot be reached. It is told again.
+    async fn settle(&self) -> Result<(), Self::Error> {
+        Ok(())
+    }
 
     /// Gives back what is held between calls, before a wait and at the end. Default: nothing is.
     fn release(&self) {}
 }
 
+/// What comes of opening a log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Opened {
+    /// The latest run.
+    Run(OpenedRun),
+    /// Somebody restarts the instance just now. To be opened again soon.
+    Restarting,
+    /// The lifetime is over: another has come after it.
+    Over,
+}
+
 /// A run of an instance: the first, or one that a restart began.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpenedRun {
+    /// The number of the lifetime that opened it, greater than those of all before.
+    pub generation: u64,
     /// Its number, from 1.
     pub run: u32,
-    /// The keys of the facts that the log has.
+    /// Whether it has ended.
+    pub ended: bool,
+    /// The keys of the facts that the log has; of the reports of a try of a step only the one with
+    /// the greatest number.
     pub facts: Vec<String>,
+}
+
+/// What comes of telling a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// The log has the facts. So many were new.
+    Stored(usize),
+    /// They are of a lifetime that is over or of an earlier run, and were not stored.
+    Stale,
 }
 
 /// The outside world: time, tasks and complaints.
@@ -153,12 +203,18 @@ impl Default for DispatchConfig {
 /// parameter may have 2 MB.
 const BATCH_EVENTS: usize = 500;
 const BATCH_BYTES: usize = 512 * 1024;
-/// Facts that wait for a log that fails: beyond this, reports of progress are left out. The
-/// others are bounded by the steps that a run may have.
-const QUEUE_LIMIT: usize = 10_000;
-/// Facts that are remembered in case the instance turns out to be restarted. A restart is seen
-/// at the first step that runs code, so few are needed.
-const HISTORY_LIMIT: usize = 2_000;
+/// Reports of one attempt that wait to be sent.
+const QUEUED_REPORTS: usize = 64;
+/// How many bytes of facts are remembered in case they turn out to belong to another run. The
+/// platform allows 25,000 steps, which are about 50,000 facts of 350 bytes.
+const HISTORY_BYTES: usize = 16 * 1024 * 1024;
+/// The same of reports.
+const HISTORY_REPORT_BYTES: usize = 2 * 1024 * 1024;
+/// While somebody restarts the instance.
+const RESTARTING_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_RESTARTING_PAUSE: Duration = Duration::from_secs(1);
+/// How often a log may answer that something has changed before that counts as a failure.
+const STALE_AT_ONCE: u32 = 3;
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 /// A log that fails for hours must not use up the instance's subrequests.
 const LAST_BACKOFF: Duration = Duration::from_secs(60);
@@ -172,10 +228,12 @@ struct Shared<L, R> {
 
 #[derive(Default)]
 struct State {
-    queue: VecDeque<Fact>,
+    queue: Queue,
     /// To be sent, or sent and not yet known to be stored.
     outgoing: VecDeque<NewEvent>,
     run: Option<Run>,
+    /// The log has changed under the run: it is to be opened again.
+    stale: bool,
     /// How many facts were dispatched, and how many of them are stored or known to be.
     dispatched: u64,
     settled: u64,
@@ -183,19 +241,72 @@ struct State {
     sending: bool,
     /// The log failed, or was too slow to wait for.
     failing: bool,
+    /// Somebody restarts the instance just now, and the log waits for that.
+    restarting: bool,
     /// The run has ended: nobody waits any more.
     ended: bool,
+    /// Another lifetime has come after this one, which has nothing to say any more.
+    over: bool,
     /// The workflow waits: nothing is to be held when all is sent.
     waiting: bool,
+    /// The end of the run was told.
+    terminal: bool,
+    /// The lifetime has ended and did not tell how the run goes on: the log is to be told so.
+    unsettled: bool,
     hurry: Option<oneshot::Sender<()>>,
     hurried: bool,
     flushes: Vec<(u64, oneshot::Sender<()>)>,
 }
 
+/// What was dispatched and not looked at yet.
+#[derive(Default)]
+struct Queue {
+    entries: VecDeque<Queued>,
+    /// How many reports of an attempt there are.
+    reports: HashMap<(TaskId, u32), usize>,
+}
+
+enum Queued {
+    Fact(Fact),
+    /// This lifetime has ended.
+    End,
+}
+
 struct Run {
+    generation: u64,
     number: u32,
-    known: HashSet<String>,
-    history: Vec<NewEvent>,
+    known: Known,
+    history: History,
+    /// It had ended when this lifetime opened it, and nothing has shown yet that it was restarted.
+    had_ended: bool,
+    /// Facts that the log does not know are held.
+    holds: bool,
+}
+
+/// The facts that the log has, or will have.
+#[derive(Default)]
+struct Known {
+    keys: HashSet<String>,
+    /// The greatest number of a report, by what is before it in the key.
+    reports: HashMap<String, u32>,
+}
+
+/// What this lifetime has told, in order.
+#[derive(Default)]
+struct History {
+    told: VecDeque<Remembered>,
+    bytes: usize,
+    report_bytes: usize,
+    /// How many reports of an attempt there are.
+    reports: HashMap<(TaskId, u32), usize>,
+}
+
+#[derive(Clone)]
+struct Remembered {
+    event: NewEvent,
+    /// Attempt and number of a report, whose key depends on what else the log has.
+    report: Option<(TaskId, u32, u32)>,
+    held: bool,
 }
 
 impl<L, R> BatchedDispatch<L, R>
@@ -232,15 +343,46 @@ where
     }
 
     fn dispatch(&self, fact: Fact) {
-        let start = {
+        {
             let mut state = self.shared.state.borrow_mut();
-            if state.queue.len() >= QUEUE_LIMIT && matches!(fact, Fact::Report { .. }) {
-                return;
-            }
-            state.dispatched += 1;
             // What is learnt of a lifetime while the workflow waits does not end its waiting.
             state.waiting &= matches!(fact, Fact::Doubt | Fact::Alive | Fact::Over);
-            state.queue.push_back(fact);
+            if let Fact::Event(event) = &fact {
+                state.terminal |= event.is_terminal();
+            }
+        }
+        self.push(Queued::Fact(fact));
+    }
+
+    async fn flush(&self, flush: Flush) {
+        if flush == Flush::End {
+            self.push(Queued::End);
+        }
+        self.flushed(flush).await;
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.shared.runtime.spawn(task);
+    }
+
+    fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + 'static {
+        self.shared.runtime.sleep(duration)
+    }
+}
+
+impl<L, R> BatchedDispatch<L, R>
+where
+    L: FactLog + 'static,
+    R: Runtime + 'static,
+{
+    fn push(&self, queued: Queued) {
+        let start = {
+            let mut state = self.shared.state.borrow_mut();
+            if state.over {
+                return;
+            }
+            state.queue.push(queued);
+            state.dispatched += 1;
             !std::mem::replace(&mut state.sending, true)
         };
         if start {
@@ -251,7 +393,7 @@ where
         }
     }
 
-    async fn flush(&self, flush: Flush) {
+    async fn flushed(&self, flush: Flush) {
         let (flushed, timeout) = {
             let mut state = self.shared.state.borrow_mut();
             state.waiting |= !matches!(flush, Flush::AttemptEnd { .. });
@@ -277,7 +419,8 @@ where
             (flushed, timeout)
         };
         let timeout = pin!(self.shared.runtime.sleep(timeout));
-        if let Either::Right(_) = select(flushed, timeout).await {
+        let timed_out = matches!(select(flushed, timeout).await, Either::Right(_));
+        if timed_out && !self.shared.state.borrow().restarting {
             self.shared.state.borrow_mut().failing = true;
             self.shared.runtime.warn(match flush {
                 Flush::End => "the event log did not take the last events of this run",
@@ -288,39 +431,48 @@ where
             self.shared.state.borrow_mut().ended = true;
         }
     }
-
-    fn spawn(&self, task: impl Future<Output = ()> + 'static) {
-        self.shared.runtime.spawn(task);
-    }
-
-    fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + 'static {
-        self.shared.runtime.sleep(duration)
-    }
 }
 
 impl<L: FactLog, R: Runtime> Shared<L, R> {
     /// Sends until nothing is left.
     async fn send(&self) {
         let mut backoff = FIRST_BACKOFF;
+        let mut restarting_pause = RESTARTING_PAUSE;
+        let mut stale = 0;
         loop {
             self.pause(self.config.delay).await;
-            match self.send_batch().await {
-                Ok(Sent::Some) => backoff = FIRST_BACKOFF,
-                Ok(Sent::Nothing) => break,
-                Err(error) => {
-                    self.log.release();
-                    self.state.borrow_mut().failing = true;
-                    if self.state.borrow().ended {
-                        self.state.borrow_mut().rest();
-                        break;
-                    }
-                    self.runtime.warn(&format!(
-                        "the event log failed, trying again in {backoff:?}: {error}"
-                    ));
-                    self.pause(backoff).await;
-                    backoff = (backoff * 2).min(LAST_BACKOFF);
+            let error = match self.send_batch().await {
+                Ok(Sent::Some) => {
+                    backoff = FIRST_BACKOFF;
+                    stale = 0;
+                    continue;
                 }
+                Ok(Sent::Nothing) => break,
+                Ok(Sent::Restarting) => {
+                    self.log.release();
+                    // Also if somebody is in a hurry.
+                    self.runtime.sleep(restarting_pause).await;
+                    restarting_pause = (restarting_pause * 2).min(LONGEST_RESTARTING_PAUSE);
+                    continue;
+                }
+                Ok(Sent::Stale) if stale < STALE_AT_ONCE => {
+                    stale += 1;
+                    continue;
+                }
+                Ok(Sent::Stale) => "it does not come to rest".to_owned(),
+                Err(error) => error,
+            };
+            self.log.release();
+            self.state.borrow_mut().failing = true;
+            if self.state.borrow().ended {
+                self.state.borrow_mut().rest();
+                break;
             }
+            self.runtime.warn(&format!(
+                "the event log failed, trying again in {backoff:?}: {error}"
+            ));
+            self.pause(backoff).await;
+            backoff = (backoff * 2).min(LAST_BACKOFF);
         }
         if self.state.borrow().waiting {
             self.log.release();
@@ -328,22 +480,53 @@ impl<L: FactLog, R: Runtime> Shared<L, R> {
     }
 
     async fn send_batch(&self) -> Result<Sent, String> {
-        if self.state.borrow().run.is_none() {
-            let opened = self.call(self.log.open()).await?;
-            self.state.borrow_mut().run = Some(Run {
-                number: opened.run,
-                known: opened.facts.into_iter().collect(),
-                history: Vec::new(),
-            });
+        let to_open = self.state.borrow().to_open();
+        if let Some(generation) = to_open {
+            let opened = self.call(self.log.open(generation)).await?;
+            let mut state = self.state.borrow_mut();
+            state.failing = false;
+            state.restarting = opened == Opened::Restarting;
+            match opened {
+                Opened::Run(opened) => state.opened(opened),
+                Opened::Restarting => return Ok(Sent::Restarting),
+                Opened::Over => {
+                    state.give_up();
+                    return Ok(Sent::Nothing);
+                }
+            }
         }
-        let Some((run, batch)) = self.state.borrow_mut().next_batch() else {
-            return Ok(Sent::Nothing);
+        let batch = self.state.borrow_mut().next_batch();
+        let Some((generation, run, batch)) = batch else {
+            return self.settle().await;
         };
-        self.call(self.log.append(run, &batch)).await?;
+        let told = self.call(self.log.append(generation, run, &batch)).await?;
         let mut state = self.state.borrow_mut();
-        state.outgoing.drain(..batch.len());
         state.failing = false;
+        if told == Told::Stale {
+            state.stale = true;
+            return Ok(Sent::Stale);
+        }
+        state.outgoing.drain(..batch.len());
         state.settle();
+        Ok(Sent::Some)
+    }
+
+    /// All is sent. At the end of a lifetime the log may have to learn that the run's end is not
+    /// known.
+    async fn settle(&self) -> Result<Sent, String> {
+        if self.state.borrow().unsettled {
+            self.call(self.log.settle()).await?;
+            let mut state = self.state.borrow_mut();
+            state.failing = false;
+            state.unsettled = false;
+            state.settle();
+        }
+        let mut state = self.state.borrow_mut();
+        // More may have come in the meantime.
+        if state.queue.entries.is_empty() {
+            state.rest();
+            return Ok(Sent::Nothing);
+        }
         Ok(Sent::Some)
     }
 
@@ -377,41 +560,10 @@ impl<L: FactLog, R: Runtime> Shared<L, R> {
 enum Sent {
     Some,
     Nothing,
-}
-
-impl Run {
-    /// Puts a fact to those to be sent, unless the log has it.
-    fn take(&mut self, event: NewEvent, outgoing: &mut VecDeque<NewEvent>) {
-        if self.history.len() < HISTORY_LIMIT {
-            self.history.push(event.clone());
-        }
-        if event
-            .key()
-            .is_some_and(|key| self.known.insert(key.to_owned()))
-        {
-            outgoing.push_back(event);
-        }
-    }
-
-    /// The instance was restarted: what this lifetime told so far belongs to a new run.
-    fn restart(&mut self, outgoing: &mut VecDeque<NewEvent>) {
-        self.number += 1;
-        self.known.clear();
-        let unsent = std::mem::take(outgoing);
-        for event in std::mem::take(&mut self.history).into_iter().chain(unsent) {
-            self.take(event, outgoing);
-        }
-    }
-
-    /// The try that an attempt belongs to, with the attempts before it that did not fail but were
-    /// killed.
-    fn try_of(&self, task: &TaskId, attempt: u32) -> u32 {
-        let failed = |attempt: &u32| {
-            self.known
-                .contains(&attempt_failed_key(task.as_str(), *attempt))
-        };
-        1 + (1..attempt).rev().find(failed).unwrap_or_default()
-    }
+    /// Somebody restarts the instance: soon again.
+    Restarting,
+    /// The log is to be opened again.
+    Stale,
 }
 
 impl State {
@@ -423,36 +575,56 @@ impl State {
         }
     }
 
+    /// If the log is to be opened: with which generation.
+    fn to_open(&self) -> Option<Option<u64>> {
+        match &self.run {
+            None => Some(None),
+            Some(run) => self.stale.then_some(Some(run.generation)),
+        }
+    }
+
+    /// The log is there, for the first time or again. What this lifetime has told and the log does
+    /// not have is sent.
+    fn opened(&mut self, opened: OpenedRun) {
+        self.stale = false;
+        let known = Known::from_iter(opened.facts);
+        match &mut self.run {
+            None => {
+                self.run = Some(Run {
+                    generation: opened.generation,
+                    number: opened.run,
+                    known,
+                    history: History::default(),
+                    had_ended: opened.ended,
+                    holds: opened.ended,
+                });
+            }
+            // That it has ended since is no news of another run: what comes after it is dropped.
+            Some(run) => run.begin_again(opened.run, known, &mut self.outgoing),
+        }
+    }
+
     /// What to send next: what was sent last and may not have arrived, else as much of the queue
-    /// as the log does not have. With nothing to send, sending is over.
-    fn next_batch(&mut self) -> Option<(u32, Vec<NewEvent>)> {
+    /// as the log does not have.
+    fn next_batch(&mut self) -> Option<(u64, u32, Vec<NewEvent>)> {
         let run = self.run.as_mut()?;
         while self.outgoing.len() < BATCH_EVENTS
-            && let Some(fact) = self.queue.pop_front()
+            && let Some(queued) = self.queue.pop()
         {
-            match fact {
-                Fact::Live { ends } => {
-                    if ends.iter().any(|end| run.known.contains(end)) {
-                        run.restart(&mut self.outgoing);
-                    }
+            match queued {
+                Queued::Fact(Fact::Over) => {
+                    run.history.drop_held();
+                    self.terminal = false;
                 }
-                Fact::Doubt | Fact::Alive | Fact::Over => {}
-                Fact::Event(event) => run.take(event, &mut self.outgoing),
-                Fact::Report {
-                    event,
-                    task,
-                    attempt,
-                    number,
-                } => {
-                    let key = report_key(task.as_str(), run.try_of(&task, attempt), number);
-                    // A key of ours is short, so the event stays below its limit.
-                    if let Ok(event) = event.with_key(key) {
-                        run.take(event, &mut self.outgoing);
-                    }
+                Queued::Fact(fact) => run.tell(fact, &mut self.outgoing),
+                Queued::End if run.had_ended => run.history.drop_held(),
+                Queued::End => {
+                    run.release(&mut self.outgoing);
+                    self.unsettled = !self.terminal;
                 }
             }
         }
-        let number = run.number;
+        let (generation, number) = (run.generation, run.number);
         self.settle();
         let mut bytes = 0;
         let batch: Vec<NewEvent> = self
@@ -466,18 +638,15 @@ impl State {
             })
             .cloned()
             .collect();
-        if batch.is_empty() {
-            self.rest();
-            return None;
-        }
-        Some((number, batch))
+        (!batch.is_empty()).then_some((generation, number, batch))
     }
 
     /// Facts that are neither queued nor on their way are settled, and so are the flushes that
     /// waited for them. A fact on its way may have been joined by those of a restart.
     fn settle(&mut self) {
         if self.outgoing.is_empty() {
-            self.settled = self.dispatched - self.queue.len() as u64;
+            let left = self.queue.entries.len() as u64 + u64::from(self.unsettled);
+            self.settled = self.dispatched - left;
         }
         let settled = self.settled;
         for (_, flushed) in self
@@ -489,10 +658,272 @@ impl State {
         }
     }
 
+    /// This lifetime is over, and nobody listens to it any more.
+    fn give_up(&mut self) {
+        self.over = true;
+        self.queue = Queue::default();
+        self.outgoing.clear();
+        self.run = None;
+        self.unsettled = false;
+        self.settle();
+        self.rest();
+    }
+
     /// Sending is over, until the next fact.
     fn rest(&mut self) {
         self.sending = false;
         self.hurried = false;
+    }
+}
+
+impl Queue {
+    /// Of the reports of an attempt that come faster than they are sent, the newest takes the place
+    /// of the one before it.
+    fn push(&mut self, queued: Queued) {
+        if let Some((task, attempt)) = report_of(&queued) {
+            let count = self.reports.entry((task.clone(), attempt)).or_default();
+            if *count < QUEUED_REPORTS {
+                *count += 1;
+            } else {
+                let of_attempt = |other: &Queued| report_of(other) == Some((task, attempt));
+                // Near the end: others report less in between.
+                let before = self.entries.iter().rposition(of_attempt);
+                before.and_then(|before| self.entries.remove(before));
+            }
+        }
+        self.entries.push_back(queued);
+    }
+
+    fn pop(&mut self) -> Option<Queued> {
+        let queued = self.entries.pop_front()?;
+        if let Some((task, attempt)) = report_of(&queued) {
+            forget_one(&mut self.reports, (task.clone(), attempt));
+        }
+        Some(queued)
+    }
+}
+
+fn report_of(queued: &Queued) -> Option<(&TaskId, u32)> {
+    match queued {
+        Queued::Fact(Fact::Report { task, attempt, .. }) => Some((task, *attempt)),
+        _ => None,
+    }
+}
+
+fn forget_one(counts: &mut HashMap<(TaskId, u32), usize>, of: (TaskId, u32)) {
+    if let std::collections::hash_map::Entry::Occupied(mut count) = counts.entry(of) {
+        *count.get_mut() -= 1;
+        if *count.get() == 0 {
+            count.remove();
+        }
+    }
+}
+
+impl Run {
+    fn tell(&mut self, fact: Fact, outgoing: &mut VecDeque<NewEvent>) {
+        match fact {
+            Fact::Event(event) => self.remember(event, None, outgoing),
+            Fact::Report {
+                event,
+                task,
+                attempt,
+                number,
+            } => self.remember(event, Some((task, attempt, number)), outgoing),
+            Fact::Live { ends } => {
+                if self.had_ended || ends.iter().any(|end| self.known.keys.contains(end)) {
+                    self.restart(outgoing);
+                }
+                self.release(outgoing);
+            }
+            Fact::Alive => {
+                if self.had_ended {
+                    self.restart(outgoing);
+                }
+                self.release(outgoing);
+            }
+            Fact::Doubt => self.holds = true,
+            Fact::Over => {}
+        }
+    }
+
+    /// Puts a fact to those to be sent, unless the log has it or it is held.
+    fn remember(
+        &mut self,
+        event: NewEvent,
+        report: Option<(TaskId, u32, u32)>,
+        outgoing: &mut VecDeque<NewEvent>,
+    ) {
+        let mut told = Remembered {
+            event,
+            report,
+            held: false,
+        };
+        told.held = self.holds && !self.is_known(&told);
+        if !told.held
+            && let Some(event) = self.take(&told)
+        {
+            outgoing.push_back(event);
+        }
+        self.history.push(told);
+    }
+
+    /// The fact with its key, if the log does not have it. From now on it has.
+    fn take(&mut self, told: &Remembered) -> Option<NewEvent> {
+        let Some((task, attempt, number)) = &told.report else {
+            let is_new = told.event.key().is_some_and(|key| self.known.insert(key));
+            return is_new.then(|| told.event.clone());
+        };
+        let key = report_key(task.as_str(), self.try_of(task, *attempt), *number);
+        if !self.known.insert(&key) {
+            return None;
+        }
+        // A key of ours is short, so the event stays below its limit.
+        told.event.clone().with_key(key).ok()
+    }
+
+    fn is_known(&self, told: &Remembered) -> bool {
+        match &told.report {
+            None => told.event.key().is_none_or(|key| self.known.has(key)),
+            Some((task, attempt, number)) => {
+                let key = report_key(task.as_str(), self.try_of(task, *attempt), *number);
+                self.known.has(&key)
+            }
+        }
+    }
+
+    /// The run goes on: nothing is held any more.
+    fn release(&mut self, outgoing: &mut VecDeque<NewEvent>) {
+        if std::mem::take(&mut self.holds) {
+            let mut history = std::mem::take(&mut self.history);
+            for told in history.told.iter_mut().filter(|told| told.held) {
+                told.held = false;
+                outgoing.extend(self.take(told));
+            }
+            self.history = history;
+        }
+    }
+
+    /// The instance was restarted: what this lifetime told so far belongs to a new run.
+    fn restart(&mut self, outgoing: &mut VecDeque<NewEvent>) {
+        self.had_ended = false;
+        self.holds = false;
+        for told in &mut self.history.told {
+            told.held = false;
+        }
+        self.begin_again(self.number + 1, Known::default(), outgoing);
+    }
+
+    /// All that this lifetime told is told again, as far as the log does not have it.
+    fn begin_again(&mut self, number: u32, known: Known, outgoing: &mut VecDeque<NewEvent>) {
+        self.number = number;
+        self.known = known;
+        let unsent = std::mem::take(outgoing);
+        let history = std::mem::take(&mut self.history);
+        for told in history.told.iter().filter(|told| !told.held) {
+            outgoing.extend(self.take(told));
+        }
+        self.history = history;
+        // What was too much to be remembered.
+        for event in unsent {
+            if event.key().is_some_and(|key| self.known.insert(key)) {
+                outgoing.push_back(event);
+            }
+        }
+    }
+
+    /// The try that an attempt belongs to, with the attempts before it that did not fail but were
+    /// killed.
+    fn try_of(&self, task: &TaskId, attempt: u32) -> u32 {
+        let failed = |attempt: &u32| self.known.has(&attempt_failed_key(task.as_str(), *attempt));
+        1 + (1..attempt).rev().find(failed).unwrap_or_default()
+    }
+}
+
+impl Known {
+    /// A report with a smaller number than one that the log has is known: it is there, or was left
+    /// out for that one.
+    fn has(&self, key: &str) -> bool {
+        match split_report_key(key) {
+            None => self.keys.contains(key),
+            Some((of_try, number)) => self
+                .reports
+                .get(of_try)
+                .is_some_and(|greatest| number <= *greatest),
+        }
+    }
+
+    /// Whether it was not known.
+    fn insert(&mut self, key: &str) -> bool {
+        if self.has(key) {
+            return false;
+        }
+        match split_report_key(key) {
+            None => self.keys.insert(key.to_owned()),
+            Some((of_try, number)) => {
+                match self.reports.get_mut(of_try) {
+                    Some(greatest) => *greatest = number,
+                    None => drop(self.reports.insert(of_try.to_owned(), number)),
+                }
+                true
+            }
+        }
+    }
+}
+
+impl FromIterator<String> for Known {
+    fn from_iter<I: IntoIterator<Item = String>>(keys: I) -> Self {
+        let mut known = Self::default();
+        for key in keys {
+            match split_report_key(&key) {
+                None => drop(known.keys.insert(key)),
+                Some(_) => drop(known.insert(&key)),
+            }
+        }
+        known
+    }
+}
+
+impl History {
+    fn push(&mut self, told: Remembered) {
+        let size = told.event.size();
+        match &told.report {
+            None if !told.held && self.bytes + size > HISTORY_BYTES => return,
+            None => self.bytes += size,
+            Some((task, attempt, _)) => {
+                let of = (task.clone(), *attempt);
+                let count = self.reports.get(&of).copied().unwrap_or_default();
+                if count >= QUEUED_REPORTS {
+                    self.remove_newest_report(&of);
+                }
+                if !told.held && self.report_bytes + size > HISTORY_REPORT_BYTES {
+                    return;
+                }
+                self.report_bytes += size;
+                *self.reports.entry(of).or_default() += 1;
+            }
+        }
+        self.told.push_back(told);
+    }
+
+    fn remove_newest_report(&mut self, of: &(TaskId, u32)) {
+        let is_of = |told: &Remembered| {
+            told.report
+                .as_ref()
+                .is_some_and(|(task, attempt, _)| *task == of.0 && *attempt == of.1)
+        };
+        if let Some(told) = self
+            .told
+            .iter()
+            .rposition(is_of)
+            .and_then(|newest| self.told.remove(newest))
+        {
+            self.report_bytes -= told.event.size();
+            forget_one(&mut self.reports, of.clone());
+        }
+    }
+
+    fn drop_held(&mut self) {
+        self.told.retain(|told| !told.held);
     }
 }
 
@@ -508,7 +939,7 @@ impl<L, R> fmt::Debug for BatchedDispatch<L, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = self.shared.state.borrow();
         f.debug_struct("BatchedDispatch")
-            .field("queued", &state.queue.len())
+            .field("queued", &state.queue.entries.len())
             .field("outgoing", &state.outgoing.len())
             .field("failing", &state.failing)
             .finish_non_exhaustive()

@@ -5,6 +5,7 @@
 //! the same [`TaskId`] and the same fact key in every lifetime, and a log keeps each fact once.
 
 pub(crate) mod border;
+mod command;
 mod config;
 mod context;
 mod dispatch;
@@ -27,12 +28,13 @@ mod task;
 pub mod testing;
 mod view;
 
+pub use command::{InstanceEnd, LogAnswer, LogCommand};
 pub use config::{
     Backoff, DelayContext, DelayFunction, ResolvedConfig, ResolvedRetries, Retries, RetryDelay,
     RollbackConfig, Sensitivity, StepConfig,
 };
 pub use context::{Progress, Reporter, StepContext};
-pub use dispatch::{BatchedDispatch, DispatchConfig, FactLog, OpenedRun, Runtime};
+pub use dispatch::{BatchedDispatch, DispatchConfig, FactLog, Opened, OpenedRun, Runtime, Told};
 pub use duration::{InvalidDuration, WorkflowDuration};
 pub use error::{NonRetryableError, StepError, StepErrorKind};
 pub use event_step::{
@@ -44,7 +46,7 @@ pub use instance_event::{
 };
 pub use instance_feed::{InstanceFeed, InstanceFeedItem, InstanceLogIds};
 pub use instance_log::{Followed, InstanceEvents, InstanceFollower, InstanceLog};
-pub use log::{WorkflowLog, WorkflowLogError};
+pub use log::{Announced, LogState, WorkflowLog, WorkflowLogError};
 pub use output::{ByteStream, JsonCodec, JsonOutput, OutputCodec, StepOutput};
 pub use packed::{InvalidBatch, pack_facts};
 pub use panic::catch_panic;

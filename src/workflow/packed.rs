@@ -10,7 +10,7 @@ use crate::event::{EventRef, KeyRef, NewEvent};
 
 /// While a deploy is under way, Worker and object may be of different versions. An object refuses
 /// what it cannot be sure to understand; the Worker tries again, until it finds the new object.
-const FORM: u8 = 1;
+const FORM: u8 = 2;
 
 const HAS_KEY: u8 = 1;
 const IS_TERMINAL: u8 = 2;
@@ -180,9 +180,10 @@ mod tests {
     #[test]
     fn another_form_is_told_from_damage() {
         let mut batch = pack_facts(&some());
-        batch[0] = 2;
-        assert_eq!(unpacked(&batch), Err(InvalidBatch::Form(2)));
-        let error = InvalidBatch::Form(2).to_string();
+        // What the first version made, whose lifetimes had no numbers.
+        batch[0] = 1;
+        assert_eq!(unpacked(&batch), Err(InvalidBatch::Form(1)));
+        let error = InvalidBatch::Form(1).to_string();
         assert!(error.contains("different versions"), "{error}");
     }
 

@@ -181,6 +181,22 @@ pub(crate) fn report_key(task: &str, try_number: u32, number: u32) -> String {
     format!("{task}:progress:{try_number}:{number}")
 }
 
+/// The key of a report without its number, and the number; of another fact none.
+pub(super) fn split_report_key(key: &str) -> Option<(&str, u32)> {
+    let (base, number) = key.split_at(key.rfind(':')? + 1);
+    is_report_base(base).then(|| Some((base, number.parse().ok()?)))?
+}
+
+/// Whether this is what the keys of the reports of a try begin with, up to their number.
+pub(super) fn is_report_base(base: &str) -> bool {
+    let of_try = base
+        .strip_suffix(':')
+        .and_then(|base| base.rsplit_once(':'));
+    of_try.is_some_and(|(task, number)| {
+        task.ends_with(":progress") && number.bytes().all(|byte| byte.is_ascii_digit())
+    })
+}
+
 impl Event for StepEvent {
     fn event_type(&self) -> Cow<'_, str> {
         self.of.as_str().into()
@@ -328,6 +344,19 @@ mod tests {
             report_key("charge card-1", 1, 3),
             "charge card-1:progress:1:3"
         );
+        assert_eq!(
+            split_report_key("charge card-1:progress:1:3"),
+            Some(("charge card-1:progress:1:", 3))
+        );
+        for other in [
+            "a:progress:1-1:started",
+            "a-1:attempt_failed:1",
+            "a:progress:x",
+            ":",
+            "",
+        ] {
+            assert_eq!(split_report_key(other), None, "{other}");
+        }
         let encoded = NewEvent::encode(&progress).unwrap();
         assert!(
             encoded.data().ends_with(r#""parentId":null,"percent":4}"#),

@@ -4,7 +4,7 @@ import http from "node:http";
 import { after, before, describe, test } from "node:test";
 
 import { harness } from "./lib/harness.mjs";
-import { Run, at, lines, start } from "./lib/script.mjs";
+import { Run, at, json, lines, start } from "./lib/script.mjs";
 
 let server;
 before(async () => {
@@ -201,4 +201,101 @@ describe("retention", () => {
     await run.event("go");
     assert.equal((await missed.rest()).at(-1).id, 13);
   });
+});
+
+const call = (body) => json(`${server.url}/alpha/call`, { method: "POST", body: JSON.stringify(body) });
+const batch = (instances) =>
+  fetch(`${server.url}/alpha/batch`, { method: "POST", body: JSON.stringify({ instances }) });
+const tables = (id) =>
+  server.sql("WorkflowEvents", `alpha/${id}`, "SELECT name FROM sqlite_master WHERE name NOT LIKE '\\_%' ESCAPE '\\'");
+
+describe("creation", () => {
+  const params = { ops: [{ do: { name: "a" } }] };
+
+  test("with an id whose old log is kept begins another run", async () => {
+    const run = await start(server, params.ops, { id: "again" });
+    const first = lines(await run.readAll());
+    await run.ended();
+    // There is one: nothing happens.
+    assert.deepEqual(await (await batch([{ id: "again", params }])).json(), { created: 0 });
+    assert.deepEqual(lines(await run.readAll()), first);
+    await call({ delete: "again" });
+    assert.deepEqual(await (await batch([{ id: "again", params }])).json(), { created: 1 });
+    // It is there when the answer is.
+    const [restarted] = await server.sql("WorkflowEvents", "alpha/again", "SELECT key FROM events WHERE id = 5");
+    assert.equal(restarted.key, "run/0000000002");
+    const viewer = await run.open({ lastEventId: 4 });
+    assert.deepEqual(lines(await viewer.rest()), [
+      "5 restarted",
+      "6 started alpha-1.workflow",
+      "7 started a-1",
+      "8 completed a-1 #1",
+      "9 completed alpha-1.workflow",
+    ]);
+  });
+
+  test("that is refused leaves nothing behind", async () => {
+    const response = await batch([{ id: "refused", params }, { id: "-", params }]);
+    assert.equal(response.status, 500);
+    await response.body.cancel();
+    assert.deepEqual(await tables("refused"), []);
+    assert.equal((await fetch(`${server.url}/alpha/refused/sse`)).status, 404);
+  });
+
+  test("makes up ids and can be watched", async () => {
+    const response = await fetch(`${server.url}/alpha/batch`, { method: "POST", body: JSON.stringify({ count: 3, params }) });
+    assert.deepEqual(await response.json(), { created: 3 });
+  });
+});
+
+test("nothing of a run comes after the next has begun, however often it is restarted", async () => {
+  const ops = Array.from({ length: 12 }, (_, number) => ({ do: { name: `n${number}` } }));
+  const run = await start(server, [...ops, { wait: { name: "w", type: "go" } }], { id: "restless" });
+  const restarts = 6;
+  for (let restart = 0; restart < restarts; restart += 1) {
+    await new Promise((resolve) => setTimeout(resolve, restart * 15));
+    await run.act("again");
+  }
+  const viewer = await run.open();
+  // Whatever the last one has of it.
+  const waits = () => viewer.events.slice(viewer.events.findLastIndex(({ type }) => type === "restarted")).some(at("started", "w-1.waitForEvent"));
+  while (!waits()) await viewer.next();
+  await run.event("go", 1);
+  const events = await viewer.rest();
+  const runs = [[]];
+  for (const event of events) {
+    if (event.type === "restarted") runs.push([]);
+    else runs.at(-1).push(`${event.type} ${event.json.taskId}`);
+  }
+  assert.equal(runs.length, restarts + 1);
+  const whole = [
+    "started alpha-1.workflow",
+    ...ops.flatMap((_, number) => [`started n${number}-1`, `completed n${number}-1`]),
+    "started w-1.waitForEvent",
+    "completed w-1.waitForEvent",
+    "completed alpha-1.workflow",
+  ];
+  for (const told of runs.slice(0, -1)) assert.deepEqual(told, whole.slice(0, told.length));
+  assert.deepEqual(runs.at(-1), whole);
+});
+
+test("a run that ended without a word is ended by its object, while a viewer looks on", async () => {
+  const run = await start(server, [{ do: { name: "a" } }, { wait: { name: "w", type: "go" } }], { workflow: "beta", id: "silent" });
+  const viewer = await run.open();
+  await viewer.until(at("started", "w-1.waitForEvent"));
+  await run.pause(); // the lifetime ends, and does not know how the run goes on
+  await run.act("terminate"); // nobody is told
+  const rest = await viewer.rest();
+  assert.deepEqual(lines(rest).at(-1), "5 failed beta-1.workflow (the instance was terminated)");
+});
+
+test("a run that is paused is not ended", async () => {
+  const run = await start(server, [{ do: { name: "a" } }, { wait: { name: "w", type: "go" } }], { workflow: "beta", id: "paused" });
+  const viewer = await run.open();
+  await viewer.until(at("started", "w-1.waitForEvent"));
+  await run.pause();
+  await new Promise((resolve) => setTimeout(resolve, 5000)); // its object has asked by now
+  await run.resume();
+  await run.event("go", 1);
+  assert.deepEqual(lines(await viewer.rest()).slice(4), ["5 completed w-1.waitForEvent", "6 completed beta-1.workflow"]);
 });

@@ -10,8 +10,8 @@ use std::time::{Duration, SystemTime};
 use serde::de::DeserializeOwned;
 use ssetarget::NewEvent;
 use ssetarget::workflow::{
-    BatchedDispatch, DispatchConfig, DoStep, FactLog, JsonCodec, JsonOutput, OpenedRun, Runtime,
-    Step, StepContext, StepError, StepErrorKind, StepOutput, WaitForEvent, WaitedEvent,
+    BatchedDispatch, DispatchConfig, DoStep, FactLog, JsonCodec, JsonOutput, Opened, Runtime, Step,
+    StepContext, StepError, StepErrorKind, StepOutput, Told, WaitForEvent, WaitedEvent,
     WorkflowDuration, WorkflowEventStep, WorkflowLog, pack_facts,
 };
 use tokio::task::LocalSet;
@@ -245,6 +245,8 @@ pub(crate) struct World {
     /// What every call meets.
     pub(crate) always: Cell<Option<Trouble>>,
     pub(crate) warnings: RefCell<Vec<String>>,
+    /// How often a lifetime said that it does not know how the run goes on.
+    pub(crate) settles: Cell<u32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -263,6 +265,7 @@ impl World {
             troubles: RefCell::default(),
             always: Cell::new(None),
             warnings: RefCell::default(),
+            settles: Cell::new(0),
         })
     }
 
@@ -288,16 +291,25 @@ pub(crate) struct FakeLog(pub Rc<World>);
 impl FactLog for FakeLog {
     type Error = String;
 
-    async fn open(&self) -> Result<OpenedRun, String> {
-        self.0.call(async { self.0.log.open().unwrap() }).await
+    async fn open(&self, generation: Option<u64>) -> Result<Opened, String> {
+        let now = FakeRuntime(Rc::clone(&self.0)).now();
+        let open = async { self.0.log.open(generation, now).unwrap() };
+        self.0.call(open).await
     }
 
-    async fn append(&self, run: u32, batch: &[NewEvent]) -> Result<(), String> {
+    async fn append(&self, generation: u64, run: u32, batch: &[NewEvent]) -> Result<Told, String> {
         let batch = pack_facts(batch);
         let now = || FakeRuntime(Rc::clone(&self.0)).now();
-        let append = async { self.0.log.append_packed(run, &batch, now).unwrap() };
-        self.0.call(append).await?;
-        Ok(())
+        let append = async {
+            let log = &self.0.log;
+            log.append_packed(generation, run, &batch, now).unwrap()
+        };
+        self.0.call(append).await
+    }
+
+    async fn settle(&self) -> Result<(), String> {
+        let settles = &self.0.settles;
+        self.0.call(async { settles.set(settles.get() + 1) }).await
     }
 }
 
@@ -305,8 +317,7 @@ pub(crate) struct FakeRuntime(pub Rc<World>);
 
 impl Runtime for FakeRuntime {
     fn now(&self) -> SystemTime {
-        thread_local!(static START: tokio::time::Instant = tokio::time::Instant::now());
-        SystemTime::UNIX_EPOCH + START.with(tokio::time::Instant::elapsed)
+        now()
     }
 
     fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + 'static {
@@ -320,6 +331,12 @@ impl Runtime for FakeRuntime {
     fn warn(&self, message: &str) {
         self.0.warnings.borrow_mut().push(message.to_owned());
     }
+}
+
+/// The time in this world, which tests pause.
+pub(crate) fn now() -> SystemTime {
+    thread_local!(static START: tokio::time::Instant = tokio::time::Instant::now());
+    SystemTime::UNIX_EPOCH + START.with(tokio::time::Instant::elapsed)
 }
 
 pub(crate) type Dispatcher = BatchedDispatch<FakeLog, FakeRuntime>;

@@ -9,7 +9,7 @@
 use futures_util::{FutureExt, StreamExt};
 use ssetarget::NewEvent;
 use ssetarget::cloudflare::{FanOut, ObjectFactLog, SseRoute, Transport, WorkflowEventsNamespace};
-use ssetarget::workflow::FactLog;
+use ssetarget::workflow::{FactLog, Opened};
 use worker::{Context, Env, Method, Request, Response, Result, event, wasm_bindgen_futures};
 
 ssetarget::export_workflow_events!(WorkflowEvents);
@@ -55,6 +55,7 @@ fn fan_out(env: &Env) -> Option<FanOut> {
 /// Appends events as a workflow does: through a log that it opens once.
 struct Driver {
     log: ObjectFactLog,
+    generation: u64,
     run: u32,
     /// The number of the next event.
     next: u32,
@@ -73,9 +74,12 @@ impl Driver {
             value.parse::<u32>().ok()
         };
         let log = ObjectFactLog::new(events, id);
-        let opened = log.open().await?;
+        let Opened::Run(opened) = log.open(None).await? else {
+            return Err("the log is restarted".into());
+        };
         Ok(Self {
             log,
+            generation: opened.generation,
             run: opened.run,
             next: number("from").unwrap_or(1),
             batch: number("batch").unwrap_or(1),
@@ -105,7 +109,11 @@ impl Driver {
         let numbers = self.next..self.next + self.batch;
         self.next = numbers.end;
         let events = numbers.map(step_event).collect::<Result<Vec<_>>>()?;
-        Ok(self.log.append(self.run, &events).await?)
+        Ok(self
+            .log
+            .append(self.generation, self.run, &events)
+            .await
+            .map(drop)?)
     }
 }
 

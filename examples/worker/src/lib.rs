@@ -12,7 +12,7 @@ use serde::Deserialize;
 use ssetarget::Cors;
 use ssetarget::cloudflare::{
     CreateOptions, InstanceSse, SseRoute, Transport, Workflow, WorkflowErrorKind,
-    WorkflowEventsNamespace, serve_instance_sse,
+    WorkflowEventsConfig, WorkflowEventsNamespace, serve_instance_sse,
 };
 use worker::{Context, Env, Request, Response, Result, event};
 
@@ -20,7 +20,10 @@ use http::json_body;
 use order::{Approval, Order, OrderWorkflow};
 
 ssetarget::export_workflow!(OrderWorkflow);
-ssetarget::export_workflow_events!(WorkflowEvents);
+ssetarget::export_workflow_events!(
+    WorkflowEvents,
+    WorkflowEventsConfig::new().workflows(&[(order::NAME, "ORDER")])
+);
 
 #[event(fetch)]
 async fn fetch(request: Request, env: Env, _context: Context) -> Result<Response> {

@@ -35,6 +35,16 @@ impl Keys {
 
     /// Those that begin with `prefix`, in the order of texts, without it.
     pub(super) fn behind(&self, prefix: &str) -> Vec<String> {
+        self.behind_but_older(prefix, |_| false)
+    }
+
+    /// As [`behind`](Self::behind), but of the numbers behind a name of which `only_newest` says so,
+    /// only the greatest.
+    pub(super) fn behind_but_older(
+        &self,
+        prefix: &str,
+        only_newest: impl Fn(&str) -> bool,
+    ) -> Vec<String> {
         let behind = |key: &str| key.strip_prefix(prefix).map(str::to_owned);
         let from = (Bound::Included(prefix), Bound::Unbounded);
         let plain = self.plain.range::<str, _>(from);
@@ -44,7 +54,13 @@ impl Keys {
         let names = names.take_while(|(name, _)| name.starts_with(prefix));
         let cut = split_name(prefix).and_then(|name| self.numbered.get_key_value(name));
         for (name, ranges) in names.chain(cut.filter(|(name, _)| *name != prefix)) {
-            let numbers = ranges.iter().flat_map(|(first, last)| *first..=*last);
+            let from = match only_newest(name) {
+                true => ranges.last_key_value().map_or(0, |(_, last)| *last),
+                false => 0,
+            };
+            let numbers = ranges
+                .iter()
+                .flat_map(|(first, last)| (*first).max(from)..=*last);
             keys.extend(numbers.filter_map(|number| behind(&format!("{name}{number}"))));
         }
         keys.sort_unstable();
@@ -140,5 +156,10 @@ mod tests {
         assert!(!keys.insert("1/step-1:progress:1:1500"));
         let ranges = &keys.numbered["1/step-1:progress:1:"];
         assert_eq!(ranges, &BTreeMap::from([(0, 2_999)]));
+        assert!(keys.insert("1/step-1:progress:1:5000"));
+        assert_eq!(
+            keys.behind_but_older("1/", |_| true),
+            ["step-1:progress:1:5000"]
+        );
     }
 }

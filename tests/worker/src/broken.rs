@@ -31,9 +31,15 @@ impl BrokenEvents {
     }
 
     #[allow(clippy::panic, reason = "what is tested")]
-    pub fn open(&self, _with_facts: bool) -> Promise {
+    pub fn enter(&self, _generation: Option<f64>) -> Promise {
         assert!(self.way != "panics", "this log panics");
-        open(&self.way)
+        enter(&self.way)
+    }
+
+    #[allow(clippy::panic, reason = "what is tested")]
+    pub fn obey(&self, _command: String) -> Promise {
+        assert!(self.way != "panics", "this log panics");
+        enter(&self.way)
     }
 }
 
@@ -67,8 +73,12 @@ impl FragileEvents {
         self.0.alarm()
     }
 
-    pub fn open(&self, with_facts: bool) -> Promise {
-        self.0.open(with_facts)
+    pub fn enter(&self, generation: Option<f64>) -> Promise {
+        self.0.enter(generation)
+    }
+
+    pub fn obey(&self, command: String) -> Promise {
+        self.0.obey(command)
     }
 
     #[wasm_bindgen(js_name = webSocketMessage)]
@@ -107,20 +117,21 @@ pub fn extend_fragile_events() -> Result<(), JsValue> {
 const fail = async () => { throw new Error("this log is broken"); };
 // Not a promise without anything behind it: the runtime would notice.
 const hang = () => new Promise((done) => setTimeout(done, 3_600_000));
+const opened = '{"run":{"generation":1,"run":1,"ended":false,"facts":[]}}';
 const ways = {
   throws: fail,
   hangs: hang,
   nonsense: async () => 5,
-  unappendable: async () => ({ run: 1, facts: "[]", append: fail }),
-  unending: async () => ({ run: 1, facts: "[]", append: hang }),
+  unappendable: async () => ({ opened, append: fail, settle: fail }),
+  unending: async () => ({ opened, append: hang, settle: hang }),
 };
 export const sockets = (context) => context.getWebSockets().filter(({ readyState }) => readyState === WebSocket.OPEN).length;
 export const answer_no_pings = (context) => context.setWebSocketAutoResponse();
 export const abort = (context) => context.abort("the object goes down");
-export const open = (way) => (ways[way] ?? fail)();
+export const enter = (way) => (ways[way] ?? fail)();
 "#)]
 extern "C" {
-    fn open(way: &str) -> Promise;
+    fn enter(way: &str) -> Promise;
     pub fn abort(context: &JsValue);
     // Catches, since of functions that need nothing of wasm-bindgen one is enough: see `life.rs`.
     #[wasm_bindgen(catch)]

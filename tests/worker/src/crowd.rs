@@ -58,8 +58,12 @@ impl CrowdEvents {
         self.object.alarm()
     }
 
-    pub fn open(&self, with_facts: bool) -> Promise {
-        self.object.open(with_facts)
+    pub fn enter(&self, generation: Option<f64>) -> Promise {
+        self.object.enter(generation)
+    }
+
+    pub fn obey(&self, command: String) -> Promise {
+        self.object.obey(command)
     }
 
     pub fn follow(&self, hop: String) -> Promise {

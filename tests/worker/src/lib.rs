@@ -67,7 +67,11 @@ use tally::Tally;
 ssetarget::export_workflow!(Script);
 ssetarget::export_workflow!(Tally);
 ssetarget::export_workflow!(Brittle);
-ssetarget::export_workflow_events!(WorkflowEvents);
+ssetarget::export_workflow_events!(
+    WorkflowEvents,
+    // Of the others nobody learns anything before somebody asks.
+    WorkflowEventsConfig::new().workflows(&[("beta", "BETA")])
+);
 ssetarget::export_workflow_events!(
     BriefEvents,
     WorkflowEventsConfig::new()

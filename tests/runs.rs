@@ -1,0 +1,924 @@
+//! Runs and lifetimes: instances that are restarted, terminated, deleted and created again, whose
+//! lifetimes overlap, and whose requests come late. No fact is told in a run that it is not of, and
+//! none is acknowledged that was not stored.
+#![cfg(not(shuttle))]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+mod support;
+
+use std::rc::Rc;
+use std::time::{Duration, SystemTime};
+
+use futures_util::join;
+use serde_json::Value;
+use ssetarget::NewEvent;
+use ssetarget::store::{EventStore, PageLimit};
+use ssetarget::workflow::{
+    Announced, BatchedDispatch, Dispatch, DispatchConfig, Fact, Flush, InstanceEnd, LogCommand,
+    Opened, OpenedRun, Progress, Step, StepContext, StepError, Told, WaitForEvent, WorkflowLog,
+    workflow_ended, workflow_started,
+};
+use support::engine::{
+    Dispatcher, Engine, FakeLog, FakeRuntime, Trouble, World, WrappedStep, lifetime, now, wrapped,
+};
+use support::sql::Database;
+
+/// Begins with a wait, so that nothing shows a restart for a minute.
+async fn dry_goods<S: Step>(step: &S) -> Result<(), StepError> {
+    step.sleep("dry", Duration::from_secs(60)).await?;
+    step.run("price", async |_| Ok(7)).await?;
+    step.run("ship", async |_| Ok(7)).await?;
+    Ok(())
+}
+
+const DRY_GOODS: [&str; 8] = [
+    "started order-1.workflow",
+    "started dry-1.sleep",
+    "completed dry-1.sleep",
+    "started price-1",
+    "completed price-1",
+    "started ship-1",
+    "completed ship-1",
+    "completed order-1.workflow",
+];
+
+const BEGUN: [&str; 2] = ["started order-1.workflow", "started dry-1.sleep"];
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_was_terminated_in_its_first_step_and_restarted_has_a_second_run() {
+    let (engine, world): (Rc<Engine>, _) = (Rc::default(), World::new());
+    killed_while_it_sleeps(&engine, &world).await;
+    let terminated = world
+        .log
+        .settle(None, "order", &InstanceEnd::Terminated, now());
+    assert!(terminated.unwrap());
+    engine.restart();
+    assert!(run(&engine, &world).await.is_ok());
+    let failed = "failed order-1.workflow: the instance was terminated";
+    let wanted = [&BEGUN[..], &[failed, "restarted 2"], &DRY_GOODS].concat();
+    assert_eq!(story(&world).await, wanted);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_of_waits_that_is_restarted_is_another() {
+    let (engine, world): (Rc<Engine>, _) = (Rc::default(), World::new());
+    let once = [
+        "started order-1.workflow",
+        "started approval-1.waitForEvent",
+        "completed approval-1.waitForEvent",
+        "completed order-1.workflow",
+    ];
+    let mut wanted = Vec::new();
+    for run in ["", "restarted 2", "restarted 3"] {
+        let step = wrapped(&engine, &world, DispatchConfig::batched());
+        let body = step.workflow(async |step| {
+            let approval = step.wait_for_event::<()>("approval", WaitForEvent::new("ok"));
+            approval.await.map(drop)
+        });
+        lifetime(&engine, body).await.unwrap().unwrap();
+        wanted.extend(Some(run).filter(|run| !run.is_empty()));
+        wanted.extend(once);
+        assert_eq!(story(&world).await, wanted);
+        engine.restart();
+    }
+}
+
+/// It may be replayed once more: the process died after the last event and before the engine knew.
+#[tokio::test(start_paused = true)]
+async fn a_run_that_has_ended_is_not_another_without_a_proof() {
+    let (engine, world): (Rc<Engine>, _) = (Rc::default(), World::new());
+    run(&engine, &world).await.unwrap();
+    assert_eq!(story(&world).await, DRY_GOODS);
+    world.calls.set(0);
+    run(&engine, &world).await.unwrap();
+    assert_eq!(
+        (story(&world).await, world.calls.get()),
+        (own(&DRY_GOODS), 1)
+    );
+    // Nor if it tells something new, as long as the engine has not answered it anything.
+    let dispatch = dispatcher(&world);
+    tokio::task::LocalSet::new()
+        .run_until(async {
+            dispatch.dispatch(Fact::Event(started()));
+            dispatch.dispatch(Fact::Event(fact("new-1:started")));
+            dispatch.flush(Flush::End).await;
+            tokio::time::sleep(Duration::from_secs(60)).await;
+        })
+        .await;
+    assert_eq!(story(&world).await, DRY_GOODS);
+    assert_eq!(world.settles.get(), 0);
+}
+
+/// The new run opens the log before the answer of the platform's restart is there.
+#[tokio::test(start_paused = true)]
+async fn a_restart_that_is_confirmed_late_loses_nothing() {
+    for lateness in [1, 9, 30] {
+        let (engine, world): (Rc<Engine>, _) = (Rc::default(), World::new());
+        killed_while_it_sleeps(&engine, &world).await;
+        let begun = world.log.begin_restart(now()).unwrap();
+        engine.restart();
+        let run = run(&engine, &world);
+        let confirm = async {
+            tokio::time::sleep(Duration::from_secs(lateness)).await;
+            let stood = (begun.run, begun.generation);
+            assert!(world.log.confirm_restart(stood, &started(), now()).unwrap());
+        };
+        let (result, ()) = join!(run, confirm);
+        result.unwrap();
+        let wanted = [&BEGUN[..], &["restarted 2"], &DRY_GOODS].concat();
+        assert_eq!(story(&world).await, wanted, "{lateness}");
+        // Lifetimes wait ten seconds at most; then the log is open as if nobody had asked.
+        assert_eq!(world.log.state().unwrap().run, 2);
+        assert_eq!(*world.warnings.borrow(), Vec::<String>::new());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_that_the_new_run_has_noticed_itself_is_not_another() {
+    let (engine, world): (Rc<Engine>, _) = (Rc::default(), World::new());
+    run(&engine, &world).await.unwrap();
+    let begun = world.log.begin_restart(now()).unwrap();
+    engine.restart();
+    let run = run(&engine, &world);
+    let confirm = async {
+        tokio::time::sleep(Duration::from_secs(40)).await;
+        assert_eq!(world.log.state().unwrap().run, 2);
+        let stood = (begun.run, begun.generation);
+        assert!(!world.log.confirm_restart(stood, &started(), now()).unwrap());
+    };
+    join!(run, confirm).0.unwrap();
+    let wanted = [&DRY_GOODS[..], &["restarted 2"], &DRY_GOODS].concat();
+    assert_eq!(story(&world).await, wanted);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_that_the_platform_refuses_changes_nothing() {
+    let (engine, world): (Rc<Engine>, _) = (Rc::default(), World::new());
+    killed_while_it_sleeps(&engine, &world).await;
+    world.log.begin_restart(now()).unwrap();
+    let opened = world.log.open(None, now()).unwrap();
+    assert_eq!(opened, Opened::Restarting);
+    world.log.cancel_restart().unwrap();
+    run(&engine, &world).await.unwrap();
+    assert_eq!(story(&world).await, DRY_GOODS);
+}
+
+/// Requests of a process that is dead, and of one that does not know yet that it is.
+#[tokio::test]
+async fn what_comes_from_a_lifetime_that_is_over_is_stale() {
+    let log = WorkflowLog::new(Database::in_memory());
+    let append = async |generation, run, key: &str| {
+        let told = log.append(generation, run, vec![fact(key)], now()).await;
+        told.unwrap()
+    };
+    let first = opened(&log, None);
+    assert_eq!(append(first.generation, 1, "a").await, Told::Stored(1));
+    let second = opened(&log, None);
+    assert!(second.generation > first.generation);
+    // Until the second has said something, it may be a request that came late.
+    assert_eq!(append(first.generation, 1, "b").await, Told::Stored(1));
+    // It does not know of what came in between, so it has to look again.
+    assert_eq!(append(second.generation, 1, "c").await, Told::Stale);
+    assert_eq!(append(first.generation, 1, "d").await, Told::Stale);
+    assert_eq!(
+        log.open(Some(first.generation), now()).unwrap(),
+        Opened::Over
+    );
+    let again = opened(&log, Some(second.generation));
+    assert_eq!(again.facts, ["a", "b"]);
+    assert_eq!(again.generation, second.generation);
+    assert_eq!(append(second.generation, 1, "c").await, Told::Stored(1));
+    // A late opening of a dead process takes nothing from the one that lives.
+    opened(&log, None);
+    assert_eq!(append(second.generation, 1, "d").await, Told::Stored(1));
+    // A restart ends them all, and an earlier run takes nothing from anybody.
+    let begun = log.begin_restart(now()).unwrap();
+    let stood = (begun.run, begun.generation);
+    assert!(log.confirm_restart(stood, &started(), now()).unwrap());
+    for run in [1, 2, 3] {
+        assert_eq!(append(second.generation, run, "e").await, Told::Stale);
+    }
+    let third = opened(&log, None);
+    assert_eq!((third.run, third.ended), (2, false));
+    assert_eq!(append(third.generation, 1, "e").await, Told::Stale);
+    assert_eq!(append(third.generation, 2, "e").await, Told::Stored(1));
+    assert_eq!(
+        keys(&log),
+        [
+            "1/a",
+            "1/b",
+            "1/c",
+            "1/d",
+            "2/e",
+            "2/order-1.workflow:started",
+            "run/0000000002"
+        ]
+    );
+}
+
+/// The object may leave memory at any time.
+#[tokio::test]
+async fn a_log_that_wakes_knows_whose_facts_it_has() {
+    let database = Database::in_memory();
+    let log = || WorkflowLog::new(database.clone());
+    let append = async |generation, key: &str| {
+        let told = log().append(generation, 1, vec![fact(key)], now()).await;
+        told.unwrap()
+    };
+    let first = opened(&log(), None).generation;
+    assert_eq!(append(first, "a").await, Told::Stored(1));
+    // Told nothing, and is not remembered; its number is not given again.
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    let second = opened(&log(), None).generation;
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    let third = opened(&log(), None).generation;
+    assert!(first < second && second < third, "{first} {second} {third}");
+    assert_eq!(append(third, "b").await, Told::Stored(1));
+    for over in [first, second] {
+        assert_eq!(append(over, "c").await, Told::Stale);
+        assert_eq!(log().open(Some(over), now()).unwrap(), Opened::Over);
+    }
+    // A restart is remembered, too.
+    let begun = log().begin_restart(now()).unwrap();
+    let stood = (begun.run, begun.generation);
+    assert!(log().confirm_restart(stood, &started(), now()).unwrap());
+    assert_eq!(log().open(Some(third), now()).unwrap(), Opened::Over);
+    assert_eq!(opened(&log(), None).run, 2);
+}
+
+/// What is deleted leaves its ids and runs, whoever begins the next one.
+#[tokio::test]
+async fn a_log_that_has_expired_goes_on_with_the_next_run() {
+    let expired = async || {
+        let log = WorkflowLog::new(Database::in_memory());
+        let run = opened(&log, None);
+        let ended = workflow_ended("order", Ok(()), now()).unwrap();
+        let facts = vec![started(), ended];
+        let told = log.append(run.generation, 1, facts, now()).await.unwrap();
+        assert_eq!(told, Told::Stored(2));
+        log.expire().unwrap();
+        assert!(log.state().unwrap().empty);
+        (log, run.generation)
+    };
+    let ids = async |log: &Log| -> Vec<u64> {
+        events(log)
+            .await
+            .iter()
+            .map(|event| event.id.get())
+            .collect()
+    };
+    let begun = ["restarted", "started"];
+    let (log, _) = expired().await;
+    assert_eq!(
+        log.announce(&started(), now()).unwrap(),
+        Announced::New { stored: true }
+    );
+    assert_eq!(
+        (types(&log).await, ids(&log).await),
+        (own(&begun), vec![3, 4])
+    );
+    assert!(log.take_back().unwrap());
+    assert!(log.state().unwrap().empty);
+    log.announce(&started(), now()).unwrap();
+    assert_eq!(ids(&log).await, [5, 6]);
+    let run = opened(&log, None);
+    assert_eq!(
+        (run.run, run.facts),
+        (3, own(&["order-1.workflow:started"]))
+    );
+
+    let (log, old) = expired().await;
+    let stood = log.begin_restart(now()).unwrap();
+    let stood = (stood.run, stood.generation);
+    assert!(log.confirm_restart(stood, &started(), now()).unwrap());
+    assert_eq!(
+        (types(&log).await, ids(&log).await),
+        (own(&begun), vec![3, 4])
+    );
+    assert_eq!(log.open(Some(old), now()).unwrap(), Opened::Over);
+
+    // Nobody ends what is over.
+    let (log, old) = expired().await;
+    assert!(
+        !log.settle(None, "order", &InstanceEnd::Terminated, now())
+            .unwrap()
+    );
+    assert_eq!(log.tell(None, &[fact("late")]).unwrap(), Told::Stored(0));
+    let late = log.append(old, 1, vec![fact("late")], now()).await;
+    assert_eq!(late.unwrap(), Told::Stored(0));
+    assert_eq!(opened(&log, None).run, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_lifetimes_at_once_the_later_one_tells() {
+    let (engine, world): (Rc<Engine>, _) = (Rc::default(), World::new());
+    let body = async |step: WrappedStep, times: u32| {
+        for _ in 0..times {
+            step.run("page", async |_| {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                Ok(())
+            })
+            .await?;
+        }
+        Ok::<_, StepError>(())
+    };
+    let both = async {
+        let first = wrapped(&engine, &world, DispatchConfig::batched());
+        let late = first.clone();
+        let first = first.workflow(async |step| body(step, 6).await);
+        let second = async {
+            tokio::time::sleep(Duration::from_millis(2_500)).await;
+            let step = wrapped(&engine, &world, DispatchConfig::batched());
+            step.workflow(async |step| body(step, 8).await).await
+        };
+        let (first, second) = join!(first, second);
+        first.unwrap();
+        second.unwrap();
+        // What it still has to say is not worth waiting for.
+        late.run("late", async |_| Ok(())).await.unwrap();
+        let start = tokio::time::Instant::now();
+        late.dispatch().flush(Flush::End).await;
+        assert_eq!(start.elapsed(), Duration::ZERO);
+    };
+    lifetime(&engine, both).await.unwrap();
+    let mut wanted = own(&["started order-1.workflow"]);
+    for page in 1..=8 {
+        wanted.push(format!("started page-{page}"));
+        wanted.push(format!("completed page-{page}"));
+    }
+    wanted.push("completed order-1.workflow".to_owned());
+    assert_eq!(story(&world).await, wanted);
+    assert_eq!(*world.warnings.borrow(), Vec::<String>::new());
+}
+
+/// A run is announced while one of its lifetimes is at work: it tells there what it has told.
+#[tokio::test(start_paused = true)]
+async fn a_lifetime_goes_with_the_run() {
+    let world = World::new();
+    tokio::task::LocalSet::new()
+        .run_until(async {
+            let dispatch = dispatcher(&world);
+            for key in ["a-1:started", "a-1:completed"] {
+                dispatch.dispatch(Fact::Event(fact(key)));
+                dispatch.flush(Flush::BeforeWait).await;
+            }
+            let started = workflow_started("order", now()).unwrap();
+            assert!(world.log.confirm_restart((1, 0), &started, now()).unwrap());
+            dispatch.dispatch(Fact::Event(fact("b-1:started")));
+            dispatch.flush(Flush::BeforeWait).await;
+        })
+        .await;
+    assert_eq!(
+        keys(&world.log),
+        [
+            "1/a-1:completed",
+            "1/a-1:started",
+            "2/a-1:completed",
+            "2/a-1:started",
+            "2/b-1:started",
+            "2/order-1.workflow:started",
+            "run/0000000002",
+        ]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_in_doubt_is_held_until_the_engine_shows_that_the_run_goes_on() {
+    #[derive(Clone, Copy, PartialEq)]
+    enum Then {
+        Alive,
+        Live,
+        Over,
+        End,
+        Nothing,
+    }
+    for then in [
+        Then::Alive,
+        Then::Live,
+        Then::Over,
+        Then::End,
+        Then::Nothing,
+    ] {
+        let world = World::new();
+        tokio::task::LocalSet::new()
+            .run_until(async {
+                let dispatch = dispatcher(&world);
+                dispatch.dispatch(Fact::Event(fact("a-1:started")));
+                dispatch.dispatch(Fact::Doubt);
+                dispatch.dispatch(Fact::Event(fact("a-1:completed")));
+                dispatch.dispatch(Fact::Event(fact("b-1:started")));
+                let start = tokio::time::Instant::now();
+                dispatch.flush(Flush::BeforeWait).await;
+                assert!(
+                    start.elapsed() < Duration::from_millis(100),
+                    "it waited for what is held"
+                );
+                assert_eq!(keys(&world.log), ["1/a-1:started"]);
+                // Only an ended run is known to go on by that.
+                tokio::time::sleep(Duration::from_secs(60)).await;
+                assert_eq!(keys(&world.log), ["1/a-1:started"]);
+                match then {
+                    Then::Alive => dispatch.dispatch(Fact::Alive),
+                    Then::Live => dispatch.dispatch(Fact::Live {
+                        ends: vec!["b-1:completed".into()],
+                    }),
+                    Then::Over => dispatch.dispatch(Fact::Over),
+                    Then::End | Then::Nothing => {}
+                }
+                if then != Then::Nothing {
+                    let flush = if then == Then::End {
+                        Flush::End
+                    } else {
+                        Flush::BeforeWait
+                    };
+                    dispatch.flush(flush).await;
+                }
+                let released = matches!(then, Then::Alive | Then::Live | Then::End);
+                let all = ["1/a-1:completed", "1/a-1:started", "1/b-1:started"];
+                assert_eq!(
+                    keys(&world.log),
+                    if released { &all[..] } else { &all[1..2] }
+                );
+                if then != Then::End {
+                    dispatch.flush(Flush::End).await;
+                }
+                assert_eq!(world.log.state().unwrap().run, 1);
+                assert_eq!(world.settles.get(), 1, "nobody knows how the run goes on");
+            })
+            .await;
+    }
+}
+
+/// Where a run had ended, held facts keep their order when the next run begins.
+#[tokio::test(start_paused = true)]
+async fn a_restart_tells_all_in_the_order_in_which_it_was_told() {
+    let world = World::new();
+    let ended = workflow_ended("order", Ok(()), now()).unwrap();
+    for event in [started(), fact("a-1:started"), fact("c-1:started"), ended] {
+        world.log.tell(None, &[event]).unwrap();
+    }
+    tokio::task::LocalSet::new()
+        .run_until(async {
+            let dispatch = dispatcher(&world);
+            for key in ["a-1:started", "b-1:started", "c-1:started"] {
+                dispatch.dispatch(Fact::Event(fact(key)));
+            }
+            dispatch.flush(Flush::BeforeWait).await;
+            assert_eq!(world.log.state().unwrap().run, 1);
+            dispatch.dispatch(Fact::Alive);
+            dispatch.flush(Flush::BeforeWait).await;
+        })
+        .await;
+    let second = types(&world.log).await.split_off(4);
+    assert_eq!(
+        second,
+        ["restarted", "a-1:started", "b-1:started", "c-1:started"]
+    );
+}
+
+/// Terminated while a lifetime is at work: what that still tells is no news of another run.
+#[tokio::test(start_paused = true)]
+async fn a_run_that_is_ended_under_a_lifetime_stays_ended() {
+    let world = World::new();
+    tokio::task::LocalSet::new()
+        .run_until(async {
+            let dispatch = dispatcher(&world);
+            dispatch.dispatch(Fact::Event(started()));
+            dispatch.flush(Flush::BeforeWait).await;
+            let terminated = world
+                .log
+                .settle(None, "order", &InstanceEnd::Terminated, now());
+            assert!(terminated.unwrap());
+            for _ in 0..2 {
+                dispatch.dispatch(Fact::Live {
+                    ends: vec!["a-1:completed".into()],
+                });
+                dispatch.dispatch(Fact::Alive);
+                dispatch.dispatch(Fact::Event(fact("a-1:started")));
+                dispatch.flush(Flush::BeforeWait).await;
+                // Also if it has to look again.
+                world
+                    .log
+                    .open(Some(world.log.state().unwrap().generation), now())
+                    .unwrap();
+            }
+        })
+        .await;
+    assert_eq!(
+        keys(&world.log),
+        ["1/order-1.workflow:failed", "1/order-1.workflow:started"]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_a_lifetime_that_does_not_tell_the_end_has_it_asked_for() {
+    let (engine, world): (Rc<Engine>, _) = (Rc::default(), World::new());
+    engine.pause_in("price");
+    assert!(run(&engine, &world).await.unwrap_err().is_suspended());
+    assert_eq!(world.settles.get(), 1);
+    let calls = world.calls.replace(0);
+    assert!(calls <= 7, "{calls}");
+    run(&engine, &world).await.unwrap();
+    run(&engine, &world).await.unwrap();
+    assert_eq!(world.settles.get(), 1);
+    assert_eq!(story(&world).await, DRY_GOODS);
+}
+
+#[tokio::test]
+async fn an_announcement_without_an_instance_leaves_nothing() {
+    let log = WorkflowLog::new(Database::in_memory());
+    for _ in 0..2 {
+        assert_eq!(
+            log.announce(&started(), now()).unwrap(),
+            Announced::New { stored: true }
+        );
+        assert_eq!(
+            log.announce(&started(), now()).unwrap(),
+            Announced::New { stored: false }
+        );
+        assert_eq!(keys(&log), ["1/order-1.workflow:started"]);
+        assert!(log.take_back().unwrap());
+        let state = log.state().unwrap();
+        assert!(state.empty && !state.announced, "{state:?}");
+        assert!(!log.take_back().unwrap());
+    }
+    // A lifetime has opened it in between: it tells its beginning again.
+    log.announce(&started(), now()).unwrap();
+    let run = opened(&log, None);
+    assert!(log.take_back().unwrap());
+    let told = log
+        .append(run.generation, 1, vec![fact("a-1:started")], now())
+        .await;
+    assert_eq!(told.unwrap(), Told::Stale);
+    assert_eq!(
+        opened(&log, Some(run.generation)).facts,
+        Vec::<String>::new()
+    );
+    // From then on there is an instance.
+    log.append(run.generation, 1, vec![started()], now())
+        .await
+        .unwrap();
+    assert!(!log.take_back().unwrap());
+    assert_eq!(keys(&log), ["1/order-1.workflow:started"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_has_the_id_of_an_earlier_one_has_a_run_of_its_own() {
+    for how_the_first_ended in ["killed", "complete"] {
+        let (engine, world): (Rc<Engine>, _) = (Rc::default(), World::new());
+        if how_the_first_ended == "killed" {
+            killed_while_it_sleeps(&engine, &world).await;
+        } else {
+            run(&engine, &world).await.unwrap();
+        }
+        let first = story(&world).await;
+        // There is one already, says the platform: nothing happens.
+        let Announced::Known(_) = world.log.announce(&started(), now()).unwrap() else {
+            panic!("it has events");
+        };
+        world.log.cancel_restart().unwrap();
+        assert_eq!(story(&world).await, first);
+        // It was deleted, and can be created.
+        let Announced::Known(stood) = world.log.announce(&started(), now()).unwrap() else {
+            panic!("it has events");
+        };
+        engine.restart();
+        let stood = (stood.run, stood.generation);
+        assert!(world.log.confirm_restart(stood, &started(), now()).unwrap());
+        let announced = [
+            &first[..],
+            &own(&["restarted 2", "started order-1.workflow"]),
+        ]
+        .concat();
+        assert_eq!(story(&world).await, announced);
+        run(&engine, &world).await.unwrap();
+        let all = [&first[..], &own(&["restarted 2"]), &own(&DRY_GOODS)].concat();
+        assert_eq!(story(&world).await, all);
+    }
+}
+
+#[tokio::test]
+async fn a_run_is_ended_as_the_platform_says_and_only_if_nothing_has_happened_since() {
+    let told = async |end: InstanceEnd, between: fn(&Log)| {
+        let log = WorkflowLog::new(Database::in_memory());
+        let run = opened(&log, None);
+        log.append(run.generation, 1, vec![started()], now())
+            .await
+            .unwrap();
+        let state = log.state().unwrap();
+        between(&log);
+        let stood = Some((state.run, state.generation));
+        let changed = log.settle(stood, "order", &end, now()).unwrap();
+        assert!(!log.settle(stood, "order", &end, now()).unwrap(), "twice");
+        changed.then(|| data(&log))
+    };
+    let error = |data: Option<Value>| data.map(|data| data["error"].clone());
+    let quiet: fn(&Log) = |_| {};
+    assert_eq!(
+        error(told(InstanceEnd::Completed, quiet).await),
+        Some(Value::Null)
+    );
+    let failed = told(InstanceEnd::Failed(Some("no".into())), quiet).await;
+    assert_eq!(error(failed), Some("no".into()));
+    let failed = told(InstanceEnd::Failed(None), quiet).await;
+    assert_eq!(error(failed), Some("the workflow failed".into()));
+    let terminated = told(InstanceEnd::Terminated, quiet).await;
+    assert_eq!(
+        error(terminated),
+        Some("the instance was terminated".into())
+    );
+    // It may have been created a moment ago.
+    assert_eq!(told(InstanceEnd::Missing, quiet).await, None);
+    // A lifetime, a restart, the run's own end.
+    let between: [fn(&Log); 3] = [
+        |log| drop(opened(log, None)),
+        |log| {
+            let stood = log.begin_restart(now()).unwrap();
+            let stood = (stood.run, stood.generation);
+            log.confirm_restart(stood, &started(), now()).unwrap();
+        },
+        |log| {
+            let ended = workflow_ended("order", Ok(()), now()).unwrap();
+            log.tell(None, &[ended]).unwrap();
+        },
+    ];
+    for between in between {
+        assert_eq!(told(InstanceEnd::Completed, between).await, None);
+    }
+}
+
+#[tokio::test]
+async fn an_instance_that_the_platform_does_not_know_is_gone_after_half_a_minute() {
+    // What the store takes for now.
+    let now = SystemTime::now;
+    let later = || now() + Duration::from_secs(31);
+    let missing = |log: &Log, now| {
+        log.settle(None, "order", &InstanceEnd::Missing, now)
+            .unwrap()
+    };
+    // It was never created.
+    let log = WorkflowLog::new(Database::in_memory());
+    log.announce(&started(), now()).unwrap();
+    assert!(!missing(&log, now()));
+    assert!(missing(&log, later()));
+    assert!(log.state().unwrap().empty);
+    assert!(!missing(&log, later()), "an empty log is not ended");
+    // It was deleted.
+    let run = opened(&log, None);
+    log.append(
+        run.generation,
+        1,
+        vec![started(), fact("a-1:started")],
+        now(),
+    )
+    .await
+    .unwrap();
+    assert!(!missing(&log, now()));
+    assert!(missing(&log, later()));
+    assert_eq!(data(&log)["error"], "the instance does not exist any more");
+}
+
+/// What a Worker and an object say to each other.
+#[test]
+fn commands_and_answers_are_json() {
+    let log = WorkflowLog::new(Database::in_memory());
+    let obey = |json: &str| {
+        let command: LogCommand = serde_json::from_str(json).unwrap();
+        assert_eq!(serde_json::to_string(&command).unwrap(), json);
+        let answer = log.obey(&command, now()).unwrap();
+        let json = serde_json::to_string(&answer).unwrap();
+        assert_eq!(
+            serde_json::from_str::<ssetarget::workflow::LogAnswer>(&json).unwrap(),
+            answer
+        );
+        (answer.changed, answer.restarting)
+    };
+    let announce = r#"{"announce":{"workflow":"order","time":1000}}"#;
+    assert_eq!(obey(announce), (true, false));
+    assert_eq!(obey(announce), (false, false));
+    assert_eq!(obey(r#""takeBack""#), (true, false));
+    assert_eq!(obey(announce), (true, false));
+    opened(&log, None);
+    assert_eq!(obey(announce), (false, true));
+    assert_eq!(obey(r#""cancelRestart""#), (false, false));
+    assert_eq!(obey(r#""beginRestart""#), (false, true));
+    let confirm = r#"{"confirmRestart":{"stood":[1,9000],"workflow":"order","time":1000}}"#;
+    assert_eq!(obey(confirm), (true, false));
+    assert_eq!(obey(confirm), (false, false));
+    let settle = r#"{"settle":{"stood":null,"workflow":"order","end":{"failed":"no"}}}"#;
+    assert_eq!(obey(settle), (true, false));
+    assert_eq!(obey(r#""state""#), (false, false));
+    let state = log.state().unwrap();
+    assert_eq!((state.run, state.ended), (2, true));
+}
+
+/// Known facts need no call, so nobody learns from an append that the log is back.
+#[tokio::test(start_paused = true)]
+async fn a_log_that_is_back_is_waited_for() {
+    let world = World::new();
+    world.log.tell(None, &[started()]).unwrap();
+    world.troubles.borrow_mut().push(Trouble::Refuse);
+    tokio::task::LocalSet::new()
+        .run_until(async {
+            let dispatch = dispatcher(&world);
+            dispatch.dispatch(Fact::Event(started()));
+            dispatch.flush(Flush::BeforeWait).await;
+            assert_eq!(world.warnings.borrow().len(), 1);
+            tokio::time::sleep(Duration::from_secs(3600)).await;
+            dispatch.dispatch(Fact::Event(fact("a-1:attempt_failed:1")));
+            let at_most = Duration::from_secs(60);
+            dispatch.flush(Flush::AttemptEnd { at_most }).await;
+            assert_eq!(
+                keys(&world.log),
+                ["1/a-1:attempt_failed:1", "1/order-1.workflow:started"]
+            );
+        })
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_a_burst_of_reports_the_newest_is_kept() {
+    let (engine, world): (Rc<Engine>, _) = (Rc::default(), World::new());
+    let burst = async |killed: bool| {
+        let step = wrapped(&engine, &world, DispatchConfig::batched());
+        let body = step.workflow(async |step| {
+            let left = step.run("left", async move |attempt: StepContext| {
+                for number in 1..=20_000 {
+                    attempt.progress(Progress::percent(f64::from(number) / 200.0));
+                }
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                if killed {
+                    std::future::pending::<()>().await;
+                }
+                attempt.progress("the last");
+                Ok(())
+            });
+            let right = step.run("right", async |attempt: StepContext| {
+                attempt.progress("one");
+                Ok(())
+            });
+            let (left, right) = join!(left, right);
+            left.and(right)
+        });
+        lifetime(&engine, tokio::time::timeout(Duration::from_secs(5), body))
+            .await
+            .unwrap()
+    };
+    assert!(burst(true).await.is_err());
+    let reports = async || {
+        let all = types(&world.log).await;
+        all.into_iter()
+            .filter(|line| line.contains("progress"))
+            .collect::<Vec<_>>()
+    };
+    let first = reports().await;
+    assert_eq!(first.len(), 65);
+    assert!(first.iter().any(|line| line.contains("100")), "{first:?}");
+    // The attempt that was killed is made again: what it reported is there, in order.
+    burst(false).await.unwrap().unwrap();
+    let second = reports().await;
+    assert_eq!(second[..65], first);
+    assert_eq!(second.len(), 66, "{:?}", &second[65..]);
+    assert_eq!(*world.warnings.borrow(), Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_is_restarted_from_a_late_step_is_told_from_its_beginning() {
+    let (engine, world): (Rc<Engine>, _) = (Rc::default(), World::new());
+    let lifetime_of = async || {
+        let step = wrapped(&engine, &world, DispatchConfig::batched());
+        let body = step.workflow(async |step| {
+            for _ in 0..3_000 {
+                step.run("page", async |_| Ok(())).await?;
+            }
+            step.run("sum", async |_| Ok(())).await
+        });
+        lifetime(&engine, body).await.unwrap().unwrap();
+    };
+    lifetime_of().await;
+    let first = story(&world).await;
+    engine.forget("do/sum-1");
+    lifetime_of().await;
+    let all = story(&world).await;
+    assert_eq!(all[first.len()], "restarted 2");
+    assert_eq!(all[first.len() + 1..], first);
+}
+
+/// An instance that reports much is opened, and its log wakes, with little in hand.
+#[tokio::test]
+async fn many_reports_cost_little() {
+    let database = Database::in_memory();
+    let log = WorkflowLog::new(database.clone());
+    let run = opened(&log, None);
+    let reports = 120_000_u32;
+    for first in (1..=reports).step_by(500) {
+        let report = |number| fact(&format!("import-1:progress:1:{number}"));
+        let batch = (first..first + 500).map(report).collect();
+        let told = log.append(run.generation, 1, batch, now()).await;
+        assert_eq!(told.unwrap(), Told::Stored(500));
+    }
+    let log = WorkflowLog::new(database.clone());
+    database.take_statements();
+    let opened = opened(&log, None);
+    assert_eq!(opened.facts, [format!("import-1:progress:1:{reports}")]);
+    let pages = database.take_statements().len();
+    assert!(pages > 10, "all keys were read at once: {pages}");
+    let again = fact("import-1:progress:1:77");
+    let told = log.append(opened.generation, 1, vec![again], now()).await;
+    assert_eq!(told.unwrap(), Told::Stored(0));
+}
+
+// Helpers.
+
+type Log = WorkflowLog<Database>;
+
+fn started() -> NewEvent {
+    workflow_started("order", now()).unwrap()
+}
+
+/// A fact whose type is its key.
+fn fact(key: &str) -> NewEvent {
+    NewEvent::new(key, "{}").unwrap().with_key(key).unwrap()
+}
+
+fn opened(log: &Log, generation: Option<u64>) -> OpenedRun {
+    match log.open(generation, now()).unwrap() {
+        Opened::Run(run) => run,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn dispatcher(world: &Rc<World>) -> Dispatcher {
+    let log = FakeLog(Rc::clone(world));
+    BatchedDispatch::new(
+        log,
+        FakeRuntime(Rc::clone(world)),
+        DispatchConfig::batched(),
+    )
+}
+
+async fn run(engine: &Rc<Engine>, world: &Rc<World>) -> Result<(), StepError> {
+    engine.revive();
+    let step = wrapped(engine, world, DispatchConfig::batched());
+    let body = step.workflow(async |step| dry_goods(&step).await);
+    lifetime(engine, body).await.unwrap()
+}
+
+async fn killed_while_it_sleeps(engine: &Rc<Engine>, world: &Rc<World>) {
+    let step = wrapped(engine, world, DispatchConfig::batched());
+    let body = step.workflow(async |step| dry_goods(&step).await);
+    let body = tokio::time::timeout(Duration::from_secs(10), body);
+    assert!(lifetime(engine, body).await.unwrap().is_err());
+    assert_eq!(story(world).await, BEGUN);
+}
+
+fn own(lines: &[&str]) -> Vec<String> {
+    lines.iter().map(|line| (*line).to_owned()).collect()
+}
+
+async fn events(log: &Log) -> Vec<ssetarget::StoredEvent> {
+    let limit = PageLimit {
+        events: 1_000_000,
+        bytes: usize::MAX,
+    };
+    log.target().store().read(None, limit).await.unwrap().events
+}
+
+fn keys(log: &Log) -> Vec<String> {
+    log.target().store().keys("").unwrap()
+}
+
+/// Types, with the percentage or message of reports.
+async fn types(log: &Log) -> Vec<String> {
+    let line = |event: ssetarget::StoredEvent| {
+        let data: Value = serde_json::from_str(&event.data).unwrap();
+        match event.event_type.as_str() {
+            "progress" => format!(
+                "progress {} {} {}",
+                data["taskId"], data["percent"], data["message"]
+            ),
+            of => of.to_owned(),
+        }
+    };
+    events(log).await.into_iter().map(line).collect()
+}
+
+/// The data of the last event.
+fn data(log: &Log) -> Value {
+    let last = futures_util::FutureExt::now_or_never(events(log))
+        .unwrap()
+        .pop();
+    serde_json::from_str(&last.unwrap().data).unwrap()
+}
+
+async fn story(world: &World) -> Vec<String> {
+    let line = |event: ssetarget::StoredEvent| {
+        let data: Value = serde_json::from_str(&event.data).unwrap();
+        match (data["taskId"].as_str(), data["error"].as_str()) {
+            (None, _) => format!("{} {}", event.event_type, data["run"]),
+            (Some(task), None) => format!("{} {task}", event.event_type),
+            (Some(task), Some(error)) => format!("{} {task}: {error}", event.event_type),
+        }
+    };
+    events(&world.log).await.into_iter().map(line).collect()
+}
