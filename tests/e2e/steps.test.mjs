@@ -269,7 +269,7 @@ describe("sleeps and waits", () => {
     assert.deepEqual(good.outputs, [7]);
     const op = { waitNumber: { name: "w" } };
     const bad = await both([{ catch: { op, rethrow: false } }], (run) => run.event("number", "seven"));
-    assert.equal(bad.outputs[0].kind, "Failed");
+    assert.equal(bad.outputs[0].kind, "Invalid");
     assert.match(bad.outputs[0].error, /the event that "w" waited for has another payload: found string, expected u32$/);
   });
 
