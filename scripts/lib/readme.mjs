@@ -1,5 +1,5 @@
 // The crate of the README, with the native test of the guide, as a reader makes it.
-import { copyFile, mkdir, mkdtemp, readFile, writeFile } from "node:fs/promises";
+import { appendFile, copyFile, mkdir, mkdtemp, readFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { Failure, at, root } from "./run.mjs";
@@ -14,11 +14,11 @@ export async function readmeCrate() {
   for (const [, name, text] of blocks) {
     const file = path.join(folder, name);
     await mkdir(path.dirname(file), { recursive: true });
-    await writeFile(file, text.replaceAll('"../ssetarget"', JSON.stringify(root)));
+    await appendFile(file, text.replaceAll('"../ssetarget"', JSON.stringify(root)));
   }
   // The versions that the tools at hand fit; cargo and worker-build fetch those that fit by themselves.
   await copyFile(at("Cargo.lock"), path.join(folder, "Cargo.lock"));
   return folder;
 }
 
-const FILES = ["Cargo.toml", "wrangler.toml", "src/lib.rs", "tests/greeting.rs"];
+const FILES = ["Cargo.toml", "wrangler.toml", "src/lib.rs", "src/lib.rs"];
