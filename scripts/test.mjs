@@ -10,7 +10,10 @@ import { readmeCrate } from "./lib/readme.mjs";
 import { ensureNodeModules, ensureRust, ensureWorkerTools, modernNode, nodeEnv } from "./lib/setup.mjs";
 
 const WASM = ["--target", "wasm32-unknown-unknown"];
-const WASM_ONLY_FEATURES = ["cloudflare"];
+const CRATES = ["ssetarget", "cloudflare-workflows"];
+const LIBRARIES = CRATES.flatMap((crate) => ["-p", crate]);
+/** Features that bind to the runtime of Workers. */
+const WASM_FEATURES = ["cloudflare", "worker"];
 /** The files of tests/ that are about what is written and read as JSON. */
 const VALUES = ["fake_step", "instance_log", "steps", "values", "view", "workflow"];
 const WORKER_PACKAGES = ["ssetarget-bench-worker", "ssetarget-demo", "ssetarget-test-worker"];
@@ -43,30 +46,36 @@ const GROUPS = {
   async lint() {
     await check("rustfmt", "cargo", ["fmt", "--all", "--check"]);
     await check("clippy, native", "cargo", ["clippy", ...NATIVE, "--all-targets", ...nativeFeatures(), ...DENY_WARNINGS]);
-    await check("clippy, wasm library", "cargo", ["clippy", "-p", "ssetarget", "--features", "cloudflare", ...WASM, ...DENY_WARNINGS]);
+    await check("clippy, wasm libraries", "cargo", ["clippy", ...LIBRARIES, "--features", "ssetarget/cloudflare", ...WASM, ...DENY_WARNINGS]);
     await check("clippy, Workers", "cargo", ["clippy", ...WORKER_PACKAGES.flatMap((name) => ["-p", name]), ...WASM, ...DENY_WARNINGS]);
-    await check("no features", "cargo", ["check", "-p", "ssetarget", "--no-default-features"]);
-    for (const feature of features()) {
-      const target = WASM_ONLY_FEATURES.includes(feature) ? WASM : [];
-      await check(`only feature ${feature}`, "cargo", ["check", "-p", "ssetarget", "--no-default-features", "--features", feature, ...target]);
+    for (const crate of CRATES) {
+      await check(`${crate} without features`, "cargo", ["check", "-p", crate, "--no-default-features"]);
+      for (const feature of features(crate)) {
+        const target = WASM_FEATURES.includes(feature) ? WASM : [];
+        await check(`${crate}, only ${feature}`, "cargo", ["check", "-p", crate, "--no-default-features", "--features", feature, ...target]);
+      }
     }
     // A user's crate is checked natively, too, by its editor for example.
-    await check("clippy, all features, native", "cargo", ["clippy", "-p", "ssetarget", "--all-features", ...DENY_WARNINGS]);
+    await check("clippy, all features, native", "cargo", ["clippy", ...LIBRARIES, "--all-features", ...DENY_WARNINGS]);
     const strict = { RUSTDOCFLAGS: "-D warnings" };
-    // By their bare names: `ssetarget/…` would be those of the dev-dependency, which has no docs.
-    const native = features().filter((feature) => !WASM_ONLY_FEATURES.includes(feature));
-    await check("docs, native", "cargo", ["doc", "-p", "ssetarget", "--no-deps", "--features", native.join(",")], strict);
-    await check("docs, wasm", "cargo", ["doc", "-p", "ssetarget", "--no-deps", "--features", "cloudflare", ...WASM], strict);
+    for (const crate of CRATES) {
+      const native = features(crate).filter((feature) => !WASM_FEATURES.includes(feature));
+      const wasm = features(crate).filter((feature) => WASM_FEATURES.includes(feature));
+      // By their bare names: `ssetarget/…` would be those of the dev-dependency, which has no docs.
+      await check(`docs of ${crate}, native`, "cargo", ["doc", "-p", crate, "--no-deps", "--features", native.join(",")], strict);
+      await check(`docs of ${crate}, wasm`, "cargo", ["doc", "-p", crate, "--no-deps", "--features", wasm.join(","), ...WASM], strict);
+    }
     // Compiled only: nothing runs wasm here, and the guide's examples that need no Worker run natively.
-    const examples = ["-p", "ssetarget", "--doc", "--features", "cloudflare,testing", ...WASM, "--", "guide", "cloudflare"];
-    await cargoTest("examples in docs, wasm", examples, { CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER: "true" });
+    const compiled = { CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER: "true" };
+    await cargoTest("examples in docs, wasm", ["-p", "ssetarget", "--doc", "--features", "cloudflare", ...WASM, "--", "guide", "cloudflare"], compiled);
+    await cargoTest("examples in docs of Workflows, wasm", ["-p", "cloudflare-workflows", "--doc", "--features", "worker", ...WASM, "--", "worker"], compiled);
   },
 
   async native() {
     await cargoTest("cargo test", ["--no-fail-fast", ...NATIVE, ...nativeFeatures()]);
     // As if some other crate had switched them on: they change how values are written and read.
-    const others = ["--features", "testing,serde_json/arbitrary_precision,serde_json/preserve_order"];
-    await cargoTest("with other features of serde_json", ["-p", "ssetarget", ...others, "--lib", ...VALUES.flatMap((file) => ["--test", file])]);
+    const others = ["--features", "ssetarget/serde_json/arbitrary_precision,ssetarget/serde_json/preserve_order"];
+    await cargoTest("with other features of serde_json", [...LIBRARIES, ...others, "--lib", ...VALUES.flatMap((file) => ["--test", file])]);
     await cargoTest("the README's crate, natively", ["--manifest-path", path.join(await readmeCrate(), "Cargo.toml")], { CARGO_TARGET_DIR: at("target") });
     if (existsSync(at("tests/shuttle.rs"))) {
       // A folder of its own: the flag changes every crate. No LTO, and not the crates that Redis
@@ -194,14 +203,15 @@ function seconds1(milliseconds) {
   return (milliseconds / 1000).toFixed(1);
 }
 
-function features() {
+function features(crate = "ssetarget") {
   const metadata = JSON.parse(capture("cargo", ["metadata", "--no-deps", "--format-version", "1"]) ?? "null");
   if (!metadata) throw new Failure("cargo metadata failed; is Cargo.toml valid?");
-  const library = metadata.packages.find(({ name }) => name === "ssetarget");
+  const library = metadata.packages.find(({ name }) => name === crate);
   return Object.keys(library.features).filter((feature) => feature !== "default");
 }
 
 function nativeFeatures(...without) {
-  const names = features().filter((feature) => ![...WASM_ONLY_FEATURES, ...without].includes(feature));
-  return names.length > 0 ? ["--features", names.map((name) => `ssetarget/${name}`).join(",")] : [];
+  const names = CRATES.flatMap((crate) => features(crate).map((feature) => `${crate}/${feature}`));
+  const left = [...WASM_FEATURES, ...without];
+  return ["--features", names.filter((name) => !left.includes(name.split("/")[1])).join(",")];
 }

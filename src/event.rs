@@ -13,13 +13,16 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// The position of an event in its log: a positive integer below 2^53, so that a JavaScript
 /// client can hold it as a number without loss.
 ///
-/// Ids are assigned by the [`EventStore`](crate::EventStore) and strictly increase in log order.
+/// Ids are assigned by the [`EventStore`](crate::store::EventStore) and strictly increase in log order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EventId(NonZeroU64);
 
 impl EventId {
     /// The greatest id there can be: 2^53 - 1, JavaScript's `Number.MAX_SAFE_INTEGER`.
     pub const MAX: u64 = (1 << 53) - 1;
+
+    /// The id of a log's first event.
+    pub(crate) const FIRST: Self = Self(NonZeroU64::MIN);
 
     /// The id with this number, or `None` for 0 and for numbers above [`EventId::MAX`].
     #[must_use]
@@ -102,6 +105,18 @@ pub enum Cursor {
     /// With the first event that was stored at this time or later, by the store's clock. Times
     /// count in milliseconds.
     Since(SystemTime),
+}
+
+/// A position that the log does not know: beyond its head, or older than what is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reset {
+    /// What was asked for. `None`: everything from the start of a log that was empty when the
+    /// subscriber came, and of which it did not read what is gone.
+    pub requested: Option<EventId>,
+    /// The oldest event kept. `None` if there is none.
+    pub oldest: Option<EventId>,
+    /// The greatest id ever assigned. `None` if none was.
+    pub head: Option<EventId>,
 }
 
 /// Something that can be dispatched: a type name and data that [`serde`] can write as JSON.

@@ -36,7 +36,6 @@
 //! | `contract` | no | `store::contract`, the suite for a store of your own |
 //! | `http` | no | the `http` module: responses for hyper, tower and their like |
 //! | `redis` | no | `store::redis`: logs in Redis, over tokio or, with `cloudflare`, in Workers |
-//! | `testing` | no | `workflow::testing`: a fake engine for native tests of workflows |
 //! | `tracing` | no | `tracer::SseLayer`: spans and events of the crate `tracing`, live |
 //!
 //! # Any server
@@ -72,44 +71,47 @@
 // The core has no unsafe code in either build; only the glue's generated bindings need it.
 #![cfg_attr(not(feature = "cloudflare"), forbid(unsafe_code))]
 
-#[cfg(all(feature = "axum", not(target_family = "wasm")))]
-pub mod axum;
-mod body;
 mod clock;
-#[cfg(feature = "cloudflare")]
 pub mod cloudflare;
 mod cors;
-#[cfg(any(test, feature = "cloudflare"))]
-mod credit;
+mod delivery;
 mod event;
-pub mod fan_out;
 #[cfg(any(doc, doctest))]
 #[doc = include_str!("../docs/workflows.md")]
 pub mod guide {}
-#[cfg(any(test, feature = "cloudflare"))]
-mod hibernating;
 #[cfg(feature = "http")]
 pub mod http;
-mod listen;
 mod refusal;
 pub mod store;
-mod subscription;
 mod sync;
-mod target;
+pub mod task;
 pub mod tracer;
 pub mod wire;
 pub mod workflow;
 
-pub use body::{HEARTBEAT_INTERVAL, body, frame_body, frames, keep_alive};
+#[cfg(all(feature = "axum", not(target_family = "wasm")))]
+#[doc(inline)]
+pub use crate::http::axum;
 pub use cors::{Cors, CorsAnswer, InvalidCors};
-pub use event::{Cursor, Event, EventId, InvalidEvent, InvalidEventId, NewEvent, StoredEvent};
-pub use listen::{DecodeError, DecodeEvent, Folded, ListenError, Stored};
+pub use delivery::{
+    Batch, DecodeError, DecodeEvent, DispatchError, Folded, HEARTBEAT_INTERVAL, ListenError,
+    SseTarget, Stored, Subscription, body, frame_body, frames, keep_alive,
+};
+pub use event::{
+    Cursor, Event, EventId, InvalidEvent, InvalidEventId, NewEvent, Reset, StoredEvent,
+};
 pub use refusal::Refusal;
 #[cfg(feature = "redis")]
 pub use store::redis::{RedisClient, RedisEventStore};
 pub use store::{
     Appended, EventStore, MemoryEventStore, NullEventStore, Page, PageLimit, SqliteEventStore,
 };
-pub use subscription::{Batch, Reset, Subscription};
 pub use sync::{MaybeSend, MaybeSync};
-pub use target::{DispatchError, SseTarget};
+
+/// For the crate's own tests. Not part of the public API.
+#[doc(hidden)]
+pub mod internals {
+    pub use crate::cloudflare::command::{InstanceEnd, LogAnswer, LogCommand};
+    pub use crate::cloudflare::log::{Announced, LogState, WorkflowLog, WorkflowLogError};
+    pub use crate::cloudflare::packed::{InvalidBatch, pack_facts};
+}

@@ -8,8 +8,7 @@ use std::fmt;
 use std::time::SystemTime;
 
 use crate::clock;
-use crate::event::{Cursor, EventId, InvalidEventId, StoredEvent};
-use crate::subscription::Reset;
+use crate::event::{Cursor, EventId, InvalidEventId, Reset, StoredEvent};
 
 /// The response's `content-type`. UTF-8 is the only encoding there is (section 9.2.4).
 pub const CONTENT_TYPE: &str = "text/event-stream";
@@ -122,7 +121,7 @@ pub fn encode_reset(reset: &Reset, out: &mut Vec<u8>) {
 }
 
 /// Appends the bytes of an event without an id, which leaves the client's last id as it is. The
-/// type must be one that [`NewEvent`](crate::NewEvent) accepts.
+/// type must be one that [`NewEvent`](crate::event::NewEvent) accepts.
 ///
 /// CR, LF and CRLF all end a line (section 9.2.5), so each of them in the data starts a new
 /// `data:` line.

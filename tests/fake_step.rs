@@ -6,15 +6,15 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
+use cloudflare_workflows::testing::{FakeInstance, FakeRunError, FakeStep, Replay};
+use cloudflare_workflows::{
+    ByteStream, NonRetryableError, Progress, Retries, Step, StepError, StepKind, WaitForEvent,
+};
 use futures_executor::block_on;
 use futures_util::future::LocalBoxFuture;
 use futures_util::{FutureExt, join, try_join};
 use serde_json::json;
-use ssetarget::workflow::testing::{FakeInstance, FakeRunError, FakeStep, Replay};
-use ssetarget::workflow::{
-    ByteStream, Dispatch, Fact, Flush, Kind, NonRetryableError, Progress, Retries, Step, StepError,
-    WaitForEvent, WorkflowEventStep,
-};
+use ssetarget::workflow::{Dispatch, Fact, Flush, WorkflowEventStep};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -63,12 +63,12 @@ fn every_step_runs_once_over_many_lifetimes() {
     assert_eq!(
         names,
         [
-            (Kind::Do, "add", 1),
-            (Kind::Sleep, "rest", 1),
-            (Kind::Do, "add", 2),
-            (Kind::Sleep, "rest", 2),
-            (Kind::Do, "add", 3),
-            (Kind::Sleep, "rest", 3),
+            (StepKind::Do, "add", 1),
+            (StepKind::Sleep, "rest", 1),
+            (StepKind::Do, "add", 2),
+            (StepKind::Sleep, "rest", 2),
+            (StepKind::Do, "add", 3),
+            (StepKind::Sleep, "rest", 3),
         ]
     );
     assert_eq!(steps[2].result, Some(Ok(json!(2))));

@@ -8,13 +8,14 @@ use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use WorkflowInstanceEventType as Type;
+use cloudflare_workflows::{
+    Followed, InstanceEventId, InstanceEvents, InstanceFollower, InstanceLog, Runtime,
+    SubscribeOptions, WorkflowInstanceEvent, WorkflowInstanceEventType,
+};
 use futures_util::FutureExt;
 use proptest::collection::vec;
 use proptest::prelude::*;
-use ssetarget::workflow::{
-    Followed, InstanceEvents, InstanceFeed, InstanceFeedItem, InstanceFollower, InstanceLog,
-    InstanceLogIds, Runtime, SubscribeOptions, WorkflowInstanceEvent, WorkflowInstanceEventType,
-};
+use ssetarget::workflow::{InstanceFeed, InstanceFeedItem, InstanceLogIds};
 use ssetarget::{Cursor, EventId, Reset};
 
 #[test]
@@ -63,7 +64,7 @@ fn an_engine_that_ends_costs_nothing() {
 fn a_cursor_and_a_filter_hold_over_aborts() {
     let platform = Platform::begun();
     let options = SubscribeOptions::new()
-        .cursor(EventId::new(2).unwrap())
+        .cursor(InstanceEventId::new(2).unwrap())
         .filter([Type::StepStarted, Type::WorkflowRunning]);
     let mut follower = platform.follow(options);
     platform.add("step_started");
@@ -107,7 +108,7 @@ fn nothing_follows_the_end() {
     let platform = Platform::begun();
     platform.add("workflow_completed");
     for cursor in [4, 99] {
-        let options = SubscribeOptions::new().cursor(EventId::new(cursor).unwrap());
+        let options = SubscribeOptions::new().cursor(InstanceEventId::new(cursor).unwrap());
         assert_eq!(platform.follow(options).read(), ["end"]);
     }
     assert_eq!(platform.subscribed.get(), 2, "asked once each");
@@ -327,7 +328,7 @@ fn ids_have_room_until_2255() {
             u64::try_from(since.as_millis()).unwrap(),
         )
     };
-    let ids = |year| InstanceLogIds::new(&at(year)).id(EventId::new(1_000_000).unwrap());
+    let ids = |year| InstanceLogIds::new(&at(year)).id(InstanceEventId::new(1_000_000).unwrap());
     assert!(ids(2254).is_some());
     assert!(ids(2256).is_none());
 }
@@ -573,7 +574,7 @@ impl InstanceLog for Fake {
         Ok(FakeEvents {
             platform: Rc::clone(&self.0),
             engine: self.0.engine.get().0,
-            cursor: options.cursor.map_or(0, EventId::get),
+            cursor: options.cursor.map_or(0, InstanceEventId::get),
             filter: options.filter.clone(),
             done: false,
         })

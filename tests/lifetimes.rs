@@ -10,13 +10,15 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
+use cloudflare_workflows::{
+    DelayContext, DoStep, NonRetryableError, Retries, Step, StepContext, StepError, StepErrorKind,
+    StepOutput, WaitForEvent, WaitedEvent, WorkflowDuration,
+};
 use futures_util::{join, try_join};
 use serde::de::DeserializeOwned;
 use ssetarget::store::{EventStore, PageLimit};
 use ssetarget::workflow::{
-    BatchedDispatch, DelayContext, Dispatch, DispatchConfig, DoStep, Fact, Flush,
-    NonRetryableError, Retries, Step, StepContext, StepError, StepErrorKind, StepOutput,
-    WaitForEvent, WaitedEvent, WorkflowDuration, WorkflowEventStep,
+    BatchedDispatch, Dispatch, DispatchConfig, Fact, Flush, WorkflowEventStep,
 };
 use support::engine::{
     Dispatcher, Engine, FakeLog, FakeRuntime, FakeStep, Trouble, World, lifetime, wrapped,
@@ -549,7 +551,7 @@ struct Kept(Rc<World>, Rc<RefCell<Vec<String>>>);
 
 impl Dispatch for Kept {
     fn now(&self) -> SystemTime {
-        ssetarget::workflow::Runtime::now(&FakeRuntime(Rc::clone(&self.0)))
+        cloudflare_workflows::Runtime::now(&FakeRuntime(Rc::clone(&self.0)))
     }
 
     fn dispatch(&self, fact: Fact) {
@@ -683,10 +685,10 @@ async fn a_lifetime_that_is_over_says_so() {
 /// A delay function that fails ends its step: the engine does not try again.
 #[test]
 fn a_delay_that_fails_is_a_failure() {
-    use ssetarget::workflow::testing::FakeInstance;
+    use cloudflare_workflows::testing::FakeInstance;
     let world = World::new();
     let kept = Kept(world, Rc::default());
-    let instance = FakeInstance::new().replay(ssetarget::workflow::testing::Replay::Never);
+    let instance = FakeInstance::new().replay(cloudflare_workflows::testing::Replay::Never);
     let run = instance.run(async |step| {
         let step = WorkflowEventStep::new(step, "order", kept.clone());
         step.workflow(async |step| {

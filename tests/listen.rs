@@ -13,7 +13,7 @@ use futures_util::{FutureExt, StreamExt, poll};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
-use ssetarget::workflow::{StepEvent, StepEventType};
+use ssetarget::task::{StepEvent, StepEventType};
 use ssetarget::{
     Cursor, DecodeEvent, Event, EventId, EventStore, ListenError, MemoryEventStore, NewEvent,
     NullEventStore, SqliteEventStore, SseTarget, Stored, StoredEvent,

@@ -20,17 +20,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, SystemTime};
 
+use cloudflare_workflows::{
+    DoStep, JsonCodec, JsonOutput, Progress, Retries, RetryDelay, Runtime, Step, StepConfig,
+    StepContext, StepError, StepErrorKind, StepOutput, WaitForEvent, WaitedEvent, WorkflowDuration,
+};
 use futures_util::future::{Either, select};
 use futures_util::{FutureExt, try_join};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use ssetarget::internals::{Announced, InstanceEnd, LogState, WorkflowLog};
 use ssetarget::workflow::{
-    Announced, BatchedDispatch, DispatchConfig, DoStep, FactLog, InstanceEnd, JsonCodec,
-    JsonOutput, LogState, Opened, Progress, Retries, RetryDelay, Runtime, Step, StepConfig,
-    StepContext, StepError, StepErrorKind, StepOutput, Told as Outcome, WaitForEvent, WaitedEvent,
-    WorkflowDuration, WorkflowEventStep, WorkflowLog, workflow_started,
+    BatchedDispatch, DispatchConfig, FactLog, Opened, Told as Outcome, WorkflowEventStep,
+    workflow_started,
 };
 use ssetarget::{EventStore, NewEvent, PageLimit};
 use support::sql::Database;

@@ -9,13 +9,14 @@ mod support;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
+use cloudflare_workflows::{Progress, Step, StepContext, StepError, WaitForEvent};
 use futures_util::join;
 use serde_json::Value;
 use ssetarget::NewEvent;
+use ssetarget::internals::{Announced, InstanceEnd, LogCommand, WorkflowLog};
 use ssetarget::store::{EventStore, PageLimit};
 use ssetarget::workflow::{
-    Announced, BatchedDispatch, Dispatch, DispatchConfig, Fact, Flush, InstanceEnd, LogCommand,
-    Opened, OpenedRun, Progress, Step, StepContext, StepError, Told, WaitForEvent, WorkflowLog,
+    BatchedDispatch, Dispatch, DispatchConfig, Fact, Flush, Opened, OpenedRun, Told,
     workflow_ended, workflow_started,
 };
 use support::engine::{
@@ -688,7 +689,7 @@ fn commands_and_answers_are_json() {
         let answer = log.obey(&command, now()).unwrap();
         let json = serde_json::to_string(&answer).unwrap();
         assert_eq!(
-            serde_json::from_str::<ssetarget::workflow::LogAnswer>(&json).unwrap(),
+            serde_json::from_str::<ssetarget::internals::LogAnswer>(&json).unwrap(),
             answer
         );
         (answer.changed, answer.restarting)

@@ -1,12 +1,12 @@
 //! A million viewers of one run, simulated: they find their objects by the very code that `serve_sse`
-//! and the objects run, `ssetarget::fan_out`. What `docs/scale.md` says of it is what comes out here.
+//! and the objects run, `ssetarget::cloudflare::fan_out`. What `docs/scale.md` says of it is what comes out here.
 #![cfg(not(shuttle))]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, SystemTime};
 
-use ssetarget::fan_out::{Admission, Ask, Audience, FanOut, Joined, Place, Search};
+use ssetarget::cloudflare::fan_out::{Admission, Ask, Audience, FanOut, Joined, Place, Search};
 
 const FAN_OUT: FanOut = FanOut::new().max_relays(4_000);
 const MILLION: u64 = 1_000_000;

@@ -4,15 +4,15 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
+use cloudflare_workflows::{
+    Backoff, ByteStream, DelayContext, DoStep, JsonCodec, JsonOutput, OutputCodec, ResolvedConfig,
+    Retries, RetryDelay, RollbackConfig, RollbackContext, Sensitivity, Step, StepConfig,
+    StepContext, StepError, StepOutput, WaitForEvent, WaitedEvent, WorkflowDuration,
+};
 use futures_executor::block_on;
 use futures_util::{StreamExt, stream};
 use serde::de::DeserializeOwned;
-use ssetarget::workflow::{
-    Backoff, ByteStream, DelayContext, Dispatch, DoStep, Fact, Flush, JsonCodec, JsonOutput,
-    OutputCodec, ResolvedConfig, Retries, RetryDelay, RollbackConfig, RollbackContext, Sensitivity,
-    Step, StepConfig, StepContext, StepError, StepOutput, WaitForEvent, WaitedEvent,
-    WorkflowDuration, WorkflowEventStep,
-};
+use ssetarget::workflow::{Dispatch, Fact, Flush, WorkflowEventStep};
 
 /// Runs each step once, and then its rollback, as for a run that failed.
 #[derive(Clone, Default)]

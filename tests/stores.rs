@@ -10,8 +10,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use futures_executor::block_on;
+use ssetarget::internals::WorkflowLog;
 use ssetarget::store::{FrameStore, Sql, SqlValue, contract};
-use ssetarget::workflow::{Opened, Told, WorkflowLog};
+use ssetarget::workflow::{Opened, Told};
 use ssetarget::{
     Appended, Batch, Cursor, EventId, EventStore, MemoryEventStore, NewEvent, NullEventStore, Page,
     PageLimit, SqliteEventStore, SseTarget, StoredEvent, wire,

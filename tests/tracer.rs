@@ -9,9 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
+use cloudflare_workflows::Progress;
 use serde_json::{Value, json};
 use ssetarget::tracer::{Span, Tracer, TracerConfig};
-use ssetarget::workflow::{DispatchConfig, Progress};
+use ssetarget::workflow::DispatchConfig;
 use ssetarget::{
     Appended, Cursor, EventId, EventStore, MemoryEventStore, NewEvent, Page, PageLimit, SseTarget,
 };

@@ -7,15 +7,15 @@ use std::fmt::Debug;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
+use cloudflare_workflows::testing::{FakeInstance, FakeRunError, Replay};
+use cloudflare_workflows::{
+    ResolvedConfig, Retries, Step, StepConfig, StepError, StepErrorKind, StepOutput, WaitForEvent,
+    WorkflowDuration, WorkflowInstanceEvent, WorkflowInstanceEventData,
+};
 use futures_executor::block_on;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use ssetarget::workflow::testing::{FakeInstance, FakeRunError, Replay};
-use ssetarget::workflow::{
-    Dispatch, Fact, Flush, ResolvedConfig, Retries, Step, StepConfig, StepError, StepErrorKind,
-    StepOutput, WaitForEvent, WorkflowDuration, WorkflowEventStep, WorkflowInstanceEvent,
-    WorkflowInstanceEventData,
-};
+use ssetarget::workflow::{Dispatch, Fact, Flush, WorkflowEventStep};
 
 /// What a step that returns `value` gives back in a later lifetime.
 fn stored<T: StepOutput + Clone + Serialize>(value: T) -> Result<T, StepError> {

@@ -4,11 +4,12 @@
 
 use std::time::{Duration, SystemTime};
 
+use cloudflare_workflows::WorkflowInstanceEvent;
 use proptest::prelude::*;
 use serde_json::{Value, json};
+use ssetarget::task::Kind;
 use ssetarget::workflow::{
-    FailedAttempt, InstanceFeedItem, Kind, RunState, RunView, TaskState, TaskView,
-    WorkflowInstanceEvent,
+    FailedAttempt, InstanceFeedItem, RunState, RunView, TaskState, TaskView,
 };
 use ssetarget::{EventId, Reset, StoredEvent};
 

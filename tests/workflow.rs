@@ -8,13 +8,14 @@ mod support;
 use std::rc::Rc;
 use std::time::Duration;
 
+use cloudflare_workflows::{
+    NonRetryableError, Progress, Retries, Step, StepConfig, StepContext, StepError, StepErrorKind,
+    WaitForEvent,
+};
 use futures_util::try_join;
 use serde_json::{Value, json};
 use ssetarget::store::{EventStore, PageLimit};
-use ssetarget::workflow::{
-    DispatchConfig, NonRetryableError, Progress, Retries, Step, StepConfig, StepContext, StepError,
-    StepErrorKind, Told, WaitForEvent,
-};
+use ssetarget::workflow::{DispatchConfig, Told};
 use support::engine::{Engine, FakeStep, Trouble, World, lifetime, wrapped};
 
 /// The workflow of most tests: every kind of step, a retry, progress, a group, concurrency.

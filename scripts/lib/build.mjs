@@ -52,7 +52,7 @@ function fingerprint(folder, tools) {
   const hash = createHash("sha256");
   hash.update(JSON.stringify([tools, capture("rustc", ["+nightly", "--version"]), process.env.RUSTFLAGS ?? "", process.env.CARGO_PROFILE_RELEASE_STRIP ?? ""]));
   hash.update(readFileSync(at("package-lock.json")));
-  for (const source of ["Cargo.toml", "Cargo.lock", ".cargo", "rust-toolchain.toml", "src", folder]) {
+  for (const source of ["Cargo.toml", "Cargo.lock", ".cargo", "rust-toolchain.toml", "src", "cloudflare-workflows/Cargo.toml", "cloudflare-workflows/src", folder]) {
     for (const file of files(at(source))) {
       hash.update(`\0${path.relative(root, file)}\0`).update(readFileSync(file));
     }

@@ -14,7 +14,7 @@ export async function readmeCrate() {
   for (const [, name, text] of blocks) {
     const file = path.join(folder, name);
     await mkdir(path.dirname(file), { recursive: true });
-    await appendFile(file, text.replaceAll('"../ssetarget"', JSON.stringify(root)));
+    await appendFile(file, text.replaceAll('"../ssetarget', JSON.stringify(root).slice(0, -1)));
   }
   // The versions that the tools at hand fit; cargo and worker-build fetch those that fit by themselves.
   await copyFile(at("Cargo.lock"), path.join(folder, "Cargo.lock"));

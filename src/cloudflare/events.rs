@@ -7,31 +7,29 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime};
 
+use cloudflare_workflows::__private::{message, sleep};
+use cloudflare_workflows::{
+    BatchCreateOptions, BatchCreated, CreateOptions, InstanceState, InstanceStatus, RefusedRun,
+    RestartFrom, Runtime, StepError, TerminateOptions, WorkersRuntime, Workflow, WorkflowError,
+    WorkflowEvent, WorkflowInstance, WorkflowStep,
+};
 use futures_util::future::{LocalBoxFuture, join_all};
 use js_sys::{Function, Uint8Array};
 use wasm_bindgen::prelude::*;
 use worker::durable::ObjectNamespace;
 use worker::{Env, Response, web_sys};
 
-use super::binding::{
-    InstanceState, InstanceStatus, RestartFrom, TerminateOptions, Workflow, WorkflowError,
-    WorkflowInstance,
-};
-use super::convert::message;
-use super::create::{BatchCreateOptions, BatchCreated, CreateOptions};
-use super::entrypoint::WorkflowEvent;
-use super::js;
+use super::command::{InstanceEnd, LogAnswer, LogCommand};
+use super::fan_out::FanOut;
 use super::object::STALE;
-use super::runtime::{self, WorkersRuntime};
+use super::packed::pack_facts;
 use super::serve::{self, ObjectRequest, Transport};
-use super::settle;
-use super::step::WorkflowStep;
+use super::{js, settle};
 use crate::clock;
 use crate::event::NewEvent;
-use crate::fan_out::FanOut;
 use crate::workflow::{
-    BatchedDispatch, DispatchConfig, FactLog, InstanceEnd, LogAnswer, LogCommand, Opened, Runtime,
-    Told, WorkflowEventStep, pack_facts, workflow_ended, workflow_started,
+    BatchedDispatch, DispatchConfig, FactLog, Opened, Told, WorkflowEventStep, workflow_ended,
+    workflow_started,
 };
 
 /// The step object of a workflow whose events go to a `WorkflowEvents` object.
@@ -247,15 +245,18 @@ impl WorkflowEventsNamespace {
         Ok(())
     }
 
-    /// The latest run of an instance has failed before its own code began.
-    pub(super) async fn tell_refusal(&self, instance_id: &str, error: &str) -> Result<(), String> {
+    /// Tells viewers that a run failed before its own code began: for
+    /// [`WorkflowEntrypoint::refused`](cloudflare_workflows::WorkflowEntrypoint::refused).
+    ///
+    /// # Errors
+    /// When the object cannot be reached.
+    pub async fn tell_refused(&self, run: &RefusedRun, error: &StepError) -> worker::Result<()> {
         let now = WorkersRuntime.now();
         let started = workflow_started(&self.workflow_name, now);
-        let ended = workflow_ended(&self.workflow_name, Err(error), now);
+        let ended = workflow_ended(&self.workflow_name, Err(error.message()), now);
         let facts = [started, ended].into_iter().collect::<Result<Vec<_>, _>>();
-        let facts = facts.map_err(|error| error.to_string())?;
-        let told = self.append(instance_id, &facts).await;
-        told.map(drop).map_err(|error| error.to_string())
+        let facts = facts.map_err(|error| worker::Error::RustError(error.to_string()))?;
+        self.append(&run.instance_id, &facts).await.map(drop)
     }
 
     /// Appends events to the latest run of an instance from outside its workflow, in one call, and
@@ -410,7 +411,7 @@ impl WorkflowEventsNamespace {
             match self.settle_once(instance_id).await {
                 Ok(Settled::Now) => return,
                 // Perhaps it is being created.
-                Ok(Settled::TooEarly) => runtime::sleep(TOO_EARLY).await,
+                Ok(Settled::TooEarly) => sleep(TOO_EARLY).await,
                 Err(error) => {
                     worker::console_warn!(
                         "ssetarget: whether a run has ended is not known: {error}"

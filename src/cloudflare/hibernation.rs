@@ -9,27 +9,26 @@
 //! there; the runtime answers, which does not wake the object, and remembers when that was, so that an
 //! object which is awake can tell who is gone without a word.
 //!
-//! [`Transport::Hibernating`]: super::Transport::Hibernating
+//! [`Transport::Hibernating`]: crate::cloudflare::serve::Transport::Hibernating
 
 use std::fmt;
 use std::rc::Rc;
 
+use cloudflare_workflows::__private::sleep;
 use futures_util::FutureExt;
 use js_sys::{Array, Object, Reflect, Uint8Array};
 use wasm_bindgen::prelude::*;
 use worker::{Response, ResponseBuilder};
 
+use super::credit::Credit;
+use super::hibernating::{Pace, Roster, Round, Sweep};
 use super::js;
-use super::runtime::sleep;
 use super::socket::{BROKEN, END, PING, PONG};
 use super::sql::ObjectSql;
-use crate::body::frame_bytes;
-use crate::credit::Credit;
+use crate::delivery::{Position, SseTarget, Subscription, frame_bytes};
 use crate::event::{EventId, NewEvent};
-use crate::hibernating::{Pace, Roster, Round, Sweep};
-use crate::subscription::Position;
+use crate::store::{PageLimit, SqliteEventStore};
 use crate::sync::{Mutex, lock};
-use crate::{PageLimit, SqliteEventStore, SseTarget, Subscription};
 
 type Target = SseTarget<NewEvent, SqliteEventStore<ObjectSql>>;
 

@@ -5,11 +5,11 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use cloudflare_workflows::__private::property;
 use futures_channel::oneshot;
 use wasm_bindgen::prelude::*;
 use worker::web_sys;
 
-use super::convert::property;
 use super::js;
 
 /// Resolves when a request's client has left.

@@ -1,7 +1,15 @@
-//! Cloudflare Workers: Workflows in Rust, their events in a Durable Object, served as SSE.
+//! Cloudflare Workers: the events of workflows in a Durable Object, served as SSE.
 //!
-//! The only folder that knows of JavaScript. Raw bindings are in `js`; everything else gives
-//! them types, and hands what there is to decide to the pure [`workflow`](crate::workflow) module.
+//! The only folder of this crate that knows of JavaScript. Raw bindings are in `js`; everything
+//! else gives them types, and hands what there is to decide to pure code: here, and in
+//! [`workflow`](crate::workflow).
+//!
+//! | files | where they run |
+//! |---|---|
+//! | `events`, `route`, `serve`, `serve_instance`, `serve_log`, `cors`, `socket`, `leaving` | in the Worker that answers a viewer, or whose code creates, restarts or ends instances |
+//! | `events` (`ObjectFactLog`) | in the engine's calls of a workflow's `run` |
+//! | `object`, `log`, `command`, `packed`, `settle`, `sql`, `hibernation`, `relay`, `remote_log`, `response` | in the object |
+//! | `fan_out`, `credit`, `hibernating`, `log`, `command`, `packed` | pure, and tested natively |
 //!
 //! On native targets it compiles and nothing more, so that a crate with workflows can be checked, and its
 //! logic tested with [`workflow::testing`](crate::workflow): there is no JavaScript to call, and what
@@ -15,67 +23,71 @@
 //! import that does not catch it) cuts off all its streams at once, so that clients come back, fails
 //! the attempts of steps, which the engine retries, and lets runs go on in the next instance.
 
-mod binding;
-mod convert;
-mod cors;
-mod create;
-mod entrypoint;
-mod events;
-mod hibernation;
-mod js;
-mod leaving;
-mod life;
-mod object;
-#[cfg(all(feature = "redis", target_family = "wasm"))]
-mod redis;
-mod relay;
-mod remote_log;
-mod response;
-mod route;
-mod runtime;
-mod serve;
-mod serve_instance;
-mod serve_log;
-mod settle;
-mod socket;
-mod sql;
-mod step;
-mod stream;
-mod subscribe;
+// Pure, and tested natively.
+pub(crate) mod command;
+#[cfg(any(test, feature = "cloudflare"))]
+mod credit;
+#[doc(hidden)] // For tests; `FanOut` is what users set.
+pub mod fan_out;
+#[cfg(any(test, feature = "cloudflare"))]
+mod hibernating;
+pub(crate) mod log;
+pub(crate) mod packed;
 
-#[doc(no_inline)]
-pub use crate::fan_out::FanOut;
-#[doc(no_inline)]
-pub use crate::workflow::InstanceError;
-pub use binding::{
-    InstanceState, InstanceStatus, RestartFrom, StepType, TerminateOptions, Workflow,
-    WorkflowError, WorkflowErrorKind, WorkflowInstance,
+#[cfg(feature = "cloudflare")]
+mod cors;
+#[cfg(feature = "cloudflare")]
+mod events;
+#[cfg(feature = "cloudflare")]
+mod hibernation;
+#[cfg(feature = "cloudflare")]
+mod js;
+#[cfg(feature = "cloudflare")]
+mod leaving;
+#[cfg(feature = "cloudflare")]
+mod object;
+#[cfg(all(feature = "cloudflare", feature = "redis", target_family = "wasm"))]
+mod redis;
+#[cfg(feature = "cloudflare")]
+mod relay;
+#[cfg(feature = "cloudflare")]
+mod remote_log;
+#[cfg(feature = "cloudflare")]
+mod response;
+#[cfg(feature = "cloudflare")]
+mod route;
+#[cfg(feature = "cloudflare")]
+mod serve;
+#[cfg(feature = "cloudflare")]
+mod serve_instance;
+#[cfg(feature = "cloudflare")]
+mod serve_log;
+#[cfg(feature = "cloudflare")]
+mod settle;
+#[cfg(feature = "cloudflare")]
+mod socket;
+#[cfg(feature = "cloudflare")]
+mod sql;
+
+#[doc(inline)]
+pub use self::fan_out::FanOut;
+#[cfg(feature = "cloudflare")]
+pub use self::{
+    events::{ObjectFactLog, WorkflowEventsNamespace, WorkflowRunStep},
+    object::WorkflowEventsConfig,
+    response::{sse_frame_response, sse_response},
+    serve::{SseRoute, Transport, serve_sse},
+    serve_instance::{InstanceSse, serve_instance_sse},
+    serve_log::serve_log,
+    sql::{ObjectSql, ObjectSqlError},
 };
-pub use create::{
-    BatchCreateError, BatchCreateOptions, BatchCreated, BatchDeleteError, BatchDeleted,
-    CreateOptions, LocationHint, Retention,
-};
-pub use entrypoint::{CronSchedule, WorkflowEntrypoint, WorkflowEvent};
-pub use events::{ObjectFactLog, WorkflowEventsNamespace, WorkflowRunStep};
-pub use object::WorkflowEventsConfig;
-pub use response::{sse_frame_response, sse_response};
-pub use runtime::WorkersRuntime;
-pub use serve::{SseRoute, Transport, serve_sse};
-pub use serve_instance::{InstanceSse, serve_instance_sse};
-pub use serve_log::serve_log;
-pub use sql::{ObjectSql, ObjectSqlError};
-pub use step::WorkflowStep;
-pub use subscribe::WorkflowSubscription;
 
 /// What the export macros expand to. Not part of the public API.
+#[cfg(feature = "cloudflare")]
 #[doc(hidden)]
 pub mod __private {
-    pub use super::entrypoint::WorkflowObject;
-    pub use super::life::{extend_durable_object, extend_workflow_entrypoint};
     pub use super::object::WorkflowEventsObject;
-    pub use ::js_sys;
-    pub use ::pastey;
-    pub use ::wasm_bindgen;
-    pub use ::wasm_bindgen_futures;
-    pub use ::worker;
+    pub use cloudflare_workflows::__private::{
+        extend_durable_object, js_sys, pastey, wasm_bindgen, wasm_bindgen_futures, worker,
+    };
 }

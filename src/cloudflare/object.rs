@@ -4,28 +4,26 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use cloudflare_workflows::__private::{hold_sockets, message};
+use cloudflare_workflows::{Runtime, WorkersRuntime, Workflow};
 use futures_util::future::LocalBoxFuture;
 use js_sys::Promise;
 use wasm_bindgen::prelude::*;
 use worker::Response;
 use worker::worker_sys::web_sys;
 
-use super::binding::Workflow;
-use super::convert::message;
+use super::command::LogCommand;
 use super::hibernation::HibernatingViewers;
-use super::js;
 use super::leaving::Leaving;
-use super::life;
+use super::log::{WorkflowLog, WorkflowLogError};
 use super::relay::{Hop, Tree};
-use super::remote_log;
 use super::response::{self, sse_frame_response_while};
-use super::runtime::WorkersRuntime;
 use super::serve::{self, Viewer};
-use super::settle;
 use super::socket::BROKEN;
 use super::sql::{ObjectSql, ObjectSqlError};
+use super::{js, remote_log, settle};
 use crate::store::SqliteError;
-use crate::workflow::{LogCommand, Runtime, Told, WorkflowLog, WorkflowLogError};
+use crate::workflow::Told;
 
 /// How a `WorkflowEvents` object behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +41,7 @@ pub struct WorkflowEventsConfig {
     /// Names of workflows and of their bindings. Of a run of one of these the object itself asks the
     /// platform, some seconds after a lifetime that did not say how the run goes on, whether the run
     /// has ended, and tells the viewers. Default: none, and the next viewer's request has it asked
-    /// for, where [`with_workflow`](super::WorkflowEventsNamespace::with_workflow) says so.
+    /// for, where [`with_workflow`](crate::cloudflare::events::WorkflowEventsNamespace::with_workflow) says so.
     pub workflows: &'static [(&'static str, &'static str)],
 }
 
@@ -142,7 +140,7 @@ impl WorkflowEventsObject {
         config: WorkflowEventsConfig,
     ) -> Result<Self, JsValue> {
         let state = worker::durable::State::from(state);
-        life::hold_sockets(&state.as_raw().into(), BROKEN)?;
+        hold_sockets(&state.as_raw().into(), BROKEN)?;
         let sql = ObjectSql::new(&state)?;
         Ok(Self {
             object: Some(Rc::new(Object {
@@ -235,7 +233,7 @@ impl WorkflowEventsObject {
     }
 
     /// For the class's `obey`, which only the Worker's own code can call, by RPC: does a
-    /// [`LogCommand`] and answers with a [`LogAnswer`](crate::workflow::LogAnswer), both as JSON.
+    /// [`LogCommand`] and answers with a [`LogAnswer`](crate::cloudflare::command::LogAnswer), both as JSON.
     pub fn obey(&self, command: String) -> Promise {
         self.with(async move |object| {
             let command: LogCommand =
@@ -523,7 +521,7 @@ fn to_generation(number: f64) -> u64 {
 }
 
 pub(super) fn to_error(error: WorkflowLogError<ObjectSqlError>) -> JsValue {
-    js_sys::Error::new(&crate::workflow::StepError::from(error).to_string()).into()
+    js_sys::Error::new(&cloudflare_workflows::StepError::from(error).to_string()).into()
 }
 
 fn to_worker(error: SqliteError<ObjectSqlError>) -> worker::Error {
@@ -535,7 +533,7 @@ fn to_log_error(error: WorkflowLogError<ObjectSqlError>) -> worker::Error {
 }
 
 /// Exports the Durable Object class that keeps and streams the events of workflows, under this
-/// name, optionally with a [`WorkflowEventsConfig`](crate::cloudflare::WorkflowEventsConfig).
+/// name, optionally with a [`WorkflowEventsConfig`](crate::cloudflare::object::WorkflowEventsConfig).
 ///
 /// Bind it in `wrangler.toml` and list it under `new_sqlite_classes` of a migration.
 ///

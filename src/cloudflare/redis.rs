@@ -5,10 +5,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use cloudflare_workflows::__private::sleep;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use worker::{SecureTransport, Socket};
 
-use super::runtime::sleep;
 use crate::store::redis::{RedisClient, RedisConfig, RedisError, RedisServer, RedisTransport};
 
 impl RedisClient {

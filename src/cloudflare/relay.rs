@@ -6,21 +6,22 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
+use cloudflare_workflows::__private::{Timer, sleep};
+use cloudflare_workflows::{Runtime, WorkersRuntime, catch_panic};
 use futures_util::future::{join, select};
 use serde::{Deserialize, Serialize};
 use wasm_bindgen::prelude::*;
 use worker::{Env, Response, ResponseBuilder, web_sys};
 
+use super::fan_out::{Admission, Ask, Audience, FanOut, Place};
 use super::leaving::Leaving;
 use super::remote_log::RemoteLog;
 use super::response::sse_frame_response_while;
-use super::runtime::{Timer, WorkersRuntime, sleep};
 use super::serve::{self, Viewer};
-use crate::fan_out::{Admission, Ask, Audience, FanOut, Place};
+use crate::delivery::SseTarget;
+use crate::event::NewEvent;
 use crate::store::{Bell, EventStore, RelayError, RelayStore};
 use crate::sync::{Mutex, lock};
-use crate::workflow::{Runtime, catch_panic};
-use crate::{NewEvent, SseTarget};
 
 /// What the Worker says to an object of a tree, and a relay to the one above it: which one that is,
 /// and how others are reached. Never the client's word.

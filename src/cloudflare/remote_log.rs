@@ -8,20 +8,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
+use cloudflare_workflows::__private::{message, since_epoch, sleep, time};
 use futures_util::future::{Either, select};
 use js_sys::{Array, Promise, Uint8Array};
 use wasm_bindgen::prelude::*;
 use worker::durable::ObjectNamespace;
 use worker::send::SendFuture;
 
-use super::convert::{message, since_epoch, time};
+use super::fan_out::{Joined, Place};
 use super::js;
 use super::relay::{Crowd, Hop, now};
-use super::runtime::sleep;
-use crate::fan_out::{Joined, Place};
-use crate::store::{Appended, Bell, FramePage, FrameStore, Frames, Page, PageLimit};
+use crate::delivery::SseTarget;
+use crate::event::{EventId, NewEvent, StoredEvent};
+use crate::store::{Appended, Bell, EventStore, FramePage, FrameStore, Frames, Page, PageLimit};
 use crate::sync::{Mutex, lock};
-use crate::{EventId, EventStore, NewEvent, SseTarget, StoredEvent};
 
 /// How long the object above waits for something new before it answers that there is nothing.
 const WAIT: Duration = Duration::from_secs(20);

@@ -8,6 +8,7 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
+use cloudflare_workflows::__private::{Held, Timer, sleep};
 use futures_core::Stream;
 use futures_util::StreamExt;
 use futures_util::future::{Either, LocalBoxFuture, pending, select};
@@ -18,15 +19,14 @@ use worker::{Response, ResponseBuilder};
 
 use super::js;
 use super::leaving::Leaving;
-use super::life::Held;
-use super::runtime::{Timer, sleep};
-use crate::store::FrameStore;
-use crate::{EventStore, Subscription, body, frame_body, wire};
+use crate::delivery::{Subscription, body, frame_body};
+use crate::store::{EventStore, FrameStore};
+use crate::wire;
 
 /// Answers with a subscription's events: `200` and their stream, or `204` where it
 /// [has ended](Subscription::has_ended), which tells an `EventSource` to stop.
 ///
-/// For an object of your own that has a log: see [`ObjectSql`](super::ObjectSql). The bytes go
+/// For an object of your own that has a log: see [`ObjectSql`](crate::cloudflare::sql::ObjectSql). The bytes go
 /// through the runtime's own `IdentityTransformStream`, whose writes wait until what the object
 /// stored before is durable, so that no viewer sees an event that could still be lost. They stop
 /// when the viewer is gone. An error of the store cuts the stream off, so that the client comes
@@ -44,8 +44,8 @@ pub fn sse_response<S: EventStore + 'static>(
 }
 
 /// As [`sse_response`], and the bytes of the events go from the store to the viewer without
-/// passing through WebAssembly's memory: for an [`SqliteEventStore`](crate::SqliteEventStore)
-/// over an [`ObjectSql`](super::ObjectSql).
+/// passing through WebAssembly's memory: for an [`SqliteEventStore`](crate::store::SqliteEventStore)
+/// over an [`ObjectSql`](crate::cloudflare::sql::ObjectSql).
 ///
 /// # Errors
 /// As [`sse_response`].
@@ -123,7 +123,7 @@ pub(super) fn left_out() -> worker::Result<Response> {
     Ok(streaming()?.empty())
 }
 
-/// `200` and a heartbeat, and after this time a cut: see [`Refusal::hold`](crate::Refusal::hold).
+/// `200` and a heartbeat, and after this time a cut: see [`Refusal::hold`](crate::refusal::Refusal::hold).
 pub(super) fn hold(time: Duration) -> worker::Result<Response> {
     let (response, viewer) = open()?;
     let held = async move {

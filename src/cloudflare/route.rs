@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use worker::Response;
 
 use super::events::WorkflowEventsNamespace;
+use super::fan_out::{Admission, Place, Search};
 use super::relay::{Hop, admission};
 use super::serve::Viewer;
-use crate::fan_out::{Admission, Place, Search};
 
 /// The answer of the object that takes this viewer.
 ///

@@ -7,17 +7,14 @@ use worker::{Request, Response, ResponseBuilder, web_sys};
 
 use super::cors::with_own_headers;
 use super::events::WorkflowEventsNamespace;
-use super::js;
 use super::leaving::Leaving;
 use super::relay::{HOP, Hop};
-use super::response;
-use super::route;
 use super::socket::socket_response;
-use crate::clock;
+use super::{js, response, route};
 use crate::cors::Cors;
 use crate::event::Cursor;
 use crate::refusal::Refusal;
-use crate::wire;
+use crate::{clock, wire};
 
 /// Answers a viewer's request with the events of an instance.
 ///

@@ -1,21 +1,22 @@
 //! HTTP: the platform's own log of any instance, also of a workflow that dispatches nothing.
 
 use bytes::Bytes;
+use cloudflare_workflows::__private::{Payloads, PlatformLog, here, sleep};
+use cloudflare_workflows::{
+    WorkersRuntime, Workflow, WorkflowError, WorkflowErrorKind, WorkflowInstanceEvent,
+    WorkflowInstanceEventData as Data, WorkflowInstanceEventType,
+};
 use futures_core::Stream;
 use futures_util::stream;
 use worker::{Request, Response, web_sys};
 
-use super::binding::{Workflow, WorkflowError, WorkflowErrorKind};
 use super::response;
-use super::runtime::{WorkersRuntime, here, sleep};
 use super::serve::{UNKNOWN_INSTANCE, Viewer, is_instance_id, query, refuse_to, unreachable};
-use super::subscribe::{Payloads, PlatformLog};
+use crate::delivery::{HEARTBEAT_INTERVAL, keep_alive};
 use crate::event::StoredEvent;
-use crate::workflow::{
-    InstanceFeed, InstanceFeedItem, WorkflowInstanceEvent, WorkflowInstanceEventData as Data,
-    WorkflowInstanceEventType,
-};
-use crate::{HEARTBEAT_INTERVAL, Refusal, keep_alive, wire};
+use crate::refusal::Refusal;
+use crate::wire;
+use crate::workflow::{InstanceFeed, InstanceFeedItem};
 
 /// Answers a viewer's request with the platform's own log of an instance: of any workflow that is
 /// bound to this Worker, written in Rust, JavaScript or Python, with no object and no wrapped
@@ -26,7 +27,7 @@ use crate::{HEARTBEAT_INTERVAL, Refusal, keep_alive, wire};
 /// the [options](InstanceSse) give them. Errors have a name and a message, never a stack.
 ///
 /// Statuses, headers, heartbeats, positions and the end are those of
-/// [`serve_sse`](super::serve_sse), so an `EventSource` resumes and stops by itself. What differs:
+/// [`serve_sse`](crate::cloudflare::serve::serve_sse), so an `EventSource` resumes and stops by itself. What differs:
 ///
 /// - **Ids** are large numbers with gaps: see [`InstanceLogIds`](crate::workflow::InstanceLogIds).
 /// - **A restart** begins a new log. A viewer that has seen something of the one before gets

@@ -1,12 +1,13 @@
 //! HTTP: from a viewer's request to a log of any store.
 
+use cloudflare_workflows::__private::Timer;
 use worker::{Request, Response};
 
 use super::response;
-use super::runtime::Timer;
 use super::serve::{Viewer, refuse_to};
+use crate::delivery::{SseTarget, body};
 use crate::refusal::Refusal;
-use crate::{EventStore, SseTarget, body};
+use crate::store::EventStore;
 
 /// Answers a viewer's request with the events of a log that this Worker, or this Durable Object,
 /// reaches itself, as one in Redis.
@@ -14,9 +15,9 @@ use crate::{EventStore, SseTarget, body};
 /// `200` and a stream; `204` when the log has ended and the client has seen it all, which stops an
 /// `EventSource`; `400` for a malformed position; `405` with `Allow` for anything but `GET` and
 /// `HEAD`; `503` with `Retry-After` when the store fails, or a stream that breaks off where the client
-/// is an `EventSource`, as of [`serve_sse`](super::serve_sse). Reasons are plain text. A store that
+/// is an `EventSource`, as of [`serve_sse`](crate::cloudflare::serve::serve_sse). Reasons are plain text. A store that
 /// fails later cuts the stream off, so that the client comes back for the rest. Headers of the
-/// response can be set; for pages of other origins see [`Cors`](crate::Cors).
+/// response can be set; for pages of other origins see [`Cors`](crate::cors::Cors).
 ///
 /// ```ignore
 /// let client = RedisClient::new(&env.secret("REDIS_URL")?.to_string()).map_err(to_worker)?;

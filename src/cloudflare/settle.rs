@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
+use cloudflare_workflows::{
+    InstanceState, InstanceStatus, Runtime, WorkersRuntime, Workflow, WorkflowError,
+};
 use serde::{Deserialize, Serialize};
 use worker::Storage;
 
-use super::binding::{InstanceState, InstanceStatus, Workflow, WorkflowError};
+use super::command::InstanceEnd;
+use super::log::WorkflowLog;
 use super::object::to_error;
-use super::runtime::WorkersRuntime;
 use super::sql::ObjectSql;
-use crate::workflow::{InstanceEnd, Runtime, WorkflowLog};
 
 /// An instance and whom to ask about it.
 pub(super) struct Asked<'a> {

@@ -1,6 +1,6 @@
 //! Viewers over hibernatable WebSockets, the Worker's side: see [`Transport::Hibernating`].
 //!
-//! [`Transport::Hibernating`]: super::Transport::Hibernating
+//! [`Transport::Hibernating`]: crate::cloudflare::serve::Transport::Hibernating
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -10,22 +10,20 @@ use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use cloudflare_workflows::__private::{Held, Timer, here, property, sleep};
 use futures_core::Stream;
 use futures_util::future::{Either, select};
 use js_sys::{ArrayBuffer, Uint8Array};
 use wasm_bindgen::prelude::*;
 use worker::Response;
 
-use super::convert::property;
+use super::credit::Taken;
+use super::hibernating::{Beat, Budget, Pulse};
 use super::js;
 use super::leaving::Leaving;
-use super::life::Held;
 use super::response::stream_here_until;
-use super::runtime::{Timer, here, sleep};
-use crate::credit::Taken;
-use crate::hibernating::{Beat, Budget, Pulse};
+use crate::delivery::{HEARTBEAT_INTERVAL, keep_alive};
 use crate::store::FrameBytes;
-use crate::{HEARTBEAT_INTERVAL, keep_alive};
 
 /// The object closes a socket with this code where the stream is to end. Codes from 4000 are free
 /// to use: RFC 6455 section 7.4.2.

@@ -3,16 +3,16 @@
 use std::fmt;
 use std::sync::Arc;
 
+use cloudflare_workflows::__private::{message, property};
 use js_sys::{Array, ArrayBuffer, JsString, Uint8Array};
 use wasm_bindgen::prelude::*;
 
-use super::convert::{message, property};
 use super::js;
 use crate::store::{FrameBytes, Sql, SqlRow, SqlValue};
 use crate::sync::{Mutex, lock};
 
 /// The SQLite storage of a Durable Object: the [`Sql`] of an
-/// [`SqliteEventStore`](crate::SqliteEventStore), for a log in an object of your own, next to
+/// [`SqliteEventStore`](crate::store::SqliteEventStore), for a log in an object of your own, next to
 /// whatever else it stores. The log is the table `events`.
 ///
 /// Statements run synchronously; those between two awaits are one transaction of the object.

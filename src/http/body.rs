@@ -15,9 +15,8 @@ use futures_util::{FutureExt, StreamExt, stream};
 use http_body::{Body, Frame, SizeHint};
 
 use super::Sse;
-use crate::body::{frames, keep_alive};
+use crate::delivery::{Subscription, frames, keep_alive};
 use crate::store::EventStore;
-use crate::subscription::Subscription;
 use crate::sync::{BoxFuture, BoxStream};
 use crate::wire;
 
@@ -71,10 +70,10 @@ impl Held {
 pub enum StreamCut<E> {
     /// The store failed.
     Store(E),
-    /// The server is about to stop: see [`Shutdown`](super::Shutdown).
+    /// The server is about to stop: see [`Shutdown`](crate::http::shutdown::Shutdown).
     Shutdown,
     /// The log could not be reached from the beginning, and the client is to try again: see
-    /// [`Refusal::hold`](crate::Refusal::hold).
+    /// [`Refusal::hold`](crate::refusal::Refusal::hold).
     Unavailable,
 }
 

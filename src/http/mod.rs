@@ -17,6 +17,9 @@
 //! # check(service);
 //! ```
 
+#[cfg(all(feature = "axum", not(target_family = "wasm")))]
+#[doc(hidden)] // `ssetarget::axum` is its name.
+pub mod axum;
 mod body;
 pub(crate) mod cors;
 mod shutdown;
@@ -32,14 +35,15 @@ use std::time::Duration;
 use ::http::header::ACCEPT;
 use ::http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 
-use crate::body::HEARTBEAT_INTERVAL;
-use crate::clock::{self, Sleep};
+use crate::clock;
+use crate::clock::Sleep;
 use crate::cors::{Cors, CorsAnswer};
+use crate::delivery::HEARTBEAT_INTERVAL;
+use crate::delivery::SseTarget;
 use crate::event::Cursor;
 use crate::refusal::Refusal;
 use crate::store::{EventStore, PageLimit};
 use crate::sync::MaybeSend;
-use crate::target::SseTarget;
 use crate::wire;
 
 pub use body::{SseBody, StreamCut};

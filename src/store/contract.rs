@@ -36,12 +36,13 @@ use futures_util::StreamExt;
 use futures_util::future::{join, join_all};
 use futures_util::stream::FuturesUnordered;
 
-use super::{Appended, EventStore, FrameBytes, FrameStore, Page, PageLimit, Watch};
-use crate::clock;
+use super::frames::{FrameBytes, FrameStore};
+use super::tail::Watch;
+use super::{Appended, EventStore, Page, PageLimit};
+use crate::delivery::{Batch, Subscription};
 use crate::event::{Cursor, EventId, NewEvent, StoredEvent};
-use crate::subscription::{Batch, Subscription};
 use crate::sync::MaybeSend;
-use crate::wire;
+use crate::{clock, wire};
 
 /// Runs every check that all resumable stores must pass. `new_store` is called once for each of
 /// them and must return a store over an empty log that nobody else uses.

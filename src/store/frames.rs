@@ -14,7 +14,7 @@ use crate::sync::{MaybeSend, MaybeSync};
 ///
 /// The bytes need not be in Rust's memory: a Durable Object's go from SQLite to the viewer's
 /// socket and are never copied into WebAssembly's. Delivery is the same
-/// [`Subscription`](crate::Subscription) for every store; this is only another way to read the
+/// [`Subscription`](crate::delivery::Subscription) for every store; this is only another way to read the
 /// same page.
 pub trait FrameStore: EventStore {
     /// Bytes, wherever they are.

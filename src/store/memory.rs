@@ -5,7 +5,8 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::{Appended, Bell, EventStore, Page, PageLimit};
+use super::bell::Bell;
+use super::{Appended, EventStore, Page, PageLimit};
 use crate::clock::Clock;
 use crate::event::{EventId, NewEvent, StoredEvent};
 use crate::sync::{Mutex, lock};
@@ -15,7 +16,7 @@ use crate::sync::{Mutex, lock};
 ///
 /// Unlimited by default. [`max_events`](Self::max_events) and [`max_age`](Self::max_age) bound it,
 /// together if need be: what one of them does not keep is removed. A subscriber at a position that
-/// was removed gets a [`Reset`](crate::Reset) and goes on with the oldest event kept.
+/// was removed gets a [`Reset`](crate::event::Reset) and goes on with the oldest event kept.
 ///
 /// A key is remembered for as long as its event is kept, since the memory is bounded, too: a fact
 /// that comes again after its event was removed is stored again. An end is remembered as long:

@@ -132,7 +132,7 @@ pub trait EventStore: MaybeSend + MaybeSync {
         after: Option<EventId>,
     ) -> impl Future<Output = Result<(), Self::Error>> + MaybeSend;
 
-    /// The position of [`Cursor::Since`](crate::Cursor::Since): after it follow the events that
+    /// The position of [`Cursor::Since`](crate::event::Cursor::Since): after it follow the events that
     /// were stored at `time` or later. `None`, for the beginning, where that is all of them, also
     /// if older ones were removed.
     ///
@@ -152,7 +152,7 @@ pub trait EventStore: MaybeSend + MaybeSync {
     }
 
     /// Tells the store that somebody reads it, for as long as the answer is held. Each
-    /// [`Subscription`](crate::Subscription) holds one. Default: the store does not care.
+    /// [`Subscription`](crate::delivery::Subscription) holds one. Default: the store does not care.
     ///
     /// A store that keeps something in memory only for readers lets go of it with the last one. One
     /// that wraps another passes this on.
@@ -207,7 +207,7 @@ pub struct Page<C = Vec<StoredEvent>> {
     /// them in the same way: a page that is read after a lost one names the last of those lost.
     pub trimmed: Option<EventId>,
     /// Whether the newest event kept is terminal: see
-    /// [`Event::is_terminal`](crate::Event::is_terminal). `false` if none is kept: whoever comes
+    /// [`Event::is_terminal`](crate::event::Event::is_terminal). `false` if none is kept: whoever comes
     /// then waits for what is appended next, as on a log that was never written.
     pub closed: bool,
 }

@@ -3,7 +3,8 @@
 use std::convert::Infallible;
 use std::time::SystemTime;
 
-use super::{Appended, EventStore, MemoryEventStore, Page, PageLimit};
+use super::memory::MemoryEventStore;
+use super::{Appended, EventStore, Page, PageLimit};
 use crate::event::{EventId, NewEvent};
 
 /// Stores nothing for later: a subscriber gets what is dispatched while it is connected, from the
@@ -12,7 +13,7 @@ use crate::event::{EventId, NewEvent};
 ///
 /// - **In transit.** The newest 1,024 events stay in a ring for those who are connected and still
 ///   busy with what came before; see [`ring_size`](Self::ring_size). A subscriber that falls
-///   behind by more than that gets a [`Reset`](crate::Reset), `event: reset` on the wire, and goes
+///   behind by more than that gets a [`Reset`](crate::event::Reset), `event: reset` on the wire, and goes
 ///   on with the oldest event in the ring: it knows that it missed some. An event has at most
 ///   [`NewEvent::MAX_SIZE`], so the ring has at most as many MiB as events.
 /// - **Reconnects.** Whatever a client asks for, it starts anew: what was dispatched while it was

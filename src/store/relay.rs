@@ -9,11 +9,11 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::future::{Either, select};
 
+use super::bell::Bell;
 use super::flights::Flights;
-use super::tail::{Piece, Tail};
-use super::{
-    Appended, Bell, EventStore, FrameBytes, FramePage, FrameStore, Page, PageLimit, Watch,
-};
+use super::frames::{FrameBytes, FramePage, FrameStore};
+use super::tail::{Piece, Tail, Watch};
+use super::{Appended, EventStore, Page, PageLimit};
 use crate::event::{EventId, NewEvent, StoredEvent};
 use crate::sync::{Mutex, lock};
 

@@ -13,13 +13,13 @@ use serde::Serialize;
 
 use self::keys::Keys;
 pub use self::sql::{Sql, SqlRow, SqlValue};
-use super::tail::{Piece, Tail};
-use super::{
-    Appended, Bell, EventStore, FrameBytes, FramePage, FrameStore, Frames, Page, PageLimit, Watch,
-    Watched,
-};
 use crate::clock;
 use crate::event::{EventId, EventRef, KeyRef, NewEvent, StoredEvent};
+use crate::store::bell::Bell;
+use crate::store::frames::{FrameBytes, FramePage, FrameStore, Frames};
+use crate::store::tail::Watch;
+use crate::store::tail::{Piece, Tail};
+use crate::store::{Appended, EventStore, Page, PageLimit, Watched};
 use crate::sync::{Mutex, lock};
 use crate::wire;
 
@@ -32,7 +32,7 @@ use crate::wire;
 /// in a Durable Object) is cut into several statements that are stored whole or not at all.
 ///
 /// The newest frames are kept in memory for those who watch, at most 2 MiB in all, or one event
-/// that has more. Nothing of them is kept while nobody has a [`Subscription`](crate::Subscription).
+/// that has more. Nothing of them is kept while nobody has a [`Subscription`](crate::delivery::Subscription).
 #[derive(Debug)]
 pub struct SqliteEventStore<Q: Sql> {
     sql: Q,
@@ -231,7 +231,7 @@ impl<Q: Sql> SqliteEventStore<Q> {
 
     /// Removes the events up to this one and including it. Their ids are never given to others: one
     /// small row is left of them. Whoever has not read them all yet is told by a
-    /// [`Reset`](crate::Reset). Their keys are forgotten.
+    /// [`Reset`](crate::event::Reset). Their keys are forgotten.
     ///
     /// # Errors
     /// When SQLite fails. Then nothing was removed.

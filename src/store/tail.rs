@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 
-use super::{FrameBytes, Frames, PageLimit};
+use super::PageLimit;
+use super::frames::{FrameBytes, Frames};
 use crate::event::EventId;
 use crate::sync::{MaybeSend, MaybeSync};
 
@@ -122,7 +123,7 @@ impl<B: FrameBytes> Tail<B> {
 }
 
 /// Says that somebody reads a log, for as long as it or a clone of it is there: see
-/// [`EventStore::watch`](super::EventStore::watch).
+/// [`EventStore::watch`](crate::store::EventStore::watch).
 #[derive(Clone, Default)]
 #[must_use]
 pub struct Watch(#[allow(dead_code, reason = "held")] Option<Arc<dyn Watched>>);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::workflow::DispatchConfig;
 
-/// How a [`Tracer`](super::Tracer) behaves.
+/// How a [`Tracer`](crate::tracer::Tracer) behaves.
 #[derive(Clone)]
 pub struct TracerConfig {
     pub(super) dispatch: DispatchConfig,
@@ -38,7 +38,7 @@ impl TracerConfig {
     }
 
     /// How many events may wait to be stored; together they may also have 16 MiB. Beyond it spans
-    /// and reports are left out: see [`Tracer`](super::Tracer). Default: 10,000.
+    /// and reports are left out: see [`Tracer`](crate::tracer::Tracer). Default: 10,000.
     #[must_use]
     pub fn capacity(mut self, events: usize) -> Self {
         self.capacity = events;

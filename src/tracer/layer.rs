@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as PollContext, Poll};
 
+use cloudflare_workflows::Progress;
 use serde_json::{Map, Value};
 use tracing_core::field::{Field, Visit};
 use tracing_core::span::{Attributes, Id, Record};
@@ -16,7 +17,6 @@ use tracing_subscriber::registry::LookupSpan;
 
 use super::{Span, Tracer};
 use crate::sync::{Mutex, lock};
-use crate::workflow::Progress;
 
 /// A layer of `tracing-subscriber`: code that has `#[instrument]` on it, or spans of its own, is
 /// watched live without a change (feature `tracing`).

@@ -41,13 +41,12 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use crate::clock;
+use crate::delivery::SseTarget;
 use crate::event::NewEvent;
 use crate::store::EventStore;
 use crate::sync::{MaybeSend, Mutex, lock};
-use crate::target::SseTarget;
-use crate::workflow::{
-    Form, Kind, Progress, StepEvent, StepEventType, Task, TaskCounter, TaskId, report_key,
-};
+use crate::task::{Form, Kind, StepEvent, StepEventType, Task, TaskCounter, TaskId, report_key};
+use cloudflare_workflows::Progress;
 use outbox::{Handle, Outbox};
 
 pub use config::TracerConfig;

@@ -13,10 +13,10 @@ use futures_util::future::{Either, select};
 
 use super::config::TracerConfig;
 use crate::clock::Sleep;
+use crate::delivery::SseTarget;
 use crate::event::NewEvent;
 use crate::store::EventStore;
 use crate::sync::{Mutex, lock};
-use crate::target::SseTarget;
 
 /// What tracers and spans hold: when the last is gone, sending ends.
 pub(super) struct Handle(pub(super) Arc<Outbox>);
@@ -203,7 +203,7 @@ impl State {
 fn wake(sender: Option<Waker>) {
     let Some(sender) = sender else { return };
     #[cfg(feature = "tracing")]
-    super::layer::quiet(|| sender.wake());
+    crate::tracer::layer::quiet(|| sender.wake());
     #[cfg(not(feature = "tracing"))]
     sender.wake();
 }

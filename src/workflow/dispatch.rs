@@ -8,14 +8,14 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
+use cloudflare_workflows::Runtime;
 use futures_channel::oneshot;
 use futures_util::future::{Either, select};
 use serde::{Deserialize, Serialize};
 
 use super::event_step::{Dispatch, Fact, Flush};
-use super::step_event::{attempt_failed_key, report_key, split_report_key};
-use super::task::TaskId;
 use crate::event::NewEvent;
+use crate::task::{TaskId, attempt_failed_key, report_key, split_report_key};
 
 /// Sends facts to a [`FactLog`] in the order they were dispatched, a batch at a time.
 ///
@@ -113,18 +113,6 @@ pub enum Told {
     Stored(usize),
     /// They are of a lifetime that is over or of an earlier run, and were not stored.
     Stale,
-}
-
-/// The outside world: time, tasks and complaints.
-pub trait Runtime {
-    /// The time.
-    fn now(&self) -> SystemTime;
-    /// Resolves after this long.
-    fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + 'static;
-    /// Runs a task on this thread, besides the workflow.
-    fn spawn(&self, task: impl Future<Output = ()> + 'static);
-    /// Tells the developer.
-    fn warn(&self, message: &str);
 }
 
 /// When batches are sent.

@@ -9,21 +9,18 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
+use cloudflare_workflows::__private::check_output;
+use cloudflare_workflows::{
+    DoStep, Progress, Reporter, Step, StepCallback, StepContext, StepError, StepErrorKind,
+    StepOutput, WaitForEvent, WaitedEvent, WorkflowDuration, catch_panic,
+};
 use futures_util::future::{Either, LocalBoxFuture, join, select};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::border;
-use super::context::{Progress, Reporter, StepContext};
-use super::duration::WorkflowDuration;
-use super::error::{StepError, StepErrorKind};
-use super::output::StepOutput;
-use super::panic::catch_panic;
-use super::step::{DoStep, Step, StepCallback, WaitForEvent, WaitedEvent};
-use super::step_event::{StepEvent, StepEventType};
-use super::task::{Form, Kind, Task, TaskCounter, TaskId};
 use crate::event::{InvalidEvent, NewEvent};
+use crate::task::{Form, Kind, StepEvent, StepEventType, Task, TaskCounter, TaskId};
 
 /// Wraps a [`Step`] and dispatches an event whenever one of its steps begins, fails an attempt,
 /// reports progress, ends or fails.
@@ -44,7 +41,7 @@ use crate::event::{InvalidEvent, NewEvent};
 /// to go on in the same lifetime, the events are told then.
 ///
 /// No event has what a step returned. They have the messages of errors, and what the steps' code
-/// reports, of [sensitive](super::Sensitivity) steps too. Rollbacks have no events: they run when
+/// reports, of [sensitive](cloudflare_workflows::Sensitivity) steps too. Rollbacks have no events: they run when
 /// the run has ended.
 ///
 /// Clones are the same step object. Lives on one thread.
@@ -198,10 +195,8 @@ impl<S: Step + 'static, D: Dispatch + 'static> WorkflowEventStep<S, D> {
         // Before viewers are told that it has completed: the platform would say that it failed.
         let body = async |step| {
             let output = body(step).await?;
-            match border::check(&output) {
-                Ok(()) => Ok(output),
-                Err(refused) => Err(refused.into_step_error(border::OUTPUT)),
-            }
+            check_output(&output)?;
+            Ok(output)
         };
         let life = &self.shared.life;
         let scope = self.scope(Form::Step(Kind::Workflow), &self.shared.workflow, body);

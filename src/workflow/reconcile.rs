@@ -4,11 +4,11 @@
 //! and the fact that tells it, and a lifetime that the platform ends says nothing of how the run
 //! goes on. The platform's log is always there, and is the arbiter.
 
-use super::instance_event::{StepName, WorkflowInstanceEvent, WorkflowInstanceEventData as Data};
-use super::step_event::{StepEvent, StepEventType};
-use super::task::{Form, Kind, Task, TaskCounter, TaskId};
+use cloudflare_workflows::{StepName, WorkflowInstanceEvent, WorkflowInstanceEventData as Data};
+
 use super::view::{RunView, TaskState, TaskView};
 use crate::event::{InvalidEvent, NewEvent};
+use crate::task::{Form, Kind, StepEvent, StepEventType, Task, TaskCounter, TaskId};
 
 /// What a comparison of the two logs says about the latest run of ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub enum Reconciled {
 /// beginning. The platform's events may be filtered by [`EVENT_TYPES`].
 ///
 /// Only ends are supplied, and only of tasks whose `started` our log has: what was hidden by
-/// [`should_dispatch`](super::WorkflowEventStep::should_dispatch) stays hidden. A supplied
+/// [`should_dispatch`](crate::workflow::event_step::WorkflowEventStep::should_dispatch) stays hidden. A supplied
 /// `completed` has no `attributes`, which the platform does not know, and its timestamp is the
 /// platform's. Attempts that failed before the last one are not supplied: those that were killed
 /// with their process failed for the platform, and did not for our log.
@@ -56,8 +56,8 @@ pub fn reconcile(
 }
 
 /// The types of the platform's events that [`reconcile`] reads.
-pub const EVENT_TYPES: &[super::WorkflowInstanceEventType] = {
-    use super::WorkflowInstanceEventType as Type;
+pub const EVENT_TYPES: &[cloudflare_workflows::WorkflowInstanceEventType] = {
+    use cloudflare_workflows::WorkflowInstanceEventType as Type;
     &[
         Type::WorkflowQueued,
         Type::WorkflowStarted,

@@ -2,18 +2,17 @@
 
 use std::time::SystemTime;
 
+use cloudflare_workflows::{StepName, WorkflowInstanceEvent, WorkflowInstanceEventData as Data};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::instance_event::{StepName, WorkflowInstanceEvent, WorkflowInstanceEventData as Data};
-use super::instance_feed::InstanceFeedItem;
-use super::step_event::{StepEvent, StepEventType, iso, iso_option};
-use super::task::{Form, Kind, TaskId};
+use super::feed::InstanceFeedItem;
+use crate::delivery::DecodeEvent;
 use crate::event::{EventId, StoredEvent};
-use crate::listen::DecodeEvent;
+use crate::task::{Form, Kind, StepEvent, StepEventType, TaskId, iso, iso_option};
 
 /// A run as it stands: what its events amount to, be they those of our own log
-/// ([`WorkflowEventStep`](super::WorkflowEventStep)) or of the platform's
+/// ([`WorkflowEventStep`](crate::workflow::event_step::WorkflowEventStep)) or of the platform's
 /// ([`WorkflowInstanceEvent`]), so that a page need not care which of them it watches.
 ///
 /// | in the view | our own log | the platform's log |
@@ -245,15 +244,16 @@ impl RunView {
 
     /// Applies the next event of the platform's log. `id` is its
     /// [`event_id`](WorkflowInstanceEvent::event_id), or the one that an
-    /// [`InstanceFeed`](super::InstanceFeed) gave it. One that was applied before changes nothing.
-    pub fn apply_instance(&mut self, id: EventId, event: &WorkflowInstanceEvent) {
+    /// [`InstanceFeed`](crate::workflow::feed::InstanceFeed) gave it. One that was applied before changes nothing.
+    pub fn apply_instance(&mut self, id: impl Into<EventId>, event: &WorkflowInstanceEvent) {
+        let id = id.into();
         if self.is_new(id) {
             self.apply_platform(event);
             self.cursor = Some(id);
         }
     }
 
-    /// Applies what an [`InstanceFeed`](super::InstanceFeed) reads.
+    /// Applies what an [`InstanceFeed`](crate::workflow::feed::InstanceFeed) reads.
     pub fn apply_feed(&mut self, item: &InstanceFeedItem) {
         match item {
             InstanceFeedItem::Event(id, event) => self.apply_instance(*id, event),
@@ -407,6 +407,8 @@ impl RunView {
             | Data::AttemptCompleted { .. }
             | Data::RollbackAttemptCompleted { .. }
             | Data::Unknown(_) => {}
+            // One that a later version of the platform has.
+            _ => {}
         }
     }
 

@@ -7,12 +7,15 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
+use cloudflare_workflows::{
+    DoStep, JsonCodec, JsonOutput, Runtime, Step, StepContext, StepError, StepErrorKind,
+    StepOutput, WaitForEvent, WaitedEvent, WorkflowDuration,
+};
 use serde::de::DeserializeOwned;
 use ssetarget::NewEvent;
+use ssetarget::internals::{WorkflowLog, pack_facts};
 use ssetarget::workflow::{
-    BatchedDispatch, DispatchConfig, DoStep, FactLog, JsonCodec, JsonOutput, Opened, Runtime, Step,
-    StepContext, StepError, StepErrorKind, StepOutput, Told, WaitForEvent, WaitedEvent,
-    WorkflowDuration, WorkflowEventStep, WorkflowLog, pack_facts,
+    BatchedDispatch, DispatchConfig, FactLog, Opened, Told, WorkflowEventStep,
 };
 use tokio::task::LocalSet;
 

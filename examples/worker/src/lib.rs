@@ -8,18 +8,19 @@
 mod http;
 mod order;
 
+use cloudflare_workflows::{CreateOptions, Workflow, WorkflowErrorKind};
 use serde::Deserialize;
 use ssetarget::Cors;
 use ssetarget::cloudflare::{
-    CreateOptions, InstanceSse, SseRoute, Transport, Workflow, WorkflowErrorKind,
-    WorkflowEventsConfig, WorkflowEventsNamespace, serve_instance_sse,
+    InstanceSse, SseRoute, Transport, WorkflowEventsConfig, WorkflowEventsNamespace,
+    serve_instance_sse,
 };
 use worker::{Context, Env, Request, Response, Result, event};
 
 use http::json_body;
 use order::{Approval, Order, OrderWorkflow};
 
-ssetarget::export_workflow!(OrderWorkflow);
+cloudflare_workflows::export_workflow!(OrderWorkflow);
 ssetarget::export_workflow_events!(
     WorkflowEvents,
     WorkflowEventsConfig::new().workflows(&[(order::NAME, "ORDER")])

@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
+use cloudflare_workflows::{
+    Backoff, NonRetryableError, Progress, RefusedRun, Retries, Step, StepConfig, StepError,
+    WaitForEvent, WorkflowEntrypoint, WorkflowEvent, WorkflowStep,
+};
 use futures_util::try_join;
 use serde::{Deserialize, Serialize};
-use ssetarget::cloudflare::{
-    WorkflowEntrypoint, WorkflowEvent, WorkflowEventsNamespace, WorkflowRunStep, WorkflowStep,
-};
-use ssetarget::workflow::{
-    Backoff, NonRetryableError, Progress, Retries, Step, StepConfig, StepError, WaitForEvent,
-};
+use ssetarget::cloudflare::{WorkflowEventsNamespace, WorkflowRunStep};
 use worker::{Context, Delay, Env};
 
 /// What is ordered: the params of an instance. All fields are optional.
@@ -82,8 +81,9 @@ impl WorkflowEntrypoint for OrderWorkflow {
     }
 
     // So that viewers are told of an order that cannot be read, too.
-    fn events(env: &Env, name: &str) -> worker::Result<Option<WorkflowEventsNamespace>> {
-        WorkflowEventsNamespace::from_env(env, EVENTS, name).map(Some)
+    async fn refused(env: &Env, run: &RefusedRun, error: &StepError) -> worker::Result<()> {
+        let events = WorkflowEventsNamespace::from_env(env, EVENTS, &run.workflow_name)?;
+        events.tell_refused(run, error).await
     }
 
     async fn run(

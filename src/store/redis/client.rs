@@ -1,12 +1,11 @@
 //! The connection of a process, for all of its logs.
 
-use std::fmt;
 use std::future::Future;
-use std::io;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use std::{fmt, io};
 
 use futures_channel::{mpsc, oneshot};
 use redis::Value;
@@ -21,7 +20,7 @@ use super::server::RedisServer;
 use super::watch::{Watch, Watches};
 use crate::sync::{MaybeSend, MaybeSync};
 
-/// One connection to a Redis server, for any number of [logs](super::RedisEventStore) and viewers.
+/// One connection to a Redis server, for any number of [logs](crate::store::redis::RedisEventStore) and viewers.
 /// Clones are the same connection.
 ///
 /// It is opened when it is first needed, and again when it was lost, with growing pauses of up to a

@@ -1,9 +1,8 @@
 //! What can go wrong with Redis.
 
 use std::error::Error;
-use std::fmt;
-use std::io;
 use std::sync::Arc;
+use std::{fmt, io};
 
 /// Why a call to Redis failed, shaped around what the caller can do: see
 /// [`may_have_been_stored`](Self::may_have_been_stored) and [`is_transient`](Self::is_transient).
@@ -25,7 +24,7 @@ pub enum RedisErrorKind {
     Unreachable,
     /// The connection broke after the command was sent and before its answer came.
     Lost,
-    /// The answer did not come within the [timeout](super::RedisConfig::timeout).
+    /// The answer did not come within the [timeout](crate::store::redis::client::RedisConfig::timeout).
     TimedOut,
     /// The server answered with an error: see [`RedisError::code`].
     Refused,

@@ -25,7 +25,7 @@
 //! |---|---|---|
 //! | `<prefix>{<name>}:events` | stream | an entry `<id>-<milliseconds>` for each event, with the fields `type` and `data`, `key` if it has one, `terminal` if it is |
 //! | `<prefix>{<name>}:log` | hash | the ends of the log, its newest time, the name of the server's history |
-//! | `<prefix>{<name>}:facts` | hash | the keys of events: see [`Event::key`](crate::Event::key); and a mark |
+//! | `<prefix>{<name>}:facts` | hash | the keys of events: see [`Event::key`](crate::event::Event::key); and a mark |
 //!
 //! All three are in one slot of a cluster, by their hash tag; the client itself follows no
 //! redirections. `%`, `{` and `}` in names are written as `%25`, `%7B` and `%7D`, an empty name as `%`. Changes are
@@ -74,7 +74,7 @@
 //! Needs Redis 6.0, which has RESP3, or what is compatible: with an older one all calls fail with
 //! [`RedisErrorKind::Unsupported`]. Tested with 7.0, and by hand with 6.0 and 6.2.
 //!
-//! [`Cursor::Since`]: crate::Cursor::Since
+//! [`Cursor::Since`]: crate::event::Cursor::Since
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -82,9 +82,9 @@ use std::time::{Duration, SystemTime};
 
 use redis::Value;
 
-use super::{Appended, EventStore, Page, PageLimit};
 use crate::clock;
 use crate::event::{EventId, NewEvent, StoredEvent};
+use crate::store::{Appended, EventStore, Page, PageLimit};
 
 mod budget;
 mod client;

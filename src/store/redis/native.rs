@@ -28,7 +28,7 @@ impl RedisClient {
     /// others.
     ///
     /// # Errors
-    /// [`RedisErrorKind::Config`](super::RedisErrorKind::Config) for a URL of another form, and
+    /// [`RedisErrorKind::Config`](crate::store::redis::error::RedisErrorKind::Config) for a URL of another form, and
     /// outside of a tokio runtime. Whether the server can be reached shows later.
     pub fn new(url: &str) -> Result<Self, RedisError> {
         Self::with_config(url, RedisConfig::new())

@@ -7,7 +7,8 @@ use futures_util::lock::Mutex as AsyncMutex;
 
 use super::error::RedisError;
 use crate::event::EventId;
-use crate::store::{Bell, Listener, Page, PageLimit};
+use crate::store::bell::{Bell, Listener};
+use crate::store::{Page, PageLimit};
 use crate::sync::{Mutex, lock};
 
 /// The logs that somebody of this process watches, by the channels that announce their changes.

@@ -1,6 +1,6 @@
 //! SQLite, as little of it as the store needs.
 
-use crate::store::FrameBytes;
+use crate::store::frames::FrameBytes;
 use crate::sync::{MaybeSend, MaybeSync};
 
 /// A connection to an SQLite database of which this store is the only writer.

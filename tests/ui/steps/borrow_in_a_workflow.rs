@@ -1,6 +1,7 @@
 //! A callback that borrows what the workflow's body owns: `async move` bodies have the error at its place.
 
-use ssetarget::workflow::{Dispatch, Step, StepError, WorkflowEventStep};
+use ssetarget::workflow::{Dispatch, WorkflowEventStep};
+use cloudflare_workflows::{Step, StepError};
 
 struct Order {
     item: String,

@@ -1,6 +1,6 @@
 //! A step's code that borrows: it may run after whoever made the step has gone.
 
-use ssetarget::workflow::{Step, StepError};
+use cloudflare_workflows::{Step, StepError};
 
 async fn greet(step: &impl Step, name: String) -> Result<String, StepError> {
     step.run("greet", async |_| Ok(format!("hello, {name}"))).await

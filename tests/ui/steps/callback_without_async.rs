@@ -1,6 +1,6 @@
 //! A step's code that is no async closure.
 
-use ssetarget::workflow::{Step, StepError};
+use cloudflare_workflows::{Step, StepError};
 
 async fn add(step: &impl Step) -> Result<u32, StepError> {
     step.run("add", |_| Ok(1 + 1)).await

@@ -1,6 +1,6 @@
 //! A label that nobody has checked.
 
-use ssetarget::workflow::{Step, StepError};
+use cloudflare_workflows::{Step, StepError};
 
 async fn nap(step: &impl Step) -> Result<(), StepError> {
     step.sleep("nap", "5 minuets").await

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use ssetarget::workflow::{Step, StepError};
+use cloudflare_workflows::{Step, StepError};
 
 struct Declined;
 

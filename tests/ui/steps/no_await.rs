@@ -2,7 +2,7 @@
 
 #![deny(unused_must_use)]
 
-use ssetarget::workflow::{Step, StepError};
+use cloudflare_workflows::{Step, StepError};
 
 async fn forgetful(step: &impl Step) -> Result<(), StepError> {
     step.run("send the mail", async |_| Ok(()));

@@ -1,6 +1,6 @@
 //! What is no step object.
 
-use ssetarget::workflow::{Step, StepError};
+use cloudflare_workflows::{Step, StepError};
 
 async fn wait(step: &impl Step) -> Result<(), StepError> {
     step.sleep("nap", std::time::Duration::from_secs(1)).await

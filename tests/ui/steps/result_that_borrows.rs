@@ -1,6 +1,6 @@
 //! A step's result that borrows from the workflow's memory, which is lost while it sleeps.
 
-use ssetarget::workflow::{Step, StepError};
+use cloudflare_workflows::{Step, StepError};
 
 async fn greet(step: &impl Step) -> Result<&'static str, StepError> {
     step.run("greet", async |_| Ok("hello")).await

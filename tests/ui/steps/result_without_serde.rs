@@ -1,6 +1,6 @@
 //! A step's result that cannot be stored.
 
-use ssetarget::workflow::{Step, StepError};
+use cloudflare_workflows::{Step, StepError};
 
 struct Receipt {
     _number: u32,

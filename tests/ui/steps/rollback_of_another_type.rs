@@ -1,6 +1,6 @@
 //! A rollback that expects another output than its step has.
 
-use ssetarget::workflow::{RollbackContext, Step, StepError};
+use cloudflare_workflows::{RollbackContext, Step, StepError};
 
 async fn book(step: &impl Step) -> Result<u32, StepError> {
     step.run("book", async |_| Ok(7_u32))

@@ -2,4 +2,4 @@
 
 pub struct Order;
 
-ssetarget::export_workflow!(Order);
+cloudflare_workflows::export_workflow!(Order);

@@ -1,7 +1,7 @@
 // An output that cannot be written.
 
-use ssetarget::cloudflare::{WorkflowEntrypoint, WorkflowEvent, WorkflowStep};
-use ssetarget::workflow::StepError;
+use cloudflare_workflows::{WorkflowEntrypoint, WorkflowEvent, WorkflowStep};
+use cloudflare_workflows::StepError;
 use worker::{Context, Env};
 
 pub struct Receipt;
@@ -21,4 +21,4 @@ impl WorkflowEntrypoint for Order {
     }
 }
 
-ssetarget::export_workflow!(Order);
+cloudflare_workflows::export_workflow!(Order);

@@ -2,4 +2,4 @@
 
 pub mod orders {}
 
-ssetarget::export_workflow!(orders::Order);
+cloudflare_workflows::export_workflow!(orders::Order);

@@ -1,9 +1,8 @@
 //! A workflow class that panics where no other does: when it is made.
 
-use ssetarget::cloudflare::{
-    WorkflowEntrypoint, WorkflowEvent, WorkflowEventsNamespace, WorkflowStep,
+use cloudflare_workflows::{
+    RefusedRun, StepError, WorkflowEntrypoint, WorkflowEvent, WorkflowStep,
 };
-use ssetarget::workflow::StepError;
 use worker::{Context, Env};
 
 use crate::workflows;
@@ -20,8 +19,10 @@ impl WorkflowEntrypoint for Brittle {
         panic!("it cannot be made")
     }
 
-    fn events(env: &Env, name: &str) -> worker::Result<Option<WorkflowEventsNamespace>> {
-        workflows::events(env, name).map(Some)
+    async fn refused(env: &Env, run: &RefusedRun, error: &StepError) -> worker::Result<()> {
+        workflows::events(env, &run.workflow_name)?
+            .tell_refused(run, error)
+            .await
     }
 
     async fn run(&self, _event: WorkflowEvent<()>, _step: WorkflowStep) -> Result<(), StepError> {

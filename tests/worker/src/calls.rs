@@ -1,13 +1,12 @@
 //! Every call that a Workflow binding and its instances take, as JSON, as the Worker of the parity
 //! tests has them in JavaScript.
 
+use cloudflare_workflows::{
+    BatchCreateOptions, CreateOptions, LocationHint, RestartFrom, Retention, StepKind,
+    TerminateOptions, Workflow, WorkflowDuration, WorkflowError,
+};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use ssetarget::cloudflare::{
-    BatchCreateOptions, CreateOptions, LocationHint, RestartFrom, Retention, StepType,
-    TerminateOptions, Workflow, WorkflowError,
-};
-use ssetarget::workflow::WorkflowDuration;
 use worker::Result;
 
 /// A call, by the platform's names.
@@ -203,9 +202,9 @@ fn restart_from(from: From) -> RestartFrom {
         restart = restart.count(count);
     }
     match from.r#type.as_deref() {
-        Some("do") => restart.step_type(StepType::Do),
-        Some("sleep") => restart.step_type(StepType::Sleep),
-        Some("waitForEvent") => restart.step_type(StepType::WaitForEvent),
+        Some("do") => restart.step_type(StepKind::Do),
+        Some("sleep") => restart.step_type(StepKind::Sleep),
+        Some("waitForEvent") => restart.step_type(StepKind::WaitForEvent),
         _ => restart,
     }
 }

@@ -44,17 +44,19 @@ mod workflows;
 
 use std::time::Duration;
 
+use cloudflare_workflows::{
+    CreateOptions, InstanceEventId, TerminateOptions, Workflow, WorkflowError, WorkflowErrorKind,
+    WorkflowInstance,
+};
+use cloudflare_workflows::{SubscribeOptions, WorkflowInstanceEvent, WorkflowInstanceEventType};
 use futures_util::StreamExt;
 use js_sys::{Array, Function, JSON, Promise, Reflect};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use ssetarget::cloudflare::{
-    CreateOptions, InstanceSse, TerminateOptions, Workflow, WorkflowError, WorkflowErrorKind,
-    WorkflowEventsConfig, WorkflowEventsNamespace, WorkflowInstance, serve_instance_sse, serve_sse,
+    InstanceSse, WorkflowEventsConfig, WorkflowEventsNamespace, serve_instance_sse, serve_sse,
 };
-use ssetarget::workflow::{
-    RunView, SubscribeOptions, WorkflowInstanceEvent, WorkflowInstanceEventType,
-};
+use ssetarget::workflow::RunView;
 use ssetarget::{Cors, EventId, StoredEvent};
 use wasm_bindgen::{JsCast, JsValue};
 use worker::wasm_bindgen_futures::JsFuture;
@@ -64,9 +66,9 @@ use brittle::Brittle;
 use script::Script;
 use tally::Tally;
 
-ssetarget::export_workflow!(Script);
-ssetarget::export_workflow!(Tally);
-ssetarget::export_workflow!(Brittle);
+cloudflare_workflows::export_workflow!(Script);
+cloudflare_workflows::export_workflow!(Tally);
+cloudflare_workflows::export_workflow!(Brittle);
 ssetarget::export_workflow_events!(
     WorkflowEvents,
     // Of the others nobody learns anything before somebody asks.
@@ -298,7 +300,9 @@ async fn subscribe(
         pairs.find(|(key, _)| *key == name).map(|(_, value)| value)
     };
     let mut options = SubscribeOptions::new();
-    options.cursor = parameter("cursor").and_then(|cursor| cursor.parse().ok());
+    options.cursor = parameter("cursor")
+        .and_then(|cursor| cursor.parse().ok())
+        .and_then(InstanceEventId::new);
     if let Some(filter) = parameter("filter") {
         let types = filter
             .split(',')

@@ -1,7 +1,7 @@
 //! The platform's own log of an instance.
 
+use cloudflare_workflows::WorkflowInstance;
 use js_sys::{Array, Object, Reflect};
-use ssetarget::cloudflare::WorkflowInstance;
 use wasm_bindgen::prelude::*;
 
 #[wasm_bindgen]

@@ -5,8 +5,8 @@
 
 use std::rc::Rc;
 
+use cloudflare_workflows::__private::{WorkflowObject, extend_workflow_entrypoint};
 use js_sys::Promise;
-use ssetarget::cloudflare::__private::{WorkflowObject, extend_workflow_entrypoint};
 use wasm_bindgen::prelude::*;
 use worker::wasm_bindgen_futures::{JsFuture, future_to_promise};
 use worker::{Env, worker_sys};

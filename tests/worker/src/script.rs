@@ -5,22 +5,20 @@ use std::collections::HashSet;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
+use cloudflare_workflows::{
+    Backoff, ByteStream, DelayContext, NonRetryableError, Progress, RefusedRun, Retries,
+    RollbackConfig, RollbackContext, Sensitivity, Step, StepConfig, StepContext, StepError,
+    StepFuture, StepOutput, WaitForEvent, WorkflowDuration, WorkflowEntrypoint, WorkflowEvent,
+    WorkflowStep,
+};
 use futures_util::future::{LocalBoxFuture, join_all, try_join_all};
 use futures_util::stream::{self, StreamExt};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value, json};
-use ssetarget::cloudflare::{
-    WorkflowEntrypoint, WorkflowEvent, WorkflowEventsNamespace, WorkflowRunStep, WorkflowStep,
-};
-use ssetarget::workflow::{
-    Backoff, ByteStream, DelayContext, NonRetryableError, Progress, Retries, RollbackConfig,
-    RollbackContext, Sensitivity, Step, StepConfig, StepContext, StepError, StepFuture, StepOutput,
-    WaitForEvent, WorkflowDuration,
-};
+use ssetarget::cloudflare::{WorkflowEventsNamespace, WorkflowRunStep};
 use worker::{Context, Delay, Env};
 
-use crate::gate;
-use crate::{trap, values, workflows};
+use crate::{gate, trap, values, workflows};
 
 /// The params of an instance.
 #[derive(Deserialize)]
@@ -249,8 +247,10 @@ impl WorkflowEntrypoint for Script {
         Self { context, env }
     }
 
-    fn events(env: &Env, name: &str) -> worker::Result<Option<WorkflowEventsNamespace>> {
-        workflows::events(env, name).map(Some)
+    async fn refused(env: &Env, run: &RefusedRun, error: &StepError) -> worker::Result<()> {
+        workflows::events(env, &run.workflow_name)?
+            .tell_refused(run, error)
+            .await
     }
 
     async fn run(

@@ -1,8 +1,7 @@
 //! A second workflow class, with types of its own.
 
+use cloudflare_workflows::{Step, StepError, WorkflowEntrypoint, WorkflowEvent, WorkflowStep};
 use serde::{Deserialize, Serialize};
-use ssetarget::cloudflare::{WorkflowEntrypoint, WorkflowEvent, WorkflowStep};
-use ssetarget::workflow::{Step, StepError};
 use worker::{Context, Env};
 
 /// Adds up.

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
 use std::time::Duration;
 
+use cloudflare_workflows::{Step, StepError, StepOutput};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use ssetarget::workflow::{Step, StepError, StepOutput};
 use wasm_bindgen::JsValue;
 use worker::js_sys::{Array, BigInt, Date, Object, Reflect};
 

@@ -1,6 +1,6 @@
 //! A Workflow binding that counts the subscriptions which are open.
 
-use ssetarget::cloudflare::{Workflow, WorkflowError};
+use cloudflare_workflows::{Workflow, WorkflowError};
 use wasm_bindgen::prelude::*;
 use worker::Env;
 

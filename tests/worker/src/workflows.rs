@@ -1,6 +1,7 @@
 //! The workflows by their names in wrangler.toml.
 
-use ssetarget::cloudflare::{Transport, Workflow, WorkflowEventsNamespace};
+use cloudflare_workflows::Workflow;
+use ssetarget::cloudflare::{Transport, WorkflowEventsNamespace};
 use worker::{Env, Result};
 
 use crate::crowd;

@@ -1,0 +1,799 @@
+//! The events of the platform's own log of an instance: what `subscribe()` gives.
+
+use std::fmt;
+use std::num::NonZeroU64;
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Map, Value};
+
+use crate::step::config::ResolvedConfig;
+
+/// An event of the platform's own log of an instance: `WorkflowInstanceEvent` of Cloudflare's
+/// types, which it is as JSON.
+///
+/// ```
+/// use cloudflare_workflows::{WorkflowInstanceEvent, WorkflowInstanceEventData as Data};
+///
+/// let event: WorkflowInstanceEvent = serde_json::from_str(
+///     r#"{"instanceId":"a","eventId":7,"timestamp":1795444674907,
+///         "type":"attempt_started","stepName":"charge card-2","attempt":1}"#,
+/// )?;
+/// let Data::AttemptStarted { step_name, attempt: 1 } = &event.data else { panic!() };
+/// assert_eq!((step_name.name(), step_name.count()), ("charge card", 2));
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", remote = "Self")]
+#[non_exhaustive]
+pub struct WorkflowInstanceEvent {
+    /// The instance's id.
+    pub instance_id: String,
+    /// The event's position in the log, and the cursor that continues after it. A restart of the
+    /// instance begins a new log, which numbers its events from 1 again.
+    pub event_id: InstanceEventId,
+    /// When it happened, to the millisecond.
+    #[serde(with = "milliseconds_since_epoch")]
+    pub timestamp: SystemTime,
+    /// What happened.
+    #[serde(flatten)]
+    pub data: WorkflowInstanceEventData,
+}
+
+impl Serialize for WorkflowInstanceEvent {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        // What is derived.
+        Self::serialize(self, serializer)
+    }
+}
+
+/// By way of a `Value`: where some crate has switched on `serde_json/arbitrary_precision`, what is
+/// tagged or flattened can be read from that only.
+impl<'de> Deserialize<'de> for WorkflowInstanceEvent {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = Value::deserialize(deserializer)?;
+        Self::deserialize(value).map_err(serde::de::Error::custom)
+    }
+}
+
+/// The position of an event in the platform's log of an instance, from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "u64", into = "u64")]
+pub struct InstanceEventId(NonZeroU64);
+
+impl InstanceEventId {
+    /// The greatest id there can be: JavaScript's `Number.MAX_SAFE_INTEGER`, 2^53 - 1.
+    pub const MAX: u64 = (1 << 53) - 1;
+
+    /// The id with this number; `None` for 0 and for numbers above [`InstanceEventId::MAX`].
+    #[must_use]
+    pub fn new(number: u64) -> Option<Self> {
+        if number > Self::MAX {
+            return None;
+        }
+        NonZeroU64::new(number).map(Self)
+    }
+
+    /// The id as a number.
+    #[must_use]
+    pub fn get(self) -> u64 {
+        self.0.get()
+    }
+}
+
+impl From<InstanceEventId> for u64 {
+    fn from(id: InstanceEventId) -> Self {
+        id.get()
+    }
+}
+
+impl TryFrom<u64> for InstanceEventId {
+    type Error = &'static str;
+
+    fn try_from(number: u64) -> Result<Self, Self::Error> {
+        Self::new(number)
+            .ok_or("the id of an instance's event is a whole number from 1 to 2^53 - 1")
+    }
+}
+
+impl fmt::Display for InstanceEventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What happened to an instance.
+///
+/// `stepName` of the platform is a [`StepName`] here, and its milliseconds are [`Duration`]s.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(
+    tag = "type",
+    rename_all = "snake_case",
+    rename_all_fields = "camelCase"
+)]
+#[non_exhaustive]
+pub enum WorkflowInstanceEventData {
+    /// The instance waits to be started.
+    WorkflowQueued,
+    /// A run begins.
+    WorkflowStarted {
+        /// What the instance was created with.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        params: Option<Value>,
+    },
+    /// Its code runs, for the first time or again.
+    WorkflowRunning,
+    /// It is paused.
+    WorkflowPaused,
+    /// It ends what is under way and then is paused.
+    WorkflowWaitingForPause,
+    /// It sleeps or waits and is not in memory.
+    WorkflowWaiting,
+    /// The run ended well. Terminal.
+    WorkflowCompleted {
+        /// What it returned.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        output: Option<Value>,
+    },
+    /// The run failed. Terminal.
+    WorkflowErrored {
+        /// With what.
+        error: InstanceError,
+    },
+    /// The run was terminated from outside. Terminal.
+    WorkflowTerminated,
+    /// A `do` step begins.
+    StepStarted {
+        /// Which.
+        step_name: StepName,
+        /// Its config with the platform's defaults.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        config: Option<ResolvedConfig>,
+    },
+    /// A `do` step ended well.
+    StepCompleted {
+        /// Which.
+        step_name: StepName,
+        /// What it returned; `"[REDACTED]"` if it is sensitive, and `None` if it is a stream of
+        /// bytes, which is not read here.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        output: Option<Value>,
+    },
+    /// A `do` step failed for good.
+    StepErrored {
+        /// Which.
+        step_name: StepName,
+    },
+    /// An attempt of a `do` step begins.
+    AttemptStarted {
+        /// Which step.
+        step_name: StepName,
+        /// From 1.
+        attempt: u32,
+    },
+    /// An attempt of a `do` step ended well.
+    AttemptCompleted {
+        /// Which step.
+        step_name: StepName,
+        /// From 1.
+        attempt: u32,
+    },
+    /// An attempt of a `do` step failed.
+    AttemptErrored {
+        /// Which step.
+        step_name: StepName,
+        /// From 1.
+        attempt: u32,
+        /// When the next attempt follows, if one does.
+        #[serde(
+            rename = "retryDelayMs",
+            default,
+            skip_serializing_if = "Option::is_none",
+            with = "milliseconds_option"
+        )]
+        retry_delay: Option<Duration>,
+        /// With what.
+        error: InstanceError,
+    },
+    /// A sleep begins, for a time or until one.
+    SleepStarted {
+        /// Which.
+        step_name: StepName,
+        /// How long it is.
+        #[serde(rename = "durationMs", with = "milliseconds")]
+        duration: Duration,
+    },
+    /// A sleep ended.
+    SleepCompleted {
+        /// Which.
+        step_name: StepName,
+    },
+    /// A wait for an event from outside begins.
+    WaitStarted {
+        /// Which.
+        step_name: StepName,
+        /// The type that the event must have.
+        event_type: String,
+    },
+    /// The event came.
+    WaitCompleted {
+        /// Which wait.
+        step_name: StepName,
+    },
+    /// The event did not come in time.
+    WaitTimedOut {
+        /// Which wait.
+        step_name: StepName,
+    },
+    /// The run failed or is terminated, and its rollback handlers run, the latest step's first.
+    RollbackStarted,
+    /// A step's rollback handler begins.
+    RollbackStepStarted {
+        /// Which step.
+        step_name: StepName,
+        /// The handler's config with the platform's defaults.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        config: Option<ResolvedConfig>,
+    },
+    /// A step's rollback handler ended well.
+    RollbackStepCompleted {
+        /// Which step.
+        step_name: StepName,
+    },
+    /// A step's rollback handler failed for good.
+    RollbackStepErrored {
+        /// Which step.
+        step_name: StepName,
+        /// With what.
+        error: InstanceError,
+    },
+    /// An attempt of a rollback handler begins.
+    RollbackAttemptStarted {
+        /// Which step.
+        step_name: StepName,
+        /// From 1.
+        attempt: u32,
+    },
+    /// An attempt of a rollback handler ended well.
+    RollbackAttemptCompleted {
+        /// Which step.
+        step_name: StepName,
+        /// From 1.
+        attempt: u32,
+    },
+    /// An attempt of a rollback handler failed.
+    RollbackAttemptErrored {
+        /// Which step.
+        step_name: StepName,
+        /// From 1.
+        attempt: u32,
+        /// When the next attempt follows, if one does.
+        #[serde(
+            rename = "retryDelayMs",
+            default,
+            skip_serializing_if = "Option::is_none",
+            with = "milliseconds_option"
+        )]
+        retry_delay: Option<Duration>,
+        /// With what.
+        error: InstanceError,
+    },
+    /// All rollback handlers ended well.
+    RollbackCompleted,
+    /// A rollback handler failed, and the rollback ends.
+    RollbackErrored,
+    /// An event that this version of the crate does not know, or whose fields are other ones than
+    /// it knows: all of them but `instanceId`, `eventId` and `timestamp`, as they came.
+    #[serde(untagged)]
+    Unknown(Map<String, Value>),
+}
+
+use WorkflowInstanceEventData as Data;
+
+impl WorkflowInstanceEvent {
+    /// Whether the log ends with it: the run completed, errored or was terminated.
+    #[must_use]
+    pub fn is_terminal(&self) -> bool {
+        matches!(
+            self.data,
+            Data::WorkflowCompleted { .. }
+                | Data::WorkflowErrored { .. }
+                | Data::WorkflowTerminated
+        )
+    }
+
+    /// The event's `type`.
+    #[must_use]
+    pub fn event_type(&self) -> &str {
+        match &self.data {
+            Data::Unknown(raw) => raw.get("type").and_then(Value::as_str).unwrap_or_default(),
+            known => WorkflowInstanceEventType::of(known).map_or("", |known| known.as_str()),
+        }
+    }
+
+    /// The step that it is about, if it is about one.
+    #[must_use]
+    pub fn step_name(&self) -> Option<&StepName> {
+        match &self.data {
+            Data::StepStarted { step_name, .. }
+            | Data::StepCompleted { step_name, .. }
+            | Data::StepErrored { step_name }
+            | Data::AttemptStarted { step_name, .. }
+            | Data::AttemptCompleted { step_name, .. }
+            | Data::AttemptErrored { step_name, .. }
+            | Data::SleepStarted { step_name, .. }
+            | Data::SleepCompleted { step_name }
+            | Data::WaitStarted { step_name, .. }
+            | Data::WaitCompleted { step_name }
+            | Data::WaitTimedOut { step_name }
+            | Data::RollbackStepStarted { step_name, .. }
+            | Data::RollbackStepCompleted { step_name }
+            | Data::RollbackStepErrored { step_name, .. }
+            | Data::RollbackAttemptStarted { step_name, .. }
+            | Data::RollbackAttemptCompleted { step_name, .. }
+            | Data::RollbackAttemptErrored { step_name, .. } => Some(step_name),
+            _ => None,
+        }
+    }
+
+    /// The same event without what the workflow works on: no params and no outputs. Of an unknown
+    /// event, `type`, `stepName` and `attempt` are left.
+    #[must_use]
+    pub fn redacted(mut self) -> Self {
+        match &mut self.data {
+            Data::WorkflowStarted { params: value }
+            | Data::WorkflowCompleted { output: value }
+            | Data::StepCompleted { output: value, .. } => *value = None,
+            Data::Unknown(raw) => {
+                raw.retain(|name, _| ["type", "stepName", "attempt"].contains(&name.as_str()));
+            }
+            _ => {}
+        }
+        self
+    }
+}
+
+macro_rules! event_types {
+    ($($(#[$pattern:meta])? $variant:ident = $name:literal,)*) => {
+        /// The `type` of a [`WorkflowInstanceEvent`], for filters.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[non_exhaustive]
+        #[allow(missing_docs, reason = "as those of WorkflowInstanceEventData")]
+        pub enum WorkflowInstanceEventType {
+            $($variant,)*
+        }
+
+        impl WorkflowInstanceEventType {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// The platform's name for it, such as `step_started`.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)*
+                }
+            }
+
+            /// That of an event, `None` for an unknown one.
+            #[must_use]
+            pub fn of(data: &WorkflowInstanceEventData) -> Option<Self> {
+                match data {
+                    $(WorkflowInstanceEventData::$variant { .. } => Some(Self::$variant),)*
+                    WorkflowInstanceEventData::Unknown(_) => None,
+                }
+            }
+        }
+    };
+}
+
+event_types! {
+    WorkflowQueued = "workflow_queued",
+    WorkflowStarted = "workflow_started",
+    WorkflowRunning = "workflow_running",
+    WorkflowPaused = "workflow_paused",
+    WorkflowWaitingForPause = "workflow_waiting_for_pause",
+    WorkflowWaiting = "workflow_waiting",
+    WorkflowCompleted = "workflow_completed",
+    WorkflowErrored = "workflow_errored",
+    WorkflowTerminated = "workflow_terminated",
+    StepStarted = "step_started",
+    StepCompleted = "step_completed",
+    StepErrored = "step_errored",
+    AttemptStarted = "attempt_started",
+    AttemptCompleted = "attempt_completed",
+    AttemptErrored = "attempt_errored",
+    SleepStarted = "sleep_started",
+    SleepCompleted = "sleep_completed",
+    WaitStarted = "wait_started",
+    WaitCompleted = "wait_completed",
+    WaitTimedOut = "wait_timed_out",
+    RollbackStarted = "rollback_started",
+    RollbackStepStarted = "rollback_step_started",
+    RollbackStepCompleted = "rollback_step_completed",
+    RollbackStepErrored = "rollback_step_errored",
+    RollbackAttemptStarted = "rollback_attempt_started",
+    RollbackAttemptCompleted = "rollback_attempt_completed",
+    RollbackAttemptErrored = "rollback_attempt_errored",
+    RollbackCompleted = "rollback_completed",
+    RollbackErrored = "rollback_errored",
+}
+
+impl WorkflowInstanceEventType {
+    /// Those after which a log ends.
+    pub const TERMINAL: [Self; 3] = [
+        Self::WorkflowCompleted,
+        Self::WorkflowErrored,
+        Self::WorkflowTerminated,
+    ];
+
+    /// The type of this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL
+            .iter()
+            .copied()
+            .find(|known| known.as_str() == name)
+    }
+}
+
+/// A step as the platform's log names it: `charge card-2` is the second step called `charge card`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct StepName {
+    name: String,
+    count: u32,
+}
+
+impl StepName {
+    /// The step of this name and count.
+    pub fn new(name: impl Into<String>, count: u32) -> Self {
+        Self {
+            name: name.into(),
+            count,
+        }
+    }
+
+    /// The name in the workflow's code.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Which step of that name it is, from 1; 0 if the platform did not say.
+    #[must_use]
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+}
+
+impl From<&str> for StepName {
+    fn from(text: &str) -> Self {
+        let parsed = text.rsplit_once('-').and_then(|(name, count)| {
+            let count = count.parse().ok().filter(|number| *number > 0)?;
+            Some(Self::new(name, count))
+        });
+        // What does not look like it is kept as it is, and shown as it was.
+        parsed
+            .filter(|step| step.to_string() == text)
+            .unwrap_or_else(|| Self::new(text, 0))
+    }
+}
+
+impl fmt::Display for StepName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.count {
+            0 => f.write_str(&self.name),
+            count => write!(f, "{}-{count}", self.name),
+        }
+    }
+}
+
+impl Serialize for StepName {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for StepName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Self::from(&*String::deserialize(deserializer)?))
+    }
+}
+
+/// Why an instance, or an attempt of a step, failed: never a stack.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceError {
+    /// The error's name, such as `Error` or `NonRetryableError`.
+    #[serde(default)]
+    pub name: String,
+    /// The error's message.
+    #[serde(default)]
+    pub message: String,
+}
+
+/// Where a subscription starts, and what it gives: the options of `subscribe()`.
+///
+/// Default: every event, from the beginning.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SubscribeOptions {
+    /// With the first event after this one. Default: with the first of all.
+    pub cursor: Option<InstanceEventId>,
+    /// Events of these types only. Default: all.
+    pub filter: Option<Vec<WorkflowInstanceEventType>>,
+}
+
+impl SubscribeOptions {
+    /// Every event, from the beginning.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// With the first event after this one.
+    #[must_use]
+    pub fn cursor(mut self, event_id: InstanceEventId) -> Self {
+        self.cursor = Some(event_id);
+        self
+    }
+
+    /// Events of these types only.
+    #[must_use]
+    pub fn filter(mut self, types: impl IntoIterator<Item = WorkflowInstanceEventType>) -> Self {
+        self.filter = Some(types.into_iter().collect());
+        self
+    }
+}
+
+mod milliseconds {
+    use super::*;
+
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "of a platform that counts in milliseconds below 2^53"
+    )]
+    pub(super) fn serialize<S: Serializer>(
+        duration: &Duration,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(duration.as_millis() as u64)
+    }
+
+    /// JavaScript's numbers may have fractions, and a sleep until a time that has passed is one of
+    /// less than nothing.
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "saturates"
+    )]
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Duration, D::Error> {
+        let number = f64::deserialize(deserializer)?;
+        Ok(Duration::from_millis(number.max(0.0) as u64))
+    }
+}
+
+mod milliseconds_option {
+    use super::*;
+
+    pub(super) fn serialize<S: Serializer>(
+        duration: &Option<Duration>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match duration {
+            Some(duration) => milliseconds::serialize(duration, serializer),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Duration>, D::Error> {
+        milliseconds::deserialize(deserializer).map(Some)
+    }
+}
+
+mod milliseconds_since_epoch {
+    use super::*;
+
+    pub(super) fn serialize<S: Serializer>(
+        time: &SystemTime,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let since = time.duration_since(SystemTime::UNIX_EPOCH);
+        milliseconds::serialize(&since.unwrap_or_default(), serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<SystemTime, D::Error> {
+        let since = milliseconds::deserialize(deserializer)?;
+        SystemTime::UNIX_EPOCH
+            .checked_add(since)
+            .ok_or_else(|| serde::de::Error::custom("not a time"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// One event of each type, as the platform writes it.
+    fn samples() -> Vec<Value> {
+        let config = json!({
+            "retries": { "limit": 5, "delay": 1000, "backoff": "exponential" },
+            "timeout": "10 minutes",
+        });
+        let error = json!({ "name": "Error", "message": "no" });
+        let events = [
+            json!({ "type": "workflow_queued" }),
+            json!({ "type": "workflow_started", "params": { "a": [1, null] } }),
+            json!({ "type": "workflow_running" }),
+            json!({ "type": "workflow_paused" }),
+            json!({ "type": "workflow_waiting_for_pause" }),
+            json!({ "type": "workflow_waiting" }),
+            json!({ "type": "workflow_completed", "output": "done" }),
+            json!({ "type": "workflow_errored", "error": error }),
+            json!({ "type": "workflow_terminated" }),
+            json!({ "type": "step_started", "stepName": "a-b-12", "config": config }),
+            json!({ "type": "step_completed", "stepName": "a-1", "output": 7 }),
+            json!({ "type": "step_errored", "stepName": "a-1" }),
+            json!({ "type": "attempt_started", "stepName": "a-1", "attempt": 1 }),
+            json!({ "type": "attempt_completed", "stepName": "a-1", "attempt": 2 }),
+            json!({ "type": "attempt_errored", "stepName": "a-1", "attempt": 1, "retryDelayMs": 200, "error": error }),
+            json!({ "type": "sleep_started", "stepName": "s-1", "durationMs": 86_400_000 }),
+            json!({ "type": "sleep_completed", "stepName": "s-1" }),
+            json!({ "type": "wait_started", "stepName": "w-1", "eventType": "go" }),
+            json!({ "type": "wait_completed", "stepName": "w-1" }),
+            json!({ "type": "wait_timed_out", "stepName": "w-1" }),
+            json!({ "type": "rollback_started" }),
+            json!({ "type": "rollback_step_started", "stepName": "a-1", "config": config }),
+            json!({ "type": "rollback_step_completed", "stepName": "a-1" }),
+            json!({ "type": "rollback_step_errored", "stepName": "a-1", "error": error }),
+            json!({ "type": "rollback_attempt_started", "stepName": "a-1", "attempt": 1 }),
+            json!({ "type": "rollback_attempt_completed", "stepName": "a-1", "attempt": 1 }),
+            json!({ "type": "rollback_attempt_errored", "stepName": "a-1", "attempt": 1, "error": error }),
+            json!({ "type": "rollback_completed" }),
+            json!({ "type": "rollback_errored" }),
+        ];
+        let number = |(index, mut event): (usize, Value)| {
+            event["instanceId"] = "order-1".into();
+            event["eventId"] = (index + 1).into();
+            event["timestamp"] = 1_795_444_674_907_u64.into();
+            event
+        };
+        events.into_iter().enumerate().map(number).collect()
+    }
+
+    #[test]
+    fn every_type_is_known_and_written_as_it_was_read() {
+        let samples = samples();
+        let mut types = Vec::new();
+        for sample in samples {
+            let event: WorkflowInstanceEvent = serde_json::from_value(sample.clone()).unwrap();
+            assert_eq!(event.event_type(), sample["type"]);
+            types.push(WorkflowInstanceEventType::of(&event.data).unwrap());
+            assert_eq!(serde_json::to_value(&event).unwrap(), sample);
+            let terminal = [
+                "workflow_completed",
+                "workflow_errored",
+                "workflow_terminated",
+            ];
+            assert_eq!(event.is_terminal(), terminal.contains(&event.event_type()));
+            let step = sample
+                .get("stepName")
+                .map(|name| name.as_str().unwrap().to_owned());
+            assert_eq!(event.step_name().map(ToString::to_string), step);
+        }
+        assert_eq!(types, WorkflowInstanceEventType::ALL);
+        for known in types {
+            assert_eq!(
+                WorkflowInstanceEventType::from_name(known.as_str()),
+                Some(known)
+            );
+        }
+        assert_eq!(WorkflowInstanceEventType::from_name("internal"), None);
+    }
+
+    #[test]
+    fn fields_have_types() {
+        let read = |index: usize| -> WorkflowInstanceEvent {
+            serde_json::from_value(samples()[index - 1].clone()).unwrap()
+        };
+        let started = read(10);
+        assert_eq!(
+            started.timestamp,
+            SystemTime::UNIX_EPOCH + Duration::from_millis(1_795_444_674_907)
+        );
+        assert_eq!(started.event_id.get(), 10);
+        let Data::StepStarted { step_name, config } = started.data else {
+            panic!("{started:?}")
+        };
+        assert_eq!(step_name, StepName::new("a-b", 12));
+        assert_eq!(config.unwrap(), ResolvedConfig::default());
+        let Data::AttemptErrored { retry_delay, .. } = read(15).data else {
+            panic!()
+        };
+        assert_eq!(retry_delay, Some(Duration::from_millis(200)));
+        let config = json!({
+            "retries": { "limit": null, "delay": "[dynamic]", "backoff": "constant" },
+            "timeout": 500,
+            "sensitive": "output",
+        });
+        let config: ResolvedConfig = serde_json::from_value(config).unwrap();
+        assert_eq!(
+            (config.retries.limit, config.retries.delay),
+            (u32::MAX, None)
+        );
+        assert_eq!(config.sensitive, Some(crate::Sensitivity::Output));
+        let Data::SleepStarted { duration, .. } = read(16).data else {
+            panic!()
+        };
+        assert_eq!(duration, Duration::from_secs(86_400));
+    }
+
+    #[test]
+    fn what_is_not_known_is_kept() {
+        let common = |mut event: Value| {
+            event["instanceId"] = "a".into();
+            event["eventId"] = 1.into();
+            event["timestamp"] = 0.into();
+            event
+        };
+        for unknown in [
+            common(json!({ "type": "workflow_dreamt", "of": ["sheep"], "stepName": "a-1" })),
+            // A known type without what it must have.
+            common(json!({ "type": "sleep_started", "stepName": "s-1" })),
+        ] {
+            let event: WorkflowInstanceEvent = serde_json::from_value(unknown.clone()).unwrap();
+            assert!(matches!(event.data, Data::Unknown(_)), "{event:?}");
+            assert_eq!(event.event_type(), unknown["type"]);
+            assert_eq!(serde_json::to_value(&event).unwrap(), unknown);
+        }
+        let secret = common(json!({ "type": "new", "stepName": "a-1", "output": "secret" }));
+        let event: WorkflowInstanceEvent = serde_json::from_value(secret).unwrap();
+        assert_eq!(
+            serde_json::to_value(event.redacted()).unwrap(),
+            common(json!({ "type": "new", "stepName": "a-1" }))
+        );
+        // Without the common fields it is no event.
+        for bad in [json!({ "type": "workflow_queued" }), json!(5)] {
+            assert!(serde_json::from_value::<WorkflowInstanceEvent>(bad).is_err());
+        }
+    }
+
+    #[test]
+    fn a_stack_is_not_kept_and_payloads_can_be_left_out() {
+        let error = json!({ "name": "E", "message": "no", "stack": "E: no\n at x.js:1" });
+        let mut errored = samples()[7].clone();
+        errored["error"] = error;
+        let event: WorkflowInstanceEvent = serde_json::from_value(errored).unwrap();
+        assert!(!serde_json::to_string(&event).unwrap().contains("x.js"));
+        for sample in samples() {
+            let event: WorkflowInstanceEvent = serde_json::from_value(sample).unwrap();
+            let redacted = serde_json::to_value(event.redacted()).unwrap();
+            assert!(redacted.get("params").is_none() && redacted.get("output").is_none());
+        }
+    }
+
+    #[test]
+    fn step_names_have_one_reading() {
+        for (text, name, count) in [
+            ("a-1", "a", 1),
+            ("a-1-2", "a-1", 2),
+            ("-3", "", 3),
+            ("a", "a", 0),
+            ("a-01", "a-01", 0),
+            ("a-0", "a-0", 0),
+            ("a-", "a-", 0),
+            ("a-99999999999", "a-99999999999", 0),
+        ] {
+            let step = StepName::from(text);
+            assert_eq!((step.name(), step.count()), (name, count), "{text}");
+            assert_eq!(step.to_string(), text);
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Cloudflare Workflows in Rust.
+//!
+//! A workflow is a type that implements [`WorkflowEntrypoint`]; its steps are made with a [`Step`].
+//! What a step returns is stored, so that a run which is interrupted goes on where it was.
+//!
+//! | module | what it is | where it runs |
+//! |---|---|---|
+//! | `step` | [`Step`], configs, durations, errors, outputs, rollbacks | anywhere: pure |
+//! | `instance` | the platform's own log of an instance: its events, and following it | anywhere: pure |
+//! | `testing` | a fake engine for native tests (feature `testing`) | in tests |
+//! | `worker` | the bindings (feature `worker`) | in a Worker, and in the engine's calls of `run` |
+//!
+//! # Features
+//!
+//! | feature | default | what it adds |
+//! |---|---|---|
+//! | `testing` | no | [`testing`]: workflows run natively on a fake engine whose clock does not wait |
+//! | `worker` | no | the bindings to the platform, on wasm targets |
+
+// The pure part has no unsafe code; only the generated bindings need it.
+#![cfg_attr(not(feature = "worker"), forbid(unsafe_code))]
+
+mod border;
+mod instance;
+mod runtime;
+mod step;
+#[cfg(feature = "testing")]
+pub mod testing;
+#[cfg(feature = "worker")]
+mod worker;
+
+pub use instance::event::{
+    InstanceError, InstanceEventId, StepName, SubscribeOptions, WorkflowInstanceEvent,
+    WorkflowInstanceEventData, WorkflowInstanceEventType,
+};
+pub use instance::follow::{Followed, InstanceEvents, InstanceFollower, InstanceLog};
+pub use runtime::Runtime;
+pub use step::config::{
+    Backoff, DelayContext, DelayFunction, ResolvedConfig, ResolvedRetries, Retries, RetryDelay,
+    RollbackConfig, Sensitivity, StepConfig,
+};
+pub use step::context::{Progress, Reporter, StepContext};
+pub use step::duration::{InvalidDuration, WorkflowDuration};
+pub use step::error::{NonRetryableError, StepError, StepErrorKind};
+pub use step::kind::StepKind;
+pub use step::output::{ByteStream, JsonCodec, JsonOutput, OutputCodec, StepOutput};
+pub use step::panic::catch_panic;
+pub use step::rollback::{Rollback, RollbackContext};
+pub use step::{DoStep, Step, StepCallback, StepFuture, WaitForEvent, WaitedEvent};
+#[cfg(feature = "worker")]
+pub use worker::{
+    BatchCreateError, BatchCreateOptions, BatchCreated, BatchDeleteError, BatchDeleted,
+    CreateOptions, CronSchedule, InstanceState, InstanceStatus, LocationHint, RefusedRun,
+    RestartFrom, Retention, TerminateOptions, WorkersRuntime, Workflow, WorkflowEntrypoint,
+    WorkflowError, WorkflowErrorKind, WorkflowEvent, WorkflowInstance, WorkflowStep,
+    WorkflowSubscription,
+};
+
+/// What the export macro expands to, and what the crate `ssetarget` shares with this one. Not part
+/// of the public API.
+#[doc(hidden)]
+pub mod __private {
+    pub use crate::border::check_output;
+    pub use crate::instance::follow::{at_once, find, first_running};
+    #[cfg(feature = "worker")]
+    pub use crate::worker::{
+        Held, Payloads, PlatformEvents, PlatformLog, Timer, WorkflowObject, extend_durable_object,
+        extend_workflow_entrypoint, here, hold_sockets, js, message, milliseconds, property,
+        since_epoch, sleep, time,
+    };
+    #[cfg(feature = "worker")]
+    pub use {::js_sys, ::pastey, ::wasm_bindgen, ::wasm_bindgen_futures, ::worker};
+}

@@ -1,0 +1,276 @@
+//! Errors of steps and workflows.
+
+use std::any::Any;
+use std::error::Error;
+use std::fmt;
+use std::rc::Rc;
+
+/// Why a step or a workflow failed.
+///
+/// Made by `?` and `into()` from any [`std::error::Error`], from text, from `Box<dyn Error>` and from
+/// what becomes one, such as `anyhow::Error`, so that step code can use it as its error type; for
+/// that reason it is not an `Error` itself. (A `Box<dyn Error + Send + Sync>` is no error to the
+/// compiler: see [`from_box`](Self::from_box).) An error that came from the platform keeps the
+/// platform's own error object, and returning it throws that very object again.
+///
+/// ```
+/// use cloudflare_workflows::StepError;
+///
+/// fn parse(text: &str) -> Result<u32, StepError> {
+///     if text.is_empty() {
+///         return Err("there is no number".into());
+///     }
+///     Ok(text.parse()?)
+/// }
+/// assert_eq!(parse("").unwrap_err().message(), "there is no number");
+/// assert_eq!(parse("x").unwrap_err().message(), "invalid digit found in string");
+/// ```
+pub struct StepError {
+    kind: StepErrorKind,
+    message: String,
+    source: Option<Box<dyn Error>>,
+    /// The platform's error object; opaque here.
+    thrown: Option<Rc<dyn Any>>,
+}
+
+/// What an error means for the run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StepErrorKind {
+    /// The step failed. Inside a step it is retried as the step's config says.
+    Failed,
+    /// The step failed and must not be retried: see [`NonRetryableError`].
+    NonRetryable,
+    /// A wait, or an attempt of a step, took longer than its timeout.
+    TimedOut,
+    /// The engine refuses the step (its name, its config, one step too many), cannot store what it
+    /// returned, or what it stored is not of the step's type. It does so in every lifetime.
+    Invalid,
+    /// Not a failure: the engine ends this lifetime of the run in order, for example for a pause,
+    /// and the run goes on in another. Return this very error: the engine knows it by its message,
+    /// so another in its place ends the run as errored, and going on as if nothing were up makes the
+    /// engine stop the run in mid-step.
+    Suspended,
+    /// Not a failure of the step: this lifetime of the run is over, because the engine or the
+    /// connection to it is gone, as after a deploy. The run goes on in another lifetime, or was
+    /// ended from outside, so return this very error, too. Whether the step's latest result was
+    /// stored is not known. [`StepError::is_suspended`] is true for it.
+    Reset,
+}
+
+impl StepError {
+    /// A failure with this message.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self::with_kind(StepErrorKind::Failed, message)
+    }
+
+    /// A failure of this kind.
+    pub fn with_kind(kind: StepErrorKind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+            source: None,
+            thrown: None,
+        }
+    }
+
+    /// From an error that may be of any type: `.map_err(StepError::from_box)?`.
+    #[must_use]
+    pub fn from_box(error: Box<dyn Error + Send + Sync>) -> Self {
+        let error: Box<dyn Error> = error;
+        error.into()
+    }
+
+    /// The same error with the object that the platform threw.
+    #[must_use]
+    pub fn with_thrown(mut self, thrown: Rc<dyn Any>) -> Self {
+        self.thrown = Some(thrown);
+        self
+    }
+
+    /// The same error with what it came from, of which the message says nothing.
+    #[must_use]
+    pub fn with_source(mut self, source: impl Into<Box<dyn Error>>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// What it means for the run.
+    #[must_use]
+    pub fn kind(&self) -> StepErrorKind {
+        self.kind
+    }
+
+    /// Whether something took longer than its timeout, such as a wait for an event that did not
+    /// come.
+    #[must_use]
+    pub fn is_timeout(&self) -> bool {
+        self.kind == StepErrorKind::TimedOut
+    }
+
+    /// Whether this lifetime of the run ends, which is no failure: see
+    /// [`StepErrorKind::Suspended`] and [`StepErrorKind::Reset`].
+    #[must_use]
+    pub fn is_suspended(&self) -> bool {
+        matches!(self.kind, StepErrorKind::Suspended | StepErrorKind::Reset)
+    }
+
+    /// The same error, the object that the platform threw included, of another kind.
+    pub fn of_kind(mut self, kind: StepErrorKind) -> Self {
+        self.kind = kind;
+        self
+    }
+
+    /// What happened, in words.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// The error that this was made from, unless it came from the platform.
+    #[must_use]
+    pub fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source.as_deref()
+    }
+
+    /// The source, to keep.
+    #[must_use]
+    pub fn into_source(self) -> Option<Box<dyn Error>> {
+        self.source
+    }
+
+    /// The object that the platform threw.
+    #[must_use]
+    pub fn thrown(&self) -> Option<&Rc<dyn Any>> {
+        self.thrown.as_ref()
+    }
+}
+
+// Not from `E: Error`, which leaves out text and what has erased an error's type.
+impl<E: Into<Box<dyn Error>>> From<E> for StepError {
+    fn from(error: E) -> Self {
+        let error = error.into();
+        let kind = if error.is::<NonRetryableError>() {
+            StepErrorKind::NonRetryable
+        } else {
+            StepErrorKind::Failed
+        };
+        Self {
+            kind,
+            message: chain(&*error),
+            source: Some(error),
+            thrown: None,
+        }
+    }
+}
+
+impl fmt::Display for StepError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl fmt::Debug for StepError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StepError")
+            .field("kind", &self.kind)
+            .field("message", &self.message)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Ends the run at the first attempt, without retries: return it from a step for what will not
+/// get better, such as a card that was declined.
+///
+/// ```
+/// use cloudflare_workflows::{NonRetryableError, StepError, StepErrorKind};
+///
+/// fn charge(amount: i64) -> Result<(), StepError> {
+///     if amount < 0 {
+///         return Err(NonRetryableError::new("the amount is negative").into());
+///     }
+///     Ok(())
+/// }
+/// assert_eq!(charge(-1).unwrap_err().kind(), StepErrorKind::NonRetryable);
+/// ```
+#[derive(Clone, Debug)]
+pub struct NonRetryableError {
+    message: String,
+}
+
+impl NonRetryableError {
+    /// With the message that the run ends with.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+        }
+    }
+}
+
+impl fmt::Display for NonRetryableError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl Error for NonRetryableError {}
+
+/// An error's message with those of its sources: the platform keeps one message and no chain.
+fn chain(error: &dyn Error) -> String {
+    let mut message = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_message = cause.to_string();
+        if !message.contains(&cause_message) {
+            message.push_str(": ");
+            message.push_str(&cause_message);
+        }
+        source = cause.source();
+    }
+    message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As `anyhow::Error` is: no error itself, and one when it is boxed.
+    struct Erased(std::num::ParseIntError);
+
+    impl From<Erased> for Box<dyn Error> {
+        fn from(erased: Erased) -> Self {
+            Box::new(erased.0)
+        }
+    }
+
+    fn with<E>(error: E) -> StepError
+    where
+        StepError: From<E>,
+    {
+        let failed = || -> Result<(), StepError> { Err(error)? };
+        failed().err().unwrap_or_else(|| StepError::new("nothing"))
+    }
+
+    #[test]
+    fn text_and_boxed_errors_become_errors_of_steps() {
+        assert_eq!(with("no").message(), "no");
+        assert_eq!(with("no".to_owned()).message(), "no");
+        assert_eq!(with("no").kind(), StepErrorKind::Failed);
+
+        let invalid = || "x".parse::<u32>().unwrap_err();
+        let boxed: Box<dyn Error> = Box::new(invalid());
+        for error in [with(invalid()), with(boxed), with(Erased(invalid()))] {
+            assert_eq!(error.message(), "invalid digit found in string");
+            assert!(
+                error
+                    .source()
+                    .is_some_and(|source| source.is::<std::num::ParseIntError>())
+            );
+        }
+        let error = StepError::from_box(Box::new(invalid()));
+        assert_eq!(error.message(), "invalid digit found in string");
+
+        let boxed: Box<dyn Error> = Box::new(NonRetryableError::new("stop"));
+        assert_eq!(with(boxed).kind(), StepErrorKind::NonRetryable);
+    }
+}

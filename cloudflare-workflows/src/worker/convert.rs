@@ -1,0 +1,228 @@
+//! Values, durations and errors across the border.
+
+use std::rc::Rc;
+use std::time::{Duration, SystemTime};
+
+use js_sys::{JSON, JsString, RangeError};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use wasm_bindgen::prelude::*;
+
+use super::js;
+use crate::border::{self, CannotCross};
+use crate::step::duration::WorkflowDuration;
+use crate::step::error::{StepError, StepErrorKind};
+
+/// As `JSON.parse` gives it.
+pub(super) fn to_js<T: Serialize + ?Sized>(value: &T) -> Result<JsValue, CannotCross> {
+    let text = border::write(value)?;
+    JSON::parse(&text).map_err(|_| CannotCross::new("JavaScript cannot read its JSON"))
+}
+
+/// As `JSON.stringify` writes it. What it has no word for (`undefined`, a function) is `null`.
+pub(super) fn from_js<T: DeserializeOwned>(value: &JsValue) -> Result<T, CannotCross> {
+    let text = js::stringify(value).map_err(|thrown| no_json(&thrown))?;
+    match text.dyn_ref::<JsString>() {
+        None => border::read("null"),
+        // Looked at before it is copied.
+        Some(text) if text.length() as usize > border::MAX_READ => Err(CannotCross::too_long()),
+        Some(text) => border::read(&String::from(text)),
+    }
+}
+
+/// Why `JSON.stringify` throws, without its words, which have names out of the value.
+fn no_json(thrown: &JsValue) -> CannotCross {
+    let told = property(thrown, "message").as_string().unwrap_or_default();
+    if thrown.is_instance_of::<RangeError>() {
+        CannotCross::too_deep()
+    } else if told.contains("BigInt") {
+        CannotCross::new("it has a BigInt, which JSON has no word for: write it as text")
+    } else if told.contains("circular") {
+        CannotCross::new("it has itself as a part")
+    } else {
+        CannotCross::new("JSON.stringify does not take it")
+    }
+}
+
+/// A label, or a number of milliseconds.
+pub(super) fn duration_to_js(duration: WorkflowDuration) -> JsValue {
+    match duration.is_label() {
+        true => duration.to_string().into(),
+        false => milliseconds(duration.into()).into(),
+    }
+}
+
+/// From a label or a number of milliseconds; `None` from anything else.
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "saturates"
+)]
+pub(super) fn duration_from_js(value: &JsValue) -> Option<WorkflowDuration> {
+    match value.as_f64() {
+        Some(milliseconds) => Some(WorkflowDuration::milliseconds(milliseconds as u64)),
+        None => value.as_string()?.parse().ok(),
+    }
+}
+
+/// Milliseconds, as JavaScript counts. What is below a millisecond is cut off.
+#[allow(
+    clippy::cast_precision_loss,
+    reason = "exact below 2^53 ms, 285,000 years"
+)]
+pub fn milliseconds(duration: Duration) -> f64 {
+    duration.as_millis() as f64
+}
+
+/// Milliseconds since 1970; 0 for a time before.
+pub fn since_epoch(time: SystemTime) -> f64 {
+    milliseconds(
+        time.duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default(),
+    )
+}
+
+/// From a number of milliseconds or a `Date`. What is neither counts as the epoch.
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "saturates"
+)]
+pub fn time(value: &JsValue) -> SystemTime {
+    let milliseconds = value
+        .dyn_ref::<js_sys::Date>()
+        .map(js_sys::Date::get_time)
+        .or_else(|| value.as_f64())
+        .unwrap_or_default();
+    SystemTime::UNIX_EPOCH + Duration::from_millis(milliseconds.max(0.0) as u64)
+}
+
+/// The property of an object, `undefined` where there is none.
+pub fn property(object: &JsValue, name: &str) -> JsValue {
+    js_sys::Reflect::get(object, &JsValue::from_str(name)).unwrap_or(JsValue::UNDEFINED)
+}
+
+/// The message of something that was thrown, its first 16 Ki characters at most. What is neither an error
+/// nor text has none: it can be of any size and depth, and is not printed.
+pub fn message(thrown: &JsValue) -> String {
+    const LONGEST: u32 = 16 * 1024;
+    let text = match property(thrown, "message").dyn_into::<js_sys::JsString>() {
+        Ok(message) => message,
+        Err(_) => match thrown.dyn_ref::<js_sys::JsString>() {
+            Some(text) => text.clone(),
+            None => return "something was thrown that is no error".to_owned(),
+        },
+    };
+    match text.length() > LONGEST {
+        true => text.slice(0, LONGEST).into(),
+        false => text.into(),
+    }
+}
+
+/// What the platform threw, kept to be thrown again.
+pub(super) fn step_error(thrown: JsValue) -> StepError {
+    let mut name = property(&thrown, "name").as_string().unwrap_or_default();
+    let mut message = message(&thrown);
+    // An error that crossed an RPC has its name in front of its message.
+    for known in [NON_RETRYABLE, DELAY, TIMEOUT, FATAL] {
+        if let Some(rest) = message.strip_prefix(known)
+            && let Some(rest) = rest.strip_prefix(": ")
+        {
+            (name, message) = (known.to_owned(), rest.to_owned());
+        }
+    }
+    // The engine tells its errors apart by these names and texts; so do its tests. One that was
+    // stored has lost its name.
+    let kind = if message.contains(PAUSE) {
+        StepErrorKind::Suspended
+    } else if [NON_RETRYABLE, DELAY].contains(&name.as_str())
+        || message.starts_with(NON_RETRYABLE)
+        || message.starts_with("The delay function for step")
+    {
+        StepErrorKind::NonRetryable
+    } else if name == TIMEOUT || message.starts_with("Execution timed out after") {
+        StepErrorKind::TimedOut
+    } else if is_reset(&thrown, &message) {
+        StepErrorKind::Reset
+    } else if name == FATAL || REFUSALS.iter().any(|text| message.contains(text)) {
+        StepErrorKind::Invalid
+    } else {
+        StepErrorKind::Failed
+    };
+    StepError::with_kind(kind, message).with_thrown(Rc::new(thrown))
+}
+
+const NON_RETRYABLE: &str = "NonRetryableError";
+/// A function that was to choose a delay failed. The engine does not try the step again.
+const DELAY: &str = "NonRetryableDelayError";
+const TIMEOUT: &str = "WorkflowTimeoutError";
+/// The engine refuses a step.
+const FATAL: &str = "WorkflowFatalError";
+
+/// The engine ends a lifetime in order, after what it stored last.
+const PAUSE: &str = "Aborting engine: User called pause";
+
+/// What else the engine says of a step that it refuses, or whose result it cannot store.
+const REFUSALS: [&str; 5] = [
+    "exceeds max length",
+    "is in a invalid format",
+    "requires a callback function",
+    "steps has been reached",
+    "output is too large",
+];
+
+/// What the platform says when the engine or the connection to it is gone, maybe with other words
+/// around it: the errors of Durable Objects that its documentation lists, the engine's reasons to
+/// end itself, and what sessions of remote calls and this isolate say when the other side is gone.
+/// A termination is among them: whether the run is over is for the platform's status to tell.
+const RESETS: [&str; 20] = [
+    "Aborting engine:",
+    "Durable Object reset",
+    "Durable Object was reset",
+    "Durable Object is overloaded",
+    "caused object to be reset",
+    "Cannot resolve Durable Object",
+    "object has moved to a different machine",
+    "code has been updated, this version can no longer access storage",
+    "exceeded its memory limit and was reset",
+    "exceeded its CPU time limit and was reset",
+    "exceeded memory limit",
+    "generating too much load on Durable Objects",
+    "Network connection lost",
+    "code had hung",
+    "Cannot invoke closure from previous WASM instance",
+    "execution context which hosted this",
+    "execution context responding to this call",
+    "execution context is no longer running",
+    "RPC session was",
+    "RPC stub used after being disposed",
+];
+
+/// Whether the platform ended this lifetime of the run. Its own errors have flags that say so; the
+/// words are what is left of them when somebody has caught them and thrown others.
+fn is_reset(thrown: &JsValue, message: &str) -> bool {
+    let flags = ["durableObjectReset", "retryable", "overloaded"];
+    thrown.is_object() && flags.iter().any(|flag| property(thrown, flag).is_truthy())
+        || RESETS.iter().any(|text| message.contains(text))
+}
+
+/// What to throw for an error: the very object, if it came from the platform.
+pub(super) fn throw(error: StepError) -> JsValue {
+    if let Some(thrown) = error
+        .thrown()
+        .and_then(|thrown| thrown.downcast_ref::<JsValue>())
+    {
+        return thrown.clone();
+    }
+    let kind = error.kind();
+    let thrown = js_sys::Error::new(error.message());
+    if kind == StepErrorKind::NonRetryable {
+        // What `NonRetryableError` of `cloudflare:workflows` is recognised by.
+        thrown.set_name(NON_RETRYABLE);
+    } else if let Some(source) = error.into_source()
+        && let Ok(error) = source.downcast::<worker::Error>()
+    {
+        return JsValue::from(*error);
+    }
+    thrown.into()
+}

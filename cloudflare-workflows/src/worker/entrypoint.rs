@@ -1,0 +1,270 @@
+//! Workflows written in Rust.
+
+use std::marker::PhantomData;
+use std::pin::pin;
+use std::time::{Duration, SystemTime};
+
+use futures_util::future::{Either, select};
+use js_sys::Promise;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use wasm_bindgen::prelude::*;
+use worker::{Context, Env};
+
+use super::convert::{from_js, property, throw, time, to_js};
+use super::js;
+use super::runtime::sleep;
+use super::step::WorkflowStep;
+use crate::border;
+use crate::step::error::StepError;
+use crate::step::panic::catch_panic;
+
+/// A Workflow: the counterpart of `WorkflowEntrypoint` of `cloudflare:workers`.
+///
+/// Export it with [`export_workflow!`](crate::export_workflow) and name its type as `class_name`
+/// in `wrangler.toml`.
+///
+/// Code outside of steps runs again whenever the run continues after a sleep, a wait or a crash,
+/// so it must give the same steps in the same order: no clocks, random numbers or outside state
+/// there.
+///
+/// ```no_run
+/// use serde::Deserialize;
+/// use cloudflare_workflows::{WorkflowEntrypoint, WorkflowEvent, WorkflowStep};
+/// use cloudflare_workflows::{Step, StepError, WorkflowDuration};
+/// use worker::{Context, Env};
+///
+/// #[derive(Deserialize)]
+/// struct Order {
+///     item: String,
+/// }
+///
+/// struct OrderWorkflow;
+///
+/// impl WorkflowEntrypoint for OrderWorkflow {
+///     type Params = Order;
+///     type Output = u32;
+///
+///     fn new(_context: Context, _env: Env) -> Self {
+///         Self
+///     }
+///
+///     async fn run(&self, event: WorkflowEvent<Order>, step: WorkflowStep) -> Result<u32, StepError> {
+///         let item = event.payload.item;
+///         let number = step.run("reserve", async move |_| reserve(&item).await).await?;
+///         step.sleep("cool down", WorkflowDuration::minutes(5)).await?;
+///         Ok(number)
+///     }
+/// }
+///
+/// cloudflare_workflows::export_workflow!(OrderWorkflow);
+/// # async fn reserve(_: &str) -> Result<u32, StepError> { Ok(7) }
+/// ```
+#[allow(async_fn_in_trait, reason = "workflows live on one thread")]
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a workflow",
+    label = "this cannot be exported as a Workflow class",
+    note = "implement `crate::worker::entrypoint::WorkflowEntrypoint` for `{Self}`: its types `Params` \
+            and `Output`, and its functions `new` and `run`"
+)]
+pub trait WorkflowEntrypoint: 'static {
+    /// What an instance is created with. An instance created without params gets `{}`.
+    type Params: DeserializeOwned + 'static;
+    /// What a run returns.
+    type Output: Serialize + 'static;
+
+    /// Called when a lifetime of a run begins, with the execution context (`wait_until`, `props`)
+    /// and the bindings. There is no response that `pass_through_on_exception` could pass on.
+    fn new(context: Context, env: Env) -> Self;
+
+    /// Called where a run ends before its own code can say so: the params are not of the type
+    /// [`Params`](Self::Params), or [`new`](Self::new) panics. The run fails with `error` in any
+    /// case. For telling whoever waits for it. It may take ten seconds. Default: does nothing.
+    ///
+    /// # Errors
+    /// Are logged.
+    async fn refused(env: &Env, run: &RefusedRun, error: &StepError) -> worker::Result<()> {
+        let _ = (env, run, error);
+        Ok(())
+    }
+
+    /// One run of the workflow.
+    ///
+    /// # Errors
+    /// Ends the run as errored.
+    async fn run(
+        &self,
+        event: WorkflowEvent<Self::Params>,
+        step: WorkflowStep,
+    ) -> Result<Self::Output, StepError>;
+}
+
+/// What a run is started with.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct WorkflowEvent<P> {
+    /// The params.
+    pub payload: P,
+    /// When the instance was created; the same in every lifetime of the run.
+    pub timestamp: SystemTime,
+    /// The instance's id.
+    pub instance_id: String,
+    /// The workflow's name in `wrangler.toml`.
+    pub workflow_name: String,
+    /// The schedule that created the instance, if one did.
+    pub schedule: Option<CronSchedule>,
+}
+
+/// What a schedule of a workflow says of an instance that it created.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CronSchedule {
+    /// The cron expression.
+    pub cron: String,
+    /// When it was to create the instance.
+    pub scheduled_time: SystemTime,
+}
+
+/// The object behind an exported class.
+pub struct WorkflowObject<W> {
+    /// What the class was constructed with.
+    parts: Option<(JsValue, Env)>,
+    workflow: PhantomData<fn() -> W>,
+}
+
+impl<W: WorkflowEntrypoint> WorkflowObject<W> {
+    /// For the class's constructor.
+    pub fn new(context: worker::worker_sys::Context, env: Env) -> Self {
+        Self {
+            parts: Some((context.into(), env)),
+            workflow: PhantomData,
+        }
+    }
+
+    /// An object that is only there to find its class.
+    #[must_use]
+    pub fn dummy() -> Self {
+        Self {
+            parts: None,
+            workflow: PhantomData,
+        }
+    }
+
+    /// For the class's `run`.
+    pub fn run(&self, event: JsValue, step: JsValue) -> Promise {
+        let parts = self.parts.clone();
+        js::promise(async move {
+            let (context, env) = parts.ok_or("this object has no workflow")?;
+            // Made here and not with the class, so that a panic has somebody to tell it.
+            let begun = async {
+                let workflow = W::new(Context::new(context.unchecked_into()), env.clone());
+                Ok((workflow, event_from(&event)?))
+            };
+            let (workflow, event) = match catch_panic(begun).await {
+                Ok(begun) => begun,
+                Err(error) => {
+                    tell_refusal::<W>(&env, &event, &error).await;
+                    return Err(throw(error));
+                }
+            };
+            let run = async { workflow.run(event, WorkflowStep::new(step)).await };
+            let output = catch_panic(run).await.map_err(throw)?;
+            to_js(&output).map_err(|error| throw(error.into_step_error(border::OUTPUT)))
+        })
+    }
+}
+
+/// A run that ended before its own code began: see [`WorkflowEntrypoint::refused`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RefusedRun {
+    /// The instance's id.
+    pub instance_id: String,
+    /// The workflow's name in `wrangler.toml`.
+    pub workflow_name: String,
+}
+
+async fn tell_refusal<W: WorkflowEntrypoint>(env: &Env, event: &JsValue, error: &StepError) {
+    let text = |name| property(event, name).as_string().unwrap_or_default();
+    let run = RefusedRun {
+        instance_id: text("instanceId"),
+        workflow_name: text("workflowName"),
+    };
+    let told = pin!(W::refused(env, &run, error));
+    let told = match select(told, sleep(PATIENCE)).await {
+        Either::Left((told, _)) => told,
+        Either::Right(_) => Err("it took too long".into()),
+    };
+    if let Err(error) = told {
+        worker::console_warn!("cloudflare-workflows: `refused` failed: {error}");
+    }
+}
+
+/// How long the end of a run that is refused is put off.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn event_from<P: DeserializeOwned>(event: &JsValue) -> Result<WorkflowEvent<P>, StepError> {
+    let text = |name| property(event, name).as_string().unwrap_or_default();
+    let payload = from_js(&property(event, "payload")).map_err(|error| {
+        error.into_step_error("the instance's params are not of the workflow's type")
+    })?;
+    Ok(WorkflowEvent {
+        payload,
+        timestamp: time(&property(event, "timestamp")),
+        instance_id: text("instanceId"),
+        workflow_name: text("workflowName"),
+        schedule: schedule_from(&property(event, "schedule")),
+    })
+}
+
+fn schedule_from(schedule: &JsValue) -> Option<CronSchedule> {
+    schedule.is_object().then(|| CronSchedule {
+        cron: property(schedule, "cron").as_string().unwrap_or_default(),
+        scheduled_time: time(&property(schedule, "scheduledTime")),
+    })
+}
+
+/// Exports types that implement [`WorkflowEntrypoint`](crate::WorkflowEntrypoint) as
+/// Workflow classes of the same name: `export_workflow!(OrderWorkflow, RefundWorkflow);`. See there
+/// for an example.
+// Not an attribute on the `impl`: that needs a crate of its own with a parser of Rust, and would
+// save the user this one line, which says as much.
+#[macro_export]
+macro_rules! export_workflow {
+    ($($workflow:ident),+ $(,)?) => {
+        $(const _: () = {
+            use $crate::__private::wasm_bindgen::{self, prelude::*};
+            use $crate::__private::{WorkflowObject, js_sys, pastey, worker};
+
+            #[wasm_bindgen(js_name = $workflow, wasm_bindgen = $crate::__private::wasm_bindgen)]
+            pub struct ExportedWorkflow(WorkflowObject<$workflow>);
+
+            #[wasm_bindgen(js_class = $workflow, wasm_bindgen = $crate::__private::wasm_bindgen)]
+            impl ExportedWorkflow {
+                #[wasm_bindgen(constructor)]
+                pub fn new(context: worker::worker_sys::Context, env: worker::Env) -> Self {
+                    Self(WorkflowObject::new(context, env))
+                }
+
+                pub fn run(&self, event: JsValue, step: JsValue) -> js_sys::Promise {
+                    self.0.run(event, step)
+                }
+            }
+
+            // A crate's exported functions need names of their own.
+            pastey::paste! {
+                #[wasm_bindgen(start, wasm_bindgen = $crate::__private::wasm_bindgen)]
+                pub fn [<extend_ $workflow:snake>]() -> Result<(), JsValue> {
+                    let dummy = ExportedWorkflow(WorkflowObject::dummy());
+                    $crate::__private::extend_workflow_entrypoint(&dummy.into())
+                }
+            }
+        };)+
+    };
+    ($($other:tt)*) => {
+        ::core::compile_error!(
+            "export_workflow! takes the names of types: bring the type into scope with `use` and \
+             write `cloudflare_workflows::export_workflow!(OrderWorkflow);`"
+        );
+    };
+}

@@ -1,0 +1,127 @@
+//! The death of a WebAssembly instance.
+//!
+//! A panic ends one task. A trap, a stack overflow, memory that ends, a panic while another unwinds
+//! and an exception through an import that does not catch end the whole instance: all that Rust has
+//! in the isolate. `wasm-bindgen` begins a new instance then, and `worker-build` makes the objects of
+//! exported classes again. What the old one held hangs, unless it is registered here: streams are cut
+//! off, so that clients come back to the next instance; promises are rejected, so that callers try
+//! again; and a run begins its code anew, with what the engine has answered already.
+
+use js_sys::Promise;
+use wasm_bindgen::function_table;
+use wasm_bindgen::handler::{schedule_reinit, set_on_abort};
+use wasm_bindgen::prelude::*;
+
+use super::js;
+
+#[wasm_bindgen(module = "/src/worker/life.js")]
+extern "C" {
+    // At most one function of a module may need nothing of wasm-bindgen, as this one. For each such function
+    // it names the module once more in the object of imports, and esbuild warns of the second.
+    //
+    // Does not catch, since what is generated for that would trap in an instance that is dead.
+    fn died();
+    #[wasm_bindgen(catch)]
+    fn begin(enter: &JsValue) -> Result<(), JsValue>;
+    #[wasm_bindgen(catch)]
+    fn prepared(table: &JsValue, before: usize, reinit: usize) -> Result<(), JsValue>;
+    #[wasm_bindgen(catch, js_name = holdWriter)]
+    fn hold_writer(writer: &js::Writer) -> Result<JsValue, JsValue>;
+    #[wasm_bindgen(catch, js_name = holdSocket)]
+    fn hold_socket(socket: &JsValue, code: u16) -> Result<JsValue, JsValue>;
+    #[wasm_bindgen(catch, js_name = holdObject)]
+    fn hold_object(state: &JsValue, code: u16) -> Result<(), JsValue>;
+    #[wasm_bindgen(catch, js_name = release)]
+    fn release(held: &JsValue) -> Result<(), JsValue>;
+    #[wasm_bindgen(catch, js_name = mortal)]
+    fn mortal_promise(promise: &Promise) -> Result<Promise, JsValue>;
+    #[wasm_bindgen(catch, js_name = extend)]
+    fn extend(instance: &JsValue, is_workflow: bool) -> Result<(), JsValue>;
+}
+
+/// Makes the class of this object a Durable Object class: see section "RPC" of Cloudflare's
+/// documentation of Durable Objects, which asks for `extends DurableObject`.
+///
+/// # Errors
+/// When it is not an object of a class that can be changed.
+pub fn extend_durable_object(instance: &JsValue) -> Result<(), JsValue> {
+    extend(instance, false)
+}
+
+/// Makes the class of this object a Workflow class, whose runs survive the death of an instance.
+///
+/// # Errors
+/// As [`extend_durable_object`].
+pub fn extend_workflow_entrypoint(instance: &JsValue) -> Result<(), JsValue> {
+    extend(instance, true)
+}
+
+/// Runs when an instance of the module starts.
+#[wasm_bindgen(start, private)]
+fn start() -> Result<(), JsValue> {
+    // It holds no memory: JavaScript may call it in whichever instance lives.
+    let enter: Box<dyn Fn(u32)> = Box::new(enter);
+    begin(&Closure::wrap_assert_unwind_safe(enter).into_js_value())
+}
+
+fn enter(what: u32) {
+    match what {
+        PREPARE => {
+            // What the `worker` crate does then, or a user's Worker.
+            let before = set_on_abort(on_death).unwrap_or(schedule_reinit);
+            // Cannot fail: they are functions of this module's table.
+            let _ = prepared(
+                &function_table(),
+                before as usize,
+                schedule_reinit as fn() as usize,
+            );
+        }
+        // As after a death.
+        RENEW => schedule_reinit(),
+        _ => {}
+    }
+}
+
+/// The instance that lives is to notice its death.
+const PREPARE: u32 = 0;
+/// The next call is to be one of a new instance.
+const RENEW: u32 = 1;
+
+/// Called by `wasm-bindgen` in the instance that has just died. It can call JavaScript once: when that
+/// returns to an instance that is dead, it traps.
+fn on_death() {
+    died();
+}
+
+/// Something that ends with the instance. Let go of when it is dropped.
+pub struct Held(JsValue);
+
+impl Held {
+    /// A stream, which is cut off.
+    pub fn writer(writer: &js::Writer) -> Result<Self, JsValue> {
+        hold_writer(writer).map(Self)
+    }
+
+    /// A socket, which is closed with this code.
+    pub fn socket(socket: &JsValue, code: u16) -> Result<Self, JsValue> {
+        hold_socket(socket, code).map(Self)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // Fails for nothing that lives.
+        let _ = release(&self.0);
+    }
+}
+
+/// Closes an object's hibernating sockets with this code when the instance dies: it may have had
+/// something to send. For as long as the object is in memory.
+pub fn hold_sockets(state: &JsValue, code: u16) -> Result<(), JsValue> {
+    hold_object(state, code)
+}
+
+/// The same promise, but that it is rejected when the instance dies.
+pub(super) fn mortal(promise: Promise) -> Promise {
+    mortal_promise(&promise).unwrap_or(promise)
+}

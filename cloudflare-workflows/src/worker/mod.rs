@@ -1,0 +1,38 @@
+//! The bindings to the platform: the only folder of this crate that knows of JavaScript.
+//!
+//! Raw bindings are in `js`; everything else gives them types.
+//!
+//! Build the Worker with `worker-build --release --panic-unwind`, so that a panic costs one
+//! attempt or one request. Without it a panic anywhere in the Worker ends every object and every
+//! open stream of the isolate.
+
+mod binding;
+mod convert;
+mod create;
+mod entrypoint;
+pub mod js;
+mod life;
+mod runtime;
+mod step;
+mod stream;
+mod subscribe;
+
+pub use binding::{
+    InstanceState, InstanceStatus, RestartFrom, TerminateOptions, Workflow, WorkflowError,
+    WorkflowErrorKind, WorkflowInstance,
+};
+pub use create::{
+    BatchCreateError, BatchCreateOptions, BatchCreated, BatchDeleteError, BatchDeleted,
+    CreateOptions, LocationHint, Retention,
+};
+pub use entrypoint::{CronSchedule, RefusedRun, WorkflowEntrypoint, WorkflowEvent};
+pub use runtime::WorkersRuntime;
+pub use step::WorkflowStep;
+pub use subscribe::WorkflowSubscription;
+
+// For the export macro, and for the crate `ssetarget`: see `crate::__private`.
+pub use convert::{message, milliseconds, property, since_epoch, time};
+pub use entrypoint::WorkflowObject;
+pub use life::{Held, extend_durable_object, extend_workflow_entrypoint, hold_sockets};
+pub use runtime::{Timer, here, sleep};
+pub use subscribe::{Payloads, PlatformEvents, PlatformLog};

@@ -1,0 +1,79 @@
+//! Streams of bytes across the border.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use js_sys::Uint8Array;
+use wasm_bindgen::prelude::*;
+use worker::web_sys;
+
+use super::convert::{property, step_error, throw};
+use super::js::{self, IdentityTransformStream, Reader, Writer};
+use super::life::Held;
+use crate::step::error::StepError;
+use crate::step::output::ByteStream;
+use crate::step::panic::catch_panic;
+
+/// To a `ReadableStream`. It is read no faster than the other side reads.
+pub(super) fn to_js(mut stream: ByteStream) -> Result<JsValue, JsValue> {
+    let transform = IdentityTransformStream::new()?;
+    let writer = transform.writable().get_writer()?;
+    let held = Held::writer(&writer)?;
+    wasm_bindgen_futures::spawn_local(async move {
+        let _held = held;
+        // Nobody can be told of an error of the writer: the reader has gone.
+        let _ = match catch_panic(pump(&mut stream, &writer)).await {
+            Ok(()) => writer.close().await,
+            Err(error) => writer.abort(&throw(error)).await,
+        };
+    });
+    Ok(transform.readable().into())
+}
+
+async fn pump(stream: &mut ByteStream, writer: &Writer) -> Result<(), StepError> {
+    while let Some(chunk) = stream.next().await {
+        let chunk = chunk?;
+        if !chunk.is_empty() {
+            let written = writer.write(&Uint8Array::from(&chunk[..])).await;
+            written.map_err(step_error)?;
+        }
+    }
+    Ok(())
+}
+
+/// From a `ReadableStream`, which is cancelled if it is dropped before its end. `None` if it is
+/// something else.
+pub(super) fn from_js(value: &JsValue) -> Option<Result<ByteStream, StepError>> {
+    let stream = value.dyn_ref::<web_sys::ReadableStream>()?;
+    let stream: &js::ReadableStream = stream.unchecked_ref();
+    Some(stream.get_reader().map_err(step_error).map(read))
+}
+
+fn read(reader: Reader) -> ByteStream {
+    let unread = Unread(Rc::new(reader));
+    ByteStream::new(stream::try_unfold(Some(unread), async |unread| {
+        let Some(unread) = unread else {
+            return Ok(None);
+        };
+        let read = unread.0.read().await.map_err(step_error)?;
+        if property(&read, "done").is_truthy() {
+            return Ok(None);
+        }
+        let chunk: Uint8Array = property(&read, "value").unchecked_into();
+        Ok::<_, StepError>(Some((Bytes::from(chunk.to_vec()), Some(unread))))
+    }))
+}
+
+/// A reader whose stream nobody reads any more when it is dropped.
+struct Unread(Rc<Reader>);
+
+impl Drop for Unread {
+    fn drop(&mut self) {
+        let reader = Rc::clone(&self.0);
+        wasm_bindgen_futures::spawn_local(async move {
+            // Fails for a stream that has failed, which was told already.
+            let _ = reader.cancel().await;
+        });
+    }
+}

@@ -1,0 +1,212 @@
+//! The platform's own log of an instance.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_core::Stream;
+use futures_util::stream::{self, LocalBoxStream};
+use wasm_bindgen::prelude::*;
+
+use super::binding::{Workflow, WorkflowError, WorkflowErrorKind, WorkflowInstance};
+use super::convert::{message, property};
+use super::js::{self, JsWorkflowSubscription};
+use super::runtime::WorkersRuntime;
+use crate::instance::event::{SubscribeOptions, WorkflowInstanceEvent};
+use crate::instance::follow::{Followed, InstanceEvents, InstanceFollower, InstanceLog};
+use crate::{InstanceEventId, border};
+
+impl WorkflowInstance {
+    /// Subscribes to the platform's own log of the instance: what was logged before, and then what
+    /// happens, to the event that ends the run.
+    ///
+    /// Each event comes once and in order, however often the engine is ended meanwhile, by a pause,
+    /// a deploy or a crash. If the instance is *restarted*, its log begins again, numbered from 1:
+    /// then the stream has an error of the kind [`Restarted`](WorkflowErrorKind::Restarted), and
+    /// who goes on reading gets the new log from its beginning. (One whose
+    /// [`cursor`](SubscribeOptions::cursor) was from a log before the one that it is subscribed to
+    /// cannot be told; [`serve_instance_sse`](super::serve_instance_sse) has ids that can.)
+    ///
+    /// The stream ends after the terminal event, also where the filter hides it, and after an error
+    /// of another kind. Dropping it ends the subscription.
+    ///
+    /// ```no_run
+    /// # use futures_util::TryStreamExt;
+    /// # use cloudflare_workflows::{WorkflowError, WorkflowInstance};
+    /// # use cloudflare_workflows::SubscribeOptions;
+    /// # async fn follow(instance: WorkflowInstance) -> Result<(), WorkflowError> {
+    /// let mut events = instance.subscribe(SubscribeOptions::new()).await?;
+    /// while let Some(event) = events.try_next().await? {
+    ///     worker::console_log!("{} {:?}", event.event_id, event.data);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`NotFound`](WorkflowErrorKind::NotFound) if there is no such instance any more, else when
+    /// the engine cannot be reached.
+    pub async fn subscribe(
+        &self,
+        options: SubscribeOptions,
+    ) -> Result<WorkflowSubscription, WorkflowError> {
+        let log = PlatformLog::new(&self.workflow, &self.id(), Payloads::ALL);
+        let follower = InstanceFollower::start(log, WorkersRuntime, options).await?;
+        let events = stream::try_unfold(follower, |mut follower| async move {
+            let event = match follower.next().await? {
+                None => return Ok(None),
+                Some(Followed::Event(event)) => Ok(event),
+                Some(Followed::Restarted) => Err(WorkflowError::new(
+                    WorkflowErrorKind::Restarted,
+                    "the instance was restarted; what follows is its new log".to_owned(),
+                )),
+            };
+            Ok::<_, WorkflowError>(Some((event, follower)))
+        });
+        Ok(WorkflowSubscription {
+            events: Box::pin(flat(events)),
+        })
+    }
+}
+
+/// An error inside does not end a stream, one outside does.
+fn flat<T, E>(
+    stream: impl Stream<Item = Result<Result<T, E>, E>>,
+) -> impl Stream<Item = Result<T, E>> {
+    use futures_util::StreamExt;
+    stream.map(|item| item.flatten())
+}
+
+/// The platform's own log of an instance, as a stream: see [`WorkflowInstance::subscribe`].
+#[must_use = "a stream does nothing unless it is polled"]
+pub struct WorkflowSubscription {
+    events: LocalBoxStream<'static, Result<WorkflowInstanceEvent, WorkflowError>>,
+}
+
+impl Stream for WorkflowSubscription {
+    type Item = Result<WorkflowInstanceEvent, WorkflowError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.events.as_mut().poll_next(context)
+    }
+}
+
+impl fmt::Debug for WorkflowSubscription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WorkflowSubscription")
+            .finish_non_exhaustive()
+    }
+}
+
+/// Which of what the workflow works on is read from events.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Payloads {
+    /// Whether params are read.
+    pub params: bool,
+    /// Whether outputs are read.
+    pub outputs: bool,
+}
+
+impl Payloads {
+    /// Everything is read.
+    pub const ALL: Self = Self {
+        params: true,
+        outputs: true,
+    };
+}
+
+/// The log of one instance, asked for anew each time: a stub is dead after an error.
+#[derive(Clone)]
+pub struct PlatformLog {
+    workflow: Workflow,
+    id: String,
+    payloads: Payloads,
+}
+
+impl PlatformLog {
+    /// The log of this instance.
+    pub fn new(workflow: &Workflow, id: &str, payloads: Payloads) -> Self {
+        Self {
+            workflow: workflow.clone(),
+            id: id.to_owned(),
+            payloads,
+        }
+    }
+}
+
+impl InstanceLog for PlatformLog {
+    type Error = WorkflowError;
+    type Events = PlatformEvents;
+
+    async fn subscribe(&self, options: &SubscribeOptions) -> Result<PlatformEvents, WorkflowError> {
+        let object = js_sys::Object::new();
+        // A plain object of our own takes any property.
+        let set = |name: &str, value: &JsValue| js_sys::Reflect::set(&object, &name.into(), value);
+        if let Some(cursor) = options.cursor {
+            set("cursor", &id_to_js(cursor))?;
+        }
+        if let Some(filter) = &options.filter {
+            let names: js_sys::Array = filter.iter().map(|of| JsValue::from(of.as_str())).collect();
+            set("filter", &names)?;
+        }
+        let instance = self.workflow.get(&self.id).await?;
+        let subscription = instance.instance.subscribe(&object).await?;
+        Ok(PlatformEvents {
+            subscription: subscription.unchecked_into(),
+            payloads: self.payloads,
+        })
+    }
+
+    async fn has_ended(&self) -> Result<bool, WorkflowError> {
+        let instance = self.workflow.get(&self.id).await?;
+        let status = instance.status_without_output().await?;
+        Ok(status.state.has_ended())
+    }
+
+    fn is_gone(&self, error: &WorkflowError) -> bool {
+        error.is_not_found()
+    }
+}
+
+/// An open subscription.
+pub struct PlatformEvents {
+    subscription: JsWorkflowSubscription,
+    payloads: Payloads,
+}
+
+impl InstanceEvents for PlatformEvents {
+    type Error = WorkflowError;
+
+    async fn next(&mut self) -> Result<Option<WorkflowInstanceEvent>, WorkflowError> {
+        let result = self.subscription.next().await?;
+        if property(&result, "done").is_truthy() {
+            return Ok(None);
+        }
+        let Payloads { params, outputs } = self.payloads;
+        let event = property(&result, "value");
+        let read = |params, outputs| {
+            let json = js::instance_event_json(&event, params, outputs).map_err(|e| message(&e))?;
+            border::read::<WorkflowInstanceEvent>(&json).map_err(|error| error.to_string())
+        };
+        // An event whose payload cannot cross is one without: viewers would come back for it for ever.
+        let read = read(params, outputs).or_else(|_| read(false, false));
+        // What it holds of the engine, such as a stream. Of no use if it fails.
+        let _ = js::dispose(&result);
+        read.map(Some).map_err(|error| {
+            let message = format!("an event of the platform cannot be read: {error}");
+            WorkflowError::new(WorkflowErrorKind::Other, message)
+        })
+    }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "below 2^53")]
+fn id_to_js(id: InstanceEventId) -> JsValue {
+    JsValue::from_f64(id.get() as f64)
+}
+
+impl Drop for PlatformEvents {
+    fn drop(&mut self) {
+        // Of no use if it fails: the runtime ends what a request held.
+        let _ = js::dispose(&self.subscription);
+    }
+}

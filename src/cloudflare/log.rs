@@ -1,0 +1,553 @@
+//! The log of one instance: its runs, each a set of facts, and who may add to them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use super::packed::{InvalidBatch, unpack_facts};
+use crate::clock;
+use crate::delivery::SseTarget;
+use crate::event::{EventId, EventRef, InvalidEvent, NewEvent};
+use crate::store::{Appended, Sql, SqliteError, SqliteEventStore};
+use crate::sync::{Mutex, lock};
+use crate::task::is_report_base;
+use crate::workflow::{Opened, OpenedRun, Told};
+
+/// Keeps the facts of one workflow instance, each once, over a log in SQLite.
+///
+/// An instance that is restarted begins a new run, whose facts are new again. The log tells the
+/// runs apart by a prefix of the keys, and viewers by the event `restarted` between them.
+///
+/// The lifetimes of a run are told apart by numbers, their generations. Each gets one when it opens
+/// the log, greater than all before, and names it with its facts. As soon as one has named it,
+/// those with smaller numbers are over: whatever still comes from them is answered as
+/// [stale](Told::Stale) and is not stored. Only the newest event's generation is stored, with the
+/// event. Those of lifetimes that told nothing are remembered as long as this value lives; since
+/// generations are made from the clock, they are not given again after that.
+///
+/// Who creates, restarts or ends the instance from outside has no generation.
+#[derive(Debug)]
+pub struct WorkflowLog<Q: Sql> {
+    target: SseTarget<NewEvent, SqliteEventStore<Q>>,
+    lifetimes: Mutex<Lifetimes>,
+}
+
+/// Keys of facts begin with their run, those of runs with this; no run is called `run`.
+const RUNS: &str = "run/";
+
+/// How long the lifetimes of an instance wait for a restart to be confirmed, in case that whoever
+/// asked for it is gone.
+const RESTART_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Openings that are remembered until they are used. A few: late requests of dead processes are
+/// never used.
+const OPENED: usize = 16;
+
+#[derive(Debug, Default)]
+struct Lifetimes {
+    /// The greatest generation that was given.
+    newest: u64,
+    /// Lifetimes of generations below are over.
+    first_alive: u64,
+    /// Where the log was when it was opened, by generation, until the lifetime tells something.
+    opened: BTreeMap<u64, Option<EventId>>,
+    /// The event that an announcement is, which is all that there is of its run.
+    announced: Option<EventId>,
+    /// Until when new lifetimes wait for a restart to be confirmed.
+    restarting: Option<SystemTime>,
+}
+
+/// Where a log stands, for whoever acts on its instance from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LogState {
+    /// The latest run, from 1.
+    pub run: u32,
+    /// The greatest generation that a lifetime was given; 0 if none is known.
+    pub generation: u64,
+    /// Whether that run has ended.
+    pub ended: bool,
+    /// Whether the log has no events.
+    pub empty: bool,
+    /// Whether all it has is that the instance was announced: see [`WorkflowLog::announce`].
+    pub announced: bool,
+    /// When the newest event was stored.
+    pub newest: Option<SystemTime>,
+}
+
+/// What became of an announcement: see [`WorkflowLog::announce`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Announced {
+    /// The log was empty, and has the announcement now. Whether this call has stored it.
+    New {
+        /// Else an earlier one had.
+        stored: bool,
+    },
+    /// The log has events of an instance before, and stands here. A restart is under way: it is to
+    /// be confirmed or cancelled.
+    Known(LogState),
+}
+
+impl<Q: Sql> WorkflowLog<Q> {
+    /// The log in this database.
+    pub fn new(sql: Q) -> Self {
+        Self {
+            target: SseTarget::new(SqliteEventStore::new(sql)),
+            lifetimes: Mutex::default(),
+        }
+    }
+
+    /// Opens the log for a lifetime of the instance: its latest run, the facts that it has, and a
+    /// generation for the lifetime. Where the log has [expired](Self::expire), it is the next run, which
+    /// has none yet. One that opens it again names the generation that it has, and keeps it.
+    ///
+    /// # Errors
+    /// When SQLite fails.
+    pub fn open(
+        &self,
+        generation: Option<u64>,
+        now: SystemTime,
+    ) -> Result<Opened, WorkflowLogError<Q::Error>> {
+        let mut lifetimes = self.lifetimes()?;
+        let generation = match generation {
+            Some(generation) if generation < lifetimes.first_alive => return Ok(Opened::Over),
+            Some(generation) => {
+                lifetimes.is_alive(generation);
+                generation
+            }
+            None if lifetimes.is_restarting(now) => return Ok(Opened::Restarting),
+            None => {
+                let least = lifetimes.newest.max(lifetimes.first_alive) + 1;
+                lifetimes.newest = least.max(clock::milliseconds(now));
+                lifetimes.newest
+            }
+        };
+        let store = self.target.store();
+        lifetimes.opened.insert(generation, store.head()?);
+        while lifetimes.opened.len() > OPENED {
+            lifetimes.opened.pop_first();
+        }
+        let run = self.run()?;
+        if store.emptied()?.is_some() {
+            return Ok(Opened::Run(OpenedRun {
+                generation,
+                run: run + 1,
+                ended: false,
+                facts: Vec::new(),
+            }));
+        }
+        let prefix = format!("{run}/");
+        Ok(Opened::Run(OpenedRun {
+            generation,
+            run,
+            ended: store.is_closed()?,
+            facts: store.keys_but_older(&prefix, is_report_base)?,
+        }))
+    }
+
+    /// Deletes the events, but for one small row with the greatest id and the number of the latest
+    /// run, so that neither is given again: a further run begins with `restarted` and the next id,
+    /// and a viewer with an old position is told by a [`Reset`](crate::event::Reset).
+    ///
+    /// # Errors
+    /// When SQLite fails. Then nothing was deleted.
+    pub fn expire(&self) -> Result<(), WorkflowLogError<Q::Error>> {
+        let store = self.target.store();
+        if let Some(head) = store.head()? {
+            let run = run_key(self.run()?);
+            store.trim_but_key(head, Some(run))?;
+        }
+        Ok(())
+    }
+
+    /// Appends facts that a lifetime tells of a run. The first facts of the run after the latest
+    /// begin that run.
+    ///
+    /// [`Told::Stale`], and nothing is stored: where the lifetime is over, where the run is an
+    /// earlier one, and where somebody else has added to the log since the lifetime opened it and
+    /// before it told anything. The lifetime opens the log again to learn which. Facts that come after a
+    /// run's end, from steps that it gave up, are dropped.
+    ///
+    /// # Errors
+    /// [`WorkflowLogError::Event`] for an event that is invalid or has no key,
+    /// [`WorkflowLogError::Run`] for a run beyond the next, else when SQLite fails. Then nothing
+    /// was stored.
+    pub async fn append(
+        &self,
+        generation: u64,
+        run: u32,
+        batch: Vec<NewEvent>,
+        now: SystemTime,
+    ) -> Result<Told, WorkflowLogError<Q::Error>> {
+        let facts = batch.iter().map(EventRef::from).collect();
+        self.append_facts(generation, run, facts, || now)
+    }
+
+    /// As [`append`](Self::append), for a batch that [`pack_facts`](crate::cloudflare::packed::pack_facts) made, whose
+    /// texts are not copied on their way into the database. `now` is called when a run begins.
+    ///
+    /// # Errors
+    /// As [`append`](Self::append), and [`WorkflowLogError::Batch`] for bytes that are no batch.
+    pub fn append_packed(
+        &self,
+        generation: u64,
+        run: u32,
+        batch: &[u8],
+        now: impl FnOnce() -> SystemTime,
+    ) -> Result<Told, WorkflowLogError<Q::Error>> {
+        let facts = unpack_facts(batch).map_err(WorkflowLogError::Batch)?;
+        self.append_facts(generation, run, facts, now)
+    }
+
+    fn append_facts(
+        &self,
+        generation: u64,
+        run: u32,
+        batch: Vec<EventRef<'_>>,
+        now: impl FnOnce() -> SystemTime,
+    ) -> Result<Told, WorkflowLogError<Q::Error>> {
+        let latest = self.run()?;
+        {
+            let mut lifetimes = self.lifetimes()?;
+            if generation < lifetimes.first_alive {
+                return Ok(Told::Stale);
+            }
+            lifetimes.is_alive(generation);
+            let opened = lifetimes.opened.remove(&generation);
+            let head = self.target.store().head()?;
+            if run < latest || opened.is_some_and(|opened| opened != head) {
+                return Ok(Told::Stale);
+            }
+        }
+        if run == latest && self.is_over()? {
+            return Ok(Told::Stored(0));
+        }
+        if run > latest.saturating_add(1) {
+            return Err(WorkflowLogError::Run { run, latest });
+        }
+        let restarted = (run > latest).then(|| restarted(run, now())).transpose()?;
+        self.store(generation, run, restarted.as_ref(), batch)
+            .map(Told::Stored)
+    }
+
+    /// Whether its latest run has ended, also where that has expired.
+    fn is_over(&self) -> Result<bool, WorkflowLogError<Q::Error>> {
+        let store = self.target.store();
+        Ok(store.is_closed()? || store.emptied()?.is_some())
+    }
+
+    /// Where the log stands.
+    ///
+    /// # Errors
+    /// When SQLite fails.
+    pub fn state(&self) -> Result<LogState, WorkflowLogError<Q::Error>> {
+        let store = self.target.store();
+        let run = self.run()?;
+        let span = store.span()?;
+        let lifetimes = self.lifetimes()?;
+        // What was announced here, or before this value was made and nobody has told anything since.
+        let is_first = |(oldest, newest): (EventId, EventId)| -> Result<bool, SqliteError<_>> {
+            let is_first = newest.get() == 1 && oldest == newest && lifetimes.first_alive == 0;
+            let has = |key: &String| key.ends_with(ANNOUNCED);
+            Ok(is_first && store.keys(&format!("{run}/"))?.iter().any(has))
+        };
+        let head = span.map(|(_, newest)| newest);
+        let announced = (head.is_some() && lifetimes.announced == head)
+            || span.map(is_first).transpose()?.unwrap_or_default();
+        Ok(LogState {
+            run,
+            generation: lifetimes.newest,
+            ended: store.is_closed()?,
+            empty: span.is_none(),
+            announced,
+            newest: store.newest_time()?,
+        })
+    }
+
+    /// Tells that an instance is about to be created, by the first event of its run, before it is.
+    /// Where the log has events of an earlier instance with this id, nothing is stored, and a
+    /// restart is [under way](Self::begin_restart).
+    ///
+    /// # Errors
+    /// As [`append`](Self::append).
+    pub fn announce(
+        &self,
+        started: &NewEvent,
+        now: SystemTime,
+    ) -> Result<Announced, WorkflowLogError<Q::Error>> {
+        let state = self.state()?;
+        if state.empty {
+            let (run, restarted) = self.next_of_empty(state.run, now)?;
+            let writer = self.lifetimes()?.first_alive;
+            self.store(writer, run, restarted.as_ref(), vec![started.into()])?;
+            let head = self.target.store().head()?;
+            self.lifetimes()?.announced = head;
+            return Ok(Announced::New { stored: true });
+        }
+        if state.announced && self.lifetimes()?.opened.is_empty() {
+            return Ok(Announced::New { stored: false });
+        }
+        self.begin_restart(now).map(Announced::Known)
+    }
+
+    /// Takes an announcement back, whose instance was not created: the log is empty again. False, and
+    /// nothing is changed, where the log has something else.
+    ///
+    /// # Errors
+    /// When SQLite fails.
+    pub fn take_back(&self) -> Result<bool, WorkflowLogError<Q::Error>> {
+        let announced = self.state()?.announced;
+        if announced {
+            self.lifetimes()?.announced = None;
+            let store = self.target.store();
+            match store.head()? {
+                // Nothing was there before it.
+                Some(first) if first.get() == 1 => store.remove_all()?,
+                _ => self.expire()?,
+            }
+        }
+        Ok(announced)
+    }
+
+    /// The run that begins in a log without events, and its announcement if there was one before.
+    fn next_of_empty(
+        &self,
+        run: u32,
+        now: SystemTime,
+    ) -> Result<(u32, Option<NewEvent>), WorkflowLogError<Q::Error>> {
+        Ok(match self.target.store().emptied()? {
+            None => (run, None),
+            Some(_) => (run + 1, Some(restarted(run + 1, now)?)),
+        })
+    }
+
+    /// Begins a restart of the instance, before the platform is asked for it. Until it is
+    /// [confirmed](Self::confirm_restart) or [cancelled](Self::cancel_restart), and for ten seconds
+    /// at most, lifetimes that open the log are told to wait.
+    ///
+    /// # Errors
+    /// When SQLite fails.
+    pub fn begin_restart(&self, now: SystemTime) -> Result<LogState, WorkflowLogError<Q::Error>> {
+        let state = self.state()?;
+        self.lifetimes()?.restarting = Some(now + RESTART_TIMEOUT);
+        Ok(state)
+    }
+
+    /// Ends the lifetimes that the log had when the restart began, and begins the next run with its
+    /// first event. The run is not begun where a lifetime has begun it already. Returns whether the
+    /// log has a new event.
+    ///
+    /// # Errors
+    /// As [`append`](Self::append).
+    pub fn confirm_restart(
+        &self,
+        began: (u32, u64),
+        started: &NewEvent,
+        now: SystemTime,
+    ) -> Result<bool, WorkflowLogError<Q::Error>> {
+        let (run, generation) = began;
+        let state = self.state()?;
+        let first_alive = {
+            let mut lifetimes = self.lifetimes()?;
+            lifetimes.restarting = None;
+            lifetimes.first_alive = lifetimes.first_alive.max(generation + 1);
+            lifetimes.newest = lifetimes.newest.max(generation + 1);
+            lifetimes.first_alive
+        };
+        if state.run > run {
+            return Ok(false);
+        }
+        let (next, restarted) = match state.empty {
+            true => self.next_of_empty(run, now)?,
+            false => (run + 1, Some(restarted(run + 1, now)?)),
+        };
+        let stored = self.store(first_alive, next, restarted.as_ref(), vec![started.into()])?;
+        Ok(stored > 0)
+    }
+
+    /// The restart that began does not take place.
+    ///
+    /// # Errors
+    /// When SQLite fails.
+    pub fn cancel_restart(&self) -> Result<(), WorkflowLogError<Q::Error>> {
+        self.lifetimes()?.restarting = None;
+        Ok(())
+    }
+
+    /// Appends facts to the latest run from outside: from who has learned how it ended, for one.
+    /// With where the log [stood](Self::state) they are stored only if nothing has happened since: no run
+    /// or lifetime has begun. Nothing is added to a run that has ended.
+    ///
+    /// # Errors
+    /// As [`append`](Self::append).
+    pub fn tell(
+        &self,
+        stood: Option<(u32, u64)>,
+        batch: &[NewEvent],
+    ) -> Result<Told, WorkflowLogError<Q::Error>> {
+        self.tell_facts(stood, batch.iter().map(EventRef::from).collect())
+    }
+
+    /// As [`tell`](Self::tell), wherever the log stands, for a batch that
+    /// [`pack_facts`](crate::cloudflare::packed::pack_facts) made.
+    ///
+    /// # Errors
+    /// As [`append_packed`](Self::append_packed).
+    pub fn tell_packed(&self, batch: &[u8]) -> Result<Told, WorkflowLogError<Q::Error>> {
+        self.tell_facts(None, unpack_facts(batch).map_err(WorkflowLogError::Batch)?)
+    }
+
+    fn tell_facts(
+        &self,
+        stood: Option<(u32, u64)>,
+        batch: Vec<EventRef<'_>>,
+    ) -> Result<Told, WorkflowLogError<Q::Error>> {
+        let state = self.state()?;
+        if stood.is_some_and(|stood| stood != (state.run, state.generation)) {
+            return Ok(Told::Stale);
+        }
+        if self.is_over()? {
+            return Ok(Told::Stored(0));
+        }
+        let writer = self.lifetimes()?.first_alive;
+        self.store(writer, state.run, None, batch).map(Told::Stored)
+    }
+
+    fn store(
+        &self,
+        writer: u64,
+        run: u32,
+        restarted: Option<&NewEvent>,
+        batch: Vec<EventRef<'_>>,
+    ) -> Result<usize, WorkflowLogError<Q::Error>> {
+        let prefix = format!("{run}/");
+        let mut facts = Vec::with_capacity(batch.len() + 1);
+        facts.extend(restarted.map(EventRef::from));
+        for event in batch {
+            let event = event.with_key_prefix(&prefix);
+            event.key.ok_or(WorkflowLogError::Key)?;
+            event.check()?;
+            facts.push(event);
+        }
+        let outcomes = self.target.store().append_now(&facts, writer)?;
+        let stored = |outcome: &&Appended| matches!(outcome, Appended::Stored(_));
+        Ok(outcomes.iter().filter(stored).count())
+    }
+
+    /// What is known of lifetimes, with what the log itself says of them.
+    fn lifetimes(
+        &self,
+    ) -> Result<impl std::ops::DerefMut<Target = Lifetimes> + '_, WorkflowLogError<Q::Error>> {
+        let writer = self.target.store().writer()?;
+        let mut lifetimes = lock(&self.lifetimes);
+        lifetimes.first_alive = lifetimes.first_alive.max(writer);
+        lifetimes.newest = lifetimes.newest.max(writer);
+        Ok(lifetimes)
+    }
+
+    /// The events, for subscribing.
+    #[must_use]
+    pub fn target(&self) -> &SseTarget<NewEvent, SqliteEventStore<Q>> {
+        &self.target
+    }
+
+    /// The run that the log is in, from 1.
+    fn run(&self) -> Result<u32, WorkflowLogError<Q::Error>> {
+        let runs = self.target.store().keys(RUNS)?;
+        // Numbers are padded, so the last in the order of texts is the greatest.
+        match runs.last() {
+            None => Ok(1),
+            Some(run) => run.parse().map_err(|_| SqliteError::Row.into()),
+        }
+    }
+}
+
+/// What the key of the first event of a run ends in.
+const ANNOUNCED: &str = "-1.workflow:started";
+
+impl Lifetimes {
+    /// A lifetime names its generation: it is alive, and those before it are over.
+    fn is_alive(&mut self, generation: u64) {
+        self.newest = self.newest.max(generation);
+        self.first_alive = self.first_alive.max(generation);
+        self.announced = None;
+        self.opened = self.opened.split_off(&self.first_alive);
+    }
+
+    fn is_restarting(&self, now: SystemTime) -> bool {
+        self.restarting.is_some_and(|until| now < until)
+    }
+}
+
+fn restarted(run: u32, now: SystemTime) -> Result<NewEvent, InvalidEvent> {
+    let timestamp = humantime::format_rfc3339_millis(now);
+    let data = format!(r#"{{"run":{run},"timestamp":"{timestamp}"}}"#);
+    NewEvent::new("restarted", data)?.with_key(run_key(run))
+}
+
+fn run_key(run: u32) -> String {
+    format!("{RUNS}{run:010}")
+}
+
+/// Why facts could not be read or appended.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum WorkflowLogError<E> {
+    /// SQLite failed.
+    Store(SqliteError<E>),
+    /// An event cannot be stored.
+    Event(InvalidEvent),
+    /// A packed batch cannot be read.
+    Batch(InvalidBatch),
+    /// An event has no key and so is no fact.
+    Key,
+    /// The run is not the latest one nor the next.
+    Run {
+        /// The run that the facts claim to be of.
+        run: u32,
+        /// The latest run of the log.
+        latest: u32,
+    },
+}
+
+impl<E> From<SqliteError<E>> for WorkflowLogError<E> {
+    fn from(error: SqliteError<E>) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl<E> From<InvalidEvent> for WorkflowLogError<E> {
+    fn from(error: InvalidEvent) -> Self {
+        Self::Event(error)
+    }
+}
+
+impl<E> fmt::Display for WorkflowLogError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Store(_) => f.write_str("the workflow's log failed"),
+            Self::Event(_) => f.write_str("an event cannot be stored"),
+            Self::Batch(_) => f.write_str("events came that cannot be read"),
+            Self::Key => f.write_str("an event of a workflow needs a key"),
+            Self::Run { run, latest } => {
+                write!(
+                    f,
+                    "facts of run {run} came while the log is in run {latest}"
+                )
+            }
+        }
+    }
+}
+
+impl<E: std::error::Error + 'static> std::error::Error for WorkflowLogError<E> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Store(error) => Some(error),
+            Self::Event(error) => Some(error),
+            Self::Batch(error) => Some(error),
+            Self::Key | Self::Run { .. } => None,
+        }
+    }
+}

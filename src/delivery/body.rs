@@ -1,0 +1,154 @@
+//! A subscription as the bytes of a response, with heartbeats.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_core::Stream;
+use futures_util::{StreamExt, stream};
+
+use super::subscription::{Batch, Subscription};
+use crate::store::{EventStore, FrameBytes, FrameStore};
+use crate::sync::MaybeSend;
+use crate::wire;
+
+/// How long a stream is silent before a heartbeat, unless told otherwise: 15 seconds, as WHATWG
+/// HTML section 9.2.7 advises.
+pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(15);
+
+/// The bytes of a stream: a heartbeat at once, so that proxies flush the headers; where it starts
+/// at the tail, an `id:` that says where that is (see [`wire::encode_position`]); then the events, with a heartbeat after every [`HEARTBEAT_INTERVAL`] of silence. `sleep` brings the
+/// clock: `tokio::time::sleep`, or a Worker's timer.
+///
+/// Send it with [`wire::HEADERS`] and status `200`; where
+/// [`Subscription::has_ended`] answer `204` without a body instead, which tells an
+/// `EventSource` to stop.
+///
+/// Each item is at most about one page ([`PageLimit`](crate::store::PageLimit)) and the next is read
+/// when it is asked for, so a slow client costs one page. The stream ends after the terminal
+/// event. It also ends after an error, which a client cannot tell from a broken connection: it
+/// comes back and resumes.
+pub fn body<S, F>(
+    subscription: Subscription<S>,
+    sleep: impl FnMut(Duration) -> F + MaybeSend,
+) -> impl Stream<Item = Result<Bytes, S::Error>> + MaybeSend
+where
+    S: EventStore + 'static,
+    F: Future<Output = ()> + MaybeSend,
+{
+    let numbered = subscription.is_resumable();
+    let opening = stream::iter(subscription.opening()).map(|opening| Ok(Bytes::from(opening)));
+    let frames = subscription
+        .into_stream()
+        .map(move |batch| batch.map(|batch| Bytes::from(frames(&batch, numbered))));
+    keep_alive(opening.chain(frames), HEARTBEAT_INTERVAL, sleep)
+}
+
+/// As [`body`], of a store that has the bytes ready.
+pub fn frame_body<S, F>(
+    subscription: Subscription<S>,
+    sleep: impl FnMut(Duration) -> F + MaybeSend,
+) -> impl Stream<Item = Result<S::Bytes, S::Error>> + MaybeSend
+where
+    S: FrameStore + 'static,
+    F: Future<Output = ()> + MaybeSend,
+{
+    let opening = stream::iter(subscription.opening());
+    let opening = opening.map(|opening| Ok(S::Bytes::from_slice(&opening)));
+    let chunks = subscription
+        .into_frames()
+        .map(|batch| batch.map(frame_bytes));
+    keep_alive(opening.chain(chunks), HEARTBEAT_INTERVAL, sleep)
+}
+
+/// The wire bytes of a batch that has those of its events.
+pub(crate) fn frame_bytes<B: FrameBytes>(batch: Batch<B>) -> B {
+    match batch {
+        Batch::Events(frames) => frames,
+        Batch::Reset(reset) => {
+            let mut out = Vec::new();
+            wire::encode_reset(&reset, &mut out);
+            B::from_slice(&out)
+        }
+    }
+}
+
+/// The wire bytes of a batch, its events with their ids if they are to be `numbered`: see
+/// [`Subscription::is_resumable`].
+#[must_use]
+pub fn frames(batch: &Batch, numbered: bool) -> Vec<u8> {
+    let mut out = Vec::new();
+    match batch {
+        Batch::Events(events) => {
+            for event in events {
+                if numbered {
+                    wire::encode(event, &mut out);
+                } else {
+                    wire::encode_unnumbered(&event.event_type, &event.data, &mut out);
+                }
+            }
+        }
+        Batch::Reset(reset) => wire::encode_reset(reset, &mut out),
+    }
+    out
+}
+
+/// Adds heartbeats to a stream of chunks: one at once, then one after every `interval` of
+/// silence. A heartbeat never drops what the inner stream was doing.
+pub fn keep_alive<T, B, F, E>(
+    inner: T,
+    interval: Duration,
+    mut sleep: impl FnMut(Duration) -> F + MaybeSend,
+) -> impl Stream<Item = Result<B, E>> + MaybeSend
+where
+    T: Stream<Item = Result<B, E>> + MaybeSend,
+    B: FrameBytes,
+    F: Future<Output = ()> + MaybeSend,
+{
+    KeepAlive {
+        inner,
+        timer: sleep(interval),
+        sleep: move || sleep(interval),
+        started: false,
+    }
+}
+
+pin_project_lite::pin_project! {
+    struct KeepAlive<T, F, M> {
+        #[pin]
+        inner: T,
+        #[pin]
+        timer: F,
+        sleep: M,
+        started: bool,
+    }
+}
+
+impl<T, B, F, M, E> Stream for KeepAlive<T, F, M>
+where
+    T: Stream<Item = Result<B, E>>,
+    B: FrameBytes,
+    F: Future<Output = ()>,
+    M: FnMut() -> F,
+{
+    type Item = Result<B, E>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let mut this = self.project();
+        if !*this.started {
+            *this.started = true;
+            return Poll::Ready(Some(Ok(B::from_slice(wire::HEARTBEAT))));
+        }
+        if let Poll::Ready(item) = this.inner.poll_next(context) {
+            this.timer.set((this.sleep)());
+            return Poll::Ready(item);
+        }
+        if this.timer.as_mut().poll(context).is_ready() {
+            this.timer.set((this.sleep)());
+            return Poll::Ready(Some(Ok(B::from_slice(wire::HEARTBEAT))));
+        }
+        Poll::Pending
+    }
+}

@@ -1,0 +1,16 @@
+//! From the log to those who read it: dispatch, subscribe, and a subscription's events or bytes.
+
+mod body;
+mod listen;
+mod subscription;
+mod target;
+
+pub use body::{HEARTBEAT_INTERVAL, body, frame_body, frames, keep_alive};
+pub use listen::{DecodeError, DecodeEvent, Folded, ListenError, Stored};
+pub use subscription::{Batch, Subscription};
+pub use target::{DispatchError, SseTarget};
+
+#[cfg(feature = "cloudflare")]
+pub(crate) use body::frame_bytes;
+#[cfg(feature = "cloudflare")]
+pub(crate) use subscription::Position;

@@ -1,0 +1,176 @@
+//! `SseTarget`: dispatch into a log, subscribe to it.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use super::subscription::{Position, Subscription};
+use crate::event::{Cursor, Event, InvalidEvent, NewEvent};
+use crate::store::{Appended, EventStore};
+
+/// A typed event target whose events are stored before anyone sees them, so that a subscriber
+/// that comes late or comes back misses nothing.
+///
+/// Clones share the log.
+///
+/// ```
+/// # use std::borrow::Cow;
+/// # use serde::Serialize;
+/// use ssetarget::{Batch, Cursor, Event, MemoryEventStore, SseTarget};
+///
+/// #[derive(Serialize)]
+/// struct Uploaded { file: String }
+///
+/// impl Event for Uploaded {
+///     fn event_type(&self) -> Cow<'_, str> { "uploaded".into() }
+/// }
+///
+/// # futures_executor::block_on(async {
+/// let target = SseTarget::new(MemoryEventStore::new());
+/// target.dispatch(&Uploaded { file: "a.txt".into() }).await?;
+///
+/// let mut late = target.subscribe(Cursor::Beginning).await?;
+/// let Some(Batch::Events(events)) = late.next().await? else { panic!("an event was stored") };
+/// assert_eq!(events[0].event_type, "uploaded");
+/// assert_eq!(events[0].data, r#"{"file":"a.txt"}"#);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # }).unwrap();
+/// ```
+pub struct SseTarget<E, S> {
+    store: Arc<S>,
+    event: PhantomData<fn(E)>,
+}
+
+impl<E: Event, S: EventStore> SseTarget<E, S> {
+    /// Stores an event and wakes subscribers. Returns when it is durable.
+    ///
+    /// # Errors
+    /// [`DispatchError::Invalid`] for an event that cannot be stored, [`DispatchError::Store`]
+    /// when the store failed: the event may have been stored, see [`EventStore`].
+    pub async fn dispatch(&self, event: &E) -> Result<Appended, DispatchError<S::Error>> {
+        let outcomes = self.dispatch_all([event]).await?;
+        // One outcome for each event is the store's promise.
+        Ok(outcomes.first().copied().unwrap_or(Appended::Duplicate))
+    }
+
+    /// Stores events in order, all or none, and wakes subscribers once.
+    ///
+    /// # Errors
+    /// As [`dispatch`](Self::dispatch); if one of the events is invalid, none is stored.
+    pub async fn dispatch_all<'a>(
+        &self,
+        events: impl IntoIterator<Item = &'a E>,
+    ) -> Result<Vec<Appended>, DispatchError<S::Error>>
+    where
+        E: 'a,
+    {
+        let batch = events
+            .into_iter()
+            .map(NewEvent::encode)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(DispatchError::Invalid)?;
+        self.store.append(batch).await.map_err(DispatchError::Store)
+    }
+}
+
+impl<E, S: EventStore> SseTarget<E, S> {
+    /// A target over this log.
+    pub fn new(store: S) -> Self {
+        Self {
+            store: Arc::new(store),
+            event: PhantomData,
+        }
+    }
+
+    /// A reader of the log that starts at `cursor`, with everything that was stored before and
+    /// everything that will be. See [`body`](crate::delivery::body) for its bytes.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn subscribe(&self, cursor: Cursor) -> Result<Subscription<S>, S::Error> {
+        Subscription::start(Arc::clone(&self.store), cursor).await
+    }
+
+    /// The subscription that was at this position: see [`Subscription::resume`].
+    #[cfg_attr(not(feature = "cloudflare"), allow(dead_code))]
+    pub(crate) fn resume(&self, position: Position) -> Subscription<S> {
+        Subscription::resume(Arc::clone(&self.store), position)
+    }
+
+    /// The same log, as one of events of another type: to read or write it as somebody else does.
+    #[must_use]
+    pub fn typed<T>(&self) -> SseTarget<T, S> {
+        SseTarget {
+            store: Arc::clone(&self.store),
+            event: PhantomData,
+        }
+    }
+
+    /// The log itself.
+    #[must_use]
+    pub fn store(&self) -> &S {
+        &self.store
+    }
+}
+
+impl<E, S> Clone for SseTarget<E, S> {
+    fn clone(&self) -> Self {
+        Self {
+            store: Arc::clone(&self.store),
+            event: PhantomData,
+        }
+    }
+}
+
+impl<E, S: fmt::Debug> fmt::Debug for SseTarget<E, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SseTarget")
+            .field("store", &self.store)
+            .finish()
+    }
+}
+
+/// Already encoded events are events too: for those who encode elsewhere.
+impl<S: EventStore> SseTarget<NewEvent, S> {
+    /// Stores events that were encoded before, in order, all or none.
+    ///
+    /// # Errors
+    /// As [`dispatch_all`](SseTarget::dispatch_all).
+    pub async fn dispatch_encoded(
+        &self,
+        batch: Vec<NewEvent>,
+    ) -> Result<Vec<Appended>, DispatchError<S::Error>> {
+        for event in &batch {
+            event.check().map_err(DispatchError::Invalid)?;
+        }
+        self.store.append(batch).await.map_err(DispatchError::Store)
+    }
+}
+
+/// Why an event was not dispatched.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum DispatchError<E> {
+    /// The event cannot be stored; trying again will not help.
+    Invalid(InvalidEvent),
+    /// The store failed; the event may have been stored nevertheless.
+    Store(E),
+}
+
+impl<E> fmt::Display for DispatchError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Invalid(_) => "the event cannot be dispatched",
+            Self::Store(_) => "the event store failed",
+        })
+    }
+}
+
+impl<E: std::error::Error + 'static> std::error::Error for DispatchError<E> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Invalid(error) => Some(error),
+            Self::Store(error) => Some(error),
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! axum 0.8: a handler in one line, and CORS for `EventSource` (feature `axum`).
+//!
+//! ```
+//! use axum::Router;
+//! use ssetarget::{MemoryEventStore, NewEvent, SseTarget, axum::sse};
+//!
+//! let target: SseTarget<NewEvent, _> = SseTarget::new(MemoryEventStore::new());
+//! let app: Router = Router::new().route("/sse", sse(target));
+//! ```
+//!
+//! One log for each id: [`Sse::route_with`]. In a handler of your own, [`Sse::respond`] gives the
+//! response.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use ::axum::extract::{Path, Request};
+use ::axum::response::{IntoResponse, Response};
+use ::axum::routing::{MethodRouter, any};
+use ::http::StatusCode;
+use serde::de::DeserializeOwned;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use super::{Sse, refuse};
+use crate::cors::{Cors, CorsAnswer, InvalidCors};
+use crate::delivery::SseTarget;
+use crate::refusal::Refusal;
+use crate::store::EventStore;
+
+/// Serves the events of this log, as [`Sse::new`] does it.
+pub fn sse<E, S, R>(target: SseTarget<E, S>) -> MethodRouter<R>
+where
+    E: 'static,
+    S: EventStore + 'static,
+    R: Clone + Send + Sync + 'static,
+{
+    Sse::new().route(target)
+}
+
+impl Sse {
+    /// Serves the events of this log: see [`respond`](Self::respond).
+    ///
+    /// Answers every method, with `405` where it must. A further one is added as to any route:
+    /// `sse.route(target).post(dispatch)`.
+    pub fn route<E, S, R>(self, target: SseTarget<E, S>) -> MethodRouter<R>
+    where
+        E: 'static,
+        S: EventStore + 'static,
+        R: Clone + Send + Sync + 'static,
+    {
+        any(move |request: Request| self.respond(&target, &request))
+    }
+
+    /// Serves the events of the log that `lookup` finds for the path's parameters, or what it
+    /// refuses the request with, as [`refuse`](Self::refuse) does it. It should store nothing: ids come
+    /// from anybody. It is not asked where the request is refused whatever the log is (`400`, `405`),
+    /// nor for a preflight.
+    ///
+    /// ```
+    /// # use std::{collections::HashMap, sync::Arc};
+    /// # use axum::Router;
+    /// # use ssetarget::{MemoryEventStore, NewEvent, Refusal, SseTarget, http::Sse};
+    /// # let jobs: Arc<HashMap<String, SseTarget<NewEvent, MemoryEventStore>>> = Arc::default();
+    /// let events = Sse::new().route_with(move |id: String| {
+    ///     let job = jobs.get(&id).cloned();
+    ///     async move { job.ok_or(Refusal::NotFound("there is no such job")) }
+    /// });
+    /// let app: Router = Router::new().route("/{id}/sse", events);
+    /// ```
+    pub fn route_with<P, L, F, E, S, R>(self, lookup: L) -> MethodRouter<R>
+    where
+        P: DeserializeOwned + Send + 'static,
+        L: Fn(P) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = Result<SseTarget<E, S>, Refusal>> + Send + 'static,
+        E: 'static,
+        S: EventStore + 'static,
+        R: Clone + Send + Sync + 'static,
+    {
+        any(async move |Path(parameters): Path<P>, request: Request| {
+            if let Some(response) = self.turn_away(&request) {
+                return response;
+            }
+            match lookup(parameters).await {
+                Ok(target) => self.respond(&target, &request).await,
+                Err(refusal) => self.refuse(&request, refusal),
+            }
+        })
+    }
+}
+
+/// The refusal's own status, also for an `EventSource`: it does not know the request. See
+/// [`Sse::refuse`].
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        refuse::<std::convert::Infallible>(self).into_response()
+    }
+}
+
+/// CORS for all of a router: a layer for `Router::layer`. [`Sse::cors`] is the same for one route of
+/// events.
+///
+/// ```
+/// # use axum::Router;
+/// # let app: Router = Router::new();
+/// let app = app.layer(ssetarget::axum::cors(["https://app.example.com"])?);
+/// # Ok::<(), ssetarget::InvalidCors>(())
+/// ```
+///
+/// # Errors
+/// As [`Cors::new`].
+pub fn cors(origins: impl IntoIterator<Item = impl AsRef<str>>) -> Result<Cors, InvalidCors> {
+    Cors::new(origins)
+}
+
+impl<S> Layer<S> for Cors {
+    type Service = CorsService<S>;
+
+    fn layer(&self, inner: S) -> CorsService<S> {
+        let cors = self.clone();
+        CorsService { inner, cors }
+    }
+}
+
+/// A service behind [`Cors`]: it answers preflights itself, and adds headers to all other responses.
+#[derive(Clone, Debug)]
+pub struct CorsService<S> {
+    inner: S,
+    cors: Cors,
+}
+
+impl<S, A, B> Service<::http::Request<A>> for CorsService<S>
+where
+    S: Service<::http::Request<A>, Response = ::http::Response<B>>,
+    B: Default,
+{
+    type Response = ::http::Response<B>;
+    type Error = S::Error;
+    type Future = CorsFuture<S::Future>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: ::http::Request<A>) -> Self::Future {
+        let answer = crate::http::cors::answer(&self.cors, &request);
+        let inner = match answer.is_preflight() {
+            true => None,
+            false => Some(self.inner.call(request)),
+        };
+        CorsFuture { inner, answer }
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// The response of a [`CorsService`].
+    #[derive(Debug)]
+    pub struct CorsFuture<F> {
+        // `None` for a preflight.
+        #[pin]
+        inner: Option<F>,
+        answer: CorsAnswer,
+    }
+}
+
+impl<F, B, E> Future for CorsFuture<F>
+where
+    F: Future<Output = Result<::http::Response<B>, E>>,
+    B: Default,
+{
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let mut response = match this.inner.as_pin_mut() {
+            Some(inner) => ready!(inner.poll(context))?,
+            None => {
+                let mut preflight = ::http::Response::new(B::default());
+                *preflight.status_mut() = StatusCode::NO_CONTENT;
+                preflight
+            }
+        };
+        crate::http::cors::apply(this.answer, response.headers_mut());
+        Poll::Ready(Ok(response))
+    }
+}

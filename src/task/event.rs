@@ -1,0 +1,388 @@
+//! The events of a step, and the fact that each of them is.
+
+use std::borrow::Cow;
+use std::time::SystemTime;
+
+use serde::ser::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Map, Value};
+
+use super::{Kind, Task, TaskId};
+use crate::delivery::DecodeEvent;
+use crate::event::{Event, StoredEvent};
+
+/// The most bytes that an `error`, a `message` or a name keeps: 8 KiB (8,192). A longer one is cut at a
+/// character's end and says by how much.
+pub const MAX_TEXT: usize = 8 * 1024;
+
+/// The most bytes that `attributes` may have as JSON: 64 KiB (65,536). Larger ones are replaced
+/// by `{"truncated":true,"bytes":N}`.
+pub const MAX_ATTRIBUTES: usize = 64 * 1024;
+
+/// What happened to a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum StepEventType {
+    /// It began; once for each task.
+    Started,
+    /// An attempt failed; another follows, or it was the last.
+    AttemptFailed,
+    /// Its own code reported something.
+    Progress,
+    /// It ended well; once for each task.
+    Completed,
+    /// It failed for good; once for each task.
+    Failed,
+}
+
+impl StepEventType {
+    /// The `event:` field.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Started => "started",
+            Self::AttemptFailed => "attempt_failed",
+            Self::Progress => "progress",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+        }
+    }
+
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
+        [
+            Self::Started,
+            Self::AttemptFailed,
+            Self::Progress,
+            Self::Completed,
+            Self::Failed,
+        ]
+        .into_iter()
+        .find(|of| of.as_str() == name)
+    }
+}
+
+/// An event of a task: the `data:` field as JSON, of the type in [`event_type`](Self::of).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StepEvent {
+    #[serde(skip, default = "started")]
+    of: StepEventType,
+    /// Which task it is about, the same in every lifetime of the run.
+    pub task_id: TaskId,
+    /// The step's name.
+    pub step: String,
+    /// What kind of task it is.
+    pub kind: Kind,
+    /// Which task of that kind and name it is, from 1.
+    pub count: u32,
+    /// When it was observed, UTC with milliseconds.
+    #[serde(with = "iso")]
+    pub timestamp: SystemTime,
+    /// The task that this one is part of; none for the workflow itself.
+    pub parent_id: Option<TaskId>,
+    /// Which attempt of a `do` step, from 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<u32>,
+    /// How much is done, from 0 to 100.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "number"
+    )]
+    pub percent: Option<f64>,
+    /// What is being done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// What the step's code set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attributes: Option<Map<String, Value>>,
+    /// What went wrong: a message, never a stack.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+impl StepEvent {
+    pub(crate) fn new(
+        of: StepEventType,
+        task: &Task,
+        parent_id: Option<TaskId>,
+        timestamp: SystemTime,
+    ) -> Self {
+        Self {
+            of,
+            task_id: task.id.clone(),
+            step: task.step.clone(),
+            kind: task.kind,
+            count: task.count,
+            timestamp,
+            parent_id,
+            attempt: None,
+            percent: None,
+            message: None,
+            attributes: None,
+            error: None,
+        }
+    }
+
+    /// What happened.
+    #[must_use]
+    pub fn of(&self) -> StepEventType {
+        self.of
+    }
+
+    pub(crate) fn attempt(mut self, attempt: Option<u32>) -> Self {
+        self.attempt = attempt;
+        self
+    }
+
+    pub(crate) fn error(mut self, error: &str) -> Self {
+        self.error = Some(cut(error));
+        self
+    }
+
+    pub(crate) fn report(mut self, percent: Option<f64>, message: Option<String>) -> Self {
+        self.percent = percent;
+        self.message = message.map(|message| cut(&message));
+        self
+    }
+
+    pub(crate) fn attributes(mut self, attributes: Map<String, Value>) -> Self {
+        if attributes.is_empty() {
+            return self;
+        }
+        // A map of JSON values can always be written; if it could not, it would be left out.
+        let size = serde_json::to_string(&attributes).map_or(usize::MAX, |json| json.len());
+        self.attributes = Some(if size > MAX_ATTRIBUTES {
+            Map::from_iter([
+                ("truncated".to_owned(), Value::from(true)),
+                ("bytes".to_owned(), Value::from(size)),
+            ])
+        } else {
+            attributes
+        });
+        self
+    }
+
+    /// The key of a fact about a task: the same in every lifetime of the run.
+    pub(crate) fn fact_key(task: &TaskId, of: StepEventType, attempt: u32) -> String {
+        match of {
+            StepEventType::AttemptFailed => attempt_failed_key(task.as_str(), attempt),
+            _ => format!("{task}:{}", of.as_str()),
+        }
+    }
+}
+
+/// The key of the fact that an attempt failed.
+pub(crate) fn attempt_failed_key(task: &str, attempt: u32) -> String {
+    format!("{task}:attempt_failed:{attempt}")
+}
+
+/// The key of the `number`th report of a try of a step.
+pub(crate) fn report_key(task: &str, try_number: u32, number: u32) -> String {
+    format!("{task}:progress:{try_number}:{number}")
+}
+
+/// The key of a report without its number, and the number; of another fact none.
+pub(crate) fn split_report_key(key: &str) -> Option<(&str, u32)> {
+    let (base, number) = key.split_at(key.rfind(':')? + 1);
+    is_report_base(base).then(|| Some((base, number.parse().ok()?)))?
+}
+
+/// Whether this is what the keys of the reports of a try begin with, up to their number.
+pub(crate) fn is_report_base(base: &str) -> bool {
+    let of_try = base
+        .strip_suffix(':')
+        .and_then(|base| base.rsplit_once(':'));
+    of_try.is_some_and(|(task, number)| {
+        task.ends_with(":progress") && number.bytes().all(|byte| byte.is_ascii_digit())
+    })
+}
+
+impl Event for StepEvent {
+    fn event_type(&self) -> Cow<'_, str> {
+        self.of.as_str().into()
+    }
+
+    /// None for a report, which is a fact only together with its number and the log: see
+    /// [`Fact::Report`](crate::workflow::Fact::Report).
+    fn key(&self) -> Option<Cow<'_, str>> {
+        let attempt = self.attempt.unwrap_or_default();
+        let key = || Self::fact_key(&self.task_id, self.of, attempt).into();
+        (self.of != StepEventType::Progress).then(key)
+    }
+
+    fn is_terminal(&self) -> bool {
+        let ended = matches!(self.of, StepEventType::Completed | StepEventType::Failed);
+        self.kind == Kind::Workflow && ended
+    }
+}
+
+/// Events of the log that are about no step, such as `restarted`, cannot be decoded.
+impl DecodeEvent for StepEvent {
+    fn decode(event: &StoredEvent) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+        let of = StepEventType::from_name(&event.event_type).ok_or("it is not about a step")?;
+        Ok(Self {
+            of,
+            ..event.json()?
+        })
+    }
+}
+
+fn started() -> StepEventType {
+    StepEventType::Started
+}
+
+pub(crate) fn cut(text: &str) -> String {
+    if text.len() <= MAX_TEXT {
+        return text.to_owned();
+    }
+    let mut end = MAX_TEXT;
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}… ({} bytes cut)", &text[..end], text.len() - end)
+}
+
+/// UTC with milliseconds.
+pub(crate) mod iso {
+    use super::*;
+
+    pub(crate) fn serialize<S: Serializer>(
+        time: &SystemTime,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        // humantime writes years 1970 to 9999, and panics beyond, so look first.
+        let last = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(253_402_300_799);
+        if *time < SystemTime::UNIX_EPOCH || *time > last {
+            return Err(S::Error::custom(
+                "a timestamp is outside the years 1970 to 9999",
+            ));
+        }
+        serializer.collect_str(&humantime::format_rfc3339_millis(*time))
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<SystemTime, D::Error> {
+        let text = Cow::<str>::deserialize(deserializer)?;
+        humantime::parse_rfc3339(&text).map_err(serde::de::Error::custom)
+    }
+}
+
+/// As [`iso`], or nothing.
+pub(crate) mod iso_option {
+    use super::*;
+
+    pub(crate) fn serialize<S: Serializer>(
+        time: &Option<SystemTime>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match time {
+            Some(time) => iso::serialize(time, serializer),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<SystemTime>, D::Error> {
+        #[derive(Deserialize)]
+        struct Time(#[serde(with = "iso")] SystemTime);
+
+        Ok(Option::<Time>::deserialize(deserializer)?.map(|Time(time)| time))
+    }
+}
+
+/// A whole number without a fraction, as JavaScript writes it.
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "checked to be exact"
+)]
+fn number<S: Serializer>(number: &Option<f64>, serializer: S) -> Result<S::Ok, S::Error> {
+    match *number {
+        Some(whole) if whole.fract() == 0.0 && (0.0..1e9).contains(&whole) => {
+            serializer.serialize_u32(whole as u32)
+        }
+        other => other.serialize(serializer),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::{Form, TaskCounter};
+    use super::*;
+    use crate::event::NewEvent;
+
+    fn event(of: StepEventType) -> StepEvent {
+        let task = TaskCounter::default().next(Form::Step(Kind::Do), "charge card");
+        let time = SystemTime::UNIX_EPOCH + Duration::from_millis(1_795_444_674_907);
+        StepEvent::new(of, &task, None, time)
+    }
+
+    #[test]
+    fn data_is_the_wire_contract() {
+        let encoded = NewEvent::encode(&event(StepEventType::Completed).attempt(Some(1))).unwrap();
+        assert_eq!(encoded.event_type(), "completed");
+        assert_eq!(encoded.key(), Some("charge card-1:completed"));
+        assert_eq!(
+            encoded.data(),
+            r#"{"taskId":"charge card-1","step":"charge card","kind":"do","count":1,"timestamp":"2026-11-23T14:37:54.907Z","parentId":null,"attempt":1}"#
+        );
+    }
+
+    #[test]
+    fn facts_have_keys_of_their_own() {
+        let failed = event(StepEventType::AttemptFailed)
+            .attempt(Some(2))
+            .error("no");
+        assert_eq!(failed.key().unwrap(), "charge card-1:attempt_failed:2");
+        let progress = event(StepEventType::Progress).report(Some(4.0), None);
+        assert_eq!(progress.key(), None);
+        assert_eq!(
+            report_key("charge card-1", 1, 3),
+            "charge card-1:progress:1:3"
+        );
+        assert_eq!(
+            split_report_key("charge card-1:progress:1:3"),
+            Some(("charge card-1:progress:1:", 3))
+        );
+        for other in [
+            "a:progress:1-1:started",
+            "a-1:attempt_failed:1",
+            "a:progress:x",
+            ":",
+            "",
+        ] {
+            assert_eq!(split_report_key(other), None, "{other}");
+        }
+        let encoded = NewEvent::encode(&progress).unwrap();
+        assert!(
+            encoded.data().ends_with(r#""parentId":null,"percent":4}"#),
+            "{}",
+            encoded.data()
+        );
+    }
+
+    #[test]
+    fn long_texts_are_cut_between_characters() {
+        let long = "é".repeat(MAX_TEXT);
+        let error = event(StepEventType::Failed).error(&long).error.unwrap();
+        assert!(
+            error.ends_with("… (8192 bytes cut)"),
+            "{}",
+            &error[MAX_TEXT..]
+        );
+        let mut attributes = Map::new();
+        attributes.insert("big".into(), "x".repeat(MAX_ATTRIBUTES).into());
+        let attributes = event(StepEventType::Completed)
+            .attributes(attributes)
+            .attributes
+            .unwrap();
+        assert_eq!(
+            Value::from(attributes),
+            serde_json::json!({"truncated": true, "bytes": 65_546})
+        );
+    }
+}

@@ -1,0 +1,185 @@
+//! Which task an event is about: names that are the same in every lifetime of a run.
+
+mod event;
+
+use std::collections::HashMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+pub use event::{MAX_ATTRIBUTES, MAX_TEXT, StepEvent, StepEventType};
+pub(crate) use event::{
+    attempt_failed_key, is_report_base, iso, iso_option, report_key, split_report_key,
+};
+
+use self::event::cut;
+
+/// What kind of task a step is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Kind {
+    /// A step that runs code. A group of steps is reported as one, without attempts.
+    Do,
+    /// A step that sleeps for a time.
+    Sleep,
+    /// A step that sleeps until a time.
+    SleepUntil,
+    /// A step that waits for an event from outside.
+    WaitForEvent,
+    /// The run itself, the root of all tasks.
+    Workflow,
+}
+
+/// The name of a task within its run, derived from what the engine itself identifies a step by:
+/// kind, name, and how many steps of that kind and name began before it.
+///
+/// For `do` steps it is `name-count`, as the platform's dashboards show it; the others say what
+/// they are behind it (`cool down-1.sleep`), since steps of different kinds may share a name.
+/// The last character of a `do` task's id is a digit, so the two forms never meet.
+///
+/// A name of more than [`MAX_TEXT`](crate::task::event::MAX_TEXT) bytes is cut, as all texts are, before it is
+/// counted and made an id of. An id has at most 32 KiB: where the path of a task is longer, what
+/// is before its own name is replaced by `…` and a hash of it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct TaskId(String);
+
+impl TaskId {
+    pub(crate) fn new(name: &str, count: u32, form: Form) -> Self {
+        let suffix = match form {
+            Form::Step(Kind::Do) => "",
+            Form::Step(Kind::Sleep) => ".sleep",
+            Form::Step(Kind::SleepUntil) => ".sleepUntil",
+            Form::Step(Kind::WaitForEvent) => ".waitForEvent",
+            Form::Step(Kind::Workflow) => ".workflow",
+            Form::Group => ".group",
+        };
+        Self(format!("{name}-{count}{suffix}"))
+    }
+
+    /// The id of what began within a task, or within something else that has a name of its own.
+    ///
+    /// A `/` separates the two, and in the name itself becomes `%2F`: two ids are never the same.
+    pub(crate) fn within(self, outer: Option<&str>) -> Self {
+        let name = self.0.replace('%', "%25").replace('/', "%2F");
+        Self(match outer {
+            Some(outer) if outer.len() + name.len() >= MAX_ID => {
+                format!("…{:016x}/{name}", hash(outer))
+            }
+            Some(outer) => format!("{outer}/{name}"),
+            None => name,
+        })
+    }
+
+    /// Whether it is the run itself, the root of all tasks.
+    #[must_use]
+    pub fn is_workflow(&self) -> bool {
+        self.0.ends_with(".workflow")
+    }
+
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for TaskId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Bytes of an id. An event has three, with its key, and control characters take six bytes each as
+/// JSON: it is never too large for its names.
+const MAX_ID: usize = 32 * 1024;
+
+/// FNV-1a: of the same text the same in each process and version, unlike the standard library's.
+fn hash(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+/// A task, apart from its parent.
+#[derive(Clone, Debug)]
+pub(crate) struct Task {
+    pub(crate) id: TaskId,
+    pub(crate) step: String,
+    pub(crate) kind: Kind,
+    pub(crate) count: u32,
+}
+
+/// Groups have counts of their own: they are not steps of the engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Form {
+    Step(Kind),
+    Group,
+}
+
+/// Counts the tasks of one lifetime in call order, as the engine does.
+#[derive(Debug, Default)]
+pub(crate) struct TaskCounter {
+    counts: HashMap<(Form, String), u32>,
+}
+
+impl TaskCounter {
+    pub(crate) fn next(&mut self, form: Form, name: &str) -> Task {
+        let name = cut(name);
+        let count = self.counts.entry((form, name.clone())).or_default();
+        *count += 1;
+        Task {
+            id: TaskId::new(&name, *count, form),
+            step: name,
+            kind: match form {
+                Form::Step(kind) => kind,
+                Form::Group => Kind::Do,
+            },
+            count: *count,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_tell_kinds_and_occurrences_apart() {
+        let mut counter = TaskCounter::default();
+        let mut id = |form, name| counter.next(form, name).id.0;
+        assert_eq!(id(Form::Step(Kind::Do), "charge card"), "charge card-1");
+        assert_eq!(id(Form::Step(Kind::Do), "charge card"), "charge card-2");
+        assert_eq!(
+            id(Form::Step(Kind::Sleep), "charge card"),
+            "charge card-1.sleep"
+        );
+        assert_eq!(id(Form::Group, "charge card"), "charge card-1.group");
+        assert_eq!(
+            id(Form::Step(Kind::Do), "charge card-1.sleep"),
+            "charge card-1.sleep-1"
+        );
+        assert_eq!(id(Form::Step(Kind::Do), "a-1"), "a-1-1");
+        assert_eq!(id(Form::Step(Kind::Workflow), "order"), "order-1.workflow");
+    }
+
+    #[test]
+    fn long_names_are_cut_and_stay_apart() {
+        let mut counter = TaskCounter::default();
+        let (long, other) = ("x".repeat(1 << 21), "x".repeat((1 << 21) - 1) + "y");
+        let first = counter.next(Form::Group, &long);
+        assert!(first.id.0.ends_with("… (2088960 bytes cut)-1.group"));
+        assert!(first.id.0.len() < 9_000 && first.step.len() < 9_000);
+        let second = counter.next(Form::Group, &other);
+        assert!(second.id.0.ends_with("-2.group"), "they look alike");
+
+        let mut outer = TaskId("%".repeat(MAX_ID - 10));
+        let mut seen = std::collections::HashSet::new();
+        for n in 0..1_000 {
+            let inner = TaskId(format!("{}-{n}", "%".repeat(9_000)));
+            outer = inner.within(Some(outer.as_str()));
+            assert!(outer.0.len() <= MAX_ID, "{}", outer.0.len());
+            assert!(seen.insert(outer.clone()));
+        }
+    }
+}
