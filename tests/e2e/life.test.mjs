@@ -11,7 +11,7 @@ const DIED = /the WebAssembly instance of this Worker has died/;
 
 /** A copy of the module, with a first instance. */
 async function life() {
-  const source = await readFile(at("src/cloudflare/life.js"), "utf8");
+  const source = await readFile(at("cloudflare-workflows/src/worker/life.js"), "utf8");
   const classes = "class DurableObject {}\nclass WorkflowEntrypoint {}\n";
   const code = source.replace(/^import .*$/m, classes) + `\n// ${Math.random()}`;
   const module = await import(`data:text/javascript,${encodeURIComponent(code)}`);
