@@ -238,6 +238,24 @@ async fn a_log_that_wakes_knows_whose_facts_it_has() {
         assert_eq!(append(over, "c").await, Told::Stale);
         assert_eq!(log().open(Some(over), now()).unwrap(), Opened::Over);
     }
+    // Nor is one of before the log woke newer than one of after that, whatever its clock said.
+    let ahead = now() + Duration::from_secs(60);
+    let Opened::Run(ahead) = log().open(None, ahead).unwrap() else {
+        panic!("nobody restarts it");
+    };
+    let woken = log();
+    let fourth = opened(&woken, None).generation;
+    assert!(third < fourth && fourth < ahead.generation);
+    let append = async |generation, key: &str| {
+        let told = woken.append(generation, 1, vec![fact(key)], now()).await;
+        told.unwrap()
+    };
+    assert_eq!(append(ahead.generation, "c").await, Told::Stale);
+    assert_eq!(
+        woken.open(Some(ahead.generation), now()).unwrap(),
+        Opened::Over
+    );
+    assert_eq!(append(fourth, "c").await, Told::Stored(1));
     // A restart is remembered, too.
     let begun = log().begin_restart(now()).unwrap();
     let stood = (begun.run, begun.generation);
