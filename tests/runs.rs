@@ -528,6 +528,52 @@ async fn a_run_that_is_ended_under_a_lifetime_stays_ended() {
     );
 }
 
+/// What others tell of the run before, at that moment, does not draw a restart back into it.
+#[tokio::test(start_paused = true)]
+async fn a_restart_that_the_engine_has_proved_stays_one() {
+    let old = ["a-1:started", "a-1:completed", "b-1:started"];
+    let settle = |log: &Log| {
+        let terminated = log.settle(None, "order", &InstanceEnd::Terminated, now());
+        assert!(terminated.unwrap());
+    };
+    let append = |log: &Log| {
+        let told = log.tell(None, &[fact("from outside")]).unwrap();
+        assert_eq!(told, Told::Stored(1));
+    };
+    for others in [&settle as &dyn Fn(&Log), &append] {
+        let world = World::new();
+        world.log.tell(None, &[started()]).unwrap();
+        for key in old {
+            world.log.tell(None, &[fact(key)]).unwrap();
+        }
+        tokio::task::LocalSet::new()
+            .run_until(async {
+                let dispatch = dispatcher(&world);
+                dispatch.dispatch(Fact::Event(started()));
+                dispatch.flush(Flush::BeforeWait).await;
+                others(&world.log);
+                dispatch.dispatch(Fact::Event(fact("a-1:started")));
+                dispatch.dispatch(Fact::Live {
+                    ends: vec!["a-1:completed".into()],
+                });
+                dispatch.dispatch(Fact::Event(fact("a-1:completed")));
+                dispatch.dispatch(Fact::Event(workflow_ended("order", Ok(()), now()).unwrap()));
+                dispatch.flush(Flush::End).await;
+            })
+            .await;
+        let second = types(&world.log).await.split_off(5);
+        let wanted = [
+            "restarted",
+            "started",
+            "a-1:started",
+            "a-1:completed",
+            "completed",
+        ];
+        assert_eq!(second, wanted);
+        assert_eq!(*world.warnings.borrow(), Vec::<String>::new());
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn only_a_lifetime_that_does_not_tell_the_end_has_it_asked_for() {
     let (engine, world): (Rc<Engine>, _) = (Rc::default(), World::new());
