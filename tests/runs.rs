@@ -264,6 +264,40 @@ async fn a_log_that_wakes_knows_whose_facts_it_has() {
     assert_eq!(opened(&log(), None).run, 2);
 }
 
+/// The object leaves memory while an instance is restarted, and wakes with a clock behind the one
+/// before: whoever has come since is of the new run, and goes on to be heard.
+#[tokio::test]
+async fn a_restart_is_confirmed_by_a_log_whose_clock_was_set_back() {
+    for (tells_before, wakes_again) in [(true, true), (true, false), (false, false)] {
+        let database = Database::in_memory();
+        let log = || WorkflowLog::new(database.clone());
+        let old = opened(&log(), None).generation;
+        let ended = workflow_ended("order", Ok(()), now()).unwrap();
+        let told = log().append(old, 1, vec![started(), ended], now()).await;
+        assert_eq!(told.unwrap(), Told::Stored(2));
+        let mut woken = log();
+        let ahead = now() + Duration::from_secs(60);
+        woken.open(None, ahead).unwrap();
+        let begun = woken.begin_restart(ahead).unwrap();
+        woken = log();
+        let new = opened(&woken, None).generation;
+        assert!(old < new && new < begun.generation);
+        if tells_before {
+            let told = woken.append(new, 2, vec![started()], now()).await;
+            assert_eq!(told.unwrap(), Told::Stored(2));
+        }
+        if wakes_again {
+            woken = log();
+        }
+        let stood = (begun.run, begun.generation);
+        let confirmed = woken.confirm_restart(stood, &started(), now()).unwrap();
+        assert_eq!(confirmed, !tells_before);
+        assert_eq!(opened(&woken, Some(new)).run, 2);
+        let told = woken.append(new, 2, vec![fact("a-1:started")], now()).await;
+        assert_eq!(told.unwrap(), Told::Stored(1));
+    }
+}
+
 /// What is deleted leaves its ids and runs, whoever begins the next one.
 #[tokio::test]
 async fn a_log_that_has_expired_goes_on_with_the_next_run() {

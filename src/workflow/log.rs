@@ -355,8 +355,12 @@ impl<Q: Sql> WorkflowLog<Q> {
         let first_alive = {
             let mut lifetimes = self.lifetimes()?;
             lifetimes.restarting = None;
-            lifetimes.first_alive = lifetimes.first_alive.max(generation + 1);
-            lifetimes.newest = lifetimes.newest.max(generation + 1);
+            // The clock was set back since, and those that have come are of the next run.
+            let is_forgotten = generation > lifetimes.newest;
+            if !is_forgotten || !(lifetimes.has_given || state.run > run) {
+                lifetimes.first_alive = lifetimes.first_alive.max(generation + 1);
+                lifetimes.newest = lifetimes.newest.max(generation + 1);
+            }
             lifetimes.first_alive
         };
         if state.run > run {
