@@ -339,7 +339,9 @@ impl<S: Step + 'static, D: Dispatch + 'static> Step for WorkflowEventStep<S, D> 
                     attempts: Rc::clone(&attempts),
                     track: Rc::clone(&track),
                 }));
+                let running = Running::begin(&track.life);
                 let result = catch_panic(step.callback.call(context)).await;
+                drop(running);
                 if let Some(at_most) = attempts.end(attempt, &result, &track) {
                     let flush = Flush::AttemptEnd { at_most };
                     track.life.dispatch.flush(flush).await;
@@ -455,6 +457,8 @@ struct Life<D> {
     epoch: Cell<u32>,
     /// How often it looked lost.
     losses: Cell<u32>,
+    /// How many attempts of steps run their code.
+    running: Cell<u32>,
     /// Waits under way that are to prove the next doubt wrong.
     waits: RefCell<Vec<oneshot::Sender<()>>>,
     /// There since a step's error looked like the end of this lifetime: what is not so if it was.
@@ -477,6 +481,7 @@ impl<D: Dispatch> Life<D> {
             alive: Cell::new(false),
             epoch: Cell::new(0),
             losses: Cell::new(0),
+            running: Cell::new(0),
             waits: RefCell::default(),
             withheld: RefCell::default(),
         }
@@ -522,7 +527,10 @@ impl<D: Dispatch> Life<D> {
             // Also the rest of a sleep that began in another lifetime.
             self.prove_since(epoch);
         } else if took < expected / 2 {
-            self.doubt();
+            // Neither a replay nor a run that is rolled back has the code of a step called.
+            if self.running.get() == 0 {
+                self.doubt();
+            }
         } else if took >= NO_REPLAY_TAKES && !expected.is_zero() {
             self.prove_since(epoch);
         }
@@ -583,6 +591,22 @@ impl<D: Dispatch> Life<D> {
         if self.ended.get().is_none() {
             self.dispatch.dispatch(fact);
         }
+    }
+}
+
+/// The code of a step runs, until this is dropped.
+struct Running<D>(Rc<Life<D>>);
+
+impl<D> Running<D> {
+    fn begin(life: &Rc<Life<D>>) -> Self {
+        life.running.set(life.running.get() + 1);
+        Self(Rc::clone(life))
+    }
+}
+
+impl<D> Drop for Running<D> {
+    fn drop(&mut self) {
+        self.0.running.set(self.0.running.get() - 1);
     }
 }
 
