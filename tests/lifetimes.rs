@@ -11,8 +11,8 @@ use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use cloudflare_workflows::{
-    DelayContext, DoStep, NonRetryableError, Retries, Step, StepContext, StepError, StepErrorKind,
-    StepOutput, WaitForEvent, WaitedEvent, WorkflowDuration,
+    DelayContext, DoStep, NonRetryableError, Retries, Step, StepConfig, StepContext, StepError,
+    StepErrorKind, StepOutput, WaitForEvent, WaitedEvent, WorkflowDuration,
 };
 use futures_util::{join, try_join};
 use serde::de::DeserializeOwned;
@@ -648,6 +648,83 @@ async fn a_sleep_that_ends_too_early_is_doubted() {
         "completed order-1.workflow",
     ];
     assert_eq!(facts(&engine, body).await, replayed);
+}
+
+/// A wait that began before a replayed sleep ends shows, by going on, that the run does: what is
+/// told beside it is not held until the wait ends, which may take days.
+#[tokio::test(start_paused = true)]
+async fn a_long_wait_does_not_hold_what_is_told_beside_it() {
+    for runs_a_step_before in [false, true] {
+        let (engine, world): (Rc<Engine>, _) = (Rc::default(), World::new());
+        // The sleep is over when the lifetime begins.
+        let slept = FakeStep::new(&engine);
+        slept.sleep("dry", Duration::from_secs(60)).await.unwrap();
+        let step = wrapped(&engine, &world, DispatchConfig::batched());
+        let run = step.workflow(async |step| {
+            if runs_a_step_before {
+                step.run("ask", async |_| Ok(())).await?;
+            }
+            let approval = step.wait_for_event::<()>("approval", WaitForEvent::new("ok"));
+            let dry = async {
+                let dry = step.group("pack", async |step| {
+                    step.sleep("dry", Duration::from_secs(60)).await
+                });
+                dry.await
+            };
+            let (approval, dry) = join!(approval, dry);
+            approval.map(drop).and(dry)
+        });
+        let run = tokio::time::timeout(Duration::from_secs(20), run);
+        assert!(lifetime(&engine, run).await.unwrap().is_err());
+        let mut told = story(&world).await;
+        told.retain(|line| line.starts_with("completed") && !line.contains("ask"));
+        assert_eq!(told, ["completed dry-1.sleep", "completed pack-1.group"]);
+    }
+}
+
+/// Nor is it held beside a step whose code runs: neither a replay nor a rollback calls it.
+#[tokio::test(start_paused = true)]
+async fn a_long_step_does_not_hold_what_is_told_beside_it() {
+    let (engine, world): (Rc<Engine>, _) = (Rc::default(), World::new());
+    let slept = FakeStep::new(&engine);
+    slept.sleep("dry", Duration::from_secs(60)).await.unwrap();
+    let step = wrapped(&engine, &world, DispatchConfig::batched());
+    let run = step.workflow(async |step| {
+        let long = StepConfig::new().timeout(Duration::from_secs(7_200));
+        let import = step.run_with("import", long, async |_| {
+            tokio::time::sleep(Duration::from_secs(3_600)).await;
+            Ok(())
+        });
+        let dry = step.group("pack", async |step| {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            step.sleep("dry", Duration::from_secs(60)).await
+        });
+        let (import, dry) = join!(import, dry);
+        import.and(dry)
+    });
+    let run = tokio::time::timeout(Duration::from_secs(20), run);
+    assert!(lifetime(&engine, run).await.unwrap().is_err());
+    let mut told = story(&world).await;
+    told.retain(|line| line.starts_with("completed"));
+    assert_eq!(told, ["completed dry-1.sleep", "completed pack-1.group"]);
+}
+
+/// The rest of a sleep that began in another lifetime is no replay.
+#[tokio::test(start_paused = true)]
+async fn the_rest_of_a_sleep_is_not_doubted() {
+    let engine = Rc::<Engine>::default();
+    let body = async |step: &WorkflowEventStep<Faulty, Kept>| {
+        // The engine sleeps for one minute.
+        step.sleep("dry", Duration::from_secs(600)).await.unwrap();
+    };
+    let told = [
+        "started order-1.workflow",
+        "started dry-1.sleep",
+        "Alive",
+        "completed dry-1.sleep",
+        "completed order-1.workflow",
+    ];
+    assert_eq!(facts(&engine, body).await, told);
 }
 
 /// A lifetime that is over says so at its end, and tells nothing else but what is sure.

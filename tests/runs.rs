@@ -239,12 +239,64 @@ async fn a_log_that_wakes_knows_whose_facts_it_has() {
         assert_eq!(append(over, "c").await, Told::Stale);
         assert_eq!(log().open(Some(over), now()).unwrap(), Opened::Over);
     }
+    // Nor is one of before the log woke newer than one of after that, whatever its clock said.
+    let ahead = now() + Duration::from_secs(60);
+    let Opened::Run(ahead) = log().open(None, ahead).unwrap() else {
+        panic!("nobody restarts it");
+    };
+    let woken = log();
+    let fourth = opened(&woken, None).generation;
+    assert!(third < fourth && fourth < ahead.generation);
+    let append = async |generation, key: &str| {
+        let told = woken.append(generation, 1, vec![fact(key)], now()).await;
+        told.unwrap()
+    };
+    assert_eq!(append(ahead.generation, "c").await, Told::Stale);
+    assert_eq!(
+        woken.open(Some(ahead.generation), now()).unwrap(),
+        Opened::Over
+    );
+    assert_eq!(append(fourth, "c").await, Told::Stored(1));
     // A restart is remembered, too.
     let begun = log().begin_restart(now()).unwrap();
     let stood = (begun.run, begun.generation);
     assert!(log().confirm_restart(stood, &started(), now()).unwrap());
     assert_eq!(log().open(Some(third), now()).unwrap(), Opened::Over);
     assert_eq!(opened(&log(), None).run, 2);
+}
+
+/// The object leaves memory while an instance is restarted, and wakes with a clock behind the one
+/// before: whoever has come since is of the new run, and goes on to be heard.
+#[tokio::test]
+async fn a_restart_is_confirmed_by_a_log_whose_clock_was_set_back() {
+    for (tells_before, wakes_again) in [(true, true), (true, false), (false, false)] {
+        let database = Database::in_memory();
+        let log = || WorkflowLog::new(database.clone());
+        let old = opened(&log(), None).generation;
+        let ended = workflow_ended("order", Ok(()), now()).unwrap();
+        let told = log().append(old, 1, vec![started(), ended], now()).await;
+        assert_eq!(told.unwrap(), Told::Stored(2));
+        let mut woken = log();
+        let ahead = now() + Duration::from_secs(60);
+        woken.open(None, ahead).unwrap();
+        let begun = woken.begin_restart(ahead).unwrap();
+        woken = log();
+        let new = opened(&woken, None).generation;
+        assert!(old < new && new < begun.generation);
+        if tells_before {
+            let told = woken.append(new, 2, vec![started()], now()).await;
+            assert_eq!(told.unwrap(), Told::Stored(2));
+        }
+        if wakes_again {
+            woken = log();
+        }
+        let stood = (begun.run, begun.generation);
+        let confirmed = woken.confirm_restart(stood, &started(), now()).unwrap();
+        assert_eq!(confirmed, !tells_before);
+        assert_eq!(opened(&woken, Some(new)).run, 2);
+        let told = woken.append(new, 2, vec![fact("a-1:started")], now()).await;
+        assert_eq!(told.unwrap(), Told::Stored(1));
+    }
 }
 
 /// What is deleted leaves its ids and runs, whoever begins the next one.
@@ -509,6 +561,52 @@ async fn a_run_that_is_ended_under_a_lifetime_stays_ended() {
         keys(&world.log),
         ["1/order-1.workflow:failed", "1/order-1.workflow:started"]
     );
+}
+
+/// What others tell of the run before, at that moment, does not draw a restart back into it.
+#[tokio::test(start_paused = true)]
+async fn a_restart_that_the_engine_has_proved_stays_one() {
+    let old = ["a-1:started", "a-1:completed", "b-1:started"];
+    let settle = |log: &Log| {
+        let terminated = log.settle(None, "order", &InstanceEnd::Terminated, now());
+        assert!(terminated.unwrap());
+    };
+    let append = |log: &Log| {
+        let told = log.tell(None, &[fact("from outside")]).unwrap();
+        assert_eq!(told, Told::Stored(1));
+    };
+    for others in [&settle as &dyn Fn(&Log), &append] {
+        let world = World::new();
+        world.log.tell(None, &[started()]).unwrap();
+        for key in old {
+            world.log.tell(None, &[fact(key)]).unwrap();
+        }
+        tokio::task::LocalSet::new()
+            .run_until(async {
+                let dispatch = dispatcher(&world);
+                dispatch.dispatch(Fact::Event(started()));
+                dispatch.flush(Flush::BeforeWait).await;
+                others(&world.log);
+                dispatch.dispatch(Fact::Event(fact("a-1:started")));
+                dispatch.dispatch(Fact::Live {
+                    ends: vec!["a-1:completed".into()],
+                });
+                dispatch.dispatch(Fact::Event(fact("a-1:completed")));
+                dispatch.dispatch(Fact::Event(workflow_ended("order", Ok(()), now()).unwrap()));
+                dispatch.flush(Flush::End).await;
+            })
+            .await;
+        let second = types(&world.log).await.split_off(5);
+        let wanted = [
+            "restarted",
+            "started",
+            "a-1:started",
+            "a-1:completed",
+            "completed",
+        ];
+        assert_eq!(second, wanted);
+        assert_eq!(*world.warnings.borrow(), Vec::<String>::new());
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -49,6 +49,8 @@ const OPENED: usize = 16;
 struct Lifetimes {
     /// The greatest generation that was given.
     newest: u64,
+    /// This value has given one.
+    has_given: bool,
     /// Lifetimes of generations below are over.
     first_alive: u64,
     /// Where the log was when it was opened, by generation, until the lifetime tells something.
@@ -112,7 +114,7 @@ impl<Q: Sql> WorkflowLog<Q> {
     ) -> Result<Opened, WorkflowLogError<Q::Error>> {
         let mut lifetimes = self.lifetimes()?;
         let generation = match generation {
-            Some(generation) if generation < lifetimes.first_alive => return Ok(Opened::Over),
+            Some(generation) if lifetimes.is_over(generation) => return Ok(Opened::Over),
             Some(generation) => {
                 lifetimes.is_alive(generation);
                 generation
@@ -121,6 +123,7 @@ impl<Q: Sql> WorkflowLog<Q> {
             None => {
                 let least = lifetimes.newest.max(lifetimes.first_alive) + 1;
                 lifetimes.newest = least.max(clock::milliseconds(now));
+                lifetimes.has_given = true;
                 lifetimes.newest
             }
         };
@@ -211,7 +214,7 @@ impl<Q: Sql> WorkflowLog<Q> {
         let latest = self.run()?;
         {
             let mut lifetimes = self.lifetimes()?;
-            if generation < lifetimes.first_alive {
+            if lifetimes.is_over(generation) {
                 return Ok(Told::Stale);
             }
             lifetimes.is_alive(generation);
@@ -352,8 +355,12 @@ impl<Q: Sql> WorkflowLog<Q> {
         let first_alive = {
             let mut lifetimes = self.lifetimes()?;
             lifetimes.restarting = None;
-            lifetimes.first_alive = lifetimes.first_alive.max(generation + 1);
-            lifetimes.newest = lifetimes.newest.max(generation + 1);
+            // The clock was set back since, and those that have come are of the next run.
+            let is_forgotten = generation > lifetimes.newest;
+            if !is_forgotten || !(lifetimes.has_given || state.run > run) {
+                lifetimes.first_alive = lifetimes.first_alive.max(generation + 1);
+                lifetimes.newest = lifetimes.newest.max(generation + 1);
+            }
             lifetimes.first_alive
         };
         if state.run > run {
@@ -468,6 +475,12 @@ impl<Q: Sql> WorkflowLog<Q> {
 const ANNOUNCED: &str = "-1.workflow:started";
 
 impl Lifetimes {
+    /// One that this value did not give is from before the log was last taken into memory, so those
+    /// that it gave came later, also where the clock was set back in between.
+    fn is_over(&self, generation: u64) -> bool {
+        generation < self.first_alive || (self.has_given && generation > self.newest)
+    }
+
     /// A lifetime names its generation: it is alive, and those before it are over.
     fn is_alive(&mut self, generation: u64) {
         self.newest = self.newest.max(generation);

@@ -332,8 +332,8 @@ impl Object {
     /// What [`fetch`](Self::fetch) answers, without a body and without a viewer.
     async fn head(&self, viewer: &Viewer) -> worker::Result<Response> {
         let target = self.log.target();
-        let head = target.store().head().map_err(to_worker)?;
-        if head.is_none() && !viewer.expected {
+        let is_empty = target.store().is_empty().map_err(to_worker)?;
+        if is_empty && !viewer.expected {
             return serve::refuse(serve::UNKNOWN_INSTANCE);
         }
         let subscription = target.subscribe(viewer.cursor).await.map_err(to_worker)?;

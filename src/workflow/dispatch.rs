@@ -587,6 +587,11 @@ impl State {
                     holds: opened.ended,
                 });
             }
+            // The engine has proved that this lifetime is of the next run, of which the log has
+            // nothing yet: what others have told of the run before changes nothing about that.
+            Some(run) if opened.run < run.number => {
+                run.begin_again(opened.run + 1, Known::default(), &mut self.outgoing);
+            }
             // That it has ended since is no news of another run: what comes after it is dropped.
             Some(run) => run.begin_again(opened.run, known, &mut self.outgoing),
         }

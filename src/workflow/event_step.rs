@@ -14,6 +14,7 @@ use cloudflare_workflows::{
     DoStep, Progress, Reporter, Step, StepCallback, StepContext, StepError, StepErrorKind,
     StepOutput, WaitForEvent, WaitedEvent, WorkflowDuration, catch_panic,
 };
+use futures_channel::oneshot;
 use futures_util::future::{Either, LocalBoxFuture, join, select};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -283,13 +284,20 @@ impl<S: Step + 'static, D: Dispatch + 'static> WorkflowEventStep<S, D> {
             }
             track.settle_wait(result)
         });
-        let epoch = life.epoch.get();
+        let mut epoch = life.epoch.get();
+        let losses = life.losses.get();
         let beside = async {
             let flushed = life.dispatch.flush(Flush::BeforeWait);
             let waits = async {
-                if !life.is_alive() {
+                // An engine that is lost may leave open what was called before.
+                while life.losses.get() == losses {
+                    if life.is_alive() {
+                        life.doubted().await;
+                        epoch = life.epoch.get();
+                    }
                     life.dispatch.sleep(ONLY_THE_LIVING_WAIT).await;
                     life.prove_since(epoch);
+                    epoch = life.epoch.get();
                 }
             };
             join(flushed, waits).await;
@@ -326,7 +334,9 @@ impl<S: Step + 'static, D: Dispatch + 'static> Step for WorkflowEventStep<S, D> 
                     attempts: Rc::clone(&attempts),
                     track: Rc::clone(&track),
                 }));
+                let running = Running::begin(&track.life);
                 let result = catch_panic(step.callback.call(context)).await;
+                drop(running);
                 if let Some(at_most) = attempts.end(attempt, &result, &track) {
                     let flush = Flush::AttemptEnd { at_most };
                     track.life.dispatch.flush(flush).await;
@@ -440,6 +450,12 @@ struct Life<D> {
     alive: Cell<bool>,
     /// How often the lifetime was in doubt or looked lost.
     epoch: Cell<u32>,
+    /// How often it looked lost.
+    losses: Cell<u32>,
+    /// How many attempts of steps run their code.
+    running: Cell<u32>,
+    /// Waits under way that are to prove the next doubt wrong.
+    waits: RefCell<Vec<oneshot::Sender<()>>>,
     /// There since a step's error looked like the end of this lifetime: what is not so if it was.
     withheld: RefCell<Option<Vec<Fact>>>,
 }
@@ -459,6 +475,9 @@ impl<D: Dispatch> Life<D> {
             ended: Cell::new(None),
             alive: Cell::new(false),
             epoch: Cell::new(0),
+            losses: Cell::new(0),
+            running: Cell::new(0),
+            waits: RefCell::default(),
             withheld: RefCell::default(),
         }
     }
@@ -493,18 +512,45 @@ impl<D: Dispatch> Life<D> {
     fn lose(&self) {
         self.alive.set(false);
         self.epoch.set(self.epoch.get() + 1);
+        self.losses.set(self.losses.get() + 1);
         self.withheld.borrow_mut().get_or_insert_default();
     }
 
     /// A wait returned without an error. `epoch` is that of its beginning.
     fn has_waited(&self, took: Duration, expected: Duration, epoch: u32) {
-        if took < expected / 2 {
-            self.alive.set(false);
-            self.epoch.set(self.epoch.get() + 1);
-            self.dispatch_unless_ended(Fact::Doubt);
+        if took >= ONLY_THE_LIVING_WAIT {
+            // Also the rest of a sleep that began in another lifetime.
+            self.prove_since(epoch);
+        } else if took < expected / 2 {
+            // Neither a replay nor a run that is rolled back has the code of a step called.
+            if self.running.get() == 0 {
+                self.doubt();
+            }
         } else if took >= NO_REPLAY_TAKES && !expected.is_zero() {
             self.prove_since(epoch);
         }
+    }
+
+    fn doubt(&self) {
+        self.alive.set(false);
+        self.epoch.set(self.epoch.get() + 1);
+        self.dispatch_unless_ended(Fact::Doubt);
+        for wait in self.waits.take() {
+            // The wait may have ended.
+            let _ = wait.send(());
+        }
+    }
+
+    /// Resolves at the next doubt.
+    async fn doubted(&self) {
+        let (sender, doubted) = oneshot::channel();
+        {
+            let mut waits = self.waits.borrow_mut();
+            waits.retain(|wait| !wait.is_canceled());
+            waits.push(sender);
+        }
+        // The sender is not dropped before it sends.
+        let _ = doubted.await;
     }
 
     /// What proves that the run goes on began in this epoch.
@@ -540,6 +586,22 @@ impl<D: Dispatch> Life<D> {
         if self.ended.get().is_none() {
             self.dispatch.dispatch(fact);
         }
+    }
+}
+
+/// The code of a step runs, until this is dropped.
+struct Running<D>(Rc<Life<D>>);
+
+impl<D> Running<D> {
+    fn begin(life: &Rc<Life<D>>) -> Self {
+        life.running.set(life.running.get() + 1);
+        Self(Rc::clone(life))
+    }
+}
+
+impl<D> Drop for Running<D> {
+    fn drop(&mut self) {
+        self.0.running.set(self.0.running.get() - 1);
     }
 }
 

@@ -8,7 +8,8 @@ import { open, withoutHeartbeats } from "./lib/sse.mjs";
 const STALLED = 10;
 // A run that reports this many times 8 KiB: 41 MB, far more than all the buffers on the way hold.
 const REPORTS = 5_000;
-const params = { workMs: 0, quantity: REPORTS, item: "x".repeat(8_000) };
+// Reports that come much faster give way to newer ones.
+const params = { workMs: 4, quantity: REPORTS, item: "x".repeat(8_000) };
 
 let demo;
 before(async () => {
