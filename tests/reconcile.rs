@@ -77,11 +77,12 @@ async fn a_run_whose_last_facts_were_lost_is_settled_to_the_log_of_one_that_lost
     // The log cannot be reached from then on; nor does the last lifetime learn how the run goes on.
     for (unreachable_from, lost) in [(30, 6), (42, 5), (50, 3), (90, 0)] {
         let whole = order_with_log_until(90).await;
+        let began = now();
         let world = order_with_log_until(unreachable_from).await;
         let missing = facts(&whole.log).len() - facts(&world.log).len();
         assert_eq!(missing, lost, "{unreachable_from}");
         let stood = stood(&world.log);
-        let platform = platform_log(SystemTime::UNIX_EPOCH);
+        let platform = platform_log(began);
         let completed = InstanceEnd::Completed;
         let settle = || {
             let log = &world.log;
@@ -179,6 +180,22 @@ async fn a_run_that_goes_on_is_neither_ended_nor_changed() {
         assert_eq!(story(&log), before);
         assert_eq!(log.state().unwrap().run, 1);
     }
+}
+
+/// The platform still answers as before the restart that the log has heard of.
+#[tokio::test]
+async fn the_end_of_the_run_before_is_not_told_of_the_next() {
+    let log = begun_run(&["a-1"]).await;
+    let begun = log.begin_restart(now()).unwrap();
+    let later = now() + Duration::from_secs(3_600);
+    let started = workflow_started("order", later).unwrap();
+    let began = (begun.run, begun.generation);
+    assert!(log.confirm_restart(began, &started, later).unwrap());
+    let before = story(&log);
+    let (end, platform) = (InstanceEnd::Completed, platform_log(now()));
+    let changed = log.settle(stood(&log), "order", &end, &platform, later);
+    assert!(!changed.unwrap());
+    assert_eq!(story(&log), before);
 }
 
 #[tokio::test]

@@ -151,7 +151,8 @@ impl<Q: Sql> WorkflowLog<Q> {
     /// ended, and in its order the ends are told, too, of those steps that the log has begun and not ended:
     /// without `attributes`, and with its timestamps. If it is of a run that began after the latest one
     /// of this log, the instance was restarted and nobody told: the next run begins, and ends. If it does
-    /// not come to an end, the run goes on, and nothing is changed.
+    /// not come to an end, the run goes on, and nothing is changed; nor if it ended before the latest run
+    /// of this log began.
     ///
     /// # Errors
     /// As [`tell`](Self::tell).

@@ -438,8 +438,10 @@ impl<Q: Sql> WorkflowLog<Q> {
         let Some(first) = platform.first() else {
             return Ok(Told::Stored(0));
         };
-        if let Reconciled::Missing(facts) = reconcile(&self.latest_run()?, workflow, platform)? {
-            return self.tell(stood, &facts);
+        match reconcile(&self.latest_run()?, workflow, platform)? {
+            Reconciled::Missing(facts) => return self.tell(stood, &facts),
+            Reconciled::EarlierRun => return Ok(Told::Stale),
+            Reconciled::LaterRun => {}
         }
         let mut facts = vec![workflow_started(workflow, first.timestamp)?];
         // Of its steps nothing is known, so they stay untold.

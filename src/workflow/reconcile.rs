@@ -70,6 +70,8 @@ pub(super) enum Reconciled {
     /// The platform's log is about a run that began after ours: the instance was restarted, or
     /// deleted and created again.
     LaterRun,
+    /// The platform's log has ended before our run began: it is of a run before.
+    EarlierRun,
 }
 
 /// Compares a run as our log has it with the platform's log of the instance, read from its
@@ -90,6 +92,9 @@ pub(super) fn reconcile(
 ) -> Result<Reconciled, InvalidEvent> {
     if is_of_later_run(ours, platform) {
         return Ok(Reconciled::LaterRun);
+    }
+    if is_of_earlier_run(ours, platform) {
+        return Ok(Reconciled::EarlierRun);
     }
     let mut missing = Missing {
         ours,
@@ -152,6 +157,15 @@ fn is_of_later_run(ours: &RunView, platform: &[WorkflowInstanceEvent]) -> bool {
         .flatten()
         .max();
     known.is_some_and(|known| first.timestamp > known + SKEW)
+}
+
+/// `started` of a run may be told before the run begins, and never before the one before it has ended.
+fn is_of_earlier_run(ours: &RunView, platform: &[WorkflowInstanceEvent]) -> bool {
+    let ended = platform.last().filter(|last| last.is_terminal());
+    let (Some(ended), Some(started)) = (ended, ours.started) else {
+        return false;
+    };
+    ended.timestamp + SKEW < started
 }
 
 struct Missing<'a> {
