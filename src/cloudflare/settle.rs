@@ -65,9 +65,9 @@ pub(super) async fn platform_log(
 /// Ends the log of a run that the platform says is over, at the object itself. Returns whether the
 /// log was changed.
 ///
-/// The platform is asked twice, around looking where the log stands and reading the platform's own log: if the instance is restarted
-/// in between, the second answer is not of the run that the log is in, or a lifetime has opened the log
-/// since.
+/// The platform is asked twice, around looking where the log stands and reading the platform's own log:
+/// if the instance is restarted in between, the second answer is not of the run that the log is in, or a
+/// lifetime has opened the log since.
 pub(super) async fn settle(
     log: &WorkflowLog<ObjectSql>,
     asked: &Asked<'_>,
