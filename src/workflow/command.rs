@@ -7,13 +7,14 @@ use serde::{Deserialize, Serialize};
 
 use super::dispatch::Told;
 use super::event_step::{workflow_ended, workflow_started};
+use super::instance_event::WorkflowInstanceEvent;
 use super::log::{Announced, LogState, WorkflowLog, WorkflowLogError};
-use super::reconcile::TERMINATED;
+use super::reconcile::{RUN_FAILED, TERMINATED};
 use crate::clock;
 use crate::store::Sql;
 
 /// A call to the log of an instance, and what it needs to know.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum LogCommand {
     /// Says where the log stands.
@@ -48,6 +49,10 @@ pub enum LogCommand {
         workflow: String,
         /// How it ended.
         end: InstanceEnd,
+        /// The platform's own log of it, as [`read_ended_run`](super::read_ended_run) reads it; empty
+        /// if it is not known.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        platform: Vec<WorkflowInstanceEvent>,
     },
 }
 
@@ -81,9 +86,8 @@ pub struct LogAnswer {
 /// other that it does not know is gone. Until then the platform may not have heard of it yet.
 const MISSING_AFTER: Duration = Duration::from_secs(30);
 
-/// What viewers are told of an instance that is gone, and of a run that failed without a message.
+/// What viewers are told of an instance that is gone.
 const MISSING: &str = "the instance does not exist any more";
-const FAILED: &str = "the workflow failed";
 
 impl<Q: Sql> WorkflowLog<Q> {
     /// Does what was asked for. `now` is the time.
@@ -131,7 +135,8 @@ impl<Q: Sql> WorkflowLog<Q> {
                 stood,
                 workflow,
                 end,
-            } => answer(self.settle(*stood, workflow, end, now)?, false),
+                platform,
+            } => answer(self.settle(*stood, workflow, end, platform, now)?, false),
         })
     }
 
@@ -141,6 +146,14 @@ impl<Q: Sql> WorkflowLog<Q> {
     /// minute later was not created: its announcement is taken back. Returns whether
     /// anything was changed.
     ///
+    /// `platform` is the platform's own log of the instance, from its beginning to the run's end, as
+    /// [`read_ended_run`](super::read_ended_run) reads it, or empty. Where it is there, it says how the run
+    /// ended, and in its order the ends are told, too, of those steps that the log has begun and not ended:
+    /// without `attributes`, and with its timestamps. If it is of a run that began after the latest one
+    /// of this log, the instance was restarted and nobody told: the next run begins, and ends. If it does
+    /// not come to an end, the run goes on, and nothing is changed; nor if it ended before the latest run
+    /// of this log began.
+    ///
     /// # Errors
     /// As [`tell`](Self::tell).
     pub fn settle(
@@ -148,6 +161,7 @@ impl<Q: Sql> WorkflowLog<Q> {
         stood: Option<(u32, u64)>,
         workflow: &str,
         end: &InstanceEnd,
+        platform: &[WorkflowInstanceEvent],
         now: SystemTime,
     ) -> Result<bool, WorkflowLogError<Q::Error>> {
         let state = self.state()?;
@@ -164,14 +178,17 @@ impl<Q: Sql> WorkflowLog<Q> {
             InstanceEnd::Missing => Err(MISSING),
             InstanceEnd::Completed => Ok(()),
             InstanceEnd::Terminated => Err(TERMINATED),
-            InstanceEnd::Failed(message) => Err(message.as_deref().unwrap_or(FAILED)),
+            InstanceEnd::Failed(message) => Err(message.as_deref().unwrap_or(RUN_FAILED)),
         };
         // A log that nothing was told of is none to be ended.
         if state.empty {
             return Ok(false);
         }
-        let ended = workflow_ended(workflow, outcome, now)?;
-        let told = self.tell(stood, &[ended])?;
+        let told = match platform.last() {
+            None => self.tell(stood, &[workflow_ended(workflow, outcome, now)?])?,
+            Some(last) if last.is_terminal() => self.tell_missing(stood, workflow, platform)?,
+            Some(_) => return Ok(false),
+        };
         Ok(matches!(told, Told::Stored(1..)))
     }
 }

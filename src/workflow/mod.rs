@@ -50,7 +50,7 @@ pub use log::{Announced, LogState, WorkflowLog, WorkflowLogError};
 pub use output::{ByteStream, JsonCodec, JsonOutput, OutputCodec, StepOutput};
 pub use packed::{InvalidBatch, pack_facts};
 pub use panic::catch_panic;
-pub use reconcile::{EVENT_TYPES, Reconciled, reconcile};
+pub use reconcile::read_ended_run;
 pub use rollback::{Rollback, RollbackContext};
 pub use step::{DoStep, Step, StepCallback, StepFuture, WaitForEvent, WaitedEvent};
 pub use step_event::{MAX_ATTRIBUTES, MAX_TEXT, StepEvent, StepEventType};
