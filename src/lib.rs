@@ -114,4 +114,5 @@ pub mod internals {
     pub use crate::cloudflare::command::{InstanceEnd, LogAnswer, LogCommand};
     pub use crate::cloudflare::log::{Announced, LogState, WorkflowLog, WorkflowLogError};
     pub use crate::cloudflare::packed::{InvalidBatch, pack_facts};
+    pub use crate::workflow::read_ended_run;
 }

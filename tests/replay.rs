@@ -606,7 +606,7 @@ impl World {
                 false
             }
             Deed::Terminate => {
-                log.settle(None, "order", &InstanceEnd::Terminated, now)
+                log.settle(None, "order", &InstanceEnd::Terminated, &[], now)
                     .unwrap();
                 self.engine.restart();
                 self.ended_run.set(if state.empty { 0 } else { state.run });
@@ -616,7 +616,7 @@ impl World {
                 let stood = Some((state.run, state.generation));
                 log.open(None, now).unwrap();
                 let end = InstanceEnd::Failed(None);
-                assert!(!log.settle(stood, "order", &end, now).unwrap());
+                assert!(!log.settle(stood, "order", &end, &[], now).unwrap());
                 false
             }
         }

@@ -51,7 +51,7 @@ async fn an_instance_that_was_terminated_in_its_first_step_and_restarted_has_a_s
     killed_while_it_sleeps(&engine, &world).await;
     let terminated = world
         .log
-        .settle(None, "order", &InstanceEnd::Terminated, now());
+        .settle(None, "order", &InstanceEnd::Terminated, &[], now());
     assert!(terminated.unwrap());
     engine.restart();
     assert!(run(&engine, &world).await.is_ok());
@@ -353,7 +353,7 @@ async fn a_log_that_has_expired_goes_on_with_the_next_run() {
     // Nobody ends what is over.
     let (log, old) = expired().await;
     assert!(
-        !log.settle(None, "order", &InstanceEnd::Terminated, now())
+        !log.settle(None, "order", &InstanceEnd::Terminated, &[], now())
             .unwrap()
     );
     assert_eq!(log.tell(None, &[fact("late")]).unwrap(), Told::Stored(0));
@@ -540,7 +540,7 @@ async fn a_run_that_is_ended_under_a_lifetime_stays_ended() {
             dispatch.flush(Flush::BeforeWait).await;
             let terminated = world
                 .log
-                .settle(None, "order", &InstanceEnd::Terminated, now());
+                .settle(None, "order", &InstanceEnd::Terminated, &[], now());
             assert!(terminated.unwrap());
             for _ in 0..2 {
                 dispatch.dispatch(Fact::Live {
@@ -568,7 +568,7 @@ async fn a_run_that_is_ended_under_a_lifetime_stays_ended() {
 async fn a_restart_that_the_engine_has_proved_stays_one() {
     let old = ["a-1:started", "a-1:completed", "b-1:started"];
     let settle = |log: &Log| {
-        let terminated = log.settle(None, "order", &InstanceEnd::Terminated, now());
+        let terminated = log.settle(None, "order", &InstanceEnd::Terminated, &[], now());
         assert!(terminated.unwrap());
     };
     let append = |log: &Log| {
@@ -707,8 +707,11 @@ async fn a_run_is_ended_as_the_platform_says_and_only_if_nothing_has_happened_si
         let state = log.state().unwrap();
         between(&log);
         let stood = Some((state.run, state.generation));
-        let changed = log.settle(stood, "order", &end, now()).unwrap();
-        assert!(!log.settle(stood, "order", &end, now()).unwrap(), "twice");
+        let changed = log.settle(stood, "order", &end, &[], now()).unwrap();
+        assert!(
+            !log.settle(stood, "order", &end, &[], now()).unwrap(),
+            "twice"
+        );
         changed.then(|| data(&log))
     };
     let error = |data: Option<Value>| data.map(|data| data["error"].clone());
@@ -752,7 +755,7 @@ async fn an_instance_that_the_platform_does_not_know_is_gone_after_half_a_minute
     let now = SystemTime::now;
     let later = || now() + Duration::from_secs(31);
     let missing = |log: &Log, now| {
-        log.settle(None, "order", &InstanceEnd::Missing, now)
+        log.settle(None, "order", &InstanceEnd::Missing, &[], now)
             .unwrap()
     };
     // It was never created.

@@ -21,7 +21,7 @@ export function problems({ types, bound, leftOut, read }) {
     for (const [name, text] of Object.entries(entries)) {
       if (places.has(name)) found.push(`${name} is bound twice in the table, in ${places.get(name)} and in ${file}`);
       places.set(name, file);
-      if (!code.includes(normalize(text))) found.push(`${name} should be bound in src/${file} by: ${text}`);
+      if (!code.includes(normalize(text))) found.push(`${name} should be bound in cloudflare-workflows/src/${file} by: ${text}`);
     }
   }
   const isLeftOut = (name) => Object.keys(leftOut).some((out) => name === out || (name.startsWith(out) && /^[.=[]/.test(name.slice(out.length))));

@@ -3,15 +3,16 @@
 
 use std::time::{Duration, SystemTime};
 
+use cloudflare_workflows::WorkflowInstanceEvent;
 use serde::{Deserialize, Serialize};
 
 use super::log::{Announced, LogState, WorkflowLog, WorkflowLogError};
 use crate::clock;
 use crate::store::Sql;
-use crate::workflow::{TERMINATED, Told, workflow_ended, workflow_started};
+use crate::workflow::{RUN_FAILED, TERMINATED, Told, workflow_ended, workflow_started};
 
 /// A call to the log of an instance, and what it needs to know.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum LogCommand {
     /// Says where the log stands.
@@ -46,6 +47,10 @@ pub enum LogCommand {
         workflow: String,
         /// How it ended.
         end: InstanceEnd,
+        /// The platform's own log of it, as [`read_ended_run`](super::read_ended_run) reads it; empty
+        /// if it is not known.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        platform: Vec<WorkflowInstanceEvent>,
     },
 }
 
@@ -79,9 +84,8 @@ pub struct LogAnswer {
 /// other that it does not know is gone. Until then the platform may not have heard of it yet.
 const MISSING_AFTER: Duration = Duration::from_secs(30);
 
-/// What viewers are told of an instance that is gone, and of a run that failed without a message.
+/// What viewers are told of an instance that is gone.
 const MISSING: &str = "the instance does not exist any more";
-const FAILED: &str = "the workflow failed";
 
 impl<Q: Sql> WorkflowLog<Q> {
     /// Does what was asked for. `now` is the time.
@@ -129,7 +133,8 @@ impl<Q: Sql> WorkflowLog<Q> {
                 stood,
                 workflow,
                 end,
-            } => answer(self.settle(*stood, workflow, end, now)?, false),
+                platform,
+            } => answer(self.settle(*stood, workflow, end, platform, now)?, false),
         })
     }
 
@@ -139,6 +144,14 @@ impl<Q: Sql> WorkflowLog<Q> {
     /// minute later was not created: its announcement is taken back. Returns whether
     /// anything was changed.
     ///
+    /// `platform` is the platform's own log of the instance, from its beginning to the run's end, as
+    /// [`read_ended_run`](super::read_ended_run) reads it, or empty. Where it is there, it says how the run
+    /// ended, and in its order the ends are told, too, of those steps that the log has begun and not ended:
+    /// without `attributes`, and with its timestamps. If it is of a run that began after the latest one
+    /// of this log, the instance was restarted and nobody told: the next run begins, and ends. If it does
+    /// not come to an end, the run goes on, and nothing is changed; nor if it ended before the latest run
+    /// of this log began.
+    ///
     /// # Errors
     /// As [`tell`](Self::tell).
     pub fn settle(
@@ -146,6 +159,7 @@ impl<Q: Sql> WorkflowLog<Q> {
         stood: Option<(u32, u64)>,
         workflow: &str,
         end: &InstanceEnd,
+        platform: &[WorkflowInstanceEvent],
         now: SystemTime,
     ) -> Result<bool, WorkflowLogError<Q::Error>> {
         let state = self.state()?;
@@ -162,14 +176,17 @@ impl<Q: Sql> WorkflowLog<Q> {
             InstanceEnd::Missing => Err(MISSING),
             InstanceEnd::Completed => Ok(()),
             InstanceEnd::Terminated => Err(TERMINATED),
-            InstanceEnd::Failed(message) => Err(message.as_deref().unwrap_or(FAILED)),
+            InstanceEnd::Failed(message) => Err(message.as_deref().unwrap_or(RUN_FAILED)),
         };
         // A log that nothing was told of is none to be ended.
         if state.empty {
             return Ok(false);
         }
-        let ended = workflow_ended(workflow, outcome, now)?;
-        let told = self.tell(stood, &[ended])?;
+        let told = match platform.last() {
+            None => self.tell(stood, &[workflow_ended(workflow, outcome, now)?])?,
+            Some(last) if last.is_terminal() => self.tell_missing(stood, workflow, platform)?,
+            Some(_) => return Ok(false),
+        };
         Ok(matches!(told, Told::Stored(1..)))
     }
 }

@@ -238,6 +238,7 @@ impl WorkflowEventsNamespace {
             stood: None,
             workflow: self.workflow_name.clone(),
             end: InstanceEnd::Terminated,
+            platform: Vec::new(),
         };
         if let Err(error) = self.obey(&instance.id(), &command).await {
             worker::console_warn!("ssetarget: viewers are not told of a termination: {error}");
@@ -423,16 +424,24 @@ impl WorkflowEventsNamespace {
     }
 
     async fn settle_once(&self, instance_id: &str) -> Result<Settled, String> {
-        if self.end(instance_id).await?.is_none() {
+        let Some(workflow) = &self.workflow else {
             return Ok(Settled::Now);
-        }
+        };
+        let end = async || {
+            let end = settle::end(workflow, instance_id).await;
+            end.map_err(|error| error.to_string())
+        };
+        let Some(ended) = end().await? else {
+            return Ok(Settled::Now);
+        };
         let stood = self.obey(instance_id, &LogCommand::State).await?.state;
         if stood.ended || stood.empty {
             return Ok(Settled::Now);
         }
+        let platform = settle::platform_log(workflow, instance_id, &ended).await;
         // Asked again now that it is known where the log stands: the instance may have been restarted
         // in between, and that run is not over.
-        let Some(end) = self.end(instance_id).await? else {
+        let Some(end) = end().await? else {
             return Ok(Settled::Now);
         };
         let is_missing = end == InstanceEnd::Missing;
@@ -440,6 +449,7 @@ impl WorkflowEventsNamespace {
             stood: Some((stood.run, stood.generation)),
             workflow: self.workflow_name.clone(),
             end,
+            platform,
         };
         let answer = self.obey(instance_id, &command).await?;
         Ok(if is_missing && !answer.changed {
@@ -447,15 +457,6 @@ impl WorkflowEventsNamespace {
         } else {
             Settled::Now
         })
-    }
-
-    /// How the instance has ended, if it has.
-    async fn end(&self, instance_id: &str) -> Result<Option<InstanceEnd>, String> {
-        let Some(workflow) = &self.workflow else {
-            return Ok(None);
-        };
-        let end = settle::end(workflow, instance_id).await;
-        end.map_err(|error| error.to_string())
     }
 
     async fn status(&self, instance_id: &str) -> Result<Option<AnyStatus>, WorkflowError> {

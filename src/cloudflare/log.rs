@@ -4,16 +4,17 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
+use cloudflare_workflows::WorkflowInstanceEvent;
 use serde::{Deserialize, Serialize};
 
 use super::packed::{InvalidBatch, unpack_facts};
 use crate::clock;
 use crate::delivery::SseTarget;
 use crate::event::{EventId, EventRef, InvalidEvent, NewEvent};
-use crate::store::{Appended, Sql, SqliteError, SqliteEventStore};
+use crate::store::{Appended, PageLimit, Sql, SqliteError, SqliteEventStore};
 use crate::sync::{Mutex, lock};
-use crate::task::is_report_base;
-use crate::workflow::{Opened, OpenedRun, Told};
+use crate::task::{StepEventType, is_report_base};
+use crate::workflow::{Opened, OpenedRun, Reconciled, RunView, Told, reconcile, workflow_started};
 
 /// Keeps the facts of one workflow instance, each once, over a log in SQLite.
 ///
@@ -374,6 +375,14 @@ impl<Q: Sql> WorkflowLog<Q> {
         Ok(stored > 0)
     }
 
+    /// The lifetimes to this generation are over. Returns the first one that is not.
+    fn end_lifetimes(&self, last: u64) -> Result<u64, WorkflowLogError<Q::Error>> {
+        let mut lifetimes = self.lifetimes()?;
+        lifetimes.first_alive = lifetimes.first_alive.max(last + 1);
+        lifetimes.newest = lifetimes.newest.max(last + 1);
+        Ok(lifetimes.first_alive)
+    }
+
     /// The restart that began does not take place.
     ///
     /// # Errors
@@ -420,6 +429,62 @@ impl<Q: Sql> WorkflowLog<Q> {
         }
         let writer = self.lifetimes()?.first_alive;
         self.store(writer, state.run, None, batch).map(Told::Stored)
+    }
+
+    /// Appends in one batch what the platform's log of an ended run has and this log has not, or,
+    /// if it is of a run after the latest, begins and ends that run. As [`tell`](Self::tell), only if the
+    /// log stands where it `stood`.
+    pub(super) fn tell_missing(
+        &self,
+        stood: Option<(u32, u64)>,
+        workflow: &str,
+        platform: &[WorkflowInstanceEvent],
+    ) -> Result<Told, WorkflowLogError<Q::Error>> {
+        let state = self.state()?;
+        if stood.is_some_and(|stood| stood != (state.run, state.generation)) {
+            return Ok(Told::Stale);
+        }
+        let Some(first) = platform.first() else {
+            return Ok(Told::Stored(0));
+        };
+        match reconcile(&self.latest_run()?, workflow, platform)? {
+            Reconciled::Missing(facts) => return self.tell(stood, &facts),
+            Reconciled::EarlierRun => return Ok(Told::Stale),
+            Reconciled::LaterRun => {}
+        }
+        let mut facts = vec![workflow_started(workflow, first.timestamp)?];
+        // Of its steps nothing is known, so they stay untold.
+        if let Reconciled::Missing(ends) = reconcile(&RunView::new(), workflow, platform)? {
+            facts.extend(ends);
+        }
+        let next = state.run + 1;
+        let restarted = restarted(next, first.timestamp)?;
+        let first_alive = self.end_lifetimes(state.generation)?;
+        let facts = facts.iter().map(EventRef::from).collect();
+        self.store(first_alive, next, Some(&restarted), facts)
+            .map(Told::Stored)
+    }
+
+    /// The latest run as the log has it, without reports and attributes, which can be large. Facts
+    /// that are none of a step, which a Worker may tell under any name, are left out.
+    fn latest_run(&self) -> Result<RunView, WorkflowLogError<Q::Error>> {
+        let mut view = RunView::new();
+        let mut after = None;
+        loop {
+            let page = self.target.store().read_now(after, PageLimit::default())?;
+            for event in &page.events {
+                after = Some(event.id);
+                if event.event_type != StepEventType::Progress.as_str() {
+                    let _ = view.apply(event);
+                }
+            }
+            if page.events.is_empty() || after == page.head {
+                return Ok(view);
+            }
+            for task in &mut view.tasks {
+                task.attributes = None;
+            }
+        }
     }
 
     fn store(

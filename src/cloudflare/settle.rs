@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use cloudflare_workflows::__private::{Payloads, PlatformLog};
 use cloudflare_workflows::{
     InstanceState, InstanceStatus, Runtime, WorkersRuntime, Workflow, WorkflowError,
+    WorkflowInstanceEvent,
 };
 use serde::{Deserialize, Serialize};
 use worker::Storage;
@@ -12,6 +14,7 @@ use super::command::InstanceEnd;
 use super::log::WorkflowLog;
 use super::object::to_error;
 use super::sql::ObjectSql;
+use crate::workflow::read_ended_run;
 
 /// An instance and whom to ask about it.
 pub(super) struct Asked<'a> {
@@ -32,7 +35,8 @@ pub(super) async fn end(
     workflow: &Workflow,
     instance: &str,
 ) -> Result<Option<InstanceEnd>, WorkflowError> {
-    let status = async { workflow.get(instance).await?.status().await };
+    // What a run has returned need not be readable here, and would be an error if it were not nothing.
+    let status = async { workflow.get(instance).await?.status_without_output().await };
     let status: InstanceStatus<()> = match status.await {
         Ok(status) => status,
         Err(error) if error.is_not_found() => return Ok(Some(InstanceEnd::Missing)),
@@ -49,25 +53,40 @@ pub(super) async fn end(
     })
 }
 
+/// The platform's own log of an instance that has ended in this way, for
+/// [`WorkflowLog::settle`]; empty if there is none or it cannot be had whole.
+pub(super) async fn platform_log(
+    workflow: &Workflow,
+    instance: &str,
+    end: &InstanceEnd,
+) -> Vec<WorkflowInstanceEvent> {
+    if *end == InstanceEnd::Missing {
+        return Vec::new();
+    }
+    let log = PlatformLog::new(workflow, instance, Payloads::default());
+    read_ended_run(&log, &WorkersRuntime).await
+}
+
 /// Ends the log of a run that the platform says is over, at the object itself. Returns whether the
 /// log was changed.
 ///
-/// The platform is asked twice, around looking where the log stands: if the instance is restarted
-/// in between, the second answer is not of the run that the log is in, or a lifetime has opened the log
-/// since.
+/// The platform is asked twice, around looking where the log stands and reading the platform's own log:
+/// if the instance is restarted in between, the second answer is not of the run that the log is in, or a
+/// lifetime has opened the log since.
 pub(super) async fn settle(
     log: &WorkflowLog<ObjectSql>,
     asked: &Asked<'_>,
 ) -> worker::Result<bool> {
-    if asked.end().await?.is_none() {
+    let Some(end) = asked.end().await? else {
         return Ok(false);
-    }
+    };
     let stood = log.state().map_err(to_error)?;
+    let platform = platform_log(&asked.binding, asked.instance, &end).await;
     let Some(end) = asked.end().await? else {
         return Ok(false);
     };
     let stood = Some((stood.run, stood.generation));
-    let settled = log.settle(stood, asked.name, &end, WorkersRuntime.now());
+    let settled = log.settle(stood, asked.name, &end, &platform, WorkersRuntime.now());
     Ok(settled.map_err(to_error)?)
 }
 

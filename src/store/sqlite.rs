@@ -408,6 +408,15 @@ impl<Q: Sql> SqliteEventStore<Q> {
         Ok(outcomes)
     }
 
+    /// [`EventStore::read`], without waiting for anything: SQLite does not.
+    pub(crate) fn read_now(
+        &self,
+        after: Option<EventId>,
+        limit: PageLimit,
+    ) -> Result<Page, SqliteError<Q::Error>> {
+        self.with_log(|log| self.page(log, after, limit))
+    }
+
     fn insert(
         &self,
         log: &mut Log<Q::Bytes>,
@@ -812,7 +821,7 @@ impl<Q: Sql> EventStore for SqliteEventStore<Q> {
     }
 
     async fn read(&self, after: Option<EventId>, limit: PageLimit) -> Result<Page, Self::Error> {
-        self.with_log(|log| self.page(log, after, limit))
+        self.read_now(after, limit)
     }
 
     async fn ends(&self, _after: Option<EventId>) -> Result<Page<()>, Self::Error> {

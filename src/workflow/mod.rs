@@ -17,6 +17,6 @@ pub use event_step::{
     Dispatch, Fact, Flush, StepInfo, WorkflowEventStep, workflow_ended, workflow_started,
 };
 pub use feed::{InstanceFeed, InstanceFeedItem, InstanceLogIds};
-pub(crate) use reconcile::TERMINATED;
-pub use reconcile::{EVENT_TYPES, Reconciled, reconcile};
+pub use reconcile::read_ended_run;
+pub(crate) use reconcile::{RUN_FAILED, Reconciled, TERMINATED, reconcile};
 pub use view::{FailedAttempt, RollbackView, RunState, RunView, TaskState, TaskView};

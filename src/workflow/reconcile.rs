@@ -4,25 +4,75 @@
 //! and the fact that tells it, and a lifetime that the platform ends says nothing of how the run
 //! goes on. The platform's log is always there, and is the arbiter.
 
-use cloudflare_workflows::{StepName, WorkflowInstanceEvent, WorkflowInstanceEventData as Data};
+use std::pin::pin;
+use std::time::Duration;
+
+use cloudflare_workflows::{
+    InstanceEvents, InstanceLog, Runtime, StepName, SubscribeOptions, WorkflowInstanceEvent,
+    WorkflowInstanceEventData as Data, WorkflowInstanceEventType as Type,
+};
+use futures_util::future::{Either, select};
 
 use super::view::{RunView, TaskState, TaskView};
 use crate::event::{InvalidEvent, NewEvent};
 use crate::task::{Form, Kind, StepEvent, StepEventType, Task, TaskCounter, TaskId};
 
+/// Reads what `WorkflowLog::settle` needs of the platform's own log of an
+/// instance whose run has ended: the ends of its steps and its own, without params and outputs.
+///
+/// It is all or nothing: empty if the log fails, has not come to its end within 5 seconds, or has more
+/// than 2,000 of these events or more than 512 KiB of them as JSON. Then the run is settled by its
+/// status alone. The subscription is over when this returns.
+pub async fn read_ended_run<L: InstanceLog>(
+    log: &L,
+    runtime: &impl Runtime,
+) -> Vec<WorkflowInstanceEvent> {
+    let timeout = pin!(runtime.sleep(READ_TIMEOUT));
+    match select(pin!(read_to_end(log)), timeout).await {
+        Either::Left((events, _)) => events.unwrap_or_default(),
+        Either::Right(_) => Vec::new(),
+    }
+}
+
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
+const MAX_EVENTS: usize = 2_000;
+/// The events cross into an object in one call, whose limit is above 1 MiB.
+const MAX_BYTES: usize = 512 * 1024;
+
+async fn read_to_end<L: InstanceLog>(log: &L) -> Option<Vec<WorkflowInstanceEvent>> {
+    let options = SubscribeOptions::new().filter(EVENT_TYPES.iter().copied());
+    let mut subscription = log.subscribe(&options).await.ok()?;
+    let (mut events, mut bytes) = (Vec::new(), 0);
+    loop {
+        // Without the terminal event it is the engine that has ended, and not the run.
+        let event = subscription.next().await.ok()??.redacted();
+        bytes += serde_json::to_string(&event).ok()?.len();
+        let ended = event.is_terminal();
+        events.push(event);
+        if events.len() > MAX_EVENTS || bytes > MAX_BYTES {
+            return None;
+        }
+        if ended {
+            return Some(events);
+        }
+    }
+}
+
 /// What a comparison of the two logs says about the latest run of ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Reconciled {
+pub(crate) enum Reconciled {
     /// Both are about the same run. Our log lacks these facts, in the platform's order; none if it
     /// is complete.
     Missing(Vec<NewEvent>),
     /// The platform's log is about a run that began after ours: the instance was restarted, or
     /// deleted and created again.
     LaterRun,
+    /// The platform's log has ended before our run began: it is of a run before.
+    EarlierRun,
 }
 
 /// Compares a run as our log has it with the platform's log of the instance, read from its
-/// beginning. The platform's events may be filtered by [`EVENT_TYPES`].
+/// beginning. The platform's events may be filtered by `EVENT_TYPES`.
 ///
 /// Only ends are supplied, and only of tasks whose `started` our log has: what was hidden by
 /// [`should_dispatch`](crate::workflow::event_step::WorkflowEventStep::should_dispatch) stays hidden. A supplied
@@ -32,13 +82,16 @@ pub enum Reconciled {
 ///
 /// # Errors
 /// When a fact cannot be encoded, as no step's name that the engine takes makes it.
-pub fn reconcile(
+pub(crate) fn reconcile(
     ours: &RunView,
     workflow: &str,
     platform: &[WorkflowInstanceEvent],
 ) -> Result<Reconciled, InvalidEvent> {
     if is_of_later_run(ours, platform) {
         return Ok(Reconciled::LaterRun);
+    }
+    if is_of_earlier_run(ours, platform) {
+        return Ok(Reconciled::EarlierRun);
     }
     let mut missing = Missing {
         ours,
@@ -56,32 +109,35 @@ pub fn reconcile(
 }
 
 /// The types of the platform's events that [`reconcile`] reads.
-pub const EVENT_TYPES: &[cloudflare_workflows::WorkflowInstanceEventType] = {
-    use cloudflare_workflows::WorkflowInstanceEventType as Type;
-    &[
-        Type::WorkflowQueued,
-        Type::WorkflowStarted,
-        Type::WorkflowRunning,
-        Type::WorkflowCompleted,
-        Type::WorkflowErrored,
-        Type::WorkflowTerminated,
-        Type::StepCompleted,
-        Type::StepErrored,
-        Type::AttemptStarted,
-        Type::AttemptErrored,
-        Type::SleepStarted,
-        Type::SleepCompleted,
-        Type::WaitCompleted,
-        Type::WaitTimedOut,
-    ]
-};
+const EVENT_TYPES: &[Type] = &[
+    Type::WorkflowQueued,
+    Type::WorkflowStarted,
+    Type::WorkflowRunning,
+    Type::WorkflowCompleted,
+    Type::WorkflowErrored,
+    Type::WorkflowTerminated,
+    Type::StepCompleted,
+    Type::StepErrored,
+    Type::AttemptStarted,
+    Type::AttemptErrored,
+    Type::SleepStarted,
+    Type::SleepCompleted,
+    Type::WaitCompleted,
+    Type::WaitTimedOut,
+];
 
 /// What our log says of a run that was terminated from outside.
 pub(crate) const TERMINATED: &str = "the instance was terminated";
+/// The same of one that failed without a message.
+pub(crate) const RUN_FAILED: &str = "the workflow failed";
 /// What our log says of a wait whose event did not come, where the engine's own words are lost.
 const TIMED_OUT: &str = "the event did not come in time";
 /// The same of a step, where the platform's log has no attempt of it.
 const FAILED: &str = "the step failed";
+
+/// By how much the clocks of a workflow's Worker and of its engine may differ: a run whose first step
+/// is all that is known of it must not be taken for the one before.
+const SKEW: Duration = Duration::from_millis(500);
 
 /// The platform's log begins again with each run. One that begins after ours has ended, or after
 /// the last thing that ours knows of the run's steps, is another run's.
@@ -97,7 +153,16 @@ fn is_of_later_run(ours: &RunView, platform: &[WorkflowInstanceEvent]) -> bool {
         .chain([ours.ended])
         .flatten()
         .max();
-    known.is_some_and(|known| first.timestamp > known)
+    known.is_some_and(|known| first.timestamp > known + SKEW)
+}
+
+/// `started` of a run may be told before the run begins, and never before the one before it has ended.
+fn is_of_earlier_run(ours: &RunView, platform: &[WorkflowInstanceEvent]) -> bool {
+    let ended = platform.last().filter(|last| last.is_terminal());
+    let (Some(ended), Some(started)) = (ended, ours.started) else {
+        return false;
+    };
+    ended.timestamp + SKEW < started
 }
 
 struct Missing<'a> {
@@ -142,7 +207,11 @@ impl<'a> Missing<'a> {
             }
             Data::WorkflowCompleted { .. } => self.run_ended(Completed, None, event)?,
             Data::WorkflowErrored { error } => {
-                self.run_ended(Failed, Some(&error.message), event)?;
+                let message = match error.message.as_str() {
+                    "" => RUN_FAILED,
+                    message => message,
+                };
+                self.run_ended(Failed, Some(message), event)?;
             }
             Data::WorkflowTerminated => self.run_ended(Failed, Some(TERMINATED), event)?,
             _ => {}

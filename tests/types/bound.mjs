@@ -1,11 +1,11 @@
-// Where each name of the Workflows API in Cloudflare's types is bound in src/: the file, and the
+// Where each name of the Workflows API in Cloudflare's types is bound in cloudflare-workflows/src: the file, and the
 // code that has to be in it.
 
 const duration = "pub struct WorkflowDuration {";
 const retries = { limit: "pub limit: u32,", backoff: "pub backoff: Backoff,", delay: "pub delay: RetryDelay," };
 
 export const BOUND = {
-  "workflow/step.rs": {
+  "step/mod.rs": {
     "WorkflowStep": "pub trait Step: Clone {",
     "WorkflowStep.do": "fn run<T, F>(&self, name: &str, callback: F)",
     "WorkflowStep.do.name": "fn run<T, F>(&self, name: &str,",
@@ -32,14 +32,14 @@ export const BOUND = {
     "WorkflowStepRollbackOptions.rollback": "handler: impl AsyncFn(RollbackContext<T>) -> Result<(), StepError> + 'static,",
     "WorkflowStepRollbackOptions.rollbackConfig": "config: RollbackConfig,",
   },
-  "workflow/rollback.rs": {
+  "step/rollback.rs": {
     "WorkflowRollbackContext": "pub struct RollbackContext<T> {",
     "WorkflowRollbackContext.ctx": "pub ctx: StepContext,",
     "WorkflowRollbackContext.error": "pub error: StepError,",
     "WorkflowRollbackContext.output": "pub output: Option<T>,",
     "WorkflowRollbackHandler": "handler: impl AsyncFn(RollbackContext<T>) -> Result<(), StepError> + 'static,",
   },
-  "workflow/duration.rs": {
+  "step/duration.rs": {
     "WorkflowDelayDuration": duration,
     "WorkflowRetentionDuration": duration,
     "WorkflowSleepDuration": duration,
@@ -53,7 +53,7 @@ export const BOUND = {
     'WorkflowDurationLabel="month"': 'Self::Month => "month",',
     'WorkflowDurationLabel="year"': 'Self::Year => "year",',
   },
-  "workflow/config.rs": {
+  "step/config.rs": {
     "WorkflowStepConfig": "pub struct StepConfig {",
     "WorkflowStepConfig.retries": "pub struct StepConfig { pub retries: Option<Retries>,",
     "WorkflowStepConfig.retries.limit": retries.limit,
@@ -83,19 +83,19 @@ export const BOUND = {
     ...eventConfigs(),
     'WorkflowStepRollbackConfig="timeout"': "pub struct RollbackConfig { pub retries: Option<Retries>, pub timeout: Option<WorkflowDuration>,",
   },
-  "workflow/context.rs": {
+  "step/context.rs": {
     "WorkflowStepContext": "pub struct StepContext {",
     "WorkflowStepContext.step": "pub struct StepContext {",
     "WorkflowStepContext.step.name": "pub name: String,",
     "WorkflowStepContext.step.count": "pub count: u32,",
     "WorkflowStepContext.attempt": "pub attempt: u32,",
   },
-  "workflow/error.rs": {
+  "step/error.rs": {
     "NonRetryableError": "pub struct NonRetryableError {",
     "NonRetryableError.constructor": "pub fn new(message: impl Into<String>) -> Self {",
     "NonRetryableError.constructor.message": "pub fn new(message: impl Into<String>) -> Self {",
   },
-  "cloudflare/entrypoint.rs": {
+  "worker/entrypoint.rs": {
     "WorkflowEntrypoint": "pub trait WorkflowEntrypoint: 'static {",
     "WorkflowEntrypoint.constructor": "fn new(context: Context, env: Env) -> Self;",
     "WorkflowEntrypoint.constructor.ctx": "fn new(context: Context,",
@@ -113,27 +113,27 @@ export const BOUND = {
     "WorkflowCronSchedule.cron": "pub cron: String,",
     "WorkflowCronSchedule.scheduledTime": "pub scheduled_time: SystemTime,",
   },
-  "workflow/instance_event.rs": {
+  "instance/event.rs": {
     "WorkflowInstanceEvent": "pub struct WorkflowInstanceEvent {",
     "WorkflowInstanceEvent.instanceId": "pub instance_id: String,",
-    "WorkflowInstanceEvent.eventId": "pub event_id: EventId,",
+    "WorkflowInstanceEvent.eventId": "pub event_id: InstanceEventId,",
     "WorkflowInstanceEvent.timestamp": "pub timestamp: SystemTime,",
     "WorkflowInstanceEventType": "pub enum WorkflowInstanceEventType {",
     'WorkflowInstanceEventType="type"': "pub enum WorkflowInstanceEventType {",
     "WorkflowInstanceSubscribeOptions": "pub struct SubscribeOptions {",
-    "WorkflowInstanceSubscribeOptions.cursor": "pub cursor: Option<EventId>,",
+    "WorkflowInstanceSubscribeOptions.cursor": "pub cursor: Option<InstanceEventId>,",
     "WorkflowInstanceSubscribeOptions.filter": "pub filter: Option<Vec<WorkflowInstanceEventType>>,",
     "InstanceStatus.error.name": "pub struct InstanceError { #[serde(default)] pub name: String,",
     "InstanceStatus.error.message": "pub message: String,",
     ...events(),
   },
-  "cloudflare/subscribe.rs": {
+  "worker/subscribe.rs": {
     "WorkflowInstance.subscribe": "pub async fn subscribe(",
     "WorkflowInstance.subscribe.options": "options: SubscribeOptions,",
     "WorkflowInstanceSubscription": "pub struct WorkflowSubscription {",
     "WorkflowInstanceSubscription.next": "impl Stream for WorkflowSubscription {",
   },
-  "cloudflare/binding.rs": {
+  "worker/binding.rs": {
     "Workflow": "pub struct Workflow {",
     "Workflow.get": "pub async fn get(&self, id: &str)",
     "Workflow.get.id": "pub async fn get(&self, id: &str)",
@@ -164,10 +164,7 @@ export const BOUND = {
     "WorkflowInstanceRestartOptions.from": "pub struct RestartFrom {",
     "WorkflowInstanceRestartOptions.from.name": "pub name: String,",
     "WorkflowInstanceRestartOptions.from.count": "pub count: u32,",
-    "WorkflowInstanceRestartOptions.from.type": "pub step_type: Option<StepType>,",
-    'WorkflowInstanceRestartOptions.from.type="do"': "pub enum StepType { Do,",
-    'WorkflowInstanceRestartOptions.from.type="sleep"': "pub enum StepType { Do, Sleep,",
-    'WorkflowInstanceRestartOptions.from.type="waitForEvent"': "pub enum StepType { Do, Sleep, WaitForEvent, }",
+    "WorkflowInstanceRestartOptions.from.type": "pub step_type: Option<StepKind>,",
     "InstanceStatus": "pub struct InstanceStatus<O> {",
     "InstanceStatus.status": "pub state: InstanceState,",
     "InstanceStatus.error": "pub error: Option<InstanceError>,",
@@ -175,7 +172,12 @@ export const BOUND = {
     "WorkflowInstanceStatus": "pub enum InstanceState {",
     ...states(["complete", "errored", "paused", "queued", "rollingBack", "running", "terminated", "unknown", "waiting", "waitingForPause"]),
   },
-  "cloudflare/create.rs": {
+  "step/kind.rs": {
+    'WorkflowInstanceRestartOptions.from.type="do"': "pub enum StepKind { Do,",
+    'WorkflowInstanceRestartOptions.from.type="sleep"': "pub enum StepKind { Do, Sleep,",
+    'WorkflowInstanceRestartOptions.from.type="waitForEvent"': 'pub enum StepKind { Do, Sleep, #[serde(rename = "sleep")] SleepUntil, WaitForEvent, }',
+  },
+  "worker/create.rs": {
     "WorkflowInstanceCreateOptions": "pub struct CreateOptions {",
     "WorkflowInstanceCreateOptions.id": 'self.set("id",',
     "WorkflowInstanceCreateOptions.params": 'self.set("params",',

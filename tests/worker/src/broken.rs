@@ -51,7 +51,8 @@ pub fn extend_broken_events() -> Result<(), JsValue> {
 
 /// As `WorkflowEvents`, and goes down when told to, with all its connections, as it may at any time
 /// for a deploy. Says when it is made, and how many hibernatable sockets it has. When told to, it is
-/// as one that is gone without a word for those who are connected over sockets.
+/// as one that is gone without a word for those who are connected over sockets, or goes down and lets
+/// no lifetime in until it is told to.
 #[wasm_bindgen]
 pub struct FragileEvents(WorkflowEventsObject, AtomicBool);
 
@@ -74,6 +75,9 @@ impl FragileEvents {
     }
 
     pub fn enter(&self, generation: Option<f64>) -> Promise {
+        if SHUT.load(Ordering::Relaxed) {
+            return Promise::reject(&js_sys::Error::new("this log is shut").into());
+        }
         self.0.enter(generation)
     }
 
@@ -97,6 +101,15 @@ impl FragileEvents {
         abort(&self.0.ctx());
     }
 
+    pub fn shut(&self) {
+        SHUT.store(true, Ordering::Relaxed);
+        self.go_down();
+    }
+
+    pub fn reopen(&self) {
+        SHUT.store(false, Ordering::Relaxed);
+    }
+
     pub fn fall_silent(&self) -> Result<(), JsValue> {
         self.1.store(true, Ordering::Relaxed);
         answer_no_pings(&self.0.ctx())
@@ -106,6 +119,9 @@ impl FragileEvents {
         sockets(&self.0.ctx())
     }
 }
+
+/// Of all fragile objects, since one that goes down loses its own memory.
+static SHUT: AtomicBool = AtomicBool::new(false);
 
 #[wasm_bindgen(start)]
 pub fn extend_fragile_events() -> Result<(), JsValue> {

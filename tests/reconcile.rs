@@ -1,0 +1,512 @@
+//! A run whose log misses something when the platform says that it is over: what is missing is supplied
+//! from the platform's own log.
+#![cfg(not(shuttle))]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+mod support;
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::{Duration, SystemTime};
+
+use cloudflare_workflows::{
+    InstanceEvents, InstanceLog, NonRetryableError, Step, StepContext, StepError, SubscribeOptions,
+    WaitForEvent, WorkflowInstanceEvent,
+};
+use futures_util::join;
+use serde_json::{Value, json};
+use ssetarget::NewEvent;
+use ssetarget::internals::{InstanceEnd, LogCommand, WorkflowLog, read_ended_run};
+use ssetarget::store::{EventStore, PageLimit};
+use ssetarget::workflow::{DispatchConfig, Opened, Told, workflow_started};
+use support::engine::{Engine, FakeRuntime, Trouble, World, WrappedStep, lifetime, now, wrapped};
+use support::sql::Database;
+
+type Log = WorkflowLog<Database>;
+
+/// All begins in the first second; then come the ends, at 40, 45 and 60 seconds.
+async fn order(step: WrappedStep) -> Result<(), StepError> {
+    step.run("price", async |_| Ok(7)).await?;
+    let pack = step.run("pack", async |attempt: StepContext| {
+        tokio::time::sleep(Duration::from_secs(40)).await;
+        attempt.set_attribute("boxes", 2);
+        Ok(())
+    });
+    let bill = step.run("bill", async |_| {
+        tokio::time::sleep(Duration::from_secs(45)).await;
+        Err::<(), _>(NonRetryableError::new("no such account").into())
+    });
+    let dry = step.sleep("dry", Duration::from_secs(60));
+    let paid = step.wait_for_event::<()>("paid", WaitForEvent::new("paid"));
+    let (pack, bill, dry, paid) = join!(pack, bill, dry, paid);
+    assert!(bill.is_err());
+    pack.and(dry).and(paid.map(drop))
+}
+
+/// The platform's log of `order`, which began then, to its end.
+fn platform_log(began: SystemTime) -> Vec<WorkflowInstanceEvent> {
+    let error = json!({"name": "Error", "message": "no such account"});
+    let step = |of: &str, name: &str| json!({"type": of, "stepName": name});
+    let attempt = |of: &str, name: &str| json!({"type": of, "stepName": name, "attempt": 1});
+    let mut failed = attempt("attempt_errored", "bill-1");
+    failed["error"] = error;
+    let mut sleeps = step("sleep_started", "dry-1");
+    sleeps["durationMs"] = json!(60_000);
+    events(
+        began,
+        [
+            (0, json!({"type": "workflow_queued"})),
+            (0, json!({"type": "workflow_started"})),
+            (0, json!({"type": "workflow_running"})),
+            (0, attempt("attempt_started", "price-1")),
+            (0, step("step_completed", "price-1")),
+            (0, attempt("attempt_started", "pack-1")),
+            (0, attempt("attempt_started", "bill-1")),
+            (0, sleeps),
+            (40, step("step_completed", "pack-1")),
+            (45, failed),
+            (45, step("step_errored", "bill-1")),
+            (60, step("sleep_completed", "dry-1")),
+            (60, step("wait_completed", "paid-1")),
+            (60, json!({"type": "workflow_completed"})),
+        ],
+    )
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_whose_last_facts_were_lost_is_settled_to_the_log_of_one_that_lost_none() {
+    // The log cannot be reached from then on; nor does the last lifetime learn how the run goes on.
+    for (unreachable_from, lost) in [(30, 6), (42, 5), (50, 3), (90, 0)] {
+        let whole = order_with_log_until(90).await;
+        let began = now();
+        let world = order_with_log_until(unreachable_from).await;
+        let missing = facts(&whole.log).len() - facts(&world.log).len();
+        assert_eq!(missing, lost, "{unreachable_from}");
+        let stood = stood(&world.log);
+        let platform = platform_log(began);
+        let completed = InstanceEnd::Completed;
+        let settle = || {
+            let log = &world.log;
+            log.settle(stood, "order", &completed, &platform, now())
+                .unwrap()
+        };
+        assert_eq!(settle(), lost > 0);
+        assert_eq!(facts(&world.log), facts(&whole.log), "{unreachable_from}");
+        assert!(world.log.state().unwrap().ended);
+        assert!(!settle(), "twice");
+    }
+}
+
+#[tokio::test]
+async fn a_run_is_ended_as_the_platforms_log_says() {
+    for (ended, wanted) in [
+        (json!({"type": "workflow_completed"}), Value::Null),
+        (errored("no stock"), json!("no stock")),
+        (errored(""), json!("the workflow failed")),
+        (
+            json!({"type": "workflow_terminated"}),
+            json!("the instance was terminated"),
+        ),
+    ] {
+        let log = begun_run(&[]).await;
+        let platform = events(
+            SystemTime::UNIX_EPOCH,
+            [(0, json!({"type": "workflow_queued"})), (1, ended)],
+        );
+        // The status is of a moment later, and hides some reasons.
+        let end = InstanceEnd::Failed(None);
+        assert!(log.settle(None, "order", &end, &platform, now()).unwrap());
+        assert_eq!(facts(&log).last().unwrap()["error"], wanted);
+    }
+}
+
+#[tokio::test]
+async fn a_restart_that_nobody_told_of_is_told_with_its_end() {
+    for first_had_ended in [false, true] {
+        let log = begun_run(&["a-1"]).await;
+        if first_had_ended {
+            let ended = InstanceEnd::Terminated;
+            assert!(log.settle(None, "order", &ended, &[], now()).unwrap());
+        }
+        let first = story(&log);
+        let old = log.state().unwrap().generation;
+        // It began an hour after the last fact of ours, and has a step of the same name.
+        let step = json!({"type": "step_completed", "stepName": "a-1"});
+        let platform = events(
+            now() + Duration::from_secs(3_600),
+            [
+                (0, json!({"type": "workflow_queued"})),
+                (2, step),
+                (3, errored("no")),
+            ],
+        );
+        let end = InstanceEnd::Failed(Some("no".to_owned()));
+        let stood = stood(&log);
+        let settle = || log.settle(stood, "order", &end, &platform, now()).unwrap();
+        assert!(settle());
+        let second = [
+            "restarted",
+            "started order-1.workflow",
+            "failed order-1.workflow",
+        ];
+        assert_eq!(story(&log)[first.len()..], second);
+        let state = log.state().unwrap();
+        assert_eq!((state.run, state.ended), (2, true));
+        assert!(!settle(), "twice");
+        // What is still on its way from the first run.
+        let late = log
+            .append(old, 1, vec![fact("b-1", "started")], now())
+            .await;
+        assert_eq!(late.unwrap(), Told::Stale);
+        assert_eq!(story(&log).len(), first.len() + 3);
+    }
+}
+
+#[tokio::test]
+async fn a_run_that_goes_on_is_neither_ended_nor_changed() {
+    let went_on = [
+        (0, json!({"type": "workflow_queued"})),
+        (1, json!({"type": "workflow_running"})),
+        (2, json!({"type": "step_completed", "stepName": "a-1"})),
+    ];
+    let later = now() + Duration::from_secs(3_600);
+    // Of this run, and of the one that a restart has begun since the status was asked.
+    for began in [SystemTime::UNIX_EPOCH, later] {
+        let log = begun_run(&["a-1"]).await;
+        let before = story(&log);
+        let platform = events(began, went_on.clone());
+        let end = InstanceEnd::Completed;
+        let changed = log.settle(stood(&log), "order", &end, &platform, now());
+        assert!(!changed.unwrap());
+        assert_eq!(story(&log), before);
+        assert_eq!(log.state().unwrap().run, 1);
+    }
+}
+
+/// The platform still answers as before the restart that the log has heard of.
+#[tokio::test]
+async fn the_end_of_the_run_before_is_not_told_of_the_next() {
+    let log = begun_run(&["a-1"]).await;
+    let begun = log.begin_restart(now()).unwrap();
+    let later = now() + Duration::from_secs(3_600);
+    let started = workflow_started("order", later).unwrap();
+    let began = (begun.run, begun.generation);
+    assert!(log.confirm_restart(began, &started, later).unwrap());
+    let before = story(&log);
+    let (end, platform) = (InstanceEnd::Completed, platform_log(now()));
+    let changed = log.settle(stood(&log), "order", &end, &platform, later);
+    assert!(!changed.unwrap());
+    assert_eq!(story(&log), before);
+}
+
+#[tokio::test]
+async fn an_answer_of_the_platform_from_before_a_lifetime_changes_nothing() {
+    let between: [fn(&Log); 3] = [
+        |log| drop(log.open(None, now()).unwrap()),
+        |log| {
+            let begun = log.begin_restart(now()).unwrap();
+            let stood = (begun.run, begun.generation);
+            let started = workflow_started("order", now()).unwrap();
+            assert!(log.confirm_restart(stood, &started, now()).unwrap());
+        },
+        |log| {
+            let end = InstanceEnd::Terminated;
+            assert!(log.settle(None, "order", &end, &[], now()).unwrap());
+        },
+    ];
+    let later = now() + Duration::from_secs(3_600);
+    for (number, between) in between.into_iter().enumerate() {
+        for began in [SystemTime::UNIX_EPOCH, later] {
+            // A run that has ended by itself may have been restarted since all the same.
+            if number == 2 && began == later {
+                continue;
+            }
+            let log = begun_run(&["pack-1"]).await;
+            let stood = stood(&log);
+            between(&log);
+            let before = story(&log);
+            let (end, platform) = (InstanceEnd::Completed, platform_log(began));
+            let changed = log.settle(stood, "order", &end, &platform, now());
+            assert!(!changed.unwrap(), "{number}");
+            assert_eq!(story(&log), before, "{number}");
+        }
+    }
+}
+
+/// A log of several pages, with reports and attributes, and of several runs.
+#[tokio::test]
+async fn a_long_log_is_compared_whole() {
+    let log = begun_run(&[]).await;
+    let generation = log.state().unwrap().generation;
+    let append = async |run, batch| {
+        let told = log.append(generation, run, batch, now()).await;
+        assert!(matches!(told.unwrap(), Told::Stored(1..)));
+    };
+    append(1, vec![fact("first-1", "started")]).await;
+    append(2, vec![fact("order-1.workflow", "started")]).await;
+    for count in 1..=1_000 {
+        let task = format!("page-{count}");
+        let mut batch = vec![fact(&task, "started"), fact(&task, "completed")];
+        batch.truncate(if count % 500 == 0 { 1 } else { 2 });
+        append(2, batch).await;
+    }
+    let ends = [500, 501, 1_000].map(|count| {
+        (
+            5,
+            json!({"type": "step_completed", "stepName": format!("page-{count}")}),
+        )
+    });
+    let mut platform = vec![(0, json!({"type": "workflow_queued"}))];
+    platform.push((4, json!({"type": "step_completed", "stepName": "first-1"})));
+    platform.extend(ends);
+    platform.push((6, json!({"type": "workflow_completed"})));
+    let platform = events(SystemTime::UNIX_EPOCH, platform);
+    let before = story(&log).len();
+    let end = InstanceEnd::Completed;
+    assert!(log.settle(None, "order", &end, &platform, now()).unwrap());
+    let supplied = [
+        "completed page-500",
+        "completed page-1000",
+        "completed order-1.workflow",
+    ];
+    assert_eq!(story(&log)[before..], supplied);
+}
+
+#[test]
+fn the_platforms_log_crosses_as_json() {
+    let platform = platform_log(now());
+    let command = LogCommand::Settle {
+        stood: Some((1, 2)),
+        workflow: "order".to_owned(),
+        end: InstanceEnd::Completed,
+        platform,
+    };
+    let json = serde_json::to_string(&command).unwrap();
+    assert_eq!(serde_json::from_str::<LogCommand>(&json).unwrap(), command);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_platforms_log_is_read_whole_or_not_at_all() {
+    let runtime = FakeRuntime(World::new());
+    let read = async |platform: &Platform| read_ended_run(platform, &runtime).await;
+    let whole = platform_log(now());
+    let platform = Platform::new(&whole);
+    assert_eq!(read(&platform).await, whole);
+    assert_eq!(platform.open.get(), 0);
+    let options = platform.options.take().unwrap();
+    let filter: Vec<_> = options.filter.unwrap();
+    assert!(options.cursor.is_none());
+    let outputs = ["attempt_completed", "step_started", "attempt_started"]
+        .map(|name| filter.iter().any(|of| of.as_str() == name));
+    assert_eq!(outputs, [false, false, true]);
+
+    // The engine ended, the log fails, says nothing more, or the instance is gone.
+    let unfinished = &whole[..5];
+    for how in [How::Done, How::Fails, How::Hangs, How::Gone] {
+        let began = tokio::time::Instant::now();
+        let platform = Platform {
+            how,
+            ..Platform::new(unfinished)
+        };
+        assert_eq!(read(&platform).await, []);
+        assert_eq!(platform.open.get(), 0);
+        assert!(began.elapsed() <= Duration::from_secs(5));
+    }
+
+    // As many as go, and one more; and too much.
+    let step = |message: &str| {
+        let error = json!({"name": "Error", "message": message});
+        let event = json!({"type": "attempt_errored", "stepName": "a-1", "attempt": 1});
+        let mut event = event;
+        event["error"] = error;
+        (0, event)
+    };
+    for (count, message, fits) in [(1_999, 0, true), (2_000, 0, false), (100, 6_000, false)] {
+        let mut many = vec![step(&"x".repeat(message)); count];
+        many.push((1, json!({"type": "workflow_completed"})));
+        let many = events(now(), many);
+        let read = read(&Platform::new(&many)).await;
+        assert_eq!(read.len(), if fits { many.len() } else { 0 }, "{count}");
+    }
+
+    // What the workflow works on is not kept, whoever hands it over.
+    let output = json!({"type": "workflow_completed", "output": {"secret": 1}});
+    let platform = Platform::new(&events(now(), [(0, output)]));
+    let json = serde_json::to_string(&read(&platform).await).unwrap();
+    assert!(json.contains("workflow_completed") && !json.contains("secret"));
+}
+
+// The platform.
+
+#[derive(Clone, Copy)]
+enum How {
+    /// It ends behind its events.
+    Done,
+    Fails,
+    Hangs,
+    Gone,
+}
+
+struct Platform {
+    events: Vec<WorkflowInstanceEvent>,
+    how: How,
+    options: RefCell<Option<SubscribeOptions>>,
+    open: Rc<Cell<i32>>,
+}
+
+impl Platform {
+    fn new(events: &[WorkflowInstanceEvent]) -> Self {
+        Self {
+            events: events.to_vec(),
+            how: How::Hangs,
+            options: RefCell::default(),
+            open: Rc::default(),
+        }
+    }
+}
+
+struct Subscribed(
+    std::vec::IntoIter<WorkflowInstanceEvent>,
+    How,
+    Rc<Cell<i32>>,
+);
+
+impl Drop for Subscribed {
+    fn drop(&mut self) {
+        self.2.set(self.2.get() - 1);
+    }
+}
+
+impl InstanceLog for Platform {
+    type Error = &'static str;
+    type Events = Subscribed;
+
+    async fn subscribe(&self, options: &SubscribeOptions) -> Result<Subscribed, &'static str> {
+        if matches!(self.how, How::Gone) {
+            return Err("gone");
+        }
+        *self.options.borrow_mut() = Some(options.clone());
+        self.open.set(self.open.get() + 1);
+        let events = self.events.clone().into_iter();
+        Ok(Subscribed(events, self.how, Rc::clone(&self.open)))
+    }
+
+    async fn has_ended(&self) -> Result<bool, &'static str> {
+        Ok(true)
+    }
+
+    fn is_gone(&self, error: &&'static str) -> bool {
+        *error == "gone"
+    }
+}
+
+impl InstanceEvents for Subscribed {
+    type Error = &'static str;
+
+    async fn next(&mut self) -> Result<Option<WorkflowInstanceEvent>, &'static str> {
+        match (self.0.next(), self.1) {
+            (Some(event), _) => Ok(Some(event)),
+            (None, How::Fails) => Err("the execution context is no longer running"),
+            (None, How::Hangs) => std::future::pending().await,
+            (None, _) => Ok(None),
+        }
+    }
+}
+
+// Helpers.
+
+/// `order`, run to its end, with a log that cannot be reached after so many seconds.
+async fn order_with_log_until(seconds: u64) -> Rc<World> {
+    let (engine, world): (Rc<Engine>, _) = (Rc::default(), World::new());
+    let step = wrapped(&engine, &world, DispatchConfig::batched());
+    let body = step.workflow(order);
+    let trouble = async {
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+        world.always.set(Some(Trouble::Refuse));
+    };
+    let (ran, ()) = join!(lifetime(&engine, body), trouble);
+    ran.unwrap().unwrap();
+    world
+}
+
+/// A log of a run that began, with these steps under way, as a lifetime has told it.
+async fn begun_run(steps: &[&str]) -> Log {
+    let log = WorkflowLog::new(Database::in_memory());
+    let Opened::Run(run) = log.open(None, now()).unwrap() else {
+        panic!("it is open");
+    };
+    let mut batch = vec![workflow_started("order", now()).unwrap()];
+    batch.extend(steps.iter().map(|step| fact(step, "started")));
+    let told = log.append(run.generation, 1, batch, now()).await;
+    assert!(matches!(told.unwrap(), Told::Stored(1..)));
+    log
+}
+
+/// A fact of a `do` step, or of the workflow, at the beginning of time.
+fn fact(task: &str, of: &str) -> NewEvent {
+    let (name, kind) = task.split_once('.').unwrap_or((task, "do"));
+    let (step, count) = name.rsplit_once('-').unwrap();
+    let parent = (kind == "do").then_some("order-1.workflow");
+    let data = json!({
+        "taskId": task, "step": step, "kind": kind, "count": count.parse::<u32>().unwrap(),
+        "timestamp": "1970-01-01T00:00:00.000Z", "parentId": parent,
+    });
+    let event = NewEvent::new(of, data.to_string()).unwrap();
+    event.with_key(format!("{task}:{of}")).unwrap()
+}
+
+/// The platform's events, so many seconds after the first.
+fn events(
+    began: SystemTime,
+    events: impl IntoIterator<Item = (u64, Value)>,
+) -> Vec<WorkflowInstanceEvent> {
+    let began = began.duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    let began = u64::try_from(began.as_millis()).unwrap();
+    let event = |(number, (second, mut event)): (u64, (u64, Value))| {
+        event["instanceId"] = json!("a");
+        event["eventId"] = json!(number);
+        event["timestamp"] = json!(began + second * 1_000);
+        serde_json::from_value(event).unwrap()
+    };
+    (1..).zip(events).map(event).collect()
+}
+
+fn errored(message: &str) -> Value {
+    json!({"type": "workflow_errored", "error": {"name": "Error", "message": message}})
+}
+
+fn stood(log: &Log) -> Option<(u32, u64)> {
+    let state = log.state().unwrap();
+    Some((state.run, state.generation))
+}
+
+/// The events of the log with their types, without what differs between two equal runs.
+fn facts(log: &Log) -> Vec<Value> {
+    let limit = PageLimit {
+        events: 1_000_000,
+        bytes: usize::MAX,
+    };
+    let page = futures_util::FutureExt::now_or_never(log.target().store().read(None, limit));
+    let fact = |event: ssetarget::StoredEvent| {
+        let mut data: Value = serde_json::from_str(&event.data).unwrap();
+        let fields = data.as_object_mut().unwrap();
+        fields.remove("timestamp");
+        fields.remove("attributes");
+        data["type"] = event.event_type.into();
+        data
+    };
+    page.unwrap()
+        .unwrap()
+        .events
+        .into_iter()
+        .map(fact)
+        .collect()
+}
+
+fn story(log: &Log) -> Vec<String> {
+    let line = |fact: Value| {
+        let [of, task] = ["type", "taskId"].map(|field| fact[field].as_str().unwrap_or_default());
+        format!("{of} {task}").trim_end().to_owned()
+    };
+    facts(log).into_iter().map(line).collect()
+}
