@@ -97,9 +97,9 @@ impl FragileEvents {
         abort(&self.0.ctx());
     }
 
-    pub fn fall_silent(&self) {
+    pub fn fall_silent(&self) -> Result<(), JsValue> {
         self.1.store(true, Ordering::Relaxed);
-        answer_no_pings(&self.0.ctx());
+        answer_no_pings(&self.0.ctx())
     }
 
     pub fn sockets(&self) -> Result<u32, JsValue> {
@@ -136,5 +136,6 @@ extern "C" {
     // Catches, since of functions that need nothing of wasm-bindgen one is enough: see `life.rs`.
     #[wasm_bindgen(catch)]
     fn sockets(context: &JsValue) -> Result<u32, JsValue>;
-    fn answer_no_pings(context: &JsValue);
+    #[wasm_bindgen(catch)]
+    fn answer_no_pings(context: &JsValue) -> Result<(), JsValue>;
 }
