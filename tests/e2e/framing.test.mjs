@@ -111,8 +111,15 @@ describe("long texts", { concurrency: 4 }, () => {
       assert.equal(response.status, 413);
       assert.equal(await response.text(), "the body is larger than 1 MiB\n");
     }
-    const largest = await fetch(demo.url, { method: "POST", body: long(1024 * 1024), redirect: "manual" });
+    const largest = await fetch(demo.url, { method: "POST", body: long(1024 * 1024 - 100), redirect: "manual" });
     assert.equal(largest.status, 303);
+    // What is more than 1 MiB only as it is passed on.
+    const numbers = JSON.stringify({ type: "other", payload: [] }).replace("[]", `[${"1e9,".repeat(200_000)}0]`);
+    for (const [path, body] of [["/", long(1024 * 1024)], [`/${id}/event`, numbers]]) {
+      const response = await fetch(demo.url + path, { method: "POST", body, redirect: "manual" });
+      assert.equal(response.status, 413);
+      assert.match(await response.text(), /^the (order|payload) is larger than 1 MiB\n$/);
+    }
   });
 });
 

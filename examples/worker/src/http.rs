@@ -20,7 +20,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
 pub struct Body(Map<String, Value>);
 
 /// The most that the platform takes as params or as an event's payload.
-const MAX_BODY: usize = 1024 * 1024;
+pub const MAX_BODY: usize = 1024 * 1024;
 
 /// The body, `None` if there is none, or the status and the reason to refuse it with.
 pub async fn json_body(request: &mut Request) -> std::result::Result<Option<Body>, (u16, String)> {
