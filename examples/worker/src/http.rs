@@ -19,8 +19,8 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
 #[derive(Default)]
 pub struct Body(Map<String, Value>);
 
-/// Params and payloads have at most 1 MiB, with the defaults of what an order leaves out.
-const MAX_BODY: usize = 1000 * 1024;
+/// The most that the platform takes as params or as an event's payload.
+pub const MAX_BODY: usize = 1024 * 1024;
 
 /// The body, `None` if there is none, or the status and the reason to refuse it with.
 pub async fn json_body(request: &mut Request) -> std::result::Result<Option<Body>, (u16, String)> {
@@ -40,7 +40,7 @@ pub async fn json_body(request: &mut Request) -> std::result::Result<Option<Body
 /// Reads no further than what is too much. Here and not by the platform, whose local runtime takes more
 /// than the real one.
 async fn text_body(request: &mut Request) -> std::result::Result<String, (u16, String)> {
-    let too_large = || (413, "the body is larger than 1,000 KiB".to_owned());
+    let too_large = || (413, "the body is larger than 1 MiB".to_owned());
     let length = request.headers().get("content-length").ok().flatten();
     let length = length.and_then(|length| length.parse::<u64>().ok());
     if length.is_some_and(|length| length > MAX_BODY as u64) {

@@ -99,7 +99,10 @@ async fn start(
     if let Err(reason) = order.check() {
         return http::text(400, reason);
     }
-    let mut options = CreateOptions::new().params(&order)?;
+    // With its defaults it may be larger than the body was.
+    let Ok(mut options) = CreateOptions::new().params(&order) else {
+        return http::text(413, "the order is larger than 1 MiB");
+    };
     // Not `request.url()`, which makes the Worker 80 KB larger.
     let url = request.inner().url();
     let query = url.split_once('?').map_or("", |(_, query)| query);
@@ -160,6 +163,10 @@ async fn send_event(
         Err(reason) => return http::text(400, &format!("the body is not an event: {reason}")),
     };
     let payload = body.take("payload");
+    // Numbers may be longer than they were in the body.
+    if payload.to_string().len() > http::MAX_BODY {
+        return http::text(413, "the payload is larger than 1 MiB");
+    }
     if event.event_type == order::APPROVAL
         && let Err(reason) = http::read::<Option<Approval>>(payload.clone())
     {
