@@ -125,9 +125,9 @@ impl Sse {
     #[must_use]
     pub fn on_error(
         mut self,
-        hear: impl Fn(&(dyn Error + 'static)) + Send + Sync + 'static,
+        callback: impl Fn(&(dyn Error + 'static)) + Send + Sync + 'static,
     ) -> Self {
-        self.on_error = Arc::new(hear);
+        self.on_error = Arc::new(callback);
         self
     }
 
@@ -157,15 +157,15 @@ impl Sse {
         S: EventStore + 'static,
     {
         let caller = Caller::from_request(self, request);
-        let viewer = Viewer::from_request(request);
+        let wanted = StreamRequest::from_request(request);
         let target = target.typed();
         let sse = self.clone();
         async move {
             if let Some(preflight) = caller.preflight() {
                 return preflight;
             }
-            let response = match viewer {
-                Ok(viewer) => sse.stream(&target, viewer).await,
+            let response = match wanted {
+                Ok(wanted) => sse.stream(&target, wanted).await,
                 Err(refusal) => Err(refusal),
             };
             match response {
@@ -189,7 +189,7 @@ impl Sse {
     pub(crate) fn turn_away<E, B>(&self, request: &Request<B>) -> Option<Response<SseBody<E>>> {
         let caller = Caller::from_request(self, request);
         caller.preflight().or_else(|| {
-            let refusal = Viewer::from_request(request).err()?;
+            let refusal = StreamRequest::from_request(request).err()?;
             Some(self.refuse_to(&caller, refusal))
         })
     }
@@ -206,12 +206,12 @@ impl Sse {
     async fn stream<S>(
         &self,
         target: &SseTarget<(), S>,
-        viewer: Viewer,
+        wanted: StreamRequest,
     ) -> Result<Response<SseBody<S::Error>>, Refusal>
     where
         S: EventStore + 'static,
     {
-        let subscription = match target.subscribe(viewer.cursor).await {
+        let subscription = match target.subscribe(wanted.cursor).await {
             Ok(subscription) => subscription.with_page_limit(self.page_limit),
             Err(error) => {
                 (self.on_error)(&error);
@@ -221,7 +221,7 @@ impl Sse {
         if subscription.has_ended() {
             return Ok(response(204, wire::END_HEADERS, SseBody::empty()));
         }
-        let body = match viewer.head {
+        let body = match wanted.head {
             true => SseBody::left_out(),
             false => SseBody::stream(subscription, self),
         };
@@ -294,13 +294,13 @@ fn random() -> f64 {
     f64::from(half) / f64::from(u32::MAX)
 }
 
-/// A valid request for events.
-struct Viewer {
+/// The parts of a valid request that matter for its stream.
+struct StreamRequest {
     cursor: Cursor,
     head: bool,
 }
 
-impl Viewer {
+impl StreamRequest {
     fn from_request<B>(request: &Request<B>) -> Result<Self, Refusal> {
         let head = match *request.method() {
             Method::GET => false,

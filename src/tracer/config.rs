@@ -60,9 +60,9 @@ impl TracerConfig {
     #[must_use]
     pub fn on_error(
         mut self,
-        hear: impl Fn(&(dyn Error + 'static)) + Send + Sync + 'static,
+        callback: impl Fn(&(dyn Error + 'static)) + Send + Sync + 'static,
     ) -> Self {
-        self.on_error = Arc::new(hear);
+        self.on_error = Arc::new(callback);
         self
     }
 }

@@ -111,7 +111,7 @@ pub struct NewSpan<'a> {
 }
 
 /// The state that is attached to a span of `tracing`.
-struct Told {
+struct SpanState {
     span: Span,
     error: Mutex<Option<String>>,
 }
@@ -133,7 +133,7 @@ where
         let around = registered
             .scope()
             .skip(1)
-            .find_map(|outer| outer.extensions().get::<Arc<Told>>().map(Arc::clone));
+            .find_map(|outer| outer.extensions().get::<Arc<SpanState>>().map(Arc::clone));
         let span = match around {
             Some(around) => around.span.begin_within(name),
             None => {
@@ -149,21 +149,22 @@ where
                 }
             }
         };
-        let told = Told {
+        let state = SpanState {
             span,
             error: Mutex::default(),
         };
-        told.record(fields);
-        registered.extensions_mut().insert(Arc::new(told));
+        state.record(fields);
+        registered.extensions_mut().insert(Arc::new(state));
     }
 
     fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
         let registered = context.span(id);
-        let told = registered.and_then(|span| span.extensions().get::<Arc<Told>>().map(Arc::clone));
-        if let Some(told) = told {
+        let state =
+            registered.and_then(|span| span.extensions().get::<Arc<SpanState>>().map(Arc::clone));
+        if let Some(state) = state {
             let mut fields = Fields::default();
             values.record(&mut fields);
-            told.record(fields);
+            state.record(fields);
         }
     }
 
@@ -171,26 +172,26 @@ where
         if QUIET.get() {
             return;
         }
-        let told = context.event_scope(event).and_then(|mut scope| {
-            scope.find_map(|span| span.extensions().get::<Arc<Told>>().map(Arc::clone))
+        let state = context.event_scope(event).and_then(|mut scope| {
+            scope.find_map(|span| span.extensions().get::<Arc<SpanState>>().map(Arc::clone))
         });
-        if let Some(told) = told {
+        if let Some(state) = state {
             let mut fields = Fields::default();
             event.record(&mut fields);
-            told.event(*event.metadata().level(), fields);
+            state.event(*event.metadata().level(), fields);
         }
     }
 
     fn on_close(&self, id: Id, context: Context<'_, S>) {
         let registered = context.span(&id);
-        let told = registered.and_then(|span| span.extensions_mut().remove::<Arc<Told>>());
-        if let Some(told) = told {
-            told.close();
+        let state = registered.and_then(|span| span.extensions_mut().remove::<Arc<SpanState>>());
+        if let Some(state) = state {
+            state.close();
         }
     }
 }
 
-impl Told {
+impl SpanState {
     fn record(&self, fields: Fields) {
         if let Some(error) = fields.values.get(ERROR) {
             *lock(&self.error) = Some(text(error));

@@ -287,7 +287,7 @@ struct Known {
 /// What this lifetime has dispatched, in order.
 #[derive(Default)]
 struct History {
-    told: VecDeque<Remembered>,
+    facts: VecDeque<Remembered>,
     bytes: usize,
     report_bytes: usize,
     /// The number of reports here, by attempt.
@@ -616,7 +616,7 @@ impl State {
                     run.history.drop_held();
                     self.terminal = false;
                 }
-                Queued::Fact(fact) => run.tell(fact, &mut self.outgoing),
+                Queued::Fact(fact) => run.take_fact(fact, &mut self.outgoing),
                 Queued::End if run.had_ended => run.history.drop_held(),
                 Queued::End => {
                     run.release(&mut self.outgoing);
@@ -719,7 +719,7 @@ fn forget_one(counts: &mut HashMap<(TaskId, u32), usize>, of: (TaskId, u32)) {
 }
 
 impl Run {
-    fn tell(&mut self, fact: Fact, outgoing: &mut VecDeque<NewEvent>) {
+    fn take_fact(&mut self, fact: Fact, outgoing: &mut VecDeque<NewEvent>) {
         match fact {
             Fact::Event(event) => self.remember(event, None, outgoing),
             Fact::Report {
@@ -752,37 +752,40 @@ impl Run {
         report: Option<(TaskId, u32, u32)>,
         outgoing: &mut VecDeque<NewEvent>,
     ) {
-        let mut told = Remembered {
+        let mut remembered = Remembered {
             event,
             report,
             held: false,
         };
-        told.held = self.holds && !self.is_known(&told);
-        if !told.held
-            && let Some(event) = self.take(&told)
+        remembered.held = self.holds && !self.is_known(&remembered);
+        if !remembered.held
+            && let Some(event) = self.take(&remembered)
         {
             outgoing.push_back(event);
         }
-        self.history.push(told);
+        self.history.push(remembered);
     }
 
     /// Returns the fact with its key and marks it as known, or `None` if the log has it already.
-    fn take(&mut self, told: &Remembered) -> Option<NewEvent> {
-        let Some((task, attempt, number)) = &told.report else {
-            let is_new = told.event.key().is_some_and(|key| self.known.insert(key));
-            return is_new.then(|| told.event.clone());
+    fn take(&mut self, remembered: &Remembered) -> Option<NewEvent> {
+        let Some((task, attempt, number)) = &remembered.report else {
+            let is_new = remembered
+                .event
+                .key()
+                .is_some_and(|key| self.known.insert(key));
+            return is_new.then(|| remembered.event.clone());
         };
         let key = report_key(task.as_str(), self.try_of(task, *attempt), *number);
         if !self.known.insert(&key) {
             return None;
         }
         // Our keys are short, so the event stays below its size limit.
-        told.event.clone().with_key(key).ok()
+        remembered.event.clone().with_key(key).ok()
     }
 
-    fn is_known(&self, told: &Remembered) -> bool {
-        match &told.report {
-            None => told.event.key().is_none_or(|key| self.known.has(key)),
+    fn is_known(&self, remembered: &Remembered) -> bool {
+        match &remembered.report {
+            None => remembered.event.key().is_none_or(|key| self.known.has(key)),
             Some((task, attempt, number)) => {
                 let key = report_key(task.as_str(), self.try_of(task, *attempt), *number);
                 self.known.has(&key)
@@ -794,9 +797,13 @@ impl Run {
     fn release(&mut self, outgoing: &mut VecDeque<NewEvent>) {
         if std::mem::take(&mut self.holds) {
             let mut history = std::mem::take(&mut self.history);
-            for told in history.told.iter_mut().filter(|told| told.held) {
-                told.held = false;
-                outgoing.extend(self.take(told));
+            for remembered in history
+                .facts
+                .iter_mut()
+                .filter(|remembered| remembered.held)
+            {
+                remembered.held = false;
+                outgoing.extend(self.take(remembered));
             }
             self.history = history;
         }
@@ -807,8 +814,8 @@ impl Run {
     fn restart(&mut self, outgoing: &mut VecDeque<NewEvent>) {
         self.had_ended = false;
         self.holds = false;
-        for told in &mut self.history.told {
-            told.held = false;
+        for remembered in &mut self.history.facts {
+            remembered.held = false;
         }
         self.begin_again(self.number + 1, Known::default(), outgoing);
     }
@@ -819,8 +826,8 @@ impl Run {
         self.known = known;
         let unsent = std::mem::take(outgoing);
         let history = std::mem::take(&mut self.history);
-        for told in history.told.iter().filter(|told| !told.held) {
-            outgoing.extend(self.take(told));
+        for remembered in history.facts.iter().filter(|remembered| !remembered.held) {
+            outgoing.extend(self.take(remembered));
         }
         self.history = history;
         // Facts that did not fit into the history.
@@ -884,10 +891,10 @@ impl FromIterator<String> for Known {
 }
 
 impl History {
-    fn push(&mut self, told: Remembered) {
-        let size = told.event.size();
-        match &told.report {
-            None if !told.held && self.bytes + size > HISTORY_BYTES => return,
+    fn push(&mut self, remembered: Remembered) {
+        let size = remembered.event.size();
+        match &remembered.report {
+            None if !remembered.held && self.bytes + size > HISTORY_BYTES => return,
             None => self.bytes += size,
             Some((task, attempt, _)) => {
                 let of = (task.clone(), *attempt);
@@ -895,35 +902,36 @@ impl History {
                 if count >= QUEUED_REPORTS {
                     self.remove_newest_report(&of);
                 }
-                if !told.held && self.report_bytes + size > HISTORY_REPORT_BYTES {
+                if !remembered.held && self.report_bytes + size > HISTORY_REPORT_BYTES {
                     return;
                 }
                 self.report_bytes += size;
                 *self.reports.entry(of).or_default() += 1;
             }
         }
-        self.told.push_back(told);
+        self.facts.push_back(remembered);
     }
 
     fn remove_newest_report(&mut self, of: &(TaskId, u32)) {
-        let is_of = |told: &Remembered| {
-            told.report
+        let is_of = |remembered: &Remembered| {
+            remembered
+                .report
                 .as_ref()
                 .is_some_and(|(task, attempt, _)| *task == of.0 && *attempt == of.1)
         };
-        if let Some(told) = self
-            .told
+        if let Some(remembered) = self
+            .facts
             .iter()
             .rposition(is_of)
-            .and_then(|newest| self.told.remove(newest))
+            .and_then(|newest| self.facts.remove(newest))
         {
-            self.report_bytes -= told.event.size();
+            self.report_bytes -= remembered.event.size();
             forget_one(&mut self.reports, of.clone());
         }
     }
 
     fn drop_held(&mut self) {
-        self.told.retain(|told| !told.held);
+        self.facts.retain(|remembered| !remembered.held);
     }
 }
 

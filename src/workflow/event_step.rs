@@ -497,7 +497,7 @@ impl<D: Dispatch> Life<D> {
 
     /// Dispatches a fact, or withholds it while this lifetime looks lost. A `sure` fact holds even
     /// if the lifetime is over, so it is never withheld.
-    fn tell(&self, fact: Fact, sure: bool) {
+    fn dispatch_fact(&self, fact: Fact, sure: bool) {
         match self.ended.get() {
             Some(Ended::Run) => return,
             Some(Ended::Lifetime) if !sure => return,
@@ -731,7 +731,7 @@ impl<D: Dispatch> Track<D> {
         if self.shown
             && let Ok(event) = NewEvent::encode(&event)
         {
-            self.life.tell(fact(event), sure);
+            self.life.dispatch_fact(fact(event), sure);
         }
     }
 
