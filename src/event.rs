@@ -470,7 +470,7 @@ mod tests {
     }
 
     #[test]
-    fn a_type_is_no_text() {
+    fn a_type_has_a_length_limit() {
         let longest = "t".repeat(NewEvent::MAX_TYPE);
         assert!(NewEvent::new(longest.clone(), "").is_ok());
         let error = NewEvent::new(longest + "t", "").unwrap_err();

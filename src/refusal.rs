@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_passes_is_waited_for_and_by_each_client_for_another_time() {
+    fn only_an_unavailable_log_is_held_and_each_client_for_its_own_time() {
         let browser = Some("text/event-stream");
         let times = [0.0, 0.25, 1.0, -1.0, 7.0, f64::NAN].map(|random| {
             let time = Refusal::Unavailable.hold(browser, random);
