@@ -113,7 +113,7 @@ pub struct Stored<E> {
     pub id: EventId,
     /// When it was stored: see [`StoredEvent::timestamp`].
     pub timestamp: SystemTime,
-    /// What was dispatched.
+    /// The event that was dispatched.
     pub event: E,
 }
 

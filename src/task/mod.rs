@@ -37,9 +37,9 @@ pub enum Kind {
 /// as a suffix (`cool down-1.sleep`), since steps of different kinds may share a name. The last
 /// character of a `do` task's id is a digit, so the two never collide.
 ///
-/// A name of more than [`MAX_TEXT`](crate::task::event::MAX_TEXT) bytes is cut, as all strings are,
-/// before it is counted and used in an id. An id has at most 32 KiB: in a longer path, everything
-/// before the task's own name is replaced by `…` and a hash of it.
+/// A name of more than [`MAX_TEXT`] bytes is cut, as all strings are, before it is counted and used
+/// in an id. An id has at most 32 KiB: in a longer path, everything before the task's own name is
+/// replaced by `…` and a hash of it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct TaskId(String);

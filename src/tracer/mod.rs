@@ -120,7 +120,7 @@ impl Tracer {
     /// The span also fails when the future is dropped before its end, or when `body` panics.
     ///
     /// # Errors
-    /// Those of `body`.
+    /// The errors of `body`.
     pub async fn with_span<T, E: fmt::Display>(
         &self,
         name: &str,
@@ -134,7 +134,7 @@ impl Tracer {
     /// it timed out: see [`flush`](Self::flush).
     ///
     /// # Errors
-    /// Those of `body`.
+    /// The errors of `body`.
     pub async fn with_root<T, E: fmt::Display>(
         &self,
         name: &str,
@@ -209,7 +209,7 @@ impl Span {
     /// Runs `body` as a span within this one: see [`Tracer::with_span`].
     ///
     /// # Errors
-    /// Those of `body`.
+    /// The errors of `body`.
     pub async fn with_span<T, E: fmt::Display>(
         &self,
         name: &str,

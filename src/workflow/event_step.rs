@@ -190,7 +190,7 @@ impl<S: Step + 'static, D: Dispatch + 'static> WorkflowEventStep<S, D> {
     /// borrows at the callback itself.
     ///
     /// # Errors
-    /// Those of `body`, one if it panics, and one for a result that the platform cannot store.
+    /// The errors of `body`, one if it panics, and one for a result that the platform cannot store.
     pub async fn workflow<T: Serialize>(
         &self,
         body: impl AsyncFnOnce(Self) -> Result<T, StepError>,

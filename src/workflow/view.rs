@@ -33,7 +33,7 @@ use crate::task::{Form, Kind, StepEvent, StepEventType, TaskId, iso, iso_option}
 /// | it failed | `failed` of the workflow | `workflow_errored` |
 /// | it was terminated | as failed | `workflow_terminated` |
 /// | a task is stopped | the workflow's end comes before its own | likewise |
-/// | it begins anew | `restarted` | a log of its own, behind a `reset` for who saw the last |
+/// | it begins anew | `restarted` | a log of its own, after a `reset` for a client that saw the previous one |
 ///
 /// Both logs give the same view, except for:
 ///
