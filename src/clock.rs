@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::sync::{BoxFuture, MaybeSend};
 
-/// A clock that only goes forward, for deadlines. `std`'s own panics in WebAssembly.
+/// A monotonic clock, for deadlines. `std`'s own panics in WebAssembly.
 #[cfg(all(feature = "redis", not(target_family = "wasm")))]
 pub(crate) use std::time::Instant;
 #[cfg(all(feature = "redis", target_family = "wasm"))]
@@ -24,7 +24,7 @@ where
     Arc::new(move |duration| Box::pin(sleep(duration)))
 }
 
-/// Where a store has its time from: the machine, unless told otherwise.
+/// The clock of a store. Default: the machine's.
 #[derive(Clone)]
 pub(crate) struct Clock(Arc<dyn Fn() -> SystemTime + Send + Sync>);
 
@@ -33,14 +33,14 @@ impl Clock {
         Self(Arc::new(clock))
     }
 
-    /// In whole milliseconds.
+    /// Returns the time in whole milliseconds.
     pub(crate) fn now(&self) -> SystemTime {
         from_milliseconds(milliseconds((self.0)()))
     }
 }
 
-// A clock that panicked is asked again the next time; nothing here depends on what it left behind. A
-// Durable Object may hold a store with one only then.
+// A clock that panicked is simply called again the next time; nothing here depends on its state.
+// Without this impl a Durable Object could not hold a store with a clock.
 impl UnwindSafe for Clock {}
 impl RefUnwindSafe for Clock {}
 
@@ -56,7 +56,7 @@ impl fmt::Debug for Clock {
     }
 }
 
-/// The clock of the machine. `std`'s own panics in WebAssembly.
+/// Returns the machine's time. `std`'s own clock panics in WebAssembly.
 pub(crate) fn now() -> SystemTime {
     #[cfg(target_family = "wasm")]
     let now = web_time::web::SystemTimeExt::to_std(web_time::SystemTime::now());
@@ -65,13 +65,14 @@ pub(crate) fn now() -> SystemTime {
     from_milliseconds(milliseconds(now))
 }
 
-/// What is before the epoch counts as the epoch.
+/// Returns the milliseconds since the epoch. A time before the epoch counts as the epoch.
 pub(crate) fn milliseconds(time: SystemTime) -> u64 {
     let since_epoch = time.duration_since(SystemTime::UNIX_EPOCH);
     u64::try_from(since_epoch.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
 }
 
-/// What a clock cannot show counts as the epoch.
+/// Returns the time at these milliseconds since the epoch. A time out of the platform's range
+/// counts as the epoch.
 pub(crate) fn from_milliseconds(milliseconds: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH
         .checked_add(Duration::from_millis(milliseconds))

@@ -1,6 +1,7 @@
-//! CORS: which pages of other origins may read the events. One answer for all servers.
+//! CORS: which pages of other origins may read the events. All servers give the same answer.
 //!
-//! Knows no HTTP library: a request is its method and two headers, an answer is a list of headers.
+//! Does not depend on an HTTP library: a request is its method and two headers, an answer is a list
+//! of headers.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,26 +9,26 @@ use std::time::Duration;
 
 /// CORS for `EventSource`s on pages of these origins, with or without `withCredentials`.
 ///
-/// What it does, with the sections of the [Fetch standard](https://fetch.spec.whatwg.org/) that
-/// ask for it:
+/// Its behaviour, with the sections of the [Fetch standard](https://fetch.spec.whatwg.org/) that
+/// require it:
 ///
-/// - An origin on the list is answered with itself in `Access-Control-Allow-Origin` and with
-///   `Access-Control-Allow-Credentials: true`, never with `*`, which a browser does not take for a
+/// - An origin on the list gets itself in `Access-Control-Allow-Origin`, and
+///   `Access-Control-Allow-Credentials: true`. It never gets `*`, which a browser rejects for a
 ///   request with credentials ("CORS protocol and credentials", "CORS check"). Any other origin
 ///   gets no such header.
-/// - Every response has `Vary: Origin`, also those to other origins, so that no cache gives one
-///   site's to another ("CORS protocol and HTTP caches").
-/// - Every response has it, refusals too, so that a page can read the status and the reason, and
+/// - Every response has `Vary: Origin`, also those to other origins, so that no cache serves one
+///   site's response to another ("CORS protocol and HTTP caches").
+/// - Refusals have the CORS headers too, so that a page can read the status, the reason and
 ///   `Retry-After`.
-/// - Preflights, which clients that are not the browser's own `EventSource` cause by the headers
-///   they set, are answered with `204`: `GET`, with `Last-Event-ID`, `Cache-Control` or
-///   `Authorization`. A browser keeps that answer for an hour ("CORS-preflight fetch"). An
-///   `OPTIONS` that is no preflight goes to the handler.
+/// - Preflights are answered with `204`: `GET`, with `Last-Event-ID`, `Cache-Control` or
+///   `Authorization`. They come from clients other than the browser's own `EventSource`, because of
+///   the headers that these set. A browser keeps the answer for an hour ("CORS-preflight fetch").
+///   An `OPTIONS` that is no preflight goes to the handler.
 ///
-/// It keeps nobody from *sending* a request: whoever may not see the events must be refused by the
-/// handler.
+/// CORS does not prevent *sending* a request: the handler must refuse everyone who may not see the
+/// events.
 ///
-/// Clones are cheap and the same. Where it goes: `Sse::cors` for hyper and its like (feature
+/// Clones are cheap and equal. Where to use it: `Sse::cors` for hyper and its like (feature
 /// `http`), a layer or `Sse::cors` for axum (feature `axum`), `SseRoute::cors` and `Cors::wrap` for
 /// Workers (feature `cloudflare`), and [`answer`](Self::answer) for any other server.
 ///
@@ -50,11 +51,11 @@ pub struct Cors {
 }
 
 impl Cors {
-    /// Lets pages of these origins read, with the defaults of the methods below. An empty list lets
-    /// nobody in.
+    /// Lets pages of these origins read, with the defaults of the methods below. An empty list
+    /// admits no origin.
     ///
     /// # Errors
-    /// [`InvalidCors`] for what no browser sends as an `Origin`, and for `*` and `null`.
+    /// [`InvalidCors`] for a string that no browser sends as an `Origin`, and for `*` and `null`.
     pub fn new(origins: impl IntoIterator<Item = impl AsRef<str>>) -> Result<Self, InvalidCors> {
         let origins = origins.into_iter().map(|origin| {
             let origin = origin.as_ref();
@@ -72,11 +73,11 @@ impl Cors {
         })
     }
 
-    /// Further methods that pages may use, for what else is answered under the same CORS. A browser
-    /// allows `GET`, `HEAD` and `POST` by itself. Default: `GET`.
+    /// Adds methods that pages may use, for other routes under the same CORS. A browser allows
+    /// `GET`, `HEAD` and `POST` by itself. Default: `GET`.
     ///
     /// # Errors
-    /// [`InvalidCors`] for what is no name of a method.
+    /// [`InvalidCors`] for a string that is not a method's name.
     pub fn allow_methods(
         mut self,
         methods: impl IntoIterator<Item = impl AsRef<str>>,
@@ -85,11 +86,11 @@ impl Cors {
         Ok(self)
     }
 
-    /// Further headers that pages may send. Default: `Last-Event-ID`, `Cache-Control` and
+    /// Adds headers that pages may send. Default: `Last-Event-ID`, `Cache-Control` and
     /// `Authorization`.
     ///
     /// # Errors
-    /// [`InvalidCors`] for what is no name of a header.
+    /// [`InvalidCors`] for a string that is not a header's name.
     pub fn allow_headers(
         mut self,
         names: impl IntoIterator<Item = impl AsRef<str>>,
@@ -98,11 +99,11 @@ impl Cors {
         Ok(self)
     }
 
-    /// Further headers of responses that pages may read. Default: `Retry-After`, and those that a
+    /// Adds headers of responses that pages may read. Default: `Retry-After`, and those that a
     /// browser shows anyway, such as `Content-Type`.
     ///
     /// # Errors
-    /// [`InvalidCors`] for what is no name of a header.
+    /// [`InvalidCors`] for a string that is not a header's name.
     pub fn expose_headers(
         mut self,
         names: impl IntoIterator<Item = impl AsRef<str>>,
@@ -111,16 +112,17 @@ impl Cors {
         Ok(self)
     }
 
-    /// How long a browser may keep the answer to a preflight, in whole seconds. Default: an hour.
+    /// Sets how long a browser may keep the answer to a preflight, in whole seconds. Default: an
+    /// hour.
     #[must_use]
     pub fn max_age(mut self, duration: Duration) -> Self {
         self.max_age = duration.as_secs().to_string().into();
         self
     }
 
-    /// The headers for the response to a request with this method, this `Origin` and this
-    /// `Access-Control-Request-Method`. A header that the request has more than once counts as
-    /// joined by commas, and so is on no list.
+    /// Returns the headers for the response to a request with this method, this `Origin` and this
+    /// `Access-Control-Request-Method`. Join the values of a repeated header by commas; such an
+    /// origin is on no list.
     #[must_use]
     pub fn answer(
         &self,
@@ -130,7 +132,7 @@ impl Cors {
     ) -> CorsAnswer {
         let is_preflight = method == "OPTIONS" && origin.is_some() && requested_method.is_some();
         let mut headers = vec![("vary", "origin".into())];
-        // A comparison of bytes decides (Fetch, "CORS check").
+        // Origins are compared byte by byte (Fetch, "CORS check").
         let allowed = self
             .origins
             .iter()
@@ -153,7 +155,7 @@ impl Cors {
     }
 }
 
-/// What [`Cors`] has to say to a request.
+/// The answer of [`Cors`] to a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CorsAnswer {
     is_preflight: bool,
@@ -161,21 +163,22 @@ pub struct CorsAnswer {
 }
 
 impl CorsAnswer {
-    /// Whether the request is a preflight, to be answered with `204` and these headers by itself.
-    /// Otherwise they belong to the handler's response, whatever its status is.
+    /// Returns whether the request is a preflight. Then answer it with `204` and these headers; the
+    /// handler is not called. Otherwise the headers belong to the handler's response, whatever its
+    /// status is.
     #[must_use]
     pub fn is_preflight(&self) -> bool {
         self.is_preflight
     }
 
-    /// Headers for the response, their names in lower case. `vary` is added to what the response has
-    /// of it; the others take the place of what it has.
+    /// Returns headers for the response, with names in lower case. Add `vary` to the response's own
+    /// `vary`; the others replace the response's own.
     pub fn headers(&self) -> impl Iterator<Item = (&'static str, &str)> {
         self.headers.iter().map(|(name, value)| (*name, &**value))
     }
 }
 
-/// A list of names with more of them, separated by commas.
+/// Returns a list of names with more of them appended, separated by commas.
 fn longer(
     list: &str,
     names: impl IntoIterator<Item = impl AsRef<str>>,
@@ -185,7 +188,7 @@ fn longer(
     let mut list = list.to_owned();
     for name in names {
         let name = name.as_ref();
-        // `*` means all names to a browser, or itself, by whether there are credentials.
+        // A browser takes `*` for all names, or for a name, depending on credentials.
         if name.is_empty() || name == "*" || !name.bytes().all(is_token) {
             return Err(InvalidCors::Name(name.to_owned()));
         }
@@ -195,8 +198,8 @@ fn longer(
     Ok(list.into())
 }
 
-/// Whether this is how browsers write an origin: scheme, host, and the port where it is not the
-/// default one, in lower case.
+/// Returns whether this is how browsers write an origin: scheme, host, and the port if it is not
+/// the default one, in lower case.
 fn is_origin(text: &str) -> bool {
     let Some((scheme, authority)) = text.split_once("://") else {
         return false;
@@ -237,13 +240,13 @@ fn is_origin(text: &str) -> bool {
     is_host && is_port
 }
 
-/// [`Cors`] cannot be made of this text.
+/// The error for a string that [`Cors`] cannot be made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum InvalidCors {
-    /// It is not an origin.
+    /// The string is not an origin.
     Origin(String),
-    /// It is not the name of a method or of a header.
+    /// The string is not the name of a method or of a header.
     Name(String),
 }
 

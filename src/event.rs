@@ -1,6 +1,6 @@
 //! Events, their ids, and positions in a log.
 //!
-//! Nothing here knows of storage, bytes or async.
+//! This module does not know storage, bytes or async.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -13,18 +13,19 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// The position of an event in its log: a positive integer below 2^53, so that a JavaScript
 /// client can hold it as a number without loss.
 ///
-/// Ids are assigned by the [`EventStore`](crate::store::EventStore) and strictly increase in log order.
+/// Ids are assigned by the [`EventStore`](crate::store::EventStore) and strictly increase in log
+/// order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EventId(NonZeroU64);
 
 impl EventId {
-    /// The greatest id there can be: 2^53 - 1, JavaScript's `Number.MAX_SAFE_INTEGER`.
+    /// The greatest id: 2^53 - 1, JavaScript's `Number.MAX_SAFE_INTEGER`.
     pub const MAX: u64 = (1 << 53) - 1;
 
     /// The id of a log's first event.
     pub(crate) const FIRST: Self = Self(NonZeroU64::MIN);
 
-    /// The id with this number, or `None` for 0 and for numbers above [`EventId::MAX`].
+    /// Returns the id with this number, or `None` for 0 and for numbers above [`EventId::MAX`].
     #[must_use]
     pub fn new(number: u64) -> Option<Self> {
         if number > Self::MAX {
@@ -33,14 +34,14 @@ impl EventId {
         NonZeroU64::new(number).map(Self)
     }
 
-    /// The id as a number.
+    /// Returns the id as a number.
     #[must_use]
     pub fn get(self) -> u64 {
         self.0.get()
     }
 }
 
-/// As a number.
+/// Serialises the id as a number.
 impl Serialize for EventId {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_u64(self.get())
@@ -63,7 +64,7 @@ impl fmt::Display for EventId {
 /// Parses what `Display` prints: decimal digits without sign, spaces or leading zeros.
 ///
 /// # Errors
-/// [`InvalidEventId`] for anything else, so that two spellings never mean one id.
+/// [`InvalidEventId`] for anything else, so that an id has one spelling.
 impl FromStr for EventId {
     type Err = InvalidEventId;
 
@@ -76,7 +77,7 @@ impl FromStr for EventId {
     }
 }
 
-/// The text is not an event id.
+/// The error for a string that is not an event id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvalidEventId;
 
@@ -95,23 +96,24 @@ impl std::error::Error for InvalidEventId {}
 /// Where in the log a subscriber starts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Cursor {
-    /// With the oldest event that the log keeps.
+    /// At the oldest event that the log keeps.
     #[default]
     Beginning,
-    /// With the first event after this one: what a `Last-Event-ID` asks for.
+    /// At the first event after this one, as a `Last-Event-ID` asks.
     After(EventId),
-    /// With the first event that is appended from now on.
+    /// At the first event that is appended from now on.
     Latest,
-    /// With the first event that was stored at this time or later, by the store's clock. Times
-    /// count in milliseconds.
+    /// At the first event that was stored at this time or later, by the store's clock, in whole
+    /// milliseconds.
     Since(SystemTime),
 }
 
-/// A position that the log does not know: beyond its head, or older than what is kept.
+/// Reports a position that cannot be honoured: it is beyond the log's head, or older than what the
+/// log keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reset {
-    /// What was asked for. `None`: everything from the start of a log that was empty when the
-    /// subscriber came, and of which it did not read what is gone.
+    /// The requested position. `None` is the start of a log that was empty when the subscriber
+    /// came; events were removed before the subscriber read them.
     pub requested: Option<EventId>,
     /// The oldest event kept. `None` if there is none.
     pub oldest: Option<EventId>,
@@ -119,7 +121,7 @@ pub struct Reset {
     pub head: Option<EventId>,
 }
 
-/// Something that can be dispatched: a type name and data that [`serde`] can write as JSON.
+/// An event that can be dispatched: a type name, and data that [`serde`] can encode as JSON.
 ///
 /// ```
 /// use std::borrow::Cow;
@@ -134,24 +136,24 @@ pub struct Reset {
 /// }
 /// ```
 pub trait Event: Serialize {
-    /// The `event:` field that listeners subscribe to, without CR, LF or NUL.
+    /// Returns the `event:` field that listeners subscribe to, without CR, LF or NUL.
     fn event_type(&self) -> Cow<'_, str>;
 
-    /// What makes this event a fact of its own: a log keeps one event for each key and ignores
-    /// further ones, at least for as long as it keeps that one. Default: `None`, every dispatch is
+    /// Returns the key that identifies the fact. A log keeps one event for each key and ignores
+    /// further ones, at least for as long as it keeps that one. Default: `None`; every dispatch is
     /// a new event.
     fn key(&self) -> Option<Cow<'_, str>> {
         None
     }
 
-    /// Whether nothing is expected after this event. While it is the newest of its log, streams
-    /// end after it and a reconnect is answered with `204`. Default: `false`.
+    /// Returns whether no event is expected after this one. While such an event is the newest of
+    /// its log, streams end after it and a reconnect is answered with `204`. Default: `false`.
     fn is_terminal(&self) -> bool {
         false
     }
 }
 
-/// An event on its way into a log: encoded once, here, so that every reader gets the same bytes.
+/// An event to be stored. It is encoded once, here, so that every reader gets the same bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewEvent {
     /// The `event:` field.
@@ -168,18 +170,18 @@ pub struct NewEvent {
 impl NewEvent {
     /// The most bytes that type, data and key may have together: 1 MiB (1,048,576).
     ///
-    /// A Durable Object's row may have 2 MB, and its fields are stored in one. What an event has on
-    /// the wire does not count: there each line of the data after the first takes six bytes more.
+    /// An event is stored in one row of a Durable Object, which may have 2 MB. The size on the wire
+    /// does not count: there each line of the data after the first takes six bytes more.
     pub const MAX_SIZE: usize = 1 << 20;
 
     /// The most bytes that a type may have: 1,024.
     pub const MAX_TYPE: usize = 1024;
 
-    /// An event of this type with this data.
+    /// Returns an event of this type with this data.
     ///
     /// # Errors
-    /// [`InvalidEvent::Type`] if the type is empty, longer than [`NewEvent::MAX_TYPE`] or has a CR,
-    /// LF or NUL, which could forge lines of the stream; [`InvalidEvent::TooLarge`] above
+    /// [`InvalidEvent::Type`] if the type is empty, is longer than [`NewEvent::MAX_TYPE`], or has a
+    /// CR, LF or NUL, which could forge lines of the stream. [`InvalidEvent::TooLarge`] above
     /// [`NewEvent::MAX_SIZE`].
     pub fn new(
         event_type: impl Into<String>,
@@ -198,7 +200,7 @@ impl NewEvent {
     /// Encodes `event` as JSON.
     ///
     /// # Errors
-    /// As [`NewEvent::new`], and [`InvalidEvent::Data`] if the event cannot be written as JSON.
+    /// As [`NewEvent::new`], and [`InvalidEvent::Data`] if the event cannot be encoded as JSON.
     pub fn encode(event: &(impl Event + ?Sized)) -> Result<Self, InvalidEvent> {
         let data = serde_json::to_string(event).map_err(InvalidEvent::Data)?;
         let encoded = Self {
@@ -211,7 +213,7 @@ impl NewEvent {
         Ok(encoded)
     }
 
-    /// The same event with a key: see [`Event::key`].
+    /// Sets the key: see [`Event::key`].
     ///
     /// # Errors
     /// [`InvalidEvent::TooLarge`] above [`NewEvent::MAX_SIZE`].
@@ -221,14 +223,14 @@ impl NewEvent {
         Ok(self)
     }
 
-    /// The same event, terminal: see [`Event::is_terminal`].
+    /// Makes the event terminal: see [`Event::is_terminal`].
     #[must_use]
     pub fn terminal(mut self) -> Self {
         self.terminal = true;
         self
     }
 
-    /// The same event for a store that knows no facts.
+    /// Removes the key, for a store without keys.
     pub(crate) fn without_key(mut self) -> Self {
         self.key = None;
         self
@@ -254,26 +256,26 @@ impl NewEvent {
         &self.data
     }
 
-    /// See [`Event::key`].
+    /// Returns the key: see [`Event::key`].
     #[must_use]
     pub fn key(&self) -> Option<&str> {
         self.key.as_deref()
     }
 
-    /// See [`Event::is_terminal`].
+    /// Returns whether the event is terminal: see [`Event::is_terminal`].
     #[must_use]
     pub fn is_terminal(&self) -> bool {
         self.terminal
     }
 
-    /// Bytes of type, data and key together.
+    /// Returns the number of bytes of type, data and key together.
     #[must_use]
     pub fn size(&self) -> usize {
         EventRef::from(self).size()
     }
 }
 
-/// A [`NewEvent`] whose parts are elsewhere: in a batch's bytes, say.
+/// A [`NewEvent`] that borrows its parts, for example from a batch's bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct EventRef<'a> {
     pub(crate) event_type: &'a str,
@@ -282,7 +284,7 @@ pub(crate) struct EventRef<'a> {
     pub(crate) terminal: bool,
 }
 
-/// A key in two parts, so that a log can put something before many keys without copying them.
+/// A key in two parts, so that a log can put a prefix before many keys without copying them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct KeyRef<'a> {
     pub(crate) prefix: &'a str,
@@ -309,7 +311,7 @@ impl<'a> EventRef<'a> {
         self.event_type.len() + self.data.len() + self.key.map_or(0, |key| key.len())
     }
 
-    /// The same event with something before its key, if it has one.
+    /// Puts a prefix before the key, if there is one.
     pub(crate) fn with_key_prefix(mut self, prefix: &'a str) -> Self {
         if let Some(key) = &mut self.key {
             key.prefix = prefix;
@@ -348,17 +350,17 @@ impl<'a> From<&'a str> for KeyRef<'a> {
     }
 }
 
-/// Why an event cannot be stored.
+/// The reason why an event cannot be stored.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum InvalidEvent {
     /// The type is empty, has more than [`NewEvent::MAX_TYPE`] bytes, or has a CR, LF or NUL.
     Type,
-    /// The event cannot be written as JSON.
+    /// The event cannot be encoded as JSON.
     Data(serde_json::Error),
     /// Type, data and key have more than [`NewEvent::MAX_SIZE`] bytes together.
     TooLarge {
-        /// How many they have.
+        /// The number of bytes.
         size: usize,
     },
 }
@@ -394,7 +396,7 @@ impl std::error::Error for InvalidEvent {
 /// An event as a log keeps it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredEvent {
-    /// Its position.
+    /// Its position in the log.
     pub id: EventId,
     /// The `event:` field.
     pub event_type: String,
@@ -406,10 +408,10 @@ pub struct StoredEvent {
 }
 
 impl StoredEvent {
-    /// The data, read as JSON.
+    /// Decodes the data from JSON.
     ///
     /// # Errors
-    /// When it is not JSON, or that of something else.
+    /// When the data is not JSON, or is not a `T`.
     pub fn json<'a, T: Deserialize<'a>>(&'a self) -> Result<T, serde_json::Error> {
         serde_json::from_str(&self.data)
     }
@@ -468,7 +470,7 @@ mod tests {
     }
 
     #[test]
-    fn a_type_is_no_text() {
+    fn a_type_has_a_length_limit() {
         let longest = "t".repeat(NewEvent::MAX_TYPE);
         assert!(NewEvent::new(longest.clone(), "").is_ok());
         let error = NewEvent::new(longest + "t", "").unwrap_err();

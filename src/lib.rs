@@ -1,48 +1,55 @@
 //! Durable, replayable Server-Sent Events, made for showing people the live progress of
 //! long-running Cloudflare Workflows.
 //!
-//! The one idea: **the log is the only source of data, and a wake-up says "look again" and carries
+//! The one idea: **the log is the only source of data. A wake-up says "look again" and carries
 //! nothing.** A subscriber is a cursor into the log. It reads a page after its cursor and sends
-//! it; when the page is empty it waits for the wake-up and reads again. Replay and live are the
-//! same code, so nothing is lost or doubled between them, and a slow reader costs one page.
+//! it; when the page is empty it waits for a wake-up and reads again. Replay and live are the same
+//! code, so nothing is lost or doubled between them, and a slow reader costs one page.
 //!
-//! # Where things are, in reading order
+//! # Two crates
 //!
-//! | module | what it is | what it knows nothing of |
+//! - [`cloudflare_workflows`]: Workflows in Rust. It knows no events, no SSE and no storage, and
+//!   does not depend on this crate.
+//! - `ssetarget`, this crate: a log and its delivery. Only [`tracer`], [`workflow`] and [`cloudflare`]
+//!   use the other crate.
+//!
+//! # Modules, in reading order
+//!
+//! | module | what it has | what it does not know |
 //! |---|---|---|
 //! | `event` | [`EventId`], [`Cursor`], [`Event`], [`NewEvent`], [`StoredEvent`] | storage, bytes, async |
 //! | [`wire`] | events to bytes, `Last-Event-ID` to [`Cursor`] | streams, stores, HTTP libraries |
-//! | [`store`] | the [`EventStore`] promise; memory, null and SQLite; one suite for all | delivery |
-//! | `clock` | milliseconds, and where they come from | everything else |
-//! | `target` | [`SseTarget`]: dispatch and subscribe | time, workflows |
-//! | `subscription` | the cursor loop, the only place that waits for events | bytes, time |
-//! | `listen` | typed events as a stream in process, folds: [`SseTarget::events`], [`SseTarget::fold`] | bytes, time |
-//! | `body` | events to bytes with heartbeats; its clock is an argument | the runtime |
-//! | `credit` | flow control for bytes that are pushed | what pushes them |
-//! | `refusal` | [`Refusal`]: the status, headers and words of what is not answered with events | servers |
+//! | `clock`, `sync` | milliseconds and timers; locks, and `Send` where there are threads | everything else |
+//! | [`store`] | the [`EventStore`] promise; memory, null, SQLite, Redis and relays; one test suite for all | delivery |
+//! | `delivery::target` | [`SseTarget`]: dispatch and subscribe | time, workflows |
+//! | `delivery::subscription` | [`Subscription`]: the cursor loop, the only place that waits for events | bytes, time |
+//! | `delivery::listen` | typed events in process: [`SseTarget::events`], [`SseTarget::fold`] | bytes, time |
+//! | `delivery::body` | [`body`]: events to bytes with heartbeats; the clock is an argument | the runtime |
+//! | `refusal` | [`Refusal`]: the status, headers and words of a request that gets no events | servers |
 //! | `cors` | [`Cors`]: which pages of other origins may read | servers |
-//! | `http` | requests to responses by the whole contract, CORS, graceful shutdown | any particular server |
+//! | `http` | requests to responses by the whole wire contract, graceful shutdown | any particular server |
 //! | `axum` | a handler in one line, CORS for a whole router | |
-//! | [`workflow`] | step events, deterministic names, [`WorkflowEventStep`](workflow::WorkflowEventStep), batched dispatch; the platform's own log ([`InstanceFeed`](workflow::InstanceFeed)) | Cloudflare |
-//! | [`tracer`] | spans of any code as the same events; a bridge from the crate `tracing` | Workflows, runtimes |
-//! | `cloudflare` | Workflows in Rust, the `WorkflowEvents` object, `serve_sse`, `serve_instance_sse` | (the only one that knows JavaScript) |
+//! | [`task`] | tasks, their names and their events; shared by the next two | logs, runtimes |
+//! | [`tracer`] | spans of any code as events of tasks; a bridge from the crate `tracing` | Workflows, runtimes |
+//! | [`workflow`] | [`WorkflowEventStep`](workflow::WorkflowEventStep) and its dispatch; [`RunView`](workflow::RunView), the state of a run; [`InstanceFeed`](workflow::InstanceFeed), the platform's own log | JavaScript |
+//! | [`cloudflare`] | the `WorkflowEvents` object, `serve_sse`, `serve_instance_sse` | (the only one that knows JavaScript) |
 //!
 //! # Features
 //!
 //! | feature | default | what it adds |
 //! |---|---|---|
 //! | `axum` | no | the `axum` module: a handler for axum 0.8 in one line, and CORS; implies `http` |
-//! | `cloudflare` | no | the `cloudflare` module: for Workers; on native targets it can only be compiled |
-//! | `contract` | no | `store::contract`, the suite for a store of your own |
-//! | `http` | no | the `http` module: responses for hyper, tower and their like |
-//! | `redis` | no | `store::redis`: logs in Redis, over tokio or, with `cloudflare`, in Workers |
-//! | `tracing` | no | `tracer::SseLayer`: spans and events of the crate `tracing`, live |
+//! | `cloudflare` | no | the `cloudflare` module, for Workers; on native targets it compiles but does not run |
+//! | `contract` | no | `store::contract`: the test suite for a store of your own |
+//! | `http` | no | the `http` module: responses for hyper, tower and other servers |
+//! | `redis` | no | `store::redis`: logs in Redis, over tokio, or over a Worker's sockets with `cloudflare` |
+//! | `tracing` | no | `tracer::SseLayer`: sends spans and events of the crate `tracing` |
 //!
 //! # Any server
 //!
-//! With the features `axum` and `http` a server needs a line or three. Without them
-//! [`SseTarget::subscribe`] gives a [`Subscription`], and [`body`] its bytes as a `Stream` of
-//! `Result<Bytes, E>`, which most servers take as they are; [`Refusal`] and [`wire`] have the rest:
+//! With the features `axum` and `http` a server needs one to three lines. Without them,
+//! [`SseTarget::subscribe`] returns a [`Subscription`], and [`body`] its bytes as a `Stream` of
+//! `Result<Bytes, E>`, which most servers accept. [`Refusal`] and [`wire`] have the rest:
 //!
 //! ```
 //! use std::time::Duration;
@@ -65,8 +72,9 @@
 //!
 //! # In the same process
 //!
-//! [`SseTarget::events`] is a `Stream` of typed events for listeners, from any [`Cursor`];
-//! [`SseTarget::fold`] makes a state of them and says where in the log it is true.
+//! [`SseTarget::events`] returns a `Stream` of typed events for listeners, from any [`Cursor`].
+//! [`SseTarget::fold`] computes a state from them, and returns it with the cursor up to which it is
+//! complete.
 
 // The core has no unsafe code in either build; only the glue's generated bindings need it.
 #![cfg_attr(not(feature = "cloudflare"), forbid(unsafe_code))]

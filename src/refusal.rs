@@ -1,15 +1,15 @@
-//! Why a request for events is not answered with events: the same words from every server.
+//! The reasons why a request for events is refused: the same words from every server.
 
 use std::fmt;
 use std::time::Duration;
 
 use crate::wire::{self, InvalidCursor};
 
-/// A request that is refused: the status, headers and reason that the wire contract has for it.
+/// A refused request: its status, headers and reason in the wire contract.
 ///
 /// Any status but `200` ends an `EventSource` for good (WHATWG HTML, section 9.2.2), which is right
-/// where asking again does not help. Where it does, the client is not told by a status: see
-/// [`hold`](Self::hold).
+/// where asking again does not help. Where it does help, an `EventSource` does not get a status but
+/// a stream that breaks off: see [`hold`](Self::hold).
 ///
 /// ```
 /// use ssetarget::{Refusal, wire};
@@ -23,22 +23,22 @@ use crate::wire::{self, InvalidCursor};
 pub enum Refusal {
     /// `400`: the position to start from is malformed.
     Cursor(InvalidCursor),
-    /// `400`: a type of events that was asked for is none of the platform's.
+    /// `400`: a requested event type is not one of the platform's.
     EventType,
-    /// `404`: there is no such log, for this reason.
+    /// `404`: there is no such log. Has the reason.
     NotFound(&'static str),
     /// `405`: events are only read.
     Method {
-        /// The methods that are answered, as `Allow` has them.
+        /// The methods that are answered, as in `Allow`.
         allow: &'static str,
     },
-    /// `503`: the log cannot be reached now. An `EventSource` gets a stream that breaks off instead, so
-    /// that it comes back: see [`hold`](Self::hold).
+    /// `503`: the log cannot be reached now. An `EventSource` gets a stream that breaks off
+    /// instead, so that it comes back: see [`hold`](Self::hold).
     Unavailable,
 }
 
 impl Refusal {
-    /// The response's status.
+    /// Returns the response's status.
     #[must_use]
     pub fn status(&self) -> u16 {
         match self {
@@ -49,16 +49,18 @@ impl Refusal {
         }
     }
 
-    /// Whether the client is to be kept waiting and not to be refused, and for how long.
+    /// Returns how long to keep the client waiting instead of refusing it, or `None` to answer with
+    /// the [status](Self::status).
     ///
-    /// `Some` for [`Unavailable`](Self::Unavailable) and a request whose `Accept` names
-    /// `text/event-stream`, as that of every `EventSource` does: a `503` would end it for good. Answer
-    /// `200` with [`wire::HEADERS`], send [`wire::HEARTBEAT`] at once, and break the body off after this
-    /// time, as a connection breaks; not by its end, which some clients take for that of the events. The
-    /// client comes back after its own delay, with the `Last-Event-ID` that it had.
+    /// The result is `Some` for [`Unavailable`](Self::Unavailable) and a request whose `Accept`
+    /// names `text/event-stream`, as that of every `EventSource` does: a `503` would end it for
+    /// good. Answer `200` with [`wire::HEADERS`], send [`wire::HEARTBEAT`] at once, and after this
+    /// time break the body off as a broken connection does. Do not end it cleanly, which some
+    /// clients take for the end of the events. The client comes back after its own delay, with its
+    /// `Last-Event-ID`.
     ///
-    /// The time is 1 to 3 seconds, as `random`, from 0 to 1, has it: clients that one failure threw out
-    /// at the same moment come back one after another. `None`: answer with the [status](Self::status).
+    /// The time is 1 to 3 seconds, chosen by `random`, which is from 0 to 1: clients that one
+    /// failure disconnected together come back one after another.
     ///
     /// ```
     /// # use ssetarget::Refusal;
@@ -72,12 +74,12 @@ impl Refusal {
         const SHORTEST: Duration = Duration::from_secs(1);
         const SPREAD: Duration = Duration::from_secs(2);
         let holds = matches!(self, Self::Unavailable) && wire::accepts_events(accept);
-        // Also for what is no number.
+        // NaN counts as 0.
         let share = if random > 0.0 { random.min(1.0) } else { 0.0 };
         holds.then(|| SHORTEST + SPREAD.mul_f64(share))
     }
 
-    /// The response's headers, their names in lower case.
+    /// Returns the response's headers, with names in lower case.
     pub fn headers(&self) -> impl Iterator<Item = (&'static str, &'static str)> + use<> {
         let more = match *self {
             Self::Method { allow } => Some(("allow", allow)),
@@ -92,7 +94,7 @@ impl Refusal {
         .chain(more)
     }
 
-    /// The response's body: the reason, and a line end.
+    /// Returns the response's body: the reason and a line end.
     #[must_use]
     pub fn body(&self) -> String {
         format!("{self}\n")
@@ -126,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_passes_is_waited_for_and_by_each_client_for_another_time() {
+    fn only_an_unavailable_log_is_held_and_each_client_for_its_own_time() {
         let browser = Some("text/event-stream");
         let times = [0.0, 0.25, 1.0, -1.0, 7.0, f64::NAN].map(|random| {
             let time = Refusal::Unavailable.hold(browser, random);

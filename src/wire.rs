@@ -1,7 +1,7 @@
 //! The wire format: events to bytes, request parameters to a [`Cursor`].
 //!
-//! Pure functions of the format in WHATWG HTML, section 9.2 "Server-sent events": they know
-//! nothing of streams, stores or HTTP libraries.
+//! Pure functions for the format in WHATWG HTML, section 9.2 "Server-sent events". They do not know
+//! streams, stores or HTTP libraries.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use crate::clock;
 use crate::event::{Cursor, EventId, InvalidEventId, Reset, StoredEvent};
 
-/// The response's `content-type`. UTF-8 is the only encoding there is (section 9.2.4).
+/// The response's `content-type`. UTF-8 is the only encoding (section 9.2.4).
 pub const CONTENT_TYPE: &str = "text/event-stream";
 
 /// The response headers of a stream: its type, and two that keep intermediaries from buffering,
@@ -21,13 +21,13 @@ pub const HEADERS: [(&str, &str); 3] = [
     ("x-accel-buffering", "no"),
 ];
 
-/// The response headers of a `204`, which is not for ever: a log that has ended can go on.
+/// The response headers of a `204`. It must not be cached, since a log that has ended can go on.
 pub const END_HEADERS: [(&str, &str); 1] = [("cache-control", "no-store")];
 
 /// A comment that keeps the connection alive.
 ///
-/// Without a blank line on purpose: with one, clients that dispatch on every blank line
-/// (fetch-event-source, httpx-sse) fire an empty message.
+/// It has no blank line on purpose: clients that dispatch on every blank line (fetch-event-source,
+/// httpx-sse) would fire an empty message.
 pub const HEARTBEAT: &[u8] = b":\n";
 
 /// Appends a stored event's bytes.
@@ -35,7 +35,7 @@ pub fn encode(event: &StoredEvent, out: &mut Vec<u8>) {
     encode_numbered(event.id, &event.event_type, &event.data, out);
 }
 
-/// Returns in how many lines the data is written.
+/// Appends a stored event's bytes, and returns the number of `data:` lines.
 pub(crate) fn encode_numbered(
     id: EventId,
     event_type: &str,
@@ -49,8 +49,8 @@ pub(crate) fn encode_numbered(
     encode_lines(event_type, data, out)
 }
 
-/// Appends a number in decimal, with zeros before it up to this width. In place of `fmt`, which
-/// takes as long as the rest of an event.
+/// Appends a number in decimal, padded with zeros to `width`. Replaces `fmt`, which takes as long
+/// as the rest of an event.
 pub(crate) fn encode_number(number: u64, width: usize, out: &mut Vec<u8>) {
     let mut digits = [b'0'; 20];
     let mut first = digits.len();
@@ -67,12 +67,12 @@ pub(crate) fn encode_number(number: u64, width: usize, out: &mut Vec<u8>) {
     out.extend_from_slice(&digits[first..]);
 }
 
-/// About as many bytes as an event has besides its type and data.
+/// The approximate number of bytes of an event besides its type and data.
 pub(crate) const FRAME: usize = 48;
 
-/// The type of an event and the first line of its data, from the bytes that [`encode`] made. One
-/// line is all there is, as JSON is unless it was made to be read by people. No line is there where
-/// the bytes are only the [`head`].
+/// Returns the type of an event and the first line of its data, from the bytes that [`encode`]
+/// made. JSON that is not pretty-printed has one line. The line is `None` if the bytes are only the
+/// [`head`].
 pub(crate) fn decode(frame: &str) -> Option<(&str, Option<&str>)> {
     let (_id, rest) = frame.strip_prefix("id: ")?.split_once('\n')?;
     let (event_type, rest) = rest.strip_prefix("event: ")?.split_once('\n')?;
@@ -83,23 +83,23 @@ pub(crate) fn decode(frame: &str) -> Option<(&str, Option<&str>)> {
     ))
 }
 
-/// The lines before the data, of the bytes that [`encode`] made: id and type.
+/// Returns the lines before the data (id and type) of the bytes that [`encode`] made.
 pub(crate) fn head(frame: &[u8]) -> &[u8] {
     let mut ends = memchr::memchr_iter(b'\n', frame);
     let end = ends.nth(1).map_or(frame.len(), |end| end + 1);
     &frame[..end]
 }
 
-/// Appends the bytes that make this id a client's last one without an event: an `id:` and a blank
-/// line (section 9.2.6: "If the data buffer is an empty string, [...] return", behind the step that
-/// sets the last event ID). What starts at the tail begins with them, so that a client which loses
-/// its connection before the first event comes back for what it missed.
+/// Appends an `id:` and a blank line, which set a client's last id without an event (section 9.2.6:
+/// "If the data buffer is an empty string, [...] return", after the step that sets the last event
+/// ID). A stream that starts at the tail begins with them, so that a client that loses its
+/// connection before the first event resumes without a gap.
 ///
-/// Of the clients that are tested, `EventSource`s keep to that. `fetch-event-source` does, too, but
-/// fires one empty message. `eventsource-client` drops an id without data, so that it starts at the
+/// Of the tested clients, `EventSource`s follow the standard here. `fetch-event-source` does too,
+/// but fires one empty message. `eventsource-client` drops an id without data, so it starts at the
 /// tail again.
 ///
-/// `None`, for the start of an empty log, is written as [`EventId::MAX`], which no event has: a client
+/// `None`, the start of an empty log, is written as [`EventId::MAX`], which no event has. A client
 /// that comes back with it gets `event: reset` and the log from its beginning.
 pub fn encode_position(position: Option<EventId>, out: &mut Vec<u8>) {
     out.extend_from_slice(b"id: ");
@@ -107,7 +107,7 @@ pub fn encode_position(position: Option<EventId>, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\n\n");
 }
 
-/// Appends the bytes of `event: reset`, which tells a client that its position cannot be
+/// Appends the bytes of `event: reset`, which notifies a client that its position cannot be
 /// honoured. It has no id: the client's last id changes with the first event that follows.
 pub fn encode_reset(reset: &Reset, out: &mut Vec<u8>) {
     let id = |id: Option<EventId>| id.map_or_else(|| "null".to_owned(), |id| id.to_string());
@@ -120,7 +120,7 @@ pub fn encode_reset(reset: &Reset, out: &mut Vec<u8>) {
     encode_unnumbered("reset", &data, out);
 }
 
-/// Appends the bytes of an event without an id, which leaves the client's last id as it is. The
+/// Appends the bytes of an event without an id, which leaves the client's last id unchanged. The
 /// type must be one that [`NewEvent`](crate::event::NewEvent) accepts.
 ///
 /// CR, LF and CRLF all end a line (section 9.2.5), so each of them in the data starts a new
@@ -151,24 +151,26 @@ fn encode_lines(event_type: &str, data: &str, out: &mut Vec<u8>) -> usize {
     lines
 }
 
-/// Where the first line ends, if another follows it. By bytes, since most of an append is this.
+/// Returns where the first line ends, if another follows it. Works on bytes, since most of the time
+/// of an append is spent here.
 fn line_end(text: &str) -> Option<usize> {
     memchr::memchr2(b'\r', b'\n', text.as_bytes())
 }
 
-/// Where a client wants to start, from its request.
+/// Returns where a client wants to start, from its request.
 ///
-/// In this order: the `Last-Event-ID` header, the query parameters `lastEventId` or
-/// `last_event_id` (for clients that cannot set headers), `from=latest` or `from=beginning`,
-/// `since=` a time as RFC 3339 in UTC (`2026-11-24T09:00:00Z`) or as milliseconds since the Unix
-/// epoch, else the beginning. An empty header or parameter counts as absent, as an `EventSource` whose
-/// last id is empty sends none (section 9.2.3). Spaces and tabs around the header's value are no part
-/// of it. `query` is the part of the URL behind `?`, percent-encoded; of a parameter that it has more
-/// than once, the first that is not empty counts.
+/// The first of these that is present counts: the `Last-Event-ID` header; the query parameter
+/// `lastEventId` or `last_event_id` (for clients that cannot set headers); `from=latest` or
+/// `from=beginning`; `since=` with a time as RFC 3339 in UTC (`2026-11-24T09:00:00Z`) or as
+/// milliseconds since the Unix epoch. Otherwise it is the beginning.
 ///
-/// A header that a request has more than once is one whose values are joined by commas (RFC 9110,
-/// section 5.3), as Workers do it: join them before this, and they are refused, since only one of them
-/// can be where the client is.
+/// An empty header or parameter counts as absent, since an `EventSource` whose last id is empty
+/// sends none (section 9.2.3). Spaces and tabs around the header's value are ignored. `query` is
+/// the part of the URL behind `?`, percent-encoded. If a parameter is repeated, the first value
+/// that is not empty counts.
+///
+/// Join the values of a repeated header by commas before the call, as Workers do (RFC 9110, section
+/// 5.3). They are then refused, since only one of them can be the client's position.
 ///
 /// # Errors
 /// [`InvalidCursor`] if the one that counts is malformed.
@@ -199,8 +201,8 @@ pub fn cursor(last_event_id: Option<&str>, query: Option<&str>) -> Result<Cursor
     }
 }
 
-/// Whether a request's `Accept` names [`CONTENT_TYPE`], as that of every `EventSource` does (section
-/// 9.2.2). `*/*` does not: it is what programs send that take what they get.
+/// Returns whether a request's `Accept` names [`CONTENT_TYPE`], as that of every `EventSource` does
+/// (section 9.2.2). `*/*` does not count: programs send it that accept anything.
 #[must_use]
 pub fn accepts_events(accept: Option<&str>) -> bool {
     let types = accept.unwrap_or_default().split(',');
@@ -216,7 +218,7 @@ fn since(text: &str) -> Option<SystemTime> {
     humantime::parse_rfc3339(text).ok()
 }
 
-/// The request names a position that cannot be: answer `400` with this error's text.
+/// The error for a malformed position in a request. Answer `400` with its `Display` as the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum InvalidCursor {

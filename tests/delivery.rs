@@ -147,7 +147,7 @@ proptest! {
     }
 
     #[test]
-    fn every_viewer_of_null_gets_what_comes_while_it_is_there_or_a_reset(
+    fn every_viewer_of_null_gets_the_events_of_its_time_or_a_reset(
         ring in 1..10_usize,
         ops in vec(op(), 1..60),
     ) {
@@ -615,7 +615,7 @@ proptest! {
 // Ends and positions.
 
 #[test]
-fn a_stream_ends_after_the_terminal_event_and_a_reconnect_is_told() {
+fn a_stream_ends_after_the_terminal_event_and_a_reconnect_gets_204() {
     block_on(async {
         let target: SseTarget<NewEvent, _> = SseTarget::new(MemoryEventStore::new());
         let mut live = target.subscribe(Cursor::Beginning).await.unwrap();
@@ -664,7 +664,7 @@ fn a_stream_ends_after_the_terminal_event_and_a_reconnect_is_told() {
 }
 
 #[test]
-fn latest_starts_with_what_comes_next() {
+fn latest_starts_with_the_next_event() {
     block_on(async {
         let target: SseTarget<NewEvent, _> = SseTarget::new(MemoryEventStore::new());
         let mut of_nothing = target.subscribe(Cursor::Latest).await.unwrap();
@@ -874,7 +874,7 @@ fn a_position_that_was_lost_in_the_middle_is_reset_to_the_oldest_event() {
 }
 
 #[test]
-fn viewers_of_a_log_of_which_nothing_is_kept_wait_for_what_comes() {
+fn viewers_of_a_log_that_keeps_nothing_wait_for_new_events() {
     block_on(async {
         let target: SseTarget<NewEvent, _> = SseTarget::new(Trimming::default());
         target

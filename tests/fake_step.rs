@@ -75,7 +75,7 @@ fn every_step_runs_once_over_many_lifetimes() {
 }
 
 #[test]
-fn replay_can_be_less() {
+fn replays_can_be_switched_off_or_limited_to_waits() {
     let workflow = async |step: FakeStep| {
         step.run("a", async |_| Ok(())).await?;
         step.run("b", async |_| Ok(())).await?;
@@ -197,7 +197,7 @@ fn events_come_when_they_are_sent() {
 }
 
 #[test]
-fn an_event_that_comes_too_late_does_so_whoever_else_sleeps() {
+fn a_late_event_times_out_even_if_other_steps_sleep() {
     let instance = FakeInstance::new();
     instance.send_event_after(HOUR * 3 / 4, "go", ());
     let workflow = async |step: FakeStep| {
@@ -298,7 +298,7 @@ fn rollbacks_run_when_the_run_fails() {
 }
 
 #[test]
-fn streams_reports_and_times() {
+fn streams_reports_and_times_are_recorded() {
     let instance = FakeInstance::new();
     let until = instance.now() + HOUR;
     let workflow = async |step: FakeStep| {
@@ -543,7 +543,7 @@ fn a_workflow_that_takes_a_pause_for_a_failure_is_caught() {
 }
 
 #[test]
-fn what_is_not_replayed_is_not_caught() {
+fn changes_are_not_caught_without_a_replay() {
     let instance = FakeInstance::new().replay(Replay::Never);
     run(&instance, async |step| {
         step.run(&format!("job {}", different()), async |_| Ok(()))
@@ -553,7 +553,7 @@ fn what_is_not_replayed_is_not_caught() {
 }
 
 #[test]
-fn a_workflow_that_waits_for_nothing_of_ours_is_left_waiting() {
+fn a_workflow_that_waits_for_something_else_is_left_waiting() {
     let instance = FakeInstance::new();
     let stuck = instance.run(async |_| {
         std::future::pending::<()>().await;

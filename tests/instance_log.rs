@@ -42,7 +42,7 @@ fn a_run_is_read_once_and_in_order_to_its_end() {
 }
 
 #[test]
-fn an_engine_that_ends_costs_nothing() {
+fn a_subscription_that_the_engine_ends_loses_nothing() {
     for how in [Abort::Error, Abort::Done] {
         let platform = Platform::begun();
         let mut follower = platform.follow(SubscribeOptions::new());
@@ -104,7 +104,7 @@ fn a_silent_log_is_not_given_up() {
 }
 
 #[test]
-fn nothing_follows_the_end() {
+fn no_event_follows_the_end() {
     let platform = Platform::begun();
     platform.add("workflow_completed");
     for cursor in [4, 99] {
@@ -115,7 +115,7 @@ fn nothing_follows_the_end() {
 }
 
 #[test]
-fn a_restart_is_told() {
+fn a_restart_is_reported() {
     for how in [Abort::Error, Abort::Done] {
         let platform = Platform::begun();
         let mut follower = platform.follow(SubscribeOptions::new());
@@ -200,7 +200,7 @@ fn viewers_get_ids_that_are_good_after_a_restart() {
 }
 
 #[test]
-fn a_restart_from_a_step_is_one_too() {
+fn a_restart_from_a_step_is_reported_too() {
     let platform = Platform::begun();
     for event in [
         "step_started",
@@ -242,7 +242,7 @@ fn a_restart_from_a_step_is_one_too() {
 }
 
 #[test]
-fn a_position_that_cannot_be_is_reset() {
+fn an_impossible_position_is_reset() {
     let platform = Platform::begun();
     let whole = platform.feed(Cursor::Beginning, None).read();
     let last = *ids(&whole).last().unwrap();
@@ -257,7 +257,7 @@ fn a_position_that_cannot_be_is_reset() {
 }
 
 #[test]
-fn the_end_is_told_to_who_has_it_all() {
+fn a_client_that_has_all_events_is_told_the_end() {
     let platform = Platform::begun();
     platform.add("workflow_errored");
     let seen = platform.feed(Cursor::Beginning, None).read();
@@ -282,7 +282,7 @@ fn the_end_is_told_to_who_has_it_all() {
 }
 
 #[test]
-fn from_now_on() {
+fn the_latest_cursor_gives_events_from_now_on() {
     let platform = Platform::begun();
     let mut feed = platform.feed(Cursor::Latest, None);
     assert_eq!(feed.read(), []);

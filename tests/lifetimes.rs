@@ -274,7 +274,7 @@ async fn a_lost_engine_is_no_failure() {
 
 /// The run that is undisturbed, and what its steps' own failures are.
 #[tokio::test(start_paused = true)]
-async fn a_steps_own_failure_is_told() {
+async fn a_steps_own_failure_is_reported() {
     let (engine, world): (Rc<Engine>, _) = (Rc::default(), World::new());
     let timeout = "Execution timed out after 1000ms";
     let long = "Step name \"long\" exceeds max length (256 chars) or invalid characters found";
@@ -334,7 +334,7 @@ async fn a_steps_own_failure_is_told() {
 
 /// What looked like the end of a lifetime was none: the code of a later step is called.
 #[tokio::test(start_paused = true)]
-async fn an_engine_that_lives_on_is_told_of_after_all() {
+async fn withheld_events_are_sent_if_the_engine_lives_on() {
     for fault in [Fault::WhileRunning, Fault::AfterAttempt] {
         let (engine, world): (Rc<Engine>, _) = (Rc::default(), World::new());
         let step = wrap(Faulty::new(&engine).reject("ship", fault, ODD), &world);
@@ -372,7 +372,7 @@ async fn an_engine_that_lives_on_is_told_of_after_all() {
 
 /// Somebody is to approve what the workflow does about a failure: they must be told so.
 #[tokio::test(start_paused = true)]
-async fn an_engine_that_waits_lives() {
+async fn a_long_wait_proves_that_the_engine_lives() {
     let (engine, world): (Rc<Engine>, _) = (Rc::default(), World::new());
     let step = wrap(
         Faulty::new(&engine).reject("ship", Fault::AfterAttempt, ODD),
@@ -438,7 +438,7 @@ async fn waits_of_one_name_keep_their_order() {
 
 /// A wait that `try_join!` gives up has been called, whatever the log does.
 #[tokio::test(start_paused = true)]
-async fn a_wait_that_is_given_up_was_called() {
+async fn an_abandoned_wait_was_called() {
     for trouble in TROUBLES {
         let (engine, world): (Rc<Engine>, _) = (Rc::default(), World::new());
         world.always.set(trouble);
@@ -485,7 +485,7 @@ async fn a_replayed_wait_does_not_wait_for_the_log() {
 
 /// What `try_join!` gives up goes on in the engine, and is told.
 #[tokio::test(start_paused = true)]
-async fn a_step_that_nobody_awaits_is_told_to_its_end() {
+async fn an_abandoned_step_is_reported_to_its_end() {
     let (engine, world): (Rc<Engine>, _) = (Rc::default(), World::new());
     let step = wrapped(&engine, &world, DispatchConfig::batched());
     let run = step.workflow(async |step| {
@@ -524,7 +524,7 @@ async fn a_step_that_nobody_awaits_is_told_to_its_end() {
 
 /// One that outlasts the run is not told: the log ends with the run.
 #[tokio::test(start_paused = true)]
-async fn a_step_that_outlasts_the_run_is_not_told() {
+async fn a_step_that_outlasts_the_run_is_not_reported() {
     let (engine, world): (Rc<Engine>, _) = (Rc::default(), World::new());
     let step = wrapped(&engine, &world, DispatchConfig::batched());
     let run = step.workflow(async |step| {
@@ -653,7 +653,7 @@ async fn a_sleep_that_ends_too_early_is_doubted() {
 /// A wait that began before a replayed sleep ends shows, by going on, that the run does: what is
 /// told beside it is not held until the wait ends, which may take days.
 #[tokio::test(start_paused = true)]
-async fn a_long_wait_does_not_hold_what_is_told_beside_it() {
+async fn a_long_wait_does_not_hold_concurrent_events() {
     for runs_a_step_before in [false, true] {
         let (engine, world): (Rc<Engine>, _) = (Rc::default(), World::new());
         // The sleep is over when the lifetime begins.
@@ -684,7 +684,7 @@ async fn a_long_wait_does_not_hold_what_is_told_beside_it() {
 
 /// Nor is it held beside a step whose code runs: neither a replay nor a rollback calls it.
 #[tokio::test(start_paused = true)]
-async fn a_long_step_does_not_hold_what_is_told_beside_it() {
+async fn a_long_step_does_not_hold_concurrent_events() {
     let (engine, world): (Rc<Engine>, _) = (Rc::default(), World::new());
     let slept = FakeStep::new(&engine);
     slept.sleep("dry", Duration::from_secs(60)).await.unwrap();
@@ -729,7 +729,7 @@ async fn the_rest_of_a_sleep_is_not_doubted() {
 
 /// A lifetime that is over says so at its end, and tells nothing else but what is sure.
 #[tokio::test(start_paused = true)]
-async fn a_lifetime_that_is_over_says_so() {
+async fn a_lifetime_that_is_over_dispatches_over() {
     let engine = Rc::<Engine>::default();
     let kept = Kept(World::new(), Rc::default());
     let text = "Network connection lost.";

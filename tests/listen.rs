@@ -51,7 +51,7 @@ impl DecodeEvent for Account {
 type Target<S> = SseTarget<Account, S>;
 
 #[test]
-fn a_listener_gets_what_was_dispatched_then_and_now_until_the_end() {
+fn a_listener_gets_stored_and_new_events_until_the_end() {
     async fn check<S: EventStore + 'static>(store: S) {
         let target = Target::new(store);
         let opened = Account::Opened {
@@ -177,7 +177,7 @@ fn events_of_a_step_are_read_back() {
 }
 
 #[test]
-fn a_listener_of_a_store_that_keeps_nothing_gets_what_comes() {
+fn a_listener_of_a_store_that_keeps_nothing_gets_new_events() {
     block_on(async {
         let target = Target::new(NullEventStore::new());
         target.dispatch(&paid(1)).await.unwrap();
@@ -219,7 +219,7 @@ fn events_can_cross_threads() {
 // Folds.
 
 #[test]
-fn a_fold_gives_the_state_and_where_it_is_true() {
+fn a_fold_returns_the_state_and_its_cursor() {
     block_on(async {
         let target = Target::new(MemoryEventStore::new());
         let empty = target.fold(Cursor::Beginning, 0, add).await.unwrap();
@@ -260,7 +260,7 @@ fn a_fold_gives_the_state_and_where_it_is_true() {
 }
 
 #[test]
-fn a_fold_that_cannot_go_on_says_why_and_stays_true() {
+fn a_fold_that_cannot_go_on_says_why_and_is_unchanged() {
     block_on(async {
         let target = Target::new(MemoryEventStore::new());
         target.dispatch(&paid(1)).await.unwrap();
@@ -300,7 +300,7 @@ fn a_fold_that_cannot_go_on_says_why_and_stays_true() {
 }
 
 #[test]
-fn an_error_of_the_store_leaves_a_fold_true() {
+fn an_error_of_the_store_leaves_a_fold_unchanged() {
     block_on(async {
         let database = Database::in_memory();
         let target = Target::new(SqliteEventStore::new(database.clone()));
@@ -340,7 +340,7 @@ proptest! {
 
     /// Whatever the order: a state is the sum of the events up to its cursor, and of no others.
     #[test]
-    fn every_state_is_true_at_its_cursor(ops in vec(op(), 1..30)) {
+    fn every_state_matches_its_cursor(ops in vec(op(), 1..30)) {
         block_on(async {
             let target = Target::new(MemoryEventStore::new());
             let mut sums = vec![0];

@@ -41,7 +41,7 @@ fn relays_keep_the_promise() {
 }
 
 #[test]
-fn two_levels_of_relays_with_viewers_everywhere_give_the_bytes_of_the_log() {
+fn viewers_at_two_levels_of_relays_get_the_bytes_of_the_log() {
     let root = root();
     let middle: Vec<_> = (0..2).map(|_| relay(&root)).collect();
     let leaves: Vec<_> = (0..4).map(|leaf| relay(&middle[leaf % 2])).collect();
@@ -130,7 +130,7 @@ fn a_viewer_that_is_ahead_of_its_relay_is_not_reset() {
 }
 
 #[test]
-fn a_relay_that_was_not_told_of_a_restart_ends_nobody() {
+fn a_relay_that_missed_a_restart_ends_no_stream() {
     block_on(async {
         let root = root();
         let end = NewEvent::new("end", "{}").unwrap().terminal();
@@ -218,7 +218,7 @@ async fn an_upstream_that_failed_is_followed_again_and_viewers_keep_their_places
 }
 
 #[test]
-fn who_comes_before_a_relay_knows_anything_waits() {
+fn a_viewer_waits_until_the_relay_knows_the_log() {
     block_on(async {
         let database = Database::in_memory();
         let root = Shared::new(SqliteEventStore::new(database.clone()));
@@ -271,7 +271,7 @@ fn a_log_that_was_deleted_is_another_log() {
 }
 
 #[test]
-fn that_there_is_no_event_is_not_said_without_asking() {
+fn a_relay_asks_the_upstream_before_it_says_that_a_log_is_empty() {
     block_on(async {
         let root = root();
         let relay = relay(&root);
@@ -312,7 +312,7 @@ fn viewers_at_the_head_cost_the_upstream_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn viewers_who_ask_for_the_same_at_a_time_cost_one_call() {
+async fn viewers_that_ask_for_the_same_page_at_once_cost_one_call() {
     let root = Counted::new();
     let end = NewEvent::new("end", "{}").unwrap().terminal();
     let said = (0..20_000).map(|n| NewEvent::new("said", n.to_string()).unwrap());
@@ -367,7 +367,7 @@ async fn viewers_who_ask_for_the_same_at_a_time_cost_one_call() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_end_is_not_told_by_an_answer_that_is_older_than_the_question() {
+async fn an_answer_older_than_the_question_reports_no_end() {
     let root = Counted::new();
     let end = NewEvent::new("end", "{}").unwrap().terminal();
     root.0.append(vec![end]).await.unwrap();

@@ -328,7 +328,7 @@ fn concurrent_steps_at_every_poll() {
 
 /// Lifetimes that are killed, paused and reset, in any order: more than 20,000 steps of them.
 #[test]
-fn lifetimes_without_number() {
+fn killed_paused_and_reset_many_times() {
     let mut steps = 0;
     for number in 0..1_500 {
         let seed = Seed(number);
@@ -430,7 +430,7 @@ fn facts_of_an_earlier_run_are_dropped() {
 
 /// More than fits into one call, which piles up while the log does not answer.
 #[test]
-fn what_piles_up_is_sent_in_parts_and_in_order() {
+fn a_backlog_is_sent_in_parts_and_in_order() {
     const LARGE: usize = 50 * 1024;
     for (steps, size) in [(2_000, 10), (40, LARGE)] {
         let world = World::new(1, Troubles::Dead);
@@ -502,7 +502,7 @@ proptest! {
     /// sent again in their place; and the process dies. In the end nothing is there twice, and what is
     /// lost are reports and failures of attempts, which nobody could tell again.
     #[test]
-    fn with_a_log_in_trouble(seed: u64, disturbances in disturbances()) {
+    fn a_failing_log_loses_only_what_nobody_could_send_again(seed: u64, disturbances in disturbances()) {
         let world = World::new(seed, Troubles::Many);
         world.suffer(disturbances);
         world.run_to_end();
@@ -516,7 +516,7 @@ proptest! {
     /// The workflow does not notice its log: it makes the same attempts with the same results,
     /// whatever the log does, and waits no longer than documented.
     #[test]
-    fn the_workflow_does_not_suffer(seed: u64) {
+    fn the_workflow_is_the_same_with_and_without_troubles(seed: u64) {
         let healthy = World::new(seed, Troubles::None);
         healthy.run_to_end();
         for troubles in [Troubles::Many, Troubles::Dead] {

@@ -166,7 +166,7 @@ async fn a_restart_that_the_platform_refuses_changes_nothing() {
 
 /// Requests of a process that is dead, and of one that does not know yet that it is.
 #[tokio::test]
-async fn what_comes_from_a_lifetime_that_is_over_is_stale() {
+async fn facts_from_a_lifetime_that_is_over_are_stale() {
     let log = WorkflowLog::new(Database::in_memory());
     let append = async |generation, run, key: &str| {
         let told = log.append(generation, run, vec![fact(key)], now()).await;
@@ -219,7 +219,7 @@ async fn what_comes_from_a_lifetime_that_is_over_is_stale() {
 
 /// The object may leave memory at any time.
 #[tokio::test]
-async fn a_log_that_wakes_knows_whose_facts_it_has() {
+async fn a_log_that_wakes_knows_the_lifetime_of_its_facts() {
     let database = Database::in_memory();
     let log = || WorkflowLog::new(database.clone());
     let append = async |generation, key: &str| {
@@ -363,7 +363,7 @@ async fn a_log_that_has_expired_goes_on_with_the_next_run() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_two_lifetimes_at_once_the_later_one_tells() {
+async fn only_the_later_of_two_concurrent_lifetimes_appends() {
     let (engine, world): (Rc<Engine>, _) = (Rc::default(), World::new());
     let body = async |step: WrappedStep, times: u32| {
         for _ in 0..times {
@@ -436,7 +436,7 @@ async fn a_lifetime_goes_with_the_run() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_in_doubt_is_held_until_the_engine_shows_that_the_run_goes_on() {
+async fn doubtful_facts_are_held_until_the_engine_proves_that_the_run_goes_on() {
     #[derive(Clone, Copy, PartialEq)]
     enum Then {
         Alive,
@@ -504,7 +504,7 @@ async fn what_is_in_doubt_is_held_until_the_engine_shows_that_the_run_goes_on() 
 
 /// Where a run had ended, held facts keep their order when the next run begins.
 #[tokio::test(start_paused = true)]
-async fn a_restart_tells_all_in_the_order_in_which_it_was_told() {
+async fn a_restart_sends_all_facts_again_in_order() {
     let world = World::new();
     let ended = workflow_ended("order", Ok(()), now()).unwrap();
     for event in [started(), fact("a-1:started"), fact("c-1:started"), ended] {
@@ -610,7 +610,7 @@ async fn a_restart_that_the_engine_has_proved_stays_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_a_lifetime_that_does_not_tell_the_end_has_it_asked_for() {
+async fn the_log_is_settled_only_if_a_lifetime_ends_without_the_runs_end() {
     let (engine, world): (Rc<Engine>, _) = (Rc::default(), World::new());
     engine.pause_in("price");
     assert!(run(&engine, &world).await.unwrap_err().is_suspended());
@@ -839,7 +839,7 @@ async fn a_log_that_is_back_is_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_a_burst_of_reports_the_newest_is_kept() {
+async fn a_burst_of_reports_keeps_the_newest() {
     let (engine, world): (Rc<Engine>, _) = (Rc::default(), World::new());
     let burst = async |killed: bool| {
         let step = wrapped(&engine, &world, DispatchConfig::batched());

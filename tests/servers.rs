@@ -319,7 +319,7 @@ async fn many_logs_are_found_by_their_path() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn those_who_wait_for_a_store_come_back_one_after_another() {
+async fn clients_held_by_a_failing_store_come_back_one_after_another() {
     const WAITING: usize = 200;
     let (sse, bodies) = waiting(Sse::new(), WAITING).await;
     let began = tokio::time::Instant::now();
@@ -338,7 +338,7 @@ async fn those_who_wait_for_a_store_come_back_one_after_another() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_shutdown_does_not_wait_for_those_who_wait() {
+async fn a_shutdown_does_not_wait_for_held_clients() {
     let shutdown = Shutdown::new();
     let (_sse, bodies) = waiting(Sse::new().shutdown(&shutdown), 3).await;
     let began = tokio::time::Instant::now();
@@ -499,7 +499,7 @@ async fn a_client_that_leaves_is_forgotten() {
 }
 
 #[tokio::test]
-async fn head_leaves_nobody_who_waits() {
+async fn a_head_request_leaves_no_waiting_stream() {
     let target = Target::new(Broken::new(MemoryEventStore::new()));
     append(&target, 1..=3).await;
     let shutdown = Shutdown::new();
@@ -530,7 +530,7 @@ async fn head_leaves_nobody_who_waits() {
 // Ends that are none.
 
 #[tokio::test]
-async fn a_store_that_fails_in_mid_stream_cuts_the_stream_and_is_heard_of() {
+async fn a_store_that_fails_in_mid_stream_cuts_the_stream_and_is_reported() {
     let target = Target::new(Broken::new(MemoryEventStore::new()));
     append(&target, 1..=2).await;
     let errors = Arc::new(AtomicUsize::new(0));
@@ -722,7 +722,7 @@ const ALLOWED: &str = "https://app.example.com";
 const OTHER: &str = "https://evil.example";
 
 #[tokio::test]
-async fn cors_lets_listed_origins_in_with_credentials_and_nobody_else() {
+async fn cors_admits_listed_origins_with_credentials_and_no_others() {
     for server in servers_with_cors().await {
         for origin in ORIGINS {
             for (path, id) in [
@@ -798,7 +798,7 @@ async fn cors_lets_listed_origins_in_with_credentials_and_nobody_else() {
 
 /// What a browser would make of it must not depend on whose CORS it is.
 #[tokio::test]
-async fn a_browser_sees_what_it_sees_with_tower_http() {
+async fn a_browser_sees_the_same_as_with_tower_http() {
     use axum::http::{HeaderName, HeaderValue, Method};
     let reference = tower_http::cors::CorsLayer::new()
         .allow_origin(ORIGINS.map(HeaderValue::from_static))

@@ -108,7 +108,7 @@ fn a_viewer_that_leaves_and_resumes_misses_nothing() {
 }
 
 #[test]
-fn of_one_fact_from_many_threads_one_is_stored() {
+fn one_fact_from_many_threads_is_stored_once() {
     explore(|| {
         let store = Arc::new(MemoryEventStore::new());
         let appenders: Vec<_> = (0..3)
@@ -135,7 +135,7 @@ fn of_one_fact_from_many_threads_one_is_stored() {
 
 /// The rule that the bell asks for: listen, look, wait.
 #[test]
-fn a_bell_wakes_whoever_listened_before_it_rang() {
+fn a_bell_wakes_all_that_listened_before_it_rang() {
     explore(|| {
         let shared = Arc::new((Bell::new(), shuttle::sync::Mutex::new(0)));
         let waiters: Vec<_> = (0..2)
@@ -166,7 +166,7 @@ fn a_bell_wakes_whoever_listened_before_it_rang() {
 
 /// Whoever is too slow for what is kept is told so, each time, and is woken for what comes next.
 #[test]
-fn a_viewer_that_falls_behind_is_told() {
+fn a_viewer_that_falls_behind_gets_a_reset() {
     static RESETS: AtomicUsize = AtomicUsize::new(0);
     fn check<S: EventStore + 'static>(store: S) {
         let target: SseTarget<NewEvent, S> = SseTarget::new(store);
@@ -332,7 +332,7 @@ fn a_shutdown_reaches_every_stream() {
 }
 
 #[test]
-fn a_store_that_does_not_look_again_is_caught() {
+fn a_store_that_does_not_read_again_after_listening_is_caught() {
     fn check(looks_again: bool) {
         let store = Belled {
             log: MemoryEventStore::new(),

@@ -157,7 +157,7 @@ async fn a_root_its_spans_and_reports_are_the_events_of_a_workflow() {
 }
 
 #[tokio::test]
-async fn an_error_is_told_with_its_causes_and_returned_as_it_is() {
+async fn an_error_is_reported_with_its_causes_and_returned_unchanged() {
     #[derive(Debug, PartialEq)]
     struct Chained;
     impl fmt::Display for Chained {
@@ -227,7 +227,7 @@ async fn ids_are_the_same_however_spans_interleave() {
 }
 
 #[tokio::test]
-async fn a_long_name_is_cut_and_what_is_within_names_its_parent() {
+async fn a_long_name_is_cut_and_spans_within_name_their_parent() {
     let log = Log::new(TracerConfig::new());
     for filler in ["x", "\"", "\u{1}", "/", "é"] {
         let long = filler.repeat((2 << 20) / filler.len());
@@ -268,7 +268,7 @@ async fn a_long_name_is_cut_and_what_is_within_names_its_parent() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn spans_are_for_tasks_and_threads() {
+async fn spans_cross_tasks_and_threads() {
     let log = Log::new(TracerConfig::new());
     let tracer = log.tracer.clone();
     let job = tokio::spawn(async move {
@@ -346,7 +346,7 @@ async fn a_span_says_nothing_after_its_end() {
 }
 
 #[tokio::test]
-async fn the_same_run_is_told_once_and_a_named_one_anew() {
+async fn the_same_run_is_sent_once_and_a_named_run_anew() {
     async fn run(tracer: &Tracer) {
         let body = async |root: Span| {
             root.progress("working");
@@ -543,7 +543,7 @@ mod layer {
     }
 
     #[tokio::test]
-    async fn instrumented_code_is_told_without_a_change() {
+    async fn instrumented_code_is_reported_without_a_change() {
         let log = Log::new(TracerConfig::new());
         let subscriber = tracing_subscriber::registry().with(SseLayer::new(log.tracer.clone()));
         async {
@@ -773,7 +773,7 @@ mod layer {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn code_that_says_more_than_the_store_takes_is_not_held_up() {
+    async fn code_that_reports_faster_than_the_store_is_not_delayed() {
         let log = Log::new(TracerConfig::new().capacity(100));
         log.target.store().stuck.store(true, Ordering::SeqCst);
         let subscriber = tracing_subscriber::registry().with(SseLayer::new(log.tracer.clone()));

@@ -120,7 +120,7 @@ fn numbers_cross_that_javascript_holds_exactly() {
 }
 
 #[test]
-fn what_json_has_no_word_for_is_what_json_makes_of_it() {
+fn values_that_json_lacks_become_what_json_makes_of_them() {
     assert_eq!(stored(Some(f64::NAN)).unwrap(), None);
     assert_eq!(stored(Some(f64::INFINITY)).unwrap(), None);
     assert!(stored(-0.0_f64).unwrap().is_sign_positive());
@@ -152,7 +152,7 @@ fn types_of_all_forms_cross() {
 }
 
 #[test]
-fn the_place_of_what_cannot_cross_is_named() {
+fn an_error_names_the_place_of_a_value_that_cannot_cross() {
     let order = json!({ "customer": { "id": 1 }, "lines": [{ "id": 1 }, { "id": u64::MAX }] });
     let message = refused(order);
     assert_eq!(
@@ -194,7 +194,7 @@ fn depth_and_size_are_bounded() {
 }
 
 #[test]
-fn what_cannot_be_stored_is_not_tried_again() {
+fn a_result_that_cannot_be_stored_is_not_retried() {
     let called = Rc::new(Cell::new(0));
     let instance = FakeInstance::new();
     let counted = Rc::clone(&called);
@@ -291,7 +291,7 @@ fn an_output_that_cannot_be_stored_fails_the_run() {
 }
 
 #[test]
-fn what_a_test_gives_crosses_too() {
+fn values_given_by_a_test_cross_too() {
     let instance = FakeInstance::new();
     instance.returns("look up", BTreeMap::from([(7, true)]));
     instance.send_event("sent", json!({ "by": { "name": 5 }, "secret": "abc" }));
@@ -335,7 +335,7 @@ struct Name {
 
 /// With `serde_json/arbitrary_precision`, which `npm test -- native` switches on once, too.
 #[test]
-fn what_the_platform_says_is_read_whatever_serde_json_can() {
+fn the_platforms_values_are_read_with_any_serde_json_features() {
     let event = r#"{"instanceId":"a","eventId":7,"timestamp":1795444674907.5,"type":"step_started",
         "stepName":"charge card-2","config":{"retries":{"limit":5,"delay":1000,"backoff":"linear"},
         "timeout":"10 minutes"}}"#;

@@ -94,7 +94,7 @@ fn a_run_from_our_own_log() {
 
 /// What the workflow gave up, or what was cut off, does not run for ever in a run that has ended.
 #[test]
-fn what_is_open_stops_with_the_run() {
+fn open_tasks_stop_with_the_run() {
     let mut log = OurLog::default();
     log.add("started", "order-1.workflow", json!({ "kind": "workflow" }));
     log.add("started", "pay-1", json!({}));

@@ -40,7 +40,7 @@ fn nothing_is_kept_while_nobody_watches() {
 }
 
 #[test]
-fn what_is_kept_is_bounded_whatever_viewers_do_and_goes_with_the_last() {
+fn kept_pages_are_bounded_and_dropped_with_the_last_viewer() {
     block_on(async {
         let target = target();
         for _ in 0..40 {
@@ -125,7 +125,7 @@ fn a_relay_keeps_as_much_and_nothing_when_it_does_not_follow() {
 }
 
 #[test]
-fn where_viewers_are_many_pages_are_smaller() {
+fn pages_are_smaller_when_viewers_are_many() {
     block_on(async {
         let target = target();
         for _ in 0..40 {

@@ -200,7 +200,7 @@ async fn a_restart_shows_a_second_run() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_log_in_trouble_costs_nothing_and_gets_everything() {
+async fn a_failing_log_costs_the_workflow_nothing_and_gets_everything() {
     let undisturbed = {
         let (engine, world) = (Rc::default(), World::new());
         run_to_end(&engine, &world).await.unwrap();
@@ -358,7 +358,7 @@ async fn wrapped_or_not_results_errors_and_attempts_are_the_same() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_attempt_that_returns_after_its_time_has_failed() {
+async fn an_attempt_that_returns_after_its_timeout_has_failed() {
     let (engine, world): (Rc<Engine>, _) = (Rc::default(), World::new());
     let step = wrapped(&engine, &world, DispatchConfig::batched());
     let run = step.workflow(async |step| {
@@ -512,7 +512,7 @@ async fn groups_have_children_and_filters_hide_steps() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_group_with_a_long_name_is_told_like_its_steps() {
+async fn a_group_with_a_long_name_is_reported_like_its_steps() {
     let (engine, world): (Rc<Engine>, _) = (Rc::default(), World::new());
     let step = wrapped(&engine, &world, DispatchConfig::batched());
     let run = step.workflow(async |step| {

@@ -1,4 +1,4 @@
-//! A subscription as the bytes of a response, with heartbeats.
+//! Turns a subscription into the bytes of a response, with heartbeats.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -14,22 +14,21 @@ use crate::store::{EventStore, FrameBytes, FrameStore};
 use crate::sync::MaybeSend;
 use crate::wire;
 
-/// How long a stream is silent before a heartbeat, unless told otherwise: 15 seconds, as WHATWG
-/// HTML section 9.2.7 advises.
+/// The default silence before a heartbeat: 15 seconds, as WHATWG HTML section 9.2.7 advises.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(15);
 
-/// The bytes of a stream: a heartbeat at once, so that proxies flush the headers; where it starts
-/// at the tail, an `id:` that says where that is (see [`wire::encode_position`]); then the events, with a heartbeat after every [`HEARTBEAT_INTERVAL`] of silence. `sleep` brings the
-/// clock: `tokio::time::sleep`, or a Worker's timer.
+/// Returns the bytes of a stream, with a heartbeat after every [`HEARTBEAT_INTERVAL`] of silence.
+/// The stream begins with a heartbeat, so that proxies flush the headers. If the subscription
+/// starts at the tail, an `id:` with that position follows (see [`wire::encode_position`]). Then
+/// come the events. `sleep` is the clock: `tokio::time::sleep`, or a Worker's timer.
 ///
-/// Send it with [`wire::HEADERS`] and status `200`; where
-/// [`Subscription::has_ended`] answer `204` without a body instead, which tells an
-/// `EventSource` to stop.
+/// Send it with [`wire::HEADERS`] and status `200`. If [`Subscription::has_ended`] is true, answer
+/// `204` without a body instead, which stops an `EventSource`.
 ///
-/// Each item is at most about one page ([`PageLimit`](crate::store::PageLimit)) and the next is read
-/// when it is asked for, so a slow client costs one page. The stream ends after the terminal
-/// event. It also ends after an error, which a client cannot tell from a broken connection: it
-/// comes back and resumes.
+/// Each item is at most about one page ([`PageLimit`](crate::store::PageLimit)). The next page is
+/// read when the next item is polled, so a slow client costs one page. The stream ends after the
+/// terminal event. It also ends after an error, which looks like a broken connection to the client:
+/// it reconnects and resumes.
 pub fn body<S, F>(
     subscription: Subscription<S>,
     sleep: impl FnMut(Duration) -> F + MaybeSend,
@@ -46,7 +45,7 @@ where
     keep_alive(opening.chain(frames), HEARTBEAT_INTERVAL, sleep)
 }
 
-/// As [`body`], of a store that has the bytes ready.
+/// As [`body`], for a store that keeps the bytes.
 pub fn frame_body<S, F>(
     subscription: Subscription<S>,
     sleep: impl FnMut(Duration) -> F + MaybeSend,
@@ -63,7 +62,7 @@ where
     keep_alive(opening.chain(chunks), HEARTBEAT_INTERVAL, sleep)
 }
 
-/// The wire bytes of a batch that has those of its events.
+/// Encodes a batch whose events are encoded already.
 pub(crate) fn frame_bytes<B: FrameBytes>(batch: Batch<B>) -> B {
     match batch {
         Batch::Events(frames) => frames,
@@ -75,8 +74,7 @@ pub(crate) fn frame_bytes<B: FrameBytes>(batch: Batch<B>) -> B {
     }
 }
 
-/// The wire bytes of a batch, its events with their ids if they are to be `numbered`: see
-/// [`Subscription::is_resumable`].
+/// Encodes a batch. With `numbered`, each event has its `id:`; see [`Subscription::is_resumable`].
 #[must_use]
 pub fn frames(batch: &Batch, numbered: bool) -> Vec<u8> {
     let mut out = Vec::new();
@@ -95,8 +93,8 @@ pub fn frames(batch: &Batch, numbered: bool) -> Vec<u8> {
     out
 }
 
-/// Adds heartbeats to a stream of chunks: one at once, then one after every `interval` of
-/// silence. A heartbeat never drops what the inner stream was doing.
+/// Adds heartbeats to a stream of chunks: one at once, then one after every `interval` of silence.
+/// A heartbeat never interrupts what the inner stream is doing.
 pub fn keep_alive<T, B, F, E>(
     inner: T,
     interval: Duration,

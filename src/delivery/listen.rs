@@ -1,4 +1,4 @@
-//! Reading a log in process: typed events as a stream, and folds.
+//! Reads a log in process: typed events as a stream, and folds.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -13,10 +13,10 @@ use crate::event::{Cursor, EventId, Reset, StoredEvent};
 use crate::store::EventStore;
 use crate::sync::MaybeSend;
 
-/// An event that can be read back from what is stored of it.
+/// An event that can be decoded from its stored form.
 ///
-/// An event whose data says everything about it, as that of a struct or of an enum with
-/// `#[serde(tag = "…")]`, is read in a line:
+/// If the data says everything about the event, as with a struct or an enum with
+/// `#[serde(tag = "…")]`, decoding takes one line:
 ///
 /// ```
 /// use std::error::Error;
@@ -37,8 +37,8 @@ use crate::sync::MaybeSend;
 /// }
 /// ```
 ///
-/// One whose variants are told apart by the event's type alone, as a match on the type. Where the
-/// log may have events that this code does not know yet, a variant for them keeps folds going:
+/// If only the event's type distinguishes the variants, match on the type. If the log may have
+/// events that this code does not know yet, add a variant for them, so that folds go on:
 ///
 /// ```
 /// # use std::borrow::Cow;
@@ -91,14 +91,15 @@ use crate::sync::MaybeSend;
 /// # });
 /// ```
 pub trait DecodeEvent: Sized {
-    /// Reads the event.
+    /// Decodes the event.
     ///
     /// # Errors
-    /// Whatever says best why it cannot be read. The reader learns the event's id and type anyway.
+    /// Any error that says why the event cannot be decoded. The reader also gets the event's id and
+    /// type.
     fn decode(event: &StoredEvent) -> Result<Self, Box<dyn std::error::Error + Send + Sync>>;
 }
 
-/// As it is stored: for those who want every event, whatever it is.
+/// Returns every event as it is stored, whatever it is.
 impl DecodeEvent for StoredEvent {
     fn decode(event: &StoredEvent) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
         Ok(event.clone())
@@ -108,22 +109,23 @@ impl DecodeEvent for StoredEvent {
 /// An event that was read from a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stored<E> {
-    /// Its position.
+    /// Its position in the log.
     pub id: EventId,
     /// When it was stored: see [`StoredEvent::timestamp`].
     pub timestamp: SystemTime,
-    /// What was dispatched.
+    /// The event that was dispatched.
     pub event: E,
 }
 
 impl<E: DecodeEvent, S: EventStore> SseTarget<E, S> {
-    /// The events from `cursor` on, those that are stored and then those that come, each once and
-    /// in order: what a listener of an `EventTarget` or an `EventEmitter` gets, but that it may
-    /// come late. To go on later, keep the last [`id`](Stored::id) for [`Cursor::After`].
+    /// Returns the events from `cursor` on, first the stored ones and then new ones, each once and
+    /// in order. It is what a listener of an `EventTarget` or an `EventEmitter` gets, except that
+    /// the listener may come late. To go on later, keep the last [`id`](Stored::id) for
+    /// [`Cursor::After`].
     ///
     /// The stream ends after the terminal event, while that is the newest. It also ends after
-    /// [`ListenError::Store`], and goes on after the other errors, each of which is about one
-    /// event or one gap; `event?` stops at any of them.
+    /// [`ListenError::Store`]. It goes on after the other errors, each of which is about one event
+    /// or one gap; `event?` stops at any of them.
     ///
     /// ```
     /// # use std::borrow::Cow;
@@ -180,13 +182,13 @@ impl<E: DecodeEvent, S: EventStore> SseTarget<E, S> {
         }))
     }
 
-    /// Applies the events from `cursor` to the head of the log to a state, one after another, and
-    /// returns it with the cursor it is true at: from there, [`events`](Self::events) goes on
-    /// without a gap or an overlap, and so does [`Folded::advance`].
+    /// Applies the events from `cursor` to the head of the log to a state, one after another.
+    /// Returns the state with the cursor up to which it is complete: from there,
+    /// [`events`](Self::events) and [`Folded::advance`] go on without a gap or an overlap.
     ///
-    /// From [`Cursor::Beginning`] with an empty state, or with a state that was kept from the
-    /// cursor it was true at. Where retention removes old events, the beginning is the oldest
-    /// event kept, so that such a log needs a state that is kept.
+    /// Start from [`Cursor::Beginning`] with an empty state, or from a kept state with its cursor.
+    /// Where retention removes old events, the beginning is the oldest event kept, so such a log
+    /// needs a kept state.
     ///
     /// ```
     /// # use std::borrow::Cow;
@@ -246,7 +248,7 @@ impl<E: DecodeEvent, S: EventStore> SseTarget<E, S> {
             match ahead.try_next().await.map_err(ListenError::Store)? {
                 Some(batch) => folded.apply(batch, ahead)?,
                 None => {
-                    // At the head, also where that is further on because what lay between is gone.
+                    // At the head, even if that skipped over removed events.
                     folded.cursor = ahead.cursor();
                     folded.subscription = ahead;
                     return Ok(folded);
@@ -256,11 +258,11 @@ impl<E: DecodeEvent, S: EventStore> SseTarget<E, S> {
     }
 }
 
-/// A state, and the cursor it is true at.
+/// A state, and the cursor up to which it is complete.
 pub struct Folded<T, E, S, F> {
-    /// What the events amount to.
+    /// The state after all events before the cursor.
     pub state: T,
-    /// Behind the last event that is in the state.
+    /// The position after the last event in the state.
     pub cursor: Cursor,
     subscription: Subscription<S>,
     apply: F,
@@ -273,14 +275,14 @@ where
     S: EventStore,
     F: FnMut(&mut T, Stored<E>),
 {
-    /// Waits for further events and applies them. `false` if the log has ended: nothing changed,
-    /// and nothing will while the terminal event is the newest.
+    /// Waits for further events and applies them. Returns `false` if the log has ended: then
+    /// nothing changed, and nothing will while the terminal event is the newest.
     ///
-    /// Dropping the future loses nothing. State and cursor are always true together.
+    /// Dropping the future loses nothing. State and cursor always match.
     ///
     /// # Errors
-    /// When the store fails, or an event cannot be decoded, or events that are not in the state
-    /// were removed ([`ListenError::Reset`]). State and cursor stay what they were, and the next
+    /// When the store fails, when an event cannot be decoded, or when events that are not in the
+    /// state were removed ([`ListenError::Reset`]). State and cursor stay unchanged, and the next
     /// call meets the same event or the same gap again.
     pub async fn advance(&mut self) -> Result<bool, ListenError<S::Error>> {
         let mut ahead = self.subscription.clone();
@@ -295,7 +297,7 @@ where
             Batch::Events(events) => events,
             Batch::Reset(reset) => return Err(ListenError::Reset(reset)),
         };
-        // All of them first: a page is in the state as a whole or not at all.
+        // All are decoded first: a page is applied as a whole or not at all.
         let events: Vec<_> = events.into_iter().map(decode).collect::<Result<_, _>>()?;
         for event in events {
             (self.apply)(&mut self.state, event);
@@ -326,7 +328,7 @@ fn decode<E: DecodeEvent, T>(stored: StoredEvent) -> Result<Stored<E>, ListenErr
     }
 }
 
-/// Why an event is not there.
+/// The reason why an event is missing.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ListenError<E> {
@@ -334,7 +336,8 @@ pub enum ListenError<E> {
     Store(E),
     /// An event cannot be decoded.
     Decode(DecodeError),
-    /// Events that should come next were removed: those that follow start with the oldest kept.
+    /// Events that should come next were removed; the events that follow start with the oldest
+    /// kept.
     Reset(Reset),
 }
 

@@ -1,4 +1,5 @@
-//! From the log to those who read it: dispatch, subscribe, and a subscription's events or bytes.
+//! Delivers events: dispatch into a log, subscribe to it, and read a subscription's events or
+//! bytes.
 
 mod body;
 mod listen;

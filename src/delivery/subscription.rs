@@ -11,33 +11,34 @@ use crate::store::{EventStore, FrameStore, Frames, Page, PageLimit, Watch};
 use crate::sync::MaybeSend;
 use crate::wire;
 
-/// A reader of a log: a cursor, and nothing else.
+/// Reads a log. Its whole state is a cursor.
 ///
-/// It reads a page after its cursor; when the page is empty it waits until the log changed and
-/// reads again. Replay and live are the same code, so every event comes once and in order
-/// however the two interleave, and a slow reader costs no memory: it catches up from the log.
+/// It reads a page after its cursor; when the page is empty it waits until the log changes and
+/// reads again. Replay and live are the same code, so every event comes once and in order however
+/// the two interleave. A slow reader costs no memory: it catches up from the log.
 #[derive(Debug)]
 pub struct Subscription<S> {
     store: Arc<S>,
     position: Position,
     limit: PageLimit,
     ended: bool,
-    /// It was to start at the tail, wherever that was.
+    /// Whether it started at the tail.
     from_tail: bool,
     watch: Watch,
 }
 
-/// What a reader has behind it.
+/// How far a reader has read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Position {
-    /// Whatever was removed before its first read.
+    /// Nothing is read; events removed before the first read are not missed.
     Oldest,
-    /// Nothing: the log was empty, so that it misses whatever is removed from now on.
+    /// Nothing is read, and the log was empty: every event removed from now on is missed.
     Start,
     After(EventId),
 }
 
-/// What a [`Subscription`] reads: events, or with [`Subscription::next_frames`] their bytes.
+/// An item that a [`Subscription`] returns: events, or with [`Subscription::next_frames`] their
+/// bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Batch<C = Vec<StoredEvent>> {
     /// The next events, at least one.
@@ -47,8 +48,8 @@ pub enum Batch<C = Vec<StoredEvent>> {
 }
 
 impl<S: EventStore> Subscription<S> {
-    /// A reader that starts at `cursor`. A log that has ended there gives a subscription whose
-    /// [`has_ended`](Self::has_ended) is true already.
+    /// Starts a reader at `cursor`. If the log has ended there, [`has_ended`](Self::has_ended) is
+    /// true at once.
     pub(crate) async fn start(store: Arc<S>, cursor: Cursor) -> Result<Self, S::Error> {
         let cursor = match cursor {
             _ if !store.is_resumable() => Cursor::Latest,
@@ -63,8 +64,8 @@ impl<S: EventStore> Subscription<S> {
                 before.map_or(Position::Oldest, Position::After)
             }
         };
-        // Also from the beginning, which cannot be the end: a store that fails is to fail here,
-        // where a server can still say so.
+        // Asked even for the beginning: a failing store is reported here, while a server can still
+        // answer 503.
         let ended = position.is_end(&store.ends(position.after()).await?);
         Ok(Self {
             watch: store.watch(),
@@ -76,7 +77,7 @@ impl<S: EventStore> Subscription<S> {
         })
     }
 
-    /// The reader that was at this position, which knew then that the log had not ended there.
+    /// Returns a reader at `position`, where the log had not ended when the position was taken.
     #[cfg_attr(not(feature = "cloudflare"), allow(dead_code))]
     pub(crate) fn resume(store: Arc<S>, position: Position) -> Self {
         Self {
@@ -89,14 +90,14 @@ impl<S: EventStore> Subscription<S> {
         }
     }
 
-    /// What [`resume`](Self::resume) needs: more than [`cursor`](Self::cursor) tells.
+    /// Returns the position for [`resume`](Self::resume), which is more exact than
+    /// [`cursor`](Self::cursor).
     #[cfg_attr(not(feature = "cloudflare"), allow(dead_code))]
     pub(crate) fn position(&self) -> Position {
         self.position
     }
 
-    /// The same reader with pages of another size, of at least one event. Default:
-    /// [`PageLimit::default`].
+    /// Sets the size of pages, of at least one event. Default: [`PageLimit::default`].
     #[must_use]
     pub fn with_page_limit(mut self, limit: PageLimit) -> Self {
         self.set_page_limit(limit);
@@ -110,21 +111,22 @@ impl<S: EventStore> Subscription<S> {
         };
     }
 
-    /// Whether the events' ids mean something to a later connection: see
+    /// Returns whether the events' ids are valid on a later connection: see
     /// [`EventStore::is_resumable`].
     #[must_use]
     pub fn is_resumable(&self) -> bool {
         self.store.is_resumable()
     }
 
-    /// Whether the terminal event was read and is the newest: [`next`](Self::next) will return
-    /// `None`, and a client that asks for this position is to be told with a `204`.
+    /// Returns whether the terminal event was read and is the newest. Then [`next`](Self::next)
+    /// returns `None`, and a server answers a client that asks for this position with `204`.
     #[must_use]
     pub fn has_ended(&self) -> bool {
         self.ended
     }
 
-    /// What a client that asked for [`Cursor::Latest`] is to be told first, as bytes: where that is.
+    /// Returns the bytes that tell a client of [`Cursor::Latest`] its position, to be sent first;
+    /// `None` for other clients and where there is no position to resume at.
     pub(crate) fn opening(&self) -> Option<Vec<u8>> {
         if !self.from_tail || self.ended || !self.is_resumable() {
             return None;
@@ -134,8 +136,8 @@ impl<S: EventStore> Subscription<S> {
         Some(opening)
     }
 
-    /// Where it is: a [`Cursor`] behind the last event that it returned, with which another
-    /// subscription goes on.
+    /// Returns a [`Cursor`] after the last event that it returned, from which another subscription
+    /// can go on.
     #[must_use]
     pub fn cursor(&self) -> Cursor {
         self.position
@@ -143,18 +145,18 @@ impl<S: EventStore> Subscription<S> {
             .map_or(Cursor::Beginning, Cursor::After)
     }
 
-    /// Waits for the next events. `None` after the terminal one, while it is the newest.
+    /// Waits for the next events. Returns `None` after the terminal one, while it is the newest.
     ///
     /// Dropping the future loses nothing: the position moves only when events are returned.
     ///
     /// # Errors
-    /// When the store fails. Calling it again tries again from the same position.
+    /// When the store fails. The next call tries again from the same position.
     pub async fn next(&mut self) -> Result<Option<Batch>, S::Error> {
         self.wait::<AsEvents>().await
     }
 
-    /// As [`next`](Self::next), without waiting: `None` where nothing follows, which makes
-    /// [`cursor`](Self::cursor) the head of the log at that moment.
+    /// As [`next`](Self::next), without waiting. Returns `None` where nothing follows;
+    /// [`cursor`](Self::cursor) is then the head of the log at that moment.
     ///
     /// # Errors
     /// As [`next`](Self::next).
@@ -162,7 +164,7 @@ impl<S: EventStore> Subscription<S> {
         self.advance::<AsEvents>().await
     }
 
-    /// The batches as a stream, which ends after an error.
+    /// Returns the batches as a stream, which ends after an error.
     pub fn into_stream(self) -> impl Stream<Item = Result<Batch, S::Error>> + MaybeSend
     where
         S: 'static,
@@ -173,7 +175,7 @@ impl<S: EventStore> Subscription<S> {
         })
     }
 
-    /// The cursor loop, whatever it reads.
+    /// Runs the cursor loop, for events or for frames.
     async fn wait<R: Read<S>>(&mut self) -> Result<Option<Batch<R::Item>>, S::Error> {
         while !self.ended {
             let batch = self.advance::<R>().await?;
@@ -197,7 +199,8 @@ impl<S: EventStore> Subscription<S> {
             return Ok(Some(Batch::Reset(reset)));
         }
         let last = R::last(&page.events);
-        // Where a page is empty nothing lies between here and the head: what did was removed.
+        // If a page is empty, everything between here and the head was removed, so the position is
+        // the head.
         self.position = Position::behind(last.or(page.head));
         self.ended = self.position.is_end(&page);
         Ok(R::item(page.events).map(Batch::Events))
@@ -205,8 +208,7 @@ impl<S: EventStore> Subscription<S> {
 }
 
 impl<S: FrameStore> Subscription<S> {
-    /// As [`next`](Self::next), with the bytes of the events instead of the events: see
-    /// [`FrameStore`].
+    /// As [`next`](Self::next), with the encoded bytes instead of the events: see [`FrameStore`].
     ///
     /// # Errors
     /// As [`next`](Self::next).
@@ -214,7 +216,7 @@ impl<S: FrameStore> Subscription<S> {
         self.wait::<AsFrames>().await
     }
 
-    /// As [`try_next`](Self::try_next), with the bytes of the events.
+    /// As [`try_next`](Self::try_next), with the encoded bytes instead of the events.
     ///
     /// # Errors
     /// As [`next`](Self::next).
@@ -222,7 +224,8 @@ impl<S: FrameStore> Subscription<S> {
         self.advance::<AsFrames>().await
     }
 
-    /// The batches of [`next_frames`](Self::next_frames) as a stream, which ends after an error.
+    /// Returns the batches of [`next_frames`](Self::next_frames) as a stream, which ends after an
+    /// error.
     pub fn into_frames(self) -> impl Stream<Item = Result<Batch<S::Bytes>, S::Error>> + MaybeSend
     where
         S: 'static,
@@ -234,7 +237,7 @@ impl<S: FrameStore> Subscription<S> {
     }
 }
 
-/// Another reader at the same position.
+/// Returns another reader at the same position.
 impl<S> Clone for Subscription<S> {
     fn clone(&self) -> Self {
         Self {
@@ -250,7 +253,8 @@ impl Position {
         last.map_or(Self::Start, Self::After)
     }
 
-    /// Before this one, and not before whichever is the oldest later: to miss it is told again.
+    /// Returns the position before the page's oldest event. If that event is removed before it is
+    /// read, the reader gets another reset.
     fn before_oldest<T>(page: &Page<T>) -> Self {
         match page.oldest {
             Some(oldest) => Self::behind(EventId::new(oldest.get() - 1)),
@@ -283,11 +287,11 @@ impl Position {
     }
 }
 
-/// What the loop reads of a log.
+/// What the cursor loop reads: events or frames.
 trait Read<S: EventStore> {
-    /// What a page has of its events.
+    /// The content of a page, which may be empty.
     type Content: MaybeSend;
-    /// The same, where there are any.
+    /// The content of a page that is not empty.
     type Item;
 
     fn read(
@@ -296,7 +300,7 @@ trait Read<S: EventStore> {
         limit: PageLimit,
     ) -> impl Future<Output = Result<Page<Self::Content>, S::Error>> + MaybeSend;
 
-    /// The id of the last event.
+    /// Returns the id of the last event.
     fn last(content: &Self::Content) -> Option<EventId>;
 
     fn item(content: Self::Content) -> Option<Self::Item>;

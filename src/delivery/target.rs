@@ -1,4 +1,4 @@
-//! `SseTarget`: dispatch into a log, subscribe to it.
+//! `SseTarget`: dispatches into a log and subscribes to it.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -8,8 +8,8 @@ use super::subscription::{Position, Subscription};
 use crate::event::{Cursor, Event, InvalidEvent, NewEvent};
 use crate::store::{Appended, EventStore};
 
-/// A typed event target whose events are stored before anyone sees them, so that a subscriber
-/// that comes late or comes back misses nothing.
+/// A typed event target. Events are stored before anyone sees them, so a subscriber that comes late
+/// or comes back misses nothing.
 ///
 /// Clones share the log.
 ///
@@ -42,14 +42,14 @@ pub struct SseTarget<E, S> {
 }
 
 impl<E: Event, S: EventStore> SseTarget<E, S> {
-    /// Stores an event and wakes subscribers. Returns when it is durable.
+    /// Stores an event and wakes subscribers. Returns when the event is durable.
     ///
     /// # Errors
-    /// [`DispatchError::Invalid`] for an event that cannot be stored, [`DispatchError::Store`]
-    /// when the store failed: the event may have been stored, see [`EventStore`].
+    /// [`DispatchError::Invalid`] for an event that cannot be stored. [`DispatchError::Store`] when
+    /// the store fails: the event may have been stored, see [`EventStore`].
     pub async fn dispatch(&self, event: &E) -> Result<Appended, DispatchError<S::Error>> {
         let outcomes = self.dispatch_all([event]).await?;
-        // One outcome for each event is the store's promise.
+        // A store promises one outcome for each event.
         Ok(outcomes.first().copied().unwrap_or(Appended::Duplicate))
     }
 
@@ -74,7 +74,7 @@ impl<E: Event, S: EventStore> SseTarget<E, S> {
 }
 
 impl<E, S: EventStore> SseTarget<E, S> {
-    /// A target over this log.
+    /// Returns a target over this log.
     pub fn new(store: S) -> Self {
         Self {
             store: Arc::new(store),
@@ -82,8 +82,8 @@ impl<E, S: EventStore> SseTarget<E, S> {
         }
     }
 
-    /// A reader of the log that starts at `cursor`, with everything that was stored before and
-    /// everything that will be. See [`body`](crate::delivery::body) for its bytes.
+    /// Returns a reader of the log that starts at `cursor`, with all stored events from there on
+    /// and then all new ones. See [`body`](crate::delivery::body) for its bytes.
     ///
     /// # Errors
     /// When the store fails.
@@ -91,13 +91,14 @@ impl<E, S: EventStore> SseTarget<E, S> {
         Subscription::start(Arc::clone(&self.store), cursor).await
     }
 
-    /// The subscription that was at this position: see [`Subscription::resume`].
+    /// Returns the subscription that was at this position: see [`Subscription::resume`].
     #[cfg_attr(not(feature = "cloudflare"), allow(dead_code))]
     pub(crate) fn resume(&self, position: Position) -> Subscription<S> {
         Subscription::resume(Arc::clone(&self.store), position)
     }
 
-    /// The same log, as one of events of another type: to read or write it as somebody else does.
+    /// Returns a target over the same log with another event type, for reading or writing other
+    /// events of it.
     #[must_use]
     pub fn typed<T>(&self) -> SseTarget<T, S> {
         SseTarget {
@@ -106,7 +107,7 @@ impl<E, S: EventStore> SseTarget<E, S> {
         }
     }
 
-    /// The log itself.
+    /// Returns the log itself.
     #[must_use]
     pub fn store(&self) -> &S {
         &self.store
@@ -130,9 +131,9 @@ impl<E, S: fmt::Debug> fmt::Debug for SseTarget<E, S> {
     }
 }
 
-/// Already encoded events are events too: for those who encode elsewhere.
+/// Dispatches events that were encoded elsewhere.
 impl<S: EventStore> SseTarget<NewEvent, S> {
-    /// Stores events that were encoded before, in order, all or none.
+    /// Stores encoded events in order, all or none, and wakes subscribers once.
     ///
     /// # Errors
     /// As [`dispatch_all`](SseTarget::dispatch_all).
@@ -147,7 +148,7 @@ impl<S: EventStore> SseTarget<NewEvent, S> {
     }
 }
 
-/// Why an event was not dispatched.
+/// The reason why an event was not dispatched.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum DispatchError<E> {

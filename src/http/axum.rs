@@ -8,8 +8,8 @@
 //! let app: Router = Router::new().route("/sse", sse(target));
 //! ```
 //!
-//! One log for each id: [`Sse::route_with`]. In a handler of your own, [`Sse::respond`] gives the
-//! response.
+//! For one log for each id see [`Sse::route_with`]. In a handler of your own, [`Sse::respond`]
+//! returns the response.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -29,7 +29,7 @@ use crate::delivery::SseTarget;
 use crate::refusal::Refusal;
 use crate::store::EventStore;
 
-/// Serves the events of this log, as [`Sse::new`] does it.
+/// Serves the events of this log with the defaults of [`Sse::new`].
 pub fn sse<E, S, R>(target: SseTarget<E, S>) -> MethodRouter<R>
 where
     E: 'static,
@@ -42,7 +42,7 @@ where
 impl Sse {
     /// Serves the events of this log: see [`respond`](Self::respond).
     ///
-    /// Answers every method, with `405` where it must. A further one is added as to any route:
+    /// Answers every method, with `405` where it must. Add another method as to any route:
     /// `sse.route(target).post(dispatch)`.
     pub fn route<E, S, R>(self, target: SseTarget<E, S>) -> MethodRouter<R>
     where
@@ -53,10 +53,10 @@ impl Sse {
         any(move |request: Request| self.respond(&target, &request))
     }
 
-    /// Serves the events of the log that `lookup` finds for the path's parameters, or what it
-    /// refuses the request with, as [`refuse`](Self::refuse) does it. It should store nothing: ids come
-    /// from anybody. It is not asked where the request is refused whatever the log is (`400`, `405`),
-    /// nor for a preflight.
+    /// Serves the events of the log that `lookup` finds for the path's parameters. If it returns a
+    /// refusal, the request is refused as by [`refuse`](Self::refuse). `lookup` should store
+    /// nothing: ids come from anybody. It is not called for a preflight, nor for a request that is
+    /// refused whatever the log is (`400`, `405`).
     ///
     /// ```
     /// # use std::{collections::HashMap, sync::Arc};
@@ -90,16 +90,16 @@ impl Sse {
     }
 }
 
-/// The refusal's own status, also for an `EventSource`: it does not know the request. See
-/// [`Sse::refuse`].
+/// Answers with the refusal's own status, also to an `EventSource`, since the request is not known
+/// here. See [`Sse::refuse`].
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         refuse::<std::convert::Infallible>(self).into_response()
     }
 }
 
-/// CORS for all of a router: a layer for `Router::layer`. [`Sse::cors`] is the same for one route of
-/// events.
+/// Returns a CORS layer for a whole router, to be used with `Router::layer`. [`Sse::cors`] does the
+/// same for one route of events.
 ///
 /// ```
 /// # use axum::Router;
@@ -123,7 +123,8 @@ impl<S> Layer<S> for Cors {
     }
 }
 
-/// A service behind [`Cors`]: it answers preflights itself, and adds headers to all other responses.
+/// A service with [`Cors`] around it: answers preflights itself, and adds headers to all other
+/// responses.
 #[derive(Clone, Debug)]
 pub struct CorsService<S> {
     inner: S,

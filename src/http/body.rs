@@ -20,22 +20,22 @@ use crate::store::EventStore;
 use crate::sync::{BoxFuture, BoxStream};
 use crate::wire;
 
-/// The body of a response of [`Sse::respond`], both as an [`http_body::Body`] and as a [`Stream`]
-/// of bytes. `E` is the store's error.
+/// The body of a response of [`Sse::respond`], both an [`http_body::Body`] and a [`Stream`] of
+/// bytes. `E` is the store's error.
 pub struct SseBody<E> {
     content: Content<E>,
 }
 
 enum Content<E> {
-    /// Until it was sent.
+    /// A text; `None` once it was sent.
     Text(Option<Bytes>),
-    /// Nothing, in the place of something of unknown length.
+    /// Empty, in place of a body of unknown length.
     LeftOut,
     Events(BoxStream<'static, Result<Bytes, StreamCut<E>>>),
     Held(Held),
 }
 
-/// In the place of events that cannot be reached: a heartbeat, and after a while a cut.
+/// The body when the events cannot be reached: a heartbeat, and after a while a cut.
 enum Held {
     Begins(BoxFuture<'static, ()>),
     Waits(BoxFuture<'static, ()>),
@@ -64,7 +64,7 @@ impl Held {
     }
 }
 
-/// Why a body breaks off before the end of the events.
+/// The reason why a body breaks off before the end of the events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StreamCut<E> {
@@ -72,7 +72,7 @@ pub enum StreamCut<E> {
     Store(E),
     /// The server is about to stop: see [`Shutdown`](crate::http::shutdown::Shutdown).
     Shutdown,
-    /// The log could not be reached from the beginning, and the client is to try again: see
+    /// The log could not be reached at the start, and the client is to try again: see
     /// [`Refusal::hold`](crate::refusal::Refusal::hold).
     Unavailable,
 }
@@ -84,7 +84,7 @@ impl<E> SseBody<E> {
         }
     }
 
-    /// What a `HEAD` gets in the place of a stream.
+    /// Returns the body for a `HEAD`, in place of a stream.
     pub(super) fn left_out() -> Self {
         Self {
             content: Content::LeftOut,
@@ -97,7 +97,7 @@ impl<E> SseBody<E> {
         }
     }
 
-    /// What breaks off after this time, or when the server is about to stop.
+    /// Returns a body that breaks off after `time`, or when the server is about to stop.
     pub(super) fn hold(time: Duration, sse: &Sse) -> Self {
         let sleep = (sse.sleep)(time);
         let time: BoxFuture<'static, ()> = match &sse.shutdown {
@@ -216,7 +216,7 @@ impl<E> Body for SseBody<E> {
     }
 }
 
-// Nothing in it is pinned in place: what has to be is behind a pointer.
+// Nothing in it is pinned in place: whatever must be pinned is boxed.
 impl<E> Unpin for SseBody<E> {}
 
 impl<E> fmt::Debug for SseBody<E> {

@@ -18,7 +18,7 @@ pub(crate) fn answer<B>(cors: &Cors, request: &Request<B>) -> CorsAnswer {
     )
 }
 
-/// Adds what CORS has to say to a response.
+/// Adds the CORS headers to a response.
 pub(crate) fn apply(answer: &CorsAnswer, headers: &mut HeaderMap) {
     for (name, value) in answer.headers() {
         // Both were checked when they were set.
@@ -34,7 +34,7 @@ pub(crate) fn apply(answer: &CorsAnswer, headers: &mut HeaderMap) {
     }
 }
 
-/// Whether the response says so already.
+/// Returns whether the response has this `vary` already.
 fn varies(headers: &HeaderMap, by: &HeaderValue) -> bool {
     let lists = headers.get_all(header::VARY).iter();
     let mut names = lists.flat_map(|list| list.as_bytes().split(|byte| *byte == b','));
@@ -44,8 +44,8 @@ fn varies(headers: &HeaderMap, by: &HeaderValue) -> bool {
     })
 }
 
-/// A header's value. What it has more than once is joined by commas (RFC 9110, section 5.3), as
-/// Workers do it, and what is no text becomes what nothing allows.
+/// Returns a header's value. Repeated values are joined by commas (RFC 9110, section 5.3), as
+/// Workers do. A value that is not text becomes one that nothing allows.
 pub(super) fn joined<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, str>> {
     let mut values = headers.get_all(name).iter();
     let mut joined = String::from_utf8_lossy(values.next()?.as_bytes());

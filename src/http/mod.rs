@@ -1,7 +1,8 @@
-//! HTTP for any server: from a request to a response by the whole wire contract (feature `http`).
+//! HTTP for any server: turns a request into a response by the whole wire contract (feature
+//! `http`).
 //!
-//! Knows the types of the crates `http` and `http-body`, which hyper, tower, axum and others
-//! share, and no server. With hyper it is:
+//! It uses the types of the crates `http` and `http-body`, which hyper, tower, axum and others
+//! share, and depends on no server. With hyper:
 //!
 //! ```
 //! # use std::convert::Infallible;
@@ -49,9 +50,9 @@ use crate::wire;
 pub use body::{SseBody, StreamCut};
 pub use shutdown::Shutdown;
 
-/// Serves logs as Server-Sent Events: how, for all requests of a server.
+/// Serves logs as Server-Sent Events, with one configuration for all requests of a server.
 ///
-/// Clones are cheap and the same.
+/// Clones are cheap and share the configuration.
 #[derive(Clone)]
 pub struct Sse {
     heartbeat: Duration,
@@ -65,15 +66,15 @@ pub struct Sse {
 type OnError = Arc<dyn Fn(&(dyn Error + 'static)) + Send + Sync>;
 
 impl Sse {
-    /// With the defaults of the methods below, on tokio's clock.
+    /// Returns the defaults of the methods below, on tokio's clock.
     #[cfg(not(target_family = "wasm"))]
     #[must_use]
     pub fn new() -> Self {
         Self::with_sleep(tokio::time::sleep)
     }
 
-    /// With the defaults of the methods below, on another runtime's clock: `sleep` gives a future
-    /// that resolves after a duration.
+    /// Returns the defaults of the methods below, on another runtime's clock: `sleep` returns a
+    /// future that resolves after a duration.
     pub fn with_sleep<F>(sleep: impl Fn(Duration) -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = ()> + MaybeSend + 'static,
@@ -88,49 +89,51 @@ impl Sse {
         }
     }
 
-    /// How long a stream is silent before a heartbeat. Default: [`HEARTBEAT_INTERVAL`].
+    /// Sets how long a stream is silent before a heartbeat. Default: [`HEARTBEAT_INTERVAL`].
     #[must_use]
     pub fn heartbeat(mut self, interval: Duration) -> Self {
         self.heartbeat = interval;
         self
     }
 
-    /// How much of the log a stream holds at a time, and so what a slow client costs. Default:
-    /// [`PageLimit::default`].
+    /// Sets how much of the log a stream holds at a time, which is what a slow client costs.
+    /// Default: [`PageLimit::default`].
     #[must_use]
     pub fn page_limit(mut self, limit: PageLimit) -> Self {
         self.page_limit = limit;
         self
     }
 
-    /// Cuts streams off when this begins: see [`Shutdown`]. Default: never.
+    /// Cuts streams off when `shutdown` begins: see [`Shutdown`]. Default: never.
     #[must_use]
     pub fn shutdown(mut self, shutdown: &Shutdown) -> Self {
         self.shutdown = Some(shutdown.clone());
         self
     }
 
-    /// Lets pages of other origins read, and answers their preflights: see [`Cors`]. Default: none do.
+    /// Lets pages of other origins read, and answers their preflights: see [`Cors`]. Default: no
+    /// other origin may read.
     #[must_use]
     pub fn cors(mut self, cors: Cors) -> Self {
         self.cors = Some(cors);
         self
     }
 
-    /// Hears of a store's errors, which clients learn nothing of: those of a request that cannot be
-    /// answered with events, and those that cut a stream off. Default: nobody does.
+    /// Sets a function that is called with each error of a store: those of requests that cannot be
+    /// answered with events, and those that cut a stream off. Clients do not see the errors.
+    /// Default: errors are ignored.
     #[must_use]
     pub fn on_error(
         mut self,
-        hear: impl Fn(&(dyn Error + 'static)) + Send + Sync + 'static,
+        callback: impl Fn(&(dyn Error + 'static)) + Send + Sync + 'static,
     ) -> Self {
-        self.on_error = Arc::new(hear);
+        self.on_error = Arc::new(callback);
         self
     }
 
-    /// The response to a request for the events of this log. Of the request counts its method,
-    /// the header `Last-Event-ID` and the query, see [`wire::cursor`], what it `Accept`s where the
-    /// store fails, and what [`Cors`] looks at.
+    /// Returns the response to a request for the events of this log. Reads only the request's
+    /// method, its `Last-Event-ID` header and its query (see [`wire::cursor`]), its `Accept` if the
+    /// store fails, and what [`Cors`] needs.
     ///
     /// | status | when |
     /// |---|---|
@@ -140,11 +143,11 @@ impl Sse {
     /// | `405` | the method is neither `GET` nor `HEAD`; `Allow` says so |
     /// | `503` | the store failed; `Retry-After` is a second. A client that accepts `text/event-stream`, as every `EventSource`, gets `200` and a stream that breaks off after 1 to 3 seconds, so that it comes back: see [`Refusal::hold`] |
     ///
-    /// `HEAD` gives the status and headers of `GET`. For a log that does not exist see
+    /// `HEAD` gets the status and headers of `GET`. For a log that does not exist see
     /// [`refuse`](Self::refuse).
     ///
     /// The body ends after the terminal event. A store that fails in mid-stream, and a
-    /// [`Shutdown`], cut it off instead, so that no client takes it for the end.
+    /// [`Shutdown`], break it off instead, so that no client takes that for the end.
     pub fn respond<E, S, B>(
         &self,
         target: &SseTarget<E, S>,
@@ -154,15 +157,15 @@ impl Sse {
         S: EventStore + 'static,
     {
         let caller = Caller::from_request(self, request);
-        let viewer = Viewer::from_request(request);
+        let wanted = StreamRequest::from_request(request);
         let target = target.typed();
         let sse = self.clone();
         async move {
             if let Some(preflight) = caller.preflight() {
                 return preflight;
             }
-            let response = match viewer {
-                Ok(viewer) => sse.stream(&target, viewer).await,
+            let response = match wanted {
+                Ok(wanted) => sse.stream(&target, wanted).await,
                 Err(refusal) => Err(refusal),
             };
             match response {
@@ -172,21 +175,21 @@ impl Sse {
         }
     }
 
-    /// The response that refuses a request, for example with [`Refusal::NotFound`], or that makes it
-    /// [wait](Refusal::hold), with what [`Cors`] has to say.
+    /// Returns the response that refuses a request, for example with [`Refusal::NotFound`], or that
+    /// makes it [wait](Refusal::hold), with the headers of [`Cors`].
     pub fn refuse<E, B>(&self, request: &Request<B>, refusal: Refusal) -> Response<SseBody<E>> {
         let caller = Caller::from_request(self, request);
         let preflight = caller.preflight();
         preflight.unwrap_or_else(|| self.refuse_to(&caller, refusal))
     }
 
-    /// The response to a request that no log has to be known for: a preflight, or one that is refused
-    /// whatever the log is.
+    /// Returns the response to a request that needs no log: a preflight, or a request that is
+    /// refused whatever the log is.
     #[cfg(all(feature = "axum", not(target_family = "wasm")))]
     pub(crate) fn turn_away<E, B>(&self, request: &Request<B>) -> Option<Response<SseBody<E>>> {
         let caller = Caller::from_request(self, request);
         caller.preflight().or_else(|| {
-            let refusal = Viewer::from_request(request).err()?;
+            let refusal = StreamRequest::from_request(request).err()?;
             Some(self.refuse_to(&caller, refusal))
         })
     }
@@ -203,12 +206,12 @@ impl Sse {
     async fn stream<S>(
         &self,
         target: &SseTarget<(), S>,
-        viewer: Viewer,
+        wanted: StreamRequest,
     ) -> Result<Response<SseBody<S::Error>>, Refusal>
     where
         S: EventStore + 'static,
     {
-        let subscription = match target.subscribe(viewer.cursor).await {
+        let subscription = match target.subscribe(wanted.cursor).await {
             Ok(subscription) => subscription.with_page_limit(self.page_limit),
             Err(error) => {
                 (self.on_error)(&error);
@@ -218,7 +221,7 @@ impl Sse {
         if subscription.has_ended() {
             return Ok(response(204, wire::END_HEADERS, SseBody::empty()));
         }
-        let body = match viewer.head {
+        let body = match wanted.head {
             true => SseBody::left_out(),
             false => SseBody::stream(subscription, self),
         };
@@ -244,7 +247,7 @@ impl fmt::Debug for Sse {
     }
 }
 
-/// The response that refuses any request in the same way, with the refusal's own status. For one from
+/// Returns the response that refuses any request with the refusal's own status. For a request from
 /// a browser [`Sse::refuse`] is better.
 #[must_use]
 pub fn refuse<E>(refusal: Refusal) -> Response<SseBody<E>> {
@@ -252,7 +255,7 @@ pub fn refuse<E>(refusal: Refusal) -> Response<SseBody<E>> {
     response(refusal.status(), refusal.headers(), body)
 }
 
-/// Who asks, as far as it matters for refusals and CORS.
+/// The parts of a request that matter for refusals and CORS.
 struct Caller {
     head: bool,
     accept: Option<String>,
@@ -269,7 +272,7 @@ impl Caller {
         }
     }
 
-    /// The response, if the request is a preflight.
+    /// Returns the response if the request is a preflight.
     fn preflight<E>(&self) -> Option<Response<SseBody<E>>> {
         let is_preflight = self.cors.as_ref().is_some_and(CorsAnswer::is_preflight);
         is_preflight.then(|| self.may_read(response(204, [], SseBody::empty())))
@@ -283,7 +286,7 @@ impl Caller {
     }
 }
 
-/// From 0 to 1.
+/// Returns a random number from 0 to 1.
 fn random() -> f64 {
     let hash = RandomState::new().build_hasher().finish();
     #[allow(clippy::cast_possible_truncation, reason = "half of it is enough")]
@@ -291,20 +294,20 @@ fn random() -> f64 {
     f64::from(half) / f64::from(u32::MAX)
 }
 
-/// What a viewer asks for.
-struct Viewer {
+/// The parts of a valid request that matter for its stream.
+struct StreamRequest {
     cursor: Cursor,
     head: bool,
 }
 
-impl Viewer {
+impl StreamRequest {
     fn from_request<B>(request: &Request<B>) -> Result<Self, Refusal> {
         let head = match *request.method() {
             Method::GET => false,
             Method::HEAD => true,
             _ => return Err(Refusal::Method { allow: "GET, HEAD" }),
         };
-        // What is no text, or two texts, is no id: it is refused as one.
+        // A value that is not text, or that is repeated, is not an id and is refused as malformed.
         let header = cors::joined(request.headers(), &LAST_EVENT_ID);
         let cursor = wire::cursor(header.as_deref(), request.uri().query())?;
         Ok(Self { cursor, head })
@@ -319,7 +322,7 @@ fn response<E>(
     body: SseBody<E>,
 ) -> Response<SseBody<E>> {
     let mut response = Response::new(body);
-    // All there are can be statuses.
+    // All numbers used are valid statuses.
     *response.status_mut() =
         StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     for (name, value) in headers {

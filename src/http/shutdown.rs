@@ -1,4 +1,4 @@
-//! The end of a server, which is not the end of its streams.
+//! Graceful shutdown: the server ends, its logs do not.
 
 use std::fmt;
 use std::future::Future;
@@ -10,12 +10,12 @@ use crate::clock::Sleep;
 use crate::store::Bell;
 use crate::sync::MaybeSend;
 
-/// Tells all streams of a server that it is about to stop.
+/// Notifies all streams of a server that it is about to stop.
 ///
-/// A stream is then cut off and not ended: no terminal event, and a body that breaks off, since
-/// there are clients that take a clean end for the end of the events and never come back. Clients
-/// reconnect as after any broken connection, to another server or to this one's next process, and
-/// resume after the last event that they got.
+/// A stream is then cut off and not ended: no terminal event comes, and the body breaks off, since
+/// some clients take a clean end for the end of the events and never come back. Clients reconnect
+/// as after any broken connection, to another server or to this one's next process, and resume
+/// after the last event that they got.
 ///
 /// Clones are the same shutdown. With axum (feature `axum`):
 ///
@@ -40,7 +40,7 @@ use crate::sync::MaybeSend;
 /// ```
 ///
 /// A client that does not read keeps its connection open in spite of it, since nothing more can be
-/// written to it: give the server a limit, after which the process ends anyway.
+/// written to it: give the server a time limit, after which the process ends anyway.
 #[derive(Clone, Default)]
 pub struct Shutdown {
     state: Arc<State>,
@@ -55,14 +55,14 @@ struct State {
 }
 
 impl Shutdown {
-    /// One that has not begun, and will cut off all streams at once.
+    /// Returns a shutdown that has not begun, and that will cut off all streams at once.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// One that will cut off the streams evenly over this time, so that their clients do not come
-    /// back all at once. Give the server that much time to stop.
+    /// Returns a shutdown that will cut off the streams evenly over this time, so that their
+    /// clients do not come back all at once. Give the server that much time to stop.
     #[must_use]
     pub fn over(duration: Duration) -> Self {
         let state = State {
@@ -74,19 +74,19 @@ impl Shutdown {
         }
     }
 
-    /// Cuts off all streams, those that are open and, at once, those that are still to be.
+    /// Cuts off all open streams. Streams that are opened later are cut off at once.
     pub fn begin(&self) {
         self.state.begun.store(true, Ordering::SeqCst);
         self.state.bell.ring();
     }
 
-    /// Whether [`begin`](Self::begin) was called.
+    /// Returns whether [`begin`](Self::begin) was called.
     #[must_use]
     pub fn has_begun(&self) -> bool {
         self.state.begun.load(Ordering::SeqCst)
     }
 
-    /// Resolves when [`begin`](Self::begin) is called, or was.
+    /// Resolves when [`begin`](Self::begin) is called, or at once if it was.
     pub fn begun(&self) -> impl Future<Output = ()> + MaybeSend + use<> {
         let this = self.clone();
         async move {
@@ -97,9 +97,9 @@ impl Shutdown {
         }
     }
 
-    /// Resolves when one more stream is to be cut off.
+    /// Resolves when this stream is to be cut off.
     pub(super) fn reached(&self, sleep: &Sleep) -> impl Future<Output = ()> + MaybeSend + use<> {
-        /// Any number of multiples of it, without their whole parts, lie evenly between 0 and 1.
+        /// The fractional parts of any number of its multiples lie evenly between 0 and 1.
         const GOLDEN_RATIO: f64 = 1.618_033_988_749_895;
         let this = self.clone();
         let sleep = Arc::clone(sleep);

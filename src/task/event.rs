@@ -1,4 +1,4 @@
-//! The events of a step, and the fact that each of them is.
+//! The events of a step, and the key of the fact that each of them is.
 
 use std::borrow::Cow;
 use std::time::SystemTime;
@@ -11,31 +11,31 @@ use super::{Kind, Task, TaskId};
 use crate::delivery::DecodeEvent;
 use crate::event::{Event, StoredEvent};
 
-/// The most bytes that an `error`, a `message` or a name keeps: 8 KiB (8,192). A longer one is cut at a
-/// character's end and says by how much.
+/// The most bytes that an `error`, a `message` or a name keeps: 8 KiB (8,192). A longer one is cut
+/// at the end of a character, and a note says how many bytes were cut.
 pub const MAX_TEXT: usize = 8 * 1024;
 
 /// The most bytes that `attributes` may have as JSON: 64 KiB (65,536). Larger ones are replaced
 /// by `{"truncated":true,"bytes":N}`.
 pub const MAX_ATTRIBUTES: usize = 64 * 1024;
 
-/// What happened to a task.
+/// The type of a task's event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum StepEventType {
-    /// It began; once for each task.
+    /// The task began; once for each task.
     Started,
     /// An attempt failed; another follows, or it was the last.
     AttemptFailed,
-    /// Its own code reported something.
+    /// The task's code reported progress.
     Progress,
-    /// It ended well; once for each task.
+    /// The task ended well; once for each task.
     Completed,
-    /// It failed for good; once for each task.
+    /// The task failed for good; once for each task.
     Failed,
 }
 
 impl StepEventType {
-    /// The `event:` field.
+    /// Returns the `event:` field.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -66,36 +66,36 @@ impl StepEventType {
 pub struct StepEvent {
     #[serde(skip, default = "started")]
     of: StepEventType,
-    /// Which task it is about, the same in every lifetime of the run.
+    /// The id of the task, the same in every lifetime of the run.
     pub task_id: TaskId,
     /// The step's name.
     pub step: String,
-    /// What kind of task it is.
+    /// The kind of task.
     pub kind: Kind,
-    /// Which task of that kind and name it is, from 1.
+    /// Its number among the tasks of that kind and name, from 1.
     pub count: u32,
-    /// When it was observed, UTC with milliseconds.
+    /// When the event was observed, in UTC with milliseconds.
     #[serde(with = "iso")]
     pub timestamp: SystemTime,
-    /// The task that this one is part of; none for the workflow itself.
+    /// The task that this one is part of; `None` for the workflow itself.
     pub parent_id: Option<TaskId>,
-    /// Which attempt of a `do` step, from 1.
+    /// The attempt of a `do` step, from 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempt: Option<u32>,
-    /// How much is done, from 0 to 100.
+    /// The reported progress, from 0 to 100.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
         serialize_with = "number"
     )]
     pub percent: Option<f64>,
-    /// What is being done.
+    /// The reported message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// What the step's code set.
+    /// The attributes that the step's code set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attributes: Option<Map<String, Value>>,
-    /// What went wrong: a message, never a stack.
+    /// The error's message, never a stack.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
@@ -123,7 +123,7 @@ impl StepEvent {
         }
     }
 
-    /// What happened.
+    /// Returns the type of the event.
     #[must_use]
     pub fn of(&self) -> StepEventType {
         self.of
@@ -149,7 +149,7 @@ impl StepEvent {
         if attributes.is_empty() {
             return self;
         }
-        // A map of JSON values can always be written; if it could not, it would be left out.
+        // A map of JSON values can always be encoded; if it could not, it would be left out.
         let size = serde_json::to_string(&attributes).map_or(usize::MAX, |json| json.len());
         self.attributes = Some(if size > MAX_ATTRIBUTES {
             Map::from_iter([
@@ -162,7 +162,7 @@ impl StepEvent {
         self
     }
 
-    /// The key of a fact about a task: the same in every lifetime of the run.
+    /// Returns the key of a fact about a task, the same in every lifetime of the run.
     pub(crate) fn fact_key(task: &TaskId, of: StepEventType, attempt: u32) -> String {
         match of {
             StepEventType::AttemptFailed => attempt_failed_key(task.as_str(), attempt),
@@ -171,23 +171,24 @@ impl StepEvent {
     }
 }
 
-/// The key of the fact that an attempt failed.
+/// Returns the key of the fact that an attempt failed.
 pub(crate) fn attempt_failed_key(task: &str, attempt: u32) -> String {
     format!("{task}:attempt_failed:{attempt}")
 }
 
-/// The key of the `number`th report of a try of a step.
+/// Returns the key of the `number`th report of a try of a step.
 pub(crate) fn report_key(task: &str, try_number: u32, number: u32) -> String {
     format!("{task}:progress:{try_number}:{number}")
 }
 
-/// The key of a report without its number, and the number; of another fact none.
+/// Splits the key of a report into the part before its number, and the number. Returns `None` for
+/// another fact.
 pub(crate) fn split_report_key(key: &str) -> Option<(&str, u32)> {
     let (base, number) = key.split_at(key.rfind(':')? + 1);
     is_report_base(base).then(|| Some((base, number.parse().ok()?)))?
 }
 
-/// Whether this is what the keys of the reports of a try begin with, up to their number.
+/// Returns whether `base` is the part before the number in the keys of a try's reports.
 pub(crate) fn is_report_base(base: &str) -> bool {
     let of_try = base
         .strip_suffix(':')
@@ -202,7 +203,7 @@ impl Event for StepEvent {
         self.of.as_str().into()
     }
 
-    /// None for a report, which is a fact only together with its number and the log: see
+    /// Returns `None` for a report, which is a fact only together with its number and the log: see
     /// [`Fact::Report`](crate::workflow::Fact::Report).
     fn key(&self) -> Option<Cow<'_, str>> {
         let attempt = self.attempt.unwrap_or_default();
@@ -216,7 +217,7 @@ impl Event for StepEvent {
     }
 }
 
-/// Events of the log that are about no step, such as `restarted`, cannot be decoded.
+/// Decodes events of steps. Other events of the log, such as `restarted`, are an error.
 impl DecodeEvent for StepEvent {
     fn decode(event: &StoredEvent) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
         let of = StepEventType::from_name(&event.event_type).ok_or("it is not about a step")?;
@@ -242,7 +243,7 @@ pub(crate) fn cut(text: &str) -> String {
     format!("{}… ({} bytes cut)", &text[..end], text.len() - end)
 }
 
-/// UTC with milliseconds.
+/// Serialises times as ISO 8601 in UTC with milliseconds.
 pub(crate) mod iso {
     use super::*;
 
@@ -250,7 +251,7 @@ pub(crate) mod iso {
         time: &SystemTime,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
-        // humantime writes years 1970 to 9999, and panics beyond, so look first.
+        // humantime writes years 1970 to 9999, and panics beyond, so the range is checked first.
         let last = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(253_402_300_799);
         if *time < SystemTime::UNIX_EPOCH || *time > last {
             return Err(S::Error::custom(
@@ -268,7 +269,7 @@ pub(crate) mod iso {
     }
 }
 
-/// As [`iso`], or nothing.
+/// As [`iso`], for an `Option`.
 pub(crate) mod iso_option {
     use super::*;
 
@@ -292,7 +293,7 @@ pub(crate) mod iso_option {
     }
 }
 
-/// A whole number without a fraction, as JavaScript writes it.
+/// Writes a whole number without a fraction, as JavaScript does.
 #[allow(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,

@@ -1,4 +1,4 @@
-//! Which task an event is about: names that are the same in every lifetime of a run.
+//! Names the task that an event is about. Names are the same in every lifetime of a run.
 
 mod event;
 
@@ -14,11 +14,11 @@ pub(crate) use event::{
 
 use self::event::cut;
 
-/// What kind of task a step is.
+/// The kind of a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Kind {
-    /// A step that runs code. A group of steps is reported as one, without attempts.
+    /// A step that runs code. A group of steps has this kind too, without attempts.
     Do,
     /// A step that sleeps for a time.
     Sleep,
@@ -30,16 +30,16 @@ pub enum Kind {
     Workflow,
 }
 
-/// The name of a task within its run, derived from what the engine itself identifies a step by:
+/// The name of a task within its run. It is derived from what the engine identifies a step by:
 /// kind, name, and how many steps of that kind and name began before it.
 ///
-/// For `do` steps it is `name-count`, as the platform's dashboards show it; the others say what
-/// they are behind it (`cool down-1.sleep`), since steps of different kinds may share a name.
-/// The last character of a `do` task's id is a digit, so the two forms never meet.
+/// For `do` steps it is `name-count`, as the platform's dashboards show it. Other kinds follow it
+/// as a suffix (`cool down-1.sleep`), since steps of different kinds may share a name. The last
+/// character of a `do` task's id is a digit, so the two never collide.
 ///
-/// A name of more than [`MAX_TEXT`](crate::task::event::MAX_TEXT) bytes is cut, as all texts are, before it is
-/// counted and made an id of. An id has at most 32 KiB: where the path of a task is longer, what
-/// is before its own name is replaced by `…` and a hash of it.
+/// A name of more than [`MAX_TEXT`] bytes is cut, as all strings are, before it is counted and used
+/// in an id. An id has at most 32 KiB: in a longer path, everything before the task's own name is
+/// replaced by `…` and a hash of it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct TaskId(String);
@@ -57,9 +57,10 @@ impl TaskId {
         Self(format!("{name}-{count}{suffix}"))
     }
 
-    /// The id of what began within a task, or within something else that has a name of its own.
+    /// Returns the id of a task within another task, or within anything else that has a name of its
+    /// own.
     ///
-    /// A `/` separates the two, and in the name itself becomes `%2F`: two ids are never the same.
+    /// A `/` separates the two; a `/` in the name becomes `%2F`, so two ids are never the same.
     pub(crate) fn within(self, outer: Option<&str>) -> Self {
         let name = self.0.replace('%', "%25").replace('/', "%2F");
         Self(match outer {
@@ -71,13 +72,13 @@ impl TaskId {
         })
     }
 
-    /// Whether it is the run itself, the root of all tasks.
+    /// Returns whether it is the run itself, the root of all tasks.
     #[must_use]
     pub fn is_workflow(&self) -> bool {
         self.0.ends_with(".workflow")
     }
 
-    /// The id as text.
+    /// Returns the id as a string.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -90,18 +91,19 @@ impl fmt::Display for TaskId {
     }
 }
 
-/// Bytes of an id. An event has three, with its key, and control characters take six bytes each as
-/// JSON: it is never too large for its names.
+/// The most bytes of an id. An event has three ids, with its key, and control characters take six
+/// bytes each as JSON; with this limit no event is too large because of its names.
 const MAX_ID: usize = 32 * 1024;
 
-/// FNV-1a: of the same text the same in each process and version, unlike the standard library's.
+/// Returns the FNV-1a hash, which is the same in each process and version, unlike the standard
+/// library's.
 fn hash(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     })
 }
 
-/// A task, apart from its parent.
+/// A task, without its parent.
 #[derive(Clone, Debug)]
 pub(crate) struct Task {
     pub(crate) id: TaskId,
@@ -110,7 +112,8 @@ pub(crate) struct Task {
     pub(crate) count: u32,
 }
 
-/// Groups have counts of their own: they are not steps of the engine.
+/// What a task is counted as. Groups have counts of their own, since they are not steps of the
+/// engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Form {
     Step(Kind),

@@ -1,4 +1,4 @@
-//! How a tracer behaves.
+//! The configuration of a tracer.
 
 use std::error::Error;
 use std::fmt;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::workflow::DispatchConfig;
 
-/// How a [`Tracer`](crate::tracer::Tracer) behaves.
+/// Configures a [`Tracer`](crate::tracer::Tracer).
 #[derive(Clone)]
 pub struct TracerConfig {
     pub(super) dispatch: DispatchConfig,
@@ -18,7 +18,7 @@ pub struct TracerConfig {
 type OnError = Arc<dyn Fn(&(dyn Error + 'static)) + Send + Sync>;
 
 impl TracerConfig {
-    /// With the defaults of the methods below.
+    /// Returns a config with the defaults of the methods below.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -29,39 +29,40 @@ impl TracerConfig {
         }
     }
 
-    /// When batches are sent: [`DispatchConfig::batched`] or [`DispatchConfig::immediate`]. Of its
-    /// times, `delay`, `call_timeout` and `end_timeout` count. Default: batched.
+    /// Sets when batches are sent: [`DispatchConfig::batched`] or [`DispatchConfig::immediate`].
+    /// Only `delay`, `call_timeout` and `end_timeout` are used. Default: batched.
     #[must_use]
     pub fn dispatch(mut self, config: DispatchConfig) -> Self {
         self.dispatch = config;
         self
     }
 
-    /// How many events may wait to be stored; together they may also have 16 MiB. Beyond it spans
-    /// and reports are left out: see [`Tracer`](crate::tracer::Tracer). Default: 10,000.
+    /// Sets how many events may wait to be stored. In addition they may have at most 16 MiB
+    /// together. Beyond either limit, spans and reports are left out: see
+    /// [`Tracer`](crate::tracer::Tracer). Default: 10,000 events.
     #[must_use]
     pub fn capacity(mut self, events: usize) -> Self {
         self.capacity = events;
         self
     }
 
-    /// What ids begin with, so that another run of the same code in the same log is news. It is
-    /// for you to make it unique, for example by a number of the run or the time of the process's
-    /// start. Default: nothing; the log has one run.
+    /// Sets a prefix of all ids, so that another run of the same code in the same log makes new
+    /// events. The caller makes it unique, for example by a run number or the process's start time.
+    /// Default: no prefix; the log has one run.
     #[must_use]
     pub fn run(mut self, name: impl Into<String>) -> Self {
         self.run = Some(name.into().into());
         self
     }
 
-    /// Hears of the store's errors, which the traced code learns nothing of. Each is followed by
-    /// another try. Default: nobody does.
+    /// Sets a function that is called with each error of the store; the traced code never sees
+    /// them. The store is tried again after each. Default: errors are ignored.
     #[must_use]
     pub fn on_error(
         mut self,
-        hear: impl Fn(&(dyn Error + 'static)) + Send + Sync + 'static,
+        callback: impl Fn(&(dyn Error + 'static)) + Send + Sync + 'static,
     ) -> Self {
-        self.on_error = Arc::new(hear);
+        self.on_error = Arc::new(callback);
         self
     }
 }

@@ -1,4 +1,4 @@
-//! A bridge from the crate `tracing`: its spans and events, told by a [`Tracer`].
+//! A bridge from the crate `tracing`: sends its spans and events through a [`Tracer`].
 
 use std::cell::Cell;
 use std::fmt;
@@ -18,7 +18,7 @@ use tracing_subscriber::registry::LookupSpan;
 use super::{Span, Tracer};
 use crate::sync::{Mutex, lock};
 
-/// A layer of `tracing-subscriber`: code that has `#[instrument]` on it, or spans of its own, is
+/// A layer of `tracing-subscriber`. Code that has `#[instrument]` on it, or spans of its own, is
 /// watched live without a change (feature `tracing`).
 ///
 /// | in `tracing` | in the log |
@@ -30,15 +30,14 @@ use crate::sync::{Mutex, lock};
 /// | a span ends by a panic | `failed` |
 ///
 /// Events outside all spans are left out. A future that is dropped before its end completes its
-/// span: `tracing` does not tell the two apart.
+/// span, since `tracing` does not distinguish the two.
 ///
-/// What is to be told is chosen by the filters of `tracing-subscriber`, as for any layer: what a
-/// filter leaves out is not told, and spans within it are shown within what is around it. What the
-/// store does for this layer is never told, nor what a runtime says when it wakes the task that
-/// sends; but tasks that a store's client runs by itself are as good as any, so leave their targets
-/// out by a filter.
+/// The filters of `tracing-subscriber` choose what is sent, as for any layer: what a filter leaves
+/// out is not sent, and spans within it are shown within the next span outside. What the store does
+/// for this layer is never sent, nor what a runtime logs when it wakes the sending task. Tasks that
+/// a store's client runs by itself are not recognised: leave their targets out by a filter.
 ///
-/// It never waits: events go to the tracer's queue, with what that leaves out when it is full.
+/// It never waits: events go to the tracer's queue, which leaves some out when it is full.
 ///
 /// ```
 /// use ssetarget::tracer::{SseLayer, Tracer};
@@ -70,14 +69,15 @@ pub struct SseLayer {
 }
 
 impl SseLayer {
-    /// Tells all spans to one log.
+    /// Sends all spans to one log.
     #[must_use]
     pub fn new(tracer: Tracer) -> Self {
         Self::routed(move |_| Route::Span(tracer.clone()))
     }
 
-    /// Asks for each span that is in no other which is told, to which log it and all within it
-    /// go: one for each job, for example, by a field of the job's span.
+    /// Calls `route` for each span that is not within another sent span, to choose the log for it
+    /// and all spans within it. For example, each job can have a log, chosen by a field of the
+    /// job's span.
     #[must_use]
     pub fn routed(route: impl Fn(&NewSpan<'_>) -> Route + Send + Sync + 'static) -> Self {
         Self {
@@ -86,32 +86,32 @@ impl SseLayer {
     }
 }
 
-/// Where a span goes: see [`SseLayer::routed`].
+/// The destination of a span: see [`SseLayer::routed`].
 #[derive(Clone, Debug)]
 pub enum Route {
-    /// Nowhere.
+    /// The span is not sent.
     Ignore,
-    /// To this tracer.
+    /// The span goes to this tracer.
     Span(Tracer),
-    /// To this tracer, as the root of its log, whose end is the end of the log: see
-    /// [`Tracer::with_root`].
+    /// The span goes to this tracer as the root of its log; the end of the span is the end of the
+    /// log: see [`Tracer::with_root`].
     Root(Tracer),
 }
 
-/// A span that begins: see [`SseLayer::routed`].
+/// Describes a span that begins: see [`SseLayer::routed`].
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct NewSpan<'a> {
     /// Its name.
     pub name: &'a str,
-    /// Its target, by default the module that it is in.
+    /// Its target; by default the module that it is in.
     pub target: &'a str,
     /// Its fields.
     pub fields: &'a Map<String, Value>,
 }
 
-/// What a span of `tracing` is in the log.
-struct Told {
+/// The state that is attached to a span of `tracing`.
+struct SpanState {
     span: Span,
     error: Mutex<Option<String>>,
 }
@@ -133,7 +133,7 @@ where
         let around = registered
             .scope()
             .skip(1)
-            .find_map(|outer| outer.extensions().get::<Arc<Told>>().map(Arc::clone));
+            .find_map(|outer| outer.extensions().get::<Arc<SpanState>>().map(Arc::clone));
         let span = match around {
             Some(around) => around.span.begin_within(name),
             None => {
@@ -149,21 +149,22 @@ where
                 }
             }
         };
-        let told = Told {
+        let state = SpanState {
             span,
             error: Mutex::default(),
         };
-        told.record(fields);
-        registered.extensions_mut().insert(Arc::new(told));
+        state.record(fields);
+        registered.extensions_mut().insert(Arc::new(state));
     }
 
     fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
         let registered = context.span(id);
-        let told = registered.and_then(|span| span.extensions().get::<Arc<Told>>().map(Arc::clone));
-        if let Some(told) = told {
+        let state =
+            registered.and_then(|span| span.extensions().get::<Arc<SpanState>>().map(Arc::clone));
+        if let Some(state) = state {
             let mut fields = Fields::default();
             values.record(&mut fields);
-            told.record(fields);
+            state.record(fields);
         }
     }
 
@@ -171,26 +172,26 @@ where
         if QUIET.get() {
             return;
         }
-        let told = context.event_scope(event).and_then(|mut scope| {
-            scope.find_map(|span| span.extensions().get::<Arc<Told>>().map(Arc::clone))
+        let state = context.event_scope(event).and_then(|mut scope| {
+            scope.find_map(|span| span.extensions().get::<Arc<SpanState>>().map(Arc::clone))
         });
-        if let Some(told) = told {
+        if let Some(state) = state {
             let mut fields = Fields::default();
             event.record(&mut fields);
-            told.event(*event.metadata().level(), fields);
+            state.event(*event.metadata().level(), fields);
         }
     }
 
     fn on_close(&self, id: Id, context: Context<'_, S>) {
         let registered = context.span(&id);
-        let told = registered.and_then(|span| span.extensions_mut().remove::<Arc<Told>>());
-        if let Some(told) = told {
-            told.close();
+        let state = registered.and_then(|span| span.extensions_mut().remove::<Arc<SpanState>>());
+        if let Some(state) = state {
+            state.close();
         }
     }
 }
 
-impl Told {
+impl SpanState {
     fn record(&self, fields: Fields) {
         if let Some(error) = fields.values.get(ERROR) {
             *lock(&self.error) = Some(text(error));
@@ -202,7 +203,7 @@ impl Told {
 
     fn event(&self, level: Level, mut fields: Fields) {
         let error = fields.values.get(ERROR).map(text);
-        // The shape of what `#[instrument(err)]` makes, at whatever level.
+        // The form of an event that `#[instrument(err)]` makes, at any level.
         let is_result = error.is_some() && fields.message.is_none();
         if level == Level::ERROR || is_result {
             let error = error.or_else(|| fields.message.clone());
@@ -246,7 +247,7 @@ fn text(value: &Value) -> String {
         .map_or_else(|| value.to_string(), str::to_owned)
 }
 
-/// Fields as JSON; what has no form there as the text that it is debugged with.
+/// Collects fields as JSON. A value without a JSON form is a string with its `Debug` output.
 #[derive(Default)]
 struct Fields {
     message: Option<String>,
@@ -294,13 +295,14 @@ impl Visit for Fields {
 }
 
 thread_local! {
-    /// A tracer sends, on this thread: telling what that does would make more to send.
+    /// Set while a tracer sends on this thread: what sending logs must not be sent too, or it would
+    /// never end.
     static QUIET: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs this with nothing told of what it does.
+/// Calls `run`, and sends nothing of what it logs.
 pub(super) fn quiet<T>(run: impl FnOnce() -> T) -> T {
-    /// Also when it panics.
+    /// Restores the flag even if `run` panics.
     struct Restore(bool);
     impl Drop for Restore {
         fn drop(&mut self) {
@@ -311,7 +313,7 @@ pub(super) fn quiet<T>(run: impl FnOnce() -> T) -> T {
     run()
 }
 
-/// The same future, with nothing told of what it does.
+/// Wraps a future so that nothing it logs is sent.
 pub(super) fn quietly<F>(future: F) -> Quiet<F> {
     Quiet { future }
 }

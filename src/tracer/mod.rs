@@ -1,4 +1,4 @@
-//! Spans of any code as events: the model and the wire of
+//! Sends spans of any code as events. They have the model and the wire format of
 //! [`WorkflowEventStep`](crate::workflow::WorkflowEventStep), without a workflow.
 //!
 //! ```
@@ -53,20 +53,19 @@ pub use config::TracerConfig;
 #[cfg(feature = "tracing")]
 pub use layer::{NewSpan, Route, SseLayer};
 
-/// Tells a log what code does: a span is a task that starts, reports progress, and completes or
+/// Sends what code does to a log: a span is a task that starts, reports progress, and completes or
 /// fails.
 ///
-/// - **The traced code does not notice.** Its results are its own; events are queued and sent in
+/// - **The traced code is not affected.** Its results are its own. Events are queued and sent in
 ///   the background, in order and in batches, and sent again with back-off while the store fails.
 /// - **Names are stable.** A task's id is the path of its spans, each with its number among those
 ///   of its name in the same place (`import-1/row-2`), whatever runs at the same time. A log keeps
-///   each fact once, so code that runs again from its start and sends to the same log, through
-///   another tracer, tells nothing twice. Where a further run is news, name it:
-///   [`TracerConfig::run`].
-/// - **Memory is bounded.** While [`TracerConfig::capacity`] events wait, spans that begin, and
-///   reports, are left out and [counted](Self::left_out). A span is left out whole: no event of it
-///   is told, and what begins within it is shown as part of what it is part of. The end of a span
-///   that was told is always kept.
+///   each fact once: code that runs again from its start and sends to the same log through another
+///   tracer adds no duplicates. To record a further run as new, name it: [`TracerConfig::run`].
+/// - **Memory is bounded.** While [`TracerConfig::capacity`] events wait, new spans and reports are
+///   left out and [counted](Self::left_out). A span is left out whole: none of its events is sent,
+///   and spans within it are shown within the next span outside. The end of a span whose start was
+///   sent is always kept.
 ///
 /// Clones, and spans, are handles to one queue, `Send` and `Sync`.
 #[derive(Clone)]
@@ -78,7 +77,8 @@ pub struct Tracer {
 }
 
 impl Tracer {
-    /// A tracer with the default config: see [`with_config`](Self::with_config).
+    /// Returns a tracer with the default config, and the future that sends its events: see
+    /// [`with_config`](Self::with_config).
     pub fn new<E, S, F>(
         target: &SseTarget<E, S>,
         sleep: impl Fn(Duration) -> F + Send + Sync + 'static,
@@ -90,9 +90,9 @@ impl Tracer {
         Self::with_config(target, TracerConfig::new(), sleep)
     }
 
-    /// A tracer, and the future that sends its events: spawn it, for example with `tokio::spawn`.
-    /// It ends when all handles are gone and what they told is stored. `sleep` is the runtime's
-    /// timer, such as `tokio::time::sleep`.
+    /// Returns a tracer, and the future that sends its events: spawn it, for example with
+    /// `tokio::spawn`. It ends when all handles are dropped and their events are stored. `sleep` is
+    /// the runtime's timer, such as `tokio::time::sleep`.
     pub fn with_config<E, S, F>(
         target: &SseTarget<E, S>,
         config: TracerConfig,
@@ -115,12 +115,12 @@ impl Tracer {
         (tracer, sending)
     }
 
-    /// Runs `body` as a span of this name, which fails when `body` does.
+    /// Runs `body` as a span named `name`. The span fails if `body` does.
     ///
-    /// When the future is dropped before its end, or `body` panics, the span fails too.
+    /// The span also fails when the future is dropped before its end, or when `body` panics.
     ///
     /// # Errors
-    /// Those of `body`.
+    /// The errors of `body`.
     pub async fn with_span<T, E: fmt::Display>(
         &self,
         name: &str,
@@ -129,12 +129,12 @@ impl Tracer {
         self.begin_span(name).run(body).await
     }
 
-    /// Runs `body` as the root of the log's spans, of the kind `workflow`: its end is the end of
-    /// the log, after which viewers' streams end. Returns when that is stored, or was given up:
-    /// see [`flush`](Self::flush).
+    /// Runs `body` as the root of the log's spans, of the kind `workflow`. Its end is the end of
+    /// the log, after which viewers' streams end. Returns when that is stored, or when waiting for
+    /// it timed out: see [`flush`](Self::flush).
     ///
     /// # Errors
-    /// Those of `body`.
+    /// The errors of `body`.
     pub async fn with_root<T, E: fmt::Display>(
         &self,
         name: &str,
@@ -145,14 +145,15 @@ impl Tracer {
         result
     }
 
-    /// Waits until everything told so far is stored, at most
+    /// Waits until all events so far are stored, at most
     /// [`DispatchConfig::end_timeout`](crate::workflow::DispatchConfig::end_timeout). Returns
-    /// whether it is.
+    /// whether they are.
     pub async fn flush(&self) -> bool {
         self.handle.0.flush().await
     }
 
-    /// How many spans and reports were left out so far, since too much waited to be stored.
+    /// Returns how many spans and reports were left out so far because too many events waited to be
+    /// stored.
     #[must_use]
     pub fn left_out(&self) -> u64 {
         self.handle.0.left_out()
@@ -181,8 +182,8 @@ impl fmt::Debug for Tracer {
     }
 }
 
-/// A span that has begun: reports what its code does, and begins spans within it, also in other
-/// tasks and threads. After its end it has nothing to say any more.
+/// A span that has begun. It reports what its code does, and begins spans within it, also from
+/// other tasks and threads. After its end it sends nothing.
 ///
 /// Clones are the same span.
 #[derive(Clone)]
@@ -194,7 +195,7 @@ struct Shared {
     handle: Arc<Handle>,
     task: Task,
     parent: Option<TaskId>,
-    /// It was told that it began.
+    /// Whether its start was sent.
     shown: bool,
     ended: AtomicBool,
     reports: AtomicU32,
@@ -208,7 +209,7 @@ impl Span {
     /// Runs `body` as a span within this one: see [`Tracer::with_span`].
     ///
     /// # Errors
-    /// Those of `body`.
+    /// The errors of `body`.
     pub async fn with_span<T, E: fmt::Display>(
         &self,
         name: &str,
@@ -217,7 +218,7 @@ impl Span {
         self.begin_within(name).run(body).await
     }
 
-    /// Reports what is being done.
+    /// Reports progress.
     pub fn progress(&self, progress: impl Into<Progress>) {
         let shared = &self.shared;
         if !shared.shown || shared.ended.load(Ordering::SeqCst) {
@@ -234,13 +235,13 @@ impl Span {
         }
     }
 
-    /// Sets what the event of its completion will say.
+    /// Sets an attribute of its `completed` event.
     pub fn set_attribute(&self, key: impl Into<String>, value: impl Into<Value>) {
         let (key, value) = (key.into(), value.into());
         lock(&self.shared.attributes).insert(key, value);
     }
 
-    /// The name of its task in the log.
+    /// Returns the id of its task in the log.
     #[must_use]
     pub fn task_id(&self) -> &TaskId {
         &self.shared.task.id
@@ -295,8 +296,8 @@ impl Span {
         let result = body(self.clone()).await;
         match &result {
             Ok(_) => self.complete(),
-            // The alternate form of an error with a chain of causes, as `anyhow` has it, is all
-            // of them in one line.
+            // For errors with a chain of causes, such as `anyhow`'s, the alternate form is the
+            // whole chain in one line.
             Err(error) => self.fail(&format!("{error:#}")),
         }
         drop(unfinished);
@@ -312,7 +313,7 @@ impl Span {
         self.end(|| self.event(StepEventType::Failed).error(error));
     }
 
-    /// The first end counts.
+    /// Sends the end of the span. Only the first end counts.
     fn end(&self, event: impl FnOnce() -> StepEvent) {
         if self.shared.ended.swap(true, Ordering::SeqCst) || !self.shared.shown {
             return;
@@ -337,7 +338,7 @@ impl fmt::Debug for Span {
     }
 }
 
-/// Ends a span whose future does not get to its end.
+/// Fails a span whose future is dropped before its end.
 struct Unfinished(Span);
 
 impl Drop for Unfinished {
@@ -355,7 +356,8 @@ fn number(counter: &Mutex<TaskCounter>, form: Form, name: &str, within: Option<&
     task
 }
 
-/// None, if the names are too long for an event: the traced code must not suffer for it.
+/// Encodes an event. Returns `None` if its names are too long: the traced code must not suffer for
+/// that.
 fn encode(event: &StepEvent) -> Option<NewEvent> {
     NewEvent::encode(event).ok()
 }

@@ -1,4 +1,4 @@
-//! From code that must not wait to a store that takes its time.
+//! The queue between code that must not wait and a store that may be slow.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -18,7 +18,7 @@ use crate::event::NewEvent;
 use crate::store::EventStore;
 use crate::sync::{Mutex, lock};
 
-/// What tracers and spans hold: when the last is gone, sending ends.
+/// The handle that tracers and spans hold. Sending ends after the last one is dropped.
 pub(super) struct Handle(pub(super) Arc<Outbox>);
 
 impl Drop for Handle {
@@ -32,10 +32,10 @@ impl Drop for Handle {
     }
 }
 
-/// Events that wait to be stored, in order.
+/// A queue of events to be stored, in order.
 ///
-/// Nothing that is not this crate's runs under the lock: a waker that is cloned, woken or dropped
-/// may log, and what it logs may come here.
+/// No foreign code runs under the lock: a waker that is cloned, woken or dropped may log, and what
+/// it logs may come back here.
 pub(super) struct Outbox {
     config: TracerConfig,
     sleep: Sleep,
@@ -51,15 +51,15 @@ struct State {
     stored: u64,
     left_out: u64,
     closed: bool,
-    /// Somebody waits for a flush, so nobody collects a batch.
+    /// Set while something waits for a flush, so that no time is spent collecting a batch.
     hurried: bool,
     flushes: Vec<(u64, oneshot::Sender<()>)>,
     sender: Option<Waker>,
 }
 
-/// What may wait, whatever the capacity.
+/// The most bytes that may wait, whatever the capacity.
 const MAX_BYTES: usize = 16 << 20;
-/// The most that one append has.
+/// The most events of one append.
 const BATCH_EVENTS: usize = 500;
 const BATCH_BYTES: usize = 512 * 1024;
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
@@ -74,7 +74,7 @@ impl Outbox {
         }
     }
 
-    /// Takes an event, or leaves it out and returns false.
+    /// Adds an event. Returns false if there is no room, and leaves the event out.
     pub(super) fn push_if_there_is_room(&self, event: NewEvent) -> bool {
         let sender = {
             let mut state = lock(&self.state);
@@ -88,8 +88,8 @@ impl Outbox {
         true
     }
 
-    /// Takes an event, whatever waits. For the ends of spans: there are no more of them than
-    /// spans under way.
+    /// Adds an event even beyond the capacity. Used for the ends of spans: there are at most as
+    /// many as spans under way.
     pub(super) fn push(&self, event: NewEvent) {
         let sender = lock(&self.state).push(event);
         wake(sender);
@@ -113,11 +113,11 @@ impl Outbox {
         };
         wake(sender);
         let timeout = (self.sleep)(self.config.dispatch.end_timeout);
-        // An error is a sender that is gone, with what was to be stored.
+        // An error means that the sending future was dropped, and the events with it.
         matches!(select(flushed, timeout).await, Either::Left((Ok(()), _)))
     }
 
-    /// Waits for events. False, when there are none and never will be.
+    /// Waits for events. Returns false when there are none and no handle is left to add one.
     async fn has_events(&self) -> bool {
         self.until(|state| match (state.queue.is_empty(), state.closed) {
             (false, _) => Some(true),
@@ -127,7 +127,7 @@ impl Outbox {
         .await
     }
 
-    /// Collects for a while, unless somebody waits.
+    /// Waits for the configured delay so that a batch collects, unless a flush waits.
     async fn collect(&self) {
         if self.config.dispatch.delay.is_zero() {
             return;
@@ -136,7 +136,7 @@ impl Outbox {
         select(pin!(in_a_hurry), (self.sleep)(self.config.dispatch.delay)).await;
     }
 
-    /// Resolves to what `find` finds in the state, as soon as it finds something.
+    /// Resolves to the first value that `find` returns for the state.
     async fn until<T>(&self, find: impl Fn(&State) -> Option<T>) -> T {
         poll_fn(|context| {
             let waker = context.waker().clone();
@@ -179,7 +179,7 @@ impl Outbox {
             reached
         };
         for (_, flushed) in reached {
-            // Whoever waited may have given up.
+            // Fails if the flush has timed out; that is fine.
             let _ = flushed.send(());
         }
     }
@@ -190,7 +190,7 @@ impl Outbox {
 }
 
 impl State {
-    /// Takes an event, and returns whom to [`wake`] once the lock is released.
+    /// Adds an event. Returns the waker to [`wake`] once the lock is released.
     fn push(&mut self, event: NewEvent) -> Option<Waker> {
         self.bytes += event.size();
         self.queue.push_back(event);
@@ -199,7 +199,7 @@ impl State {
     }
 }
 
-/// Wakes the sender. What its waker logs is of the sending, and not told.
+/// Wakes the sender. Nothing its waker logs is sent.
 fn wake(sender: Option<Waker>) {
     let Some(sender) = sender else { return };
     #[cfg(feature = "tracing")]
@@ -208,8 +208,8 @@ fn wake(sender: Option<Waker>) {
     sender.wake();
 }
 
-/// Sends until all handles are gone and nothing is left. With nobody there any more to be told, a
-/// store that goes on failing is given up.
+/// Sends until all handles are dropped and nothing is left. Gives up on a store that keeps failing
+/// once no handle is left.
 pub(super) async fn send<S: EventStore>(outbox: Arc<Outbox>, target: SseTarget<(), S>) {
     let mut backoff = FIRST_BACKOFF;
     while outbox.has_events().await {

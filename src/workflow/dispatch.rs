@@ -1,4 +1,4 @@
-//! How facts get to the log: in order, in batches, whatever happens on the way.
+//! Sends facts to the log: in order, in batches, and again after failures.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -20,43 +20,45 @@ use crate::task::{TaskId, attempt_failed_key, report_key, split_report_key};
 /// Sends facts to a [`FactLog`] in the order they were dispatched, a batch at a time.
 ///
 /// - **In the background**: dispatching never waits. A batch is sent [`DispatchConfig::delay`]
-///   after its first fact, or at once before a wait, at the end, and when an attempt ends that
-///   failed or reported progress: these put off what follows until the log has answered.
-/// - **Few calls**: one when a lifetime of the run begins, which brings the facts that the log
-///   has. Those are never sent again, so a replay costs that one call.
-/// - **Failures** are logged and retried with back-off. The workflow waits for a log that does not
-///   answer once, up to [`DispatchConfig::wait_timeout`], and then no more until it answers; but
-///   when the run ends up to [`DispatchConfig::end_timeout`], since nobody would send later what is
-///   missing then. What one lifetime could not send, the next one sends.
-/// - **Restarts**: what the lifetime tells is remembered, up to 16 MiB of it and 2 MiB of reports,
-///   in case that it turns out to belong to another run than the one that was opened. Then the
-///   whole of it is told there.
-/// - **An ended run**: a lifetime that opens one tells nothing that the log does not know until the
-///   engine proves that the run goes on: it calls a step's code, or does not answer a wait for 5
-///   seconds. Then the next run begins.
-/// - **Reports** that come faster than they are sent: of each attempt 64 wait at most, and the
-///   newest of them gives way to the next.
+///   after its first fact. It is sent at once before a wait, at the end, and when an attempt ends
+///   that failed or reported progress; each of these is delayed until the log has answered.
+/// - **Few calls**: one call opens the log when a lifetime of the run begins, and returns the facts
+///   that the log has. Those are never sent again, so a replay costs that one call.
+/// - **Failures** are logged and retried with back-off. While the log does not answer, the workflow
+///   waits for it once, up to [`DispatchConfig::wait_timeout`], and not again until it answers. The
+///   end of the run waits up to [`DispatchConfig::end_timeout`], since nothing would send later
+///   what is missing then. Facts that one lifetime could not send are sent by the next one.
+/// - **Restarts**: the facts of the lifetime are remembered, up to 16 MiB of them and 2 MiB of
+///   reports. If the lifetime turns out to belong to another run than the one that was opened, all
+///   of them are sent to that run.
+/// - **An ended run**: a lifetime that opens an ended run sends nothing that the log does not know
+///   until the engine proves that the run goes on: it calls a step's code, or does not answer a
+///   wait for 5 seconds. Then the next run begins.
+/// - **Reports** may come faster than they are sent: of each attempt at most 64 wait, and then each
+///   new one replaces the newest that waits.
 ///
 /// Clones share the queue.
 pub struct BatchedDispatch<L, R> {
     shared: Rc<Shared<L, R>>,
 }
 
-/// Where the facts of a run are kept: one call is one subrequest of the instance.
+/// Stores the facts of a run. One call is one subrequest of the instance.
 #[allow(async_fn_in_trait, reason = "workflows live on one thread")]
 pub trait FactLog {
-    /// Why a call failed.
+    /// The error of a failed call.
     type Error: fmt::Display;
 
-    /// Opens the log for a lifetime of the instance. The first time without a generation; again, to
-    /// learn what became of the log since, with the one that it was given.
+    /// Opens the log for a lifetime of the instance. `generation` is `None` the first time. To
+    /// learn later what became of the log since, it is opened again with the generation that it
+    /// returned.
     ///
     /// # Errors
-    /// When the log cannot be reached. It is asked again.
+    /// When the log cannot be reached. The call is repeated.
     async fn open(&self, generation: Option<u64>) -> Result<Opened, Self::Error>;
 
-    /// Stores facts of a run, in order. Facts that are there already are no error. Of a lifetime
-    /// that is over, or of an earlier run, nothing is stored and the answer is [`Told::Stale`].
+    /// Stores facts of a run, in order. Facts that are there already are no error. Facts of a
+    /// lifetime that is over, or of an earlier run, are not stored, and the answer is
+    /// [`Told::Stale`].
     ///
     /// # Errors
     /// When it is not known that all were stored. They are sent again.
@@ -67,28 +69,29 @@ pub trait FactLog {
         batch: &[NewEvent],
     ) -> Result<Told, Self::Error>;
 
-    /// Learns that a lifetime has ended and has not told how the run goes on, so that it asks the
-    /// platform whether the run is over. Default: does nothing.
+    /// Notifies the log that a lifetime has ended without saying how the run goes on, so that the
+    /// log asks the platform whether the run is over. Default: does nothing.
     ///
     /// # Errors
-    /// When the log cannot be reached. It is told again.
+    /// When the log cannot be reached. The call is repeated.
     async fn settle(&self) -> Result<(), Self::Error> {
         Ok(())
     }
 
-    /// Gives back what is held between calls, before a wait and at the end. Default: nothing is.
+    /// Releases what is held between calls. Called before a wait and at the end. Default: does
+    /// nothing.
     fn release(&self) {}
 }
 
-/// What comes of opening a log.
+/// The result of opening a log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Opened {
     /// The latest run.
     Run(OpenedRun),
-    /// Somebody restarts the instance just now. To be opened again soon.
+    /// The instance is being restarted. Open the log again soon.
     Restarting,
-    /// The lifetime is over: another has come after it.
+    /// The lifetime is over: a later one has begun.
     Over,
 }
 
@@ -97,41 +100,41 @@ pub enum Opened {
 pub struct OpenedRun {
     /// The number of the lifetime that opened it, greater than those of all before.
     pub generation: u64,
-    /// Its number, from 1.
+    /// The run's number, from 1.
     pub run: u32,
-    /// Whether it has ended.
+    /// Whether the run has ended.
     pub ended: bool,
-    /// The keys of the facts that the log has; of the reports of a try of a step only the one with
-    /// the greatest number.
+    /// The keys of the facts that the log has. Of the reports of a try of a step it has only the
+    /// key with the greatest number.
     pub facts: Vec<String>,
 }
 
-/// What comes of telling a log.
+/// The result of sending facts to a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Told {
-    /// The log has the facts. So many were new.
+    /// The log has the facts. The number counts those that were new.
     Stored(usize),
-    /// They are of a lifetime that is over or of an earlier run, and were not stored.
+    /// The facts are of a lifetime that is over or of an earlier run, and were not stored.
     Stale,
 }
 
-/// When batches are sent.
+/// Configures when batches are sent and how long the workflow waits for the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DispatchConfig {
     /// How long a batch is collected after its first fact. Default: 20 milliseconds.
     pub delay: Duration,
-    /// How long a wait, or the end of an attempt, is put off until its facts are stored. Default:
-    /// one second; not at all while the log fails.
+    /// How long a wait, or the end of an attempt, is delayed until its facts are stored. Default:
+    /// one second; no delay while the log fails.
     pub wait_timeout: Duration,
-    /// How long the end of a run is put off until its facts are stored. Default: ten seconds.
+    /// How long the end of a run is delayed until its facts are stored. Default: ten seconds.
     pub end_timeout: Duration,
     /// How long one call may take before it counts as failed. Default: three seconds.
     pub call_timeout: Duration,
 }
 
 impl DispatchConfig {
-    /// Batches, with the defaults of the fields.
+    /// Sends in batches, with the defaults of the fields.
     #[must_use]
     pub const fn batched() -> Self {
         Self {
@@ -142,8 +145,8 @@ impl DispatchConfig {
         }
     }
 
-    /// Every fact is sent at once; those dispatched while a call is under way go together in the
-    /// next. Otherwise as [`batched`](Self::batched).
+    /// Sends every fact at once; those dispatched during a call go together in the next. Otherwise
+    /// as [`batched`](Self::batched).
     #[must_use]
     pub const fn immediate() -> Self {
         Self {
@@ -152,28 +155,28 @@ impl DispatchConfig {
         }
     }
 
-    /// With another [`delay`](Self::delay).
+    /// Sets [`delay`](Self::delay).
     #[must_use]
     pub const fn delay(mut self, delay: Duration) -> Self {
         self.delay = delay;
         self
     }
 
-    /// With another [`wait_timeout`](Self::wait_timeout).
+    /// Sets [`wait_timeout`](Self::wait_timeout).
     #[must_use]
     pub const fn wait_timeout(mut self, timeout: Duration) -> Self {
         self.wait_timeout = timeout;
         self
     }
 
-    /// With another [`call_timeout`](Self::call_timeout).
+    /// Sets [`call_timeout`](Self::call_timeout).
     #[must_use]
     pub const fn call_timeout(mut self, timeout: Duration) -> Self {
         self.call_timeout = timeout;
         self
     }
 
-    /// With another [`end_timeout`](Self::end_timeout).
+    /// Sets [`end_timeout`](Self::end_timeout).
     #[must_use]
     pub const fn end_timeout(mut self, timeout: Duration) -> Self {
         self.end_timeout = timeout;
@@ -191,20 +194,20 @@ impl Default for DispatchConfig {
 /// parameter may have 2 MB.
 const BATCH_EVENTS: usize = 500;
 const BATCH_BYTES: usize = 512 * 1024;
-/// Reports of one attempt that wait to be sent.
+/// The most reports of one attempt that wait to be sent.
 const QUEUED_REPORTS: usize = 64;
-/// How many bytes of facts are remembered in case they turn out to belong to another run. The
-/// platform allows 25,000 steps, which are about 50,000 facts of 350 bytes.
+/// The most bytes of facts remembered in case they turn out to belong to another run. The platform
+/// allows 25,000 steps, which are about 50,000 facts of 350 bytes.
 const HISTORY_BYTES: usize = 16 * 1024 * 1024;
-/// The same of reports.
+/// The most bytes of reports remembered.
 const HISTORY_REPORT_BYTES: usize = 2 * 1024 * 1024;
-/// While somebody restarts the instance.
+/// The first pause before the log is opened again while the instance is being restarted.
 const RESTARTING_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_RESTARTING_PAUSE: Duration = Duration::from_secs(1);
-/// How often a log may answer that something has changed before that counts as a failure.
+/// How often in a row a log may answer [`Told::Stale`] before that counts as a failure.
 const STALE_AT_ONCE: u32 = 3;
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
-/// A log that fails for hours must not use up the instance's subrequests.
+/// The longest back-off: a log that fails for hours must not use up the instance's subrequests.
 const LAST_BACKOFF: Duration = Duration::from_secs(60);
 
 struct Shared<L, R> {
@@ -217,40 +220,41 @@ struct Shared<L, R> {
 #[derive(Default)]
 struct State {
     queue: Queue,
-    /// To be sent, or sent and not yet known to be stored.
+    /// Facts to be sent, or sent and not yet known to be stored.
     outgoing: VecDeque<NewEvent>,
     run: Option<Run>,
-    /// The log has changed under the run: it is to be opened again.
+    /// The log has changed since it was opened, and must be opened again.
     stale: bool,
-    /// How many facts were dispatched, and how many of them are stored or known to be.
+    /// The number of facts dispatched, and of those that are stored or known to be.
     dispatched: u64,
     settled: u64,
-    /// A task is sending.
+    /// Whether a task is sending.
     sending: bool,
-    /// The log failed, or was too slow to wait for.
+    /// Set while the log fails or is too slow to wait for.
     failing: bool,
-    /// Somebody restarts the instance just now, and the log waits for that.
+    /// The instance is being restarted, and the log waits for that.
     restarting: bool,
-    /// The run has ended: nobody waits any more.
+    /// The lifetime has ended, and nothing waits for the log any more.
     ended: bool,
-    /// Another lifetime has come after this one, which has nothing to say any more.
+    /// A later lifetime has begun. This one sends nothing more.
     over: bool,
-    /// The workflow waits: nothing is to be held when all is sent.
+    /// The workflow waits, so the log is released once everything is sent.
     waiting: bool,
-    /// The end of the run was told.
+    /// The end of the run was dispatched.
     terminal: bool,
-    /// The lifetime has ended and did not tell how the run goes on: the log is to be told so.
+    /// The lifetime has ended without the end of the run: the log must be notified by
+    /// [`FactLog::settle`].
     unsettled: bool,
     hurry: Option<oneshot::Sender<()>>,
     hurried: bool,
     flushes: Vec<(u64, oneshot::Sender<()>)>,
 }
 
-/// What was dispatched and not looked at yet.
+/// What was dispatched and not yet compared with the log.
 #[derive(Default)]
 struct Queue {
     entries: VecDeque<Queued>,
-    /// How many reports of an attempt there are.
+    /// The number of reports here, by attempt.
     reports: HashMap<(TaskId, u32), usize>,
 }
 
@@ -265,34 +269,35 @@ struct Run {
     number: u32,
     known: Known,
     history: History,
-    /// It had ended when this lifetime opened it, and nothing has shown yet that it was restarted.
+    /// The run had ended when this lifetime opened it, and nothing has shown yet that it was
+    /// restarted.
     had_ended: bool,
-    /// Facts that the log does not know are held.
+    /// Whether facts that the log does not know are held.
     holds: bool,
 }
 
-/// The facts that the log has, or will have.
+/// The facts that the log has, or will have once the outgoing ones are stored.
 #[derive(Default)]
 struct Known {
     keys: HashSet<String>,
-    /// The greatest number of a report, by what is before it in the key.
+    /// The greatest number of a report, by the part of the key before the number.
     reports: HashMap<String, u32>,
 }
 
-/// What this lifetime has told, in order.
+/// What this lifetime has dispatched, in order.
 #[derive(Default)]
 struct History {
-    told: VecDeque<Remembered>,
+    facts: VecDeque<Remembered>,
     bytes: usize,
     report_bytes: usize,
-    /// How many reports of an attempt there are.
+    /// The number of reports here, by attempt.
     reports: HashMap<(TaskId, u32), usize>,
 }
 
 #[derive(Clone)]
 struct Remembered {
     event: NewEvent,
-    /// Attempt and number of a report, whose key depends on what else the log has.
+    /// Task, attempt and number of a report, whose key depends on what else the log has.
     report: Option<(TaskId, u32, u32)>,
     held: bool,
 }
@@ -302,7 +307,7 @@ where
     L: FactLog + 'static,
     R: Runtime + 'static,
 {
-    /// Sends facts to this log.
+    /// Returns a dispatch that sends facts to `log`, with the timers and tasks of `runtime`.
     pub fn new(log: L, runtime: R, config: DispatchConfig) -> Self {
         Self {
             shared: Rc::new(Shared {
@@ -314,7 +319,7 @@ where
         }
     }
 
-    /// The log.
+    /// Returns the log.
     #[must_use]
     pub fn log(&self) -> &L {
         &self.shared.log
@@ -333,7 +338,7 @@ where
     fn dispatch(&self, fact: Fact) {
         {
             let mut state = self.shared.state.borrow_mut();
-            // What is learnt of a lifetime while the workflow waits does not end its waiting.
+            // Facts about the lifetime itself, learnt during a wait, do not end the wait.
             state.waiting &= matches!(fact, Fact::Doubt | Fact::Alive | Fact::Over);
             if let Fact::Event(event) = &fact {
                 state.terminal |= event.is_terminal();
@@ -438,7 +443,7 @@ impl<L: FactLog, R: Runtime> Shared<L, R> {
                 Ok(Sent::Nothing) => break,
                 Ok(Sent::Restarting) => {
                     self.log.release();
-                    // Also if somebody is in a hurry.
+                    // Not cut short by a flush: the log cannot answer sooner.
                     self.runtime.sleep(restarting_pause).await;
                     restarting_pause = (restarting_pause * 2).min(LONGEST_RESTARTING_PAUSE);
                     continue;
@@ -447,7 +452,7 @@ impl<L: FactLog, R: Runtime> Shared<L, R> {
                     stale += 1;
                     continue;
                 }
-                Ok(Sent::Stale) => "it does not come to rest".to_owned(),
+                Ok(Sent::Stale) => "the run keeps changing".to_owned(),
                 Err(error) => error,
             };
             self.log.release();
@@ -499,8 +504,8 @@ impl<L: FactLog, R: Runtime> Shared<L, R> {
         Ok(Sent::Some)
     }
 
-    /// All is sent. At the end of a lifetime the log may have to learn that the run's end is not
-    /// known.
+    /// Called when everything is sent. At the end of a lifetime it notifies the log if the run's
+    /// end is not known.
     async fn settle(&self) -> Result<Sent, String> {
         if self.state.borrow().unsettled {
             self.call(self.log.settle()).await?;
@@ -510,7 +515,7 @@ impl<L: FactLog, R: Runtime> Shared<L, R> {
             state.settle();
         }
         let mut state = self.state.borrow_mut();
-        // More may have come in the meantime.
+        // More may have been dispatched during the call.
         if state.queue.entries.is_empty() {
             state.rest();
             return Ok(Sent::Nothing);
@@ -518,7 +523,8 @@ impl<L: FactLog, R: Runtime> Shared<L, R> {
         Ok(Sent::Some)
     }
 
-    /// A call that takes too long has failed, though its facts may have been stored.
+    /// Limits a call to `call_timeout`. A call that takes longer counts as failed, though its facts
+    /// may have been stored.
     async fn call<T>(&self, call: impl Future<Output = Result<T, L::Error>>) -> Result<T, String> {
         let timeout = pin!(self.runtime.sleep(self.config.call_timeout));
         match select(pin!(call), timeout).await {
@@ -527,7 +533,7 @@ impl<L: FactLog, R: Runtime> Shared<L, R> {
         }
     }
 
-    /// Waits, unless somebody is in a hurry.
+    /// Waits for `duration`, or until a flush asks to hurry.
     async fn pause(&self, duration: Duration) {
         let hurried = {
             let mut state = self.state.borrow_mut();
@@ -548,9 +554,9 @@ impl<L: FactLog, R: Runtime> Shared<L, R> {
 enum Sent {
     Some,
     Nothing,
-    /// Somebody restarts the instance: soon again.
+    /// The instance is being restarted; try again soon.
     Restarting,
-    /// The log is to be opened again.
+    /// The log must be opened again.
     Stale,
 }
 
@@ -558,12 +564,12 @@ impl State {
     fn hurry(&mut self) {
         self.hurried = true;
         if let Some(hurry) = self.hurry.take() {
-            // Nobody is listening if the pause ended by itself.
+            // Fails if the pause has ended by itself; that is fine.
             let _ = hurry.send(());
         }
     }
 
-    /// If the log is to be opened: with which generation.
+    /// Returns the generation to open the log with, or `None` if it is open.
     fn to_open(&self) -> Option<Option<u64>> {
         match &self.run {
             None => Some(None),
@@ -571,8 +577,8 @@ impl State {
         }
     }
 
-    /// The log is there, for the first time or again. What this lifetime has told and the log does
-    /// not have is sent.
+    /// Takes the answer to an opening of the log, the first or a later one. Facts of this lifetime
+    /// that the log does not have are sent.
     fn opened(&mut self, opened: OpenedRun) {
         self.stale = false;
         let known = Known::from_iter(opened.facts);
@@ -588,17 +594,18 @@ impl State {
                 });
             }
             // The engine has proved that this lifetime is of the next run, of which the log has
-            // nothing yet: what others have told of the run before changes nothing about that.
+            // nothing yet. Whatever others have added to the run before does not change that.
             Some(run) if opened.run < run.number => {
                 run.begin_again(opened.run + 1, Known::default(), &mut self.outgoing);
             }
-            // That it has ended since is no news of another run: what comes after it is dropped.
+            // If the run has ended since, that does not mean another run: what comes after its end
+            // is dropped.
             Some(run) => run.begin_again(opened.run, known, &mut self.outgoing),
         }
     }
 
-    /// What to send next: what was sent last and may not have arrived, else as much of the queue
-    /// as the log does not have.
+    /// Returns the next batch: what was sent last and may not have arrived, then as much of the
+    /// queue as the log does not have. `None` if there is nothing to send or no run is open.
     fn next_batch(&mut self) -> Option<(u64, u32, Vec<NewEvent>)> {
         let run = self.run.as_mut()?;
         while self.outgoing.len() < BATCH_EVENTS
@@ -609,7 +616,7 @@ impl State {
                     run.history.drop_held();
                     self.terminal = false;
                 }
-                Queued::Fact(fact) => run.tell(fact, &mut self.outgoing),
+                Queued::Fact(fact) => run.take_fact(fact, &mut self.outgoing),
                 Queued::End if run.had_ended => run.history.drop_held(),
                 Queued::End => {
                     run.release(&mut self.outgoing);
@@ -634,8 +641,8 @@ impl State {
         (!batch.is_empty()).then_some((generation, number, batch))
     }
 
-    /// Facts that are neither queued nor on their way are settled, and so are the flushes that
-    /// waited for them. A fact on its way may have been joined by those of a restart.
+    /// Settles the facts once nothing is outgoing, and completes the flushes that waited for them.
+    /// Outgoing facts are not counted one by one, since a restart may have added to them.
     fn settle(&mut self) {
         if self.outgoing.is_empty() {
             let left = self.queue.entries.len() as u64 + u64::from(self.unsettled);
@@ -646,12 +653,12 @@ impl State {
             .flushes
             .extract_if(.., |(target, _)| *target <= settled)
         {
-            // Whoever waited may have given up.
+            // Fails if the flush has timed out; that is fine.
             let _ = flushed.send(());
         }
     }
 
-    /// This lifetime is over, and nobody listens to it any more.
+    /// Drops everything: this lifetime is over, and the log takes nothing more from it.
     fn give_up(&mut self) {
         self.over = true;
         self.queue = Queue::default();
@@ -662,7 +669,7 @@ impl State {
         self.rest();
     }
 
-    /// Sending is over, until the next fact.
+    /// Records that sending has stopped, until the next fact.
     fn rest(&mut self) {
         self.sending = false;
         self.hurried = false;
@@ -670,8 +677,7 @@ impl State {
 }
 
 impl Queue {
-    /// Of the reports of an attempt that come faster than they are sent, the newest takes the place
-    /// of the one before it.
+    /// Adds an entry. If too many reports of an attempt wait, the newest that waits is replaced.
     fn push(&mut self, queued: Queued) {
         if let Some((task, attempt)) = report_of(&queued) {
             let count = self.reports.entry((task.clone(), attempt)).or_default();
@@ -679,7 +685,7 @@ impl Queue {
                 *count += 1;
             } else {
                 let of_attempt = |other: &Queued| report_of(other) == Some((task, attempt));
-                // Near the end: others report less in between.
+                // Searched from the end, where the report usually is.
                 let before = self.entries.iter().rposition(of_attempt);
                 before.and_then(|before| self.entries.remove(before));
             }
@@ -713,7 +719,7 @@ fn forget_one(counts: &mut HashMap<(TaskId, u32), usize>, of: (TaskId, u32)) {
 }
 
 impl Run {
-    fn tell(&mut self, fact: Fact, outgoing: &mut VecDeque<NewEvent>) {
+    fn take_fact(&mut self, fact: Fact, outgoing: &mut VecDeque<NewEvent>) {
         match fact {
             Fact::Event(event) => self.remember(event, None, outgoing),
             Fact::Report {
@@ -739,44 +745,47 @@ impl Run {
         }
     }
 
-    /// Puts a fact to those to be sent, unless the log has it or it is held.
+    /// Adds a fact to the outgoing ones, unless the log has it or it is held.
     fn remember(
         &mut self,
         event: NewEvent,
         report: Option<(TaskId, u32, u32)>,
         outgoing: &mut VecDeque<NewEvent>,
     ) {
-        let mut told = Remembered {
+        let mut remembered = Remembered {
             event,
             report,
             held: false,
         };
-        told.held = self.holds && !self.is_known(&told);
-        if !told.held
-            && let Some(event) = self.take(&told)
+        remembered.held = self.holds && !self.is_known(&remembered);
+        if !remembered.held
+            && let Some(event) = self.take(&remembered)
         {
             outgoing.push_back(event);
         }
-        self.history.push(told);
+        self.history.push(remembered);
     }
 
-    /// The fact with its key, if the log does not have it. From now on it has.
-    fn take(&mut self, told: &Remembered) -> Option<NewEvent> {
-        let Some((task, attempt, number)) = &told.report else {
-            let is_new = told.event.key().is_some_and(|key| self.known.insert(key));
-            return is_new.then(|| told.event.clone());
+    /// Returns the fact with its key and marks it as known, or `None` if the log has it already.
+    fn take(&mut self, remembered: &Remembered) -> Option<NewEvent> {
+        let Some((task, attempt, number)) = &remembered.report else {
+            let is_new = remembered
+                .event
+                .key()
+                .is_some_and(|key| self.known.insert(key));
+            return is_new.then(|| remembered.event.clone());
         };
         let key = report_key(task.as_str(), self.try_of(task, *attempt), *number);
         if !self.known.insert(&key) {
             return None;
         }
-        // A key of ours is short, so the event stays below its limit.
-        told.event.clone().with_key(key).ok()
+        // Our keys are short, so the event stays below its size limit.
+        remembered.event.clone().with_key(key).ok()
     }
 
-    fn is_known(&self, told: &Remembered) -> bool {
-        match &told.report {
-            None => told.event.key().is_none_or(|key| self.known.has(key)),
+    fn is_known(&self, remembered: &Remembered) -> bool {
+        match &remembered.report {
+            None => remembered.event.key().is_none_or(|key| self.known.has(key)),
             Some((task, attempt, number)) => {
                 let key = report_key(task.as_str(), self.try_of(task, *attempt), *number);
                 self.known.has(&key)
@@ -784,39 +793,44 @@ impl Run {
         }
     }
 
-    /// The run goes on: nothing is held any more.
+    /// Sends the held facts, since the run goes on.
     fn release(&mut self, outgoing: &mut VecDeque<NewEvent>) {
         if std::mem::take(&mut self.holds) {
             let mut history = std::mem::take(&mut self.history);
-            for told in history.told.iter_mut().filter(|told| told.held) {
-                told.held = false;
-                outgoing.extend(self.take(told));
+            for remembered in history
+                .facts
+                .iter_mut()
+                .filter(|remembered| remembered.held)
+            {
+                remembered.held = false;
+                outgoing.extend(self.take(remembered));
             }
             self.history = history;
         }
     }
 
-    /// The instance was restarted: what this lifetime told so far belongs to a new run.
+    /// Moves everything that this lifetime dispatched so far to a new run, since the instance was
+    /// restarted.
     fn restart(&mut self, outgoing: &mut VecDeque<NewEvent>) {
         self.had_ended = false;
         self.holds = false;
-        for told in &mut self.history.told {
-            told.held = false;
+        for remembered in &mut self.history.facts {
+            remembered.held = false;
         }
         self.begin_again(self.number + 1, Known::default(), outgoing);
     }
 
-    /// All that this lifetime told is told again, as far as the log does not have it.
+    /// Sends everything that this lifetime dispatched again, except what the log has.
     fn begin_again(&mut self, number: u32, known: Known, outgoing: &mut VecDeque<NewEvent>) {
         self.number = number;
         self.known = known;
         let unsent = std::mem::take(outgoing);
         let history = std::mem::take(&mut self.history);
-        for told in history.told.iter().filter(|told| !told.held) {
-            outgoing.extend(self.take(told));
+        for remembered in history.facts.iter().filter(|remembered| !remembered.held) {
+            outgoing.extend(self.take(remembered));
         }
         self.history = history;
-        // What was too much to be remembered.
+        // Facts that did not fit into the history.
         for event in unsent {
             if event.key().is_some_and(|key| self.known.insert(key)) {
                 outgoing.push_back(event);
@@ -824,8 +838,8 @@ impl Run {
         }
     }
 
-    /// The try that an attempt belongs to, with the attempts before it that did not fail but were
-    /// killed.
+    /// Returns the try that an attempt belongs to: attempts before it that were killed, and did not
+    /// fail, belong to the same try.
     fn try_of(&self, task: &TaskId, attempt: u32) -> u32 {
         let failed = |attempt: &u32| self.known.has(&attempt_failed_key(task.as_str(), *attempt));
         1 + (1..attempt).rev().find(failed).unwrap_or_default()
@@ -833,8 +847,8 @@ impl Run {
 }
 
 impl Known {
-    /// A report with a smaller number than one that the log has is known: it is there, or was left
-    /// out for that one.
+    /// Returns whether the log has this key. A report with a smaller number than one that the log
+    /// has counts as known: it is there, or was replaced by that one.
     fn has(&self, key: &str) -> bool {
         match split_report_key(key) {
             None => self.keys.contains(key),
@@ -845,7 +859,7 @@ impl Known {
         }
     }
 
-    /// Whether it was not known.
+    /// Adds a key. Returns whether it is new.
     fn insert(&mut self, key: &str) -> bool {
         if self.has(key) {
             return false;
@@ -877,10 +891,10 @@ impl FromIterator<String> for Known {
 }
 
 impl History {
-    fn push(&mut self, told: Remembered) {
-        let size = told.event.size();
-        match &told.report {
-            None if !told.held && self.bytes + size > HISTORY_BYTES => return,
+    fn push(&mut self, remembered: Remembered) {
+        let size = remembered.event.size();
+        match &remembered.report {
+            None if !remembered.held && self.bytes + size > HISTORY_BYTES => return,
             None => self.bytes += size,
             Some((task, attempt, _)) => {
                 let of = (task.clone(), *attempt);
@@ -888,35 +902,36 @@ impl History {
                 if count >= QUEUED_REPORTS {
                     self.remove_newest_report(&of);
                 }
-                if !told.held && self.report_bytes + size > HISTORY_REPORT_BYTES {
+                if !remembered.held && self.report_bytes + size > HISTORY_REPORT_BYTES {
                     return;
                 }
                 self.report_bytes += size;
                 *self.reports.entry(of).or_default() += 1;
             }
         }
-        self.told.push_back(told);
+        self.facts.push_back(remembered);
     }
 
     fn remove_newest_report(&mut self, of: &(TaskId, u32)) {
-        let is_of = |told: &Remembered| {
-            told.report
+        let is_of = |remembered: &Remembered| {
+            remembered
+                .report
                 .as_ref()
                 .is_some_and(|(task, attempt, _)| *task == of.0 && *attempt == of.1)
         };
-        if let Some(told) = self
-            .told
+        if let Some(remembered) = self
+            .facts
             .iter()
             .rposition(is_of)
-            .and_then(|newest| self.told.remove(newest))
+            .and_then(|newest| self.facts.remove(newest))
         {
-            self.report_bytes -= told.event.size();
+            self.report_bytes -= remembered.event.size();
             forget_one(&mut self.reports, of.clone());
         }
     }
 
     fn drop_held(&mut self) {
-        self.told.retain(|told| !told.held);
+        self.facts.retain(|remembered| !remembered.held);
     }
 }
 

@@ -1,4 +1,4 @@
-//! `WorkflowEventStep`: a step object that tells what its steps do.
+//! `WorkflowEventStep`: a step object that dispatches an event for everything its steps do.
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
@@ -26,26 +26,26 @@ use crate::task::{Form, Kind, StepEvent, StepEventType, Task, TaskCounter, TaskI
 /// Wraps a [`Step`] and dispatches an event whenever one of its steps begins, fails an attempt,
 /// reports progress, ends or fails.
 ///
-/// The workflow does not notice: results, errors, retries and rollbacks are those of the wrapped
-/// step, and an event that cannot be delivered costs it nothing. Events carry names that are the
-/// same in every lifetime of the run, so a log that keeps one event for each fact shows a run that
-/// was interrupted as if it had not been.
+/// The workflow's behaviour is unchanged: results, errors, retries and rollbacks are those of the
+/// wrapped step, and an event that cannot be delivered does not fail it. Events carry names that
+/// are the same in every lifetime of the run, so a log that keeps one event for each fact shows an
+/// interrupted run as if it had not been interrupted.
 ///
 /// The engine gets the same calls in the same order as without this wrapper. A step that the
-/// workflow gives up (`try_join!`, `select!`) goes on in the engine, and its events are told until
-/// the run ends.
+/// workflow abandons (`try_join!`, `select!`) goes on in the engine, and its events are dispatched
+/// until the run ends.
 ///
-/// What the platform does to a lifetime of the run (a deploy, a lost connection) is not told as
-/// what the workflow did: an error that can only mean the end of the lifetime is no `failed` event,
-/// neither of the step nor of the groups and the workflow around it, whatever the workflow's code
-/// makes of it. Such an error has the kind [`Reset`](StepErrorKind::Reset). If the engine turns out
-/// to go on in the same lifetime, the events are told then.
+/// When the platform ends a lifetime of the run (a deploy, a lost connection), that is not reported
+/// as a failure of the workflow: an error that can only mean the end of the lifetime makes no
+/// `failed` event, neither of the step nor of the groups and the workflow around it, however the
+/// workflow's code handles it. Such an error has the kind [`Reset`](StepErrorKind::Reset). If the
+/// engine turns out to go on in the same lifetime, the withheld events are dispatched then.
 ///
-/// No event has what a step returned. They have the messages of errors, and what the steps' code
-/// reports, of [sensitive](cloudflare_workflows::Sensitivity) steps too. Rollbacks have no events: they run when
-/// the run has ended.
+/// No event contains what a step returned. Events contain the messages of errors and what the
+/// steps' code reports, also for [sensitive](cloudflare_workflows::Sensitivity) steps. Rollbacks
+/// have no events: they run after the run has ended.
 ///
-/// Clones are the same step object. Lives on one thread.
+/// Clones are the same step object. It is not `Send`: it lives on one thread.
 pub struct WorkflowEventStep<S, D> {
     shared: Rc<Shared<S, D>>,
     parent: Option<TaskId>,
@@ -61,93 +61,94 @@ struct Shared<S, D> {
 
 type Filter = Rc<dyn Fn(&StepInfo<'_>) -> bool>;
 
-/// A step, for deciding whether to show it: see [`WorkflowEventStep::should_dispatch`].
+/// Describes a step to the filter that decides whether to show it: see
+/// [`WorkflowEventStep::should_dispatch`].
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct StepInfo<'a> {
-    /// Its name.
+    /// The step's name.
     pub name: &'a str,
-    /// What kind it is.
+    /// The step's kind.
     pub kind: Kind,
-    /// Which step of that kind and name it is, from 1.
+    /// Its number among the steps of that kind and name, from 1.
     pub count: u32,
-    /// The task that it is part of.
+    /// The task that it is part of, if any.
     pub parent: Option<&'a TaskId>,
 }
 
-/// Where facts go. Never fails and, apart from [`flush`](Self::flush) and
+/// Takes the facts of a run. Never fails and, apart from [`flush`](Self::flush) and
 /// [`sleep`](Self::sleep), never waits.
 #[allow(async_fn_in_trait, reason = "workflows live on one thread")]
 pub trait Dispatch {
-    /// The time for events' timestamps.
+    /// Returns the time for events' timestamps.
     fn now(&self) -> SystemTime;
 
-    /// Takes a fact to be stored after those taken before.
+    /// Takes a fact, to be stored after those taken before.
     fn dispatch(&self, fact: Fact);
 
-    /// Returns when all facts taken so far were stored, or when it is no longer worth waiting.
+    /// Waits until all facts taken so far are stored, or until it is no longer worth waiting.
     async fn flush(&self, flush: Flush);
 
-    /// Runs a task on this thread, beside the workflow: a step that the workflow gave up and that
-    /// the engine goes on with. Default: the task is dropped, and the end of such a step is not
-    /// told.
+    /// Runs a task on this thread, beside the workflow. It is used for a step that the workflow
+    /// abandoned and that the engine goes on with. Default: drops the task, so the end of such a
+    /// step is not reported.
     fn spawn(&self, task: impl Future<Output = ()> + 'static) {
         drop(task);
     }
 
-    /// Resolves after this long. Default: never, and then an engine is not known to be alive by
-    /// its making the workflow wait.
+    /// Resolves after `duration`. Default: never resolves; then a long wait does not prove that the
+    /// engine is alive.
     fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + 'static {
         let _ = duration;
         pending()
     }
 }
 
-/// What a [`Dispatch`] takes.
+/// A fact, as a [`Dispatch`] takes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fact {
-    /// Something happened. Its key is the fact's.
+    /// An event whose key names the fact.
     Event(NewEvent),
-    /// The code of a step reported something; the event has no key yet.
+    /// A report by a step's code. The event has no key yet.
     ///
-    /// The engine counts an attempt that was killed with the process, and the next one reports
-    /// the same again. So a report is named by the try that it belongs to, which is over when an
-    /// attempt *failed*, and which only the log knows.
+    /// The engine counts an attempt that was killed with the process, and the next attempt reports
+    /// the same again. So the key of a report names the *try* it belongs to. A try is over when an
+    /// attempt *failed*, and only the log knows that.
     Report {
-        /// The report.
+        /// The event of the report.
         event: NewEvent,
-        /// The task.
+        /// The task that reported.
         task: TaskId,
-        /// The attempt, as the engine counts.
+        /// The attempt's number, as the engine counts.
         attempt: u32,
-        /// Which report of the attempt it is, from 1.
+        /// The report's number within the attempt, from 1.
         number: u32,
     },
-    /// An attempt runs live, of a step that is not shown, too. The engine never runs what has
+    /// An attempt runs live; also sent for steps that are not shown. The engine never runs what has
     /// ended, so if the log knows a fact with one of these keys, the instance was restarted.
     Live {
-        /// Keys of facts that end the attempt.
+        /// The keys of the facts that would end the attempt.
         ends: Vec<String>,
     },
-    /// What is told from here on may not be so, because a sleep returned earlier than it can have
-    /// ended: a replay does that, and so does a run that is only begun again to be rolled back.
-    /// Facts that the log does not know are to be held from here on.
+    /// The facts that follow may be wrong, because a sleep returned earlier than it can have ended:
+    /// that happens in a replay, and in a run that is begun again only to be rolled back. From here
+    /// on, facts that the log does not know are to be held.
     Doubt,
     /// The engine has proved that the run goes on in this lifetime: it called the code of a step,
-    /// or it makes the workflow wait. What is held is to be told.
+    /// or it makes the workflow wait. Held facts are to be sent.
     Alive,
-    /// This lifetime is over by the platform's doing, and the run goes on in another or was ended
-    /// from outside. What is held is to be dropped. Comes right before [`Flush::End`].
+    /// The platform ended this lifetime; the run goes on in another, or was ended from outside.
+    /// Held facts are to be dropped. Comes right before [`Flush::End`].
     Over,
 }
 
-/// Why a flush is asked for.
+/// The reason for a flush.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flush {
-    /// An attempt ends that failed or reported something: its callback will not run again to
-    /// tell what is lost.
+    /// An attempt that failed or reported something ends. Its callback does not run again, so what
+    /// is lost now stays lost.
     AttemptEnd {
-        /// How long the end can be put off without the attempt running out of time.
+        /// The longest that the end can be delayed without the attempt running out of time.
         at_most: Duration,
     },
     /// The workflow is about to wait, which may end this lifetime and its timers.
@@ -157,7 +158,7 @@ pub enum Flush {
 }
 
 impl<S: Step + 'static, D: Dispatch + 'static> WorkflowEventStep<S, D> {
-    /// Wraps `step` for the workflow of this name; facts go to `dispatch`.
+    /// Wraps `step` for the workflow named `workflow`; facts go to `dispatch`.
     pub fn new(step: S, workflow: impl Into<String>, dispatch: D) -> Self {
         Self {
             shared: Rc::new(Shared {
@@ -171,29 +172,31 @@ impl<S: Step + 'static, D: Dispatch + 'static> WorkflowEventStep<S, D> {
         }
     }
 
-    /// Dispatches only the events of steps for which `filter` returns true, and of the workflow
-    /// itself. Must decide by the step alone, since it is asked again in every lifetime.
-    /// Default: all. Holds for the steps that begin after it, also those of clones; the steps of
-    /// a hidden group are shown as part of what the group is part of.
+    /// Dispatches only the events of the workflow itself and of steps for which `filter` returns
+    /// true. The filter must decide by the step alone, since it is asked again in every lifetime.
+    /// Default: all steps. Applies to steps that begin after the call, also through clones. The
+    /// steps of a hidden group are shown as part of whatever contains the group.
     #[must_use]
     pub fn should_dispatch(self, filter: impl Fn(&StepInfo<'_>) -> bool + 'static) -> Self {
         *self.shared.should_dispatch.borrow_mut() = Rc::new(filter);
         self
     }
 
-    /// Runs the whole workflow: its `started` is the first event of the run and its `completed`
-    /// or `failed` the last, after which viewers' streams end. It has neither when this lifetime
-    /// ends by the platform's doing.
+    /// Runs the whole workflow. `started` of the workflow is the first event of the run;
+    /// `completed` or `failed` is the last, after which viewers' streams end. The last event is
+    /// missing when the platform ends this lifetime.
     ///
-    /// Write `async move |step|` for a body: a step's callback that borrows is then shown where it is.
+    /// Write the body as `async move |step|`: then the compiler reports a step's callback that
+    /// borrows at the callback itself.
     ///
     /// # Errors
-    /// Those of `body`, one if it panics, and one for a result that the platform cannot store.
+    /// The errors of `body`, one if it panics, and one for a result that the platform cannot store.
     pub async fn workflow<T: Serialize>(
         &self,
         body: impl AsyncFnOnce(Self) -> Result<T, StepError>,
     ) -> Result<T, StepError> {
-        // Before viewers are told that it has completed: the platform would say that it failed.
+        // Checked before `completed` is dispatched: for such a result the platform says that the
+        // run failed.
         let body = async |step| {
             let output = body(step).await?;
             check_output(&output)?;
@@ -212,7 +215,7 @@ impl<S: Step + 'static, D: Dispatch + 'static> WorkflowEventStep<S, D> {
         result
     }
 
-    /// Where this one's facts go.
+    /// Returns the [`Dispatch`] that takes the facts.
     #[must_use]
     pub fn dispatch(&self) -> &D {
         &self.shared.life.dispatch
@@ -259,10 +262,10 @@ impl<S: Step + 'static, D: Dispatch + 'static> WorkflowEventStep<S, D> {
         }
     }
 
-    /// A step that waits, for `expected` if that is known.
+    /// Runs a step that waits, for `expected` if that is known.
     ///
-    /// The engine is called at once, so that it gets the calls in the workflow's order. The log is
-    /// waited for beside it, since the engine may end this lifetime and its timers while it waits.
+    /// The engine is called at once, so that it gets the calls in the workflow's order. The flush
+    /// runs beside the call, since the engine may end this lifetime and its timers during the wait.
     async fn wait<T: 'static>(
         &self,
         kind: Kind,
@@ -289,7 +292,8 @@ impl<S: Step + 'static, D: Dispatch + 'static> WorkflowEventStep<S, D> {
         let beside = async {
             let flushed = life.dispatch.flush(Flush::BeforeWait);
             let waits = async {
-                // An engine that is lost may leave open what was called before.
+                // A lost engine may never answer calls made before the loss, so their waiting
+                // proves nothing.
                 while life.losses.get() == losses {
                     if life.is_alive() {
                         life.doubted().await;
@@ -311,7 +315,7 @@ impl<S: Step + 'static, D: Dispatch + 'static> WorkflowEventStep<S, D> {
 }
 
 impl<S: Step + 'static, D: Dispatch + 'static> Step for WorkflowEventStep<S, D> {
-    /// A panic of `body` is an error, too.
+    /// Returns an error also when `body` panics.
     async fn group<T>(
         &self,
         name: &str,
@@ -405,8 +409,8 @@ impl<S, D> fmt::Debug for WorkflowEventStep<S, D> {
     }
 }
 
-/// The first event of a run of the workflow of this name: for whoever creates the instance, so
-/// that there is something to watch before the workflow itself runs.
+/// Returns the first event of a run of the workflow named `workflow`. The creator of the instance
+/// dispatches it, so that there is something to watch before the workflow itself runs.
 ///
 /// # Errors
 /// When the name is too long for an event.
@@ -415,8 +419,8 @@ pub fn workflow_started(workflow: &str, now: SystemTime) -> Result<NewEvent, Inv
     NewEvent::encode(&StepEvent::new(StepEventType::Started, &task, None, now))
 }
 
-/// The last event of a run of the workflow of this name: for whoever learns that the run is over
-/// though its own code did not say so, for example because it was terminated.
+/// Returns the last event of a run of the workflow named `workflow`, for code that learns of the
+/// run's end from elsewhere, for example because the run was terminated.
 ///
 /// # Errors
 /// When the name is too long for an event.
@@ -433,38 +437,39 @@ pub fn workflow_ended(
     })
 }
 
-/// An engine that is gone rejects a wait at once, and one that answers from its cache answers at
-/// once. One that does neither for this long makes the workflow wait, so the run goes on.
+/// A wait this long proves that the engine is alive: a lost engine rejects a wait at once, and one
+/// that answers from its cache answers at once.
 const ONLY_THE_LIVING_WAIT: Duration = Duration::from_secs(5);
-/// A sleep that took at least this long, and about as long as it should, was no replay.
+/// A sleep that took at least this long, and about as long as expected, was not a replay.
 const NO_REPLAY_TAKES: Duration = Duration::from_secs(1);
-/// The most facts that are withheld. A lifetime that is over tells few, unless its code loops.
+/// The most facts that are withheld. A lifetime that is over produces few, unless its code loops.
 const WITHHELD_LIMIT: usize = 10_000;
 
-/// What is known of this lifetime, and the way that its facts go.
+/// The state of this lifetime, and the dispatch that its facts go through.
 struct Life<D> {
     dispatch: Rc<D>,
-    /// Whether the workflow's code has ended.
+    /// Set when the workflow's code ends.
     ended: Cell<Option<Ended>>,
-    /// The engine has proved since the latest doubt that the run goes on in this lifetime.
+    /// Set when the engine proves, after the latest doubt, that the run goes on in this lifetime.
     alive: Cell<bool>,
-    /// How often the lifetime was in doubt or looked lost.
+    /// The number of times that the lifetime was in doubt or looked lost.
     epoch: Cell<u32>,
-    /// How often it looked lost.
+    /// The number of times that it looked lost.
     losses: Cell<u32>,
-    /// How many attempts of steps run their code.
+    /// The number of attempts whose code runs now.
     running: Cell<u32>,
-    /// Waits under way that are to prove the next doubt wrong.
+    /// Waits under way, which are notified of the next doubt so that they can disprove it.
     waits: RefCell<Vec<oneshot::Sender<()>>>,
-    /// There since a step's error looked like the end of this lifetime: what is not so if it was.
+    /// `Some` since a step's error looked like the end of this lifetime. Holds the facts that are
+    /// wrong if it was.
     withheld: RefCell<Option<Vec<Fact>>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Ended {
-    /// The run has ended: what steps that were given up still do is no news.
+    /// Set when the run ends. Abandoned steps may go on; their events are dropped.
     Run,
-    /// This lifetime is over: what is sure goes on to be news.
+    /// This lifetime is over. Facts that are `sure` are still dispatched.
     Lifetime,
 }
 
@@ -490,8 +495,9 @@ impl<D: Dispatch> Life<D> {
         self.alive.get()
     }
 
-    /// Tells a fact. One that is `sure` is so even if this lifetime is over.
-    fn tell(&self, fact: Fact, sure: bool) {
+    /// Dispatches a fact, or withholds it while this lifetime looks lost. A `sure` fact holds even
+    /// if the lifetime is over, so it is never withheld.
+    fn dispatch_fact(&self, fact: Fact, sure: bool) {
         match self.ended.get() {
             Some(Ended::Run) => return,
             Some(Ended::Lifetime) if !sure => return,
@@ -508,7 +514,7 @@ impl<D: Dispatch> Life<D> {
         self.dispatch.dispatch(fact);
     }
 
-    /// A step's error looks like the end of this lifetime.
+    /// Records that a step's error looks like the end of this lifetime.
     fn lose(&self) {
         self.alive.set(false);
         self.epoch.set(self.epoch.get() + 1);
@@ -516,13 +522,14 @@ impl<D: Dispatch> Life<D> {
         self.withheld.borrow_mut().get_or_insert_default();
     }
 
-    /// A wait returned without an error. `epoch` is that of its beginning.
+    /// Judges a wait that returned without an error. `epoch` is the epoch in which the wait began.
     fn has_waited(&self, took: Duration, expected: Duration, epoch: u32) {
         if took >= ONLY_THE_LIVING_WAIT {
-            // Also the rest of a sleep that began in another lifetime.
+            // This includes the rest of a sleep that began in another lifetime.
             self.prove_since(epoch);
         } else if took < expected / 2 {
-            // Neither a replay nor a run that is rolled back has the code of a step called.
+            // A step's code never runs in a replay or in a run that is rolled back, so running code
+            // rules out a doubt.
             if self.running.get() == 0 {
                 self.doubt();
             }
@@ -536,7 +543,7 @@ impl<D: Dispatch> Life<D> {
         self.epoch.set(self.epoch.get() + 1);
         self.dispatch_unless_ended(Fact::Doubt);
         for wait in self.waits.take() {
-            // The wait may have ended.
+            // Fails if the wait has ended meanwhile; that is fine.
             let _ = wait.send(());
         }
     }
@@ -553,14 +560,15 @@ impl<D: Dispatch> Life<D> {
         let _ = doubted.await;
     }
 
-    /// What proves that the run goes on began in this epoch.
+    /// Takes a proof that the run goes on, if no doubt or loss came since `epoch`, in which the
+    /// proof began.
     fn prove_since(&self, epoch: u32) {
         if self.epoch.get() == epoch {
             self.prove();
         }
     }
 
-    /// The run goes on in this lifetime: what was withheld is so.
+    /// Records that the run goes on in this lifetime, and dispatches the withheld facts.
     fn prove(&self) {
         let withheld = self.withheld.take();
         if self.alive.replace(true) && withheld.is_none() {
@@ -572,7 +580,7 @@ impl<D: Dispatch> Life<D> {
         }
     }
 
-    /// The workflow's code has ended.
+    /// Records that the workflow's code has ended.
     fn end(&self) {
         if self.withheld.take().is_some() {
             self.ended.set(Some(Ended::Lifetime));
@@ -589,7 +597,7 @@ impl<D: Dispatch> Life<D> {
     }
 }
 
-/// The code of a step runs, until this is dropped.
+/// Counts one attempt whose code runs, until this is dropped.
 struct Running<D>(Rc<Life<D>>);
 
 impl<D> Running<D> {
@@ -605,7 +613,8 @@ impl<D> Drop for Running<D> {
     }
 }
 
-/// The workflow's code. If it is dropped before its end, as a test does it, so is all that it began.
+/// The workflow's code. If it is dropped before its end, as tests do, everything that it began is
+/// dropped too.
 struct Whole<F, D> {
     scope: Pin<Box<F>>,
     life: Rc<Life<D>>,
@@ -630,9 +639,9 @@ impl<F, D> Drop for Whole<F, D> {
     }
 }
 
-/// A call of the engine, with what tells its end.
+/// A call of the engine, including the code that dispatches its end.
 ///
-/// The engine goes on with a step that the workflow gives up. So a call that is dropped after it
+/// The engine goes on with a step that the workflow abandons. So a call that is dropped after it
 /// began is run on beside the workflow, until the run ends.
 struct Call<D: Dispatch + 'static, T: 'static> {
     call: Option<LocalBoxFuture<'static, T>>,
@@ -652,7 +661,7 @@ impl<D: Dispatch + 'static, T: 'static> Future for Call<D, T> {
     type Output = T;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
-        // Taken out, so that one that panics is not run on.
+        // Taken out, so that a call that panics is not run on.
         let Some(mut call) = self.call.take() else {
             return Poll::Pending;
         };
@@ -672,32 +681,32 @@ impl<D: Dispatch + 'static, T: 'static> Drop for Call<D, T> {
             let life = Rc::clone(&self.life);
             self.life.dispatch.spawn(async move {
                 drop(call.await);
-                // The workflow may wait, and nobody else would say so.
+                // The workflow may be waiting, and nothing else flushes this end.
                 life.dispatch.flush(Flush::BeforeWait).await;
             });
         }
     }
 }
 
-/// A task whose events are dispatched.
+/// A task and where its events go.
 struct Track<D> {
     life: Rc<Life<D>>,
     parent: Option<TaskId>,
     task: Task,
     shown: bool,
-    /// A step that began before this lifetime looked lost: what the engine and its code say of it
-    /// is so.
+    /// Set for a step that began before this lifetime looked lost: what the engine and the step's
+    /// code report of it is certain.
     sure: bool,
 }
 
-/// What an error of a step means.
+/// The meaning of a step's error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     /// The step failed.
     Own,
     /// This lifetime of the run is over.
     Lost,
-    /// One of the two: nothing is told until something proves which.
+    /// One of the two: events are withheld until something proves which.
     Unclear,
 }
 
@@ -711,22 +720,22 @@ impl<D: Dispatch> Track<D> {
         self.emit_as(event, false, Fact::Event);
     }
 
-    /// What is so even if this lifetime is over.
+    /// Dispatches an event that holds even if this lifetime is over, provided the task is `sure`.
     fn emit_sure(&self, event: StepEvent) {
         self.emit_as(event, self.sure, Fact::Event);
     }
 
     fn emit_as(&self, event: StepEvent, sure: bool, fact: impl FnOnce(NewEvent) -> Fact) {
-        // Cannot fail: texts are cut and the engine refuses long names. If it did, the workflow
-        // must not suffer for it.
+        // Encoding cannot fail: strings are cut and the engine refuses long names. If it did, the
+        // event is dropped, since the workflow must not suffer.
         if self.shown
             && let Ok(event) = NewEvent::encode(&event)
         {
-            self.life.tell(fact(event), sure);
+            self.life.dispatch_fact(fact(event), sure);
         }
     }
 
-    /// The end of a group or the workflow. A suspension is not an end.
+    /// Dispatches the end of a group or the workflow. A suspension is not an end.
     fn settle<T>(&self, result: &Result<T, StepError>) {
         match result {
             Ok(_) => self.emit(self.event(StepEventType::Completed)),
@@ -735,7 +744,7 @@ impl<D: Dispatch> Track<D> {
         }
     }
 
-    /// The end of a wait, as the engine tells it.
+    /// Dispatches the end of a wait as the engine reports it.
     fn settle_wait<T>(&self, result: Result<T, StepError>) -> Result<T, StepError> {
         let error = match result {
             Ok(value) => {
@@ -744,7 +753,7 @@ impl<D: Dispatch> Track<D> {
             }
             Err(error) => error,
         };
-        // A wait has no code that could fail.
+        // A wait runs no code that could fail; any other error is the end of the lifetime.
         let verdict = match error.kind() {
             StepErrorKind::TimedOut | StepErrorKind::NonRetryable | StepErrorKind::Invalid => {
                 Verdict::Own
@@ -754,8 +763,8 @@ impl<D: Dispatch> Track<D> {
         Err(self.settle_error(verdict, error, None))
     }
 
-    /// The end of a step that gave back this error: tells what is to be told, and what the
-    /// workflow is to get.
+    /// Dispatches what is known about the end of a step with this error, and returns the error for
+    /// the workflow.
     fn settle_error(&self, verdict: Verdict, error: StepError, attempt: Option<u32>) -> StepError {
         if verdict != Verdict::Own {
             self.life.lose();
@@ -766,8 +775,8 @@ impl<D: Dispatch> Track<D> {
         }
         match verdict {
             Verdict::Lost if !error.is_suspended() => error.of_kind(StepErrorKind::Reset),
-            // The workflow may have something to do about a step that failed. If the engine is
-            // gone, that does nothing.
+            // The workflow may want to handle a failed step. If the engine is gone, that does no
+            // harm.
             Verdict::Unclear if error.is_suspended() => error.of_kind(StepErrorKind::Failed),
             _ => error,
         }
@@ -778,7 +787,7 @@ impl<D: Dispatch> Track<D> {
     }
 }
 
-/// The attempts of a `do` step that run in this lifetime. None, if its result is cached.
+/// The attempts of a `do` step that run in this lifetime. Empty if its result is cached.
 #[derive(Default)]
 struct Attempts {
     latest: RefCell<Option<Attempt>>,
@@ -788,10 +797,10 @@ struct Attempt {
     number: u32,
     began: SystemTime,
     timeout: WorkflowDuration,
-    /// No retry is left after it.
+    /// Whether no retry is left after it.
     last: bool,
     outcome: Outcome,
-    /// The engine was told the outcome.
+    /// Whether the engine has received the outcome.
     answered: bool,
     reports: u32,
     attributes: Map<String, Value>,
@@ -800,18 +809,19 @@ struct Attempt {
 enum Outcome {
     Running,
     Succeeded,
-    /// With this message, if its code said so.
+    /// Failed, with the message of the code's error. `None` if the code itself did not fail.
     Failed(Option<String>),
 }
 
 impl Attempt {
-    /// Why the engine goes on to the next attempt, if the code of this one did not say so: it does
-    /// not tell a callback that its time is up, nor that its result cannot be stored.
+    /// Returns why the engine went on to the next attempt when the code of this one did not fail:
+    /// the engine does not notify a callback that its time is up, nor that its result cannot be
+    /// stored.
     fn given_up(&self, now: SystemTime) -> String {
         let worked = now.duration_since(self.began).unwrap_or_default();
         match self.outcome {
             Outcome::Succeeded => "its result could not be stored".to_owned(),
-            // In the engine's words, which it has for the last attempt only.
+            // The engine's wording, which it uses for the last attempt only.
             _ if worked >= self.timeout.into() => format!(
                 "Execution timed out after {}ms",
                 self.timeout.as_milliseconds()
@@ -820,7 +830,7 @@ impl Attempt {
         }
     }
 
-    /// It failed, though its code did not say so.
+    /// Marks the attempt as failed and dispatches that, unless its code has failed already.
     fn give_up<D: Dispatch>(&mut self, error: &str, track: &Track<D>) {
         if !matches!(self.outcome, Outcome::Failed(_)) {
             self.outcome = Outcome::Failed(None);
@@ -829,15 +839,16 @@ impl Attempt {
         }
     }
 
-    /// What the engine means by rejecting the step after this attempt.
+    /// Returns what the engine means by rejecting the step after this attempt.
     fn verdict(&self, error: &StepError) -> Verdict {
         let kind = error.kind();
         let refused = matches!(kind, StepErrorKind::NonRetryable | StepErrorKind::Invalid);
         match &self.outcome {
-            // Only its time can end an attempt that the engine has no answer of.
+            // Before the engine has an answer, only a timeout can end the attempt.
             _ if !self.answered && kind == StepErrorKind::TimedOut && self.last => Verdict::Own,
             _ if !self.answered => Verdict::Lost,
-            // What its code called may be reset by the very deploy that resets the engine.
+            // An object that the code called may be reset by the same deploy that resets the
+            // engine.
             Outcome::Failed(Some(own)) if error.is_suspended() => {
                 match self.last && error.message().contains(own.as_str()) {
                     true => Verdict::Unclear,
@@ -846,7 +857,7 @@ impl Attempt {
             }
             _ if error.is_suspended() => Verdict::Lost,
             _ if refused => Verdict::Own,
-            // The engine would have tried again.
+            // A live engine would have tried again.
             _ if !self.last => Verdict::Lost,
             Outcome::Succeeded if kind != StepErrorKind::TimedOut => Verdict::Unclear,
             _ => Verdict::Own,
@@ -865,7 +876,8 @@ impl Attempts {
         *self.latest.borrow_mut() = Some(Attempt {
             number,
             began: life.dispatch.now(),
-            // The engine's own: it keeps the config that the step began with, also over a deploy.
+            // The engine's own timeout: it keeps the config that the step began with, even across a
+            // deploy.
             timeout: context.config.timeout,
             last: number > context.config.retries.limit,
             outcome: Outcome::Running,
@@ -882,7 +894,8 @@ impl Attempts {
         life.prove();
     }
 
-    /// If there is anything to tell that nobody could tell again: how long the end can wait for it.
+    /// Records the end of an attempt. Returns how long the attempt may wait for a flush, or `None`
+    /// if nothing would be lost.
     fn end<T, D: Dispatch>(
         &self,
         number: u32,
@@ -890,7 +903,7 @@ impl Attempts {
         track: &Track<D>,
     ) -> Option<Duration> {
         let now = track.life.dispatch.now();
-        // None, if its time was up before: whatever it returns, the engine does not hear it.
+        // `None` if its time was up before: the engine ignores whatever it returns.
         let (reports, left) = self.if_running(number, |attempt| {
             let worked = now.duration_since(attempt.began).unwrap_or_default();
             let left = Duration::from(attempt.timeout).checked_sub(worked)?;
@@ -910,7 +923,7 @@ impl Attempts {
         (track.shown && (result.is_err() || reports > 0)).then_some(left / 10)
     }
 
-    /// The engine is told the outcome now.
+    /// Records that the engine receives the outcome now.
     fn answer(&self, number: u32) {
         if let Some(attempt) = self.latest.borrow_mut().as_mut()
             && attempt.number == number
@@ -919,7 +932,8 @@ impl Attempts {
         }
     }
 
-    /// The end of the step, as the engine tells it.
+    /// Dispatches the end of the step as the engine reports it, and returns the result for the
+    /// workflow.
     fn settle<T, D: Dispatch>(
         &self,
         result: Result<T, StepError>,
@@ -941,13 +955,13 @@ impl Attempts {
         };
         let verdict = match &latest {
             Some(attempt) => attempt.verdict(&error),
-            // The engine replays a failure, or refuses the step.
+            // No attempt ran: the engine replays a failure, or refuses the step.
             None if error.is_suspended() => Verdict::Lost,
             None => Verdict::Own,
         };
         if error.kind() == StepErrorKind::Suspended {
-            // A pause that was asked for during the last attempt: the engine stored the result
-            // and then threw instead of returning it. The next lifetime gets it from the cache.
+            // A pause was asked for during the last attempt: the engine stored the result and then
+            // threw instead of returning it. The next lifetime gets the result from the cache.
             if let Some(attempt) = latest.take()
                 && matches!(attempt.outcome, Outcome::Succeeded)
             {
@@ -962,8 +976,8 @@ impl Attempts {
         Err(track.settle_error(verdict, error, number))
     }
 
-    /// The attempt, if it is the latest and has not ended: one whose time was up may go on
-    /// running and has nothing to say any more.
+    /// Calls `then` with the attempt if it is the latest and has not ended. An attempt whose time
+    /// was up may go on running, but its reports are ignored.
     fn if_running<R>(&self, number: u32, then: impl FnOnce(&mut Attempt) -> R) -> Option<R> {
         let mut latest = self.latest.borrow_mut();
         let running =
@@ -972,7 +986,7 @@ impl Attempts {
     }
 }
 
-/// What a step's code reports during one attempt.
+/// Takes what a step's code reports during one attempt.
 struct AttemptReporter<D> {
     attempt: u32,
     attempts: Rc<Attempts>,

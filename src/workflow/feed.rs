@@ -1,4 +1,4 @@
-//! The platform's own log of an instance as numbered events for viewers.
+//! Reads the platform's own log of an instance as numbered events for viewers.
 
 use std::fmt;
 use std::time::SystemTime;
@@ -13,16 +13,15 @@ use cloudflare_workflows::{
 use crate::clock;
 use crate::event::{Cursor, EventId, Reset};
 
-/// A reader of an [`InstanceLog`] that gives its events ids which are good for ever.
+/// Reads an [`InstanceLog`] and gives its events ids that stay valid over restarts.
 ///
-/// The platform numbers the events of an instance from 1, and again from 1 when it is restarted,
-/// so that a client which comes back with such a number after a restart would miss all that has
-/// happened, or wait for ever. The ids that are given here tell the two logs apart: see
-/// [`InstanceLogIds`].
+/// The platform numbers the events of an instance from 1, and again from 1 after a restart. A
+/// client that came back with such a number after a restart would miss events, or wait for ever.
+/// The ids given here distinguish the logs of the runs: see [`InstanceLogIds`].
 pub struct InstanceFeed<L: InstanceLog, R> {
     follower: InstanceFollower<L, R>,
     log: L,
-    /// As it was asked for; `workflow_running` is read besides.
+    /// The filter as requested; `workflow_running` and terminal events are read besides.
     filter: Option<Vec<Type>>,
     ids: Option<InstanceLogIds>,
     since: Option<SystemTime>,
@@ -32,21 +31,22 @@ pub struct InstanceFeed<L: InstanceLog, R> {
     ended: bool,
 }
 
-/// What an [`InstanceFeed`] reads.
+/// An item that an [`InstanceFeed`] returns.
 #[derive(Clone, Debug, PartialEq)]
 pub enum InstanceFeedItem {
     /// The next event and its id.
     Event(EventId, WorkflowInstanceEvent),
-    /// The position that was asked for, or held, is not in the log, which is usually that of a run
-    /// begun by a restart; what follows is that log from its beginning. `head` is not known.
+    /// The requested or current position is not in the log, usually because a restart began another
+    /// run. The log follows from its beginning. `head` is not known.
     Reset(Reset),
 }
 
 impl<L: InstanceLog + Clone, R: Runtime + Clone> InstanceFeed<L, R> {
-    /// A reader that starts at `cursor` and gives events of the types in `filter`, `None` for all.
-    /// Terminal events are given whatever the filter is: a client could not tell the end without.
+    /// Starts a reader at `cursor`. It returns events of the types in `filter`; `None` means all.
+    /// Terminal events are returned whatever the filter is, since a client could not detect the end
+    /// otherwise.
     ///
-    /// A cursor in time goes by the events' own times.
+    /// A cursor in time is compared with the events' own times.
     ///
     /// # Errors
     /// When the log cannot be read.
@@ -76,14 +76,14 @@ impl<L: InstanceLog + Clone, R: Runtime + Clone> InstanceFeed<L, R> {
         Ok(feed)
     }
 
-    /// Whether the position asked for is that of the terminal event: then a client is to be told
-    /// with a `204` that there is no more to come.
+    /// Returns whether the requested position is that of the terminal event. Then answer the client
+    /// with `204`: nothing more comes.
     #[must_use]
     pub fn has_ended(&self) -> bool {
         self.ended
     }
 
-    /// Waits for the next event. `None` after the terminal one.
+    /// Waits for the next event. Returns `None` after the terminal one.
     ///
     /// # Errors
     /// As [`InstanceFollower::next`].
@@ -129,7 +129,7 @@ impl<L: InstanceLog + Clone, R: Runtime + Clone> InstanceFeed<L, R> {
         Ok(None)
     }
 
-    /// The ids of the log that this event, the next of it, is from.
+    /// Returns the ids of the log, with `event`, the next of that log, noted.
     async fn numbered(
         &mut self,
         event: &WorkflowInstanceEvent,
@@ -149,7 +149,7 @@ impl<L: InstanceLog + Clone, R: Runtime + Clone> InstanceFeed<L, R> {
         Ok(ids)
     }
 
-    /// With the events from this time on, unless the log ended before it.
+    /// Starts with the events from this time on, or at the end if the log ended before it.
     async fn begin_at(&mut self, runtime: &R, since: SystemTime) -> Result<(), L::Error> {
         self.since = Some(since);
         if self.log.has_ended().await? {
@@ -161,7 +161,7 @@ impl<L: InstanceLog + Clone, R: Runtime + Clone> InstanceFeed<L, R> {
         Ok(())
     }
 
-    /// Behind the event with this id, if the log has it, else at the beginning with a reset.
+    /// Starts after the event with this id if the log has it, else at the beginning with a reset.
     async fn resume(&mut self, runtime: &R, requested: EventId) -> Result<(), L::Error> {
         let mut events = self.log.subscribe(&SubscribeOptions::new()).await?;
         let first = at_once(runtime, &mut events).await?;
@@ -187,7 +187,7 @@ impl<L: InstanceLog + Clone, R: Runtime + Clone> InstanceFeed<L, R> {
     }
 }
 
-/// What is read for this to be given.
+/// Returns the options to read with so that `filter` can be served.
 fn read(filter: &Option<Vec<Type>>) -> SubscribeOptions {
     let mut options = SubscribeOptions::new();
     options.filter = filter.clone().map(|mut types| {
@@ -207,18 +207,19 @@ impl<L: InstanceLog, R> fmt::Debug for InstanceFeed<L, R> {
     }
 }
 
-/// The ids that the events of an instance have for viewers: `1000 × time + eventId`, where `time`
-/// is that of an event which marks the log's beginning, in milliseconds since 1970.
+/// Computes the ids that the events of an instance have for viewers: `1000 × time + eventId`, where
+/// `time` is that of a *mark*, an event at the log's beginning, in milliseconds since 1970.
 ///
-/// - **Marks** are the first event of all and, from it on, the first `workflow_running`. A restart
-///   gives the log a new first event, and a restart from a step, which keeps the log up to that step,
-///   a new first `workflow_running`. So the ids of a log are its own.
-/// - **Stateless**: whoever reads the two marks computes the same ids.
-/// - **In order**: ids grow along the log, and those of a later log of the instance are greater than
-///   those of all earlier ones, since no engine stores a thousand events in a millisecond.
-/// - **Collisions** would take a restart within the millisecond in which the previous run began. Then
-///   the two logs have the same ids, and a client which saw the first and was not connected during the
-///   restart goes on in the second behind as many events as it has seen.
+/// - **Marks** are the first event of the log and, for events from it on, the first
+///   `workflow_running`. A restart gives the log a new first event. A restart from a step keeps the
+///   log up to that step and gives it a new first `workflow_running`. So the ids of a log are its
+///   own.
+/// - **Stateless**: every reader of the two marks computes the same ids.
+/// - **In order**: ids grow along the log, and those of a later log of the instance are greater
+///   than those of all earlier ones, since no engine stores a thousand events in a millisecond.
+/// - **Collisions** need a restart within the millisecond in which the previous run began. Then the
+///   two logs have the same ids, and a client that read the first and was not connected during the
+///   restart skips as many events of the second as it has seen of the first.
 /// - **Range**: positive and below 2^53 until the year 2255.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InstanceLogIds {
@@ -236,7 +237,7 @@ impl InstanceLogIds {
     /// Ids per millisecond.
     const RATE: u64 = 1000;
 
-    /// Those of the log that begins with this event.
+    /// Returns the ids of the log that begins with this event.
     #[must_use]
     pub fn new(first: &WorkflowInstanceEvent) -> Self {
         let mut ids = Self {
@@ -247,18 +248,18 @@ impl InstanceLogIds {
         ids
     }
 
-    /// Takes note of an event of the log. They must come in order, and none before the first
-    /// `workflow_running` may be left out if that is to be found.
+    /// Notes an event of the log. Events must come in order. To find the first `workflow_running`,
+    /// leave out no event before it.
     pub fn see(&mut self, event: &WorkflowInstanceEvent) {
         if self.running.is_none() && event.data == Data::WorkflowRunning {
             let mut mark = Mark::from(event);
-            // In order even if the clock was set back.
+            // Keeps ids in order even if the clock was set back.
             mark.milliseconds = mark.milliseconds.max(self.first.milliseconds);
             self.running = Some(mark);
         }
     }
 
-    /// The id of the event that the platform numbers so. `None` if it is too great.
+    /// Returns the id of the platform's event `event_id`, or `None` if it is too great.
     #[must_use]
     pub fn id(&self, event_id: InstanceEventId) -> Option<EventId> {
         let begun = |mark: &Mark| event_id >= mark.event_id;
@@ -266,8 +267,8 @@ impl InstanceLogIds {
         EventId::new(mark.base().checked_add(event_id.get())?)
     }
 
-    /// The platform's number of the event with this id, `None` if it is not one of this log. There
-    /// need not be such an event yet.
+    /// Returns the platform's number for an id, or `None` if the id is not of this log. There need
+    /// not be such an event yet.
     #[must_use]
     pub fn position(&self, id: EventId) -> Option<InstanceEventId> {
         [self.running, Some(self.first)]
@@ -277,7 +278,7 @@ impl InstanceLogIds {
             .find(|position| self.id(*position) == Some(id))
     }
 
-    /// The id of the first event.
+    /// Returns the id of the first event.
     #[must_use]
     pub fn oldest(&self) -> Option<EventId> {
         self.id(self.first.event_id)
@@ -299,7 +300,7 @@ impl From<&WorkflowInstanceEvent> for Mark {
     }
 }
 
-/// The position in the platform's log of an instance, as one in a log of ours.
+/// Converts a position in the platform's log of an instance to one in a log of ours.
 impl From<InstanceEventId> for EventId {
     fn from(id: InstanceEventId) -> Self {
         // Both are from 1 to 2^53 - 1.

@@ -1,5 +1,5 @@
-//! The progress of a workflow as events: pure, and tested natively. Runs in the engine's calls of
-//! the workflow's `run`.
+//! The progress of a workflow as events. Pure code, tested natively; in production it runs inside
+//! the engine's calls of the workflow's `run`.
 //!
 //! Workflow code outside its steps runs again in every lifetime of the engine (after a sleep, a
 //! crash, a deploy). Everything here is therefore derived from stable names: the same step gives

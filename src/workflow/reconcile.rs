@@ -1,8 +1,9 @@
-//! Reconciliation: what the platform's own log of an instance knows of a run that ours does not.
+//! Reconciliation: finds what the platform's own log of an instance knows of a run and ours does
+//! not.
 //!
-//! The wrapper's facts are the fast way into our log. The engine can be lost between a step's end
-//! and the fact that tells it, and a lifetime that the platform ends says nothing of how the run
-//! goes on. The platform's log is always there, and is the arbiter.
+//! Our log is filled by the wrapper's facts, which is fast but has gaps: the engine can be lost
+//! between a step's end and its fact, and a lifetime that the platform ends does not say how the
+//! run goes on. The platform's log is always there, and decides.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -17,12 +18,12 @@ use super::view::{RunView, TaskState, TaskView};
 use crate::event::{InvalidEvent, NewEvent};
 use crate::task::{Form, Kind, StepEvent, StepEventType, Task, TaskCounter, TaskId};
 
-/// Reads what `WorkflowLog::settle` needs of the platform's own log of an
-/// instance whose run has ended: the ends of its steps and its own, without params and outputs.
+/// Reads what `WorkflowLog::settle` needs from the platform's own log of an instance whose run has
+/// ended: the ends of the run and of its steps, without params and outputs.
 ///
-/// It is all or nothing: empty if the log fails, has not come to its end within 5 seconds, or has more
-/// than 2,000 of these events or more than 512 KiB of them as JSON. Then the run is settled by its
-/// status alone. The subscription is over when this returns.
+/// Returns all of these events or none. It returns none if the log fails, does not come to its end
+/// within 5 seconds, or has more than 2,000 of these events or more than 512 KiB of them as JSON.
+/// Then the run is settled by its status alone. The subscription is closed when this returns.
 pub async fn read_ended_run<L: InstanceLog>(
     log: &L,
     runtime: &impl Runtime,
@@ -36,7 +37,7 @@ pub async fn read_ended_run<L: InstanceLog>(
 
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_EVENTS: usize = 2_000;
-/// The events cross into an object in one call, whose limit is above 1 MiB.
+/// The events go to an object in one call, whose limit is above 1 MiB.
 const MAX_BYTES: usize = 512 * 1024;
 
 async fn read_to_end<L: InstanceLog>(log: &L) -> Option<Vec<WorkflowInstanceEvent>> {
@@ -44,7 +45,7 @@ async fn read_to_end<L: InstanceLog>(log: &L) -> Option<Vec<WorkflowInstanceEven
     let mut subscription = log.subscribe(&options).await.ok()?;
     let (mut events, mut bytes) = (Vec::new(), 0);
     loop {
-        // Without the terminal event it is the engine that has ended, and not the run.
+        // If the terminal event is missing, the engine has ended and not the run.
         let event = subscription.next().await.ok()??.redacted();
         bytes += serde_json::to_string(&event).ok()?.len();
         let ended = event.is_terminal();
@@ -58,30 +59,30 @@ async fn read_to_end<L: InstanceLog>(log: &L) -> Option<Vec<WorkflowInstanceEven
     }
 }
 
-/// What a comparison of the two logs says about the latest run of ours.
+/// The result of comparing the two logs for the latest run of ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Reconciled {
-    /// Both are about the same run. Our log lacks these facts, in the platform's order; none if it
-    /// is complete.
+    /// Both logs are about the same run. Our log lacks these facts, listed in the platform's order;
+    /// the list is empty if our log is complete.
     Missing(Vec<NewEvent>),
     /// The platform's log is about a run that began after ours: the instance was restarted, or
     /// deleted and created again.
     LaterRun,
-    /// The platform's log has ended before our run began: it is of a run before.
+    /// The platform's log ended before our run began: it is about an earlier run.
     EarlierRun,
 }
 
 /// Compares a run as our log has it with the platform's log of the instance, read from its
 /// beginning. The platform's events may be filtered by `EVENT_TYPES`.
 ///
-/// Only ends are supplied, and only of tasks whose `started` our log has: what was hidden by
-/// [`should_dispatch`](crate::workflow::event_step::WorkflowEventStep::should_dispatch) stays hidden. A supplied
-/// `completed` has no `attributes`, which the platform does not know, and its timestamp is the
-/// platform's. Attempts that failed before the last one are not supplied: those that were killed
-/// with their process failed for the platform, and did not for our log.
+/// Only ends are supplied, and only of tasks whose `started` our log has: steps hidden by
+/// [`should_dispatch`](crate::workflow::event_step::WorkflowEventStep::should_dispatch) stay
+/// hidden. A supplied `completed` has no `attributes`, which the platform does not know, and its
+/// timestamp is the platform's. Failed attempts before the last one are not supplied: an attempt
+/// that was killed with its process failed for the platform, but not for our log.
 ///
 /// # Errors
-/// When a fact cannot be encoded, as no step's name that the engine takes makes it.
+/// When a fact cannot be encoded. That does not happen with step names that the engine accepts.
 pub(crate) fn reconcile(
     ours: &RunView,
     workflow: &str,
@@ -126,26 +127,28 @@ const EVENT_TYPES: &[Type] = &[
     Type::WaitTimedOut,
 ];
 
-/// What our log says of a run that was terminated from outside.
+/// The error of a run that was terminated from outside.
 pub(crate) const TERMINATED: &str = "the instance was terminated";
-/// The same of one that failed without a message.
+/// The error of a run that failed without a message.
 pub(crate) const RUN_FAILED: &str = "the workflow failed";
-/// What our log says of a wait whose event did not come, where the engine's own words are lost.
+/// The error of a wait whose event did not come, when the engine's own words are lost.
 const TIMED_OUT: &str = "the event did not come in time";
-/// The same of a step, where the platform's log has no attempt of it.
+/// The error of a step that failed, when the platform's log has no attempt of it.
 const FAILED: &str = "the step failed";
 
-/// By how much the clocks of a workflow's Worker and of its engine may differ: a run whose first step
-/// is all that is known of it must not be taken for the one before.
+/// The largest assumed difference between the clocks of a workflow's Worker and of its engine. A
+/// run of which only the first step is known must not be taken for the one before.
 const SKEW: Duration = Duration::from_millis(500);
 
-/// The platform's log begins again with each run. One that begins after ours has ended, or after
-/// the last thing that ours knows of the run's steps, is another run's.
+/// Returns whether the platform's log is about a run after ours. That log begins anew with each
+/// run, so it is if it begins after our run has ended, or after the last thing that ours knows of
+/// the run's steps.
 fn is_of_later_run(ours: &RunView, platform: &[WorkflowInstanceEvent]) -> bool {
     let Some(first) = platform.first() else {
         return false;
     };
-    // `started` of the workflow itself may be told before the instance exists.
+    // The workflow's own `started` may be dispatched before the instance exists, so it does not
+    // count.
     let known = ours
         .tasks
         .iter()
@@ -156,7 +159,8 @@ fn is_of_later_run(ours: &RunView, platform: &[WorkflowInstanceEvent]) -> bool {
     known.is_some_and(|known| first.timestamp > known + SKEW)
 }
 
-/// `started` of a run may be told before the run begins, and never before the one before it has ended.
+/// Returns whether the platform's log is about a run before ours. A run's `started` may be
+/// dispatched before the run begins, but never before the previous run has ended.
 fn is_of_earlier_run(ours: &RunView, platform: &[WorkflowInstanceEvent]) -> bool {
     let ended = platform.last().filter(|last| last.is_terminal());
     let (Some(ended), Some(started)) = (ended, ours.started) else {
@@ -168,7 +172,7 @@ fn is_of_earlier_run(ours: &RunView, platform: &[WorkflowInstanceEvent]) -> bool
 struct Missing<'a> {
     ours: &'a RunView,
     root: Task,
-    /// The latest attempt of each step, and with what it failed.
+    /// The latest attempt of each step, with its error if it failed.
     attempts: Vec<(StepName, u32, Option<String>)>,
     /// The platform's sleeps in their order, and whether they have ended.
     sleeps: Vec<(StepName, bool)>,
@@ -253,7 +257,7 @@ impl<'a> Missing<'a> {
         Ok(())
     }
 
-    /// Our task of a step that the platform names.
+    /// Returns our task for a step that the platform names.
     fn step(&self, kind: Kind, name: &StepName) -> Option<&'a TaskView> {
         let same = |task: &&TaskView| {
             task.kind == kind
@@ -264,8 +268,9 @@ impl<'a> Missing<'a> {
         self.ours.tasks.iter().find(same)
     }
 
-    /// Our task of the platform's sleep that ends. The platform has one kind of sleep, and counts
-    /// those of one name and different lengths apart, so only their order says which is which.
+    /// Returns our task for the platform's sleep that ends. The platform has one kind of sleep, and
+    /// counts sleeps of one name and different lengths separately, so only their order says which
+    /// is which.
     fn wake(&mut self, name: &StepName) -> Option<&'a TaskView> {
         let of = |sleep: &StepName| sleep.name() == name.name();
         let index = self
@@ -281,7 +286,7 @@ impl<'a> Missing<'a> {
             .filter(|task| matches!(task.kind, Kind::Sleep | Kind::SleepUntil))
             .filter(|task| task.step == name.name())
             .collect();
-        // Of one kind the counts say it, also where some are hidden.
+        // If all are of one kind, the counts identify them, even where some are hidden.
         let of_one_kind = ours.iter().all(|task| task.kind == ours[0].kind);
         if of_one_kind {
             let count = u32::try_from(position).ok()? + 1;
@@ -311,7 +316,7 @@ impl<'a> Missing<'a> {
             kind: task.kind,
             count: task.count,
         };
-        // A view names no parent for what is part of the run itself.
+        // A view has no parent for tasks directly under the run.
         let parent = task.parent_id.clone().unwrap_or(self.root.id.clone());
         StepEvent::new(of, &named, Some(parent), event.timestamp)
     }
@@ -336,7 +341,7 @@ fn is_open(task: &TaskView) -> bool {
     task.state == TaskState::Running
 }
 
-/// A group is shown as a `do` task, and is none of the engine's steps.
+/// Returns whether a task is a group: shown as a `do` task, but not a step of the engine.
 fn is_group(task: &TaskView) -> bool {
     task.task_id == TaskId::new(&task.step, task.count, Form::Group)
 }
@@ -350,7 +355,7 @@ mod tests {
     use super::*;
     use crate::event::{EventId, StoredEvent};
 
-    /// Our log: `started` and so on, each a second after the one before.
+    /// Builds our log: each event is a second after the one before.
     fn ours(told: &[(&str, &str, Value)]) -> RunView {
         let mut view = RunView::new();
         for (number, (event_type, task, more)) in (1..).zip(told) {
@@ -381,7 +386,7 @@ mod tests {
 
     const NINE: u64 = 1_795_510_800_000;
 
-    /// The platform's log, with seconds after nine.
+    /// Builds the platform's log, with times in seconds after nine o'clock.
     fn platform(events: &[(u64, Value)]) -> Vec<WorkflowInstanceEvent> {
         let event = |(number, (second, event)): (u64, &(u64, Value))| {
             let mut event = event.clone();
@@ -522,7 +527,7 @@ mod tests {
             ("started", "dry-1.sleepUntil", none()),
             ("started", "dry-2.sleep", none()),
         ]);
-        // The platform counts sleeps of one name and different lengths apart.
+        // The platform counts sleeps of one name and different lengths separately.
         let theirs = platform(&[
             (
                 0,
@@ -560,7 +565,7 @@ mod tests {
         ];
         let begins_at = |second| platform(&[(second, json!({"type": "workflow_queued"}))]);
         let judged = |told: &[_], second| reconcile(&ours(told), "order", &begins_at(second));
-        // `started` of a run may be told before the instance is there.
+        // The run's `started` may be dispatched before the instance exists.
         let same = Ok(Reconciled::Missing(Vec::new()));
         assert_eq!(judged(&told[..1], 5).map_err(drop), same);
         assert_eq!(judged(&told, 2).map_err(drop), same);

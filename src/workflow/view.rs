@@ -1,4 +1,4 @@
-//! A run as it stands, whichever log tells of it.
+//! The state of a run, built from either log.
 
 use std::time::SystemTime;
 
@@ -11,9 +11,9 @@ use crate::delivery::DecodeEvent;
 use crate::event::{EventId, StoredEvent};
 use crate::task::{Form, Kind, StepEvent, StepEventType, TaskId, iso, iso_option};
 
-/// A run as it stands: what its events amount to, be they those of our own log
+/// The state of a run, built from its events: those of our own log
 /// ([`WorkflowEventStep`](crate::workflow::event_step::WorkflowEventStep)) or of the platform's
-/// ([`WorkflowInstanceEvent`]), so that a page need not care which of them it watches.
+/// ([`WorkflowInstanceEvent`]). A page need not care which of the two it watches.
 ///
 /// | in the view | our own log | the platform's log |
 /// |---|---|---|
@@ -33,15 +33,15 @@ use crate::task::{Form, Kind, StepEvent, StepEventType, TaskId, iso, iso_option}
 /// | it failed | `failed` of the workflow | `workflow_errored` |
 /// | it was terminated | as failed | `workflow_terminated` |
 /// | a task is stopped | the workflow's end comes before its own | likewise |
-/// | it begins anew | `restarted` | a log of its own, behind a `reset` for who saw the last |
+/// | it begins anew | `restarted` | a log of its own, after a `reset` for a client that saw the previous one |
 ///
-/// What both show is equal, but for:
+/// Both logs give the same view, except for:
 ///
-/// - **times**, which are those of two observers;
+/// - **times**, which come from two observers;
 /// - **a sleep until a time**, which is a `sleep` for the platform;
-/// - **attempts that were killed** with their process, which failed for the platform and did not for
+/// - **attempts that were killed** with their process, which failed for the platform but not for
 ///   our own log;
-/// - **messages** of what timed out, for which the platform's log has other words or none.
+/// - **messages** of timeouts, for which the platform's log has other words or none.
 ///
 /// Serialises as JSON for pages, with times as ISO 8601:
 ///
@@ -66,9 +66,9 @@ use crate::task::{Form, Kind, StepEvent, StepEventType, TaskId, iso, iso_option}
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct RunView {
-    /// Where the run stands.
+    /// The state of the run.
     pub state: RunState,
-    /// With what it failed.
+    /// The error, if it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// When it began.
@@ -77,65 +77,65 @@ pub struct RunView {
     /// When it ended.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "iso_option")]
     pub ended: Option<SystemTime>,
-    /// Its tasks, in the order in which they began. The workflow itself is none of them.
+    /// The tasks, in the order in which they began. The workflow itself is not among them.
     pub tasks: Vec<TaskView>,
-    /// The id of the last event that is in it: who subscribes after it misses nothing.
+    /// The id of the last event applied. Subscribe after it to miss nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cursor: Option<EventId>,
 }
 
-/// Where a run stands.
+/// The state of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub enum RunState {
-    /// It waits to be started, or nothing is known of it yet.
+    /// Waits to be started, or nothing is known yet.
     #[default]
     Queued,
-    /// It runs.
+    /// Runs.
     Running,
-    /// It ends what is under way and then is paused.
+    /// Finishes what is under way, and then is paused.
     WaitingForPause,
-    /// It is paused.
+    /// Is paused.
     Paused,
-    /// It sleeps or waits and is not in memory.
+    /// Sleeps or waits, and is not in memory.
     Waiting,
-    /// It failed or is terminated, and what its steps did is undone.
+    /// Failed or is terminated, and its steps are being undone.
     RollingBack,
-    /// It ended well.
+    /// Ended well.
     Completed,
-    /// It failed.
+    /// Failed.
     Failed,
-    /// It was terminated from outside.
+    /// Was terminated from outside.
     Terminated,
 }
 
 impl RunState {
-    /// Whether the run is over.
+    /// Returns whether the run is over.
     #[must_use]
     pub fn has_ended(self) -> bool {
         matches!(self, Self::Completed | Self::Failed | Self::Terminated)
     }
 }
 
-/// A task as it stands: a step, or a group of steps.
+/// The state of a task: a step, or a group of steps.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct TaskView {
-    /// Its name, the same in every lifetime of the run.
+    /// The task's id, the same in every lifetime of the run.
     pub task_id: TaskId,
     /// The step's name.
     pub step: String,
-    /// What kind of task it is.
+    /// The kind of task.
     pub kind: Kind,
-    /// Which task of that kind and name it is, from 1.
+    /// Its number among the tasks of that kind and name, from 1.
     pub count: u32,
-    /// The group that it is part of; `None` for what is part of the workflow itself.
+    /// The group that it is part of; `None` directly under the workflow.
     pub parent_id: Option<TaskId>,
-    /// Where it stands.
+    /// The state.
     pub state: TaskState,
-    /// With what it failed.
+    /// The error, if it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// When it began.
@@ -144,44 +144,45 @@ pub struct TaskView {
     /// When it ended.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "iso_option")]
     pub ended: Option<SystemTime>,
-    /// The latest attempt that is known, from 1.
+    /// The latest known attempt, from 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempt: Option<u32>,
     /// The attempts that failed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failed_attempts: Vec<FailedAttempt>,
-    /// When the next attempt follows the one that failed.
+    /// When the next attempt begins, after one that failed.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "iso_option")]
     pub retry_at: Option<SystemTime>,
     /// When the sleep ends.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "iso_option")]
     pub until: Option<SystemTime>,
-    /// How much is done, from 0 to 100, as was reported last.
+    /// The latest reported progress, from 0 to 100.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub percent: Option<f64>,
-    /// What is being done, as was reported last.
+    /// The latest reported message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// What its code set, or reported last.
+    /// The attributes that its code set, or reported last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attributes: Option<Map<String, Value>>,
-    /// What undoes it, once that runs.
+    /// Its rollback, once that runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollback: Option<RollbackView>,
 }
 
-/// Where a task, or its rollback, stands.
+/// The state of a task, or of its rollback.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub enum TaskState {
-    /// It began.
+    /// Runs.
     Running,
-    /// It ended well.
+    /// Ended well.
     Completed,
-    /// It failed for good.
+    /// Failed for good.
     Failed,
-    /// The run ended before it did: the workflow gave it up, or was terminated or failed meanwhile.
+    /// The run ended before the task did: the workflow abandoned it, or was terminated or failed
+    /// meanwhile.
     Stopped,
 }
 
@@ -190,18 +191,18 @@ pub enum TaskState {
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct FailedAttempt {
-    /// From 1.
+    /// The attempt's number, from 1.
     pub attempt: u32,
-    /// With what.
+    /// The error's message.
     pub error: String,
 }
 
-/// A step's rollback as it stands.
+/// The state of a step's rollback.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct RollbackView {
-    /// Where it stands.
+    /// The state.
     pub state: TaskState,
     /// The latest attempt, from 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -209,23 +210,23 @@ pub struct RollbackView {
     /// The attempts that failed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failed_attempts: Vec<FailedAttempt>,
-    /// With what it failed.
+    /// The error, if it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
 
 impl RunView {
-    /// Of a run of which nothing is known yet.
+    /// Returns the view of a run of which nothing is known yet.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Applies the next event of our own log, as a store or a stream has it. One that was applied
-    /// before changes nothing, and neither does one that is about something else.
+    /// Applies the next event of our own log, from a store or a stream. An event that was applied
+    /// before changes nothing; neither does one that is not about the run.
     ///
     /// # Errors
-    /// For an event of a step whose data cannot be read.
+    /// When the data of a step's event cannot be read.
     pub fn apply(
         &mut self,
         event: &StoredEvent,
@@ -243,8 +244,9 @@ impl RunView {
     }
 
     /// Applies the next event of the platform's log. `id` is its
-    /// [`event_id`](WorkflowInstanceEvent::event_id), or the one that an
-    /// [`InstanceFeed`](crate::workflow::feed::InstanceFeed) gave it. One that was applied before changes nothing.
+    /// [`event_id`](WorkflowInstanceEvent::event_id), or the id that an
+    /// [`InstanceFeed`](crate::workflow::feed::InstanceFeed) gave it. An event that was applied
+    /// before changes nothing.
     pub fn apply_instance(&mut self, id: impl Into<EventId>, event: &WorkflowInstanceEvent) {
         let id = id.into();
         if self.is_new(id) {
@@ -253,7 +255,7 @@ impl RunView {
         }
     }
 
-    /// Applies what an [`InstanceFeed`](crate::workflow::feed::InstanceFeed) reads.
+    /// Applies an item of an [`InstanceFeed`](crate::workflow::feed::InstanceFeed).
     pub fn apply_feed(&mut self, item: &InstanceFeedItem) {
         match item {
             InstanceFeedItem::Event(id, event) => self.apply_instance(*id, event),
@@ -261,7 +263,7 @@ impl RunView {
         }
     }
 
-    /// The task of this name.
+    /// Returns the task with this id.
     #[must_use]
     pub fn task(&self, id: &TaskId) -> Option<&TaskView> {
         self.tasks.iter().rev().find(|task| task.task_id == *id)
@@ -275,7 +277,7 @@ impl RunView {
         if event.kind == Kind::Workflow {
             return self.apply_workflow(event);
         }
-        // Tasks that were filtered out of the log are not in the view either.
+        // Tasks that were filtered out of the log are not in the view.
         let Some(task) = self.task_mut(|task| task.task_id == event.task_id) else {
             if event.of() == StepEventType::Started {
                 self.tasks.push(TaskView::of(event));
@@ -401,13 +403,13 @@ impl RunView {
                     rollback.error = Some(error.message.clone());
                 });
             }
-            // The run's end follows.
+            // Nothing changes: the event of the run's end follows.
             Data::RollbackCompleted
             | Data::RollbackErrored
             | Data::AttemptCompleted { .. }
             | Data::RollbackAttemptCompleted { .. }
             | Data::Unknown(_) => {}
-            // One that a later version of the platform has.
+            // An event of a later version of the platform.
             _ => {}
         }
     }
@@ -428,8 +430,8 @@ impl RunView {
         }
     }
 
-    /// A task of the platform's log. Its sleeps of one name and different lengths have one name
-    /// there, so the count is made anew.
+    /// Adds a task of the platform's log. Sleeps of one name and different lengths share a name
+    /// there, so their count is computed here.
     fn begin(&mut self, kind: Kind, name: &StepName, now: SystemTime) {
         let same = |task: &&TaskView| task.kind == kind && task.step == name.name();
         let latest = self.tasks.iter().rev().find(same);
@@ -438,7 +440,8 @@ impl RunView {
             _ => name.count(),
         };
         let task_id = TaskId::new(name.name(), count, Form::Step(kind));
-        // A run that is restarted from a step keeps the tasks before it, and is told of them once.
+        // A run that is restarted from a step keeps the tasks before it, whose events come only
+        // once.
         if self.task(&task_id).is_none() {
             self.tasks
                 .push(TaskView::new(task_id, name.name(), kind, count, now));
@@ -470,7 +473,7 @@ impl RunView {
         });
     }
 
-    /// Latest first: that is what events are mostly about.
+    /// Finds a task, searching the latest first: most events are about it.
     fn task_mut(&mut self, holds: impl Fn(&TaskView) -> bool) -> Option<&mut TaskView> {
         self.tasks.iter_mut().rev().find(|task| holds(task))
     }
