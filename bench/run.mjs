@@ -1,7 +1,7 @@
 // npm run bench [-- --short] [--trials N] [--scenarios a,b] [--contestants a,b] [--save] [--note TEXT]
 // npm run bench -- --redis | --axum [--short] [--save]
 // npm run bench -- --profile [--scenarios a] [--contestants a]
-// npm run bench -- --readme
+// npm run bench -- --docs
 //
 // Measures this library against the npm package that it re-creates and against the least work that
 // a Durable Object can do: see README.md in this folder.
@@ -12,7 +12,7 @@ import { Failure, at, foreground, isStopping, main, run } from "../scripts/lib/r
 import { ensureNodeModules, ensureRust, modernNode } from "../scripts/lib/setup.mjs";
 import { CONTESTANTS, buildContestants, bundleSize, contestant } from "./lib/contestants.mjs";
 import { machine } from "./lib/machine.mjs";
-import { printTable, saveReadme, saveResults } from "./lib/report.mjs";
+import { printTable, saveMeasured, saveResults } from "./lib/report.mjs";
 import { GZIP_AT_MOST, ROWS_AT_MOST, SCENARIOS, clientArgs, storedEvents } from "./lib/scenarios.mjs";
 import { measureAxum } from "./axum.mjs";
 import { profiled, saveProfile } from "./profile.mjs";
@@ -23,7 +23,7 @@ const CLIENT = at("target/release/bench-client");
 
 main(async () => {
   const options = parseOptions();
-  if (options.readme) return saveReadme();
+  if (options.docs) return saveMeasured();
   if (options.profile && typeof WebSocket === "undefined") {
     process.exitCode = await foreground(modernNode(), process.argv.slice(1));
     return;
@@ -68,7 +68,7 @@ function parseOptions() {
       scenarios: { type: "string" },
       contestants: { type: "string" },
       save: { type: "boolean", default: false },
-      readme: { type: "boolean", default: false },
+      docs: { type: "boolean", default: false },
       redis: { type: "boolean", default: false },
       profile: { type: "boolean", default: false },
       axum: { type: "boolean", default: false },

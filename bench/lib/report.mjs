@@ -1,4 +1,4 @@
-// From trials to medians, a table, plots, and the block of the main README.
+// From trials to medians, a table, plots, and the block of docs/measured.md.
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { Failure, at } from "../../scripts/lib/run.mjs";
@@ -9,6 +9,7 @@ import { CAP_MS, GZIP_AT_MOST, SCENARIOS } from "./scenarios.mjs";
 const BASE = "original-4";
 const BEST = "roofline";
 const OURS = "ours";
+const MEASURED = "docs/measured.md";
 
 /** Writes `results.json`, `results.md` and the plots into a folder. */
 export function saveResults(results, folder) {
@@ -24,15 +25,15 @@ export function printTable(results) {
   console.log(`\n${mainTable(results)}\n`);
 }
 
-/** Puts the figures of `bench/results` between `<!-- bench -->` and `<!-- /bench -->` of the main README. */
-export function saveReadme() {
+/** Puts the figures of `bench/results` between `<!-- bench -->` and `<!-- /bench -->` of docs/measured.md. */
+export function saveMeasured() {
   const file = at("bench/results/results.json");
   if (!existsSync(file)) throw new Failure("there are no results yet: `npm run bench -- --save` makes them.");
-  const readme = readFileSync(at("README.md"), "utf8");
+  const measured = readFileSync(at(MEASURED), "utf8");
   const block = /(<!-- bench -->\n)[\s\S]*?(<!-- \/bench -->)/;
-  if (!block.test(readme)) throw new Failure("README.md has no <!-- bench --> with a <!-- /bench --> after it.");
-  const table = readmeTable(JSON.parse(readFileSync(file, "utf8")));
-  writeFileSync(at("README.md"), readme.replace(block, (_, begin, end) => `${begin}${table}\n${end}`));
+  if (!block.test(measured)) throw new Failure(`${MEASURED} has no <!-- bench --> with a <!-- /bench --> after it.`);
+  const table = measuredTable(JSON.parse(readFileSync(file, "utf8")));
+  writeFileSync(at(MEASURED), measured.replace(block, (_, begin, end) => `${begin}${table}\n${end}`));
 }
 
 /** Every row of every scenario that was run: `{ scenario, row, cells: { contestant: { median, low, high, capped } } }`. */
@@ -152,7 +153,7 @@ function asked(line) {
   return `${times(atLeast, line.row)}${aims ? ` (${times(aims, line.row)})` : ""}${verdict}`;
 }
 
-function readmeTable(results) {
+function measuredTable(results) {
   const picked = {
     "replay-100k-1": ["perSecond", "firstMs", "peakMemory"],
     resume: ["resumeMs"],
@@ -177,7 +178,7 @@ function readmeTable(results) {
   return `${table(head, lines)}
 
 Medians of ${results.trials} trials on ${day}, one workerd ${results.versions.workerd}, ${results.machine.split(",")[0]}. All
-rows, ranges, memory and losses: [bench/results/results.md](bench/results/results.md).`;
+rows, ranges, memory and losses: [bench/results/results.md](../bench/results/results.md).`;
 }
 
 function deliveryTable(results) {
