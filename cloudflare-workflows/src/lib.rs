@@ -29,15 +29,15 @@ pub mod testing;
 #[cfg(feature = "worker")]
 mod worker;
 
-pub use instance::event::{
-    InstanceError, InstanceEventId, StepName, SubscribeOptions, WorkflowInstanceEvent,
-    WorkflowInstanceEventData, WorkflowInstanceEventType,
-};
+pub use instance::event::{InstanceError, WorkflowInstanceEvent, WorkflowInstanceEventData};
+pub use instance::event_type::WorkflowInstanceEventType;
 pub use instance::follow::{Followed, InstanceEvents, InstanceFollower, InstanceLog};
+pub use instance::ids::InstanceEventId;
+pub use instance::names::StepName;
+pub use instance::options::SubscribeOptions;
 pub use runtime::Runtime;
 pub use step::config::{
-    Backoff, DelayContext, DelayFunction, ResolvedConfig, ResolvedRetries, Retries, RetryDelay,
-    RollbackConfig, Sensitivity, StepConfig,
+    DelayContext, DelayFunction, Retries, RetryDelay, RollbackConfig, StepConfig,
 };
 pub use step::context::{Progress, Reporter, StepContext};
 pub use step::duration::{InvalidDuration, WorkflowDuration};
@@ -45,6 +45,7 @@ pub use step::error::{NonRetryableError, StepError, StepErrorKind};
 pub use step::kind::StepKind;
 pub use step::output::{ByteStream, JsonCodec, JsonOutput, OutputCodec, StepOutput};
 pub use step::panic::catch_panic;
+pub use step::resolved::{Backoff, ResolvedConfig, ResolvedRetries, Sensitivity};
 pub use step::rollback::{Rollback, RollbackContext};
 pub use step::{DoStep, Step, StepCallback, StepFuture, WaitForEvent, WaitedEvent};
 #[cfg(feature = "worker")]
@@ -65,9 +66,15 @@ pub mod __private {
     #[cfg(feature = "worker")]
     pub use crate::worker::{
         Held, Payloads, PlatformEvents, PlatformLog, Timer, WorkflowObject, extend_durable_object,
-        extend_workflow_entrypoint, here, hold_sockets, js, message, milliseconds, property,
+        extend_workflow_entrypoint, here, hold_sockets, message, milliseconds, property,
         since_epoch, sleep, time,
     };
+    /// The raw bindings, and promises that end with the instance.
+    #[cfg(feature = "worker")]
+    pub mod js {
+        pub use crate::worker::js::*;
+        pub use crate::worker::promise;
+    }
     #[cfg(feature = "worker")]
     pub use {::js_sys, ::pastey, ::wasm_bindgen, ::wasm_bindgen_futures, ::worker};
 }

@@ -6,10 +6,10 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::future::{Either, select};
 
-use super::event::{
-    InstanceEventId, SubscribeOptions, WorkflowInstanceEvent, WorkflowInstanceEventData as Data,
-    WorkflowInstanceEventType as Type,
-};
+use super::event::{WorkflowInstanceEvent, WorkflowInstanceEventData as Data};
+use super::event_type::WorkflowInstanceEventType as Type;
+use super::ids::InstanceEventId;
+use super::options::SubscribeOptions;
 use crate::runtime::Runtime;
 
 /// The platform's own log of one instance. Lives on one thread.

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use serde_json::Value;
 
-use super::config::ResolvedConfig;
+use super::resolved::ResolvedConfig;
 
 /// What an attempt of a step knows of itself.
 #[derive(Clone)]

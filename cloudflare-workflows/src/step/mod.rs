@@ -7,6 +7,7 @@ pub(crate) mod error;
 pub(crate) mod kind;
 pub(crate) mod output;
 pub(crate) mod panic;
+pub(crate) mod resolved;
 pub(crate) mod rollback;
 
 use std::fmt;
@@ -18,11 +19,12 @@ use std::time::SystemTime;
 use futures_util::future::LocalBoxFuture;
 use serde::de::DeserializeOwned;
 
-use self::config::{Retries, RollbackConfig, Sensitivity, StepConfig};
+use self::config::{Retries, RollbackConfig, StepConfig};
 use self::context::StepContext;
 use self::duration::WorkflowDuration;
 use self::error::StepError;
 use self::output::StepOutput;
+use self::resolved::Sensitivity;
 use self::rollback::{Rollback, RollbackContext};
 
 /// What a workflow's `run` gets to make steps with.

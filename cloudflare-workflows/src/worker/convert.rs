@@ -102,6 +102,11 @@ pub fn property(object: &JsValue, name: &str) -> JsValue {
     js_sys::Reflect::get(object, &JsValue::from_str(name)).unwrap_or(JsValue::UNDEFINED)
 }
 
+/// Sets a property of a plain object of our own, which takes any.
+pub(super) fn set(object: &JsValue, name: &str, value: &JsValue) {
+    let _ = js_sys::Reflect::set(object, &name.into(), value);
+}
+
 /// The message of something that was thrown, its first 16 Ki characters at most. What is neither an error
 /// nor text has none: it can be of any size and depth, and is not printed.
 pub fn message(thrown: &JsValue) -> String {

@@ -12,7 +12,7 @@ use wasm_bindgen::prelude::*;
 use worker::{Context, Env};
 
 use super::convert::{from_js, property, throw, time, to_js};
-use super::js;
+use super::life::promise;
 use super::runtime::sleep;
 use super::step::WorkflowStep;
 use crate::border;
@@ -153,7 +153,7 @@ impl<W: WorkflowEntrypoint> WorkflowObject<W> {
     /// For the class's `run`.
     pub fn run(&self, event: JsValue, step: JsValue) -> Promise {
         let parts = self.parts.clone();
-        js::promise(async move {
+        promise(async move {
             let (context, env) = parts.ok_or("this object has no workflow")?;
             // Made here and not with the class, so that a panic has somebody to tell it.
             let begun = async {

@@ -2,11 +2,8 @@
 
 #![allow(missing_docs, reason = "named as the runtime names them")]
 
-use futures_util::future::LocalBoxFuture;
-use js_sys::{Array, Function, Object, Promise, Uint8Array};
+use js_sys::{Array, Function, Object, Uint8Array};
 use wasm_bindgen::prelude::*;
-
-use super::life;
 
 #[wasm_bindgen(inline_js = r#"
 export const dispose = (value) => value[Symbol.dispose]?.();
@@ -161,15 +158,4 @@ extern "C" {
     pub fn set_timeout(callback: &Function, milliseconds: f64) -> Result<JsValue, JsValue>;
     #[wasm_bindgen(catch, js_name = clearTimeout)]
     pub fn clear_timeout(timer: &JsValue) -> Result<(), JsValue>;
-}
-
-/// A promise of what `future` resolves to. A panic in it rejects the promise, where the build
-/// lets panics unwind; so does the death of the instance.
-pub fn promise(future: impl Future<Output = Result<JsValue, JsValue>> + 'static) -> Promise {
-    // Behind a pointer for the sake of LLVM, see `catch_panic`, and of size.
-    let future: LocalBoxFuture<'static, _> = Box::pin(future);
-    // What a panic leaves half-done is local to the future or behind a `RefCell` whose borrows
-    // end with the panic.
-    let promise = wasm_bindgen_futures::future_to_promise(std::panic::AssertUnwindSafe(future));
-    life::mortal(promise)
 }

@@ -7,6 +7,7 @@
 //! off, so that clients come back to the next instance; promises are rejected, so that callers try
 //! again; and a run begins its code anew, with what the engine has answered already.
 
+use futures_util::future::LocalBoxFuture;
 use js_sys::Promise;
 use wasm_bindgen::function_table;
 use wasm_bindgen::handler::{schedule_reinit, set_on_abort};
@@ -121,7 +122,13 @@ pub fn hold_sockets(state: &JsValue, code: u16) -> Result<(), JsValue> {
     hold_object(state, code)
 }
 
-/// The same promise, but that it is rejected when the instance dies.
-pub(super) fn mortal(promise: Promise) -> Promise {
+/// A promise of what `future` resolves to. A panic in it rejects the promise, where the build
+/// lets panics unwind; so does the death of the instance.
+pub fn promise(future: impl Future<Output = Result<JsValue, JsValue>> + 'static) -> Promise {
+    // Behind a pointer for the sake of LLVM, see `catch_panic`, and of size.
+    let future: LocalBoxFuture<'static, _> = Box::pin(future);
+    // What a panic leaves half-done is local to the future or behind a `RefCell` whose borrows
+    // end with the panic.
+    let promise = wasm_bindgen_futures::future_to_promise(std::panic::AssertUnwindSafe(future));
     mortal_promise(&promise).unwrap_or(promise)
 }

@@ -167,12 +167,16 @@ impl Timer {
             Poll::Pending
         })
     }
-}
 
-impl Timer {
     /// Ends the sleep that is under way.
     pub fn elapse(&self) {
         self.0.elapse();
+    }
+}
+
+impl Default for Timer {
+    fn default() -> Self {
+        Self::new()
     }
 }
 

@@ -4,27 +4,27 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
-use js_sys::{Function, Object, Promise, Reflect};
+use js_sys::{Function, Object, Promise};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use wasm_bindgen::prelude::*;
 
 use super::convert::{
-    duration_from_js, duration_to_js, from_js, property, since_epoch, step_error, throw, time,
+    duration_from_js, duration_to_js, from_js, property, set, since_epoch, step_error, throw, time,
     to_js,
 };
-use super::js::{self, JsWorkflowStep};
+use super::js::JsWorkflowStep;
+use super::life;
 use super::runtime::sleep;
 use super::stream;
 use crate::border::{self, CannotCross};
-use crate::step::config::{
-    Backoff, DelayContext, DelayFunction, ResolvedConfig, Retries, RetryDelay, Sensitivity,
-};
+use crate::step::config::{DelayContext, DelayFunction, Retries, RetryDelay};
 use crate::step::context::StepContext;
 use crate::step::duration::WorkflowDuration;
 use crate::step::error::{StepError, StepErrorKind};
 use crate::step::output::{ByteStream, OutputCodec, StepOutput};
 use crate::step::panic::catch_panic;
+use crate::step::resolved::{Backoff, ResolvedConfig, Sensitivity};
 use crate::step::rollback::{Rollback, RollbackContext};
 use crate::step::{DoStep, Step, WaitForEvent, WaitedEvent};
 
@@ -210,7 +210,7 @@ impl Callback {
         let callback = Rc::new(callback);
         let call = move |argument: JsValue| -> Promise {
             let callback = Rc::clone(&callback);
-            js::promise(async move {
+            life::promise(async move {
                 let called = catch_panic(async { callback(argument).await });
                 called.await.map_err(throw)
             })
@@ -274,11 +274,6 @@ fn config_from(
         set(&config, "sensitive", &sensitive.as_str().into());
     }
     (config.into(), function)
-}
-
-/// A plain object of our own takes any property.
-fn set(object: &JsValue, name: &str, value: &JsValue) {
-    let _ = Reflect::set(object, &name.into(), value);
 }
 
 fn delay_callback(delay: DelayFunction) -> Callback {

@@ -8,13 +8,17 @@ use futures_core::Stream;
 use futures_util::stream::{self, LocalBoxStream};
 use wasm_bindgen::prelude::*;
 
-use super::binding::{Workflow, WorkflowError, WorkflowErrorKind, WorkflowInstance};
-use super::convert::{message, property};
-use super::js::{self, JsWorkflowSubscription};
+use super::convert::{message, property, set};
+use super::error::{WorkflowError, WorkflowErrorKind};
+use super::instance::WorkflowInstance;
+use super::js::{self, JsWorkflow, JsWorkflowSubscription};
 use super::runtime::WorkersRuntime;
-use crate::instance::event::{SubscribeOptions, WorkflowInstanceEvent};
+use super::workflow::Workflow;
+use crate::border;
+use crate::instance::event::WorkflowInstanceEvent;
 use crate::instance::follow::{Followed, InstanceEvents, InstanceFollower, InstanceLog};
-use crate::{InstanceEventId, border};
+use crate::instance::ids::InstanceEventId;
+use crate::instance::options::SubscribeOptions;
 
 impl WorkflowInstance {
     /// Subscribes to the platform's own log of the instance: what was logged before, and then what
@@ -50,7 +54,11 @@ impl WorkflowInstance {
         &self,
         options: SubscribeOptions,
     ) -> Result<WorkflowSubscription, WorkflowError> {
-        let log = PlatformLog::new(&self.workflow, &self.id(), Payloads::ALL);
+        let log = PlatformLog {
+            workflow: self.workflow.clone(),
+            id: self.id(),
+            payloads: Payloads::ALL,
+        };
         let follower = InstanceFollower::start(log, WorkersRuntime, options).await?;
         let events = stream::try_unfold(follower, |mut follower| async move {
             let event = match follower.next().await? {
@@ -118,7 +126,7 @@ impl Payloads {
 /// The log of one instance, asked for anew each time: a stub is dead after an error.
 #[derive(Clone)]
 pub struct PlatformLog {
-    workflow: Workflow,
+    workflow: JsWorkflow,
     id: String,
     payloads: Payloads,
 }
@@ -127,10 +135,15 @@ impl PlatformLog {
     /// The log of this instance.
     pub fn new(workflow: &Workflow, id: &str, payloads: Payloads) -> Self {
         Self {
-            workflow: workflow.clone(),
+            workflow: workflow.workflow.clone(),
             id: id.to_owned(),
             payloads,
         }
+    }
+
+    async fn instance(&self) -> Result<WorkflowInstance, WorkflowError> {
+        let instance = self.workflow.get(&self.id).await?;
+        Ok(WorkflowInstance::new(&self.workflow, instance))
     }
 }
 
@@ -140,16 +153,14 @@ impl InstanceLog for PlatformLog {
 
     async fn subscribe(&self, options: &SubscribeOptions) -> Result<PlatformEvents, WorkflowError> {
         let object = js_sys::Object::new();
-        // A plain object of our own takes any property.
-        let set = |name: &str, value: &JsValue| js_sys::Reflect::set(&object, &name.into(), value);
         if let Some(cursor) = options.cursor {
-            set("cursor", &id_to_js(cursor))?;
+            set(&object, "cursor", &id_to_js(cursor));
         }
         if let Some(filter) = &options.filter {
             let names: js_sys::Array = filter.iter().map(|of| JsValue::from(of.as_str())).collect();
-            set("filter", &names)?;
+            set(&object, "filter", &names);
         }
-        let instance = self.workflow.get(&self.id).await?;
+        let instance = self.instance().await?;
         let subscription = instance.instance.subscribe(&object).await?;
         Ok(PlatformEvents {
             subscription: subscription.unchecked_into(),
@@ -158,7 +169,7 @@ impl InstanceLog for PlatformLog {
     }
 
     async fn has_ended(&self) -> Result<bool, WorkflowError> {
-        let instance = self.workflow.get(&self.id).await?;
+        let instance = self.instance().await?;
         let status = instance.status_without_output().await?;
         Ok(status.state.has_ended())
     }

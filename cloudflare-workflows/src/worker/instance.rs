@@ -1,153 +1,35 @@
-//! The Workflow binding: creating instances and talking to them.
+//! An instance of a workflow: its status, its events, and what can be done with it.
 
 use std::fmt;
 
+use js_sys::Object;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use wasm_bindgen::prelude::*;
-use worker::Env;
 
-use super::convert::{from_js, message, property, to_js};
-use super::create::{BatchCreateOptions, BatchCreated, BatchDeleted, CreateOptions};
-use super::js::{self, JsWorkflow, JsWorkflowInstance};
+use super::convert::{from_js, property, set, to_js};
+use super::error::{WorkflowError, unreadable, unwritable};
+use super::js::{JsWorkflow, JsWorkflowInstance};
 use crate::border::CannotCross;
 use crate::instance::event::InstanceError;
 use crate::step::kind::StepKind;
 
-/// A Workflow binding: `[[workflows]]` in `wrangler.toml`.
-#[derive(Clone, Debug)]
-pub struct Workflow {
-    workflow: JsWorkflow,
-}
-
-impl Workflow {
-    /// The binding of this name.
-    ///
-    /// # Errors
-    /// When there is none, or it is of another kind, with a message that says what to write into
-    /// `wrangler.toml`.
-    pub fn from_env(env: &Env, binding: &str) -> Result<Self, WorkflowError> {
-        let value = property(env, binding);
-        // By shape: the name of its class differs between runtimes.
-        let is_workflow = ["create", "get"]
-            .iter()
-            .all(|method| property(&value, method).is_function());
-        if !is_workflow {
-            let found = if value.is_undefined() {
-                "no binding"
-            } else {
-                "another kind of binding"
-            };
-            return Err(WorkflowError::new(
-                WorkflowErrorKind::Binding,
-                format!(
-                    "there is {found} {binding:?} where a Workflow is expected: add [[workflows]] \
-                     with binding = {binding:?}, a name and a class_name to wrangler.toml"
-                ),
-            ));
-        }
-        Ok(Self {
-            workflow: value.unchecked_into(),
-        })
-    }
-
-    /// Creates an instance, which starts to run.
-    ///
-    /// # Errors
-    /// [`AlreadyExists`](WorkflowErrorKind::AlreadyExists) if there is an instance with this id;
-    /// [`InvalidId`](WorkflowErrorKind::InvalidId); [`Other`](WorkflowErrorKind::Other) else.
-    pub async fn create(&self, options: CreateOptions) -> Result<WorkflowInstance, WorkflowError> {
-        let created = self.workflow.create(&options.options).await?;
-        Ok(self.instance(created))
-    }
-
-    /// Creates up to 100 instances at once. That one of them cannot be created does not hinder
-    /// the others.
-    ///
-    /// ```no_run
-    /// # use cloudflare_workflows::{BatchCreateOptions, CreateOptions, Workflow, WorkflowError};
-    /// # async fn create(workflow: Workflow) -> Result<(), WorkflowError> {
-    /// let orders = ["a", "b"].map(|id| CreateOptions::new().id(id));
-    /// let batch = workflow.create_batch(BatchCreateOptions::instances(orders)).await?;
-    /// for error in &batch.errors {
-    ///     println!("number {} was not created: {}", error.index, error.message);
-    /// }
-    ///
-    /// let options = CreateOptions::new().params("all the same")?;
-    /// let batch = workflow.create_batch(BatchCreateOptions::count(10, options)).await?;
-    /// assert_eq!(batch.created.len(), 10);
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    /// When the whole batch is refused: [`InvalidId`](WorkflowErrorKind::InvalidId) for one id
-    /// that no instance can have; [`InvalidOptions`](WorkflowErrorKind::InvalidOptions) for other
-    /// options, none or too many instances.
-    pub async fn create_batch(
-        &self,
-        options: BatchCreateOptions,
-    ) -> Result<BatchCreated, WorkflowError> {
-        let result = self.workflow.create_batch(&options.options).await?;
-        let created = js::array_from(&property(&result, "created"))?;
-        Ok(BatchCreated {
-            created: created.iter().map(|js| self.instance(js)).collect(),
-            errors: from_js(&property(&result, "errors")).map_err(unreadable("the batch"))?,
-        })
-    }
-
-    /// Deletes up to 100 instances and what is stored of them. An id that comes twice is deleted
-    /// once.
-    ///
-    /// # Errors
-    /// When the whole batch is refused: [`InvalidId`](WorkflowErrorKind::InvalidId) for one id
-    /// that no instance can have; [`InvalidOptions`](WorkflowErrorKind::InvalidOptions) for none
-    /// or too many.
-    pub async fn delete_batch<I>(&self, ids: I) -> Result<BatchDeleted, WorkflowError>
-    where
-        I: IntoIterator,
-        I::Item: AsRef<str>,
-    {
-        #[derive(Deserialize)]
-        struct Deleted {
-            id: String,
-        }
-
-        let ids = ids.into_iter().map(|id| JsValue::from_str(id.as_ref()));
-        let ids: js_sys::Array = ids.collect();
-        let result = self.workflow.delete_batch(&ids).await?;
-        let deleted: Vec<Deleted> =
-            from_js(&property(&result, "deleted")).map_err(unreadable("the batch"))?;
-        Ok(BatchDeleted {
-            deleted: deleted.into_iter().map(|deleted| deleted.id).collect(),
-            errors: from_js(&property(&result, "errors")).map_err(unreadable("the batch"))?,
-        })
-    }
-
-    /// The instance with this id.
-    ///
-    /// # Errors
-    /// [`NotFound`](WorkflowErrorKind::NotFound) if there is none.
-    pub async fn get(&self, id: &str) -> Result<WorkflowInstance, WorkflowError> {
-        Ok(self.instance(self.workflow.get(id).await?))
-    }
-
-    fn instance(&self, instance: JsValue) -> WorkflowInstance {
-        WorkflowInstance {
-            workflow: self.clone(),
-            instance: instance.unchecked_into(),
-        }
-    }
-}
-
 /// An instance of a workflow.
 #[derive(Clone, Debug)]
 pub struct WorkflowInstance {
-    pub(super) workflow: Workflow,
+    pub(super) workflow: JsWorkflow,
     pub(super) instance: JsWorkflowInstance,
 }
 
 impl WorkflowInstance {
+    /// The instance that `workflow` gave.
+    pub(super) fn new(workflow: &JsWorkflow, instance: JsValue) -> Self {
+        Self {
+            workflow: workflow.clone(),
+            instance: instance.unchecked_into(),
+        }
+    }
+
     /// Its id.
     #[must_use]
     pub fn id(&self) -> String {
@@ -216,10 +98,10 @@ impl WorkflowInstance {
         event_type: &str,
         payload: &JsValue,
     ) -> Result<(), WorkflowError> {
-        let event = CreateOptions::new()
-            .set("type", &event_type.into())
-            .set("payload", payload);
-        self.instance.send_event(&event.options).await?;
+        let event = Object::new();
+        set(&event, "type", &event_type.into());
+        set(&event, "payload", payload);
+        self.instance.send_event(&event).await?;
         Ok(())
     }
 
@@ -442,124 +324,5 @@ impl InstanceState {
 impl fmt::Display for InstanceState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
-    }
-}
-
-/// What the platform refused.
-#[derive(Clone, Debug)]
-pub struct WorkflowError {
-    kind: WorkflowErrorKind,
-    message: String,
-}
-
-/// Why the platform refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum WorkflowErrorKind {
-    /// The Worker has no such Workflow binding.
-    Binding,
-    /// There is no instance with this id.
-    NotFound,
-    /// There is an instance with this id already.
-    AlreadyExists,
-    /// The id is not one that an instance can have.
-    InvalidId,
-    /// An id comes twice in a batch.
-    DuplicateInBatch,
-    /// Other options than an id are not such as there can be.
-    InvalidOptions,
-    /// The instance has ended and cannot be terminated.
-    CannotTerminate,
-    /// The instance cannot be restarted from there, for no such step has begun.
-    CannotRestart,
-    /// The instance was restarted while it was watched, and its log begins again: see
-    /// [`WorkflowInstance::subscribe`].
-    Restarted,
-    /// A value cannot cross between Rust and JavaScript: it is not of the type that it is read as,
-    /// or it is too large, too deep or not exact there, as
-    /// [`StepOutput`](crate::StepOutput) says.
-    Value,
-    /// Something else: see the message.
-    Other,
-}
-
-impl WorkflowError {
-    #[doc(hidden)] // For the crate `ssetarget`.
-    #[must_use]
-    pub fn new(kind: WorkflowErrorKind, message: String) -> Self {
-        Self { kind, message }
-    }
-
-    /// Why.
-    #[must_use]
-    pub fn kind(&self) -> WorkflowErrorKind {
-        self.kind
-    }
-
-    /// Whether there is no instance with this id.
-    #[must_use]
-    pub fn is_not_found(&self) -> bool {
-        self.kind == WorkflowErrorKind::NotFound
-    }
-
-    /// Whether there is an instance with this id already.
-    #[must_use]
-    pub fn is_already_exists(&self) -> bool {
-        self.kind == WorkflowErrorKind::AlreadyExists
-    }
-}
-
-impl WorkflowErrorKind {
-    /// The platform's errors have codes in their messages and nothing else.
-    pub(super) fn of(message: &str) -> Self {
-        [
-            ("instance.not_found", Self::NotFound),
-            ("instance.already_exists", Self::AlreadyExists),
-            ("already exists", Self::AlreadyExists),
-            ("instance.duplicate_in_batch", Self::DuplicateInBatch),
-            ("instance.invalid_id", Self::InvalidId),
-            ("invalid id", Self::InvalidId),
-            ("instance.cannot_terminate", Self::CannotTerminate),
-            ("instance.cannot_restart", Self::CannotRestart),
-            ("(body)", Self::InvalidOptions),
-        ]
-        .into_iter()
-        .find_map(|(code, kind)| message.contains(code).then_some(kind))
-        .unwrap_or(Self::Other)
-    }
-}
-
-impl From<JsValue> for WorkflowError {
-    fn from(thrown: JsValue) -> Self {
-        let message = message(&thrown);
-        Self::new(WorkflowErrorKind::of(&message), message)
-    }
-}
-
-fn unreadable(what: &'static str) -> impl Fn(CannotCross) -> WorkflowError {
-    move |error| {
-        let message = format!("{what} cannot be read: {error}");
-        WorkflowError::new(WorkflowErrorKind::Value, message)
-    }
-}
-
-pub(super) fn unwritable(what: &'static str) -> impl Fn(CannotCross) -> WorkflowError {
-    move |error| {
-        let message = format!("{what} cannot be sent: {error}");
-        WorkflowError::new(WorkflowErrorKind::Value, message)
-    }
-}
-
-impl fmt::Display for WorkflowError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
-impl std::error::Error for WorkflowError {}
-
-impl From<WorkflowError> for worker::Error {
-    fn from(error: WorkflowError) -> Self {
-        Self::RustError(error.message)
     }
 }
