@@ -16,7 +16,7 @@ const LIBRARIES = CRATES.flatMap((crate) => ["-p", crate]);
 const WASM_FEATURES = ["cloudflare", "worker"];
 /** The files of tests/ that are about what is written and read as JSON. */
 const VALUES = ["fake_step", "instance_log", "steps", "values", "view", "workflow"];
-const WORKER_PACKAGES = ["ssetarget-bench-worker", "ssetarget-demo", "ssetarget-test-worker"];
+const WORKER_PACKAGES = ["ssetarget-bench-worker", "ssetarget-demo", "ssetarget-test-worker", "ssetarget-workflows-example"];
 const E2E_TEST_TIMEOUT_MS = 180_000;
 /** What viewers get must not depend on how it gets to them: these run with the transport that is not the default, too. */
 const FOR_EACH_TRANSPORT = ["binding-events", "browser", "clients", "crash", "demo", "exactly-once", "framing", "panic", "stalled", "trap", "viewers"];
@@ -68,7 +68,7 @@ const GROUPS = {
     // Compiled only: nothing runs wasm here, and the guide's examples that need no Worker run natively.
     const compiled = { CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER: "true" };
     await cargoTest("examples in docs, wasm", ["-p", "ssetarget", "--doc", "--features", "cloudflare", ...WASM, "--", "guide", "cloudflare"], compiled);
-    await cargoTest("examples in docs of Workflows, wasm", ["-p", "cloudflare-workflows", "--doc", "--features", "worker", ...WASM, "--", "worker"], compiled);
+    await cargoTest("examples in docs of Workflows, wasm", ["-p", "cloudflare-workflows", "--doc", "--features", "worker", ...WASM, "--", "guide", "worker"], compiled);
   },
 
   async native() {
