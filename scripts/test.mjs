@@ -6,7 +6,7 @@ import { existsSync, readdirSync } from "node:fs";
 import path from "node:path";
 import { Failure, at, capture, isStopping, main, run } from "./lib/run.mjs";
 import { buildWorker } from "./lib/build.mjs";
-import { readmeCrate } from "./lib/readme.mjs";
+import { readmeCrate, workflowsReadmeCrate } from "./lib/readme.mjs";
 import { ensureNodeModules, ensureRust, ensureWorkerTools, modernNode, nodeEnv } from "./lib/setup.mjs";
 
 const WASM = ["--target", "wasm32-unknown-unknown"];
@@ -77,6 +77,7 @@ const GROUPS = {
     const others = ["--features", "ssetarget/serde_json/arbitrary_precision,ssetarget/serde_json/preserve_order"];
     await cargoTest("with other features of serde_json", [...LIBRARIES, ...others, "--lib", ...VALUES.flatMap((file) => ["--test", file])]);
     await cargoTest("the README's crate, natively", ["--manifest-path", path.join(await readmeCrate(), "Cargo.toml")], { CARGO_TARGET_DIR: at("target") });
+    await cargoTest("the crate of the README of Workflows, natively", ["--manifest-path", path.join(await workflowsReadmeCrate(), "Cargo.toml")], { CARGO_TARGET_DIR: at("target") });
     if (existsSync(at("tests/shuttle.rs"))) {
       // A folder of its own: the flag changes every crate. No LTO, and not the crates that Redis
       // needs: they would be most of the time.

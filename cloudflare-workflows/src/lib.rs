@@ -21,6 +21,9 @@
 #![cfg_attr(not(feature = "worker"), forbid(unsafe_code))]
 
 mod border;
+#[cfg(any(doc, doctest))]
+#[doc = include_str!("../docs/guide.md")]
+pub mod guide {}
 mod instance;
 mod runtime;
 mod step;
