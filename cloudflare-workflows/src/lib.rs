@@ -1,21 +1,23 @@
 //! Cloudflare Workflows in Rust.
 //!
-//! A workflow is a type that implements [`WorkflowEntrypoint`]; its steps are made with a [`Step`].
-//! What a step returns is stored, so that a run which is interrupted goes on where it was.
+//! A workflow is a type that implements `WorkflowEntrypoint`; its steps are made with a [`Step`].
+//! The result of a step is stored, so a run that is interrupted goes on where it was.
 //!
-//! | module | what it is | where it runs |
+//! | folder | contents | where it runs |
 //! |---|---|---|
 //! | `step` | [`Step`], configs, durations, errors, outputs, rollbacks | anywhere: pure |
-//! | `instance` | the platform's own log of an instance: its events, and following it | anywhere: pure |
+//! | `instance` | the platform's own log of an instance: its events, and a reader that survives the engine's restarts | anywhere: pure |
 //! | `testing` | a fake engine for native tests (feature `testing`) | in tests |
 //! | `worker` | the bindings (feature `worker`) | in a Worker, and in the engine's calls of `run` |
+//!
+//! The module `guide` of the documentation takes you from the TypeScript docs of Workflows to Rust.
 //!
 //! # Features
 //!
 //! | feature | default | what it adds |
 //! |---|---|---|
-//! | `testing` | no | [`testing`]: workflows run natively on a fake engine whose clock does not wait |
-//! | `worker` | no | the bindings to the platform, on wasm targets |
+//! | `testing` | no | the module `testing`: workflows run natively on a fake engine whose clock does not wait |
+//! | `worker` | no | the bindings to the platform, for wasm targets; on native targets it can only be compiled |
 
 // The pure part has no unsafe code; only the generated bindings need it.
 #![cfg_attr(not(feature = "worker"), forbid(unsafe_code))]
@@ -60,7 +62,7 @@ pub use worker::{
     WorkflowSubscription,
 };
 
-/// What the export macro expands to, and what the crate `ssetarget` shares with this one. Not part
+/// Items that the export macro and the crate `ssetarget` use. Not part
 /// of the public API.
 #[doc(hidden)]
 pub mod __private {

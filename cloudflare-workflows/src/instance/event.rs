@@ -1,4 +1,4 @@
-//! The events of the platform's own log of an instance: what `subscribe()` gives.
+//! The events of the platform's own log of an instance, which `subscribe()` returns.
 
 use std::time::{Duration, SystemTime};
 
@@ -10,8 +10,8 @@ use super::json::{milliseconds, milliseconds_option, milliseconds_since_epoch};
 use super::names::StepName;
 use crate::step::resolved::ResolvedConfig;
 
-/// An event of the platform's own log of an instance: `WorkflowInstanceEvent` of Cloudflare's
-/// types, which it is as JSON.
+/// An event of the platform's own log of an instance. Its JSON is the `WorkflowInstanceEvent` of
+/// Cloudflare's types.
 ///
 /// ```
 /// use cloudflare_workflows::{WorkflowInstanceEvent, WorkflowInstanceEventData as Data};
@@ -30,26 +30,26 @@ use crate::step::resolved::ResolvedConfig;
 pub struct WorkflowInstanceEvent {
     /// The instance's id.
     pub instance_id: String,
-    /// The event's position in the log, and the cursor that continues after it. A restart of the
-    /// instance begins a new log, which numbers its events from 1 again.
+    /// The event's position in the log, which is also the cursor that continues after it. A restart of
+    /// the instance begins a new log, which numbers its events from 1 again.
     pub event_id: InstanceEventId,
-    /// When it happened, to the millisecond.
+    /// The time of the event, to the millisecond.
     #[serde(with = "milliseconds_since_epoch")]
     pub timestamp: SystemTime,
-    /// What happened.
+    /// The type of the event and its fields.
     #[serde(flatten)]
     pub data: WorkflowInstanceEventData,
 }
 
 impl Serialize for WorkflowInstanceEvent {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        // What is derived.
+        // The derived function.
         Self::serialize(self, serializer)
     }
 }
 
-/// By way of a `Value`: where some crate has switched on `serde_json/arbitrary_precision`, what is
-/// tagged or flattened can be read from that only.
+/// Reads a `Value` first: where some crate has switched on `serde_json/arbitrary_precision`, tagged and
+/// flattened types can be read from a `Value` only.
 impl<'de> Deserialize<'de> for WorkflowInstanceEvent {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let value = Value::deserialize(deserializer)?;
@@ -57,9 +57,9 @@ impl<'de> Deserialize<'de> for WorkflowInstanceEvent {
     }
 }
 
-/// What happened to an instance.
+/// The type of an event of an instance, and its fields.
 ///
-/// `stepName` of the platform is a [`StepName`] here, and its milliseconds are [`Duration`]s.
+/// The platform's `stepName` is a [`StepName`] here, and its milliseconds are [`Duration`]s.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(
     tag = "type",
@@ -72,74 +72,74 @@ pub enum WorkflowInstanceEventData {
     WorkflowQueued,
     /// A run begins.
     WorkflowStarted {
-        /// What the instance was created with.
+        /// The params that the instance was created with.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         params: Option<Value>,
     },
-    /// Its code runs, for the first time or again.
+    /// The workflow's code runs, for the first time or again.
     WorkflowRunning,
-    /// It is paused.
+    /// The instance is paused.
     WorkflowPaused,
-    /// It ends what is under way and then is paused.
+    /// The instance ends the steps that are under way, and then is paused.
     WorkflowWaitingForPause,
-    /// It sleeps or waits and is not in memory.
+    /// The instance sleeps or waits, and is not in memory.
     WorkflowWaiting,
     /// The run ended well. Terminal.
     WorkflowCompleted {
-        /// What it returned.
+        /// The result.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         output: Option<Value>,
     },
     /// The run failed. Terminal.
     WorkflowErrored {
-        /// With what.
+        /// The error.
         error: InstanceError,
     },
     /// The run was terminated from outside. Terminal.
     WorkflowTerminated,
     /// A `do` step begins.
     StepStarted {
-        /// Which.
+        /// The step.
         step_name: StepName,
-        /// Its config with the platform's defaults.
+        /// The step's config, with the platform's defaults filled in.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         config: Option<ResolvedConfig>,
     },
     /// A `do` step ended well.
     StepCompleted {
-        /// Which.
+        /// The step.
         step_name: StepName,
-        /// What it returned; `"[REDACTED]"` if it is sensitive, and `None` if it is a stream of
-        /// bytes, which is not read here.
+        /// The result; `"[REDACTED]"` if it is sensitive, and `None` if it is a stream of bytes, which
+        /// is not read here.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         output: Option<Value>,
     },
     /// A `do` step failed for good.
     StepErrored {
-        /// Which.
+        /// The step.
         step_name: StepName,
     },
     /// An attempt of a `do` step begins.
     AttemptStarted {
-        /// Which step.
+        /// The step.
         step_name: StepName,
-        /// From 1.
+        /// The number of the attempt, from 1.
         attempt: u32,
     },
     /// An attempt of a `do` step ended well.
     AttemptCompleted {
-        /// Which step.
+        /// The step.
         step_name: StepName,
-        /// From 1.
+        /// The number of the attempt, from 1.
         attempt: u32,
     },
     /// An attempt of a `do` step failed.
     AttemptErrored {
-        /// Which step.
+        /// The step.
         step_name: StepName,
-        /// From 1.
+        /// The number of the attempt, from 1.
         attempt: u32,
-        /// When the next attempt follows, if one does.
+        /// The time until the next attempt, `None` if this was the last.
         #[serde(
             rename = "retryDelayMs",
             default,
@@ -147,82 +147,82 @@ pub enum WorkflowInstanceEventData {
             with = "milliseconds_option"
         )]
         retry_delay: Option<Duration>,
-        /// With what.
+        /// The error.
         error: InstanceError,
     },
-    /// A sleep begins, for a time or until one.
+    /// A sleep begins, either kind.
     SleepStarted {
-        /// Which.
+        /// The step.
         step_name: StepName,
-        /// How long it is.
+        /// The length of the sleep.
         #[serde(rename = "durationMs", with = "milliseconds")]
         duration: Duration,
     },
     /// A sleep ended.
     SleepCompleted {
-        /// Which.
+        /// The step.
         step_name: StepName,
     },
     /// A wait for an event from outside begins.
     WaitStarted {
-        /// Which.
+        /// The step.
         step_name: StepName,
-        /// The type that the event must have.
+        /// The type of the event that is waited for.
         event_type: String,
     },
     /// The event came.
     WaitCompleted {
-        /// Which wait.
+        /// The wait.
         step_name: StepName,
     },
     /// The event did not come in time.
     WaitTimedOut {
-        /// Which wait.
+        /// The wait.
         step_name: StepName,
     },
-    /// The run failed or is terminated, and its rollback handlers run, the latest step's first.
+    /// The run failed or is terminated. Its rollback handlers run, the latest step's first.
     RollbackStarted,
     /// A step's rollback handler begins.
     RollbackStepStarted {
-        /// Which step.
+        /// The step.
         step_name: StepName,
-        /// The handler's config with the platform's defaults.
+        /// The handler's config, with the platform's defaults filled in.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         config: Option<ResolvedConfig>,
     },
     /// A step's rollback handler ended well.
     RollbackStepCompleted {
-        /// Which step.
+        /// The step.
         step_name: StepName,
     },
     /// A step's rollback handler failed for good.
     RollbackStepErrored {
-        /// Which step.
+        /// The step.
         step_name: StepName,
-        /// With what.
+        /// The error.
         error: InstanceError,
     },
     /// An attempt of a rollback handler begins.
     RollbackAttemptStarted {
-        /// Which step.
+        /// The step.
         step_name: StepName,
-        /// From 1.
+        /// The number of the attempt, from 1.
         attempt: u32,
     },
     /// An attempt of a rollback handler ended well.
     RollbackAttemptCompleted {
-        /// Which step.
+        /// The step.
         step_name: StepName,
-        /// From 1.
+        /// The number of the attempt, from 1.
         attempt: u32,
     },
     /// An attempt of a rollback handler failed.
     RollbackAttemptErrored {
-        /// Which step.
+        /// The step.
         step_name: StepName,
-        /// From 1.
+        /// The number of the attempt, from 1.
         attempt: u32,
-        /// When the next attempt follows, if one does.
+        /// The time until the next attempt, `None` if this was the last.
         #[serde(
             rename = "retryDelayMs",
             default,
@@ -230,15 +230,15 @@ pub enum WorkflowInstanceEventData {
             with = "milliseconds_option"
         )]
         retry_delay: Option<Duration>,
-        /// With what.
+        /// The error.
         error: InstanceError,
     },
     /// All rollback handlers ended well.
     RollbackCompleted,
     /// A rollback handler failed, and the rollback ends.
     RollbackErrored,
-    /// An event that this version of the crate does not know, or whose fields are other ones than
-    /// it knows: all of them but `instanceId`, `eventId` and `timestamp`, as they came.
+    /// An event that this version of the crate does not know, by its type or by its fields: all fields
+    /// as they came, except for `instanceId`, `eventId` and `timestamp`.
     #[serde(untagged)]
     Unknown(Map<String, Value>),
 }
@@ -246,7 +246,7 @@ pub enum WorkflowInstanceEventData {
 use WorkflowInstanceEventData as Data;
 
 impl WorkflowInstanceEvent {
-    /// Whether the log ends with it: the run completed, errored or was terminated.
+    /// Returns whether the log ends with this event: the run completed, errored or was terminated.
     #[must_use]
     pub fn is_terminal(&self) -> bool {
         matches!(
@@ -257,7 +257,7 @@ impl WorkflowInstanceEvent {
         )
     }
 
-    /// The step that it is about, if it is about one.
+    /// Returns the step of the event, `None` for an event that is not about a step.
     #[must_use]
     pub fn step_name(&self) -> Option<&StepName> {
         match &self.data {
@@ -282,8 +282,8 @@ impl WorkflowInstanceEvent {
         }
     }
 
-    /// The same event without what the workflow works on: no params and no outputs. Of an unknown
-    /// event, `type`, `stepName` and `attempt` are left.
+    /// Removes params and outputs from the event. An unknown event keeps `type`, `stepName` and
+    /// `attempt`, and nothing else.
     #[must_use]
     pub fn redacted(mut self) -> Self {
         match &mut self.data {
@@ -299,7 +299,7 @@ impl WorkflowInstanceEvent {
     }
 }
 
-/// Why an instance, or an attempt of a step, failed: never a stack.
+/// The error of an instance or of an attempt of a step, without a stack.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InstanceError {
     /// The error's name, such as `Error` or `NonRetryableError`.

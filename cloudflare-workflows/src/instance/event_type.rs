@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::event::{WorkflowInstanceEvent, WorkflowInstanceEventData};
 
 impl WorkflowInstanceEvent {
-    /// The event's `type`.
+    /// Returns the event's `type`, such as `step_started`; `""` for an unknown event without one.
     #[must_use]
     pub fn event_type(&self) -> &str {
         match &self.data {
@@ -19,7 +19,7 @@ impl WorkflowInstanceEvent {
 
 macro_rules! event_types {
     ($($(#[$pattern:meta])? $variant:ident = $name:literal,)*) => {
-        /// The `type` of a [`WorkflowInstanceEvent`], for filters.
+        /// The `type` of a [`WorkflowInstanceEvent`](crate::WorkflowInstanceEvent), for filters.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[non_exhaustive]
         #[allow(missing_docs, reason = "as those of WorkflowInstanceEventData")]
@@ -28,10 +28,10 @@ macro_rules! event_types {
         }
 
         impl WorkflowInstanceEventType {
-            /// All of them.
+            /// Every type.
             pub const ALL: &[Self] = &[$(Self::$variant,)*];
 
-            /// The platform's name for it, such as `step_started`.
+            /// Returns the platform's name for it, such as `step_started`.
             #[must_use]
             pub fn as_str(self) -> &'static str {
                 match self {
@@ -39,7 +39,7 @@ macro_rules! event_types {
                 }
             }
 
-            /// That of an event, `None` for an unknown one.
+            /// Returns the type of an event, `None` for an unknown one.
             #[must_use]
             pub fn of(data: &WorkflowInstanceEventData) -> Option<Self> {
                 match data {
@@ -84,14 +84,14 @@ event_types! {
 }
 
 impl WorkflowInstanceEventType {
-    /// Those after which a log ends.
+    /// The types of the events that end a log.
     pub const TERMINAL: [Self; 3] = [
         Self::WorkflowCompleted,
         Self::WorkflowErrored,
         Self::WorkflowTerminated,
     ];
 
-    /// The type of this name.
+    /// Returns the type of this name, `None` for an unknown name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL

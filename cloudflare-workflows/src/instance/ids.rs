@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize};
 pub struct InstanceEventId(NonZeroU64);
 
 impl InstanceEventId {
-    /// The greatest id there can be: JavaScript's `Number.MAX_SAFE_INTEGER`, 2^53 - 1.
+    /// The greatest possible id: JavaScript's `Number.MAX_SAFE_INTEGER`, 2^53 - 1.
     pub const MAX: u64 = (1 << 53) - 1;
 
-    /// The id with this number; `None` for 0 and for numbers above [`InstanceEventId::MAX`].
+    /// Returns the id with this number; `None` for 0 and for numbers above [`InstanceEventId::MAX`].
     #[must_use]
     pub fn new(number: u64) -> Option<Self> {
         if number > Self::MAX {
@@ -23,7 +23,7 @@ impl InstanceEventId {
         NonZeroU64::new(number).map(Self)
     }
 
-    /// The id as a number.
+    /// Returns the id as a number.
     #[must_use]
     pub fn get(self) -> u64 {
         self.0.get()

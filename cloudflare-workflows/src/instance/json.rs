@@ -18,8 +18,8 @@ pub(super) mod milliseconds {
         serializer.serialize_u64(duration.as_millis() as u64)
     }
 
-    /// JavaScript's numbers may have fractions, and a sleep until a time that has passed is one of
-    /// less than nothing.
+    /// Reads a number of JavaScript, which may have a fraction. A sleep until a time that has passed is
+    /// negative, and is read as zero.
     #[allow(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,

@@ -1,4 +1,4 @@
-//! How the platform's log names steps.
+//! The names of steps in the platform's log.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ pub struct StepName {
 }
 
 impl StepName {
-    /// The step of this name and count.
+    /// Returns the step of this name and number.
     pub fn new(name: impl Into<String>, count: u32) -> Self {
         Self {
             name: name.into(),
@@ -20,13 +20,13 @@ impl StepName {
         }
     }
 
-    /// The name in the workflow's code.
+    /// Returns the name in the workflow's code.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Which step of that name it is, from 1; 0 if the platform did not say.
+    /// Returns the number of the step among the steps of its name, from 1; 0 if the platform gave none.
     #[must_use]
     pub fn count(&self) -> u32 {
         self.count
@@ -39,7 +39,7 @@ impl From<&str> for StepName {
             let count = count.parse().ok().filter(|number| *number > 0)?;
             Some(Self::new(name, count))
         });
-        // What does not look like it is kept as it is, and shown as it was.
+        // A string of another shape is kept, and shown, as it is.
         parsed
             .filter(|step| step.to_string() == text)
             .unwrap_or_else(|| Self::new(text, 0))

@@ -5,36 +5,37 @@ use serde_json::Value;
 
 use super::duration::WorkflowDuration;
 
-/// The config of an attempt: what was set, and the platform's defaults. As JSON it is that of the
-/// platform's events.
+/// The config that an attempt runs with: the step's config, with the platform's defaults filled in.
+///
+/// Its JSON is the `config` of the platform's events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ResolvedConfig {
-    /// How it is retried.
+    /// The retries.
     pub retries: ResolvedRetries,
-    /// How long an attempt may take.
+    /// The longest time that an attempt may take.
     pub timeout: WorkflowDuration,
-    /// What the platform's log and dashboards do not show.
+    /// The part that the platform's log and dashboards do not show.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sensitive: Option<Sensitivity>,
 }
 
-/// How an attempt is retried.
+/// The retries of a step, every value known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ResolvedRetries {
-    /// Retries after the first attempt; `u32::MAX` for any number.
+    /// The number of retries after the first attempt; `u32::MAX` for no limit.
     #[serde(deserialize_with = "limit")]
     pub limit: u32,
     /// The time before the first retry; `None` if a function chooses it.
     #[serde(with = "delay")]
     pub delay: Option<WorkflowDuration>,
-    /// How the time grows.
+    /// The growth of the delay.
     #[serde(default)]
     pub backoff: Backoff,
 }
 
-/// JSON has no word for infinity but `null`.
+/// Reads `null`, the JSON of JavaScript's infinity, as `u32::MAX`.
 fn limit<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or(u32::MAX))
 }
@@ -66,7 +67,8 @@ mod delay {
     }
 }
 
-/// The platform's: five retries, one second apart and doubling, ten minutes for an attempt.
+/// The platform's defaults: five retries, the first after one second and each later one after twice the
+/// time, and ten minutes for an attempt.
 impl Default for ResolvedConfig {
     fn default() -> Self {
         Self {
@@ -81,22 +83,22 @@ impl Default for ResolvedConfig {
     }
 }
 
-/// How the time between retries grows.
+/// The growth of the time between retries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Backoff {
-    /// Not at all.
+    /// The time stays the same.
     Constant,
-    /// By one `delay` each time.
+    /// Each retry waits one `delay` longer.
     Linear,
-    /// It doubles each time.
+    /// Each retry waits twice as long.
     #[default]
     Exponential,
 }
 
 #[cfg(feature = "worker")]
 impl Backoff {
-    /// The platform's word for it.
+    /// Returns the platform's name for it.
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Constant => "constant",
@@ -111,22 +113,21 @@ impl Backoff {
     }
 }
 
-/// What the platform's log and dashboards do not show of a step.
+/// The part of a step that the platform's log and dashboards do not show.
 ///
-/// Our own log never has a step's output. It has what the step's code tells on purpose (progress,
-/// attributes) and the messages of its errors, as the platform's has them, whether the step is
-/// sensitive or not.
+/// Messages of errors are always shown. A log of events that the crate `ssetarget` keeps never has a
+/// step's output; it has the progress and the attributes that the step's code reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Sensitivity {
-    /// Its output: shown as `[REDACTED]`.
+    /// The output of the step: shown as `[REDACTED]`.
     Output,
 }
 
 #[cfg(feature = "worker")]
 impl Sensitivity {
-    /// The platform's word for it.
+    /// Returns the platform's name for it.
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Output => "output",

@@ -9,14 +9,14 @@ use super::create::CreateOptions;
 use super::error::{WorkflowError, WorkflowErrorKind};
 use super::instance::WorkflowInstance;
 
-/// Which instances to create at once: up to 100, with up to 1 MiB together.
+/// The instances that one call creates: up to 100, with up to 1 MiB of options together.
 #[derive(Clone, Debug)]
 pub struct BatchCreateOptions {
     pub(super) options: js_sys::Object,
 }
 
 impl BatchCreateOptions {
-    /// So many that are alike. Their ids are made up, whatever id `options` has.
+    /// `count` instances with the same options. Each gets a generated id; an id in `options` is ignored.
     #[must_use]
     pub fn count(count: u32, options: CreateOptions) -> Self {
         let batch = CreateOptions::new().set("count", &count.into());
@@ -33,9 +33,9 @@ impl BatchCreateOptions {
         }
     }
 
-    /// The ids, made up where there are none, and options with them. Those that were given stay as
-    /// they are. No ids where there are too many or the whole is large: then the platform makes up
-    /// what it needs, or says what is wrong.
+    /// Returns the ids, generated where there are none, and options with them. The given options stay as
+    /// they are. Returns no ids for a batch with too many instances or large params: then the platform
+    /// generates the ids, or refuses the batch.
     #[doc(hidden)] // For the crate `ssetarget`.
     pub fn with_ids(self) -> Result<(Vec<String>, Self), WorkflowError> {
         let instances = property(&self.options, "instances");
@@ -50,7 +50,7 @@ impl BatchCreateOptions {
                 let count = property(&self.options, "count").as_f64().unwrap_or(0.0);
                 let params = js_sys::JSON::stringify(&property(&self.options, "params"));
                 let size = params.map_or(f64::MAX, |json| f64::from(json.length()));
-                // One value in many places, whose size the platform may count for each.
+                // One value in many places: the platform may count its size for each.
                 if !(1.0..=100.0).contains(&count) || size * count > LARGE_BATCH {
                     return Ok((Vec::new(), self));
                 }
@@ -77,7 +77,7 @@ impl BatchCreateOptions {
         Ok((ids, Self::instances(with_ids)))
     }
 
-    /// These, each with options of its own.
+    /// `instances`, each with its own options.
     #[must_use]
     pub fn instances(instances: impl IntoIterator<Item = CreateOptions>) -> Self {
         let instances = instances.into_iter().map(|instance| instance.options);
@@ -88,65 +88,65 @@ impl BatchCreateOptions {
     }
 }
 
-/// In UTF-16 units. The platform takes 1 MiB.
+/// The size from which a batch counts as large, in UTF-16 units. The platform takes 1 MiB.
 const LARGE_BATCH: f64 = 256.0 * 1024.0;
 
-/// What became of a batch that was to be created.
+/// The result of the creation of a batch.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct BatchCreated {
-    /// Those that were created, in the order of the batch.
+    /// The instances that were created, in the order of the batch.
     pub created: Vec<WorkflowInstance>,
-    /// Those that were not.
+    /// An error for each instance that was not created.
     pub errors: Vec<BatchCreateError>,
 }
 
-/// Why one instance of a batch was not created.
+/// The error of an instance of a batch that was not created.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[non_exhaustive]
 pub struct BatchCreateError {
-    /// Where it stands in the batch, from 0.
+    /// The position of the instance in the batch, from 0.
     pub index: u32,
-    /// Its id, if it was to have one.
+    /// The id in the instance's options, if it has one.
     pub id: Option<String>,
-    /// The platform's number for the reason.
+    /// The platform's code for the reason.
     pub code: u32,
-    /// The platform's word for the reason.
+    /// The platform's message.
     pub message: String,
 }
 
 impl BatchCreateError {
-    /// Why, as far as it is known.
+    /// Returns the reason; [`Other`](WorkflowErrorKind::Other) if the message has no known code.
     #[must_use]
     pub fn kind(&self) -> WorkflowErrorKind {
         WorkflowErrorKind::of(&self.message)
     }
 }
 
-/// What became of a batch that was to be deleted.
+/// The result of the deletion of a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BatchDeleted {
-    /// The ids of those that were deleted, one for each place in the batch.
+    /// The ids of the instances that were deleted, one for each position in the batch.
     pub deleted: Vec<String>,
-    /// Those that were not.
+    /// An error for each instance that was not deleted.
     pub errors: Vec<BatchDeleteError>,
 }
 
-/// Why one instance of a batch was not deleted.
+/// The error of an instance of a batch that was not deleted.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[non_exhaustive]
 pub struct BatchDeleteError {
-    /// Its id.
+    /// The instance's id.
     pub id: String,
-    /// The platform's number for the reason.
+    /// The platform's code for the reason.
     pub code: u32,
-    /// The platform's word for the reason.
+    /// The platform's message.
     pub message: String,
 }
 
 impl BatchDeleteError {
-    /// Why, as far as it is known.
+    /// Returns the reason; [`Other`](WorkflowErrorKind::Other) if the message has no known code.
     #[must_use]
     pub fn kind(&self) -> WorkflowErrorKind {
         WorkflowErrorKind::of(&self.message)

@@ -11,17 +11,17 @@ use super::error::{WorkflowError, unwritable};
 use super::js;
 use crate::step::duration::WorkflowDuration;
 
-/// What an instance is created with.
+/// The options of a new instance.
 ///
-/// Default: an id that the platform makes up, `{}` as params, the longest retention that the
-/// account has, and no wish for a place.
+/// Default: an id that the platform generates, `{}` as params, the longest retention that the account
+/// allows, and no location hint.
 #[derive(Clone, Debug)]
 pub struct CreateOptions {
     pub(super) options: js_sys::Object,
 }
 
 impl CreateOptions {
-    /// The defaults.
+    /// Returns the defaults.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -29,29 +29,30 @@ impl CreateOptions {
         }
     }
 
-    /// With this id: up to 100 letters, digits, `-` and `_`, the first no `-`.
+    /// Sets the id: up to 100 letters, digits, `-` and `_`, not beginning with `-`. Another id is refused
+    /// when the instance is created.
     #[must_use]
     pub fn id(self, id: &str) -> Self {
         self.set("id", &id.into())
     }
 
-    /// With these params.
+    /// Sets the params, which the workflow gets as [`WorkflowEvent::payload`](crate::WorkflowEvent::payload).
     ///
     /// # Errors
-    /// [`Value`](crate::WorkflowErrorKind::Value) when they cannot be sent: larger than 1 MiB as JSON, more
-    /// than 127 arrays and objects inside one another, or an integer that JavaScript cannot hold.
+    /// [`Value`](crate::WorkflowErrorKind::Value) when they cannot be sent: more than 1 MiB as
+    /// JSON, more than 127 nested arrays and objects, or an integer that JavaScript cannot hold.
     pub fn params<T: Serialize + ?Sized>(self, params: &T) -> Result<Self, WorkflowError> {
         let params = to_js(params).map_err(unwritable("the params"))?;
         Ok(self.set("params", &params))
     }
 
-    /// With a JavaScript value as params.
+    /// Sets the params to a JavaScript value.
     #[must_use]
     pub fn params_js(self, params: &JsValue) -> Self {
         self.set("params", params)
     }
 
-    /// Kept for so long after it has ended.
+    /// Sets how long the platform keeps the instance after it ends.
     #[must_use]
     pub fn retention(self, retention: Retention) -> Self {
         let durations = [
@@ -69,19 +70,19 @@ impl CreateOptions {
         self.set("retention", &object.options)
     }
 
-    /// Wished to run there.
+    /// Sets a hint for where to run the instance.
     #[must_use]
     pub fn location_hint(self, hint: LocationHint) -> Self {
         self.set("locationHint", &hint.as_str().into())
     }
 
-    /// The id, made up if there is none, and options with it. Those that were given stay as they are.
+    /// Returns the id, generated if there is none, and options with it. The given options stay as they are.
     #[doc(hidden)] // For the crate `ssetarget`.
     pub fn with_id(self) -> Result<(String, Self), WorkflowError> {
         let id = property(&self.options, "id");
         match id.as_string() {
             Some(id) => Ok((id, self)),
-            // The platform says what is wrong with it.
+            // Not a string: the platform refuses it with a message.
             None if !id.is_undefined() && !id.is_null() => Ok((String::new(), self)),
             None => {
                 let id = js::uuid()?;
@@ -103,33 +104,33 @@ impl Default for CreateOptions {
     }
 }
 
-/// How long the platform keeps an instance that has ended.
+/// The time for which the platform keeps an instance that has ended.
 ///
-/// Default: as long as the account allows.
+/// Default: the longest that the account allows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Retention {
-    /// One that is complete.
+    /// The time for an instance that is complete.
     pub success: Option<WorkflowDuration>,
-    /// One that is errored or terminated.
+    /// The time for an instance that is errored or terminated.
     pub error: Option<WorkflowDuration>,
 }
 
 impl Retention {
-    /// The default.
+    /// Returns the default.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// One that is complete is kept for so long.
+    /// Sets the time for an instance that is complete.
     #[must_use]
     pub fn success(mut self, duration: impl Into<WorkflowDuration>) -> Self {
         self.success = Some(duration.into());
         self
     }
 
-    /// One that is errored or terminated is kept for so long.
+    /// Sets the time for an instance that is errored or terminated.
     #[must_use]
     pub fn error(mut self, duration: impl Into<WorkflowDuration>) -> Self {
         self.error = Some(duration.into());
@@ -137,7 +138,7 @@ impl Retention {
     }
 }
 
-/// Where an instance is wished to run. The platform does what it can.
+/// A hint for where to run the instance; best effort.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum LocationHint {
@@ -181,7 +182,7 @@ impl LocationHint {
         Self::MiddleEast,
     ];
 
-    /// The platform's word for it.
+    /// Returns the platform's name for it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -1,4 +1,4 @@
-//! Why the platform refuses what the binding asks for.
+//! The error of the binding.
 
 use std::fmt;
 
@@ -7,14 +7,14 @@ use wasm_bindgen::prelude::*;
 use super::convert::message;
 use crate::border::CannotCross;
 
-/// What the platform refused.
+/// An error of the binding: a call that the platform refused, or a value that cannot cross.
 #[derive(Clone, Debug)]
 pub struct WorkflowError {
     kind: WorkflowErrorKind,
     message: String,
 }
 
-/// Why the platform refused.
+/// The reason of a [`WorkflowError`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WorkflowErrorKind {
@@ -26,22 +26,22 @@ pub enum WorkflowErrorKind {
     AlreadyExists,
     /// The id is not one that an instance can have.
     InvalidId,
-    /// An id comes twice in a batch.
+    /// The id comes twice in a batch.
     DuplicateInBatch,
-    /// Other options than an id are not such as there can be.
+    /// Options other than the id are invalid.
     InvalidOptions,
     /// The instance has ended and cannot be terminated.
     CannotTerminate,
-    /// The instance cannot be restarted from there, for no such step has begun.
+    /// The instance cannot be restarted from this step, since no such step has begun.
     CannotRestart,
     /// The instance was restarted while it was watched, and its log begins again: see
     /// [`WorkflowInstance::subscribe`](crate::WorkflowInstance::subscribe).
     Restarted,
-    /// A value cannot cross between Rust and JavaScript: it is not of the type that it is read as,
-    /// or it is too large, too deep or not exact there, as
+    /// A value cannot cross between Rust and JavaScript: it is not of the expected type, or it is too
+    /// large, too deep or not exact in JavaScript, as
     /// [`StepOutput`](crate::StepOutput) says.
     Value,
-    /// Something else: see the message.
+    /// Another reason: see the message.
     Other,
 }
 
@@ -52,19 +52,19 @@ impl WorkflowError {
         Self { kind, message }
     }
 
-    /// Why.
+    /// Returns the reason.
     #[must_use]
     pub fn kind(&self) -> WorkflowErrorKind {
         self.kind
     }
 
-    /// Whether there is no instance with this id.
+    /// Returns whether there is no instance with this id.
     #[must_use]
     pub fn is_not_found(&self) -> bool {
         self.kind == WorkflowErrorKind::NotFound
     }
 
-    /// Whether there is an instance with this id already.
+    /// Returns whether there is an instance with this id already.
     #[must_use]
     pub fn is_already_exists(&self) -> bool {
         self.kind == WorkflowErrorKind::AlreadyExists
@@ -72,7 +72,7 @@ impl WorkflowError {
 }
 
 impl WorkflowErrorKind {
-    /// The platform's errors have codes in their messages and nothing else.
+    /// Finds the kind by the code in the message, the only place where the platform's errors have one.
     pub(super) fn of(message: &str) -> Self {
         [
             ("instance.not_found", Self::NotFound),

@@ -1,4 +1,4 @@
-//! An instance of a workflow: its status, its events, and what can be done with it.
+//! An instance of a workflow: its status, and the methods that control it.
 
 use std::fmt;
 
@@ -22,7 +22,7 @@ pub struct WorkflowInstance {
 }
 
 impl WorkflowInstance {
-    /// The instance that `workflow` gave.
+    /// Wraps an instance of `workflow`.
     pub(super) fn new(workflow: &JsWorkflow, instance: JsValue) -> Self {
         Self {
             workflow: workflow.clone(),
@@ -30,7 +30,7 @@ impl WorkflowInstance {
         }
     }
 
-    /// Its id.
+    /// Returns the instance's id.
     #[must_use]
     pub fn id(&self) -> String {
         property(&self.instance, "id")
@@ -38,15 +38,15 @@ impl WorkflowInstance {
             .unwrap_or_default()
     }
 
-    /// How it is.
+    /// Returns the instance's status.
     ///
     /// # Errors
-    /// When the platform fails; [`Value`](WorkflowErrorKind::Value) when the output is not an `O`.
+    /// When the platform fails; [`Value`](crate::WorkflowErrorKind::Value) when the output is not an `O`.
     pub async fn status<O: DeserializeOwned>(&self) -> Result<InstanceStatus<O>, WorkflowError> {
         self.status_with(from_js).await
     }
 
-    /// As [`status`](Self::status), of a workflow whose output may be anything: it is not read.
+    /// Returns the instance's status without reading the output, which may be of any type.
     #[doc(hidden)] // For the crate `ssetarget`.
     pub async fn status_without_output(&self) -> Result<InstanceStatus<()>, WorkflowError> {
         self.status_with(|_| Ok(())).await
@@ -75,11 +75,11 @@ impl WorkflowInstance {
         })
     }
 
-    /// Sends an event, for [`wait_for_event`](crate::Step::wait_for_event).
+    /// Sends an event, which [`wait_for_event`](crate::Step::wait_for_event) waits for.
     ///
     /// # Errors
-    /// [`Value`](WorkflowErrorKind::Value) when the payload cannot be sent; else when the platform
-    /// refuses it, for example because the instance has ended.
+    /// [`Value`](crate::WorkflowErrorKind::Value) when the payload cannot be sent; another kind when the
+    /// platform refuses the event, for example because the instance has ended.
     pub async fn send_event<T: Serialize + ?Sized>(
         &self,
         event_type: &str,
@@ -89,7 +89,7 @@ impl WorkflowInstance {
         self.send_event_js(event_type, &payload).await
     }
 
-    /// Sends an event with a JavaScript value as payload.
+    /// Sends an event whose payload is a JavaScript value.
     ///
     /// # Errors
     /// As [`send_event`](Self::send_event).
@@ -105,7 +105,7 @@ impl WorkflowInstance {
         Ok(())
     }
 
-    /// Pauses it: the step under way ends first.
+    /// Pauses the instance. The step that is under way ends first.
     ///
     /// # Errors
     /// When the platform refuses.
@@ -114,7 +114,7 @@ impl WorkflowInstance {
         Ok(())
     }
 
-    /// Lets a paused instance go on.
+    /// Resumes a paused instance.
     ///
     /// # Errors
     /// When the platform refuses.
@@ -123,8 +123,8 @@ impl WorkflowInstance {
         Ok(())
     }
 
-    /// Starts it again from the beginning, with the same id and params. One that runs is ended
-    /// first.
+    /// Restarts the instance from the beginning, with the same id and params. If it is running, it is
+    /// ended first.
     ///
     /// # Errors
     /// When the platform refuses.
@@ -133,11 +133,11 @@ impl WorkflowInstance {
         Ok(())
     }
 
-    /// Starts it again from this step on: those that began before it keep their results, those
-    /// that began after it run again.
+    /// Restarts the instance from `step` on. Steps that began before it keep their results; it and the
+    /// steps that began after it run again.
     ///
     /// # Errors
-    /// [`CannotRestart`](WorkflowErrorKind::CannotRestart) if no such step has begun.
+    /// [`CannotRestart`](crate::WorkflowErrorKind::CannotRestart) if no such step has begun.
     pub async fn restart_from(&self, step: RestartFrom) -> Result<(), WorkflowError> {
         #[derive(Serialize)]
         struct Options {
@@ -149,15 +149,16 @@ impl WorkflowInstance {
         Ok(())
     }
 
-    /// Ends it. No terminal event is dispatched: the workflow's code does not run any more.
+    /// Terminates the instance, without rollbacks. The workflow's code does not run any more, so it
+    /// cannot report the end itself.
     ///
     /// # Errors
-    /// [`CannotTerminate`](WorkflowErrorKind::CannotTerminate) if it has ended.
+    /// [`CannotTerminate`](crate::WorkflowErrorKind::CannotTerminate) if it has ended.
     pub async fn terminate(&self) -> Result<(), WorkflowError> {
         self.terminate_with(TerminateOptions::new()).await
     }
 
-    /// Ends it: see [`terminate`](Self::terminate).
+    /// Terminates the instance as [`terminate`](Self::terminate) does, with options.
     ///
     /// # Errors
     /// As [`terminate`](Self::terminate).
@@ -167,45 +168,45 @@ impl WorkflowInstance {
         Ok(())
     }
 
-    /// Deletes it and what is stored of it. One that runs is ended first. The log of its events is
-    /// kept for as long as its own retention says.
+    /// Deletes the instance and everything that the platform stores of it. If it is running, it is ended
+    /// first.
     ///
     /// # Errors
-    /// [`NotFound`](WorkflowErrorKind::NotFound) if it was deleted before.
+    /// [`NotFound`](crate::WorkflowErrorKind::NotFound) if it was deleted before.
     pub async fn delete(&self) -> Result<(), WorkflowError> {
         self.instance.delete().await?;
         Ok(())
     }
 
-    /// The JavaScript object, for what has no binding here.
+    /// Returns the JavaScript object, for methods that have no binding here.
     #[must_use]
     pub fn as_js(&self) -> &JsValue {
         &self.instance
     }
 }
 
-/// How an instance is terminated.
+/// The options of a termination.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct TerminateOptions {
-    /// Whether the steps that have begun are rolled back, those that have a rollback: see
-    /// [`StepFuture::rollback`](crate::StepFuture::rollback). Default: not.
+    /// Whether the rollbacks of the steps that have begun run: see
+    /// [`StepFuture::rollback`](crate::StepFuture::rollback). Default: `false`.
     ///
-    /// If the engine is not in memory, since the instance sleeps or is paused, the platform runs
-    /// the workflow once more to be given the rollbacks, without running steps. It skips sleeps
-    /// that have not ended, and does not say so: viewers may be told that one has ended, and that
-    /// the step behind it has begun.
+    /// If the engine is not in memory, since the instance sleeps or is paused, the platform runs the
+    /// workflow once more to get the rollbacks, without running steps. It skips sleeps that have not
+    /// ended, without a sign of it: viewers may see that such a sleep has ended, and that the step after
+    /// it has begun.
     pub rollback: bool,
 }
 
 impl TerminateOptions {
-    /// The defaults.
+    /// Returns the defaults: no rollback.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// With the rollbacks, or without.
+    /// Sets whether the rollbacks run. Default: `false`.
     #[must_use]
     pub fn rollback(mut self, rollback: bool) -> Self {
         self.rollback = rollback;
@@ -217,17 +218,17 @@ impl TerminateOptions {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct RestartFrom {
-    /// Its name.
+    /// The step's name.
     pub name: String,
-    /// Which of that name and type it is, from 1.
+    /// The number of the step among the steps of its name and type, from 1.
     pub count: u32,
-    /// Its type.
+    /// The step's type. `None`: the platform's default, a step that runs code.
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     pub step_type: Option<StepKind>,
 }
 
 impl RestartFrom {
-    /// The first step of this name, of the platform's default type.
+    /// Returns the first step of this name, of the platform's default type.
     pub fn new(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
@@ -236,14 +237,14 @@ impl RestartFrom {
         }
     }
 
-    /// Which of that name, from 1. Default: the first.
+    /// Sets the number of the step among the steps of its name, from 1. Default: 1.
     #[must_use]
     pub fn count(mut self, count: u32) -> Self {
         self.count = count;
         self
     }
 
-    /// Of this type, for a name that steps of several types have.
+    /// Sets the step's type, for a name that steps of several types have.
     #[must_use]
     pub fn step_type(mut self, step_type: StepKind) -> Self {
         self.step_type = Some(step_type);
@@ -251,19 +252,19 @@ impl RestartFrom {
     }
 }
 
-/// How an instance is.
+/// The status of an instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct InstanceStatus<O> {
-    /// Where it stands.
+    /// The state of the run.
     pub state: InstanceState,
-    /// What it returned, if complete.
+    /// The result of the run, if it is complete.
     pub output: Option<O>,
-    /// Why it failed, if errored.
+    /// The error of the run, if it is errored.
     pub error: Option<InstanceError>,
 }
 
-/// Where an instance stands.
+/// The state of an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -282,13 +283,13 @@ pub enum InstanceState {
 }
 
 impl InstanceState {
-    /// Whether its run is over: complete, errored or terminated.
+    /// Returns whether the run is over: complete, errored or terminated.
     #[must_use]
     pub fn has_ended(self) -> bool {
         matches!(self, Self::Complete | Self::Errored | Self::Terminated)
     }
 
-    /// The platform's word for it, such as `waitingForPause`.
+    /// Returns the platform's name for it, such as `waitingForPause`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {

@@ -1,10 +1,12 @@
-//! The bindings to the platform: the only folder of this crate that knows of JavaScript.
+//! The bindings to the platform: the only folder of this crate that knows JavaScript.
 //!
-//! Raw bindings are in `js`; everything else gives them types.
+//! `js` has the raw bindings; the other files give them types. `entrypoint`, `step` and `stream` run in the
+//! engine's calls of a workflow's `run`; `workflow`, `instance`, `create`, `batch` and `subscribe` run
+//! wherever a Worker uses the binding; `convert`, `error`, `life` and `runtime` serve both.
 //!
-//! Build the Worker with `worker-build --release --panic-unwind`, so that a panic costs one
-//! attempt or one request. Without it a panic anywhere in the Worker ends every object and every
-//! open stream of the isolate.
+//! Build the Worker with `worker-build --release --panic-unwind`, so that a panic fails one attempt or one
+//! request. Without it a panic anywhere in the Worker ends every object and every open stream of the
+//! isolate.
 
 mod batch;
 mod convert;

@@ -18,11 +18,11 @@ pub struct Workflow {
 }
 
 impl Workflow {
-    /// The binding of this name.
+    /// Returns the binding of this name.
     ///
     /// # Errors
-    /// When there is none, or it is of another kind, with a message that says what to write into
-    /// `wrangler.toml`.
+    /// [`Binding`](WorkflowErrorKind::Binding) when there is none, or it is of another kind. The message
+    /// says what to write into `wrangler.toml`.
     pub fn from_env(env: &Env, binding: &str) -> Result<Self, WorkflowError> {
         let value = property(env, binding);
         // By shape: the name of its class differs between runtimes.
@@ -52,14 +52,14 @@ impl Workflow {
     ///
     /// # Errors
     /// [`AlreadyExists`](WorkflowErrorKind::AlreadyExists) if there is an instance with this id;
-    /// [`InvalidId`](WorkflowErrorKind::InvalidId); [`Other`](WorkflowErrorKind::Other) else.
+    /// [`InvalidId`](WorkflowErrorKind::InvalidId) if no instance can have it;
+    /// [`Other`](WorkflowErrorKind::Other) for any other refusal.
     pub async fn create(&self, options: CreateOptions) -> Result<WorkflowInstance, WorkflowError> {
         let created = self.workflow.create(&options.options).await?;
         Ok(self.instance(created))
     }
 
-    /// Creates up to 100 instances at once. That one of them cannot be created does not hinder
-    /// the others.
+    /// Creates up to 100 instances at once. One that cannot be created does not affect the others.
     ///
     /// ```no_run
     /// # use cloudflare_workflows::{BatchCreateOptions, CreateOptions, Workflow, WorkflowError};
@@ -70,7 +70,7 @@ impl Workflow {
     ///     println!("number {} was not created: {}", error.index, error.message);
     /// }
     ///
-    /// let options = CreateOptions::new().params("all the same")?;
+    /// let options = CreateOptions::new().params("for all of them")?;
     /// let batch = workflow.create_batch(BatchCreateOptions::count(10, options)).await?;
     /// assert_eq!(batch.created.len(), 10);
     /// # Ok(())
@@ -80,7 +80,7 @@ impl Workflow {
     /// # Errors
     /// When the whole batch is refused: [`InvalidId`](WorkflowErrorKind::InvalidId) for one id
     /// that no instance can have; [`InvalidOptions`](WorkflowErrorKind::InvalidOptions) for other
-    /// options, none or too many instances.
+    /// invalid options, and for no or too many instances.
     pub async fn create_batch(
         &self,
         options: BatchCreateOptions,
@@ -93,13 +93,12 @@ impl Workflow {
         })
     }
 
-    /// Deletes up to 100 instances and what is stored of them. An id that comes twice is deleted
-    /// once.
+    /// Deletes up to 100 instances and everything stored of them. An id that comes twice is deleted once.
     ///
     /// # Errors
     /// When the whole batch is refused: [`InvalidId`](WorkflowErrorKind::InvalidId) for one id
-    /// that no instance can have; [`InvalidOptions`](WorkflowErrorKind::InvalidOptions) for none
-    /// or too many.
+    /// that no instance can have; [`InvalidOptions`](WorkflowErrorKind::InvalidOptions) for no or too
+    /// many ids.
     pub async fn delete_batch<I>(&self, ids: I) -> Result<BatchDeleted, WorkflowError>
     where
         I: IntoIterator,
@@ -121,7 +120,7 @@ impl Workflow {
         })
     }
 
-    /// The instance with this id.
+    /// Returns the instance with this id.
     ///
     /// # Errors
     /// [`NotFound`](WorkflowErrorKind::NotFound) if there is none.
