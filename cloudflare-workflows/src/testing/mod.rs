@@ -146,8 +146,8 @@ impl fmt::Display for FakeRunError {
             Self::NotDeterministic(how) => write!(
                 f,
                 "the workflow is not deterministic: {how}. Code outside of steps runs again in every \
-                 lifetime of a run and must make the same steps: read clocks, random numbers and \
-                 outside state in steps"
+                 lifetime of a run and must make the same steps: move clocks, random numbers and \
+                 outside state into steps"
             ),
             Self::IgnoredSuspension(how) => write!(
                 f,
