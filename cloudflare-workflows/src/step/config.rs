@@ -201,7 +201,7 @@ impl fmt::Debug for DelayFunction {
 pub struct DelayContext {
     /// The attempt that failed.
     pub ctx: StepContext,
-    /// Its error.
+    /// The error of that attempt.
     pub error: StepError,
 }
 

@@ -156,8 +156,9 @@ pub trait Step: Clone {
     /// Waits for an event that is sent to the instance from outside.
     ///
     /// # Errors
-    /// One whose [`is_timeout`](StepError::is_timeout) is true when the event did not come in
-    /// time; one for a payload that is not a `T`; else as [`sleep`](Self::sleep).
+    /// An error whose [`is_timeout`](StepError::is_timeout) is true when the event did not come in
+    /// time; one of the kind [`Invalid`](crate::StepErrorKind::Invalid) for a payload that is not a `T`;
+    /// otherwise as [`sleep`](Self::sleep).
     async fn wait_for_event<T>(
         &self,
         name: &str,
