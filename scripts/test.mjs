@@ -6,7 +6,7 @@ import { existsSync, readdirSync } from "node:fs";
 import path from "node:path";
 import { Failure, at, capture, isStopping, main, run } from "./lib/run.mjs";
 import { buildWorker } from "./lib/build.mjs";
-import { readmeCrate } from "./lib/readme.mjs";
+import { readmeCrate, workflowsReadmeCrate } from "./lib/readme.mjs";
 import { ensureNodeModules, ensureRust, ensureWorkerTools, modernNode, nodeEnv } from "./lib/setup.mjs";
 
 const WASM = ["--target", "wasm32-unknown-unknown"];
@@ -16,7 +16,7 @@ const LIBRARIES = CRATES.flatMap((crate) => ["-p", crate]);
 const WASM_FEATURES = ["cloudflare", "worker"];
 /** The files of tests/ that are about what is written and read as JSON. */
 const VALUES = ["fake_step", "instance_log", "steps", "values", "view", "workflow"];
-const WORKER_PACKAGES = ["ssetarget-bench-worker", "ssetarget-demo", "ssetarget-test-worker"];
+const WORKER_PACKAGES = ["ssetarget-bench-worker", "ssetarget-demo", "ssetarget-test-worker", "ssetarget-workflows-example"];
 const E2E_TEST_TIMEOUT_MS = 180_000;
 /** What viewers get must not depend on how it gets to them: these run with the transport that is not the default, too. */
 const FOR_EACH_TRANSPORT = ["binding-events", "browser", "clients", "crash", "demo", "exactly-once", "framing", "panic", "stalled", "trap", "viewers"];
@@ -68,7 +68,7 @@ const GROUPS = {
     // Compiled only: nothing runs wasm here, and the guide's examples that need no Worker run natively.
     const compiled = { CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER: "true" };
     await cargoTest("examples in docs, wasm", ["-p", "ssetarget", "--doc", "--features", "cloudflare", ...WASM, "--", "guide", "cloudflare"], compiled);
-    await cargoTest("examples in docs of Workflows, wasm", ["-p", "cloudflare-workflows", "--doc", "--features", "worker", ...WASM, "--", "worker"], compiled);
+    await cargoTest("examples in docs of Workflows, wasm", ["-p", "cloudflare-workflows", "--doc", "--features", "worker", ...WASM, "--", "guide", "worker"], compiled);
   },
 
   async native() {
@@ -77,6 +77,7 @@ const GROUPS = {
     const others = ["--features", "ssetarget/serde_json/arbitrary_precision,ssetarget/serde_json/preserve_order"];
     await cargoTest("with other features of serde_json", [...LIBRARIES, ...others, "--lib", ...VALUES.flatMap((file) => ["--test", file])]);
     await cargoTest("the README's crate, natively", ["--manifest-path", path.join(await readmeCrate(), "Cargo.toml")], { CARGO_TARGET_DIR: at("target") });
+    await cargoTest("the crate of the README of Workflows, natively", ["--manifest-path", path.join(await workflowsReadmeCrate(), "Cargo.toml")], { CARGO_TARGET_DIR: at("target") });
     if (existsSync(at("tests/shuttle.rs"))) {
       // A folder of its own: the flag changes every crate. No LTO, and not the crates that Redis
       // needs: they would be most of the time.

@@ -1,9 +1,9 @@
-//! The border between Rust and JavaScript: what crosses it crosses as JSON text.
+//! The border between Rust and JavaScript: values cross it as JSON.
 //!
-//! `serde_json` writes and reads the text here, `JSON.parse` and `JSON.stringify` do there. What
-//! JavaScript would change on the way is refused when it is written, and the error names the place
-//! and never the value. Natively, the fake engine stores what comes out of here, so that a value
-//! that cannot cross fails a test as it would fail a run.
+//! `serde_json` writes and reads the JSON in Rust, `JSON.parse` and `JSON.stringify` in JavaScript. A value that
+//! JavaScript would change is refused when it is written, and the error names the place and never the
+//! value. Natively, the fake engine stores the written JSON, so a value that cannot cross fails a test as it
+//! would fail a run.
 
 use std::{fmt, io};
 
@@ -19,29 +19,29 @@ use crate::step::error::{StepError, StepErrorKind};
 /// params and output, an event's payload.
 pub(crate) const MAX_WRITTEN: usize = 1024 * 1024;
 
-/// The longest text that is read. The platform does not store values as JSON, in which one of 1 MiB
-/// may be some times longer.
+/// The longest JSON that is read, in bytes. The platform does not store values as JSON, so a value of 1 MiB
+/// may be several times longer as JSON.
 pub(crate) const MAX_READ: usize = 16 * 1024 * 1024;
 
-/// How many arrays and objects may be inside one another: as many as `serde_json` reads.
+/// The greatest number of nested arrays and objects, which is also the limit of `serde_json`.
 pub(crate) const MAX_DEPTH: usize = 127;
 
 /// Writes a value as JavaScript would write it.
 ///
-/// Maps are objects, whose keys are text: integers, booleans and unit variants become text. `None`,
-/// `()`, infinity and what is not a number are `null`.
+/// Maps are objects, whose keys are strings: integers, booleans and unit variants become strings. `None`,
+/// `()`, infinity and NaN are `null`.
 ///
 /// # Errors
-/// [`CannotCross`] for an integer that no JavaScript number holds exactly, for keys that are not
-/// text, for more than [`MAX_DEPTH`] levels and more than [`MAX_WRITTEN`] bytes, and for what the
-/// type's own `Serialize` refuses.
+/// [`CannotCross`] for an integer that no JavaScript number holds exactly, for keys that cannot become
+/// strings, for more than [`MAX_DEPTH`] levels or [`MAX_WRITTEN`] bytes, and for a value that the type's
+/// own `Serialize` refuses.
 pub(crate) fn write<T: Serialize + ?Sized>(value: &T) -> Result<String, CannotCross> {
     let mut text = Text::default();
     match write_into(&mut text.0, value) {
-        // It writes UTF-8 only.
+        // The serializer writes UTF-8 only.
         Ok(()) => String::from_utf8(text.0).map_err(|_| CannotCross::new(REFUSED)),
         Err(cannot) => {
-            // What comes now is behind the last comma.
+            // The value that failed is behind the last comma.
             text.0.push(b' ');
             Err(cannot.at(&place(&text.0)))
         }
@@ -51,7 +51,7 @@ pub(crate) fn write<T: Serialize + ?Sized>(value: &T) -> Result<String, CannotCr
 /// Checks that the platform can store what a run returns.
 ///
 /// # Errors
-/// The one that the run would fail with.
+/// The same error that the run would fail with.
 pub fn check_output<T: Serialize + ?Sized>(value: &T) -> Result<(), StepError> {
     let written = write(value);
     written
@@ -59,12 +59,12 @@ pub fn check_output<T: Serialize + ?Sized>(value: &T) -> Result<(), StepError> {
         .map_err(|refused| refused.into_step_error(OUTPUT))
 }
 
-/// A step's result, as an engine stores it.
+/// The beginning of the error for a step's result.
 pub(crate) const RESULT: &str = "the step's result cannot be stored";
-/// What a run returns.
+/// The beginning of the error for a run's output.
 pub(crate) const OUTPUT: &str = "the run's output cannot be stored";
 
-/// The value that comes out on the other side.
+/// Returns a value as JavaScript would return it.
 ///
 /// # Errors
 /// As [`write`].
@@ -72,7 +72,7 @@ pub(crate) fn write_value<T: Serialize + ?Sized>(value: &T) -> Result<Value, Can
     read(&write(value)?)
 }
 
-/// Reads what [`write`] or `JSON.stringify` wrote.
+/// Reads JSON that [`write`] or `JSON.stringify` wrote.
 ///
 /// # Errors
 /// [`CannotCross`] if it is not a `T`, has more than [`MAX_DEPTH`] levels or more than [`MAX_READ`]
@@ -92,7 +92,7 @@ pub(crate) fn read<T: DeserializeOwned>(text: &str) -> Result<T, CannotCross> {
             Ok(Ok(value)) => Ok(value),
             _ => Err(unreadable(error, text)),
         },
-        // JavaScript's texts may have half a surrogate pair, of an emoji that was cut in two.
+        // JavaScript's strings may have half a surrogate pair, of an emoji that was cut in two.
         Category::Syntax => match with_whole_characters(text) {
             Some(repaired) => serde_json::from_str(&repaired).map_err(|e| unreadable(e, &repaired)),
             None => Err(unreadable(error, text)),
@@ -101,16 +101,16 @@ pub(crate) fn read<T: DeserializeOwned>(text: &str) -> Result<T, CannotCross> {
     }
 }
 
-/// Reads a value that came out of [`write_value`].
+/// Reads a value that [`write_value`] returned.
 ///
 /// # Errors
 /// [`CannotCross`] if it is not a `T`.
 pub(crate) fn read_value<T: DeserializeOwned>(value: &Value) -> Result<T, CannotCross> {
-    // From text, as it is at the real border. What is wrong with it has a place then, too.
+    // From JSON, as at the real border, so that errors name the place here, too.
     read(&value.to_string())
 }
 
-/// Why a value does not cross the border: the reason and the place, nothing of the value itself.
+/// The error of a value that cannot cross: the reason and the place, and nothing of the value itself.
 pub(crate) struct CannotCross {
     reason: String,
     place: String,
@@ -140,21 +140,21 @@ impl CannotCross {
         self
     }
 
-    /// As the error of a step or a run. It is not retried: the value would be the same, and what the
-    /// code did to get it would be done again.
+    /// Converts it to the error of a step or a run. It is not retried: the value would be the same, and the
+    /// effects of the code would be repeated.
     pub(crate) fn into_step_error(self, what: &str) -> StepError {
         let message = format!("{what}: {self}");
         self.into_error(StepErrorKind::NonRetryable, message)
     }
 
-    /// As the error of a result that was stored. Whoever knows the step says what it is of.
+    /// Converts it to the error of a stored result. The caller adds the name of the step.
     pub(crate) fn into_decode_error(self) -> StepError {
         let message = self.to_string();
         self.into_error(StepErrorKind::Invalid, message)
     }
 
-    /// As the error of a wait whose event has a payload of another type. Of a sensitive one it does
-    /// not even say what it lacks.
+    /// Converts it to the error of a wait whose event has a payload of another type. The error for a
+    /// sensitive payload has no details.
     #[cfg(any(feature = "worker", feature = "testing"))]
     pub(crate) fn into_wait_error(self, name: &str, is_sensitive: bool) -> StepError {
         let other = format!("the event that {name:?} waited for has another payload");
@@ -190,7 +190,7 @@ impl fmt::Debug for CannotCross {
     }
 }
 
-/// What is written, up to [`MAX_WRITTEN`].
+/// The JSON that is written, up to [`MAX_WRITTEN`].
 #[derive(Default)]
 struct Text(Vec<u8>);
 
@@ -209,7 +209,7 @@ fn write_into<T: Serialize + ?Sized>(text: &mut Vec<u8>, value: &T) -> Result<()
             Some(TOO_LARGE_KIND) => TOO_LARGE.to_owned(),
             Some(TOO_DEEP_KIND) => TOO_DEEP.to_owned(),
             Some(_) => NOT_EXACT.to_owned(),
-            // By `serde_json`, or by the type itself, whose words may have parts of the value.
+            // From `serde_json`, or from the type itself, whose message may have parts of the value.
             None => match error.to_string().as_str() {
                 "key must be a string" => {
                     "a map's key is neither text nor a number, a boolean or a unit variant"
@@ -229,12 +229,12 @@ fn write_into<T: Serialize + ?Sized>(text: &mut Vec<u8>, value: &T) -> Result<()
     })
 }
 
-// What `serde_json` hands through of an error of a formatter or a writer is its kind.
+// `serde_json` passes on the kind of a formatter's or writer's error, and nothing else.
 const TOO_LARGE_KIND: io::ErrorKind = io::ErrorKind::FileTooLarge;
 const TOO_DEEP_KIND: io::ErrorKind = io::ErrorKind::QuotaExceeded;
 const NOT_EXACT_KIND: io::ErrorKind = io::ErrorKind::InvalidData;
 
-/// Grows up to [`MAX_WRITTEN`].
+/// A writer that refuses to grow beyond [`MAX_WRITTEN`].
 struct Bounded<'a>(&'a mut Vec<u8>);
 
 impl io::Write for Bounded<'_> {
@@ -255,7 +255,7 @@ impl io::Write for Bounded<'_> {
 #[derive(Default)]
 struct Border {
     depth: usize,
-    /// A number there is text, and stays as it is.
+    /// Set in an object's key, where a number is a string and stays as it is.
     in_key: bool,
 }
 
@@ -269,9 +269,9 @@ impl Border {
     }
 }
 
-/// Every integer up to this one is exact there.
+/// The integer up to which JavaScript holds every integer exactly.
 const EXACT: u64 = 1 << 53;
-/// From here on JavaScript writes exponents, which are no integers here.
+/// The number from which on JavaScript writes exponents, which Rust does not read as integers.
 const EXPONENT: f64 = 1e21;
 
 impl Formatter for Border {
@@ -304,8 +304,8 @@ impl Formatter for Border {
     }
 
     fn write_f32<W: io::Write + ?Sized>(&mut self, writer: &mut W, value: f32) -> io::Result<()> {
-        // The shortest text that is this number as an `f32`, which JavaScript takes for an `f64`:
-        // it comes back as the same `f32`.
+        // The shortest decimal of this `f32`. JavaScript reads it as an `f64`, which comes back as the same
+        // `f32`.
         match value.to_string().parse() {
             Ok(value) => self.write_f64(writer, value),
             Err(_) => CompactFormatter.write_f32(writer, value),
@@ -313,7 +313,7 @@ impl Formatter for Border {
     }
 
     fn write_f64<W: io::Write + ?Sized>(&mut self, writer: &mut W, value: f64) -> io::Result<()> {
-        // `2`, not `2.0`, and no negative zero: as `JSON.stringify` writes it.
+        // `2` and not `2.0`, and no negative zero, as `JSON.stringify` writes it.
         if self.in_key || value.trunc() != value || value.abs() >= EXPONENT {
             CompactFormatter.write_f64(writer, value)
         } else if value == 0.0 {
@@ -337,7 +337,7 @@ impl Formatter for Border {
         CompactFormatter.end_object_key(writer)
     }
 
-    /// A number of a `Value`, where `serde_json/arbitrary_precision` is on.
+    /// Writes a number of a `Value`, where `serde_json/arbitrary_precision` is on.
     fn write_number_str<W: io::Write + ?Sized>(
         &mut self,
         writer: &mut W,
@@ -372,7 +372,7 @@ impl Formatter for Border {
     }
 }
 
-/// An integer, if JavaScript prints the same digits after it has read them.
+/// Writes an integer, if JavaScript prints the same digits after it has read them.
 fn exact<W: io::Write + ?Sized>(writer: &mut W, digits: &str) -> io::Result<()> {
     let there = digits.parse::<f64>().unwrap_or(f64::INFINITY);
     if there.abs() < EXPONENT && there.to_string() == digits {
@@ -381,7 +381,7 @@ fn exact<W: io::Write + ?Sized>(writer: &mut W, digits: &str) -> io::Result<()> 
     Err(NOT_EXACT_KIND.into())
 }
 
-/// What is wrong with a text, and where, without what it has there.
+/// Explains an error of reading, with the place and without the value there.
 fn unreadable(error: serde_json::Error, text: &str) -> CannotCross {
     let told = error.to_string();
     let reason = match error.classify() {
@@ -389,7 +389,7 @@ fn unreadable(error: serde_json::Error, text: &str) -> CannotCross {
         Category::Syntax if told.starts_with("recursion limit exceeded") => TOO_DEEP.to_owned(),
         _ => "it is not JSON that can be read here".to_owned(),
     };
-    // Texts of the border have one line.
+    // The JSON of the border has one line.
     let read = text.as_bytes().get(..error.column()).unwrap_or_default();
     CannotCross {
         reason,
@@ -398,7 +398,7 @@ fn unreadable(error: serde_json::Error, text: &str) -> CannotCross {
     }
 }
 
-/// What serde says, without what was found: that may be a secret.
+/// Returns serde's message without the value that was found, which may be secret.
 fn expectation(told: &str) -> String {
     let told = told.rsplit_once(" at line ").map_or(told, |(told, _)| told);
     let types_own = [
@@ -423,8 +423,8 @@ fn expectation(told: &str) -> String {
     }
 }
 
-/// Where in a value the end of this beginning of its JSON is: `.items[3].id`. Empty for the value
-/// itself.
+/// Returns the place in a value at which the beginning `begun` of its JSON ends, such as `.items[3].id`.
+/// Returns an empty string for the value itself.
 fn place(begun: &[u8]) -> String {
     enum Level {
         Array(usize),
@@ -435,7 +435,7 @@ fn place(begun: &[u8]) -> String {
     }
     let mut levels = Vec::new();
     let mut at = 0;
-    // A comma or an end is behind the value that it follows: an error there is about that value.
+    // An error at a comma or at an end is about the value before it.
     while at < begun.len() {
         match begun[at] {
             b'[' => levels.push(Level::Array(0)),
@@ -495,7 +495,7 @@ fn place(begun: &[u8]) -> String {
 const MAX_PLACE_LEVELS: usize = 8;
 const MAX_PLACE_KEY: usize = 64;
 
-/// The text with U+FFFD in place of each half of a surrogate pair. `None` if there is none.
+/// Replaces each half of a surrogate pair by U+FFFD. Returns `None` if there is none.
 fn with_whole_characters(text: &str) -> Option<String> {
     // `\ud83d`: six bytes of ASCII.
     let unit = |at: usize| {

@@ -1,16 +1,16 @@
-//! The outside world, as an argument: tests bring a clock that does not wait.
+//! Time and tasks as an argument, so that tests can use a clock that does not wait.
 
 use std::future::Future;
 use std::time::{Duration, SystemTime};
 
-/// The outside world: time, tasks and complaints.
+/// Gives access to the outside world: the time, timers, tasks and warnings.
 pub trait Runtime {
-    /// The time.
+    /// Returns the current time.
     fn now(&self) -> SystemTime;
-    /// Resolves after this long.
+    /// Resolves after `duration`.
     fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + 'static;
-    /// Runs a task on this thread, besides the workflow.
+    /// Runs `task` on this thread, beside the workflow.
     fn spawn(&self, task: impl Future<Output = ()> + 'static);
-    /// Tells the developer.
+    /// Shows `message` to the developer, for example on the console.
     fn warn(&self, message: &str);
 }

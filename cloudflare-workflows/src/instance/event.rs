@@ -1,16 +1,17 @@
-//! The events of the platform's own log of an instance: what `subscribe()` gives.
+//! The events of the platform's own log of an instance, which `subscribe()` returns.
 
-use std::fmt;
-use std::num::NonZeroU64;
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
-use crate::step::config::ResolvedConfig;
+use super::ids::InstanceEventId;
+use super::json::{milliseconds, milliseconds_option, milliseconds_since_epoch};
+use super::names::StepName;
+use crate::step::resolved::ResolvedConfig;
 
-/// An event of the platform's own log of an instance: `WorkflowInstanceEvent` of Cloudflare's
-/// types, which it is as JSON.
+/// An event of the platform's own log of an instance. Its JSON is the `WorkflowInstanceEvent` of
+/// Cloudflare's types.
 ///
 /// ```
 /// use cloudflare_workflows::{WorkflowInstanceEvent, WorkflowInstanceEventData as Data};
@@ -29,26 +30,26 @@ use crate::step::config::ResolvedConfig;
 pub struct WorkflowInstanceEvent {
     /// The instance's id.
     pub instance_id: String,
-    /// The event's position in the log, and the cursor that continues after it. A restart of the
-    /// instance begins a new log, which numbers its events from 1 again.
+    /// The event's position in the log, which is also the cursor that continues after it. A restart of
+    /// the instance begins a new log, which numbers its events from 1 again.
     pub event_id: InstanceEventId,
-    /// When it happened, to the millisecond.
+    /// The time of the event, to the millisecond.
     #[serde(with = "milliseconds_since_epoch")]
     pub timestamp: SystemTime,
-    /// What happened.
+    /// The type of the event and its fields.
     #[serde(flatten)]
     pub data: WorkflowInstanceEventData,
 }
 
 impl Serialize for WorkflowInstanceEvent {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        // What is derived.
+        // The derived function.
         Self::serialize(self, serializer)
     }
 }
 
-/// By way of a `Value`: where some crate has switched on `serde_json/arbitrary_precision`, what is
-/// tagged or flattened can be read from that only.
+/// Reads a `Value` first: where some crate has switched on `serde_json/arbitrary_precision`, tagged and
+/// flattened types can be read from a `Value` only.
 impl<'de> Deserialize<'de> for WorkflowInstanceEvent {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let value = Value::deserialize(deserializer)?;
@@ -56,55 +57,9 @@ impl<'de> Deserialize<'de> for WorkflowInstanceEvent {
     }
 }
 
-/// The position of an event in the platform's log of an instance, from 1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "u64", into = "u64")]
-pub struct InstanceEventId(NonZeroU64);
-
-impl InstanceEventId {
-    /// The greatest id there can be: JavaScript's `Number.MAX_SAFE_INTEGER`, 2^53 - 1.
-    pub const MAX: u64 = (1 << 53) - 1;
-
-    /// The id with this number; `None` for 0 and for numbers above [`InstanceEventId::MAX`].
-    #[must_use]
-    pub fn new(number: u64) -> Option<Self> {
-        if number > Self::MAX {
-            return None;
-        }
-        NonZeroU64::new(number).map(Self)
-    }
-
-    /// The id as a number.
-    #[must_use]
-    pub fn get(self) -> u64 {
-        self.0.get()
-    }
-}
-
-impl From<InstanceEventId> for u64 {
-    fn from(id: InstanceEventId) -> Self {
-        id.get()
-    }
-}
-
-impl TryFrom<u64> for InstanceEventId {
-    type Error = &'static str;
-
-    fn try_from(number: u64) -> Result<Self, Self::Error> {
-        Self::new(number)
-            .ok_or("the id of an instance's event is a whole number from 1 to 2^53 - 1")
-    }
-}
-
-impl fmt::Display for InstanceEventId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-/// What happened to an instance.
+/// The type of an event of an instance, and its fields.
 ///
-/// `stepName` of the platform is a [`StepName`] here, and its milliseconds are [`Duration`]s.
+/// The platform's `stepName` is a [`StepName`] here, and its milliseconds are [`Duration`]s.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(
     tag = "type",
@@ -117,74 +72,74 @@ pub enum WorkflowInstanceEventData {
     WorkflowQueued,
     /// A run begins.
     WorkflowStarted {
-        /// What the instance was created with.
+        /// The params that the instance was created with.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         params: Option<Value>,
     },
-    /// Its code runs, for the first time or again.
+    /// The workflow's code runs, for the first time or again.
     WorkflowRunning,
-    /// It is paused.
+    /// The instance is paused.
     WorkflowPaused,
-    /// It ends what is under way and then is paused.
+    /// The instance ends the steps that are under way, and then is paused.
     WorkflowWaitingForPause,
-    /// It sleeps or waits and is not in memory.
+    /// The instance sleeps or waits, and is not in memory.
     WorkflowWaiting,
     /// The run ended well. Terminal.
     WorkflowCompleted {
-        /// What it returned.
+        /// The result.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         output: Option<Value>,
     },
     /// The run failed. Terminal.
     WorkflowErrored {
-        /// With what.
+        /// The error.
         error: InstanceError,
     },
     /// The run was terminated from outside. Terminal.
     WorkflowTerminated,
     /// A `do` step begins.
     StepStarted {
-        /// Which.
+        /// The step.
         step_name: StepName,
-        /// Its config with the platform's defaults.
+        /// The step's config, with the platform's defaults filled in.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         config: Option<ResolvedConfig>,
     },
     /// A `do` step ended well.
     StepCompleted {
-        /// Which.
+        /// The step.
         step_name: StepName,
-        /// What it returned; `"[REDACTED]"` if it is sensitive, and `None` if it is a stream of
-        /// bytes, which is not read here.
+        /// The result; `"[REDACTED]"` if it is sensitive, and `None` if it is a stream of bytes, which
+        /// is not read here.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         output: Option<Value>,
     },
     /// A `do` step failed for good.
     StepErrored {
-        /// Which.
+        /// The step.
         step_name: StepName,
     },
     /// An attempt of a `do` step begins.
     AttemptStarted {
-        /// Which step.
+        /// The step.
         step_name: StepName,
-        /// From 1.
+        /// The number of the attempt, from 1.
         attempt: u32,
     },
     /// An attempt of a `do` step ended well.
     AttemptCompleted {
-        /// Which step.
+        /// The step.
         step_name: StepName,
-        /// From 1.
+        /// The number of the attempt, from 1.
         attempt: u32,
     },
     /// An attempt of a `do` step failed.
     AttemptErrored {
-        /// Which step.
+        /// The step.
         step_name: StepName,
-        /// From 1.
+        /// The number of the attempt, from 1.
         attempt: u32,
-        /// When the next attempt follows, if one does.
+        /// The time until the next attempt, `None` if this was the last.
         #[serde(
             rename = "retryDelayMs",
             default,
@@ -192,82 +147,82 @@ pub enum WorkflowInstanceEventData {
             with = "milliseconds_option"
         )]
         retry_delay: Option<Duration>,
-        /// With what.
+        /// The error.
         error: InstanceError,
     },
-    /// A sleep begins, for a time or until one.
+    /// A sleep begins, either kind.
     SleepStarted {
-        /// Which.
+        /// The step.
         step_name: StepName,
-        /// How long it is.
+        /// The length of the sleep.
         #[serde(rename = "durationMs", with = "milliseconds")]
         duration: Duration,
     },
     /// A sleep ended.
     SleepCompleted {
-        /// Which.
+        /// The step.
         step_name: StepName,
     },
     /// A wait for an event from outside begins.
     WaitStarted {
-        /// Which.
+        /// The step.
         step_name: StepName,
-        /// The type that the event must have.
+        /// The type of the event that is waited for.
         event_type: String,
     },
     /// The event came.
     WaitCompleted {
-        /// Which wait.
+        /// The wait.
         step_name: StepName,
     },
     /// The event did not come in time.
     WaitTimedOut {
-        /// Which wait.
+        /// The wait.
         step_name: StepName,
     },
-    /// The run failed or is terminated, and its rollback handlers run, the latest step's first.
+    /// The run failed or is terminated. Its rollback handlers run, the latest step's first.
     RollbackStarted,
     /// A step's rollback handler begins.
     RollbackStepStarted {
-        /// Which step.
+        /// The step.
         step_name: StepName,
-        /// The handler's config with the platform's defaults.
+        /// The handler's config, with the platform's defaults filled in.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         config: Option<ResolvedConfig>,
     },
     /// A step's rollback handler ended well.
     RollbackStepCompleted {
-        /// Which step.
+        /// The step.
         step_name: StepName,
     },
     /// A step's rollback handler failed for good.
     RollbackStepErrored {
-        /// Which step.
+        /// The step.
         step_name: StepName,
-        /// With what.
+        /// The error.
         error: InstanceError,
     },
     /// An attempt of a rollback handler begins.
     RollbackAttemptStarted {
-        /// Which step.
+        /// The step.
         step_name: StepName,
-        /// From 1.
+        /// The number of the attempt, from 1.
         attempt: u32,
     },
     /// An attempt of a rollback handler ended well.
     RollbackAttemptCompleted {
-        /// Which step.
+        /// The step.
         step_name: StepName,
-        /// From 1.
+        /// The number of the attempt, from 1.
         attempt: u32,
     },
     /// An attempt of a rollback handler failed.
     RollbackAttemptErrored {
-        /// Which step.
+        /// The step.
         step_name: StepName,
-        /// From 1.
+        /// The number of the attempt, from 1.
         attempt: u32,
-        /// When the next attempt follows, if one does.
+        /// The time until the next attempt, `None` if this was the last.
         #[serde(
             rename = "retryDelayMs",
             default,
@@ -275,15 +230,15 @@ pub enum WorkflowInstanceEventData {
             with = "milliseconds_option"
         )]
         retry_delay: Option<Duration>,
-        /// With what.
+        /// The error.
         error: InstanceError,
     },
     /// All rollback handlers ended well.
     RollbackCompleted,
     /// A rollback handler failed, and the rollback ends.
     RollbackErrored,
-    /// An event that this version of the crate does not know, or whose fields are other ones than
-    /// it knows: all of them but `instanceId`, `eventId` and `timestamp`, as they came.
+    /// An event that this version of the crate does not know, by its type or by its fields: all fields
+    /// as they came, except for `instanceId`, `eventId` and `timestamp`.
     #[serde(untagged)]
     Unknown(Map<String, Value>),
 }
@@ -291,7 +246,7 @@ pub enum WorkflowInstanceEventData {
 use WorkflowInstanceEventData as Data;
 
 impl WorkflowInstanceEvent {
-    /// Whether the log ends with it: the run completed, errored or was terminated.
+    /// Returns whether the log ends with this event: the run completed, errored or was terminated.
     #[must_use]
     pub fn is_terminal(&self) -> bool {
         matches!(
@@ -302,16 +257,7 @@ impl WorkflowInstanceEvent {
         )
     }
 
-    /// The event's `type`.
-    #[must_use]
-    pub fn event_type(&self) -> &str {
-        match &self.data {
-            Data::Unknown(raw) => raw.get("type").and_then(Value::as_str).unwrap_or_default(),
-            known => WorkflowInstanceEventType::of(known).map_or("", |known| known.as_str()),
-        }
-    }
-
-    /// The step that it is about, if it is about one.
+    /// Returns the step of the event, `None` for an event that is not about a step.
     #[must_use]
     pub fn step_name(&self) -> Option<&StepName> {
         match &self.data {
@@ -336,8 +282,8 @@ impl WorkflowInstanceEvent {
         }
     }
 
-    /// The same event without what the workflow works on: no params and no outputs. Of an unknown
-    /// event, `type`, `stepName` and `attempt` are left.
+    /// Removes params and outputs from the event. An unknown event keeps `type`, `stepName` and
+    /// `attempt`, and nothing else.
     #[must_use]
     pub fn redacted(mut self) -> Self {
         match &mut self.data {
@@ -353,154 +299,7 @@ impl WorkflowInstanceEvent {
     }
 }
 
-macro_rules! event_types {
-    ($($(#[$pattern:meta])? $variant:ident = $name:literal,)*) => {
-        /// The `type` of a [`WorkflowInstanceEvent`], for filters.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        #[non_exhaustive]
-        #[allow(missing_docs, reason = "as those of WorkflowInstanceEventData")]
-        pub enum WorkflowInstanceEventType {
-            $($variant,)*
-        }
-
-        impl WorkflowInstanceEventType {
-            /// All of them.
-            pub const ALL: &[Self] = &[$(Self::$variant,)*];
-
-            /// The platform's name for it, such as `step_started`.
-            #[must_use]
-            pub fn as_str(self) -> &'static str {
-                match self {
-                    $(Self::$variant => $name,)*
-                }
-            }
-
-            /// That of an event, `None` for an unknown one.
-            #[must_use]
-            pub fn of(data: &WorkflowInstanceEventData) -> Option<Self> {
-                match data {
-                    $(WorkflowInstanceEventData::$variant { .. } => Some(Self::$variant),)*
-                    WorkflowInstanceEventData::Unknown(_) => None,
-                }
-            }
-        }
-    };
-}
-
-event_types! {
-    WorkflowQueued = "workflow_queued",
-    WorkflowStarted = "workflow_started",
-    WorkflowRunning = "workflow_running",
-    WorkflowPaused = "workflow_paused",
-    WorkflowWaitingForPause = "workflow_waiting_for_pause",
-    WorkflowWaiting = "workflow_waiting",
-    WorkflowCompleted = "workflow_completed",
-    WorkflowErrored = "workflow_errored",
-    WorkflowTerminated = "workflow_terminated",
-    StepStarted = "step_started",
-    StepCompleted = "step_completed",
-    StepErrored = "step_errored",
-    AttemptStarted = "attempt_started",
-    AttemptCompleted = "attempt_completed",
-    AttemptErrored = "attempt_errored",
-    SleepStarted = "sleep_started",
-    SleepCompleted = "sleep_completed",
-    WaitStarted = "wait_started",
-    WaitCompleted = "wait_completed",
-    WaitTimedOut = "wait_timed_out",
-    RollbackStarted = "rollback_started",
-    RollbackStepStarted = "rollback_step_started",
-    RollbackStepCompleted = "rollback_step_completed",
-    RollbackStepErrored = "rollback_step_errored",
-    RollbackAttemptStarted = "rollback_attempt_started",
-    RollbackAttemptCompleted = "rollback_attempt_completed",
-    RollbackAttemptErrored = "rollback_attempt_errored",
-    RollbackCompleted = "rollback_completed",
-    RollbackErrored = "rollback_errored",
-}
-
-impl WorkflowInstanceEventType {
-    /// Those after which a log ends.
-    pub const TERMINAL: [Self; 3] = [
-        Self::WorkflowCompleted,
-        Self::WorkflowErrored,
-        Self::WorkflowTerminated,
-    ];
-
-    /// The type of this name.
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL
-            .iter()
-            .copied()
-            .find(|known| known.as_str() == name)
-    }
-}
-
-/// A step as the platform's log names it: `charge card-2` is the second step called `charge card`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct StepName {
-    name: String,
-    count: u32,
-}
-
-impl StepName {
-    /// The step of this name and count.
-    pub fn new(name: impl Into<String>, count: u32) -> Self {
-        Self {
-            name: name.into(),
-            count,
-        }
-    }
-
-    /// The name in the workflow's code.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Which step of that name it is, from 1; 0 if the platform did not say.
-    #[must_use]
-    pub fn count(&self) -> u32 {
-        self.count
-    }
-}
-
-impl From<&str> for StepName {
-    fn from(text: &str) -> Self {
-        let parsed = text.rsplit_once('-').and_then(|(name, count)| {
-            let count = count.parse().ok().filter(|number| *number > 0)?;
-            Some(Self::new(name, count))
-        });
-        // What does not look like it is kept as it is, and shown as it was.
-        parsed
-            .filter(|step| step.to_string() == text)
-            .unwrap_or_else(|| Self::new(text, 0))
-    }
-}
-
-impl fmt::Display for StepName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.count {
-            0 => f.write_str(&self.name),
-            count => write!(f, "{}-{count}", self.name),
-        }
-    }
-}
-
-impl Serialize for StepName {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for StepName {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(Self::from(&*String::deserialize(deserializer)?))
-    }
-}
-
-/// Why an instance, or an attempt of a step, failed: never a stack.
+/// The error of an instance or of an attempt of a step, without a stack.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InstanceError {
     /// The error's name, such as `Error` or `NonRetryableError`.
@@ -511,115 +310,12 @@ pub struct InstanceError {
     pub message: String,
 }
 
-/// Where a subscription starts, and what it gives: the options of `subscribe()`.
-///
-/// Default: every event, from the beginning.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct SubscribeOptions {
-    /// With the first event after this one. Default: with the first of all.
-    pub cursor: Option<InstanceEventId>,
-    /// Events of these types only. Default: all.
-    pub filter: Option<Vec<WorkflowInstanceEventType>>,
-}
-
-impl SubscribeOptions {
-    /// Every event, from the beginning.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// With the first event after this one.
-    #[must_use]
-    pub fn cursor(mut self, event_id: InstanceEventId) -> Self {
-        self.cursor = Some(event_id);
-        self
-    }
-
-    /// Events of these types only.
-    #[must_use]
-    pub fn filter(mut self, types: impl IntoIterator<Item = WorkflowInstanceEventType>) -> Self {
-        self.filter = Some(types.into_iter().collect());
-        self
-    }
-}
-
-mod milliseconds {
-    use super::*;
-
-    #[allow(
-        clippy::cast_possible_truncation,
-        reason = "of a platform that counts in milliseconds below 2^53"
-    )]
-    pub(super) fn serialize<S: Serializer>(
-        duration: &Duration,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        serializer.serialize_u64(duration.as_millis() as u64)
-    }
-
-    /// JavaScript's numbers may have fractions, and a sleep until a time that has passed is one of
-    /// less than nothing.
-    #[allow(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "saturates"
-    )]
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Duration, D::Error> {
-        let number = f64::deserialize(deserializer)?;
-        Ok(Duration::from_millis(number.max(0.0) as u64))
-    }
-}
-
-mod milliseconds_option {
-    use super::*;
-
-    pub(super) fn serialize<S: Serializer>(
-        duration: &Option<Duration>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        match duration {
-            Some(duration) => milliseconds::serialize(duration, serializer),
-            None => serializer.serialize_none(),
-        }
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Option<Duration>, D::Error> {
-        milliseconds::deserialize(deserializer).map(Some)
-    }
-}
-
-mod milliseconds_since_epoch {
-    use super::*;
-
-    pub(super) fn serialize<S: Serializer>(
-        time: &SystemTime,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        let since = time.duration_since(SystemTime::UNIX_EPOCH);
-        milliseconds::serialize(&since.unwrap_or_default(), serializer)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<SystemTime, D::Error> {
-        let since = milliseconds::deserialize(deserializer)?;
-        SystemTime::UNIX_EPOCH
-            .checked_add(since)
-            .ok_or_else(|| serde::de::Error::custom("not a time"))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::instance::event_type::WorkflowInstanceEventType;
 
     /// One event of each type, as the platform writes it.
     fn samples() -> Vec<Value> {
@@ -776,24 +472,6 @@ mod tests {
             let event: WorkflowInstanceEvent = serde_json::from_value(sample).unwrap();
             let redacted = serde_json::to_value(event.redacted()).unwrap();
             assert!(redacted.get("params").is_none() && redacted.get("output").is_none());
-        }
-    }
-
-    #[test]
-    fn step_names_have_one_reading() {
-        for (text, name, count) in [
-            ("a-1", "a", 1),
-            ("a-1-2", "a-1", 2),
-            ("-3", "", 3),
-            ("a", "a", 0),
-            ("a-01", "a-01", 0),
-            ("a-0", "a-0", 0),
-            ("a-", "a-", 0),
-            ("a-99999999999", "a-99999999999", 0),
-        ] {
-            let step = StepName::from(text);
-            assert_eq!((step.name(), step.count()), (name, count), "{text}");
-            assert_eq!(step.to_string(), text);
         }
     }
 }

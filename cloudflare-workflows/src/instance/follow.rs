@@ -1,4 +1,4 @@
-//! Following the platform's own log of an instance, whatever happens to its engine.
+//! A reader of the platform's own log of an instance, which survives the restarts of its engine.
 
 use std::fmt;
 use std::pin::pin;
@@ -6,57 +6,56 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::future::{Either, select};
 
-use super::event::{
-    InstanceEventId, SubscribeOptions, WorkflowInstanceEvent, WorkflowInstanceEventData as Data,
-    WorkflowInstanceEventType as Type,
-};
+use super::event::{WorkflowInstanceEvent, WorkflowInstanceEventData as Data};
+use super::event_type::WorkflowInstanceEventType as Type;
+use super::ids::InstanceEventId;
+use super::options::SubscribeOptions;
 use crate::runtime::Runtime;
 
-/// The platform's own log of one instance. Lives on one thread.
+/// The platform's own log of one instance, as a source for an [`InstanceFollower`]. It lives on one thread.
 #[allow(async_fn_in_trait, reason = "workflows live on one thread")]
 pub trait InstanceLog {
-    /// Why the log could not be read.
+    /// The error of a log that cannot be read.
     type Error: fmt::Display;
-    /// An open subscription; dropping it ends it.
+    /// An open subscription. Dropping it ends it.
     type Events: InstanceEvents<Error = Self::Error>;
 
-    /// What `WorkflowInstance.subscribe()` does: the stored events after the cursor, then live
-    /// ones, to the terminal event.
+    /// Subscribes to the stored events after the cursor and then to live ones, up to the terminal event,
+    /// as `WorkflowInstance.subscribe()` does.
     ///
     /// # Errors
     /// When the engine cannot be reached.
     async fn subscribe(&self, options: &SubscribeOptions) -> Result<Self::Events, Self::Error>;
 
-    /// Whether the run is over, so that the log has its terminal event.
+    /// Returns whether the run is over, so that the log has its terminal event.
     ///
     /// # Errors
     /// When the engine cannot be reached.
     async fn has_ended(&self) -> Result<bool, Self::Error>;
 
-    /// Whether the instance exists no longer, so that asking again is of no use.
+    /// Returns whether `error` says that the instance no longer exists, so that trying again is useless.
     fn is_gone(&self, error: &Self::Error) -> bool;
 }
 
 /// An open subscription to an [`InstanceLog`].
 #[allow(async_fn_in_trait, reason = "workflows live on one thread")]
 pub trait InstanceEvents {
-    /// Why the next event could not be read.
+    /// The error of an event that cannot be read.
     type Error;
 
-    /// The next event; `None` when the subscription is over.
+    /// Waits for the next event; `None` when the subscription is over.
     ///
     /// # Errors
-    /// When the engine was ended under it, as a pause, a restart or a deploy does.
+    /// When the engine ends during the subscription, by a pause, a restart or a deploy.
     async fn next(&mut self) -> Result<Option<WorkflowInstanceEvent>, Self::Error>;
 }
 
-/// Reads an [`InstanceLog`] to its end over as many subscriptions as that takes: each event once
-/// and in order.
+/// Reads an [`InstanceLog`] to its end, each event once and in order, with as many subscriptions as that
+/// takes.
 ///
-/// The engine of an instance is ended and begun again by pauses, deploys and crashes, and its
-/// subscriptions with it; then this subscribes again behind the last event, having looked whether
-/// it is still there. It is not if the instance was restarted, since the platform's log begins
-/// again then, numbered from 1.
+/// A pause, a deploy or a crash ends the engine of an instance, and its subscriptions with it. The
+/// follower then subscribes again after the last event. It first checks that this event is still in the
+/// log: a restart of the instance begins a new log, numbered from 1.
 pub struct InstanceFollower<L: InstanceLog, R> {
     log: L,
     runtime: R,
@@ -66,22 +65,22 @@ pub struct InstanceFollower<L: InstanceLog, R> {
     /// The first `workflow_running` of the log, if it was read from the beginning.
     running: Option<Seen>,
     from_beginning: bool,
-    /// When the latest subscription began.
+    /// The time at which the latest subscription began.
     opened: Option<SystemTime>,
     failures: u32,
     ended: bool,
 }
 
-/// What an [`InstanceFollower`] reads.
+/// The next thing that an [`InstanceFollower`] reads.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Followed {
     /// The next event.
     Event(WorkflowInstanceEvent),
-    /// The instance was restarted: what follows is the new log, from its beginning.
+    /// The instance was restarted. The events of the new log follow, from its beginning.
     Restarted,
 }
 
-/// An event that was read, to know it again.
+/// The parts of an event by which it is recognised.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Seen {
     event_id: InstanceEventId,
@@ -89,20 +88,18 @@ struct Seen {
     event_type: String,
 }
 
-/// Failures in a row before the log is given up.
+/// The number of failures in a row after which the follower gives up.
 const TRIES: u32 = 6;
-/// A subscription that has lasted so long was none. An engine that is out of memory for hours may
-/// end a silent one many times.
+/// A subscription that has lasted this long does not count as a failure. An engine may end a silent one
+/// many times in hours.
 const CALM: Duration = Duration::from_secs(5);
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
-/// The engine answers at once for an event that its log has, and for one beyond its head it waits
-/// until there is one. There is no question whose answer tells the two apart, so time must.
+/// The longest time to wait for an event that is in the log. The engine returns such an event at once,
+/// and waits for one beyond the head. No call tells the two apart, so time must.
 const ANSWER_TIME: Duration = Duration::from_secs(2);
 
 impl<L: InstanceLog, R: Runtime> InstanceFollower<L, R> {
-    /// Reads what the options say.
-    ///
-    /// Nothing is asked of the log until [`next`](Self::next).
+    /// Returns a follower that has not subscribed yet: the first call of [`next`](Self::next) does.
     pub fn new(log: L, runtime: R, options: SubscribeOptions) -> Self {
         Self {
             log,
@@ -118,10 +115,10 @@ impl<L: InstanceLog, R: Runtime> InstanceFollower<L, R> {
         }
     }
 
-    /// As [`new`](Self::new), and subscribes at once, to know whether that can be done.
+    /// Returns a follower that has subscribed.
     ///
     /// # Errors
-    /// The log's.
+    /// The error of the log, when it cannot be subscribed to.
     pub async fn start(log: L, runtime: R, options: SubscribeOptions) -> Result<Self, L::Error> {
         let mut follower = Self::new(log, runtime, options);
         follower.connect().await?;
@@ -135,8 +132,8 @@ impl<L: InstanceLog, R: Runtime> InstanceFollower<L, R> {
         Ok(())
     }
 
-    /// Goes on after this event, with a subscription that does, in a log with this first
-    /// `workflow_running`.
+    /// Goes on after `event` with `events`, a subscription that does, in a log whose first
+    /// `workflow_running` is `running`.
     #[doc(hidden)] // For the crate `ssetarget`.
     pub fn resume(
         &mut self,
@@ -146,15 +143,15 @@ impl<L: InstanceLog, R: Runtime> InstanceFollower<L, R> {
     ) {
         self.last = Some(Seen::from(event));
         self.running = running.map(Seen::from);
-        // Else subscribed to with the filter, when it is needed.
+        // With a filter, the next read subscribes anew.
         self.events = self.options.filter.is_none().then_some(events);
     }
 
-    /// Waits for the next event. `None` after the terminal one, also where the filter hides it.
+    /// Waits for the next event. Returns `None` after the terminal one, also where the filter hides it.
     ///
     /// # Errors
-    /// The log's, once it has failed six times in a row, within about two seconds, or the instance
-    /// is gone.
+    /// The error of the log, after six failures in a row (about two seconds), or at once if the
+    /// instance no longer exists.
     pub async fn next(&mut self) -> Result<Option<Followed>, L::Error> {
         while !self.ended {
             let failure = match self.try_next().await {
@@ -168,7 +165,7 @@ impl<L: InstanceLog, R: Runtime> InstanceFollower<L, R> {
                     self.ended = true;
                     break;
                 }
-                // Without the terminal event: the engine was ended, in whatever way.
+                // No terminal event: the engine ended for some reason.
                 Ok(None) => None,
                 Err(error) => Some(error),
             };
@@ -234,8 +231,8 @@ impl<L: InstanceLog, R: Runtime> InstanceFollower<L, R> {
         }
     }
 
-    /// A subscription to what follows, `None` if the instance was restarted: then the last event
-    /// is not there any more, or, where the restart kept it, the run's begin is another.
+    /// Subscribes after the last event. Returns `None` if the instance was restarted: then the last event
+    /// is gone, or the restart kept it and the first `workflow_running` differs.
     async fn open(&self) -> Result<Option<L::Events>, L::Error> {
         let Some(last) = &self.last else {
             return self.subscribe(self.options.cursor).await.map(Some);
@@ -256,7 +253,7 @@ impl<L: InstanceLog, R: Runtime> InstanceFollower<L, R> {
         }
     }
 
-    /// Always with terminal events, which tell an end from an accident.
+    /// Subscribes with the filter and always to terminal events, which tell an end from an accident.
     async fn subscribe(&self, cursor: Option<InstanceEventId>) -> Result<L::Events, L::Error> {
         let mut options = self.options.clone();
         options.cursor = cursor;
@@ -289,7 +286,7 @@ impl From<&WorkflowInstanceEvent> for Seen {
     }
 }
 
-/// The event with this id and a subscription that continues after it, `None` if there is none.
+/// Finds the event with this id, and returns it with a subscription that continues after it.
 pub async fn find<L: InstanceLog>(
     log: &L,
     runtime: &impl Runtime,
@@ -303,7 +300,7 @@ pub async fn find<L: InstanceLog>(
     Ok(found.map(|event| (event, events)))
 }
 
-/// The first `workflow_running`, if there is one already.
+/// Returns the first `workflow_running`, if there is one already.
 pub async fn first_running<L: InstanceLog>(
     log: &L,
     runtime: &impl Runtime,
@@ -312,7 +309,7 @@ pub async fn first_running<L: InstanceLog>(
     at_once(runtime, &mut log.subscribe(&running).await?).await
 }
 
-/// The next event, if there is one already.
+/// Returns the next event, if there is one already.
 pub async fn at_once<E: InstanceEvents>(
     runtime: &impl Runtime,
     events: &mut E,

@@ -1,73 +1,73 @@
-//! How steps are retried, when an attempt is given up, and what of them is kept secret.
+//! The config of a step and of a rollback: retries, timeouts, secrets.
 
 use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
 
-use futures_util::future::LocalBoxFuture;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_json::Value;
-
 use super::context::StepContext;
 use super::duration::WorkflowDuration;
 use super::error::StepError;
+use super::resolved::{Backoff, ResolvedConfig, ResolvedRetries, Sensitivity};
+use futures_util::future::LocalBoxFuture;
 
-/// How a step is retried, when an attempt is given up, and what of it is kept secret.
+/// The config of a step: its retries, its timeout, and the parts of it that are secret.
+///
+/// A field that is `None` has the platform's default.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct StepConfig {
-    /// Default: the platform's, five retries from one second on, exponential.
+    /// The retries. Default: the platform's, five, the first after one second, exponential.
     pub retries: Option<Retries>,
-    /// How long one attempt may take. Default: the platform's, ten minutes.
+    /// The longest time that one attempt may take. Default: the platform's, ten minutes.
     pub timeout: Option<WorkflowDuration>,
-    /// What the platform's log and dashboards do not show. Default: nothing is kept from them.
+    /// The part that the platform's log and dashboards do not show. Default: they show everything.
     pub sensitive: Option<Sensitivity>,
 }
 
 impl StepConfig {
-    /// The platform's defaults.
+    /// Returns a config with the platform's defaults.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// With these retries.
+    /// Sets the retries.
     #[must_use]
     pub fn retries(mut self, retries: Retries) -> Self {
         self.retries = Some(retries);
         self
     }
 
-    /// With this timeout for each attempt.
+    /// Sets the longest time that one attempt may take.
     #[must_use]
     pub fn timeout(mut self, timeout: impl Into<WorkflowDuration>) -> Self {
         self.timeout = Some(timeout.into());
         self
     }
 
-    /// With something that the platform's log and dashboards do not show.
+    /// Hides a part of the step from the platform's log and dashboards.
     #[must_use]
     pub fn sensitive(mut self, sensitive: Sensitivity) -> Self {
         self.sensitive = Some(sensitive);
         self
     }
 
-    /// The config that attempts run with: what is not set is the platform's default.
+    /// Returns the config that attempts run with, the platform's defaults filled in.
     #[must_use]
     pub fn resolve(&self) -> ResolvedConfig {
-        ResolvedConfig::new(self.retries.as_ref(), self.timeout, self.sensitive)
+        resolve(self.retries.as_ref(), self.timeout, self.sensitive)
     }
 }
 
-/// How often and when a failed step is tried again.
+/// The number of retries of a failed step, and the time before each.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Retries {
-    /// Retries after the first attempt.
+    /// The number of retries after the first attempt.
     pub limit: u32,
     /// The time before the first retry.
     pub delay: RetryDelay,
-    /// How the time grows, also one that code chose.
+    /// The growth of the delay, also of one that a function chose.
     pub backoff: Backoff,
 }
 
@@ -79,7 +79,7 @@ impl Retries {
         backoff: Backoff::Exponential,
     };
 
-    /// `limit` retries after the first attempt, with `delay` before the first and
+    /// Returns `limit` retries after the first attempt, with `delay` before the first of them and
     /// [`Backoff::Exponential`].
     #[must_use]
     pub fn new(limit: u32, delay: impl Into<WorkflowDuration>) -> Self {
@@ -90,11 +90,12 @@ impl Retries {
         }
     }
 
-    /// `limit` retries after the first attempt, each after the time that `delay` gives for the
-    /// attempt that failed and its error, which is not multiplied ([`Backoff::Constant`]).
+    /// Returns `limit` retries after the first attempt. The function `delay` chooses the time before
+    /// each, from the attempt that failed and its error; it is not multiplied
+    /// ([`Backoff::Constant`]).
     ///
-    /// The engine waits five seconds for the answer. None by then, an error or a panic fails the
-    /// step at once, with an error that says so.
+    /// The engine waits five seconds for the function. A function that takes longer, returns an error
+    /// or panics fails the step at once, with an error that says so.
     ///
     /// ```
     /// use std::time::Duration;
@@ -118,18 +119,18 @@ impl Retries {
         }
     }
 
-    /// With another backoff.
+    /// Sets the backoff.
     #[must_use]
     pub fn backoff(mut self, backoff: Backoff) -> Self {
         self.backoff = backoff;
         self
     }
 
-    /// The time before the retry that follows a failed attempt, backoff included: what an engine
-    /// does. Does not look at the limit.
+    /// Computes the time between a failed attempt and its retry, backoff included, as an engine
+    /// does. The limit is ignored.
     ///
     /// # Errors
-    /// The delay function's.
+    /// The error of the delay function.
     pub async fn delay_after(&self, failed: &DelayContext) -> Result<Duration, StepError> {
         let delay = match &self.delay {
             RetryDelay::Constant(delay) => *delay,
@@ -149,9 +150,9 @@ impl Retries {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum RetryDelay {
-    /// Always the same.
+    /// A fixed time.
     Constant(WorkflowDuration),
-    /// What a function says: see [`Retries::dynamic`].
+    /// The time that a function returns: see [`Retries::dynamic`].
     Dynamic(DelayFunction),
 }
 
@@ -166,7 +167,7 @@ impl DelayFunction {
     fn new<D: Into<WorkflowDuration>>(
         function: impl AsyncFn(&DelayContext) -> Result<D, StepError> + 'static,
     ) -> Self {
-        // Says that the future may borrow what the function is called with.
+        // Tells the compiler that the future may borrow the function's argument.
         fn borrowing(
             function: impl for<'a> Fn(&'a DelayContext) -> DelayFuture<'a> + 'static,
         ) -> Rc<BoxedDelay> {
@@ -179,10 +180,10 @@ impl DelayFunction {
         }))
     }
 
-    /// Asks it.
+    /// Calls the function.
     ///
     /// # Errors
-    /// The function's.
+    /// The error of the function.
     pub async fn call(&self, failed: &DelayContext) -> Result<WorkflowDuration, StepError> {
         (self.0)(failed).await
     }
@@ -194,213 +195,81 @@ impl fmt::Debug for DelayFunction {
     }
 }
 
-/// What a delay function is asked about.
+/// The argument of a delay function: an attempt that failed.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct DelayContext {
     /// The attempt that failed.
     pub ctx: StepContext,
-    /// Its error.
+    /// The error of that attempt.
     pub error: StepError,
 }
 
 impl DelayContext {
-    /// This attempt failed with this error.
+    /// Returns the argument for an attempt that failed with `error`.
     #[must_use]
     pub fn new(ctx: StepContext, error: StepError) -> Self {
         Self { ctx, error }
     }
 }
 
-/// How the time between retries grows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Backoff {
-    /// Not at all.
-    Constant,
-    /// By one `delay` each time.
-    Linear,
-    /// It doubles each time.
-    #[default]
-    Exponential,
-}
-
-#[cfg(feature = "worker")]
-impl Backoff {
-    /// The platform's word for it.
-    pub(crate) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Constant => "constant",
-            Self::Linear => "linear",
-            Self::Exponential => "exponential",
-        }
-    }
-
-    pub(crate) fn from_name(name: &str) -> Option<Self> {
-        let all = [Self::Constant, Self::Linear, Self::Exponential];
-        all.into_iter().find(|backoff| backoff.as_str() == name)
-    }
-}
-
-/// What the platform's log and dashboards do not show of a step.
+/// The config of a rollback: its retries and its timeout.
 ///
-/// Our own log never has a step's output. It has what the step's code tells on purpose (progress,
-/// attributes) and the messages of its errors, as the platform's has them, whether the step is
-/// sensitive or not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[non_exhaustive]
-pub enum Sensitivity {
-    /// Its output: shown as `[REDACTED]`.
-    Output,
-}
-
-#[cfg(feature = "worker")]
-impl Sensitivity {
-    /// The platform's word for it.
-    pub(crate) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Output => "output",
-        }
-    }
-
-    pub(crate) fn from_name(name: &str) -> Option<Self> {
-        (name == Self::Output.as_str()).then_some(Self::Output)
-    }
-}
-
-/// The config of an attempt: what was set, and the platform's defaults. As JSON it is that of the
-/// platform's events.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct ResolvedConfig {
-    /// How it is retried.
-    pub retries: ResolvedRetries,
-    /// How long an attempt may take.
-    pub timeout: WorkflowDuration,
-    /// What the platform's log and dashboards do not show.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sensitive: Option<Sensitivity>,
-}
-
-/// How an attempt is retried.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct ResolvedRetries {
-    /// Retries after the first attempt; `u32::MAX` for any number.
-    #[serde(deserialize_with = "limit")]
-    pub limit: u32,
-    /// The time before the first retry; `None` if a function chooses it.
-    #[serde(with = "delay")]
-    pub delay: Option<WorkflowDuration>,
-    /// How the time grows.
-    #[serde(default)]
-    pub backoff: Backoff,
-}
-
-/// JSON has no word for infinity but `null`.
-fn limit<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
-    Ok(Option::deserialize(deserializer)?.unwrap_or(u32::MAX))
-}
-
-mod delay {
-    use super::*;
-
-    const DYNAMIC: &str = "[dynamic]";
-
-    pub(super) fn serialize<S: Serializer>(
-        delay: &Option<WorkflowDuration>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        match delay {
-            Some(delay) => delay.serialize(serializer),
-            None => serializer.serialize_str(DYNAMIC),
-        }
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Option<WorkflowDuration>, D::Error> {
-        let value = Value::deserialize(deserializer)?;
-        if value == DYNAMIC {
-            return Ok(None);
-        }
-        let delay = WorkflowDuration::deserialize(value);
-        delay.map(Some).map_err(serde::de::Error::custom)
-    }
-}
-
-impl ResolvedConfig {
-    fn new(
-        retries: Option<&Retries>,
-        timeout: Option<WorkflowDuration>,
-        sensitive: Option<Sensitivity>,
-    ) -> Self {
-        let default = Self::default();
-        Self {
-            retries: retries.map_or(default.retries, |retries| ResolvedRetries {
-                limit: retries.limit,
-                delay: match retries.delay {
-                    RetryDelay::Constant(delay) => Some(delay),
-                    RetryDelay::Dynamic(_) => None,
-                },
-                backoff: retries.backoff,
-            }),
-            timeout: timeout.unwrap_or(default.timeout),
-            sensitive,
-        }
-    }
-}
-
-/// The platform's: five retries, one second apart and doubling, ten minutes for an attempt.
-impl Default for ResolvedConfig {
-    fn default() -> Self {
-        Self {
-            retries: ResolvedRetries {
-                limit: 5,
-                delay: Some(WorkflowDuration::milliseconds(1000)),
-                backoff: Backoff::Exponential,
-            },
-            timeout: WorkflowDuration::minutes(10),
-            sensitive: None,
-        }
-    }
-}
-
-/// How a rollback is retried and when an attempt of it is given up.
+/// A field that is `None` has the platform's default.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct RollbackConfig {
-    /// Default: the platform's, five retries from one second on, exponential.
+    /// The retries. Default: the platform's, five, the first after one second, exponential.
     pub retries: Option<Retries>,
-    /// How long one attempt may take. Default: the platform's, ten minutes.
+    /// The longest time that one attempt may take. Default: the platform's, ten minutes.
     pub timeout: Option<WorkflowDuration>,
 }
 
 impl RollbackConfig {
-    /// The platform's defaults.
+    /// Returns a config with the platform's defaults.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// With these retries.
+    /// Sets the retries.
     #[must_use]
     pub fn retries(mut self, retries: Retries) -> Self {
         self.retries = Some(retries);
         self
     }
 
-    /// With this timeout for each attempt.
+    /// Sets the longest time that one attempt may take.
     #[must_use]
     pub fn timeout(mut self, timeout: impl Into<WorkflowDuration>) -> Self {
         self.timeout = Some(timeout.into());
         self
     }
 
-    /// The config that attempts of the rollback run with.
+    /// Returns the config that attempts of the rollback run with, the platform's defaults filled in.
     #[must_use]
     pub fn resolve(&self) -> ResolvedConfig {
-        ResolvedConfig::new(self.retries.as_ref(), self.timeout, None)
+        resolve(self.retries.as_ref(), self.timeout, None)
+    }
+}
+
+/// Fills in the platform's defaults.
+fn resolve(
+    retries: Option<&Retries>,
+    timeout: Option<WorkflowDuration>,
+    sensitive: Option<Sensitivity>,
+) -> ResolvedConfig {
+    let default = ResolvedConfig::default();
+    ResolvedConfig {
+        retries: retries.map_or(default.retries, |retries| ResolvedRetries {
+            limit: retries.limit,
+            delay: match retries.delay {
+                RetryDelay::Constant(delay) => Some(delay),
+                RetryDelay::Dynamic(_) => None,
+            },
+            backoff: retries.backoff,
+        }),
+        timeout: timeout.unwrap_or(default.timeout),
+        sensitive,
     }
 }

@@ -1,28 +1,28 @@
-//! What a step's code is told of itself, and what it tells others.
+//! The argument of a step's code, and the reports that the code makes.
 
 use std::fmt;
 use std::rc::Rc;
 
 use serde_json::Value;
 
-use super::config::ResolvedConfig;
+use super::resolved::ResolvedConfig;
 
-/// What an attempt of a step knows of itself.
+/// The argument of a step's callback: which step and attempt it is, and a way to report progress.
 #[derive(Clone)]
 pub struct StepContext {
     /// The step's name.
     pub name: String,
-    /// Which step of that name it is, from 1.
+    /// The number of the step among the steps of its name, from 1.
     pub count: u32,
-    /// Which attempt this is, from 1.
+    /// The number of the attempt, from 1.
     pub attempt: u32,
-    /// What it runs with: what the step's config says, and the platform's defaults.
+    /// The step's config, with the platform's defaults filled in.
     pub config: ResolvedConfig,
     reporter: Option<Rc<dyn Reporter>>,
 }
 
 impl StepContext {
-    /// A context with the platform's default config, whose reports go nowhere.
+    /// Returns a context with the platform's default config. Its reports are dropped.
     #[must_use]
     pub fn new(name: impl Into<String>, count: u32, attempt: u32) -> Self {
         Self {
@@ -34,32 +34,32 @@ impl StepContext {
         }
     }
 
-    /// The same context with this config.
+    /// Sets the config.
     #[must_use]
     pub fn with_config(mut self, config: ResolvedConfig) -> Self {
         self.config = config;
         self
     }
 
-    /// The same context with somebody who listens.
+    /// Sets the receiver of the reports.
     #[must_use]
     pub fn with_reporter(mut self, reporter: Rc<dyn Reporter>) -> Self {
         self.reporter = Some(reporter);
         self
     }
 
-    /// Tells viewers how far this attempt is. Returns at once and never fails; does nothing if
-    /// the step is not wrapped in a [`WorkflowEventStep`](super::WorkflowEventStep).
+    /// Reports to viewers how far this attempt is. Returns at once and never fails.
     ///
-    /// If the process dies in mid-attempt, the attempt that follows is the same try: its first
-    /// report is taken for the first of the attempt that died, and so on, and is not told twice.
+    /// The report goes to the context's [`Reporter`], which the fake engine of the module `testing` and
+    /// the crate `ssetarget` set. Without one it is dropped.
     pub fn progress(&self, progress: impl Into<Progress>) {
         if let Some(reporter) = &self.reporter {
             reporter.progress(progress.into());
         }
     }
 
-    /// Sets an attribute of the `completed` event, if this attempt succeeds.
+    /// Sets an attribute of the step, which viewers get if this attempt succeeds. Goes the same way as
+    /// [`progress`](Self::progress).
     pub fn set_attribute(&self, key: impl Into<String>, value: impl Into<Value>) {
         if let Some(reporter) = &self.reporter {
             reporter.set_attribute(key.into(), value.into());
@@ -78,15 +78,15 @@ impl fmt::Debug for StepContext {
     }
 }
 
-/// Where a [`StepContext`]'s reports go.
+/// Receives the reports of a [`StepContext`].
 pub trait Reporter {
-    /// See [`StepContext::progress`].
+    /// Receives a call of [`StepContext::progress`].
     fn progress(&self, progress: Progress);
-    /// See [`StepContext::set_attribute`].
+    /// Receives a call of [`StepContext::set_attribute`].
     fn set_attribute(&self, key: String, value: Value);
 }
 
-/// What a step reports while it works. All parts are optional.
+/// A report of a step that is at work. All parts are optional.
 ///
 /// ```
 /// use cloudflare_workflows::Progress;
@@ -95,17 +95,17 @@ pub trait Reporter {
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Progress {
-    /// How much is done, from 0 to 100.
+    /// The part that is done, from 0 to 100.
     pub percent: Option<f64>,
-    /// What is being done.
+    /// A text for viewers.
     pub message: Option<String>,
-    /// Anything else.
+    /// Further values.
     pub attributes: serde_json::Map<String, Value>,
 }
 
 impl Progress {
-    /// How much is done. What is not a number from 0 to 100 is brought into that range, and NaN
-    /// is left out.
+    /// Returns a report that `percent` percent are done. A number outside of 0 to 100 is clamped, and
+    /// NaN is left out.
     #[must_use]
     pub fn percent(percent: f64) -> Self {
         Self {
@@ -114,14 +114,14 @@ impl Progress {
         }
     }
 
-    /// With a message. On its own: `Progress::default().message("…")`.
+    /// Sets the message. A report with a message alone is made by `Progress::from("…")`.
     #[must_use]
     pub fn message(mut self, message: impl Into<String>) -> Self {
         self.message = Some(message.into());
         self
     }
 
-    /// With an attribute.
+    /// Adds an attribute.
     #[must_use]
     pub fn attribute(mut self, key: impl Into<String>, value: impl Into<Value>) -> Self {
         self.attributes.insert(key.into(), value.into());

@@ -8,11 +8,11 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// How long to sleep, to wait or to keep something: milliseconds, made from a [`Duration`], or one
-/// of the platform's labels, such as `5 minutes`.
+/// A length of time for a sleep, a wait, a timeout or a retention: a number of milliseconds, made from a
+/// [`Duration`], or one of the platform's labels, such as `5 minutes`.
 ///
-/// Both mean the same to the engine. A label is passed on as it is, so that dashboards show it.
-/// What is below a millisecond is cut off. Two are equal if they are written alike.
+/// Both mean the same to the engine. A label is passed on as it is, so that dashboards show it. Parts of
+/// a millisecond are cut off. Two durations are equal if they are written in the same way.
 ///
 /// ```
 /// use std::time::Duration;
@@ -28,7 +28,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct WorkflowDuration {
     milliseconds: u64,
-    /// Of a label.
+    /// The unit of a label.
     unit: Option<Unit>,
 }
 
@@ -44,49 +44,49 @@ enum Unit {
 }
 
 impl WorkflowDuration {
-    /// So many seconds.
+    /// Returns the label of `number` seconds.
     #[must_use]
     pub const fn seconds(number: u32) -> Self {
         Self::label(number, Unit::Second)
     }
 
-    /// So many minutes.
+    /// Returns the label of `number` minutes.
     #[must_use]
     pub const fn minutes(number: u32) -> Self {
         Self::label(number, Unit::Minute)
     }
 
-    /// So many hours.
+    /// Returns the label of `number` hours.
     #[must_use]
     pub const fn hours(number: u32) -> Self {
         Self::label(number, Unit::Hour)
     }
 
-    /// So many days of 24 hours.
+    /// Returns the label of `number` days of 24 hours.
     #[must_use]
     pub const fn days(number: u32) -> Self {
         Self::label(number, Unit::Day)
     }
 
-    /// So many weeks.
+    /// Returns the label of `number` weeks.
     #[must_use]
     pub const fn weeks(number: u32) -> Self {
         Self::label(number, Unit::Week)
     }
 
-    /// So many months, which the platform counts as 30 days.
+    /// Returns the label of `number` months, which the platform counts as 30 days each.
     #[must_use]
     pub const fn months(number: u32) -> Self {
         Self::label(number, Unit::Month)
     }
 
-    /// So many years, which the platform counts as 365.25 days.
+    /// Returns the label of `number` years, which the platform counts as 365.25 days each.
     #[must_use]
     pub const fn years(number: u32) -> Self {
         Self::label(number, Unit::Year)
     }
 
-    /// So many milliseconds.
+    /// Returns `number` milliseconds, without a label.
     #[must_use]
     pub const fn milliseconds(number: u64) -> Self {
         Self {
@@ -95,13 +95,13 @@ impl WorkflowDuration {
         }
     }
 
-    /// As a number of milliseconds.
+    /// Returns the number of milliseconds.
     #[must_use]
     pub const fn as_milliseconds(self) -> u64 {
         self.milliseconds
     }
 
-    /// Whether it is one of the platform's labels, and not a number of milliseconds.
+    /// Returns whether it is one of the platform's labels, and not a number of milliseconds.
     #[must_use]
     pub const fn is_label(self) -> bool {
         self.unit.is_some()
@@ -165,7 +165,7 @@ impl From<WorkflowDuration> for Duration {
     }
 }
 
-/// As the platform writes it: `5 minutes`, `1.5 hours`; `1500 ms` if it is not a label.
+/// Writes it as the platform does: `5 minutes`, `1.5 hours`; `1500 ms` if it is not a label.
 impl fmt::Display for WorkflowDuration {
     #[allow(clippy::cast_precision_loss, reason = "exact below 2^53 ms")]
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -186,8 +186,7 @@ impl fmt::Display for WorkflowDuration {
 /// `minute`, `hour`, `day`, `week`, `month`, `year`, each with an `s` or without, or `ms`.
 ///
 /// # Errors
-/// [`InvalidDuration`] for anything else. The platform would take a unit that it does not know
-/// for milliseconds.
+/// [`InvalidDuration`] for anything else. (The platform would read an unknown unit as milliseconds.)
 impl FromStr for WorkflowDuration {
     type Err = InvalidDuration;
 
@@ -221,7 +220,7 @@ fn whole(milliseconds: f64) -> u64 {
     milliseconds as u64
 }
 
-/// The text is not a duration's.
+/// The error for a string that is not a duration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidDuration(String);
 
@@ -238,7 +237,7 @@ impl fmt::Display for InvalidDuration {
 
 impl std::error::Error for InvalidDuration {}
 
-/// As the platform has it: a label, or a number of milliseconds.
+/// Serialises as the platform does: a label, or a number of milliseconds.
 impl Serialize for WorkflowDuration {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         if self.is_label() {
@@ -249,7 +248,7 @@ impl Serialize for WorkflowDuration {
     }
 }
 
-/// From a label, or a number of milliseconds.
+/// Reads a label, or a number of milliseconds.
 impl<'de> Deserialize<'de> for WorkflowDuration {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Either;
@@ -282,7 +281,7 @@ impl<'de> Deserialize<'de> for WorkflowDuration {
                 text.parse().map_err(E::custom)
             }
 
-            /// A number, where some crate has switched on `serde_json/arbitrary_precision`.
+            /// Reads a number, where some crate has switched on `serde_json/arbitrary_precision`.
             fn visit_map<M: MapAccess<'de>>(self, map: M) -> Result<WorkflowDuration, M::Error> {
                 let number = serde_json::Number::deserialize(MapAccessDeserializer::new(map))?;
                 self.visit_f64(number.as_f64().unwrap_or(f64::NAN))

@@ -5,13 +5,13 @@ use std::error::Error;
 use std::fmt;
 use std::rc::Rc;
 
-/// Why a step or a workflow failed.
+/// The error of a step or a workflow.
 ///
-/// Made by `?` and `into()` from any [`std::error::Error`], from text, from `Box<dyn Error>` and from
-/// what becomes one, such as `anyhow::Error`, so that step code can use it as its error type; for
-/// that reason it is not an `Error` itself. (A `Box<dyn Error + Send + Sync>` is no error to the
-/// compiler: see [`from_box`](Self::from_box).) An error that came from the platform keeps the
-/// platform's own error object, and returning it throws that very object again.
+/// `?` and `into()` make it from any [`std::error::Error`], from strings, from `Box<dyn Error>` and from
+/// types that convert into one, such as `anyhow::Error`. It is not an `Error` itself, since that would
+/// forbid these conversions. (A `Box<dyn Error + Send + Sync>` is no `Error` to the compiler: see
+/// [`from_box`](Self::from_box).) An error that came from the platform keeps the platform's own error
+/// object, and returning it throws the same object again.
 ///
 /// ```
 /// use cloudflare_workflows::StepError;
@@ -33,7 +33,7 @@ pub struct StepError {
     thrown: Option<Rc<dyn Any>>,
 }
 
-/// What an error means for the run.
+/// The consequence of an error for the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StepErrorKind {
@@ -41,30 +41,30 @@ pub enum StepErrorKind {
     Failed,
     /// The step failed and must not be retried: see [`NonRetryableError`].
     NonRetryable,
-    /// A wait, or an attempt of a step, took longer than its timeout.
+    /// A wait or an attempt of a step took longer than its timeout.
     TimedOut,
-    /// The engine refuses the step (its name, its config, one step too many), cannot store what it
-    /// returned, or what it stored is not of the step's type. It does so in every lifetime.
+    /// The engine refuses the step (its name, its config, one step too many), cannot store its result,
+    /// or has stored a result of another type. Every lifetime of the run gets the same error.
     Invalid,
     /// Not a failure: the engine ends this lifetime of the run in order, for example for a pause,
-    /// and the run goes on in another. Return this very error: the engine knows it by its message,
-    /// so another in its place ends the run as errored, and going on as if nothing were up makes the
-    /// engine stop the run in mid-step.
+    /// and the run goes on in another. Return this very error. The engine knows it by its message, so
+    /// another error in its place ends the run as errored, and a workflow that goes on is stopped in
+    /// the middle of a step.
     Suspended,
-    /// Not a failure of the step: this lifetime of the run is over, because the engine or the
-    /// connection to it is gone, as after a deploy. The run goes on in another lifetime, or was
-    /// ended from outside, so return this very error, too. Whether the step's latest result was
-    /// stored is not known. [`StepError::is_suspended`] is true for it.
+    /// Not a failure of the step: this lifetime of the run is over, because the engine was reset or
+    /// the connection to it is lost, as after a deploy. The run goes on in another lifetime, or was
+    /// ended from outside, so return this very error, too. The step's latest result may or may not have
+    /// been stored. [`StepError::is_suspended`] is true for it.
     Reset,
 }
 
 impl StepError {
-    /// A failure with this message.
+    /// Returns an error of the kind [`Failed`](StepErrorKind::Failed) with this message.
     pub fn new(message: impl Into<String>) -> Self {
         Self::with_kind(StepErrorKind::Failed, message)
     }
 
-    /// A failure of this kind.
+    /// Returns an error of this kind with this message.
     pub fn with_kind(kind: StepErrorKind, message: impl Into<String>) -> Self {
         Self {
             kind,
@@ -74,79 +74,79 @@ impl StepError {
         }
     }
 
-    /// From an error that may be of any type: `.map_err(StepError::from_box)?`.
+    /// Converts a boxed error of any type: `.map_err(StepError::from_box)?`.
     #[must_use]
     pub fn from_box(error: Box<dyn Error + Send + Sync>) -> Self {
         let error: Box<dyn Error> = error;
         error.into()
     }
 
-    /// The same error with the object that the platform threw.
+    /// Sets the object that the platform threw.
     #[must_use]
     pub fn with_thrown(mut self, thrown: Rc<dyn Any>) -> Self {
         self.thrown = Some(thrown);
         self
     }
 
-    /// The same error with what it came from, of which the message says nothing.
+    /// Sets the error that this one came from. The message stays as it is.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Box<dyn Error>>) -> Self {
         self.source = Some(source.into());
         self
     }
 
-    /// What it means for the run.
+    /// Returns the consequence for the run.
     #[must_use]
     pub fn kind(&self) -> StepErrorKind {
         self.kind
     }
 
-    /// Whether something took longer than its timeout, such as a wait for an event that did not
+    /// Returns whether something took longer than its timeout, such as a wait for an event that did not
     /// come.
     #[must_use]
     pub fn is_timeout(&self) -> bool {
         self.kind == StepErrorKind::TimedOut
     }
 
-    /// Whether this lifetime of the run ends, which is no failure: see
+    /// Returns whether this lifetime of the run ends, which is no failure: see
     /// [`StepErrorKind::Suspended`] and [`StepErrorKind::Reset`].
     #[must_use]
     pub fn is_suspended(&self) -> bool {
         matches!(self.kind, StepErrorKind::Suspended | StepErrorKind::Reset)
     }
 
-    /// The same error, the object that the platform threw included, of another kind.
+    /// Changes the kind. The message, the source and the platform's object stay.
     pub fn of_kind(mut self, kind: StepErrorKind) -> Self {
         self.kind = kind;
         self
     }
 
-    /// What happened, in words.
+    /// Returns the message.
     #[must_use]
     pub fn message(&self) -> &str {
         &self.message
     }
 
-    /// The error that this was made from, unless it came from the platform.
+    /// Returns the error that this was made from, `None` if it came from the platform.
     #[must_use]
     pub fn source(&self) -> Option<&(dyn Error + 'static)> {
         self.source.as_deref()
     }
 
-    /// The source, to keep.
+    /// Returns the error that this was made from, by value.
     #[must_use]
     pub fn into_source(self) -> Option<Box<dyn Error>> {
         self.source
     }
 
-    /// The object that the platform threw.
+    /// Returns the object that the platform threw, `None` if the error did not come from it.
     #[must_use]
     pub fn thrown(&self) -> Option<&Rc<dyn Any>> {
         self.thrown.as_ref()
     }
 }
 
-// Not from `E: Error`, which leaves out text and what has erased an error's type.
+// Not from `E: Error`, which would leave out strings and `anyhow::Error`.
 impl<E: Into<Box<dyn Error>>> From<E> for StepError {
     fn from(error: E) -> Self {
         let error = error.into();
@@ -179,8 +179,8 @@ impl fmt::Debug for StepError {
     }
 }
 
-/// Ends the run at the first attempt, without retries: return it from a step for what will not
-/// get better, such as a card that was declined.
+/// An error that fails a step at once, without retries. Return it for a failure that a retry cannot mend,
+/// such as a card that was declined.
 ///
 /// ```
 /// use cloudflare_workflows::{NonRetryableError, StepError, StepErrorKind};
@@ -199,7 +199,7 @@ pub struct NonRetryableError {
 }
 
 impl NonRetryableError {
-    /// With the message that the run ends with.
+    /// Returns an error with this message, which becomes that of the step.
     pub fn new(message: impl Into<String>) -> Self {
         Self {
             message: message.into(),
@@ -215,7 +215,7 @@ impl fmt::Display for NonRetryableError {
 
 impl Error for NonRetryableError {}
 
-/// An error's message with those of its sources: the platform keeps one message and no chain.
+/// Joins an error's message with those of its sources: the platform keeps one message and no chain.
 fn chain(error: &dyn Error) -> String {
     let mut message = error.to_string();
     let mut source = error.source();
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn text_and_boxed_errors_become_errors_of_steps() {
+    fn strings_and_boxed_errors_become_errors_of_steps() {
         assert_eq!(with("no").message(), "no");
         assert_eq!(with("no".to_owned()).message(), "no");
         assert_eq!(with("no").kind(), StepErrorKind::Failed);

@@ -2,10 +2,10 @@
 
 use serde::Serialize;
 
-/// What kind of step a step is.
+/// The kind of a step.
 ///
-/// Serialises as the platform names its types for `restart({ from })`, which has one name for both
-/// kinds of sleep.
+/// It serialises as the `type` of the platform's `restart({ from })`, which has one name for both kinds of
+/// sleep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum StepKind {

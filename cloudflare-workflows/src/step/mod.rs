@@ -1,4 +1,4 @@
-//! The steps of a workflow, as a trait: the platform's, wrapped ones, or a fake in tests.
+//! The trait [`Step`]: the platform's step object, one that wraps it, or a fake one in tests.
 
 pub(crate) mod config;
 pub(crate) mod context;
@@ -7,6 +7,7 @@ pub(crate) mod error;
 pub(crate) mod kind;
 pub(crate) mod output;
 pub(crate) mod panic;
+pub(crate) mod resolved;
 pub(crate) mod rollback;
 
 use std::fmt;
@@ -18,39 +19,41 @@ use std::time::SystemTime;
 use futures_util::future::LocalBoxFuture;
 use serde::de::DeserializeOwned;
 
-use self::config::{Retries, RollbackConfig, Sensitivity, StepConfig};
+use self::config::{Retries, RollbackConfig, StepConfig};
 use self::context::StepContext;
 use self::duration::WorkflowDuration;
 use self::error::StepError;
 use self::output::StepOutput;
+use self::resolved::Sensitivity;
 use self::rollback::{Rollback, RollbackContext};
 
-/// What a workflow's `run` gets to make steps with.
+/// The step object that a workflow makes its steps with.
 ///
-/// Mirrors Cloudflare's `WorkflowStep`; a step is called `run` here since `do` is a keyword. All
+/// Mirrors Cloudflare's `WorkflowStep`; a step is called `run` here, since `do` is a keyword. All
 /// methods take `&self`, so steps can run concurrently with `join!`. Clones are the same step object,
-/// for callbacks and bodies that need one of their own. Lives on one thread.
+/// for callbacks and bodies that need one of their own. It lives on one thread.
 ///
-/// Implementations write [`do_step`](Self::do_step) and the waits; callers call
-/// [`run`](Self::run).
+/// Callers use [`run`](Self::run). Implementations write [`do_step`](Self::do_step), the sleeps and the
+/// wait.
 #[allow(async_fn_in_trait, reason = "workflows live on one thread")]
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot make steps",
     note = "steps are made with the `WorkflowStep` that `run` gets, or with the step object that \
-            `WorkflowEventStep::workflow` hands to its body"
+            a wrapper of it hands to the workflow's body"
 )]
 pub trait Step: Clone {
     /// Runs `callback` as a durable step. Nothing happens until it is awaited.
     ///
-    /// The result is stored; in a later lifetime of the run it is returned without calling
-    /// `callback`. It owns what it has (a `String`, not a `&str`), and may be up to 1 MiB as JSON: see
-    /// [`StepOutput`]. Return a [`ByteStream`](crate::ByteStream) for more.
+    /// The result is stored. A later lifetime of the run gets the stored result, and `callback` does
+    /// not run again. The result owns its values (a `String`, not a `&str`), and may be up to 1 MiB as
+    /// JSON: see [`StepOutput`]. Return a [`ByteStream`](crate::ByteStream) for more.
     ///
-    /// `callback` owns what it uses, since the engine may call it at any time: write `async move`, and
-    /// clone what others need, too.
+    /// `callback` owns the values it uses, since the engine may call it at any time: write `async move`,
+    /// and clone the values that other code needs, too.
     ///
-    /// With the default config: five retries, one second apart and doubling, with a timeout of ten
-    /// minutes for each attempt. Another config and a rollback can be given before the `.await`:
+    /// Default config: five retries, the first after one second and each later one after twice the time,
+    /// and a timeout of ten minutes for each attempt. Set another config and a rollback before the
+    /// `.await`:
     ///
     /// ```
     /// use std::time::Duration;
@@ -86,7 +89,7 @@ pub trait Step: Clone {
         StepFuture::new(self, DoStep::new(name, callback))
     }
 
-    /// Runs `callback` as a durable step with this config: see [`run`](Self::run).
+    /// Runs `callback` as a durable step with `config`: see [`run`](Self::run).
     ///
     /// # Errors
     /// As [`run`](Self::run).
@@ -98,9 +101,9 @@ pub trait Step: Clone {
         self.run(name, callback).config(config)
     }
 
-    /// Runs a group of steps, which viewers see as one task with the steps below it, where the step
-    /// object is a [`WorkflowEventStep`](super::WorkflowEventStep). Not a step of the engine: it is not
-    /// stored, not retried and not billed. Default: just runs `body`.
+    /// Runs a group of steps. A group is not a step of the engine: it is not stored, not retried and not
+    /// billed. A step object that shows the run to viewers, such as that of the crate `ssetarget`, shows
+    /// the group as one task with the steps below it. Default: runs `body` and nothing else.
     ///
     /// ```
     /// use cloudflare_workflows::{Step, StepError};
@@ -115,7 +118,7 @@ pub trait Step: Clone {
     /// ```
     ///
     /// # Errors
-    /// Those of `body`.
+    /// The errors of `body`.
     async fn group<T>(
         &self,
         name: &str,
@@ -125,13 +128,13 @@ pub trait Step: Clone {
         body(self.clone()).await
     }
 
-    /// Runs a step: what awaiting [`run`](Self::run) comes to.
+    /// Runs a step that is described in full. Awaiting [`run`](Self::run) calls it.
     ///
     /// # Errors
     /// As [`run`](Self::run).
     async fn do_step<T: StepOutput>(&self, step: DoStep<T>) -> Result<T, StepError>;
 
-    /// Sleeps, for a [`Duration`](std::time::Duration) or a platform's label
+    /// Sleeps for a [`Duration`](std::time::Duration) or one of the platform's labels
     /// (`WorkflowDuration::hours(2)`).
     ///
     /// # Errors
@@ -153,8 +156,9 @@ pub trait Step: Clone {
     /// Waits for an event that is sent to the instance from outside.
     ///
     /// # Errors
-    /// One whose [`is_timeout`](StepError::is_timeout) is true when the event did not come in
-    /// time; one for a payload that is not a `T`; else as [`sleep`](Self::sleep).
+    /// An error whose [`is_timeout`](StepError::is_timeout) is true when the event did not come in
+    /// time; one of the kind [`Invalid`](crate::StepErrorKind::Invalid) for a payload that is not a `T`;
+    /// otherwise as [`sleep`](Self::sleep).
     async fn wait_for_event<T>(
         &self,
         name: &str,
@@ -164,19 +168,21 @@ pub trait Step: Clone {
         T: DeserializeOwned + 'static;
 }
 
-/// A step that runs when it is awaited. Whatever it is to run with is given before.
+/// A step that runs when it is awaited. Its config and its rollback are set before.
+///
+/// [`Step::run`] returns it.
 #[must_use = "a step does not run until it is awaited"]
 pub struct StepFuture<'a, S, T>(State<'a, S, T>);
 
 enum State<'a, S, T> {
     Described(&'a S, DoStep<T>, Begin<'a, S, T>),
     Running(LocalBoxFuture<'a, Result<T, StepError>>),
-    /// Only while the state changes.
+    /// Holds the place while the state changes.
     Begins,
 }
 
-/// [`Step::do_step`]. Known where the step is described, so that awaiting it asks for no bounds: the
-/// compiler would tell again what it has told of `run`.
+/// [`Step::do_step`]. It is stored where the step is described, so that awaiting it needs no bounds: the
+/// compiler would repeat the errors that it has for `run`.
 type Begin<'a, S, T> = fn(&'a S, DoStep<T>) -> LocalBoxFuture<'a, Result<T, StepError>>;
 
 impl<'a, S: Step, T: StepOutput> StepFuture<'a, S, T> {
@@ -187,32 +193,32 @@ impl<'a, S: Step, T: StepOutput> StepFuture<'a, S, T> {
 }
 
 impl<S, T: 'static> StepFuture<'_, S, T> {
-    /// With this config, in place of all that was set before.
+    /// Sets the whole config, in place of everything set before.
     pub fn config(self, config: StepConfig) -> Self {
         self.with(|step| step.config = config)
     }
 
-    /// With these retries.
+    /// Sets the retries. Default: five, the first after one second, exponential.
     pub fn retries(self, retries: Retries) -> Self {
         self.with(|step| step.config.retries = Some(retries))
     }
 
-    /// With this timeout for each attempt.
+    /// Sets the longest time that one attempt may take. Default: ten minutes.
     pub fn timeout(self, timeout: impl Into<WorkflowDuration>) -> Self {
         self.with(|step| step.config.timeout = Some(timeout.into()))
     }
 
-    /// With something that the platform's log and dashboards do not show.
+    /// Hides a part of the step from the platform's log and dashboards. Default: they show everything.
     pub fn sensitive(self, sensitive: Sensitivity) -> Self {
         self.with(|step| step.config.sensitive = Some(sensitive))
     }
 
-    /// With a handler that undoes the step if the run fails, or is terminated with rollback, at
-    /// any time after the step has begun, also if the step itself failed. The last step is undone
-    /// first. Runs with the platform's default config.
+    /// Sets a handler that undoes the step. It runs if the run fails, or is terminated with rollback, at
+    /// any time after the step has begun, also if the step itself failed. The handler of the last step
+    /// runs first, with the platform's default config.
     ///
-    /// Rollbacks run when the run's own code has ended, so viewers are not told of them. The first
-    /// that fails for good is the last that runs.
+    /// Rollbacks run after the run's own code has ended, so the run cannot report them to viewers. No
+    /// further handler runs after one that fails for good.
     pub fn rollback(
         self,
         handler: impl AsyncFn(RollbackContext<T>) -> Result<(), StepError> + 'static,
@@ -220,7 +226,7 @@ impl<S, T: 'static> StepFuture<'_, S, T> {
         self.rollback_with(RollbackConfig::new(), handler)
     }
 
-    /// As [`rollback`](Self::rollback), with another config.
+    /// Sets a handler as [`rollback`](Self::rollback) does, and its config.
     pub fn rollback_with(
         self,
         config: RollbackConfig,
@@ -237,7 +243,7 @@ impl<S, T: 'static> StepFuture<'_, S, T> {
     }
 }
 
-// What it holds is not pinned in place: the future is behind a pointer.
+// Nothing in it is pinned in place: the future is boxed.
 impl<S, T> Unpin for StepFuture<'_, S, T> {}
 
 impl<S, T> Future for StepFuture<'_, S, T> {
@@ -266,21 +272,21 @@ impl<S, T> fmt::Debug for StepFuture<'_, S, T> {
     }
 }
 
-/// A step that runs code, in full: for implementations of [`Step`].
+/// A full description of a step that runs code, for implementations of [`Step`].
 #[non_exhaustive]
 pub struct DoStep<T> {
-    /// Its name.
+    /// The step's name.
     pub name: String,
-    /// How it is retried, when an attempt is given up, and what of it is kept secret.
+    /// The step's config.
     pub config: StepConfig,
-    /// What each attempt runs.
+    /// The code that each attempt runs.
     pub callback: StepCallback<T>,
-    /// What undoes it.
+    /// The handler that undoes the step. Default: none.
     pub rollback: Option<Rollback<T>>,
 }
 
 impl<T: 'static> DoStep<T> {
-    /// With the default config and no rollback.
+    /// Describes a step with the default config and no rollback.
     pub fn new(
         name: impl Into<String>,
         callback: impl AsyncFn(StepContext) -> Result<T, StepError> + 'static,
@@ -304,13 +310,13 @@ impl<T> fmt::Debug for DoStep<T> {
     }
 }
 
-/// What each attempt of a step runs. Clones are the same.
+/// The code that each attempt of a step runs. Clones share it.
 pub struct StepCallback<T>(Rc<dyn Fn(StepContext) -> LocalBoxFuture<'static, StepResult<T>>>);
 
 type StepResult<T> = Result<T, StepError>;
 
 impl<T: 'static> StepCallback<T> {
-    /// From an async closure.
+    /// Returns the callback that runs an async closure.
     pub fn new(callback: impl AsyncFn(StepContext) -> Result<T, StepError> + 'static) -> Self {
         let callback = Rc::new(callback);
         Self(Rc::new(move |context| {
@@ -322,7 +328,7 @@ impl<T: 'static> StepCallback<T> {
     /// Runs an attempt.
     ///
     /// # Errors
-    /// The callback's.
+    /// The error of the callback.
     pub async fn call(&self, context: StepContext) -> Result<T, StepError> {
         (self.0)(context).await
     }
@@ -340,18 +346,18 @@ impl<T> fmt::Debug for StepCallback<T> {
     }
 }
 
-/// Which event a step waits for, and how long.
+/// The options of a wait: the type of the event and the timeout.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct WaitForEvent {
     /// The type that the event must be sent with.
     pub event_type: String,
-    /// Default: the platform's, 24 hours.
+    /// The longest time to wait. Default: the platform's, 24 hours.
     pub timeout: Option<WorkflowDuration>,
 }
 
 impl WaitForEvent {
-    /// For an event of this type.
+    /// Waits for an event of this type.
     pub fn new(event_type: impl Into<String>) -> Self {
         Self {
             event_type: event_type.into(),
@@ -359,7 +365,7 @@ impl WaitForEvent {
         }
     }
 
-    /// At most this long.
+    /// Sets the longest time to wait.
     #[must_use]
     pub fn timeout(mut self, timeout: impl Into<WorkflowDuration>) -> Self {
         self.timeout = Some(timeout.into());
@@ -367,22 +373,22 @@ impl WaitForEvent {
     }
 }
 
-/// An event that a step waited for.
+/// An event that a step has waited for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct WaitedEvent<T> {
-    /// What was sent.
+    /// The payload that was sent.
     pub payload: T,
-    /// When it was sent.
+    /// The time at which it was sent.
     pub timestamp: SystemTime,
     /// The type that it was sent with.
     pub event_type: String,
-    /// What the platform's log and dashboards do not show of it.
+    /// The part of it that the platform's log and dashboards do not show.
     pub sensitive: Option<Sensitivity>,
 }
 
 impl<T> WaitedEvent<T> {
-    /// An event of this type that was sent at this time.
+    /// Returns an event of type `event_type` that was sent at `timestamp`.
     pub fn new(event_type: impl Into<String>, payload: T, timestamp: SystemTime) -> Self {
         Self {
             payload,

@@ -1,4 +1,4 @@
-//! What a step returns, and how an engine stores it.
+//! The results of steps, and how an engine stores them.
 
 use std::fmt;
 use std::pin::Pin;
@@ -14,18 +14,18 @@ use serde_json::Value;
 use super::error::StepError;
 use crate::border;
 
-/// What a step may return: any type that serde can write and read, up to 1 MiB as JSON, or a
+/// A type that a step may return: any type that serde can write and read, up to 1 MiB as JSON, or a
 /// [`ByteStream`] for more.
 ///
-/// It owns what it has: a step that finds text returns a `String`, not a `&str`.
+/// The value owns its parts: return a `String`, not a `&str`.
 ///
-/// It crosses into JavaScript and back as JSON: maps are objects (their keys may be integers and
-/// booleans, too), `None`, `()` and a float that is infinite or not a number are `null`, a float
-/// without decimals looks like an integer. An attempt fails without a retry, with an error that names
-/// the place, if its result is larger than 1 MiB, has more than 127 arrays and objects inside one
-/// another, or an integer beyond 2^53 that no JavaScript number holds exactly.
+/// It crosses into JavaScript and back as JSON. Maps are objects, whose keys may be integers and
+/// booleans, too. `None`, `()` and a float that is infinite or not a number are `null`. A float without
+/// decimals looks like an integer. An attempt fails without a retry, with an error that names the place,
+/// if its result is larger than 1 MiB, has more than 127 nested arrays and objects, or has an integer
+/// beyond 2^53 that no JavaScript number holds exactly.
 ///
-/// Engines turn it into what they store by an [`OutputCodec`] of theirs.
+/// An engine stores it with its [`OutputCodec`].
 #[diagnostic::on_unimplemented(
     message = "a step cannot return a `{Self}`, since it cannot be stored",
     label = "this step's result is stored, and given back in later lifetimes of the run",
@@ -33,13 +33,13 @@ use crate::border;
     note = "for more than 1 MiB, return a `ByteStream`"
 )]
 pub trait StepOutput: Sized + 'static {
-    /// To what `codec` stores.
+    /// Encodes the value with `codec`.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// When the value cannot be written.
     fn encode<C: OutputCodec>(self, codec: &C) -> Result<C::Stored, StepError>;
 
-    /// From what `codec` stored.
+    /// Decodes a value that `codec` stored.
     ///
     /// # Errors
     /// When something else was stored.
@@ -66,44 +66,44 @@ impl StepOutput for ByteStream {
     }
 }
 
-/// How an engine stores what steps return.
+/// The way in which an engine stores the results of steps.
 pub trait OutputCodec {
-    /// What it stores.
+    /// The stored version of a result.
     type Stored;
 
-    /// A value.
+    /// Encodes a value.
     ///
     /// # Errors
     /// [`NonRetryable`](crate::StepErrorKind::NonRetryable), when it cannot be written.
     fn encode<T: Serialize>(&self, value: &T) -> Result<Self::Stored, StepError>;
 
-    /// A value that was stored.
+    /// Decodes a value.
     ///
     /// # Errors
-    /// When it is not a `T`.
+    /// When the stored result is not a `T`.
     fn decode<T: DeserializeOwned>(&self, stored: Self::Stored) -> Result<T, StepError>;
 
-    /// A stream, which is read to its end.
+    /// Encodes a stream, which is read to its end.
     ///
     /// # Errors
     /// When the engine cannot take it.
     fn encode_stream(&self, stream: ByteStream) -> Result<Self::Stored, StepError>;
 
-    /// A stream that was stored.
+    /// Decodes a stream.
     ///
     /// # Errors
-    /// When what was stored is not a stream.
+    /// When the stored result is not a stream.
     fn decode_stream(&self, stored: Self::Stored) -> Result<ByteStream, StepError>;
 }
 
-/// Stores JSON, and streams as they are: for engines in tests.
+/// A codec for engines in tests: stores values as JSON, and streams as they are.
 ///
-/// Takes what the platform takes, and gives it back as JavaScript would. Refuses the rest with a
-/// [`NonRetryable`](crate::StepErrorKind::NonRetryable) error, as [`StepOutput`] says.
+/// It takes the values that the platform takes, and returns them as JavaScript would. It refuses the
+/// rest with a [`NonRetryable`](crate::StepErrorKind::NonRetryable) error, as [`StepOutput`] says.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct JsonCodec;
 
-/// What [`JsonCodec`] stores.
+/// A result that [`JsonCodec`] stored.
 #[derive(Debug)]
 pub enum JsonOutput {
     /// A value.
@@ -142,12 +142,12 @@ impl OutputCodec for JsonCodec {
     }
 }
 
-/// A step's result that is a stream of bytes, for what is larger than 1 MiB.
+/// A step's result that is a stream of bytes, for results above 1 MiB.
 ///
-/// The engine reads it to its end and stores it before the step is complete. Whoever runs the step
-/// gets the stored bytes as another stream, cut into other chunks, in this lifetime as in later
-/// ones. A chunk may have up to 16 MiB. A stream that fails ends the run as errored; so the
-/// platform decides.
+/// The engine reads the stream to its end and stores it before the step is complete. The step then
+/// returns the stored bytes as another stream, cut into other chunks, in this lifetime and in later ones.
+/// A chunk may have up to 16 MiB. A stream that fails ends the run as errored, which the platform
+/// decides.
 ///
 /// ```
 /// use futures_util::TryStreamExt;
@@ -166,7 +166,7 @@ impl OutputCodec for JsonCodec {
 pub struct ByteStream(LocalBoxStream<'static, Result<Bytes, StepError>>);
 
 impl ByteStream {
-    /// From a stream of chunks.
+    /// Wraps a stream of chunks.
     pub fn new<B, E>(stream: impl Stream<Item = Result<B, E>> + 'static) -> Self
     where
         B: Into<Bytes>,
@@ -176,10 +176,10 @@ impl ByteStream {
         Self(stream.boxed_local())
     }
 
-    /// Reads it to its end.
+    /// Reads the stream to its end and returns all bytes.
     ///
     /// # Errors
-    /// The stream's.
+    /// The first error of the stream.
     pub async fn read_all(self) -> Result<Vec<u8>, StepError> {
         self.try_fold(Vec::new(), async |mut all, chunk| {
             all.extend_from_slice(&chunk);
@@ -189,7 +189,7 @@ impl ByteStream {
     }
 }
 
-/// One chunk, which must not have more than 16 MiB.
+/// A stream of one chunk, which must not have more than 16 MiB.
 impl<B: Into<Bytes>> From<B> for ByteStream {
     fn from(bytes: B) -> Self {
         let chunk = Ok(bytes.into());

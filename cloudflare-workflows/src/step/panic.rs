@@ -1,4 +1,4 @@
-//! Panics become errors, where the build lets them unwind.
+//! Turns panics into errors, where the build lets them unwind.
 
 use std::any::Any;
 use std::future::Future;
@@ -13,14 +13,13 @@ use super::error::StepError;
 /// run. Without unwinding (`panic=abort`, the default of wasm builds) a panic still aborts.
 ///
 /// # Errors
-/// Those of `future`, and one for a panic, with its message.
+/// The errors of `future`, and for a panic an error with its message.
 pub async fn catch_panic<T>(
     future: impl Future<Output = Result<T, StepError>>,
 ) -> Result<T, StepError> {
-    // Behind a pointer, so that no function has two nested catches in one another: LLVM makes
-    // invalid wasm of those ("catch_all_ref label must be a subtype of (ref exn)").
+    // Boxed, so that no function has two nested catches: LLVM makes invalid wasm of those ("catch_all_ref label must be a subtype of (ref exn)").
     let future: LocalBoxFuture<'_, _> = Box::pin(future);
-    // What the future captured is dropped or used again only by a new attempt, which starts over.
+    // The values that the future captured are dropped, or used again by a new attempt, which starts over.
     AssertUnwindSafe(future)
         .catch_unwind()
         .await

@@ -1,4 +1,4 @@
-//! What undoes a step, if the run fails after it.
+//! Handlers that undo a step if the run fails after it.
 
 use std::fmt;
 use std::rc::Rc;
@@ -9,9 +9,9 @@ use super::config::RollbackConfig;
 use super::context::StepContext;
 use super::error::StepError;
 
-/// What undoes a step: see [`StepFuture::rollback`](crate::StepFuture::rollback).
+/// A handler that undoes a step, with its config: see [`StepFuture::rollback`](crate::StepFuture::rollback).
 pub struct Rollback<T> {
-    /// How it is retried and when an attempt is given up.
+    /// The retries and the timeout of the handler.
     pub config: RollbackConfig,
     handler: Handler<T>,
 }
@@ -19,7 +19,7 @@ pub struct Rollback<T> {
 type Handler<T> = Rc<dyn Fn(RollbackContext<T>) -> LocalBoxFuture<'static, Result<(), StepError>>>;
 
 impl<T: 'static> Rollback<T> {
-    /// By this handler.
+    /// Returns a rollback that runs `handler`.
     pub fn new(
         config: RollbackConfig,
         handler: impl AsyncFn(RollbackContext<T>) -> Result<(), StepError> + 'static,
@@ -37,7 +37,7 @@ impl<T: 'static> Rollback<T> {
     /// Runs the handler.
     ///
     /// # Errors
-    /// The handler's.
+    /// The error of the handler.
     pub async fn call(&self, context: RollbackContext<T>) -> Result<(), StepError> {
         (self.handler)(context).await
     }
@@ -60,20 +60,20 @@ impl<T> fmt::Debug for Rollback<T> {
     }
 }
 
-/// What a rollback is told.
+/// The argument of a rollback handler.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct RollbackContext<T> {
-    /// The step's last attempt. It is not told which attempt of the rollback runs.
+    /// The step's last attempt. (The number of the rollback's own attempt is not known.)
     pub ctx: StepContext,
-    /// Why the run is rolled back: its error, or one of the name `Terminated`.
+    /// The reason of the rollback: the error of the run, or one of the name `Terminated`.
     pub error: StepError,
-    /// What the step returned; `None` if it failed, or had not ended.
+    /// The step's result; `None` if it failed or has not ended.
     pub output: Option<T>,
 }
 
 impl<T> RollbackContext<T> {
-    /// The step's last attempt, why it is undone, and what it returned.
+    /// Returns the argument for a step whose last attempt is `ctx`.
     #[must_use]
     pub fn new(ctx: StepContext, error: StepError, output: Option<T>) -> Self {
         Self { ctx, error, output }

@@ -1,6 +1,6 @@
-//! A fake engine, for testing workflows natively: feature `testing`.
+//! A fake engine that runs workflows natively, for tests (feature `testing`).
 //!
-//! Write the logic of a workflow over `&impl Step`, and run it here without Cloudflare:
+//! Let the logic of a workflow take `&impl Step`, and run it here without Cloudflare:
 //!
 //! ```
 //! use std::time::Duration;
@@ -26,13 +26,13 @@
 //!
 //! let charge = &instance.steps()[0];
 //! assert_eq!((charge.name.as_str(), charge.attempts), ("charge card", 2));
-//! assert!(instance.elapsed() >= Duration::from_secs(3600)); // and nobody has waited
+//! assert!(instance.elapsed() >= Duration::from_secs(3600)); // the test has not waited
 //! # Ok::<(), cloudflare_workflows::testing::FakeRunError>(())
 //! # }).unwrap();
 //! ```
 //!
-//! The run is ended and begun again whenever a real engine might do that, with the results of the
-//! steps that have ended, so a workflow that is not deterministic does not pass: see [`Replay`].
+//! The fake engine ends the run and begins it again wherever a real engine might do that, with the results
+//! of the steps that have ended. So a workflow that is not deterministic does not pass: see [`Replay`].
 
 mod state;
 mod step;
@@ -54,32 +54,32 @@ use crate::step::kind::StepKind;
 use state::{Given, State, Stored};
 pub use step::FakeStep;
 
-/// A workflow instance without an engine: steps run here and now, time passes when everybody waits,
-/// and what its steps meet is scripted.
+/// A workflow instance on the fake engine. Its clock advances when every step waits, and the test says
+/// which attempts fail, what steps return and which events come.
 ///
-/// Clones are the same instance. Lives on one thread.
+/// Clones are the same instance. It lives on one thread.
 #[derive(Clone, Default)]
 pub struct FakeInstance {
     state: Rc<State>,
 }
 
-/// When a [`FakeInstance`] ends the run and begins it again, as an engine does for sleeps, deploys,
-/// crashes and pauses. The code of a step that has ended does not run again; all other code does.
+/// The places at which a [`FakeInstance`] ends the run and begins it again, as an engine does for sleeps,
+/// deploys, crashes and pauses. The code of a step that has ended does not run again; all other code does.
 ///
-/// A run whose lifetimes differ fails with [`FakeRunError::NotDeterministic`]: if a step that has
-/// begun is not called again, or is another one (its duration, the event it waits for), if a run that
-/// has ended begins something new, or gives another result. Also if a `select!` of steps polls
-/// fewer of them than before: Cloudflare's rules have races inside of steps for that reason. A
-/// lifetime in which a step's error is given back may leave out steps, as `try_join!` then does.
+/// A run whose lifetimes differ fails with [`FakeRunError::NotDeterministic`]: a step that has begun is not
+/// called again or is different (its duration, the event it waits for), or a run that has ended begins a
+/// new step or returns another result. So does a run in which a `select!` of steps polls fewer of them than
+/// before: Cloudflare's rules ask for races inside of a step. A lifetime in which a stored error is returned
+/// may leave out steps, as `try_join!` then does.
 ///
-/// A pause is an error of the steps that wait ([`StepErrorKind::Suspended`]), and every other one is
-/// a reset, as a deploy makes it ([`StepErrorKind::Reset`]); a run that does not fail with that very
-/// error then fails with [`FakeRunError::IgnoredSuspension`].
+/// In a pause the steps that wait return an error: by turns one of the kind [`StepErrorKind::Suspended`], and
+/// one of the kind [`StepErrorKind::Reset`], as after a deploy. A run that does not return that error fails
+/// with [`FakeRunError::IgnoredSuspension`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Replay {
-    /// After every step, before every wait and retry, by a pause in each of them, and once more at
-    /// the end.
+    /// After every step, before every wait and retry, by a pause during each wait and retry, and once more
+    /// at the end.
     #[default]
     Everywhere,
     /// Before every wait and retry.
@@ -88,48 +88,48 @@ pub enum Replay {
     Never,
 }
 
-/// A step of a [`FakeInstance`], in the order in which they began.
+/// A step of a [`FakeInstance`]: see [`FakeInstance::steps`].
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct FakeStepRecord {
-    /// What kind it is.
+    /// The kind of the step.
     pub kind: StepKind,
-    /// Its name.
+    /// The step's name.
     pub name: String,
-    /// Which step of that kind and name it is, from 1.
+    /// The number of the step among the steps of its kind and name, from 1.
     pub count: u32,
-    /// How often its code ran, or a scripted error did in its place.
+    /// The number of attempts, including those that failed with a scripted error.
     pub attempts: u32,
-    /// How it ended: with what it returned (`null` for a sleep and a stream, the payload for a wait),
-    /// or an error's message. `None` if it has not.
+    /// The result as JSON (`null` for a sleep and a stream, the payload for a wait), or the message of the
+    /// error. `None` if the step has not ended.
     pub result: Option<Result<Value, String>>,
-    /// What its code reported.
+    /// The reports of the step's code, in order.
     pub progress: Vec<Progress>,
-    /// What its code set.
+    /// The attributes that the step's code set.
     pub attributes: Map<String, Value>,
-    /// Whether its rollback ran, and with which result.
+    /// The result of the step's rollback, an error as its message. `None` if no rollback ran.
     pub rolled_back: Option<Result<(), String>>,
-    /// How long it is, or which event it waits for: what must be the same in every lifetime.
+    /// The duration, or the event that is waited for: what must be the same in every lifetime.
     detail: String,
     stored: Option<Stored>,
-    /// When the sleep, the wait or the pause between two attempts ends.
+    /// The time at which the sleep, the wait or the pause between two attempts ends.
     due: Option<SystemTime>,
 }
 
-/// Why a [`FakeInstance::run`] gave no result.
+/// The error of a [`FakeInstance::run`].
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum FakeRunError {
     /// The workflow failed with this error. Its rollbacks have run.
     Workflow(StepError),
-    /// The workflow did not do the same in two lifetimes of the run; in words.
+    /// Two lifetimes of the run differ, as the string describes.
     NotDeterministic(String),
-    /// The run was paused or reset, and the workflow went on; in words.
+    /// The run was paused or reset, and the workflow went on, as the string describes.
     IgnoredSuspension(String),
 }
 
 impl FakeRunError {
-    /// The workflow's error, unless it is not deterministic.
+    /// Returns the workflow's own error, `None` for the other kinds.
     #[must_use]
     pub fn workflow(&self) -> Option<&StepError> {
         match self {
@@ -146,8 +146,8 @@ impl fmt::Display for FakeRunError {
             Self::NotDeterministic(how) => write!(
                 f,
                 "the workflow is not deterministic: {how}. Code outside of steps runs again in every \
-                 lifetime of a run and must give the same steps: move clocks, random numbers and \
-                 what comes from outside into steps"
+                 lifetime of a run and must make the same steps: move clocks, random numbers and \
+                 outside state into steps"
             ),
             Self::IgnoredSuspension(how) => write!(
                 f,
@@ -161,23 +161,24 @@ impl fmt::Display for FakeRunError {
 impl std::error::Error for FakeRunError {}
 
 impl FakeInstance {
-    /// One that begins on 2026-01-01T00:00:00Z, whose steps run their own code.
+    /// Returns an instance whose clock begins at 2026-01-01T00:00:00Z, and whose steps run their own code.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// With another [`Replay`]. Default: [`Replay::Everywhere`].
+    /// Sets the [`Replay`]. Default: [`Replay::Everywhere`].
     #[must_use]
     pub fn replay(self, replay: Replay) -> Self {
         self.state.replay.set(replay);
         self
     }
 
-    /// Lets `do` steps of this name return `value` without running: the first call is for the
-    /// first of them, and so on; the last holds for all that follow.
+    /// Lets `do` steps of this name return `value` without running their code. The first call is for the
+    /// first step of the name, the second call for the second, and so on. The value of the last call is also
+    /// for all later steps.
     ///
-    /// What a step could not return fails the attempt, with the error that it would fail with.
+    /// A value that a step cannot return fails the attempt, with the same error as on the real engine.
     pub fn returns<T: Serialize>(&self, step: &str, value: T) -> &Self {
         let mut results = self.state.results.borrow_mut();
         let results = results.entry(step.to_owned()).or_default();
@@ -185,8 +186,8 @@ impl FakeInstance {
         self
     }
 
-    /// Lets the next attempt of `do` steps of this name fail without running, with an error that
-    /// is retried as the step's config says. Each call is for one more attempt.
+    /// Lets the next attempt of `do` steps of this name fail with `error`, without running the code. It is
+    /// retried as the step's config says. Each call is for one more attempt.
     pub fn fail_attempt(&self, step: &str, error: impl Into<StepError>) -> &Self {
         let error = error.into();
         let mut failures = self.state.failures.borrow_mut();
@@ -195,18 +196,18 @@ impl FakeInstance {
         self
     }
 
-    /// Lets the next attempt of `do` steps of this name take too long.
+    /// Lets the next attempt of `do` steps of this name fail as one that took longer than its timeout.
     pub fn time_out_attempt(&self, step: &str) -> &Self {
         let error = StepError::with_kind(StepErrorKind::TimedOut, "the attempt timed out");
         self.fail_attempt(step, error)
     }
 
-    /// Sends an event for the waits of its type: at once, so that it is there before the run is.
+    /// Sends an event now. Called before the run, the event is there when the run begins to wait.
     pub fn send_event<T: Serialize>(&self, event_type: &str, payload: T) -> &Self {
         self.send_event_after(Duration::ZERO, event_type, payload)
     }
 
-    /// Sends an event so long after now, by the instance's clock.
+    /// Sends an event when `delay` has passed by the instance's clock.
     pub fn send_event_after<T: Serialize>(
         &self,
         delay: Duration,
@@ -219,16 +220,17 @@ impl FakeInstance {
         self
     }
 
-    /// Runs a workflow to its end, over as many lifetimes as [`Replay`] says, and its rollbacks if
-    /// it fails.
+    /// Runs a workflow to its end, in as many lifetimes as [`Replay`] asks for, and then its rollbacks if it
+    /// fails.
     ///
-    /// Time passes when everybody waits, and only then: while the code of a step waits for
-    /// something else, such as a real timer, so does the run. For that reason attempts do not time
-    /// out by themselves: see [`time_out_attempt`](Self::time_out_attempt).
+    /// The clock advances when every step waits, and only then. While the code of a step waits for something
+    /// else, such as a real timer, the run waits, too. So attempts do not time out by themselves: see
+    /// [`time_out_attempt`](Self::time_out_attempt). A run that waits for an event that never comes fails at
+    /// the timeout of the wait.
     ///
     /// # Errors
-    /// [`FakeRunError::Workflow`] with the workflow's own; [`FakeRunError::NotDeterministic`] if
-    /// its lifetimes differ, and [`FakeRunError::IgnoredSuspension`] if it does not stand a pause.
+    /// [`FakeRunError::Workflow`] with the workflow's own error; [`FakeRunError::NotDeterministic`] if the
+    /// lifetimes differ; [`FakeRunError::IgnoredSuspension`] if the workflow goes on after a pause.
     pub async fn run<T: Serialize>(
         &self,
         workflow: impl AsyncFn(FakeStep) -> Result<T, StepError>,
@@ -284,32 +286,32 @@ impl FakeInstance {
         }
     }
 
-    /// The steps that have begun, in that order.
+    /// Returns the steps that have begun, in the order in which they began.
     #[must_use]
     pub fn steps(&self) -> Vec<FakeStepRecord> {
         self.state.records.borrow().clone()
     }
 
-    /// How often the run was begun.
+    /// Returns the number of lifetimes of the run.
     #[must_use]
     pub fn lifetimes(&self) -> u32 {
         self.state.lifetimes.get()
     }
 
-    /// The time by the instance's clock.
+    /// Returns the time by the instance's clock.
     #[must_use]
     pub fn now(&self) -> SystemTime {
         self.state.now.get()
     }
 
-    /// How much time has passed by the instance's clock.
+    /// Returns how much time has passed by the instance's clock.
     #[must_use]
     pub fn elapsed(&self) -> Duration {
         let elapsed = self.now().duration_since(self.state.began);
         elapsed.unwrap_or_default()
     }
 
-    /// Runs until the workflow returns, or this lifetime ends: `None`.
+    /// Runs one lifetime. Returns `None` if it ends before the workflow returns.
     async fn lifetime<T>(
         &self,
         workflow: impl Future<Output = Result<T, StepError>>,
@@ -333,7 +335,7 @@ impl FakeInstance {
                     continue;
                 }
                 if state.lifetime.borrow().running > 0 {
-                    // It waits for something that is not ours, which will wake it.
+                    // The code of a step waits for something else, which will wake it.
                     return Poll::Pending;
                 }
                 if state.lifetime.borrow().ends {
@@ -384,7 +386,7 @@ impl FakeStepRecord {
     }
 }
 
-/// As in `sleep "nap" (number 2)`.
+/// Writes, for example, `sleep "nap" (number 2)`.
 impl fmt::Display for FakeStepRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match self.kind {
@@ -397,7 +399,7 @@ impl fmt::Display for FakeStepRecord {
     }
 }
 
-/// As it comes out on the other side of the border.
+/// Returns a value as JavaScript would return it.
 fn given<T: Serialize>(value: &T, what: &str) -> Given {
     let written = border::write_value(value);
     written.map_err(|refused| refused.into_step_error(what).message().to_owned())

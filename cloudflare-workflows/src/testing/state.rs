@@ -1,4 +1,4 @@
-//! What a fake engine keeps: what is stored of a run, and what is gone when a lifetime ends.
+//! The state of a fake engine: the part that is stored, and the part that a lifetime's end drops.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -18,44 +18,44 @@ pub(super) struct State {
     pub(super) replay: Cell<Replay>,
     pub(super) now: Cell<SystemTime>,
     pub(super) began: SystemTime,
-    /// What steps of a name return without running.
+    /// The results that steps of a name return without running.
     pub(super) results: RefCell<HashMap<String, VecDeque<Given>>>,
     /// Errors of the next attempts of steps of a name.
     pub(super) failures: RefCell<HashMap<String, VecDeque<(StepErrorKind, String)>>>,
-    /// Events from outside, by when they come.
+    /// Events from outside, with the time at which each comes.
     pub(super) events: RefCell<Vec<(SystemTime, String, Given)>>,
     pub(super) lifetimes: Cell<u32>,
     pub(super) lifetime: RefCell<Lifetime>,
-    /// Grows with all that is stored, to know whether a lifetime changed anything.
+    /// Grows with each change of the stored part, to know whether a lifetime changed anything.
     pub(super) changes: Cell<u64>,
-    /// What that was at the latest pause.
+    /// The value of `changes` at the latest pause.
     paused: Cell<Option<u64>>,
-    /// How many pauses there were.
+    /// The number of pauses.
     pauses: Cell<u32>,
 }
 
-/// What a test gives, or why it cannot cross the border to an engine.
+/// A value from a test, or the reason why it cannot cross to an engine.
 pub(super) type Given = Result<Value, String>;
 
-/// What is gone when a lifetime ends.
+/// The part that a lifetime's end drops.
 #[derive(Default)]
 pub(super) struct Lifetime {
     pub(super) counts: HashMap<(StepKind, String), u32>,
-    /// How many steps had begun before.
+    /// The number of steps that had begun before this lifetime.
     pub(super) known: usize,
-    /// The steps that were called, as places in the records.
+    /// The steps that were called, as positions in the records.
     pub(super) called: Vec<usize>,
-    /// Somebody lets others go first, and is not waiting.
+    /// A step lets others go first, and is not waiting.
     pub(super) passing: bool,
-    /// Attempts under way.
+    /// The number of attempts under way.
     pub(super) running: u32,
-    /// It ends once no attempt is under way.
+    /// The lifetime ends once no attempt is under way.
     pub(super) ends: bool,
-    /// A stored error was given back: then what follows may rightly differ.
+    /// A stored error was returned: then the later steps may differ.
     pub(super) failed: bool,
-    /// The run is paused: those who wait were told so, and nothing may begin.
+    /// The run is paused: the steps that wait have returned an error, and no step may begin.
     pub(super) suspended: bool,
-    /// The run has ended before: nothing new may begin.
+    /// The run has ended in an earlier lifetime: no new step may begin.
     pub(super) complete: bool,
     pub(super) violation: Option<String>,
     pub(super) timers: BTreeMap<(SystemTime, usize), Option<Waker>>,
@@ -67,7 +67,7 @@ pub(super) type BoxedRollback =
 
 impl Default for State {
     fn default() -> Self {
-        // A day like any other: the same for every test.
+        // 2026-01-01T00:00:00Z, for every test.
         let began = SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_225_600);
         Self {
             records: RefCell::default(),
@@ -104,7 +104,7 @@ impl State {
         };
     }
 
-    /// Whether this lifetime did what those before it did.
+    /// Checks that this lifetime did the same as those before it.
     pub(super) fn check(&self) -> Result<(), FakeRunError> {
         let lifetime = self.lifetime.borrow();
         let not_deterministic = |how: String| Err(FakeRunError::NotDeterministic(how));
@@ -146,7 +146,7 @@ impl State {
         }
     }
 
-    /// To when the first of those who wait has waited enough. `false` if nobody waits.
+    /// Advances the clock to the end of the first wait. Returns `false` if no step waits.
     pub(super) fn pass_time(&self) -> bool {
         let first = self.lifetime.borrow_mut().timers.pop_first();
         let Some(((due, _), waker)) = first else {
@@ -159,7 +159,7 @@ impl State {
         true
     }
 
-    /// Tells those who wait that the run is paused, once for each wait. `false` if nobody is told.
+    /// Pauses the run, once for each wait: the steps that wait return an error. Returns `false` if none does.
     pub(super) fn pause(&self) -> bool {
         let mut lifetime = self.lifetime.borrow_mut();
         let changes = Some(self.changes.get());
@@ -174,7 +174,7 @@ impl State {
         true
     }
 
-    /// The workflow has ended this lifetime though the run was only paused.
+    /// Checks that a workflow that returns during a pause returns the error of the pause.
     pub(super) fn ended_in_pause<T>(&self, result: &Result<T, StepError>) {
         let mut lifetime = self.lifetime.borrow_mut();
         let how = match result {
@@ -185,7 +185,7 @@ impl State {
         lifetime.violation.get_or_insert(how);
     }
 
-    /// Lets others go first.
+    /// Lets the other steps go first.
     pub(super) async fn pass(&self) {
         let mut passed = false;
         poll_fn(|context| {
@@ -199,7 +199,7 @@ impl State {
         .await;
     }
 
-    /// Waits until the clock says so. The time passes when everybody waits.
+    /// Waits until the clock has reached `due`. It advances when every step waits.
     ///
     /// # Errors
     /// When the run is paused.
@@ -219,7 +219,8 @@ impl State {
         .await
     }
 
-    /// A step is called: its record, which is a new one if it has not begun before.
+    /// Notes the call of a step, and returns the position of its record, which is new if it has not begun
+    /// before.
     pub(super) fn call(
         &self,
         kind: StepKind,
@@ -260,7 +261,7 @@ impl State {
         }
         lifetime.called.push(index);
         match lifetime.violation {
-            // The lifetime ends with the next look at it.
+            // The lifetime ends at the next check.
             Some(_) => Err(self.suspended()),
             None => Ok(index),
         }
@@ -286,7 +287,7 @@ impl State {
         stored
     }
 
-    /// A step has ended. In a replay everywhere, so has this lifetime.
+    /// Stores the end of a step. With [`Replay::Everywhere`] this lifetime ends, too.
     pub(super) async fn end(&self, index: usize, stored: Stored) -> Stored {
         self.record(index, |record| {
             record.result = Some(match &stored {
@@ -306,7 +307,7 @@ impl State {
         stored
     }
 
-    /// As the engine says it, of a pause and of a deploy by turns.
+    /// Returns the error of a pause and that of a deploy by turns, with the engine's own messages.
     fn suspended(&self) -> StepError {
         let (kind, message) = match self.pauses.get() % 2 {
             1 => (
@@ -336,7 +337,7 @@ impl State {
     }
 }
 
-/// An attempt is under way.
+/// Counts an attempt that is under way.
 pub(super) struct Running<'a>(&'a State);
 
 impl<'a> Running<'a> {

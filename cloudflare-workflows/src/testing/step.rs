@@ -1,4 +1,4 @@
-//! The fake steps.
+//! The step object of the fake engine.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -40,7 +40,7 @@ impl Step for FakeStep {
         let (name, count) = (step.name.clone(), self.count(index));
         let context = |attempt| StepContext::new(&name, count, attempt).with_config(config);
         loop {
-            // Others that begin now do so before anything ends.
+            // Steps that begin now do so before any step ends.
             if let Some(due) = state.record(index, |record| record.due).flatten() {
                 state.sleep_until(due, index).await?;
                 state.record(index, |record| record.due = None);
@@ -76,7 +76,7 @@ impl Step for FakeStep {
                     state.changed();
                     continue;
                 }
-                // As the engine says it, which does not try the step again then.
+                // The engine's own message. It does not retry the step.
                 Some(Err(error)) => (
                     StepErrorKind::NonRetryable,
                     format!(
@@ -146,7 +146,7 @@ impl FakeStep {
         self.state.record(index, |record| record.count).unwrap_or(1)
     }
 
-    /// One attempt, scripted or live.
+    /// Runs one attempt, scripted or live.
     async fn attempt<T: StepOutput>(
         &self,
         step: &DoStep<T>,
@@ -181,13 +181,13 @@ impl FakeStep {
         })
     }
 
-    /// A sleep, to its end.
+    /// Sleeps to the end of the sleep.
     async fn wait(&self, index: usize, due: SystemTime) -> Result<(), StepError> {
         let state = &self.state;
         if state.stored(index).is_some() {
             return Ok(());
         }
-        // As it was when it began.
+        // The end that the sleep had when it began.
         let due = state.record(index, |record| *record.due.get_or_insert(due));
         state
             .sleep_until(due.unwrap_or(state.now.get()), index)
@@ -197,7 +197,7 @@ impl FakeStep {
         Ok(())
     }
 
-    /// The event that a wait is for, or an error when its time is over.
+    /// Waits for the event of a wait, or returns an error at its timeout.
     async fn event(
         &self,
         index: usize,

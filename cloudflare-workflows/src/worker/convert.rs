@@ -1,4 +1,4 @@
-//! Values, durations and errors across the border.
+//! Conversions of values, durations and errors between Rust and JavaScript.
 
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
@@ -13,38 +13,39 @@ use crate::border::{self, CannotCross};
 use crate::step::duration::WorkflowDuration;
 use crate::step::error::{StepError, StepErrorKind};
 
-/// As `JSON.parse` gives it.
+/// Converts a value to JavaScript: `JSON.parse` of its JSON.
 pub(super) fn to_js<T: Serialize + ?Sized>(value: &T) -> Result<JsValue, CannotCross> {
     let text = border::write(value)?;
     JSON::parse(&text).map_err(|_| CannotCross::new("JavaScript cannot read its JSON"))
 }
 
-/// As `JSON.stringify` writes it. What it has no word for (`undefined`, a function) is `null`.
+/// Converts a value from JavaScript: reads what `JSON.stringify` writes. A value that JSON cannot express
+/// (`undefined`, a function) is `null`.
 pub(super) fn from_js<T: DeserializeOwned>(value: &JsValue) -> Result<T, CannotCross> {
     let text = js::stringify(value).map_err(|thrown| no_json(&thrown))?;
     match text.dyn_ref::<JsString>() {
         None => border::read("null"),
-        // Looked at before it is copied.
+        // Checked before it is copied.
         Some(text) if text.length() as usize > border::MAX_READ => Err(CannotCross::too_long()),
         Some(text) => border::read(&String::from(text)),
     }
 }
 
-/// Why `JSON.stringify` throws, without its words, which have names out of the value.
+/// Explains an error of `JSON.stringify`, without its message, which has names out of the value.
 fn no_json(thrown: &JsValue) -> CannotCross {
     let told = property(thrown, "message").as_string().unwrap_or_default();
     if thrown.is_instance_of::<RangeError>() {
         CannotCross::too_deep()
     } else if told.contains("BigInt") {
-        CannotCross::new("it has a BigInt, which JSON has no word for: write it as text")
+        CannotCross::new("it has a BigInt, which JSON cannot express: write it as a string")
     } else if told.contains("circular") {
-        CannotCross::new("it has itself as a part")
+        CannotCross::new("it contains itself")
     } else {
         CannotCross::new("JSON.stringify does not take it")
     }
 }
 
-/// A label, or a number of milliseconds.
+/// Converts a duration to a label or a number of milliseconds.
 pub(super) fn duration_to_js(duration: WorkflowDuration) -> JsValue {
     match duration.is_label() {
         true => duration.to_string().into(),
@@ -52,7 +53,7 @@ pub(super) fn duration_to_js(duration: WorkflowDuration) -> JsValue {
     }
 }
 
-/// From a label or a number of milliseconds; `None` from anything else.
+/// Reads a label or a number of milliseconds; `None` for anything else.
 #[allow(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -65,7 +66,7 @@ pub(super) fn duration_from_js(value: &JsValue) -> Option<WorkflowDuration> {
     }
 }
 
-/// Milliseconds, as JavaScript counts. What is below a millisecond is cut off.
+/// Returns a duration in milliseconds. Parts of a millisecond are cut off.
 #[allow(
     clippy::cast_precision_loss,
     reason = "exact below 2^53 ms, 285,000 years"
@@ -74,7 +75,7 @@ pub fn milliseconds(duration: Duration) -> f64 {
     duration.as_millis() as f64
 }
 
-/// Milliseconds since 1970; 0 for a time before.
+/// Returns the milliseconds since 1970; 0 for a time before.
 pub fn since_epoch(time: SystemTime) -> f64 {
     milliseconds(
         time.duration_since(SystemTime::UNIX_EPOCH)
@@ -82,7 +83,7 @@ pub fn since_epoch(time: SystemTime) -> f64 {
     )
 }
 
-/// From a number of milliseconds or a `Date`. What is neither counts as the epoch.
+/// Reads a number of milliseconds or a `Date`. Any other value is read as the epoch.
 #[allow(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -97,20 +98,25 @@ pub fn time(value: &JsValue) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_millis(milliseconds.max(0.0) as u64)
 }
 
-/// The property of an object, `undefined` where there is none.
+/// Returns a property of an object, `undefined` where there is none.
 pub fn property(object: &JsValue, name: &str) -> JsValue {
     js_sys::Reflect::get(object, &JsValue::from_str(name)).unwrap_or(JsValue::UNDEFINED)
 }
 
-/// The message of something that was thrown, its first 16 Ki characters at most. What is neither an error
-/// nor text has none: it can be of any size and depth, and is not printed.
+/// Sets a property of an object that this crate made, which cannot fail.
+pub(super) fn set(object: &JsValue, name: &str, value: &JsValue) {
+    let _ = js_sys::Reflect::set(object, &name.into(), value);
+}
+
+/// Returns the message of a thrown value, its first 16 Ki characters at most. A value that is neither an
+/// error nor a string has none: it can be of any size and depth, and is not printed.
 pub fn message(thrown: &JsValue) -> String {
     const LONGEST: u32 = 16 * 1024;
     let text = match property(thrown, "message").dyn_into::<js_sys::JsString>() {
         Ok(message) => message,
         Err(_) => match thrown.dyn_ref::<js_sys::JsString>() {
             Some(text) => text.clone(),
-            None => return "something was thrown that is no error".to_owned(),
+            None => return "the value that was thrown is not an error".to_owned(),
         },
     };
     match text.length() > LONGEST {
@@ -119,7 +125,7 @@ pub fn message(thrown: &JsValue) -> String {
     }
 }
 
-/// What the platform threw, kept to be thrown again.
+/// Converts an error that the platform threw. The thrown object is kept, to be thrown again.
 pub(super) fn step_error(thrown: JsValue) -> StepError {
     let mut name = property(&thrown, "name").as_string().unwrap_or_default();
     let mut message = message(&thrown);
@@ -131,8 +137,8 @@ pub(super) fn step_error(thrown: JsValue) -> StepError {
             (name, message) = (known.to_owned(), rest.to_owned());
         }
     }
-    // The engine tells its errors apart by these names and texts; so do its tests. One that was
-    // stored has lost its name.
+    // The engine tells its errors apart by these names and messages, and so do its tests. An error that
+    // was stored has lost its name.
     let kind = if message.contains(PAUSE) {
         StepErrorKind::Suspended
     } else if [NON_RETRYABLE, DELAY].contains(&name.as_str())
@@ -153,16 +159,16 @@ pub(super) fn step_error(thrown: JsValue) -> StepError {
 }
 
 const NON_RETRYABLE: &str = "NonRetryableError";
-/// A function that was to choose a delay failed. The engine does not try the step again.
+/// The name of the error of a delay function that failed. The engine does not retry the step.
 const DELAY: &str = "NonRetryableDelayError";
 const TIMEOUT: &str = "WorkflowTimeoutError";
-/// The engine refuses a step.
+/// The name of the error with which the engine refuses a step.
 const FATAL: &str = "WorkflowFatalError";
 
-/// The engine ends a lifetime in order, after what it stored last.
+/// The message with which the engine ends a lifetime in order, after it has stored everything.
 const PAUSE: &str = "Aborting engine: User called pause";
 
-/// What else the engine says of a step that it refuses, or whose result it cannot store.
+/// Other messages for a step that the engine refuses, or whose result it cannot store.
 const REFUSALS: [&str; 5] = [
     "exceeds max length",
     "is in a invalid format",
@@ -171,10 +177,10 @@ const REFUSALS: [&str; 5] = [
     "output is too large",
 ];
 
-/// What the platform says when the engine or the connection to it is gone, maybe with other words
-/// around it: the errors of Durable Objects that its documentation lists, the engine's reasons to
-/// end itself, and what sessions of remote calls and this isolate say when the other side is gone.
-/// A termination is among them: whether the run is over is for the platform's status to tell.
+/// Parts of the platform's messages when the engine is reset or the connection to it is lost: the errors
+/// of Durable Objects that its documentation lists, the reasons with which the engine ends itself, and the
+/// errors of remote calls and of this isolate when the other side is gone. A termination is among them:
+/// the instance's status tells whether the run is over.
 const RESETS: [&str; 20] = [
     "Aborting engine:",
     "Durable Object reset",
@@ -198,15 +204,15 @@ const RESETS: [&str; 20] = [
     "RPC stub used after being disposed",
 ];
 
-/// Whether the platform ended this lifetime of the run. Its own errors have flags that say so; the
-/// words are what is left of them when somebody has caught them and thrown others.
+/// Returns whether the platform ended this lifetime of the run. Its own errors have flags that say so.
+/// When code has caught such an error and thrown another, only the words are left.
 fn is_reset(thrown: &JsValue, message: &str) -> bool {
     let flags = ["durableObjectReset", "retryable", "overloaded"];
     thrown.is_object() && flags.iter().any(|flag| property(thrown, flag).is_truthy())
         || RESETS.iter().any(|text| message.contains(text))
 }
 
-/// What to throw for an error: the very object, if it came from the platform.
+/// Returns the value to throw for an error: the same object, if it came from the platform.
 pub(super) fn throw(error: StepError) -> JsValue {
     if let Some(thrown) = error
         .thrown()
@@ -217,7 +223,7 @@ pub(super) fn throw(error: StepError) -> JsValue {
     let kind = error.kind();
     let thrown = js_sys::Error::new(error.message());
     if kind == StepErrorKind::NonRetryable {
-        // What `NonRetryableError` of `cloudflare:workflows` is recognised by.
+        // The platform recognises `NonRetryableError` of `cloudflare:workflows` by its name.
         thrown.set_name(NON_RETRYABLE);
     } else if let Some(source) = error.into_source()
         && let Ok(error) = source.downcast::<worker::Error>()

@@ -1,27 +1,27 @@
-//! What instances are created with, and what became of a batch of them.
+//! The options of a new instance.
 
 use std::fmt;
 
 use js_sys::Object;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use wasm_bindgen::prelude::*;
 
-use super::binding::{WorkflowError, WorkflowErrorKind, WorkflowInstance, unwritable};
-use super::convert::{duration_to_js, property, to_js};
+use super::convert::{duration_to_js, property, set, to_js};
+use super::error::{WorkflowError, unwritable};
 use super::js;
 use crate::step::duration::WorkflowDuration;
 
-/// What an instance is created with.
+/// The options of a new instance.
 ///
-/// Default: an id that the platform makes up, `{}` as params, the longest retention that the
-/// account has, and no wish for a place.
+/// Default: an id that the platform generates, `{}` as params, the longest retention that the account
+/// allows, and no location hint.
 #[derive(Clone, Debug)]
 pub struct CreateOptions {
     pub(super) options: js_sys::Object,
 }
 
 impl CreateOptions {
-    /// The defaults.
+    /// Returns the defaults.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -29,29 +29,30 @@ impl CreateOptions {
         }
     }
 
-    /// With this id: up to 100 letters, digits, `-` and `_`, the first no `-`.
+    /// Sets the id: up to 100 letters, digits, `-` and `_`, not beginning with `-`. Another id is refused
+    /// when the instance is created.
     #[must_use]
     pub fn id(self, id: &str) -> Self {
         self.set("id", &id.into())
     }
 
-    /// With these params.
+    /// Sets the params, which the workflow gets as [`WorkflowEvent::payload`](crate::WorkflowEvent::payload).
     ///
     /// # Errors
-    /// [`Value`](WorkflowErrorKind::Value) when they cannot be sent: larger than 1 MiB as JSON, more
-    /// than 127 arrays and objects inside one another, or an integer that JavaScript cannot hold.
+    /// [`Value`](crate::WorkflowErrorKind::Value) when they cannot be sent: more than 1 MiB as
+    /// JSON, more than 127 nested arrays and objects, or an integer that JavaScript cannot hold.
     pub fn params<T: Serialize + ?Sized>(self, params: &T) -> Result<Self, WorkflowError> {
         let params = to_js(params).map_err(unwritable("the params"))?;
         Ok(self.set("params", &params))
     }
 
-    /// With a JavaScript value as params.
+    /// Sets the params to a JavaScript value.
     #[must_use]
     pub fn params_js(self, params: &JsValue) -> Self {
         self.set("params", params)
     }
 
-    /// Kept for so long after it has ended.
+    /// Sets how long the platform keeps the instance after it ends.
     #[must_use]
     pub fn retention(self, retention: Retention) -> Self {
         let durations = [
@@ -69,19 +70,19 @@ impl CreateOptions {
         self.set("retention", &object.options)
     }
 
-    /// Wished to run there.
+    /// Sets a hint for where to run the instance.
     #[must_use]
     pub fn location_hint(self, hint: LocationHint) -> Self {
         self.set("locationHint", &hint.as_str().into())
     }
 
-    /// The id, made up if there is none, and options with it. Those that were given stay as they are.
+    /// Returns the id, generated if there is none, and options with it. The given options stay as they are.
     #[doc(hidden)] // For the crate `ssetarget`.
     pub fn with_id(self) -> Result<(String, Self), WorkflowError> {
         let id = property(&self.options, "id");
         match id.as_string() {
             Some(id) => Ok((id, self)),
-            // The platform says what is wrong with it.
+            // Not a string: the platform refuses it with a message.
             None if !id.is_undefined() && !id.is_null() => Ok((String::new(), self)),
             None => {
                 let id = js::uuid()?;
@@ -92,8 +93,7 @@ impl CreateOptions {
     }
 
     pub(super) fn set(self, name: &str, value: &JsValue) -> Self {
-        // A plain object of our own takes any property.
-        let _ = js_sys::Reflect::set(&self.options, &name.into(), value);
+        set(&self.options, name, value);
         self
     }
 }
@@ -104,33 +104,33 @@ impl Default for CreateOptions {
     }
 }
 
-/// How long the platform keeps an instance that has ended.
+/// The time for which the platform keeps an instance that has ended.
 ///
-/// Default: as long as the account allows.
+/// Default: the longest that the account allows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Retention {
-    /// One that is complete.
+    /// The time for an instance that is complete.
     pub success: Option<WorkflowDuration>,
-    /// One that is errored or terminated.
+    /// The time for an instance that is errored or terminated.
     pub error: Option<WorkflowDuration>,
 }
 
 impl Retention {
-    /// The default.
+    /// Returns the default.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// One that is complete is kept for so long.
+    /// Sets the time for an instance that is complete.
     #[must_use]
     pub fn success(mut self, duration: impl Into<WorkflowDuration>) -> Self {
         self.success = Some(duration.into());
         self
     }
 
-    /// One that is errored or terminated is kept for so long.
+    /// Sets the time for an instance that is errored or terminated.
     #[must_use]
     pub fn error(mut self, duration: impl Into<WorkflowDuration>) -> Self {
         self.error = Some(duration.into());
@@ -138,7 +138,7 @@ impl Retention {
     }
 }
 
-/// Where an instance is wished to run. The platform does what it can.
+/// A hint for where to run the instance; best effort.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum LocationHint {
@@ -182,7 +182,7 @@ impl LocationHint {
         Self::MiddleEast,
     ];
 
-    /// The platform's word for it.
+    /// Returns the platform's name for it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -204,149 +204,5 @@ impl LocationHint {
 impl fmt::Display for LocationHint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
-    }
-}
-
-/// Which instances to create at once: up to 100, with up to 1 MiB together.
-#[derive(Clone, Debug)]
-pub struct BatchCreateOptions {
-    pub(super) options: js_sys::Object,
-}
-
-impl BatchCreateOptions {
-    /// So many that are alike. Their ids are made up, whatever id `options` has.
-    #[must_use]
-    pub fn count(count: u32, options: CreateOptions) -> Self {
-        let batch = CreateOptions::new().set("count", &count.into());
-        let properties = ["params", "retention", "locationHint"];
-        let batch = properties.into_iter().fold(batch, |batch, name| {
-            let value = property(&options.options, name);
-            if value.is_undefined() {
-                return batch;
-            }
-            batch.set(name, &value)
-        });
-        Self {
-            options: batch.options,
-        }
-    }
-
-    /// The ids, made up where there are none, and options with them. Those that were given stay as
-    /// they are. No ids where there are too many or the whole is large: then the platform makes up
-    /// what it needs, or says what is wrong.
-    #[doc(hidden)] // For the crate `ssetarget`.
-    pub fn with_ids(self) -> Result<(Vec<String>, Self), WorkflowError> {
-        let instances = property(&self.options, "instances");
-        let instances: Vec<CreateOptions> = match instances.dyn_into::<js_sys::Array>() {
-            Ok(instances) => instances
-                .iter()
-                .map(|options| CreateOptions {
-                    options: options.unchecked_into(),
-                })
-                .collect(),
-            Err(_) => {
-                let count = property(&self.options, "count").as_f64().unwrap_or(0.0);
-                let params = js_sys::JSON::stringify(&property(&self.options, "params"));
-                let size = params.map_or(f64::MAX, |json| f64::from(json.length()));
-                // One value in many places, whose size the platform may count for each.
-                if !(1.0..=100.0).contains(&count) || size * count > LARGE_BATCH {
-                    return Ok((Vec::new(), self));
-                }
-                let options = CreateOptions {
-                    options: Object::assign(&Object::new(), &self.options),
-                };
-                // A plain object of our own loses any property.
-                let _ = js_sys::Reflect::delete_property(&options.options, &"count".into());
-                (0..count as u32).map(|_| options.clone()).collect()
-            }
-        };
-        if instances.len() > 100 {
-            return Ok((Vec::new(), self));
-        }
-        let mut ids = Vec::new();
-        let mut with_ids = Vec::new();
-        for instance in instances {
-            let (id, instance) = instance.with_id()?;
-            if !ids.contains(&id) {
-                ids.push(id);
-            }
-            with_ids.push(instance);
-        }
-        Ok((ids, Self::instances(with_ids)))
-    }
-
-    /// These, each with options of its own.
-    #[must_use]
-    pub fn instances(instances: impl IntoIterator<Item = CreateOptions>) -> Self {
-        let instances = instances.into_iter().map(|instance| instance.options);
-        let instances: js_sys::Array = instances.collect();
-        Self {
-            options: CreateOptions::new().set("instances", &instances).options,
-        }
-    }
-}
-
-/// In UTF-16 units. The platform takes 1 MiB.
-const LARGE_BATCH: f64 = 256.0 * 1024.0;
-
-/// What became of a batch that was to be created.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct BatchCreated {
-    /// Those that were created, in the order of the batch.
-    pub created: Vec<WorkflowInstance>,
-    /// Those that were not.
-    pub errors: Vec<BatchCreateError>,
-}
-
-/// Why one instance of a batch was not created.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[non_exhaustive]
-pub struct BatchCreateError {
-    /// Where it stands in the batch, from 0.
-    pub index: u32,
-    /// Its id, if it was to have one.
-    pub id: Option<String>,
-    /// The platform's number for the reason.
-    pub code: u32,
-    /// The platform's word for the reason.
-    pub message: String,
-}
-
-impl BatchCreateError {
-    /// Why, as far as it is known.
-    #[must_use]
-    pub fn kind(&self) -> WorkflowErrorKind {
-        WorkflowErrorKind::of(&self.message)
-    }
-}
-
-/// What became of a batch that was to be deleted.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct BatchDeleted {
-    /// The ids of those that were deleted, one for each place in the batch.
-    pub deleted: Vec<String>,
-    /// Those that were not.
-    pub errors: Vec<BatchDeleteError>,
-}
-
-/// Why one instance of a batch was not deleted.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[non_exhaustive]
-pub struct BatchDeleteError {
-    /// Its id.
-    pub id: String,
-    /// The platform's number for the reason.
-    pub code: u32,
-    /// The platform's word for the reason.
-    pub message: String,
-}
-
-impl BatchDeleteError {
-    /// Why, as far as it is known.
-    #[must_use]
-    pub fn kind(&self) -> WorkflowErrorKind {
-        WorkflowErrorKind::of(&self.message)
     }
 }

@@ -1,4 +1,4 @@
-//! Workflows written in Rust.
+//! The trait of a workflow, and the macro that exports it as a class.
 
 use std::marker::PhantomData;
 use std::pin::pin;
@@ -12,26 +12,26 @@ use wasm_bindgen::prelude::*;
 use worker::{Context, Env};
 
 use super::convert::{from_js, property, throw, time, to_js};
-use super::js;
+use super::life::promise;
 use super::runtime::sleep;
 use super::step::WorkflowStep;
 use crate::border;
 use crate::step::error::StepError;
 use crate::step::panic::catch_panic;
 
-/// A Workflow: the counterpart of `WorkflowEntrypoint` of `cloudflare:workers`.
+/// A workflow: the counterpart of `WorkflowEntrypoint` of `cloudflare:workers`.
 ///
 /// Export it with [`export_workflow!`](crate::export_workflow) and name its type as `class_name`
 /// in `wrangler.toml`.
 ///
-/// Code outside of steps runs again whenever the run continues after a sleep, a wait or a crash,
-/// so it must give the same steps in the same order: no clocks, random numbers or outside state
-/// there.
+/// Code outside of steps runs again whenever the run continues after a sleep, a wait or a crash, so it
+/// must make the same steps in the same order. Do not read clocks, random numbers or outside state there.
 ///
 /// ```no_run
 /// use serde::Deserialize;
-/// use cloudflare_workflows::{WorkflowEntrypoint, WorkflowEvent, WorkflowStep};
-/// use cloudflare_workflows::{Step, StepError, WorkflowDuration};
+/// use cloudflare_workflows::{
+///     Step, StepError, WorkflowDuration, WorkflowEntrypoint, WorkflowEvent, WorkflowStep,
+/// };
 /// use worker::{Context, Env};
 ///
 /// #[derive(Deserialize)]
@@ -64,34 +64,36 @@ use crate::step::panic::catch_panic;
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a workflow",
     label = "this cannot be exported as a Workflow class",
-    note = "implement `crate::worker::entrypoint::WorkflowEntrypoint` for `{Self}`: its types `Params` \
+    note = "implement `cloudflare_workflows::WorkflowEntrypoint` for `{Self}`: its types `Params` \
             and `Output`, and its functions `new` and `run`"
 )]
 pub trait WorkflowEntrypoint: 'static {
-    /// What an instance is created with. An instance created without params gets `{}`.
+    /// The params of an instance. An instance that is created without params gets `{}`.
     type Params: DeserializeOwned + 'static;
-    /// What a run returns.
+    /// The result of a run, up to 1 MiB as JSON.
     type Output: Serialize + 'static;
 
-    /// Called when a lifetime of a run begins, with the execution context (`wait_until`, `props`)
-    /// and the bindings. There is no response that `pass_through_on_exception` could pass on.
+    /// Makes the workflow when a lifetime of a run begins, from the execution context (`wait_until`,
+    /// `props`) and the bindings. The context's `pass_through_on_exception` has no effect, since a run
+    /// has no response.
     fn new(context: Context, env: Env) -> Self;
 
-    /// Called where a run ends before its own code can say so: the params are not of the type
-    /// [`Params`](Self::Params), or [`new`](Self::new) panics. The run fails with `error` in any
-    /// case. For telling whoever waits for it. It may take ten seconds. Default: does nothing.
+    /// Called when a run fails before its own code begins: the params are not of the type
+    /// [`Params`](Self::Params), or [`new`](Self::new) panics. Use it to notify those who wait for the
+    /// run, which fails with `error` in any case. It may take ten seconds. Default: does nothing.
     ///
     /// # Errors
-    /// Are logged.
+    /// An error is logged and has no other effect.
     async fn refused(env: &Env, run: &RefusedRun, error: &StepError) -> worker::Result<()> {
         let _ = (env, run, error);
         Ok(())
     }
 
-    /// One run of the workflow.
+    /// Runs the workflow: once in each lifetime of a run.
     ///
     /// # Errors
-    /// Ends the run as errored.
+    /// An error ends the run as errored, unless its
+    /// [`is_suspended`](StepError::is_suspended) is true.
     async fn run(
         &self,
         event: WorkflowEvent<Self::Params>,
@@ -99,41 +101,41 @@ pub trait WorkflowEntrypoint: 'static {
     ) -> Result<Self::Output, StepError>;
 }
 
-/// What a run is started with.
+/// The event that starts a run: the params, and what the platform says of the instance.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct WorkflowEvent<P> {
-    /// The params.
+    /// The params of the instance.
     pub payload: P,
-    /// When the instance was created; the same in every lifetime of the run.
+    /// The time at which the instance was created; the same in every lifetime of the run.
     pub timestamp: SystemTime,
     /// The instance's id.
     pub instance_id: String,
     /// The workflow's name in `wrangler.toml`.
     pub workflow_name: String,
-    /// The schedule that created the instance, if one did.
+    /// The schedule that created the instance, `None` if it was created by a call.
     pub schedule: Option<CronSchedule>,
 }
 
-/// What a schedule of a workflow says of an instance that it created.
+/// The schedule that created an instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CronSchedule {
     /// The cron expression.
     pub cron: String,
-    /// When it was to create the instance.
+    /// The time for which the creation was scheduled.
     pub scheduled_time: SystemTime,
 }
 
-/// The object behind an exported class.
+/// The Rust part of an exported class.
 pub struct WorkflowObject<W> {
-    /// What the class was constructed with.
+    /// The arguments of the class's constructor.
     parts: Option<(JsValue, Env)>,
     workflow: PhantomData<fn() -> W>,
 }
 
 impl<W: WorkflowEntrypoint> WorkflowObject<W> {
-    /// For the class's constructor.
+    /// Called by the class's constructor.
     pub fn new(context: worker::worker_sys::Context, env: Env) -> Self {
         Self {
             parts: Some((context.into(), env)),
@@ -141,7 +143,7 @@ impl<W: WorkflowEntrypoint> WorkflowObject<W> {
         }
     }
 
-    /// An object that is only there to find its class.
+    /// Returns an object that serves to find its class, and nothing else.
     #[must_use]
     pub fn dummy() -> Self {
         Self {
@@ -150,12 +152,12 @@ impl<W: WorkflowEntrypoint> WorkflowObject<W> {
         }
     }
 
-    /// For the class's `run`.
+    /// Called by the class's `run`.
     pub fn run(&self, event: JsValue, step: JsValue) -> Promise {
         let parts = self.parts.clone();
-        js::promise(async move {
+        promise(async move {
             let (context, env) = parts.ok_or("this object has no workflow")?;
-            // Made here and not with the class, so that a panic has somebody to tell it.
+            // Made here and not in the constructor, so that `refused` is called after a panic.
             let begun = async {
                 let workflow = W::new(Context::new(context.unchecked_into()), env.clone());
                 Ok((workflow, event_from(&event)?))
@@ -174,7 +176,7 @@ impl<W: WorkflowEntrypoint> WorkflowObject<W> {
     }
 }
 
-/// A run that ended before its own code began: see [`WorkflowEntrypoint::refused`].
+/// A run that failed before its own code began: see [`WorkflowEntrypoint::refused`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RefusedRun {
@@ -200,7 +202,7 @@ async fn tell_refusal<W: WorkflowEntrypoint>(env: &Env, event: &JsValue, error: 
     }
 }
 
-/// How long the end of a run that is refused is put off.
+/// The longest time that `refused` may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn event_from<P: DeserializeOwned>(event: &JsValue) -> Result<WorkflowEvent<P>, StepError> {

@@ -1,16 +1,13 @@
-//! Raw bindings: they mirror the runtime, always catch, and decide nothing.
+//! Raw bindings, which mirror the runtime, always catch, and decide nothing.
 
 #![allow(missing_docs, reason = "named as the runtime names them")]
 
-use futures_util::future::LocalBoxFuture;
-use js_sys::{Array, Function, Object, Promise, Uint8Array};
+use js_sys::{Array, Function, Object, Uint8Array};
 use wasm_bindgen::prelude::*;
-
-use super::life;
 
 #[wasm_bindgen(inline_js = r#"
 export const dispose = (value) => value[Symbol.dispose]?.();
-// Params and outputs may be large, and may be what JSON has no word for.
+// Params and outputs may be large, and may be values that JSON cannot express.
 export function instanceEventJson(event, withParams, withOutputs) {
   const { params, output, ...rest } = event;
   if (output instanceof ReadableStream) void output.cancel();
@@ -23,14 +20,14 @@ export const uuid = () => crypto.randomUUID();
 extern "C" {
     #[wasm_bindgen(catch)]
     pub fn dispose(value: &JsValue) -> Result<(), JsValue>;
-    /// An event of a [`JsWorkflowSubscription`] as JSON.
+    /// Returns an event of a [`JsWorkflowSubscription`] as JSON.
     #[wasm_bindgen(catch, js_name = instanceEventJson)]
     pub fn instance_event_json(
         event: &JsValue,
         with_params: bool,
         with_outputs: bool,
     ) -> Result<String, JsValue>;
-    /// An id that nobody else makes up.
+    /// Returns a random id.
     #[wasm_bindgen(catch, js_name = uuid)]
     pub fn uuid() -> Result<String, JsValue>;
 }
@@ -116,7 +113,7 @@ extern "C" {
     pub type JsWorkflowSubscription;
     #[wasm_bindgen(method, catch)]
     pub async fn next(this: &JsWorkflowSubscription) -> Result<JsValue, JsValue>;
-    /// A text, or `undefined` where JSON has no word for the value.
+    /// Returns a string, or `undefined` where JSON cannot express the value.
     #[wasm_bindgen(catch, js_namespace = JSON)]
     pub fn stringify(value: &JsValue) -> Result<JsValue, JsValue>;
     #[wasm_bindgen(catch, js_namespace = Array, js_name = from)]
@@ -161,15 +158,4 @@ extern "C" {
     pub fn set_timeout(callback: &Function, milliseconds: f64) -> Result<JsValue, JsValue>;
     #[wasm_bindgen(catch, js_name = clearTimeout)]
     pub fn clear_timeout(timer: &JsValue) -> Result<(), JsValue>;
-}
-
-/// A promise of what `future` resolves to. A panic in it rejects the promise, where the build
-/// lets panics unwind; so does the death of the instance.
-pub fn promise(future: impl Future<Output = Result<JsValue, JsValue>> + 'static) -> Promise {
-    // Behind a pointer for the sake of LLVM, see `catch_panic`, and of size.
-    let future: LocalBoxFuture<'static, _> = Box::pin(future);
-    // What a panic leaves half-done is local to the future or behind a `RefCell` whose borrows
-    // end with the panic.
-    let promise = wasm_bindgen_futures::future_to_promise(std::panic::AssertUnwindSafe(future));
-    life::mortal(promise)
 }

@@ -1,24 +1,24 @@
-// What a WebAssembly instance holds, and what becomes of it when the instance dies: see life.rs.
+// Streams, sockets, promises and runs that belong to a WebAssembly instance, and their end: see life.rs.
 import { DurableObject, WorkflowEntrypoint } from "cloudflare:workers";
 
 const DIED = "the WebAssembly instance of this Worker has died";
 
-/** What to call when the instance that lives now dies. */
+/** Functions to call when the living instance dies. */
 let held = new Set();
-/** The same for objects, who leave memory without a word: only while somebody else knows of them. */
+/** The same for objects, which leave memory without a notice: held weakly. */
 let heldObjects = new Set();
 const objects = new WeakMap();
-// Compatibility dates before 2025-05-05 have neither.
+// Workers with a compatibility date before 2025-05-05 have neither class.
 const canForget = typeof FinalizationRegistry !== "undefined" && typeof WeakRef !== "undefined";
 const gone = canForget && new FinalizationRegistry((reference) => heldObjects.delete(reference));
 
-/** How many instances have died. */
+/** The number of instances that have died. */
 let deaths = 0;
 let isDying = false;
-/** A function of the instance that lives. */
+/** A function of the living instance. */
 let enter;
 const [PREPARE, RENEW, NOTHING] = [0, 1, 2];
-/** Bare functions of that instance. */
+/** Functions of the living instance, called directly and without guards when it dies. */
 let lastWords = [];
 
 /** Each instance calls this when it starts. */
@@ -26,23 +26,23 @@ export function begin(function_) {
   const before = enter;
   enter = function_;
   if (isDying) return;
-  // One that was replaced without a word, as builds whose panics abort are.
+  // The instance before was replaced without a call of `died`, as in builds whose panics abort.
   if (before) {
     deaths += 1;
     letGo();
   }
-  // Not before all functions that run at its start have run.
+  // After all functions that run at the start of the instance.
   queueMicrotask(() => {
     if (enter === function_) call(PREPARE);
   });
 }
 
-/** For `PREPARE`: what to call, past all guards, when this instance has died. */
+/** Answers `PREPARE` with the functions to call when this instance has died. */
 export function prepared(table, ...functions) {
   lastWords = functions.map((index) => table.get(index));
 }
 
-/** The instance has just died: its own code calls this, at the very end. */
+/** Called by the instance's own code, at the very end of its death. */
 export function died() {
   isDying = true;
   deaths += 1;
@@ -50,14 +50,14 @@ export function died() {
     try {
       word();
     } catch {
-      // Each ends in a trap: when a call from a dead instance returns to it, it dies once more.
+      // Each call ends in a trap, since it returns to a dead instance.
     }
   }
-  // A new instance begins with the next call of any function of the module. That call would come from
-  // whoever is first, with pointers into the memory of the old instance. So it is this one, which has none.
+  // The next call of any function of the module begins a new instance. It must not be one that has pointers
+  // into the memory of the old instance, so it is this call, which has none.
   call(NOTHING);
-  // What is still on the stack moves the stack pointer of the new instance as it leaves. Nothing has run in
-  // that one yet, so it is replaced, too.
+  // The frames that are still on the stack move the stack pointer of the new instance when they leave. Nothing
+  // has run in that instance yet, so it is replaced, too.
   queueMicrotask(() => {
     call(RENEW);
     call(NOTHING);
@@ -86,8 +86,8 @@ function letGo() {
   for (const end of lost) end();
 }
 
-// Everything that belongs to a request or an object can only be used by code of the same. A promise that was
-// made there has what follows it run there, whoever resolves it.
+// A thing that belongs to a request or an object can only be used by code of the same request or object. The
+// callbacks of a promise run where the promise was made, whichever code resolves it.
 function onDeath(end) {
   let resolve;
   const death = new Promise((resolve_) => {
@@ -104,7 +104,7 @@ function hold(end) {
 
 export const release = (end) => held.delete(end);
 
-/** Cuts the stream off when the instance dies. Returns what `release` takes. */
+/** Cuts the stream off when the instance dies. Returns the argument for `release`. */
 export const holdWriter = (writer) => hold(onDeath(() => writer.abort(new Error(DIED))));
 
 /** Closes the socket when the instance dies. */
@@ -122,7 +122,7 @@ export function holdObject(state, code) {
   gone.register(end, reference);
 }
 
-/** The same promise, but that it is rejected when the instance dies. */
+/** Returns a promise of the same result that is rejected when the instance dies. */
 export function mortal(promise) {
   return new Promise((resolve, reject) => {
     const end = hold(() => reject(new Error(DIED)));
@@ -144,9 +144,9 @@ export function extend(instance, isWorkflow) {
   const base = isWorkflow ? WorkflowEntrypoint : DurableObject;
   const { constructor } = instance;
   const { prototype } = constructor;
-  // Each instance of the module does this at its start, with the same classes.
+  // Each instance of the module calls this at its start, with the same classes.
   if (Object.getPrototypeOf(constructor) === base) return;
-  // The runtime walks a class's prototypes once, when the module was loaded, to see what it is.
+  // The runtime reads the prototypes of a class once, when the module is loaded, to find its kind.
   Object.setPrototypeOf(constructor, base);
   Object.setPrototypeOf(prototype, base.prototype);
   // Methods of an exported class can be called by RPC, and these would destroy the object.
@@ -158,15 +158,14 @@ export function extend(instance, isWorkflow) {
   };
 }
 
-/** So many deaths in a row fail a run: of a code that waited for the engine, and of one that did not. */
+/** The numbers of deaths in a row that fail a run: while its code waits for the engine, and while it does not. */
 const MOST_DEATHS = { waiting: 12, working: 3 };
 const PAUSE_MS = 100;
 const LONGEST_PAUSE_MS = 5_000;
 
 /**
- * A lifetime of a run. The engine is not told that the instance dies in it, since it would end the run: the
- * code begins anew in the next instance, and gets what it asked for in the last one without the engine being
- * asked again.
+ * A lifetime of a run. The engine is not notified when the instance dies, since it would end the run. The code
+ * begins again in the next instance, and gets the answers of the last one without another call of the engine.
  */
 async function live(run, steps) {
   const inARow = { waiting: 0, working: 0 };
@@ -178,7 +177,7 @@ async function live(run, steps) {
     } catch (error) {
       if (deaths === deathsBefore) throw error;
       if (steps.answered > answeredBefore) inARow.waiting = inARow.working = 0;
-      // A code that dies of itself does so while it works.
+      // Code that causes the death does so while it works, and not while it waits.
       const how = steps.isWaiting ? "waiting" : "working";
       inARow[how] += 1;
       if (inARow[how] >= MOST_DEATHS[how] || steps.isForgotten) throw new Error(DIED);
@@ -190,21 +189,21 @@ async function live(run, steps) {
   }
 }
 
-/** All runs of the isolate, oldest first, and about how many bytes the results are that they remember. */
+/** All runs of the isolate, oldest first, and the approximate size in bytes of the results that they keep. */
 const remembering = new Set();
 let remembered = 0;
 const MOST_REMEMBERED = 16 * 1024 * 1024;
 
 /** The engine's step object for one lifetime of a run, which may outlive several instances. */
 class Steps {
-  /** How many calls the engine has answered. */
+  /** The number of calls that the engine has answered. */
   answered = 0;
   isForgotten = false;
   #step;
-  /** By what they are, name and number. */
+  /** The calls, by kind, name and number. */
   #calls = new Map();
   #counts = new Map();
-  /** Those that the code has made since it began, and the engine has not answered. */
+  /** The calls that the code has made since it began, and that the engine has not answered. */
   #waiting = new Set();
   #bytes = 0;
   #hasEnded = false;
@@ -275,7 +274,7 @@ class Steps {
     }
   }
 
-  /** It cannot outlive the instance any more. */
+  /** Gives up the results, so that the run cannot outlive the instance any more. */
   #forget() {
     this.isForgotten = true;
     remembering.delete(this);
@@ -285,7 +284,7 @@ class Steps {
     this.#calls.clear();
   }
 
-  /** The code begins anew. */
+  /** The code begins again. */
   beginAgain() {
     this.#counts.clear();
     this.#waiting.clear();
@@ -302,7 +301,7 @@ class Steps {
   }
 }
 
-/** A function that the engine has, and who it stands for: one of the instance that lives. */
+/** A function for the engine that calls the current function of the living instance. */
 class Slot {
   #function;
   #death;
@@ -344,7 +343,7 @@ class Slot {
 const delayOf = (config) => (typeof config?.retries?.delay === "function" ? config.retries.delay : undefined);
 const withDelay = (config, delay) => (delay ? { ...config, retries: { ...config.retries, delay } } : config);
 
-/** About how many bytes a value takes. */
+/** Returns the approximate size of a value in bytes. */
 function weight(value) {
   let bytes = 0;
   const parts = [value];
@@ -353,7 +352,7 @@ function weight(value) {
     bytes += 16;
     if (typeof part === "string") bytes += 2 * part.length;
     else if (part?.byteLength !== undefined) bytes += part.byteLength;
-    // It can be read once.
+    // A stream can be read once.
     else if (part instanceof ReadableStream) bytes += MOST_REMEMBERED;
     else if (typeof part === "object" && part !== null) for (const [name, inner] of Object.entries(part)) bytes += 2 * name.length, parts.push(inner);
   }

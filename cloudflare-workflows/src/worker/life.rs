@@ -1,12 +1,13 @@
-//! The death of a WebAssembly instance.
+//! Cleans up after the death of a WebAssembly instance.
 //!
-//! A panic ends one task. A trap, a stack overflow, memory that ends, a panic while another unwinds
-//! and an exception through an import that does not catch end the whole instance: all that Rust has
-//! in the isolate. `wasm-bindgen` begins a new instance then, and `worker-build` makes the objects of
-//! exported classes again. What the old one held hangs, unless it is registered here: streams are cut
-//! off, so that clients come back to the next instance; promises are rejected, so that callers try
-//! again; and a run begins its code anew, with what the engine has answered already.
+//! A panic ends one task. A trap, a stack overflow, a lack of memory, a panic while another unwinds, and an
+//! exception through an import that does not catch end the whole instance: everything that Rust has in the
+//! isolate. `wasm-bindgen` then begins a new instance, and `worker-build` makes the objects of exported
+//! classes again. Streams and promises of the old instance would hang, so they are registered here: streams
+//! are cut off, so that clients come back to the next instance; promises are rejected, so that callers try
+//! again; and the code of a run begins again, with the answers that the engine has given already.
 
+use futures_util::future::LocalBoxFuture;
 use js_sys::Promise;
 use wasm_bindgen::function_table;
 use wasm_bindgen::handler::{schedule_reinit, set_on_abort};
@@ -39,8 +40,8 @@ extern "C" {
     fn extend(instance: &JsValue, is_workflow: bool) -> Result<(), JsValue>;
 }
 
-/// Makes the class of this object a Durable Object class: see section "RPC" of Cloudflare's
-/// documentation of Durable Objects, which asks for `extends DurableObject`.
+/// Makes the class of this object a Durable Object class. RPC needs that: see the section "RPC" of
+/// Cloudflare's documentation of Durable Objects, which asks for `extends DurableObject`.
 ///
 /// # Errors
 /// When it is not an object of a class that can be changed.
@@ -59,7 +60,7 @@ pub fn extend_workflow_entrypoint(instance: &JsValue) -> Result<(), JsValue> {
 /// Runs when an instance of the module starts.
 #[wasm_bindgen(start, private)]
 fn start() -> Result<(), JsValue> {
-    // It holds no memory: JavaScript may call it in whichever instance lives.
+    // The closure holds no memory, so JavaScript may call it in any instance that lives.
     let enter: Box<dyn Fn(u32)> = Box::new(enter);
     begin(&Closure::wrap_assert_unwind_safe(enter).into_js_value())
 }
@@ -67,7 +68,7 @@ fn start() -> Result<(), JsValue> {
 fn enter(what: u32) {
     match what {
         PREPARE => {
-            // What the `worker` crate does then, or a user's Worker.
+            // The handler of the crate `worker`, or of a user's Worker.
             let before = set_on_abort(on_death).unwrap_or(schedule_reinit);
             // Cannot fail: they are functions of this module's table.
             let _ = prepared(
@@ -82,9 +83,9 @@ fn enter(what: u32) {
     }
 }
 
-/// The instance that lives is to notice its death.
+/// Lets the living instance notice its death.
 const PREPARE: u32 = 0;
-/// The next call is to be one of a new instance.
+/// Lets the next call begin a new instance.
 const RENEW: u32 = 1;
 
 /// Called by `wasm-bindgen` in the instance that has just died. It can call JavaScript once: when that
@@ -93,16 +94,16 @@ fn on_death() {
     died();
 }
 
-/// Something that ends with the instance. Let go of when it is dropped.
+/// Something that ends with the instance. Dropping it removes the registration.
 pub struct Held(JsValue);
 
 impl Held {
-    /// A stream, which is cut off.
+    /// Registers a stream, which is cut off when the instance dies.
     pub fn writer(writer: &js::Writer) -> Result<Self, JsValue> {
         hold_writer(writer).map(Self)
     }
 
-    /// A socket, which is closed with this code.
+    /// Registers a socket, which is closed with this code when the instance dies.
     pub fn socket(socket: &JsValue, code: u16) -> Result<Self, JsValue> {
         hold_socket(socket, code).map(Self)
     }
@@ -110,18 +111,24 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        // Fails for nothing that lives.
+        // Cannot fail in an instance that lives.
         let _ = release(&self.0);
     }
 }
 
-/// Closes an object's hibernating sockets with this code when the instance dies: it may have had
-/// something to send. For as long as the object is in memory.
+/// Closes an object's hibernating sockets with this code when the instance dies, since unsent messages may
+/// be lost then. Lasts as long as the object is in memory.
 pub fn hold_sockets(state: &JsValue, code: u16) -> Result<(), JsValue> {
     hold_object(state, code)
 }
 
-/// The same promise, but that it is rejected when the instance dies.
-pub(super) fn mortal(promise: Promise) -> Promise {
+/// Returns a promise of the result of `future`. A panic in it rejects the promise, where the build lets
+/// panics unwind; so does the death of the instance.
+pub fn promise(future: impl Future<Output = Result<JsValue, JsValue>> + 'static) -> Promise {
+    // Boxed for LLVM, see `catch_panic`, and for size.
+    let future: LocalBoxFuture<'static, _> = Box::pin(future);
+    // State that a panic leaves half changed is local to the future, or in a `RefCell` whose borrows end
+    // with the panic.
+    let promise = wasm_bindgen_futures::future_to_promise(std::panic::AssertUnwindSafe(future));
     mortal_promise(&promise).unwrap_or(promise)
 }

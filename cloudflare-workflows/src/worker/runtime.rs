@@ -1,4 +1,4 @@
-//! Time and tasks.
+//! Time and tasks, by the Workers runtime.
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -16,7 +16,7 @@ use super::convert::{milliseconds, time};
 use super::js;
 use crate::runtime::Runtime;
 
-/// The Workers runtime: its clock, timers and console.
+/// The [`Runtime`] of Workers: its clock, timers and console.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct WorkersRuntime;
 
@@ -38,16 +38,16 @@ impl Runtime for WorkersRuntime {
     }
 }
 
-/// Resolves after this long. Dropping it clears the timer.
+/// Resolves after `duration`. Dropping it clears the timer.
 ///
-/// Not `worker::Delay`, which takes the timer's handle for a number and fails where `nodejs_compat`
-/// makes it an object, as newer compatibility dates do.
+/// It is not `worker::Delay`, which expects the timer's handle to be a number, and fails where
+/// `nodejs_compat` or a newer compatibility date makes it an object.
 pub fn sleep(duration: Duration) -> Sleep {
     let (sender, rung) = oneshot::channel();
     let sender = Rc::new(Cell::new(Some(sender)));
     let callback = Closure::once_assert_unwind_safe(move || {
         if let Some(sender) = sender.take() {
-            // Nobody waits any more.
+            // Fails if the future was dropped.
             let _ = sender.send(());
         }
     });
@@ -61,10 +61,10 @@ pub fn sleep(duration: Duration) -> Sleep {
 
 /// The future that [`sleep`] returns.
 pub struct Sleep {
-    /// `None` if the runtime refused the timer: then it has elapsed.
+    /// `None` if the runtime refused the timer, which then counts as elapsed.
     timer: Option<JsValue>,
     rung: oneshot::Receiver<()>,
-    /// On native targets, where nothing here runs, bodies ask for `Send`.
+    /// Wrapped since bodies must be `Send` on native targets, where nothing here runs.
     _callback: SendWrapper<Closure<dyn FnMut()>>,
 }
 
@@ -88,7 +88,8 @@ impl Drop for Sleep {
     }
 }
 
-/// A stream of this one thread. Bodies ask for `Send` on native targets, where nothing here runs.
+/// Makes a stream `Send`. Workers have one thread; bodies must be `Send` on native targets, where nothing
+/// here runs.
 pub fn here<S: Stream>(stream: S) -> Here<S> {
     Here(SendWrapper(Box::pin(stream)))
 }
@@ -106,14 +107,14 @@ impl<S: Stream> Stream for Here<S> {
 
 /// One timer that is set again and again, as the one for heartbeats is with each chunk.
 ///
-/// That only moves its deadline. The runtime's timer, which costs more than a chunk, is set again
-/// when it elapses before that.
+/// Setting it again only moves its deadline. The runtime's timer, which costs more than a chunk, is set
+/// again when it elapses before the deadline.
 #[derive(Clone)]
 pub struct Timer(SendWrapper<Rc<TimerState>>);
 
 struct TimerState {
     deadline: Cell<f64>,
-    /// How long the sleep is.
+    /// The length of the sleep.
     length: Cell<f64>,
     elapsed: Cell<bool>,
     waker: RefCell<Option<Waker>>,
@@ -122,7 +123,7 @@ struct TimerState {
 }
 
 impl Timer {
-    /// A timer that is not set.
+    /// Returns a timer that is not set.
     pub fn new() -> Self {
         Self(SendWrapper(Rc::new_cyclic(|state: &Weak<TimerState>| {
             let state = Weak::clone(state);
@@ -143,7 +144,7 @@ impl Timer {
         })))
     }
 
-    /// Resolves after this long, unless another sleep of this timer begins before.
+    /// Resolves after `duration`, unless another sleep of this timer begins before.
     pub fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + use<> {
         let state = self.0.clone();
         state.elapsed.set(false);
@@ -167,12 +168,16 @@ impl Timer {
             Poll::Pending
         })
     }
-}
 
-impl Timer {
     /// Ends the sleep that is under way.
     pub fn elapse(&self) {
         self.0.elapse();
+    }
+}
+
+impl Default for Timer {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -182,7 +187,7 @@ impl TimerState {
         let length = self.length.get();
         let mut left = self.deadline.get() - now;
         if left > length {
-            // The clock was set back: no sleep is to be longer for that than twice its length.
+            // The clock was set back. A sleep must not last more than twice its length for that.
             self.deadline.set(now + length);
             left = length;
         }

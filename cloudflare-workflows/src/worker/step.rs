@@ -4,36 +4,36 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
-use js_sys::{Function, Object, Promise, Reflect};
+use js_sys::{Function, Object, Promise};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use wasm_bindgen::prelude::*;
 
 use super::convert::{
-    duration_from_js, duration_to_js, from_js, property, since_epoch, step_error, throw, time,
+    duration_from_js, duration_to_js, from_js, property, set, since_epoch, step_error, throw, time,
     to_js,
 };
-use super::js::{self, JsWorkflowStep};
+use super::js::JsWorkflowStep;
+use super::life;
 use super::runtime::sleep;
 use super::stream;
 use crate::border::{self, CannotCross};
-use crate::step::config::{
-    Backoff, DelayContext, DelayFunction, ResolvedConfig, Retries, RetryDelay, Sensitivity,
-};
+use crate::step::config::{DelayContext, DelayFunction, Retries, RetryDelay};
 use crate::step::context::StepContext;
 use crate::step::duration::WorkflowDuration;
 use crate::step::error::{StepError, StepErrorKind};
 use crate::step::output::{ByteStream, OutputCodec, StepOutput};
 use crate::step::panic::catch_panic;
+use crate::step::resolved::{Backoff, ResolvedConfig, Sensitivity};
 use crate::step::rollback::{Rollback, RollbackContext};
 use crate::step::{DoStep, Step, WaitForEvent, WaitedEvent};
 
-/// `WorkflowStep` of `cloudflare:workers`: what a [`WorkflowEntrypoint`](crate::WorkflowEntrypoint)
-/// makes steps with.
+/// The platform's step object, `WorkflowStep` of `cloudflare:workers`, with which a
+/// [`WorkflowEntrypoint`](crate::WorkflowEntrypoint) makes its steps.
 #[derive(Clone)]
 pub struct WorkflowStep {
     step: JsWorkflowStep,
-    /// Calls that the engine has not answered.
+    /// The number of calls that the engine has not answered.
     unanswered: Rc<Cell<u32>>,
 }
 
@@ -64,11 +64,11 @@ impl WorkflowStep {
 
     /// As [`answer`](Self::answer), for a step that always has a result.
     ///
-    /// To roll back an instance whose engine has forgotten the handlers, the platform runs the
-    /// workflow once more to be given them. It answers `undefined` then for a step that has not
-    /// ended, without running it. To take this for a result would tell viewers of steps that ended
-    /// well and never ran. So the run ends there, but not before all that go on at the same time
-    /// have come as far as they can: a handler that the platform is not given cannot run.
+    /// To roll back an instance whose engine has lost the handlers, the platform runs the workflow once
+    /// more to get them. It answers `undefined` then for a step that has not ended, without running it.
+    /// Taken for a result, it would show viewers steps that ended well and never ran. So the run ends
+    /// there, after all steps that run at the same time have come as far as they can: a handler that the
+    /// platform does not get cannot run.
     async fn result(
         &self,
         call: impl Future<Output = Result<JsValue, JsValue>>,
@@ -88,7 +88,7 @@ impl WorkflowStep {
     }
 }
 
-/// Turns of the event loop after which code that does not wait for a step has gone on to its next.
+/// The number of turns of the event loop after which code that waits for no step has reached its next one.
 const TURNS: u32 = 2;
 
 impl Step for WorkflowStep {
@@ -141,7 +141,7 @@ impl Step for WorkflowStep {
     async fn sleep_until(&self, name: &str, time: SystemTime) -> Result<(), StepError> {
         let slept = self.step.sleep_until(name, since_epoch(time));
         match self.answer(slept).await {
-            // The engine says so in every later lifetime of a run that has slept, too.
+            // The engine also returns this in every later lifetime of a run that has slept.
             Err(error) if error.message().contains("until a time in the past") => Ok(()),
             slept => slept.map(drop),
         }
@@ -173,7 +173,7 @@ impl Step for WorkflowStep {
     }
 }
 
-/// What steps return, as JavaScript values.
+/// Stores the results of steps as JavaScript values.
 struct JsCodec;
 
 impl OutputCodec for JsCodec {
@@ -196,13 +196,13 @@ impl OutputCodec for JsCodec {
     }
 }
 
-/// A function that the engine calls. If the step is awaited no longer, as `try_join!` does it when
-/// another one fails, the engine goes on with it all the same: then the function is left to
-/// JavaScript's garbage collector, and not pulled away from under the engine.
+/// A function that the engine calls. When nobody awaits the step any more, for example after another step of
+/// a `try_join!` has failed, the engine still goes on with it. Then the function is left to JavaScript's
+/// garbage collector, so that the engine can still call it.
 struct Callback(Option<Closure<dyn FnMut(JsValue) -> Promise>>);
 
 impl Callback {
-    /// Of what it is called with it makes a future, whose errors and panics are thrown.
+    /// Wraps a function that returns a future. Errors and panics of the future are thrown.
     fn new<F>(callback: impl Fn(JsValue) -> F + 'static) -> Self
     where
         F: Future<Output = Result<JsValue, StepError>> + 'static,
@@ -210,7 +210,7 @@ impl Callback {
         let callback = Rc::new(callback);
         let call = move |argument: JsValue| -> Promise {
             let callback = Rc::clone(&callback);
-            js::promise(async move {
+            life::promise(async move {
                 let called = catch_panic(async { callback(argument).await });
                 called.await.map_err(throw)
             })
@@ -224,12 +224,12 @@ impl Callback {
         function.unwrap_or_default().unchecked_into()
     }
 
-    /// The engine does not call it any more.
+    /// Frees the function, which the engine does not call any more.
     fn free(mut self) {
         drop(self.0.take());
     }
 
-    /// For as long as the engine keeps it.
+    /// Leaves the function to the engine, for as long as that keeps it.
     fn into_function(self) -> JsValue {
         self.function().into()
     }
@@ -243,7 +243,8 @@ impl Drop for Callback {
     }
 }
 
-/// `WorkflowStepConfig`, with the function in it; what is not set is left to the platform.
+/// Makes a `WorkflowStepConfig`, and returns the delay function in it. Fields that are not set are left to
+/// the platform.
 fn config_from(
     retries: Option<&Retries>,
     timeout: Option<WorkflowDuration>,
@@ -276,11 +277,6 @@ fn config_from(
     (config.into(), function)
 }
 
-/// A plain object of our own takes any property.
-fn set(object: &JsValue, name: &str, value: &JsValue) {
-    let _ = Reflect::set(object, &name.into(), value);
-}
-
 fn delay_callback(delay: DelayFunction) -> Callback {
     Callback::new(move |failed| {
         let delay = delay.clone();
@@ -292,7 +288,7 @@ fn delay_callback(delay: DelayFunction) -> Callback {
     })
 }
 
-/// `WorkflowStepRollbackOptions`. The handler outlives the step, and the run.
+/// Makes `WorkflowStepRollbackOptions`. The handler outlives the step and the run.
 fn rollback_options<T: StepOutput>(rollback: Rollback<T>) -> JsValue {
     let options = Object::new();
     let config = &rollback.config;
@@ -317,7 +313,7 @@ fn rollback_options<T: StepOutput>(rollback: Rollback<T>) -> JsValue {
     options.into()
 }
 
-/// The platform takes 0 for "none given", or refuses it.
+/// Converts a timeout. Zero becomes a millisecond: the platform ignores or refuses 0.
 fn timeout_to_js(timeout: WorkflowDuration) -> JsValue {
     if timeout.as_milliseconds() == 0 {
         return 1.into();
@@ -325,7 +321,7 @@ fn timeout_to_js(timeout: WorkflowDuration) -> JsValue {
     duration_to_js(timeout)
 }
 
-/// `WorkflowStepContext`.
+/// Reads a `WorkflowStepContext`.
 fn context_from(context: &JsValue) -> StepContext {
     let step = property(context, "step");
     let name = property(&step, "name").as_string().unwrap_or_default();
@@ -358,7 +354,7 @@ fn resolved_from(config: &JsValue) -> ResolvedConfig {
     resolved
 }
 
-/// Of a config or an event.
+/// Reads the sensitivity of a config or an event.
 fn sensitivity(of: &JsValue) -> Option<Sensitivity> {
     Sensitivity::from_name(&property(of, "sensitive").as_string()?)
 }

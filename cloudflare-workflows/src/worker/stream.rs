@@ -1,4 +1,4 @@
-//! Streams of bytes across the border.
+//! Streams of bytes between Rust and JavaScript.
 
 use std::rc::Rc;
 
@@ -15,14 +15,14 @@ use crate::step::error::StepError;
 use crate::step::output::ByteStream;
 use crate::step::panic::catch_panic;
 
-/// To a `ReadableStream`. It is read no faster than the other side reads.
+/// Converts a stream to a `ReadableStream`, and reads it no faster than the other side does.
 pub(super) fn to_js(mut stream: ByteStream) -> Result<JsValue, JsValue> {
     let transform = IdentityTransformStream::new()?;
     let writer = transform.writable().get_writer()?;
     let held = Held::writer(&writer)?;
     wasm_bindgen_futures::spawn_local(async move {
         let _held = held;
-        // Nobody can be told of an error of the writer: the reader has gone.
+        // An error of the writer means that the reader is gone, so it is dropped.
         let _ = match catch_panic(pump(&mut stream, &writer)).await {
             Ok(()) => writer.close().await,
             Err(error) => writer.abort(&throw(error)).await,
@@ -42,8 +42,8 @@ async fn pump(stream: &mut ByteStream, writer: &Writer) -> Result<(), StepError>
     Ok(())
 }
 
-/// From a `ReadableStream`, which is cancelled if it is dropped before its end. `None` if it is
-/// something else.
+/// Converts a `ReadableStream`, which is cancelled if it is dropped before its end. Returns `None` for any
+/// other value.
 pub(super) fn from_js(value: &JsValue) -> Option<Result<ByteStream, StepError>> {
     let stream = value.dyn_ref::<web_sys::ReadableStream>()?;
     let stream: &js::ReadableStream = stream.unchecked_ref();
@@ -65,14 +65,14 @@ fn read(reader: Reader) -> ByteStream {
     }))
 }
 
-/// A reader whose stream nobody reads any more when it is dropped.
+/// A reader that cancels its stream when it is dropped.
 struct Unread(Rc<Reader>);
 
 impl Drop for Unread {
     fn drop(&mut self) {
         let reader = Rc::clone(&self.0);
         wasm_bindgen_futures::spawn_local(async move {
-            // Fails for a stream that has failed, which was told already.
+            // Fails for a stream that has failed, whose error was returned already.
             let _ = reader.cancel().await;
         });
     }

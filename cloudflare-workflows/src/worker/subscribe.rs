@@ -1,4 +1,4 @@
-//! The platform's own log of an instance.
+//! Subscriptions to the platform's own log of an instance.
 
 use std::fmt;
 use std::pin::Pin;
@@ -8,32 +8,34 @@ use futures_core::Stream;
 use futures_util::stream::{self, LocalBoxStream};
 use wasm_bindgen::prelude::*;
 
-use super::binding::{Workflow, WorkflowError, WorkflowErrorKind, WorkflowInstance};
-use super::convert::{message, property};
-use super::js::{self, JsWorkflowSubscription};
+use super::convert::{message, property, set};
+use super::error::{WorkflowError, WorkflowErrorKind};
+use super::instance::WorkflowInstance;
+use super::js::{self, JsWorkflow, JsWorkflowSubscription};
 use super::runtime::WorkersRuntime;
-use crate::instance::event::{SubscribeOptions, WorkflowInstanceEvent};
+use super::workflow::Workflow;
+use crate::border;
+use crate::instance::event::WorkflowInstanceEvent;
 use crate::instance::follow::{Followed, InstanceEvents, InstanceFollower, InstanceLog};
-use crate::{InstanceEventId, border};
+use crate::instance::ids::InstanceEventId;
+use crate::instance::options::SubscribeOptions;
 
 impl WorkflowInstance {
-    /// Subscribes to the platform's own log of the instance: what was logged before, and then what
-    /// happens, to the event that ends the run.
+    /// Subscribes to the platform's own log of the instance: first the stored events, then live ones, up
+    /// to the event that ends the run.
     ///
-    /// Each event comes once and in order, however often the engine is ended meanwhile, by a pause,
-    /// a deploy or a crash. If the instance is *restarted*, its log begins again, numbered from 1:
-    /// then the stream has an error of the kind [`Restarted`](WorkflowErrorKind::Restarted), and
-    /// who goes on reading gets the new log from its beginning. (One whose
-    /// [`cursor`](SubscribeOptions::cursor) was from a log before the one that it is subscribed to
-    /// cannot be told; [`serve_instance_sse`](super::serve_instance_sse) has ids that can.)
+    /// Each event comes once and in order, however often a pause, a deploy or a crash ends the engine
+    /// meanwhile. A *restart* of the instance begins a new log, numbered from 1: the stream then returns
+    /// an error of the kind [`Restarted`](WorkflowErrorKind::Restarted), and after it the events of the
+    /// new log from its beginning. (A restart before the subscription is not noticed: a
+    /// [`cursor`](SubscribeOptions::cursor) of the earlier log is then read as one of the new log.)
     ///
     /// The stream ends after the terminal event, also where the filter hides it, and after an error
     /// of another kind. Dropping it ends the subscription.
     ///
     /// ```no_run
     /// # use futures_util::TryStreamExt;
-    /// # use cloudflare_workflows::{WorkflowError, WorkflowInstance};
-    /// # use cloudflare_workflows::SubscribeOptions;
+    /// # use cloudflare_workflows::{SubscribeOptions, WorkflowError, WorkflowInstance};
     /// # async fn follow(instance: WorkflowInstance) -> Result<(), WorkflowError> {
     /// let mut events = instance.subscribe(SubscribeOptions::new()).await?;
     /// while let Some(event) = events.try_next().await? {
@@ -44,13 +46,17 @@ impl WorkflowInstance {
     /// ```
     ///
     /// # Errors
-    /// [`NotFound`](WorkflowErrorKind::NotFound) if there is no such instance any more, else when
-    /// the engine cannot be reached.
+    /// [`NotFound`](WorkflowErrorKind::NotFound) if the instance no longer exists; another kind when the
+    /// engine cannot be reached.
     pub async fn subscribe(
         &self,
         options: SubscribeOptions,
     ) -> Result<WorkflowSubscription, WorkflowError> {
-        let log = PlatformLog::new(&self.workflow, &self.id(), Payloads::ALL);
+        let log = PlatformLog {
+            workflow: self.workflow.clone(),
+            id: self.id(),
+            payloads: Payloads::ALL,
+        };
         let follower = InstanceFollower::start(log, WorkersRuntime, options).await?;
         let events = stream::try_unfold(follower, |mut follower| async move {
             let event = match follower.next().await? {
@@ -58,7 +64,7 @@ impl WorkflowInstance {
                 Some(Followed::Event(event)) => Ok(event),
                 Some(Followed::Restarted) => Err(WorkflowError::new(
                     WorkflowErrorKind::Restarted,
-                    "the instance was restarted; what follows is its new log".to_owned(),
+                    "the instance was restarted; the events of its new log follow".to_owned(),
                 )),
             };
             Ok::<_, WorkflowError>(Some((event, follower)))
@@ -69,7 +75,7 @@ impl WorkflowInstance {
     }
 }
 
-/// An error inside does not end a stream, one outside does.
+/// Flattens the results. An inner error does not end the stream, an outer one does.
 fn flat<T, E>(
     stream: impl Stream<Item = Result<Result<T, E>, E>>,
 ) -> impl Stream<Item = Result<T, E>> {
@@ -98,7 +104,7 @@ impl fmt::Debug for WorkflowSubscription {
     }
 }
 
-/// Which of what the workflow works on is read from events.
+/// The payloads that are read from events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Payloads {
     /// Whether params are read.
@@ -108,29 +114,34 @@ pub struct Payloads {
 }
 
 impl Payloads {
-    /// Everything is read.
+    /// Params and outputs are read.
     pub const ALL: Self = Self {
         params: true,
         outputs: true,
     };
 }
 
-/// The log of one instance, asked for anew each time: a stub is dead after an error.
+/// The log of one instance. Each call gets a new stub, since a stub is useless after an error.
 #[derive(Clone)]
 pub struct PlatformLog {
-    workflow: Workflow,
+    workflow: JsWorkflow,
     id: String,
     payloads: Payloads,
 }
 
 impl PlatformLog {
-    /// The log of this instance.
+    /// Returns the log of the instance with this id.
     pub fn new(workflow: &Workflow, id: &str, payloads: Payloads) -> Self {
         Self {
-            workflow: workflow.clone(),
+            workflow: workflow.workflow.clone(),
             id: id.to_owned(),
             payloads,
         }
+    }
+
+    async fn instance(&self) -> Result<WorkflowInstance, WorkflowError> {
+        let instance = self.workflow.get(&self.id).await?;
+        Ok(WorkflowInstance::new(&self.workflow, instance))
     }
 }
 
@@ -140,16 +151,14 @@ impl InstanceLog for PlatformLog {
 
     async fn subscribe(&self, options: &SubscribeOptions) -> Result<PlatformEvents, WorkflowError> {
         let object = js_sys::Object::new();
-        // A plain object of our own takes any property.
-        let set = |name: &str, value: &JsValue| js_sys::Reflect::set(&object, &name.into(), value);
         if let Some(cursor) = options.cursor {
-            set("cursor", &id_to_js(cursor))?;
+            set(&object, "cursor", &id_to_js(cursor));
         }
         if let Some(filter) = &options.filter {
             let names: js_sys::Array = filter.iter().map(|of| JsValue::from(of.as_str())).collect();
-            set("filter", &names)?;
+            set(&object, "filter", &names);
         }
-        let instance = self.workflow.get(&self.id).await?;
+        let instance = self.instance().await?;
         let subscription = instance.instance.subscribe(&object).await?;
         Ok(PlatformEvents {
             subscription: subscription.unchecked_into(),
@@ -158,7 +167,7 @@ impl InstanceLog for PlatformLog {
     }
 
     async fn has_ended(&self) -> Result<bool, WorkflowError> {
-        let instance = self.workflow.get(&self.id).await?;
+        let instance = self.instance().await?;
         let status = instance.status_without_output().await?;
         Ok(status.state.has_ended())
     }
@@ -188,9 +197,9 @@ impl InstanceEvents for PlatformEvents {
             let json = js::instance_event_json(&event, params, outputs).map_err(|e| message(&e))?;
             border::read::<WorkflowInstanceEvent>(&json).map_err(|error| error.to_string())
         };
-        // An event whose payload cannot cross is one without: viewers would come back for it for ever.
+        // An event whose payload cannot cross loses it. As an error it would make viewers come back for ever.
         let read = read(params, outputs).or_else(|_| read(false, false));
-        // What it holds of the engine, such as a stream. Of no use if it fails.
+        // Releases what the result holds of the engine, such as a stream. A failure has no consequence.
         let _ = js::dispose(&result);
         read.map(Some).map_err(|error| {
             let message = format!("an event of the platform cannot be read: {error}");
@@ -206,7 +215,7 @@ fn id_to_js(id: InstanceEventId) -> JsValue {
 
 impl Drop for PlatformEvents {
     fn drop(&mut self) {
-        // Of no use if it fails: the runtime ends what a request held.
+        // A failure has no consequence: the runtime ends the subscriptions of a request.
         let _ = js::dispose(&self.subscription);
     }
 }

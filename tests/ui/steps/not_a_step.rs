@@ -1,4 +1,4 @@
-//! What is no step object.
+//! A value that is not a step object.
 
 use cloudflare_workflows::{Step, StepError};
 

@@ -1,4 +1,4 @@
-// A type that is no workflow.
+// A type that is not a workflow.
 
 pub struct Order;
 

@@ -1,4 +1,4 @@
-// The export of what is not the name of a type.
+// The export of a path that is not the name of a type in scope.
 
 pub mod orders {}
 
