@@ -36,6 +36,7 @@
 //! | `contract` | no | `store::contract`, the suite for a store of your own |
 //! | `http` | no | the `http` module: responses for hyper, tower and their like |
 //! | `redis` | no | `store::redis`: logs in Redis, over tokio or, with `cloudflare`, in Workers |
+//! | `rusqlite` | no | `SqliteEventStore::open`: a durable log in an SQLite file, for one process; not for wasm32 |
 //! | `tracing` | no | `tracer::SseLayer`: spans and events of the crate `tracing`, live |
 //!
 //! # Any server

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | [`MemoryEventStore`] | everything, or the newest by count and age, as long as the process lives | one process |
 //! | [`NullEventStore`] | nothing but what is in transit to those who are connected | one process |
-//! | [`SqliteEventStore`] | everything, in a Durable Object's storage or in a file | one object or process |
+//! | [`SqliteEventStore`] | everything, in a Durable Object's storage, or in a file (feature `rusqlite`: `SqliteEventStore::open`) | one object or process |
 //! | `redis::RedisEventStore` (feature `redis`) | everything, or the newest by count and age | any number of servers and Workers |
 //! | [`RelayStore`] | the newest frames of a log that is elsewhere | the viewers of one place |
 //! | a store of your own | see [`EventStore`] and `contract` | |
@@ -34,6 +34,8 @@ pub use memory::MemoryEventStore;
 pub use null::NullEventStore;
 pub use relay::{RelayError, RelayStore};
 pub use sqlite::{Sql, SqlRow, SqlValue, SqliteError, SqliteEventStore};
+#[cfg(all(feature = "rusqlite", not(target_family = "wasm")))]
+pub use sqlite::{SqliteFile, SqliteFileError};
 pub use tail::Watch;
 use tail::Watched;
 

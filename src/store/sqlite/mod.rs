@@ -1,7 +1,9 @@
-//! A log in SQLite, behind the small [`Sql`] trait: a Durable Object's storage in Workers,
-//! rusqlite under the same tests natively.
+//! A log in SQLite, over the small [`Sql`] trait: a Durable Object's storage in Workers, a file
+//! natively (feature `rusqlite`).
 
 mod keys;
+#[cfg(all(feature = "rusqlite", not(target_family = "wasm")))]
+mod rusqlite;
 mod sql;
 
 use std::fmt;
@@ -12,6 +14,8 @@ use std::time::SystemTime;
 use serde::Serialize;
 
 use self::keys::Keys;
+#[cfg(all(feature = "rusqlite", not(target_family = "wasm")))]
+pub use self::rusqlite::{SqliteFile, SqliteFileError};
 pub use self::sql::{Sql, SqlRow, SqlValue};
 use crate::clock;
 use crate::event::{EventId, EventRef, KeyRef, NewEvent, StoredEvent};
