@@ -1,24 +1,22 @@
 //! The connection of a process, for all of its logs.
 
-use std::future::Future;
+use std::fmt;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
-use std::{fmt, io};
 
 use futures_channel::{mpsc, oneshot};
 use redis::Value;
-use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::budget::ReplySize;
+use super::config::RedisConfig;
 use super::driver::{Call, Driver, Message};
 use super::error::{RedisError, RedisErrorKind};
 use super::protocol::pack_some;
 use super::script::Script;
 use super::server::RedisServer;
+use super::transport::RedisTransport;
 use super::watch::{Watch, Watches};
-use crate::sync::{MaybeSend, MaybeSync};
 
 /// One connection to a Redis server, for any number of [logs](crate::store::redis::RedisEventStore) and viewers.
 /// Clones are the same connection.
@@ -48,88 +46,6 @@ struct Shared {
     /// What makes this client's tokens differ from those of others.
     random: u64,
     appends: AtomicU64,
-}
-
-/// How a [`RedisClient`] behaves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct RedisConfig {
-    /// How long an answer may take, or may stop in its middle. Then the connection is taken for
-    /// dead. Default: 5 seconds.
-    pub timeout: Duration,
-    /// How long calls wait for a lost connection to come back before they fail. Default: 3 seconds.
-    pub patience: Duration,
-    /// How often the heads of watched logs are looked at, for what nothing announces: a log that is
-    /// deleted or expires, a connection that is dead. One small command for each log that is
-    /// watched, however many watch it. Default: 10 seconds.
-    pub check_interval: Duration,
-}
-
-impl RedisConfig {
-    /// With the defaults of the fields.
-    #[must_use]
-    pub const fn new() -> Self {
-        Self {
-            timeout: Duration::from_secs(5),
-            patience: Duration::from_secs(3),
-            check_interval: Duration::from_secs(10),
-        }
-    }
-
-    /// With another [`timeout`](Self::timeout).
-    #[must_use]
-    pub const fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
-        self
-    }
-
-    /// With another [`patience`](Self::patience).
-    #[must_use]
-    pub const fn patience(mut self, patience: Duration) -> Self {
-        self.patience = patience;
-        self
-    }
-
-    /// With another [`check_interval`](Self::check_interval).
-    #[must_use]
-    pub const fn check_interval(mut self, check_interval: Duration) -> Self {
-        self.check_interval = check_interval;
-        self
-    }
-}
-
-impl Default for RedisConfig {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-/// What a client needs of the platform. There is one for tokio and one for Workers; write your own
-/// for another runtime, or for another way to the server.
-pub trait RedisTransport: MaybeSend + MaybeSync + 'static {
-    /// An open connection, TLS included. It is closed by dropping it.
-    type Connection: AsyncRead + AsyncWrite + Unpin + MaybeSend + 'static;
-
-    /// Opens a connection. Says nothing on it: that is the client's.
-    ///
-    /// # Errors
-    /// When it cannot be opened.
-    fn connect(
-        &self,
-        server: &RedisServer,
-    ) -> impl Future<Output = io::Result<Self::Connection>> + MaybeSend;
-
-    /// Resolves after so long.
-    fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + MaybeSend;
-
-    /// Runs a task to its end, which comes when the client is dropped.
-    ///
-    /// # Errors
-    /// When there is nothing to run it.
-    fn spawn(&self, task: impl Future<Output = ()> + MaybeSend + 'static) -> io::Result<()>;
-
-    /// A number that no other client has.
-    fn random(&self) -> u64;
 }
 
 impl RedisClient {

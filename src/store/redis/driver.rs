@@ -13,12 +13,13 @@ use futures_util::future::{Either, select};
 use redis::{PushKind, Value};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::answer::head;
 use super::budget::{Budget, ReplySize};
-use super::client::{RedisConfig, RedisTransport};
+use super::config::RedisConfig;
 use super::error::{RedisError, RedisErrorKind};
-use super::head;
 use super::protocol::{Replies, pack, pack_word};
 use super::server::RedisServer;
+use super::transport::RedisTransport;
 use super::watch::{Watch, Watches};
 use crate::clock::Instant;
 

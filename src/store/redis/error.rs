@@ -24,7 +24,7 @@ pub enum RedisErrorKind {
     Unreachable,
     /// The connection broke after the command was sent and before its answer came.
     Lost,
-    /// The answer did not come within the [timeout](crate::store::redis::client::RedisConfig::timeout).
+    /// The answer did not come within the [timeout](crate::store::redis::RedisConfig::timeout).
     TimedOut,
     /// The server answered with an error: see [`RedisError::code`].
     Refused,

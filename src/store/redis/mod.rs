@@ -86,8 +86,10 @@ use crate::clock;
 use crate::event::{EventId, NewEvent, StoredEvent};
 use crate::store::{Appended, EventStore, Page, PageLimit};
 
+mod answer;
 mod budget;
 mod client;
+mod config;
 mod driver;
 mod error;
 #[cfg(not(target_family = "wasm"))]
@@ -95,15 +97,19 @@ mod native;
 mod protocol;
 mod script;
 mod server;
+mod transport;
 mod watch;
 
+use answer::{array, id, number, text};
 use budget::ReplySize;
 use client::Watching;
 use watch::Watch;
 
-pub use client::{RedisClient, RedisConfig, RedisTransport};
+pub use client::RedisClient;
+pub use config::RedisConfig;
 pub use error::{RedisError, RedisErrorKind};
 pub use server::RedisServer;
+pub use transport::RedisTransport;
 
 /// A log in Redis: see the [module](self).
 ///
@@ -417,48 +423,4 @@ fn page(answer: &Value) -> Result<Answer, RedisError> {
         trimmed: id(trimmed)?,
         closed: number(closed)? == 1,
     }))
-}
-
-/// The head of a log, as its hash has it.
-fn head(answer: &Value) -> Result<Option<EventId>, RedisError> {
-    match answer {
-        Value::Nil => Ok(None),
-        answer => {
-            let head = text(answer)?.parse();
-            head.map(Some)
-                .map_err(|_| RedisError::unexpected("a head that is no id"))
-        }
-    }
-}
-
-fn array(answer: &Value) -> Result<&[Value], RedisError> {
-    match answer {
-        Value::Array(values) => Ok(values),
-        _ => Err(RedisError::unexpected("not a list")),
-    }
-}
-
-/// 0 for none.
-fn id(answer: &Value) -> Result<Option<EventId>, RedisError> {
-    let number = number(answer)?;
-    match EventId::new(number) {
-        None if number != 0 => Err(RedisError::unexpected("a number that is no id")),
-        id => Ok(id),
-    }
-}
-
-fn number(answer: &Value) -> Result<u64, RedisError> {
-    match answer {
-        Value::Int(number) => u64::try_from(*number).ok(),
-        _ => None,
-    }
-    .ok_or_else(|| RedisError::unexpected("not a number"))
-}
-
-fn text(answer: &Value) -> Result<String, RedisError> {
-    match answer {
-        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok().map(str::to_owned),
-        _ => None,
-    }
-    .ok_or_else(|| RedisError::unexpected("not a text"))
 }

@@ -16,9 +16,11 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
-use super::client::{RedisClient, RedisConfig, RedisTransport};
+use super::client::RedisClient;
+use super::config::RedisConfig;
 use super::error::RedisError;
 use super::server::RedisServer;
+use super::transport::RedisTransport;
 
 impl RedisClient {
     /// A client over tokio, with the defaults of [`RedisConfig`].
@@ -28,7 +30,7 @@ impl RedisClient {
     /// others.
     ///
     /// # Errors
-    /// [`RedisErrorKind::Config`](crate::store::redis::error::RedisErrorKind::Config) for a URL of another form, and
+    /// [`RedisErrorKind::Config`](crate::store::redis::RedisErrorKind::Config) for a URL of another form, and
     /// outside of a tokio runtime. Whether the server can be reached shows later.
     pub fn new(url: &str) -> Result<Self, RedisError> {
         Self::with_config(url, RedisConfig::new())

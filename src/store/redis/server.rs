@@ -7,7 +7,7 @@ use redis::{ConnectionAddr, IntoConnectionInfo};
 use super::error::{RedisError, RedisErrorKind};
 use super::protocol::pack;
 
-/// Where a Redis server is: what a [`RedisTransport`](crate::store::redis::client::RedisTransport) connects to.
+/// Where a Redis server is: what a [`RedisTransport`](crate::store::redis::RedisTransport) connects to.
 #[derive(Clone)]
 pub struct RedisServer {
     host: String,
