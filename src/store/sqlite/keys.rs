@@ -3,6 +3,86 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
+use super::column::{integer, number, text};
+use super::{Log, Sql, SqlValue, SqliteError, SqliteEventStore};
+
+impl<Q: Sql> SqliteEventStore<Q> {
+    /// The keys that begin with `prefix`, in their own order, without the prefix.
+    ///
+    /// # Errors
+    /// When SQLite fails.
+    pub fn keys(&self, prefix: &str) -> Result<Vec<String>, SqliteError<Q::Error>> {
+        self.with_log(|log| {
+            if log.keys.is_none() && self.ends(log)?.closed {
+                // Not kept: a log that has ended is seldom written.
+                let keys = self.sql.exec(
+                    "SELECT key FROM events WHERE key >= ?1 ORDER BY key",
+                    &[SqlValue::Text(prefix.to_owned())],
+                )?;
+                let keys = keys.into_iter().map(|row| text(row.into_iter().next()));
+                let keys = keys.collect::<Result<Vec<_>, SqliteError<Q::Error>>>()?;
+                let behind = |key: &String| key.strip_prefix(prefix).map(str::to_owned);
+                return Ok(keys.iter().map_while(behind).collect());
+            }
+            Ok(self.known_keys(log)?.behind(prefix))
+        })
+    }
+
+    /// As [`keys`](Self::keys), but of the keys that end in a colon and a number, only the one with
+    /// the greatest number where `only_newest` says so of what is before the number. Of a long log
+    /// this takes little memory.
+    ///
+    /// # Errors
+    /// When SQLite fails.
+    pub(crate) fn keys_but_older(
+        &self,
+        prefix: &str,
+        only_newest: impl Fn(&str) -> bool,
+    ) -> Result<Vec<String>, SqliteError<Q::Error>> {
+        self.with_log(|log| {
+            if log.keys.is_none() && self.ends(log)?.closed {
+                // Not kept, see `keys`.
+                return Ok(self.read_keys()?.behind_but_older(prefix, only_newest));
+            }
+            Ok(self.known_keys(log)?.behind_but_older(prefix, only_newest))
+        })
+    }
+
+    pub(super) fn known_keys<'a>(
+        &self,
+        log: &'a mut Log<Q::Bytes>,
+    ) -> Result<&'a mut Keys, SqliteError<Q::Error>> {
+        let keys = match log.keys.take() {
+            Some(keys) => keys,
+            None if self.ends(log)?.has_table => self.read_keys()?,
+            None => Keys::default(),
+        };
+        Ok(log.keys.insert(keys))
+    }
+
+    pub(super) fn read_keys(&self) -> Result<Keys, SqliteError<Q::Error>> {
+        let mut keys = Keys::default();
+        let mut after = 0;
+        loop {
+            // Not all at once, which may be more than there is memory for.
+            let rows = self.sql.exec(
+                "SELECT id, key FROM events WHERE id > ?1 AND key IS NOT NULL \
+                 ORDER BY id LIMIT 10000",
+                &[integer(after)],
+            )?;
+            let is_last = rows.len() < 10_000;
+            for row in rows {
+                let mut columns = row.into_iter();
+                after = number(columns.next())?;
+                keys.insert(&text(columns.next())?);
+            }
+            if is_last {
+                return Ok(keys);
+            }
+        }
+    }
+}
+
 /// A set of keys.
 ///
 /// Of keys that end in a colon and a number, as those of a step's reports do, the numbers are kept
