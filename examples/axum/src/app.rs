@@ -77,7 +77,7 @@ async fn start<L: Logs>(State(app): State<App<L>>, Query(query): Query<Start>) -
 struct Dispatch {
     #[serde(rename = "type", default = "message")]
     event_type: String,
-    /// Nothing follows: viewers' streams end.
+    /// Whether this is the last event: viewers' streams end after it.
     #[serde(default)]
     terminal: bool,
 }

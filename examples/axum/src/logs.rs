@@ -1,4 +1,4 @@
-//! Where logs are.
+//! The stores of the logs: files, memory or Redis.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -17,16 +17,17 @@ use tracing::error;
 
 /// All logs, by their ids.
 pub trait Logs: Clone + Send + Sync + 'static {
-    /// What a log is kept in.
+    /// The store of one log.
     type Store: EventStore + 'static;
 
-    /// The log for reading. Ids come from anybody, so this makes none.
+    /// Returns a log for reading. Ids come from anybody, so this creates no log.
     fn find(
         &self,
         id: &str,
     ) -> impl Future<Output = Result<SseTarget<NewEvent, Self::Store>, Refusal>> + Send;
 
-    /// The log for writing, made if it is not there. The id must be [one](is_id).
+    /// Returns a log for writing, and creates it if it does not exist. The id must be
+    /// [valid](is_id).
     fn open(
         &self,
         id: &str,
@@ -35,15 +36,15 @@ pub trait Logs: Clone + Send + Sync + 'static {
 
 pub const UNKNOWN: Refusal = Refusal::NotFound("there is no such log");
 
-/// Returns whether a log may have this id: up to 64 letters, digits, `-` and `_`.
+/// Returns whether an id is valid: up to 64 letters, digits, `-` and `_`.
 pub fn is_id(id: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
     !id.is_empty() && id.len() <= 64 && id.bytes().all(allowed)
 }
 
-/// In a folder of this machine: an SQLite file for each log, which keeps all of its events.
+/// Logs in a folder of this machine: an SQLite file for each, which keeps all of its events.
 ///
-/// A log that was used stays open until the server ends, with two file descriptors.
+/// A log stays open from its first use until the server ends, with two file descriptors.
 #[derive(Clone)]
 pub struct FileLogs {
     shared: Arc<Files>,
@@ -59,7 +60,7 @@ struct Files {
 type FileLog = SseTarget<NewEvent, SqliteEventStore<SqliteFile>>;
 
 impl FileLogs {
-    /// The logs of this folder, which is created if it is not there.
+    /// Opens a folder of logs, and creates it if it does not exist.
     ///
     /// # Errors
     /// When the folder cannot be used, or another server uses it.
@@ -82,7 +83,8 @@ impl FileLogs {
         })
     }
 
-    /// Opens a log unless it is open. Opening reads and writes the disk, so it has a thread of its own.
+    /// Returns a log, and opens its file if it is not open. Opening waits for the disk, so it runs
+    /// on a thread for blocking work.
     async fn opened(&self, id: &str, create: bool) -> Result<FileLog, Refusal> {
         if let Some(log) = self.shared.open().get(id) {
             return Ok(log.clone());
@@ -102,7 +104,7 @@ impl Files {
     }
 
     fn open_file(&self, id: &str, create: bool) -> Result<FileLog, Refusal> {
-        // Held while the file is opened, which a second opener of it would be refused.
+        // Locked while the file is opened: a second opener of it would be refused.
         let mut open = self.open();
         if let Some(log) = open.get(id) {
             return Ok(log.clone());
@@ -122,7 +124,8 @@ impl Files {
     }
 }
 
-/// The file of a log. Some systems ignore the case of file names, and logs are to differ there, too.
+/// Returns the file name of a log. Capital letters are marked, since some systems ignore the case
+/// of names.
 fn file_name(id: &str) -> String {
     let mut name = "log-".to_owned();
     for letter in id.chars() {
@@ -146,7 +149,7 @@ impl Logs for FileLogs {
     }
 }
 
-/// In this process's memory.
+/// Logs in this process's memory.
 #[derive(Clone, Default)]
 pub struct MemoryLogs {
     logs: Arc<Mutex<HashMap<String, SseTarget<NewEvent, MemoryEventStore>>>>,
@@ -170,7 +173,7 @@ impl Logs for MemoryLogs {
     }
 }
 
-/// In Redis: any number of servers may have the same logs.
+/// Logs in Redis, which any number of servers share.
 #[derive(Clone)]
 pub struct RedisLogs {
     client: RedisClient,
@@ -184,7 +187,7 @@ impl RedisLogs {
         Self { client }
     }
 
-    /// All of them share the client's connection, so they are made anew as they are needed.
+    /// Returns a log. All logs share the client's connection, so each request makes its own.
     fn log(&self, id: &str) -> SseTarget<NewEvent, RedisEventStore> {
         let store = RedisEventStore::new(&self.client, id);
         SseTarget::new(store.max_events(MAX_EVENTS).expire_idle(EXPIRY))

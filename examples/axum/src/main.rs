@@ -40,7 +40,7 @@ use tracing_subscriber::prelude::*;
 use crate::job::Jobs;
 use crate::logs::{FileLogs, MemoryLogs, RedisLogs};
 
-/// How long a client that does not read can keep the process from ending.
+/// How long the server waits for clients that do not read before it ends anyway.
 const GRACE: Duration = Duration::from_secs(5);
 
 #[tokio::main]
@@ -100,7 +100,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Ctrl-C, or what a supervisor sends.
+/// Begins the shutdown on Ctrl-C or SIGTERM.
 async fn stop_on_signal(shutdown: Shutdown) {
     let interrupted = tokio::signal::ctrl_c();
     #[cfg(unix)]

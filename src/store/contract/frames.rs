@@ -6,9 +6,9 @@ use crate::store::PageLimit;
 use crate::store::frames::{FrameBytes, FrameStore};
 use crate::wire;
 
-/// What a [`FrameStore`] promises beyond [`check`]: whatever was appended in whatever batches, and
-/// wherever a page begins, its frames are the bytes of its events. `open` returns stores over one
-/// storage, empty at first, so that pages are also read by a store that has only just begun.
+/// Checks a [`FrameStore`], beyond [`check`](super::check): the frames of a page are the bytes of
+/// its events, whatever was appended in whatever batches, and wherever the page begins. `open`
+/// returns stores over one storage, empty at first, so that a new store reads pages, too.
 pub async fn check_frames<S: FrameStore>(mut open: impl AsyncFnMut() -> S) {
     let store = open().await;
     let page = succeed("read_frames", store.read_frames(None, PageLimit::default())).await;
@@ -40,7 +40,7 @@ pub async fn check_frames<S: FrameStore>(mut open: impl AsyncFnMut() -> S) {
     frames_are_events(&store).await;
     drop(store);
     frames_are_events(&open().await).await;
-    // What grows most on the wire, between others.
+    // An event that grows most on the wire, between two others.
     let store = open().await;
     let lines = plain(&"\n".repeat(290_000));
     let ids = append(&store, vec![plain("before"), lines, plain("after")]).await;

@@ -1,4 +1,4 @@
-//! One suite that every [`EventStore`] must pass: the promise of the trait, as checks.
+//! The suite that every [`EventStore`] must pass: the promise of the trait, as checks.
 //!
 //! For a store of your own, switch the feature `contract` on in `dev-dependencies` and call
 //! [`check`] in a test, with any executor that the store needs:

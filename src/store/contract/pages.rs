@@ -74,8 +74,8 @@ pub async fn page_of_bytes<S: EventStore>(store: &S) {
     );
 }
 
-/// Whatever position is read after, the page says the same of the log's ends, has only events
-/// behind the position, and is empty from the head on.
+/// A page has the same ends of the log after every position, has only events behind the position,
+/// and is empty from the head on.
 pub async fn positions<S: EventStore>(store: &S) {
     append(store, vec![plain("a"), plain("b"), plain("c")]).await;
     let all = everything(store).await;
@@ -115,7 +115,7 @@ pub async fn positions<S: EventStore>(store: &S) {
     }
 }
 
-/// The ends of a log are those that a page tells, wherever one looks from.
+/// `ends` returns the ends that a page has, after every position.
 pub async fn ends<S: EventStore>(store: &S) {
     ends_are_those_of_a_page(store).await;
     append(store, vec![plain("first"), plain("second")]).await;

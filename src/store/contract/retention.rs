@@ -11,9 +11,9 @@ use super::tools::{
 use crate::event::{Cursor, EventId};
 use crate::store::{Appended, EventStore, Page, PageLimit};
 
-/// Of a store that removes old events. `trim` must remove those up to the one with this id, and
-/// that one, by whatever means the store has; `new_store` is called more than once, as for
-/// [`check`].
+/// Checks a store that removes old events. `trim` must remove the events up to and including the
+/// one with this id, by whatever means the store has. `new_store` is called more than once, as for
+/// [`check`](super::check).
 pub async fn check_trimmed<S: EventStore>(
     mut new_store: impl AsyncFnMut() -> S,
     mut trim: impl AsyncFnMut(&S, EventId),
@@ -23,8 +23,8 @@ pub async fn check_trimmed<S: EventStore>(
     trimmed_under_readers(&new_store().await, &mut trim).await;
 }
 
-/// Where the oldest events were removed, the page says so wherever it is read: what is left, under
-/// which ids, and what is gone. Ids go on, and what is left is what it was.
+/// After the oldest events were removed, every page says which ids are left and which are gone. Ids
+/// go on, and the events that are left are unchanged.
 pub async fn trimmed_in_part<S: EventStore>(store: &S, trim: &mut impl AsyncFnMut(&S, EventId)) {
     for data in ["1", "2", "3", "4", "5"] {
         append(store, vec![keyed(data, data)]).await;
@@ -74,8 +74,8 @@ pub async fn trimmed_in_part<S: EventStore>(store: &S, trim: &mut impl AsyncFnMu
     assert_eq!(page.trimmed, rest.trimmed, "an append removed something");
 }
 
-/// Where all events were removed, the head stays, nothing is closed, and whoever waits at the head
-/// is woken by the next event, which gets an id of its own.
+/// After all events were removed, the head stays, the log is not closed, and the next event wakes
+/// those who wait at the head. It gets a new id.
 pub async fn trimmed_as_a_whole<S: EventStore>(store: &S, trim: &mut impl AsyncFnMut(&S, EventId)) {
     append(store, vec![plain("1"), plain("2")]).await;
     append(store, vec![plain("3").terminal()]).await;
@@ -112,8 +112,8 @@ pub async fn trimmed_as_a_whole<S: EventStore>(store: &S, trim: &mut impl AsyncF
     assert!(!page.closed, "the newest event is not terminal");
 }
 
-/// A subscriber whose position was removed, or what follows it, is reset and goes on with the
-/// oldest event kept; one that has seen what was removed is not.
+/// A subscriber is reset if events that it has not read were removed, and goes on with the oldest
+/// event kept. One that has read them is not reset.
 pub async fn trimmed_under_readers<S: EventStore>(
     store: &S,
     trim: &mut impl AsyncFnMut(&S, EventId),
@@ -146,7 +146,7 @@ pub async fn trimmed_under_readers<S: EventStore>(
     let mut gone = subscribe(store, Cursor::After(ids[0])).await;
     expect_reset(&mut gone, oldest, ids[5]).await;
 
-    // Whoever was told, but did not read on before more was removed, is told again.
+    // A subscriber that was reset, but did not read on before more was removed, is reset again.
     trim(store.0, ids[5]).await;
     for reader in [&mut early, &mut gone] {
         let requested = expect_reset(reader, None, ids[5]).await;

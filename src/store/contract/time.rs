@@ -13,7 +13,7 @@ pub async fn times<S: EventStore>(store: &S) {
     assert_eq!(never, None, "a position in an empty log");
     for _ in 0..3 {
         append(store, vec![plain("a"), plain("b")]).await;
-        // Long enough for a clock that counts milliseconds to go on, now and then.
+        // Long enough for a clock of milliseconds to advance now and then.
         for _ in 0..10_000 {
             yield_now().await;
         }

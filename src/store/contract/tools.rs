@@ -1,4 +1,4 @@
-//! What the checks are written with.
+//! The helpers of the checks.
 
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -35,7 +35,7 @@ pub(super) async fn append<S: EventStore>(store: &S, batch: Vec<NewEvent>) -> Ve
     outcomes
 }
 
-/// A page, if it is one that could be.
+/// Reads a page, and checks that its fields agree with each other.
 pub(super) async fn read<S: EventStore>(
     store: &S,
     after: Option<EventId>,
@@ -72,8 +72,7 @@ pub(super) async fn read<S: EventStore>(
     page
 }
 
-/// The whole log.
-/// In several pages where the store has a limit of its own.
+/// Reads the whole log, in several pages if the store has a limit of its own.
 pub(super) async fn everything<S: EventStore>(store: &S) -> Page {
     let limit = PageLimit {
         events: 100_000,
@@ -110,7 +109,7 @@ pub(super) async fn succeed<T, E: std::error::Error>(
     }
 }
 
-/// The ids of events that must all have been stored.
+/// Returns the ids of events that must all have been stored.
 pub(super) fn stored(outcomes: &[Appended], what: &str) -> Vec<EventId> {
     outcomes
         .iter()
@@ -121,7 +120,7 @@ pub(super) fn stored(outcomes: &[Appended], what: &str) -> Vec<EventId> {
         .collect()
 }
 
-/// A subscription needs a store that is shared.
+/// Subscribes through [`Borrowed`], since a subscription needs a shared store.
 pub(super) async fn subscribe<'a, S: EventStore>(
     store: &Borrowed<'a, S>,
     cursor: Cursor,
@@ -130,7 +129,7 @@ pub(super) async fn subscribe<'a, S: EventStore>(
     succeed("subscribe", start).await
 }
 
-/// What a subscription has without waiting.
+/// Returns the batch that a subscription has without waiting.
 pub(super) async fn next<S: EventStore>(reader: &mut Subscription<S>) -> Option<Batch> {
     succeed("try_next", reader.try_next()).await
 }
@@ -145,7 +144,8 @@ pub(super) async fn expect_next<S: EventStore>(reader: &mut Subscription<S>, exp
     }
 }
 
-/// Returns what was requested.
+/// Checks that the next batch is a reset with these ends, and returns the position that it says was
+/// requested.
 pub(super) async fn expect_reset<S: EventStore>(
     reader: &mut Subscription<S>,
     oldest: Option<EventId>,
@@ -161,7 +161,7 @@ pub(super) async fn expect_reset<S: EventStore>(
     }
 }
 
-/// The store of a check, for a subscription.
+/// A borrowed store, for a subscription.
 #[derive(Debug)]
 pub(super) struct Borrowed<'a, S>(pub(super) &'a S);
 
@@ -211,7 +211,7 @@ pub(super) fn expect_data(page: &Page, expected: &[&str], what: &str) {
     assert_eq!(data, expected, "{what}");
 }
 
-/// Polls a future at most so many times, letting others run in between.
+/// Polls a future at most `polls` times, and lets others run in between.
 pub(super) async fn poll_and_drop(polls: usize, future: impl Future) {
     let mut future = pin!(future);
     for _ in 0..polls {
@@ -223,7 +223,7 @@ pub(super) async fn poll_and_drop(polls: usize, future: impl Future) {
     }
 }
 
-/// Lets whatever else runs on this thread go on.
+/// Lets the other futures of this thread run.
 pub(super) fn yield_now() -> impl Future<Output = ()> {
     struct Yield(bool);
     impl Future for Yield {

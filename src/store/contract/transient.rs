@@ -20,8 +20,8 @@ use crate::delivery::Batch;
 use crate::event::Cursor;
 use crate::store::EventStore;
 
-/// Of a store that keeps no events but those in transit, of which it must have room for a
-/// thousand, to those who are connected.
+/// Checks a store that keeps only events in transit to connected subscribers. It must have room for
+/// a thousand of them.
 pub async fn check_transient<S: EventStore>(mut new_store: impl AsyncFnMut() -> S) {
     empty_log(&new_store().await).await;
     order(&new_store().await).await;
@@ -37,8 +37,8 @@ pub async fn check_transient<S: EventStore>(mut new_store: impl AsyncFnMut() -> 
     transient_readers(&new_store().await).await;
 }
 
-/// A store that keeps nothing says so, and a subscriber gets what comes after it, whatever it
-/// asks for. Keys make no difference, since no fact is known.
+/// A store that keeps nothing is not resumable, and a subscriber gets the events that come after
+/// it, whatever position it asks for. Keys make no difference, since no fact is known.
 pub async fn transient<S: EventStore>(store: &S) {
     assert!(
         !store.is_resumable(),
@@ -64,8 +64,8 @@ pub async fn transient<S: EventStore>(store: &S) {
     }
 }
 
-/// A terminal event ends the subscriptions of those who read it while it is the newest, and of
-/// nobody who comes later.
+/// A terminal event ends the subscriptions that read it while it is the newest, and none that
+/// begins later.
 pub async fn transient_end<S: EventStore>(store: &S) {
     let store = &Borrowed(store);
     let mut connected = subscribe(store, Cursor::Latest).await;

@@ -10,7 +10,7 @@ use super::tools::{
 use crate::event::{EventId, StoredEvent};
 use crate::store::{EventStore, PageLimit};
 
-/// `changed` resolves at once where the head is not the position asked for.
+/// `changed` resolves at once if the head is not the position asked for.
 pub async fn changed_at_once<S: EventStore>(store: &S) {
     changed(store, EventId::new(1)).await;
     let ids = stored(
@@ -40,8 +40,8 @@ pub async fn changed_by_append<S: EventStore>(store: &S) {
     }
 }
 
-/// What is appended between a read that found nothing and the wait is not missed, and a duplicate
-/// does not hide it.
+/// An append between a read that found nothing and the wait is not missed, and a duplicate does not
+/// hide it.
 pub async fn changed_between_read_and_wait<S: EventStore>(store: &S) {
     for n in 0..5 {
         let key = n.to_string();
@@ -57,9 +57,9 @@ pub async fn changed_between_read_and_wait<S: EventStore>(store: &S) {
     }
 }
 
-/// One append wakes everybody who waits.
+/// One append wakes every waiter.
 pub async fn changed_for_every_waiter<S: EventStore>(store: &S) {
-    // Each with a waker of its own, unlike `join_all`, which polls everybody when one is woken.
+    // Each with a waker of its own, unlike `join_all`, which polls all of them when one is woken.
     let waiters: FuturesUnordered<_> = (0..10).map(|_| changed(store, None)).collect();
     let append = async {
         yield_now().await;

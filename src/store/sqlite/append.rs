@@ -14,8 +14,9 @@ use crate::store::tail::Piece;
 use crate::{clock, wire};
 
 impl<Q: Sql> SqliteEventStore<Q> {
-    /// [`EventStore::append`], without waiting for anything: SQLite does not. `writer` is kept
-    /// with each event, at most [`EventId::MAX`]: see [`writer`](Self::writer).
+    /// As [`EventStore::append`](crate::store::EventStore::append), without a future: SQLite has
+    /// none to wait for. `writer` is kept with each event, at most [`EventId::MAX`]: see
+    /// [`writer`](Self::writer).
     pub(crate) fn append_now(
         &self,
         batch: &[EventRef<'_>],
@@ -132,7 +133,7 @@ impl<Q: Sql> SqliteEventStore<Q> {
 /// An event on its way into the table.
 struct Row<'a> {
     id: EventId,
-    /// Where its frame is among those of the batch.
+    /// The place of its frame among those of the batch.
     frame: Range<usize>,
     size: u64,
     terminal: bool,
@@ -140,13 +141,13 @@ struct Row<'a> {
     data: Option<&'a str>,
 }
 
-/// What one statement may have in one value, and what a row may have in all: less than SQLite's
-/// 2,000,000, since there are numbers and lengths besides.
+/// The most bytes of one value of a statement, and of a whole row: less than SQLite's 2,000,000,
+/// since a row has numbers and lengths besides.
 const VALUE: usize = 1_900_000;
 
 const ROW: usize = 1_980_000;
 
-/// The rows in the order they have, so many at a time as one statement takes.
+/// Splits the rows, in their order, into as many at a time as one statement takes.
 fn statements_of<'a, 'b>(rows: &'b [Row<'a>]) -> impl Iterator<Item = &'b [Row<'a>]> {
     let mut rest = rows;
     std::iter::from_fn(move || {
@@ -155,7 +156,7 @@ fn statements_of<'a, 'b>(rows: &'b [Row<'a>]) -> impl Iterator<Item = &'b [Row<'
             let first = frames == 0;
             frames += row.frame.len();
             names += row.names_length();
-            // One that is only in part in its frame goes alone.
+            // A row whose frame is only in part in it goes alone.
             let fits = is_whole && frames <= VALUE && names <= VALUE && !row.is_head_only();
             is_whole = !row.is_head_only();
             first || fits
@@ -166,14 +167,15 @@ fn statements_of<'a, 'b>(rows: &'b [Row<'a>]) -> impl Iterator<Item = &'b [Row<'
     })
 }
 
-/// With the first id, the time, the frames of all and the writer as the first four parameters, as
-/// in [`INSERT_ROWS`].
+/// Inserts one row. The first four parameters are those of [`INSERT_ROWS`]: the first id, the time,
+/// the frames and the writer.
 const INSERT_ROW: &str = "INSERT INTO events (id, time, frame, writer, size, terminal, key, data) \
                           VALUES (?1, ?2, CAST(?3 AS TEXT), ?4, ?5, ?6, ?7, ?8)";
 
-/// The rows are the elements of a JSON array, whose `key` is their index: the events' keys, or
-/// keys and data where there are data. Their numbers are digits of fixed width in a blob, where
-/// SQLite finds them without parsing, which takes a third off the whole statement.
+/// Inserts many rows. They are the elements of a JSON array, whose `key` is their index: each is
+/// the event's key, or its key and its data if there are data. Their numbers are digits of fixed
+/// width in a blob, where SQLite finds them without parsing, which takes a third off the whole
+/// statement.
 const INSERT_ROWS: &str = "INSERT INTO events (id, time, frame, writer, size, terminal, key, data) \
      SELECT ?1 + key, ?2, \
      CAST(substr(?3, substr(?6, 38 * key + 1, 10), substr(?6, 38 * key + 11, 10)) AS TEXT), ?4, \
@@ -208,7 +210,7 @@ impl Row<'_> {
         ]
     }
 
-    /// As SQL's `substr` counts, from 1, in frames that begin here.
+    /// Writes the row's numbers. Positions count from 1, as SQL's `substr` does, from `begin`.
     fn push_numbers(&self, begin: usize, out: &mut Vec<u8>) {
         wire::encode_number((self.frame.start - begin) as u64 + 1, 10, out);
         wire::encode_number(self.frame.len() as u64, 10, out);
@@ -222,7 +224,7 @@ impl Row<'_> {
             .map_or(Names::Key(key), |data| Names::Both(key, data))
     }
 
-    /// How many bytes [`names`](Self::names) has as JSON, at most.
+    /// Returns the most bytes that [`names`](Self::names) has as JSON.
     fn names_length(&self) -> usize {
         let escaped = |text: &str| {
             let length = |byte| match byte {

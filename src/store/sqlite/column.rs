@@ -3,18 +3,18 @@
 use super::{SqlValue, SqliteError};
 use crate::event::EventId;
 
-/// What the column `terminal` says of a row, added up.
+/// Flags of the column `terminal`, added up.
 pub(super) const TERMINAL: u64 = 1;
 
 /// The frame has only the lines before the data: with all of them the row would be larger than
 /// SQLite takes. It is made from `data` when it is read.
 pub(super) const HEAD_ONLY: u64 = 2;
 
-/// The event was removed. Of those that were, the row of the newest is left, so that its id is not
-/// given to another event.
+/// The event was removed. The row of the newest removed event is left, so that no other event gets
+/// its id.
 pub(super) const REMOVED: u64 = 4;
 
-/// Ids and limits, a limit that JavaScript cannot hold being as good as none.
+/// Makes a parameter of an id or a limit. A limit that JavaScript cannot hold is as good as none.
 pub(super) fn integer<B>(number: u64) -> SqlValue<B> {
     SqlValue::Integer(i64::try_from(number.min(EventId::MAX)).unwrap_or(i64::MAX))
 }

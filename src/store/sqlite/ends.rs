@@ -8,16 +8,16 @@ use crate::store::Page;
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Ends {
     pub(super) has_table: bool,
-    /// Whether the table has the column `writer`, which the first ones did not.
+    /// Whether the table has the column `writer`. Tables of the first version do not.
     pub(super) has_writer: bool,
     pub(super) oldest: Option<EventId>,
     pub(super) head: Option<EventId>,
     pub(super) closed: bool,
-    /// When the newest event was stored, or removed if there is none after it.
+    /// When the newest event was stored, or removed if no event is left.
     pub(super) time: u64,
-    /// Bytes of all data, from the first event ever to the newest.
+    /// The bytes of all data, from the first event ever to the newest.
     pub(super) size: u64,
-    /// Who appended the newest event: see [`SqliteEventStore::writer`].
+    /// The writer of the newest event: see [`SqliteEventStore::writer`].
     pub(super) writer: u64,
 }
 
@@ -27,7 +27,7 @@ impl Ends {
             events,
             oldest: self.oldest,
             head: self.head,
-            // Ids are dense: what is missing before the oldest was removed.
+            // Ids are dense: all events before the oldest were removed.
             trimmed: match self.oldest {
                 Some(oldest) => EventId::new(oldest.get() - 1),
                 None => self.head,
@@ -38,7 +38,7 @@ impl Ends {
 }
 
 impl Ends {
-    /// The position after which a page begins, if anything follows it.
+    /// Returns the position after which a page begins, if an event follows it.
     pub(super) fn start(&self, after: Option<EventId>) -> Option<u64> {
         let oldest = self.oldest?.get();
         (self.head > after).then(|| after.map_or(0, EventId::get).max(oldest - 1))
@@ -93,8 +93,8 @@ impl<Q: Sql> SqliteEventStore<Q> {
     }
 }
 
-/// Creates the table, or adds to one of an earlier version what that did not have. Only an append
-/// does: reading stores nothing.
+/// Returns the statement that creates the table, or adds the columns that an earlier version did
+/// not have. Only an append runs it: reading stores nothing.
 pub(super) fn table_statement(ends: &mut Ends) -> Option<&'static str> {
     let statement = if !ends.has_table {
         // No AUTOINCREMENT: it writes a second row for each insert. The store numbers the events,

@@ -1,4 +1,4 @@
-//! What can go wrong.
+//! The errors of a log in SQLite.
 
 use std::fmt;
 

@@ -8,8 +8,8 @@ use crate::clock;
 use crate::event::EventId;
 
 impl<Q: Sql> SqliteEventStore<Q> {
-    /// When all events were removed, by the store's clock in milliseconds. `None` while there are
-    /// some, and where there never were.
+    /// Returns when all events were removed, by the store's clock, to the millisecond. `None` while
+    /// some are kept, and if there never were any.
     ///
     /// # Errors
     /// When SQLite fails.
@@ -21,9 +21,9 @@ impl<Q: Sql> SqliteEventStore<Q> {
         })
     }
 
-    /// Removes the events up to this one and including it. Their ids are never given to others: one
-    /// small row is left of them. Whoever has not read them all yet is told by a
-    /// [`Reset`](crate::event::Reset). Their keys are forgotten.
+    /// Removes the events up to and including this one, with their keys. No other event gets their
+    /// ids: one small row is left of them. A subscriber that has not read them all is reset: see
+    /// [`Reset`](crate::event::Reset).
     ///
     /// # Errors
     /// When SQLite fails. Then nothing was removed.
@@ -31,7 +31,8 @@ impl<Q: Sql> SqliteEventStore<Q> {
         self.trim_but_key(last, None)
     }
 
-    /// As [`trim`](Self::trim), and this key stays: its fact is known until more is removed.
+    /// As [`trim`](Self::trim), but keeps this key: its fact is known until more events are
+    /// removed.
     pub(crate) fn trim_but_key(
         &self,
         last: EventId,

@@ -32,13 +32,14 @@ use crate::sync::{Mutex, lock};
 /// A log in one table, `events`, which is created by the first append: reading a log that was
 /// never written creates nothing.
 ///
-/// An event is one row with its finished frame, so a page of the wire's bytes is put together by
-/// SQLite. A batch is one statement with the same few parameters, however many events it has, and
-/// each event is one row written. A batch of more than SQLite takes in one value (2,000,000 bytes
-/// in a Durable Object) is cut into several statements that are stored whole or not at all.
+/// An event is one row with its finished frame, so SQLite itself puts a page of the wire's bytes
+/// together. A batch is one statement with the same few parameters, however many events it has, and
+/// each event is one row written. A batch with more bytes than SQLite takes in one value (2,000,000
+/// bytes in a Durable Object) is cut into several statements, which take effect together or not at
+/// all.
 ///
-/// The newest frames are kept in memory for those who watch, at most 2 MiB in all, or one event
-/// that has more. Nothing of them is kept while nobody has a [`Subscription`](crate::delivery::Subscription).
+/// The newest frames are kept in memory while somebody has a
+/// [`Subscription`](crate::delivery::Subscription): at most 2 MiB in all, or one larger event.
 #[derive(Debug)]
 pub struct SqliteEventStore<Q: Sql> {
     sql: Q,
@@ -47,14 +48,15 @@ pub struct SqliteEventStore<Q: Sql> {
     audience: Mutex<Weak<Audience<Q::Bytes>>>,
 }
 
-/// What the table's only writer remembers of it. SQLite has it all, so it may be forgotten at any
-/// time, and is where something failed.
+/// The table's only writer remembers this of it. SQLite has it all, so it may be forgotten at any
+/// time, and is forgotten when a call fails.
 #[derive(Debug)]
 struct Log<B> {
     ends: Option<Ends>,
-    /// The keys of all events. Not an index in SQL, which would be a second row written for each
-    /// event: 1,000 times the price of reading the row once when the first append after waking
-    /// needs the keys. Forgotten when the log ends, since an object may go on to be read for long.
+    /// The keys of all events. They are not an index in SQL, which would write a second row for
+    /// each event: 1,000 times the price of reading the row once, when the first append after
+    /// waking needs the keys. Forgotten when the log ends, since an object may be read for long
+    /// after that.
     keys: Option<Keys>,
     tail: Tail<B>,
 }
@@ -69,13 +71,13 @@ impl<B> Default for Log<B> {
     }
 }
 
-/// Those who watch, each with a handle to the same one of these.
+/// The readers of a log. Each holds a handle to the same value.
 #[derive(Debug)]
 struct Audience<B>(Arc<Mutex<Log<B>>>);
 
 impl<B: FrameBytes> Watched for Audience<B> {}
 
-/// The last one has left, so nobody needs the bytes any more.
+/// Frees the frames when the last reader has left.
 impl<B> Drop for Audience<B> {
     fn drop(&mut self) {
         lock(&self.0).tail = Tail::default();
@@ -83,7 +85,7 @@ impl<B> Drop for Audience<B> {
 }
 
 impl<Q: Sql> SqliteEventStore<Q> {
-    /// The log in this database.
+    /// Returns the log in this database.
     pub fn new(sql: Q) -> Self {
         Self {
             sql,
@@ -93,19 +95,19 @@ impl<Q: Sql> SqliteEventStore<Q> {
         }
     }
 
-    /// The oldest and the newest event that it has.
+    /// Returns the oldest and the newest event kept, if there are any.
     pub(crate) fn span(&self) -> Result<Option<(EventId, EventId)>, SqliteError<Q::Error>> {
         let ends = self.with_log(|log| self.ends(log))?;
         Ok(ends.oldest.zip(ends.head))
     }
 
-    /// When the newest event was stored, if it has any.
+    /// Returns when the newest event was stored, if any is kept.
     pub(crate) fn newest_time(&self) -> Result<Option<SystemTime>, SqliteError<Q::Error>> {
         let ends = self.with_log(|log| self.ends(log))?;
         Ok(ends.oldest.map(|_| clock::from_milliseconds(ends.time)))
     }
 
-    /// The greatest id ever assigned: see [`Page::head`].
+    /// Returns the greatest id ever assigned: see [`Page::head`].
     ///
     /// # Errors
     /// When SQLite fails.
@@ -113,7 +115,7 @@ impl<Q: Sql> SqliteEventStore<Q> {
         self.with_log(|log| Ok(self.ends(log)?.head))
     }
 
-    /// Whether the newest event is terminal: see [`Page::closed`].
+    /// Returns whether the newest event is terminal: see [`Page::closed`].
     ///
     /// # Errors
     /// When SQLite fails.
@@ -121,8 +123,8 @@ impl<Q: Sql> SqliteEventStore<Q> {
         self.with_log(|log| Ok(self.ends(log)?.closed))
     }
 
-    /// Whether the log has events. One whose events were all [removed](Self::trim) has none, but it
-    /// has a [`head`](Self::head).
+    /// Returns whether the log keeps no event. A log whose events were all [removed](Self::trim)
+    /// keeps none, but it has a [`head`](Self::head).
     ///
     /// # Errors
     /// When SQLite fails.
@@ -130,8 +132,8 @@ impl<Q: Sql> SqliteEventStore<Q> {
         self.with_log(|log| Ok(self.ends(log)?.oldest.is_none()))
     }
 
-    /// Who appended the newest event: the number that [`append_now`](Self::append_now) was given
-    /// with it. 0 where the log has no event, and for those of [`EventStore::append`].
+    /// Returns the writer of the newest event: the number that [`append_now`](Self::append_now) was
+    /// given with it. 0 for an empty log and for events of [`EventStore::append`].
     ///
     /// # Errors
     /// When SQLite fails.
@@ -139,15 +141,15 @@ impl<Q: Sql> SqliteEventStore<Q> {
         self.with_log(|log| Ok(self.ends(log)?.writer))
     }
 
-    /// Tells the store that the database was emptied under it: open streams look again, find
-    /// nothing, and their clients learn it.
+    /// Forgets what the store remembers, for when the database was emptied without it. Open streams
+    /// look again, find nothing, and their clients are reset.
     pub fn forget(&self) {
         *lock(&*self.log) = Log::default();
         self.bell.ring();
     }
 
-    /// Lends what is remembered. Where `work` fails or panics all of it is forgotten, so that it
-    /// never says what SQLite does not.
+    /// Lends what is remembered to `work`. If `work` fails or panics, all of it is forgotten, so
+    /// that it never differs from what SQLite has.
     fn with_log<T>(
         &self,
         work: impl FnOnce(&mut Log<Q::Bytes>) -> Result<T, SqliteError<Q::Error>>,

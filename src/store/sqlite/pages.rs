@@ -110,8 +110,9 @@ impl<Q: Sql> SqliteEventStore<Q> {
     }
 }
 
-/// The events of a page. Ids are dense, so they bound how many rows are looked at, and of those
-/// only as much as comes before `key`: what does not fit into the page is not loaded.
+/// Selects the events of a page. Ids are dense, so they bound how many rows SQLite looks at. It
+/// reads only the columns before `key` of those rows, and loads no event that does not fit into the
+/// page.
 macro_rules! in_window {
     () => {
         "WHERE id > ?1 AND id <= ?2 AND (id = ?1 + 1 \
@@ -129,23 +130,23 @@ fn window<B>(after: u64, limit: PageLimit) -> [SqlValue<B>; 3] {
     ]
 }
 
-/// What a page of frames may have at most, whatever was asked for. SQLite takes no value above
-/// 2,000,000 bytes, and of this much data the frames have at most 1.5 million: each byte may be a
+/// The most that a page of frames has, whatever was asked for. SQLite takes no value above
+/// 2,000,000 bytes, and the frames of this much data have at most 1.5 million: each byte may be a
 /// line of its own, which takes six bytes more, and each event has a type of up to 1,024.
 const PAGE: PageLimit = PageLimit {
     events: 512,
     bytes: 128 * 1024,
 };
 
-/// What the pages of all viewers may have together, about: each is sent one at a time. Where
-/// viewers are many, pages are smaller.
+/// About the most bytes that the pages of all viewers have together, one page for each. If viewers
+/// are many, pages are smaller.
 const PAGES: usize = 16 << 20;
 
 const SMALLEST_PAGE: usize = 4 * 1024;
 
 fn frame_limit(limit: PageLimit, viewers: usize) -> PageLimit {
     let share = PAGES / viewers.max(1);
-    // Few sizes, so that those who are at the same place share their page.
+    // Few different sizes, so that viewers at the same position share their page.
     let share = (1 << share.max(SMALLEST_PAGE).ilog2()).min(PAGE.bytes);
     PageLimit {
         events: limit.events.min(PAGE.events),
