@@ -1,11 +1,11 @@
-//! The values of an answer.
+//! Readers of the values of an answer.
 
 use redis::Value;
 
 use super::error::RedisError;
 use crate::event::EventId;
 
-/// The head of a log, as its hash has it.
+/// Reads the head of a log, as its hash has it.
 pub(super) fn head(answer: &Value) -> Result<Option<EventId>, RedisError> {
     match answer {
         Value::Nil => Ok(None),
@@ -24,7 +24,7 @@ pub(super) fn array(answer: &Value) -> Result<&[Value], RedisError> {
     }
 }
 
-/// 0 for none.
+/// Reads an id, 0 for none.
 pub(super) fn id(answer: &Value) -> Result<Option<EventId>, RedisError> {
     let number = number(answer)?;
     match EventId::new(number) {

@@ -21,19 +21,20 @@ use super::watch::{Watch, Watches};
 /// One connection to a Redis server, for any number of [logs](crate::store::redis::RedisEventStore) and viewers.
 /// Clones are the same connection.
 ///
-/// It is opened when it is first needed, and again when it was lost, with growing pauses of up to a
-/// second in between. Commands of all logs go over it without waiting for each other, and the
-/// server announces changes on it. Pages wait for their turn while 4 MiB of them are under way, or
-/// less after the connection was lost: the server closes a connection for which it keeps too much
-/// (`client-output-buffer-limit`), so however many viewers replay a log at once, it does not.
+/// The connection is opened when it is first needed, and again when it was lost, with growing
+/// pauses of up to a second in between. Commands of all logs go over it without waiting for each
+/// other, and the server announces changes on it. Pages wait for their turn while 4 MiB of them are
+/// under way, or less after the connection was lost: the server would close a connection with too
+/// many unread bytes (`client-output-buffer-limit`) when many viewers replay a log at once.
 ///
-/// What happens when it is lost:
+/// When the connection is lost:
 ///
-/// - Streams stay open. Their viewers get heartbeats, and what they missed once it is back.
+/// - Streams stay open. Their viewers get heartbeats, and the events that they missed once it is
+///   back.
 /// - Reads are sent again, and so are appends whose events all have keys. Other appends that were
 ///   under way fail with [`RedisErrorKind::Lost`].
 /// - All wait up to [`RedisConfig::patience`] for it to come back, then fail with
-///   [`RedisErrorKind::Unreachable`]. Where there never was a connection, they fail at once.
+///   [`RedisErrorKind::Unreachable`]. If there never was a connection, they fail at once.
 #[derive(Clone)]
 pub struct RedisClient {
     shared: Arc<Shared>,
@@ -43,17 +44,16 @@ struct Shared {
     server: RedisServer,
     messages: mpsc::UnboundedSender<Message>,
     watches: Arc<Watches>,
-    /// What makes this client's tokens differ from those of others.
+    /// Makes this client's tokens differ from those of others.
     random: u64,
     appends: AtomicU64,
 }
 
 impl RedisClient {
-    /// A client over a transport of your own.
+    /// Creates a client over a transport of your own.
     ///
-    /// # Errors
-    /// [`RedisErrorKind::Config`] for a URL that [`RedisServer::parse`] refuses, and where the
-    /// transport cannot spawn a task. Whether the server can be reached shows later.
+    /// # Errors [`RedisErrorKind::Config`] for a URL that [`RedisServer::parse`] refuses, and if
+    /// the transport cannot spawn a task. Whether the server can be reached shows later.
     pub fn over(
         transport: impl RedisTransport,
         url: &str,
@@ -95,8 +95,8 @@ impl RedisClient {
         self.run_for(script, keys, args, repeatable, None).await
     }
 
-    /// Runs a script whose answer may be large: how many bytes it may have is its last argument,
-    /// which is added when it is sent.
+    /// Runs a script whose answer may be large. Its last argument, the most bytes of the answer, is
+    /// added when it is sent.
     pub(super) async fn read(
         &self,
         script: &Script,
@@ -149,13 +149,13 @@ impl RedisClient {
         received.await.unwrap_or_else(|_| Err(ended()))
     }
 
-    /// What tells an append from every other one.
+    /// Returns a token that no other append has.
     pub(super) fn token(&self) -> String {
         let number = self.shared.appends.fetch_add(1, Ordering::Relaxed);
         format!("{:x}.{number:x}", self.shared.random)
     }
 
-    /// Has the server announce changes of a log, for as long as the result lives.
+    /// Makes the server announce changes of a log, for as long as the result is held.
     pub(super) fn watch(&self, channel: &Arc<str>, meta: &Arc<str>) -> Watching {
         let (watch, is_first) = self.shared.watches.enter(channel, meta);
         if is_first {
@@ -168,14 +168,14 @@ impl RedisClient {
     }
 
     fn send(&self, message: Message) {
-        // Fails when the runtime that ran the task is gone, which drops the message and so tells
-        // whoever waits for an answer.
+        // Fails when the runtime that ran the task is gone. That drops the message, and its caller
+        // gets an error.
         let _ = self.shared.messages.unbounded_send(message);
     }
 }
 
-// A panic leaves nothing of it half-changed: what is shared is a queue without locks, and numbers
-// behind a lock under which nothing panics. A Durable Object may hold one only then.
+// A panic leaves no part of a client half-changed: its parts are a queue without locks, and numbers
+// behind a lock under which nothing panics. A Durable Object may hold only such values.
 impl UnwindSafe for RedisClient {}
 impl RefUnwindSafe for RedisClient {}
 
@@ -187,7 +187,7 @@ impl fmt::Debug for RedisClient {
     }
 }
 
-/// Somebody's part in a [`Watch`].
+/// One store's part in a [`Watch`].
 #[derive(Debug)]
 pub(super) struct Watching {
     client: RedisClient,

@@ -1,24 +1,24 @@
-//! The times of a client.
+//! The settings of a client: its times.
 
 use std::time::Duration;
 
-/// How a [`RedisClient`](super::RedisClient) behaves.
+/// The settings of a [`RedisClient`](super::RedisClient).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RedisConfig {
-    /// How long an answer may take, or may stop in its middle. Then the connection is taken for
+    /// How long an answer may take, or may stall in its middle, before the connection counts as
     /// dead. Default: 5 seconds.
     pub timeout: Duration,
     /// How long calls wait for a lost connection to come back before they fail. Default: 3 seconds.
     pub patience: Duration,
-    /// How often the heads of watched logs are looked at, for what nothing announces: a log that is
-    /// deleted or expires, a connection that is dead. One small command for each log that is
-    /// watched, however many watch it. Default: 10 seconds.
+    /// How often the client asks for the heads of watched logs. That finds what the server does not
+    /// announce: a log that is deleted or expires, a connection that is dead. It is one small
+    /// command for each watched log, however many viewers watch it. Default: 10 seconds.
     pub check_interval: Duration,
 }
 
 impl RedisConfig {
-    /// With the defaults of the fields.
+    /// Returns the defaults of all fields.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -28,21 +28,21 @@ impl RedisConfig {
         }
     }
 
-    /// With another [`timeout`](Self::timeout).
+    /// Sets [`timeout`](Self::timeout).
     #[must_use]
     pub const fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// With another [`patience`](Self::patience).
+    /// Sets [`patience`](Self::patience).
     #[must_use]
     pub const fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
     }
 
-    /// With another [`check_interval`](Self::check_interval).
+    /// Sets [`check_interval`](Self::check_interval).
     #[must_use]
     pub const fn check_interval(mut self, check_interval: Duration) -> Self {
         self.check_interval = check_interval;

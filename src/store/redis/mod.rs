@@ -33,7 +33,7 @@
 //! `~<prefix>* &<prefix>* +eval +evalsha +hello +ping +select +subscribe +unsubscribe +publish
 //! +info +time +@stream +@hash +del +pexpire +persist`.
 //!
-//! To delete a log, delete all three keys. Its clients are told with a `reset` within
+//! To delete a log, delete all three keys. Its clients are reset within
 //! [`RedisConfig::check_interval`], or when something is appended.
 //!
 //! Set `maxmemory-policy` to `noeviction`: then a full memory refuses appends with `OOM`, and reads
@@ -113,16 +113,16 @@ pub use transport::RedisTransport;
 
 /// A log in Redis: see the [module](self).
 ///
-/// It is kept for ever, unless told otherwise. All who append to a log should give it the same
+/// A log has no limits by default. All processes that append to a log should give it the same
 /// limits: each append applies its own.
 #[derive(Debug)]
 pub struct RedisEventStore {
     client: RedisClient,
     keys: Keys,
     limits: Limits,
-    /// From the first wait on, as long as the store lives.
+    /// Set by the first wait, and kept as long as the store.
     watching: OnceLock<Watching>,
-    /// The bytes that the largest event needs which did not fit into a page.
+    /// The bytes of the largest event that did not fit into a page.
     largest: AtomicUsize,
 }
 
@@ -142,16 +142,16 @@ struct Limits {
 }
 
 impl RedisEventStore {
-    /// What the names of keys begin with, unless told otherwise.
+    /// The default prefix of the names of keys.
     pub const PREFIX: &str = "ssetarget:";
 
-    /// The log of this name. Says nothing to the server yet.
+    /// Returns the log of this name. Sends nothing to the server yet.
     #[must_use]
     pub fn new(client: &RedisClient, name: &str) -> Self {
         Self::with_prefix(client, Self::PREFIX, name)
     }
 
-    /// The log of this name, in keys that begin with `prefix`.
+    /// Returns the log of this name, in keys that begin with `prefix`.
     #[must_use]
     pub fn with_prefix(client: &RedisClient, prefix: &str, name: &str) -> Self {
         Self {
@@ -163,31 +163,31 @@ impl RedisEventStore {
         }
     }
 
-    /// Keeps so many events, at least one, and forgets the oldest ones with their keys when more
-    /// are appended. Default: no limit.
+    /// Keeps the newest `events` events, at least one. An append beyond that removes the oldest
+    /// ones with their keys. Default: no limit.
     #[must_use]
     pub fn max_events(mut self, events: usize) -> Self {
         self.limits.events = Some(events.max(1));
         self
     }
 
-    /// Keeps an event, and its key, until it is so old, in whole milliseconds, at least one. Events
-    /// are removed by the next call that reads or appends. Default: for ever.
+    /// Removes events, with their keys, once they are older than `age`, in whole milliseconds, at
+    /// least one. The next call that reads or appends removes them. Default: never.
     #[must_use]
     pub fn max_age(mut self, age: Duration) -> Self {
         self.limits.age = Some(age);
         self
     }
 
-    /// Deletes the log when nothing was appended for so long. Counts in milliseconds, at least one.
-    /// Default: never.
+    /// Deletes the log when nothing was appended for this long, in whole milliseconds, at least
+    /// one. Default: never.
     #[must_use]
     pub fn expire_idle(mut self, after: Duration) -> Self {
         self.limits.idle = Some(after);
         self
     }
 
-    /// Deletes the log when its newest event is terminal and that old. Counts in milliseconds, at
+    /// Deletes the log when its newest event is terminal and this old, in whole milliseconds, at
     /// least one. Default: as [`expire_idle`](Self::expire_idle).
     #[must_use]
     pub fn expire_finished(mut self, after: Duration) -> Self {
@@ -195,8 +195,8 @@ impl RedisEventStore {
         self
     }
 
-    /// Removes the events up to this one and including it, with their keys, as when a snapshot of
-    /// what they amount to was made.
+    /// Removes the events up to and including this one, with their keys, for example after a
+    /// snapshot of them was stored.
     ///
     /// # Errors
     /// When Redis fails. Calling it again is harmless.
@@ -208,7 +208,7 @@ impl RedisEventStore {
         trimmed.map(drop)
     }
 
-    /// The names of the log's keys.
+    /// Returns the names of the log's keys.
     #[must_use]
     pub fn keys(&self) -> [&str; 3] {
         [&self.keys.events, &self.keys.meta, &self.keys.facts]
@@ -258,7 +258,7 @@ impl RedisEventStore {
     }
 }
 
-/// For a look at the ends.
+/// The limit of a read of the ends.
 const NONE: PageLimit = PageLimit {
     events: 0,
     bytes: 0,
@@ -319,13 +319,13 @@ impl EventStore for RedisEventStore {
         }
     }
 
-    /// As the others, without an event.
+    /// Reads a page without events.
     async fn ends(&self, after: Option<EventId>) -> Result<Page<()>, RedisError> {
         Ok(self.read(after, NONE).await?.with(()))
     }
 
-    /// Resolves with an error only where the server refuses to announce changes, or fails while it
-    /// is asked. While there is no connection it waits: viewers keep their streams.
+    /// Resolves with an error only if the server refuses to announce changes, or fails while it is
+    /// asked. While there is no connection it waits: viewers keep their streams.
     async fn changed(&self, after: Option<EventId>) -> Result<(), RedisError> {
         let Keys { events, meta, .. } = &self.keys;
         let watching = self
@@ -370,7 +370,7 @@ impl Keys {
     }
 }
 
-/// With one pair of braces in a key, the hash tag is what is in between.
+/// Escapes a name, so that a key has one pair of braces: its hash tag.
 fn escaped(name: &str) -> String {
     name.replace('%', "%25")
         .replace('{', "%7B")
@@ -381,17 +381,17 @@ fn flag(flag: bool) -> &'static [u8] {
     if flag { b"1" } else { b"0" }
 }
 
-/// As an argument of a script.
+/// Makes an argument of a script.
 fn milliseconds(duration: Option<Duration>) -> String {
     duration.map_or_else(String::new, |duration| {
         duration.as_millis().max(1).to_string()
     })
 }
 
-/// What a read gets.
+/// The answer of a read.
 enum Answer {
     Page(Page),
-    /// The first event needs so many bytes, more than the page might have.
+    /// The first event needs this many bytes, more than the page may have.
     TooLarge(usize),
 }
 

@@ -15,24 +15,22 @@ pub trait RedisTransport: MaybeSend + MaybeSync + 'static {
     /// An open connection, TLS included. It is closed by dropping it.
     type Connection: AsyncRead + AsyncWrite + Unpin + MaybeSend + 'static;
 
-    /// Opens a connection. Says nothing on it: that is the client's.
+    /// Opens a connection and sends nothing on it: the client does.
     ///
-    /// # Errors
-    /// When it cannot be opened.
+    /// # Errors When the connection cannot be opened.
     fn connect(
         &self,
         server: &RedisServer,
     ) -> impl Future<Output = io::Result<Self::Connection>> + MaybeSend;
 
-    /// Resolves after so long.
+    /// Resolves after `duration`.
     fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + MaybeSend;
 
     /// Runs a task to its end, which comes when the client is dropped.
     ///
-    /// # Errors
-    /// When there is nothing to run it.
+    /// # Errors When no runtime can run it.
     fn spawn(&self, task: impl Future<Output = ()> + MaybeSend + 'static) -> io::Result<()>;
 
-    /// A number that no other client has.
+    /// Returns a random number, which no other client has.
     fn random(&self) -> u64;
 }
