@@ -280,7 +280,7 @@ impl Files {
 
 impl Drop for Files {
     fn drop(&mut self) {
-        // What is left behind is in `target`.
+        // A folder that is left behind is in `target`.
         let _ = std::fs::remove_dir_all(&self.folder);
     }
 }

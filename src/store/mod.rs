@@ -56,8 +56,8 @@ use tail::Watched;
 ///   than the event before it, even if the clock was set back. Events of a batch have one time.
 /// - **Retention.** A store may remove events, the oldest first, and then forgets their keys if it
 ///   likes. Their ids are never given away again, and the head stays where it was.
-/// - **Honesty.** A [`Page`] tells which ids the log still knows, so that a subscriber whose
-///   position is gone learns it instead of waiting for ever.
+/// - **Honesty.** A [`Page`] has the ids that the log still knows, so that a subscriber whose
+///   position is gone is reset and does not wait for ever.
 /// - **Wake-ups.** Once an append is visible, [`changed`](Self::changed) resolves for every caller
 ///   that waits at a position before it, in whichever processes the store serves. A [`Bell`] does
 ///   that within one.

@@ -253,7 +253,7 @@ impl<B: FrameBytes, E> View<B, E> {
         let mut reached = position;
         self.trouble = None;
         if is_gone {
-            // Whoever is behind reads the upstream, which tells the loss.
+            // A viewer that is behind reads the upstream, which reports the loss.
             self.tail = Tail::default();
             self.breaks += 1;
             reached = page.head;

@@ -6,8 +6,8 @@ use super::tools::{append, everything, expect_data, keyed, poll_and_drop, stored
 use crate::event::StoredEvent;
 use crate::store::{Appended, EventStore, PageLimit};
 
-/// Batches that are appended at the same time are each stored whole, one after another, and
-/// whoever reads meanwhile sees none of them in part and never an event before one already seen.
+/// Batches that are appended at the same time are each stored whole, one after another, and readers
+/// meanwhile see none of them in part, and never an event before one already seen.
 pub async fn concurrent_appends<S: EventStore>(store: &S) {
     const BATCHES: usize = 12;
     const EVENTS: usize = 5;

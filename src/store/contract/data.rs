@@ -96,7 +96,7 @@ pub async fn many_lines<S: EventStore>(store: &S) {
     let mut batch = vec![plain("first")];
     batch.extend(data.iter().map(|data| new("lines", data)));
     batch.push(plain("last"));
-    stored(&append(store, batch).await, "a batch of long texts");
+    stored(&append(store, batch).await, "a batch of long strings");
     for data in &data {
         append(store, vec![keyed(&data[..40], data)]).await;
     }

@@ -46,5 +46,5 @@ pub(super) fn text(answer: &Value) -> Result<String, RedisError> {
         Value::BulkString(bytes) => std::str::from_utf8(bytes).ok().map(str::to_owned),
         _ => None,
     }
-    .ok_or_else(|| RedisError::unexpected("not a text"))
+    .ok_or_else(|| RedisError::unexpected("not a string"))
 }

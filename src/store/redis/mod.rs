@@ -37,10 +37,10 @@
 //! [`RedisConfig::check_interval`], or when something is appended.
 //!
 //! Set `maxmemory-policy` to `noeviction`: then a full memory refuses appends with `OOM`, and reads
-//! go on. With another one the server deletes keys, also single ones of a log. Where that is its
-//! hash or its stream, its events are lost, and with the next append it begins anew: facts are
-//! stored again, and all of its clients are told with a `reset`. Where it is its facts, the next
-//! append restores them from the events, and nobody notices.
+//! go on. With another one the server deletes keys, also single ones of a log. If that is its hash
+//! or its stream, its events are lost, and with the next append it begins anew: facts are stored
+//! again, and all of its clients are reset. If it is its facts, the next append restores them from
+//! the events, and nobody notices.
 //!
 //! # Guarantees
 //!
@@ -51,13 +51,13 @@
 //!   cut, with `everysec` all but the last second, and a failover loses what the replica did not
 //!   have yet. `WAIT` narrows that and does not end it; this store does not call it.
 //! - **No client goes deaf, and none skips an event unknowingly.** The ids of a log begin with the
-//!   time of its creation (4 for each microsecond since 2026), so those of a log that was
-//!   deleted, expired or flushed are all smaller than those of the next one of its name, and a
-//!   client that has one is told with a `reset`. After a restart or a failover of the server, by
-//!   which the newest events may be gone, the next append jumps to such a number again, and a client
-//!   whose last id is one of those that are gone is told. A client whose last event is still there
-//!   notices nothing. That holds unless clocks are set back, or differ between servers, by more than
-//!   the age of the log; and not on a server whose `INFO replication` has no `master_replid`.
+//!   time of its creation (4 for each microsecond since 2026), so those of a log that was deleted,
+//!   expired or flushed are all smaller than those of the next one of its name, and a client that
+//!   has one is reset. After a restart or a failover of the server, by which the newest events may
+//!   be gone, the next append jumps to such a number again, and a client whose last id is one of
+//!   those that are gone is reset. A client whose last event is still there notices nothing. That
+//!   holds unless clocks are set back, or differ between servers, by more than the age of the log;
+//!   and not on a server whose `INFO replication` has no `master_replid`.
 //! - **Appends that fail** say whether they may have been stored: see [`RedisError`]. A batch whose
 //!   events all have keys is sent again when the connection breaks, and is stored once. What the
 //!   server refuses, a command that it does not have or that the user may not use, or a write while

@@ -11,7 +11,7 @@ pub(super) fn pack(words: &[&[u8]]) -> Vec<u8> {
     pack_some(words, words.len())
 }
 
-/// Returns the bytes of a command that has `count` words, the last of which follow later.
+/// Returns the bytes of a command of `all` words, of which `words` are the first.
 pub(super) fn pack_some(words: &[&[u8]], all: usize) -> Vec<u8> {
     let mut command = format!("*{all}\r\n").into_bytes();
     for word in words {
