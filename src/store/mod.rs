@@ -68,9 +68,9 @@ use tail::Watched;
 ///
 /// # A store of your own
 ///
-/// Four methods, and the suite of `store::contract` to check them with. The crate's
-/// `examples/own_store.rs` is one in an SQLite file, in about 70 lines; for another SQLite
-/// binding, [`SqliteEventStore`] over an [`Sql`] is shorter still. What goes wrong most easily:
+/// A store has four methods, and the suite of `store::contract` checks them. The crate's
+/// `examples/own_store.rs` is a store over SQLite in about 70 lines, to learn from; for another
+/// SQLite binding, [`SqliteEventStore`] over an [`Sql`] is shorter still. The usual mistakes:
 ///
 /// - **Look after you listen.** A `changed` that looks at the head, finds nothing and only then
 ///   begins to listen misses the append in between, and a viewer waits for ever. See [`Bell`].
