@@ -29,7 +29,7 @@ export async function measureAxum(folder, { client, machine, short }) {
 
 function start() {
   const child = spawn(at("target/release/ssetarget-axum-example"), [], {
-    env: { ...process.env, HOST: "127.0.0.1", PORT: "0" },
+    env: { ...process.env, HOST: "127.0.0.1", PORT: "0", DATA_DIR: ":memory:" },
     stdio: ["ignore", "pipe", "inherit"],
   });
   process.once("exit", () => child.kill("SIGKILL"));

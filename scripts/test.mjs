@@ -80,8 +80,8 @@ const GROUPS = {
     await cargoTest("the crate of the README of Workflows, natively", ["--manifest-path", path.join(await workflowsReadmeCrate(), "Cargo.toml")], { CARGO_TARGET_DIR: at("target") });
     if (existsSync(at("tests/shuttle.rs"))) {
       // A folder of its own: the flag changes every crate. No LTO, and not the crates that Redis
-      // needs: they would be most of the time.
-      await cargoTest("shuttle", ["--test", "shuttle", "--release", ...nativeFeatures("redis")], {
+      // and SQLite need: they would be most of the time.
+      await cargoTest("shuttle", ["--test", "shuttle", "--release", ...nativeFeatures("redis", "rusqlite")], {
         RUSTFLAGS: `${process.env.RUSTFLAGS ?? ""} --cfg shuttle`.trim(),
         CARGO_TARGET_DIR: at("target/shuttle"),
         CARGO_PROFILE_RELEASE_LTO: "off",

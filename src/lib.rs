@@ -43,6 +43,7 @@
 //! | `contract` | no | `store::contract`: the test suite for a store of your own |
 //! | `http` | no | the `http` module: responses for hyper, tower and other servers |
 //! | `redis` | no | `store::redis`: logs in Redis, over tokio, or over a Worker's sockets with `cloudflare` |
+//! | `rusqlite` | no | `SqliteEventStore::open`: a durable log in an SQLite file, for one process; not for wasm32 |
 //! | `tracing` | no | `tracer::SseLayer`: sends spans and events of the crate `tracing` |
 //!
 //! # Any server

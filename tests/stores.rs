@@ -132,7 +132,7 @@ fn sqlite_says_what_it_removed() {
         async || SqliteEventStore::new(Database::in_memory()),
         trim,
     ));
-    // The same, with a store that remembers nothing when it is asked.
+    // The same with a store that remembers nothing.
     let trim = async |store: &SqliteEventStore<Database>, last| {
         store.trim(last).unwrap();
         store.forget();
@@ -156,7 +156,7 @@ fn what_is_left_of_a_log_that_was_removed_is_one_row() {
                 .await
                 .unwrap();
         }
-        // Nothing that is not there is removed.
+        // Events that do not exist are not removed.
         store.trim(EventId::new(2).unwrap()).unwrap();
         store.trim(EventId::new(1).unwrap()).unwrap();
         assert_eq!(row("SELECT id, key, frame = '' FROM events").len(), 4);
@@ -205,7 +205,7 @@ fn a_workflow_that_runs_again_after_its_log_expired_goes_on_with_ids_and_runs() 
             log.expire().unwrap();
             log.expire().unwrap();
 
-            // Of the run whose log it was nothing is taken any more.
+            // Nothing more is accepted of the run whose log was removed.
             let late = vec![event("late", "{}")];
             let generation = log.state().unwrap().generation;
             let late = log.append(generation, 1, late, SystemTime::UNIX_EPOCH);
@@ -214,7 +214,7 @@ fn a_workflow_that_runs_again_after_its_log_expired_goes_on_with_ids_and_runs() 
             assert_eq!(run(2, length).await, restarted);
 
             // A client that had seen two of the three events, one that had seen them all, and one
-            // of a log that never was so long.
+            // with a position beyond the log.
             let next = async |cursor| {
                 let mut viewer = log.target().subscribe(cursor).await.unwrap();
                 assert!(!viewer.has_ended());
@@ -355,20 +355,20 @@ fn memory_keeps_the_newest_events() {
             .await
             .unwrap();
         assert_eq!(kept(&store).await, (vec![1, 2], None, false));
-        // More than fit: what became of each is said before any of them is removed.
+        // More events than fit: each outcome is returned before any event is removed.
         let batch = ["c", "d", "c", "e", "f"].map(|key| event(key, ""));
         let outcomes = store.append(batch.to_vec()).await.unwrap();
         let id = |id| Appended::Stored(EventId::new(id).unwrap());
         assert_eq!(outcomes, [id(3), id(4), Appended::Duplicate, id(5), id(6)]);
         assert_eq!(kept(&store).await, (vec![4, 5, 6], Some(3), false));
 
-        // A key is known for as long as its event is kept.
+        // A key is known as long as its event is kept.
         let batch = ["f", "a"].map(|key| event(key, ""));
         let outcomes = store.append(batch.to_vec()).await.unwrap();
         assert_eq!(outcomes, [Appended::Duplicate, id(7)]);
         assert_eq!(kept(&store).await, (vec![5, 6, 7], Some(4), false));
 
-        // Of no events it would be no log.
+        // A log of no events would be no log.
         let store = MemoryEventStore::new().max_events(0);
         store
             .append(vec![event("a", "1"), event("b", "2").terminal()])
@@ -391,14 +391,14 @@ fn memory_keeps_events_until_they_are_too_old() {
             store.append(vec![event(&n.to_string(), "")]).await.unwrap();
             clock.advance(Duration::from_secs(4));
         }
-        // At 12 s: that of 0 s is gone, with its key; those of 4 s and 8 s are not.
+        // At 12 s, the event of 0 s is gone with its key, and those of 4 s and 8 s are kept.
         assert_eq!(kept(&store).await, (vec![2, 3], Some(1), false));
         clock.advance(Duration::from_millis(1999));
         assert_eq!(kept(&store).await, (vec![2, 3], Some(1), false));
         let before = store.before(start + Duration::from_secs(5)).await.unwrap();
         assert_eq!(before, EventId::new(2));
         clock.advance(Duration::from_millis(1));
-        // Asked for a time, it does not name what is gone either.
+        // `before` returns no position that is gone, either.
         let before = store.before(start + Duration::from_secs(5)).await.unwrap();
         assert_eq!(before, None);
         assert_eq!(kept(&store).await, (vec![3], Some(2), false));
@@ -419,7 +419,7 @@ fn memory_keeps_events_until_they_are_too_old() {
             .unwrap();
         assert_eq!(page.head, EventId::new(4));
 
-        // A clock that is set back makes nothing younger than what is removed already.
+        // A clock that is set back brings no removed event back.
         clock.set(start);
         let newest = start + Duration::from_secs(18);
         store.append(vec![event("a", "")]).await.unwrap();
@@ -439,13 +439,13 @@ fn bounded_memory_does_not_grow() {
             store.append(vec![event]).await.unwrap();
         }
         let text = format!("{store:?}");
-        // What is kept can be counted in what it is made of: keys twice, by the event and the set.
+        // Kept events are counted by their parts: keys twice, in the event and in the set.
         assert!(text.len() < 100 * 2_000, "{} bytes", text.len());
         assert!(text.contains("9999/k") && !text.contains("9899/k"));
     });
 }
 
-/// Ids that are kept, the greatest that was removed, and whether the log is closed.
+/// Returns the ids that are kept, the greatest that was removed, and whether the log is closed.
 async fn kept(store: &MemoryEventStore) -> (Vec<u64>, Option<u64>, bool) {
     let page = store.read(None, PageLimit::default()).await.unwrap();
     let ids: Vec<_> = page.events.iter().map(|event| event.id.get()).collect();
@@ -533,7 +533,7 @@ fn a_batch_may_have_events_of_every_kind() {
             for batch in batches {
                 store.append(batch).await.unwrap();
             }
-            // One that remembers nothing.
+            // A store that remembers nothing.
             let store = SqliteEventStore::new(database.clone());
             assert_eq!(
                 store.keys("").unwrap(),
@@ -621,7 +621,7 @@ fn every_call_takes_few_statements() {
             panic!("a new key");
         };
         assert_eq!(database.take_statements().len(), 1);
-        // Nothing that is at the head takes any.
+        // A call at the head takes none.
         store.changed(None).await.unwrap();
         store.keys("f").unwrap();
         store.append(vec![event("second", "")]).await.unwrap();
@@ -841,7 +841,7 @@ impl Files {
 
 impl Drop for Files {
     fn drop(&mut self) {
-        // What is left behind is in `target`.
+        // A folder that is left behind is in `target`.
         let _ = std::fs::remove_dir_all(&self.folder);
     }
 }

@@ -7,8 +7,8 @@ use std::task::{Context, Poll, Waker};
 
 use crate::sync::{Mutex, lock};
 
-/// Wakes whoever waits for a log to change. It carries no data, so no wake-up can be lost,
-/// doubled or reordered in a way that matters: a waiter always reads the log again.
+/// Wakes all who wait for a log to change. It carries no data, so no wake-up can be lost, doubled
+/// or reordered in a way that matters: a waiter always reads the log again.
 ///
 /// The rule that makes it right: call [`Bell::listen`] *before* reading the log and await the
 /// [`Listener`] only if the read found nothing. An append during the read rings the bell again
@@ -26,7 +26,7 @@ struct State {
 }
 
 impl Bell {
-    /// A bell that nobody rang yet.
+    /// Creates a bell that has not rung yet.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -46,7 +46,7 @@ impl Bell {
         }
     }
 
-    /// A future that resolves at the next ring after this call.
+    /// Returns a future that resolves at the next ring after this call.
     pub fn listen(&self) -> Listener<'_> {
         let mut state = lock(&self.state);
         state.next_listener += 1;
@@ -83,7 +83,7 @@ impl Future for Listener<'_> {
     }
 }
 
-/// A viewer that leaves takes its waker along: an idle log must not collect them.
+/// Removes the waker of a viewer that leaves: an idle log must not collect them.
 impl Drop for Listener<'_> {
     fn drop(&mut self) {
         let waker = {

@@ -1,4 +1,4 @@
-//! One question to a log for all who ask the same at the same time.
+//! Shares one call to a log among all who ask the same question at the same time.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,20 +12,21 @@ use futures_util::future::{Shared, WeakShared};
 
 use crate::sync::{BoxFuture, MaybeSend, MaybeSync, Mutex, lock};
 
-/// Questions that are under way, by what is asked.
+/// The calls under way, keyed by question.
 ///
-/// An answer is never older than the question: who asks while the same question is under way waits for
-/// its answer and then shares the next question with all who came meanwhile. So each question has at
-/// most one call under way and one that waits, however many ask.
+/// An answer is never older than its question. A caller that asks while a call for the same
+/// question is under way waits for that call to end, then shares the next call with all who came
+/// meanwhile. So each question has at most one call under way and one waiting, however many callers
+/// ask.
 ///
-/// Whoever waits polls the call. Where one leaves, the others go on; where all leave, the call is
+/// Every waiting caller polls the call. If one leaves, the others go on; if all leave, the call is
 /// dropped.
 pub(super) struct Flights<K, T: Clone>(Arc<Mutex<Board<K, T>>>);
 
 struct Board<K, T: Clone> {
-    /// Calls that have not begun: who asks now may join.
+    /// Calls that have not begun: a caller that asks now may join.
     waiting: BTreeMap<K, Weak<T>>,
-    /// Calls that have.
+    /// Calls that have begun.
     begun: BTreeMap<K, Weak<T>>,
 }
 
@@ -37,7 +38,7 @@ where
     K: Copy + Ord + MaybeSend + MaybeSync + 'static,
     T: Clone + MaybeSend + MaybeSync + 'static,
 {
-    /// What `ask` answers when it is called from now on.
+    /// Returns the answer of an `ask` that begins after this call.
     pub(super) async fn ask<F>(&self, key: K, ask: impl FnOnce() -> F + MaybeSend + 'static) -> T
     where
         F: Future<Output = T> + MaybeSend + 'static,
@@ -52,8 +53,8 @@ where
         call.await
     }
 
-    /// As [`ask`](Self::ask), where an answer that is still to come is good enough: one that only comes
-    /// once something is so.
+    /// As [`ask`](Self::ask), but joins a call that is already under way. For calls that resolve
+    /// only when a condition holds, for which any answer still to come is new enough.
     pub(super) async fn wait<F>(&self, key: K, ask: impl FnOnce() -> F + MaybeSend + 'static) -> T
     where
         F: Future<Output = T> + MaybeSend + 'static,
@@ -65,7 +66,8 @@ where
         }
     }
 
-    /// The call that has not begun. One that is made for that waits until its maker drops the sender.
+    /// Returns the call that has not begun. If there is none, makes one, which waits until the
+    /// returned sender is dropped.
     fn join<F>(
         &self,
         key: K,
@@ -109,7 +111,7 @@ impl<K: Copy + Ord, T: Clone> Board<K, T> {
     }
 }
 
-/// Whether anybody waits for it.
+/// Returns whether anybody waits for the call.
 fn is_wanted<T: Clone>(call: &Weak<T>) -> bool {
     call.upgrade().is_some()
 }

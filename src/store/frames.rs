@@ -1,4 +1,4 @@
-//! The seam for stores that have the bytes of the wire ready.
+//! The trait of stores that have the bytes of the wire ready.
 
 use std::fmt;
 use std::future::Future;
@@ -17,13 +17,12 @@ use crate::sync::{MaybeSend, MaybeSync};
 /// [`Subscription`](crate::delivery::Subscription) for every store; this is only another way to read the
 /// same page.
 pub trait FrameStore: EventStore {
-    /// Bytes, wherever they are.
+    /// The type of the bytes, in Rust's memory or outside.
     type Bytes: FrameBytes;
 
     /// As [`read`](EventStore::read), with the frames of the events in place of the events.
     ///
-    /// A page may have fewer events than `read` would return, but has at least one where that
-    /// has one.
+    /// A page may have fewer events than `read` would return, but has at least one if that has one.
     ///
     /// # Errors
     /// As [`read`](EventStore::read).
@@ -33,11 +32,10 @@ pub trait FrameStore: EventStore {
         limit: PageLimit,
     ) -> impl Future<Output = Result<FramePage<Self::Bytes>, Self::Error>> + MaybeSend;
 
-    /// [`changed`](EventStore::changed), then [`read_frames`](Self::read_frames): a store that is
-    /// asked over a network does both in one round trip.
+    /// Waits as [`changed`](EventStore::changed), then reads as [`read_frames`](Self::read_frames).
+    /// A store on another machine does both in one round trip.
     ///
-    /// # Errors
-    /// As these two.
+    /// # Errors As the two methods.
     fn next_frames(
         &self,
         after: Option<EventId>,
@@ -50,7 +48,7 @@ pub trait FrameStore: EventStore {
     }
 }
 
-/// A page of frames, `None` where nothing follows.
+/// A page of frames: `None` if nothing follows.
 pub type FramePage<B> = Page<Option<Frames<B>>>;
 
 /// The frames of at least one event, one after another.
@@ -62,18 +60,18 @@ pub struct Frames<B> {
     pub last: EventId,
 }
 
-/// Bytes of which clones are cheap, since many viewers get the same.
+/// Bytes with cheap clones, since many viewers get the same ones.
 pub trait FrameBytes: Clone + fmt::Debug + MaybeSend + MaybeSync + 'static {
-    /// A copy of these bytes.
+    /// Copies these bytes from Rust's memory.
     fn from_slice(bytes: &[u8]) -> Self;
 
-    /// All parts in one piece.
+    /// Joins the parts into one piece.
     fn concat(parts: &[Self]) -> Self;
 
-    /// How many they are.
+    /// Returns the number of bytes.
     fn byte_length(&self) -> usize;
 
-    /// A copy in Rust's memory.
+    /// Copies the bytes into Rust's memory.
     fn to_vec(&self) -> Vec<u8>;
 }
 

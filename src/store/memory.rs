@@ -15,12 +15,12 @@ use crate::sync::{Mutex, lock};
 /// tests.
 ///
 /// Unlimited by default. [`max_events`](Self::max_events) and [`max_age`](Self::max_age) bound it,
-/// together if need be: what one of them does not keep is removed. A subscriber at a position that
+/// alone or together: an event that passes either limit is removed. A subscriber at a position that
 /// was removed gets a [`Reset`](crate::event::Reset) and goes on with the oldest event kept.
 ///
-/// A key is remembered for as long as its event is kept, since the memory is bounded, too: a fact
-/// that comes again after its event was removed is stored again. An end is remembered as long:
-/// a log whose terminal event was removed is not closed.
+/// A key is remembered as long as its event is kept, so that memory stays bounded: a fact that
+/// comes again after its event was removed is stored again. A log whose terminal event was removed
+/// is not closed.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -34,26 +34,26 @@ use crate::sync::{Mutex, lock};
 #[derive(Debug, Default)]
 pub struct MemoryEventStore {
     log: Mutex<Log>,
-    /// Not behind the lock: it may be anybody's code, and use this store.
+    /// Outside the lock: the clock may be any code, and may use this store.
     clock: Clock,
     bell: Bell,
 }
 
 impl MemoryEventStore {
-    /// An empty log.
+    /// Creates an empty log.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Keeps at most so many events, the newest, at least 1. Default: unlimited.
+    /// Keeps the newest `events` events, at least 1. Default: unlimited.
     #[must_use]
     pub fn max_events(self, events: usize) -> Self {
         lock(&self.log).max_events = events.max(1);
         self
     }
 
-    /// Keeps an event until it is so old, in whole milliseconds. Default: for ever.
+    /// Removes events once they are older than `age`, in whole milliseconds. Default: never.
     ///
     /// There is no timer: events are removed by the next call that reads or appends. Readers never
     /// get one that is too old, but an idle store keeps its memory.
@@ -63,15 +63,15 @@ impl MemoryEventStore {
         self
     }
 
-    /// Takes the time from this clock instead of the machine's, so that tests need not wait.
+    /// Replaces the machine's clock, so that tests need not wait.
     #[must_use]
     pub fn with_clock(mut self, clock: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
         self.clock = Clock::new(clock);
         self
     }
 
-    /// Removes the events up to this one and including it, as when a snapshot of what they amount
-    /// to was made.
+    /// Removes the events up to and including this one, for example after a snapshot of them was
+    /// stored.
     pub fn trim(&self, last: EventId) {
         lock(&self.log).trim(last);
     }
@@ -117,7 +117,7 @@ struct Log {
     events: VecDeque<Entry>,
     removed: u64,
     keys: HashSet<Arc<str>>,
-    /// When the last event was stored, be it kept or not.
+    /// When the last event was stored, even if it was removed since.
     newest: SystemTime,
     max_events: usize,
     max_age: Option<Duration>,
@@ -221,7 +221,7 @@ impl Log {
         }
     }
 
-    /// Removes what is too old, and says what time it is: never earlier than it was.
+    /// Removes events that are too old and returns the time, which never decreases.
     fn expire(&mut self, now: SystemTime) -> SystemTime {
         let now = now.max(self.newest);
         if let Some(age) = self.max_age {

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | [`MemoryEventStore`] | everything, or the newest by count and age, as long as the process lives | one process |
 //! | [`NullEventStore`] | nothing but what is in transit to those who are connected | one process |
-//! | [`SqliteEventStore`] | everything, in a Durable Object's storage or in a file | one object or process |
+//! | [`SqliteEventStore`] | everything, in a Durable Object's storage, or in a file (feature `rusqlite`: `SqliteEventStore::open`) | one object or process |
 //! | `redis::RedisEventStore` (feature `redis`) | everything, or the newest by count and age | any number of servers and Workers |
 //! | [`RelayStore`] | the newest frames of a log that is elsewhere | the viewers of one place |
 //! | a store of your own | see [`EventStore`] and `contract` | |
@@ -34,6 +34,8 @@ pub use memory::MemoryEventStore;
 pub use null::NullEventStore;
 pub use relay::{RelayError, RelayStore};
 pub use sqlite::{Sql, SqlRow, SqlValue, SqliteError, SqliteEventStore};
+#[cfg(all(feature = "rusqlite", not(target_family = "wasm")))]
+pub use sqlite::{SqliteFile, SqliteFileError};
 pub use tail::Watch;
 use tail::Watched;
 
@@ -54,10 +56,11 @@ use tail::Watched;
 ///   than the event before it, even if the clock was set back. Events of a batch have one time.
 /// - **Retention.** A store may remove events, the oldest first, and then forgets their keys if it
 ///   likes. Their ids are never given away again, and the head stays where it was.
-/// - **Honesty.** A [`Page`] tells which ids the log still knows, so that a subscriber whose
-///   position is gone learns it instead of waiting for ever.
-/// - **Wake-ups.** Once an append is visible, [`changed`](Self::changed) resolves for everybody who
-///   waits at a position before it, in whichever process. A [`Bell`] does that within one.
+/// - **Honesty.** A [`Page`] has the ids that the log still knows, so that a subscriber whose
+///   position is gone is reset and does not wait for ever.
+/// - **Wake-ups.** Once an append is visible, [`changed`](Self::changed) resolves for every caller
+///   that waits at a position before it, in whichever processes the store serves. A [`Bell`] does
+///   that within one.
 ///
 /// Methods take `&self` and may be called concurrently, from several threads on native targets.
 /// Dropping a returned future must leave the store usable; an append dropped half-way may or may
@@ -65,15 +68,15 @@ use tail::Watched;
 ///
 /// # A store of your own
 ///
-/// Four methods, and the suite of `store::contract` to check them with. The crate's
-/// `examples/own_store.rs` is one in an SQLite file, in about 70 lines; for another SQLite
-/// binding, [`SqliteEventStore`] over an [`Sql`] is shorter still. What goes wrong most easily:
+/// A store has four methods, and the suite of `store::contract` checks them. The crate's
+/// `examples/own_store.rs` is a store over SQLite in about 70 lines, to learn from; for another
+/// SQLite binding, [`SqliteEventStore`] over an [`Sql`] is shorter still. The usual mistakes:
 ///
 /// - **Look after you listen.** A `changed` that looks at the head, finds nothing and only then
 ///   begins to listen misses the append in between, and a viewer waits for ever. See [`Bell`].
 /// - **Ids in order of visibility.** A database that gives out ids first and commits later (a
-///   sequence, an auto-increment under concurrent transactions) shows 8 before 7, and whoever has
-///   read 8 never sees 7. Let one transaction at a time append.
+///   sequence, an auto-increment under concurrent transactions) shows 8 before 7, and a subscriber
+///   that has read 8 never sees 7. Let one transaction at a time append.
 /// - **The head outlives its event.** Where retention can remove the newest event, its id must be
 ///   kept elsewhere, else the next event gets an id that viewers have behind them.
 /// - **Nothing half-done.** A future may be dropped at any `await`: what happens between two of
@@ -82,7 +85,7 @@ pub trait EventStore: MaybeSend + MaybeSync {
     /// What can go wrong with the storage.
     type Error: std::error::Error + MaybeSend + MaybeSync + 'static;
 
-    /// Appends the events of `batch` in order and says for each what became of it.
+    /// Appends the events of `batch` in order and returns the outcome for each.
     ///
     /// # Errors
     /// When the storage fails: see "Durability" above.
@@ -91,8 +94,8 @@ pub trait EventStore: MaybeSend + MaybeSync {
         batch: Vec<NewEvent>,
     ) -> impl Future<Output = Result<Vec<Appended>, Self::Error>> + MaybeSend;
 
-    /// The events after `after` (all, if `None`), oldest first, up to `limit`. Does not wait:
-    /// the page is empty where nothing follows, and never where something does.
+    /// Returns the events after `after` (all, if `None`), oldest first, up to `limit`. Does not
+    /// wait: the page is empty exactly if nothing follows.
     ///
     /// Events and [`Page`] fields are one consistent view of the log.
     ///
@@ -104,8 +107,8 @@ pub trait EventStore: MaybeSend + MaybeSync {
         limit: PageLimit,
     ) -> impl Future<Output = Result<Page, Self::Error>> + MaybeSend;
 
-    /// As [`read`](Self::read), but for the events: where the log's ends are, seen from `after`.
-    /// Each subscriber asks for it when it begins. Default: a page of one event is read.
+    /// Returns the ends of the log as [`read`](Self::read) does, without events. Each subscriber
+    /// asks for them when it begins. Default: reads a page of one event.
     ///
     /// # Errors
     /// As [`read`](Self::read).
@@ -132,9 +135,9 @@ pub trait EventStore: MaybeSend + MaybeSync {
         after: Option<EventId>,
     ) -> impl Future<Output = Result<(), Self::Error>> + MaybeSend;
 
-    /// The position of [`Cursor::Since`](crate::event::Cursor::Since): after it follow the events that
-    /// were stored at `time` or later. `None`, for the beginning, where that is all of them, also
-    /// if older ones were removed.
+    /// Returns the position of [`Cursor::Since`](crate::event::Cursor::Since): the events after it
+    /// are those stored at `time` or later. `None`, the beginning, if those are all events that are
+    /// kept.
     ///
     /// # Errors
     /// When the storage fails.
@@ -143,25 +146,25 @@ pub trait EventStore: MaybeSend + MaybeSync {
         time: SystemTime,
     ) -> impl Future<Output = Result<Option<EventId>, Self::Error>> + MaybeSend;
 
-    /// Whether a position in the log means something to a later connection. Default: `true`.
+    /// Returns whether a later connection can resume at a position in the log. Default: `true`.
     ///
-    /// Where it is `false`, as for a store that keeps no events, subscribers start at the tail
-    /// whatever they ask for, and their events have no `id:` on the wire.
+    /// If `false`, as for a store that keeps no events, subscribers start at the tail, whatever
+    /// they ask for, and their events have no `id:` on the wire.
     fn is_resumable(&self) -> bool {
         true
     }
 
-    /// Tells the store that somebody reads it, for as long as the answer is held. Each
-    /// [`Subscription`](crate::delivery::Subscription) holds one. Default: the store does not care.
+    /// Announces a reader, for as long as the returned value is held. Each
+    /// [`Subscription`](crate::delivery::Subscription) holds one. Default: does nothing.
     ///
-    /// A store that keeps something in memory only for readers lets go of it with the last one. One
-    /// that wraps another passes this on.
+    /// A store that keeps something in memory only for readers drops it with the last one. A store
+    /// that wraps another passes the call on.
     fn watch(&self) -> Watch {
         Watch::default()
     }
 }
 
-/// What became of an event of a batch.
+/// The outcome of appending one event of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Appended {
     /// It was stored under this id.
@@ -189,9 +192,9 @@ impl Default for PageLimit {
     }
 }
 
-/// Part of a log, and where its ends are.
+/// A part of a log, and the log's ends.
 ///
-/// What is there of its events is `C`: the events themselves, or their [`Frames`].
+/// `C` is what the page has of its events: the events themselves, or their [`Frames`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Page<C = Vec<StoredEvent>> {
     /// The events, oldest first.
@@ -201,19 +204,20 @@ pub struct Page<C = Vec<StoredEvent>> {
     /// The greatest id ever assigned, even if its event was removed. `None` if none was.
     pub head: Option<EventId>,
     /// The greatest id whose event was removed by retention: subscribers at a position before it
-    /// are told, and go on with the oldest event. `None` if none was.
+    /// are reset, and go on with the oldest event. `None` if none was.
     ///
-    /// A store that lost events in the middle of its log, as in a failover, tells whoever has seen
-    /// them in the same way: a page that is read after a lost one names the last of those lost.
+    /// A store that lost events in the middle of its log, as in a failover, resets the subscribers
+    /// that have seen them in the same way: a page that is read after a lost event names the last
+    /// one lost.
     pub trimmed: Option<EventId>,
     /// Whether the newest event kept is terminal: see
-    /// [`Event::is_terminal`](crate::event::Event::is_terminal). `false` if none is kept: whoever comes
-    /// then waits for what is appended next, as on a log that was never written.
+    /// [`Event::is_terminal`](crate::event::Event::is_terminal). `false` if none is kept: a new
+    /// subscriber then waits for the next event, as on a log that was never written.
     pub closed: bool,
 }
 
 impl<C> Page<C> {
-    /// The same ends with other events.
+    /// Returns the same ends with other events.
     pub(crate) fn with<D>(&self, events: D) -> Page<D> {
         Page {
             events,

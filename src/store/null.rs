@@ -7,22 +7,22 @@ use super::memory::MemoryEventStore;
 use super::{Appended, EventStore, Page, PageLimit};
 use crate::event::{EventId, NewEvent};
 
-/// Stores nothing for later: a subscriber gets what is dispatched while it is connected, from the
-/// moment on at which it came, and its events have no `id:`. For what is worthless a second later,
-/// such as cursors or meters, where replay would only cost memory.
+/// Stores nothing for later: a subscriber gets the events that are dispatched while it is
+/// connected, and they have no `id:`. For events that are worthless a second later, such as cursors
+/// or meters, where replay would only cost memory.
 ///
-/// - **In transit.** The newest 1,024 events stay in a ring for those who are connected and still
-///   busy with what came before; see [`ring_size`](Self::ring_size). A subscriber that falls
-///   behind by more than that gets a [`Reset`](crate::event::Reset), `event: reset` on the wire, and goes
-///   on with the oldest event in the ring: it knows that it missed some. An event has at most
-///   [`NewEvent::MAX_SIZE`], so the ring has at most as many MiB as events.
-/// - **Reconnects.** Whatever a client asks for, it starts anew: what was dispatched while it was
-///   away is lost to it, and it is not told how much.
+/// - **In transit.** The newest 1,024 events stay in a ring for connected subscribers that are
+///   still busy with earlier ones; see [`ring_size`](Self::ring_size). A subscriber that falls
+///   behind by more than that gets a [`Reset`](crate::event::Reset), `event: reset` on the wire,
+///   and goes on with the oldest event in the ring: it knows that it missed some. An event has at
+///   most [`NewEvent::MAX_SIZE`], so the ring has at most as many MiB as events.
+/// - **Reconnects.** A client starts anew, whatever position it asks for. It misses the events that
+///   were dispatched while it was away, and is not notified how many.
 /// - **Keys.** A store that remembers no events knows no facts. Keys are ignored: every event is
-///   delivered, also one whose key was there before.
-/// - **Ends.** A terminal event ends the streams of those who are connected when it comes. Their
-///   clients come back, as they do after any break, and wait for what comes next, as everybody
-///   does who connects later: nobody is answered `204`, since nobody can say what they have seen.
+///   delivered, even if its key was there before.
+/// - **Ends.** A terminal event ends the streams that are connected when it comes. Their clients
+///   come back, as after any break, and wait for the next event, as later clients do. No client is
+///   answered `204`, since the store cannot know what it has seen.
 ///
 /// ```
 /// # use ssetarget::{Batch, Cursor, NewEvent, NullEventStore, SseTarget};
@@ -44,7 +44,7 @@ pub struct NullEventStore {
 }
 
 impl NullEventStore {
-    /// With a ring of 1,024 events.
+    /// Creates a store with a ring of 1,024 events.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -52,10 +52,10 @@ impl NullEventStore {
         }
     }
 
-    /// With a ring of so many events, at least 1. Default: 1,024.
+    /// Sets the size of the ring in events, at least 1. Default: 1,024.
     ///
-    /// What is dispatched while a connection takes one page to its client should fit, else that
-    /// client is reset all the time.
+    /// The events that are dispatched while one page travels to a client should fit, or that client
+    /// is reset again and again.
     #[must_use]
     pub fn ring_size(self, events: usize) -> Self {
         Self {
@@ -80,7 +80,7 @@ impl EventStore for NullEventStore {
 
     async fn read(&self, after: Option<EventId>, limit: PageLimit) -> Result<Page, Infallible> {
         let mut page = self.ring.read(after, limit).await?;
-        // The end is news for those who are connected, and no state that later ones find.
+        // The end notifies connected subscribers, and is no state that later ones find.
         page.closed &= !page.events.is_empty();
         Ok(page)
     }

@@ -1,4 +1,4 @@
-//! A log that is elsewhere, with its newest frames here: for more viewers than one place serves.
+//! The newest frames of a log that is elsewhere, for more viewers than one place serves.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -17,19 +17,17 @@ use super::{Appended, EventStore, Page, PageLimit};
 use crate::event::{EventId, NewEvent, StoredEvent};
 use crate::sync::{Mutex, lock};
 
-/// A viewer of one log, its upstream, that is a log for many viewers.
+/// A viewer of one log, its upstream, that serves as the log of many viewers.
 ///
 /// It stores nothing. [`follow`](Self::follow) reads the upstream as a viewer does and keeps the
-/// newest frames, about 1 MiB; a viewer whose position is older, or ahead of what has come this
-/// far, is given the upstream's own page, so that there is nothing which the relay cannot answer
-/// and nothing that it answers differently. Relays of relays make a tree. Appends go through to
-/// the upstream.
+/// newest frames, about 1 MiB. A viewer whose position is older, or ahead of what has come this
+/// far, gets the upstream's own page, so a relay answers every request, and as the upstream would.
+/// Relays of relays make a tree. Appends go through to the upstream.
 ///
-/// What a viewer gets is what the upstream had at some time: a relay is behind it by the time
-/// that a page takes. It never says that a log has ended without asking, so that a client which
-/// was told of a restart is not stopped by a relay that was not. But the upstream is asked once for
-/// all who want to know the same at the same time: when a run ends and all its viewers come back, that
-/// is one call of the relay, not one for each viewer.
+/// A relay is behind its upstream by the time that a page takes. It asks the upstream before it
+/// says that a log has ended, so that a relay which does not know of a restart yet stops no client
+/// that does. It asks once for all who want to know the same at the same time: when a run ends and
+/// all its viewers come back, the relay makes one call and not one for each viewer.
 #[derive(Debug)]
 pub struct RelayStore<U: FrameStore> {
     upstream: Arc<U>,
@@ -41,20 +39,20 @@ pub struct RelayStore<U: FrameStore> {
     pages: Asked<Place, FramePage<U::Bytes>, U::Error>,
 }
 
-/// What the upstream is asked, and its answers for all who ask.
+/// The upstream and the calls to it, which those who ask the same share.
 type Asked<K, T, E> = Flights<K, Result<T, Arc<E>>>;
 
 /// A position, and the most events and bytes of a page.
 type Place = (Option<EventId>, usize, usize);
 
-/// What is known here of the upstream.
+/// What the relay knows of the upstream.
 #[derive(Debug)]
 struct View<B, E> {
     state: State,
     tail: Tail<B>,
-    /// How often the upstream turned out to be another log, or to have lost events.
+    /// Counts how often the upstream turned out to be another log, or to have lost events.
     breaks: u64,
-    /// What the upstream said last, while it cannot be followed: those who come are told.
+    /// The upstream's last error while it cannot be followed. New viewers get it.
     trouble: Option<Arc<E>>,
 }
 
@@ -66,9 +64,9 @@ enum State {
     /// Followed, but not yet as far as the head was at first: part of a log must not be taken for
     /// all of it.
     Beginning(Option<EventId>),
-    /// Up to here.
+    /// Followed up to this position.
     Following(Page<()>),
-    /// Followed in vain, for so long that viewers are told, too.
+    /// Followed in vain for so long that connected viewers get the error, too.
     Unreachable,
 }
 
@@ -86,16 +84,16 @@ impl<B, E> Default for View<B, E> {
 /// How many of the newest events are read ahead of viewers that want them.
 const TAIL_EVENTS: u64 = 4096;
 
-/// How often in a row the upstream is tried before those who come are told.
+/// How often in a row the upstream fails before new viewers get the error.
 const TRIES: u32 = 5;
 /// Pauses between tries double, from the first to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// How much pause there is before those who are here are told, too.
+/// The sum of pauses after which connected viewers get the error, too.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 impl<U: FrameStore + 'static> RelayStore<U> {
-    /// A relay of this log. Until it is [followed](Self::follow), viewers wait.
+    /// Creates a relay of this log. Until it is [followed](Self::follow), viewers wait.
     pub fn new(upstream: U) -> Self {
         Self {
             upstream: Arc::new(upstream),
@@ -108,19 +106,19 @@ impl<U: FrameStore + 'static> RelayStore<U> {
         }
     }
 
-    /// The log that it is a relay of.
+    /// Returns the log that is relayed.
     pub fn upstream(&self) -> &U {
         &self.upstream
     }
 
-    /// Reads the upstream, for as long as the future is polled: run one as long as there are
-    /// viewers. Dropping it forgets what was read, and viewers wait for the next.
+    /// Reads the upstream while the future is polled: run one while there are viewers. Dropping it
+    /// forgets what was read, and viewers wait for the next one.
     ///
     /// An upstream that fails is followed again, for ever, after pauses by `sleep` that double from
-    /// 50 ms to 5 s. Those who are here keep their positions meanwhile and wait. Those who come are
-    /// told from the fifth failure in a row on (after 750 ms), so that they can go elsewhere. After 30 s
-    /// of pauses everybody is told: reading this store fails, viewers' streams are cut off, and
-    /// their clients come back. Once the upstream answers again, so does this store.
+    /// 50 ms to 5 s. Connected viewers keep their positions meanwhile and wait. New viewers get the
+    /// error from the fifth failure in a row on (after 750 ms), so that they can go elsewhere.
+    /// After 30 s of pauses every viewer gets it: reading this store fails, viewers' streams are
+    /// cut off, and their clients come back. Once the upstream answers again, so does this store.
     pub async fn follow<F: Future<Output = ()>>(
         &self,
         mut sleep: impl FnMut(Duration) -> F,
@@ -147,7 +145,7 @@ impl<U: FrameStore + 'static> RelayStore<U> {
         }
     }
 
-    /// Reads what follows this position, or finds one to begin at, and returns where it is then.
+    /// Reads what follows this position, or finds one to begin at. Returns the new position.
     async fn advance(
         &self,
         position: Option<Option<EventId>>,
@@ -177,7 +175,7 @@ impl<U: FrameStore + 'static> RelayStore<U> {
         Ok(reached)
     }
 
-    /// What is known, once something is.
+    /// Waits until something is known, and returns it.
     async fn known(&self) -> Result<Page<()>, RelayError<U::Error>> {
         loop {
             let listener = self.bell.listen();
@@ -193,14 +191,14 @@ impl<U: FrameStore + 'static> RelayStore<U> {
         }
     }
 
-    /// What the upstream says of its ends when it is asked now.
+    /// Asks the upstream for its ends.
     async fn ask_ends(&self, after: Option<EventId>) -> Result<Page<()>, Arc<U::Error>> {
         let upstream = Arc::clone(&self.upstream);
         let ask = async move || upstream.ends(after).await.map_err(Arc::new);
         self.ends.ask(after, ask).await
     }
 
-    /// The page that the upstream has now.
+    /// Asks the upstream for the page.
     async fn ask_frames(
         &self,
         after: Option<EventId>,
@@ -212,7 +210,7 @@ impl<U: FrameStore + 'static> RelayStore<U> {
         self.pages.ask(place, ask).await
     }
 
-    /// Waits until this much is known here, or nothing more will be.
+    /// Waits until the log is known up to this position, or the upstream fails.
     async fn reach(&self, id: EventId) {
         loop {
             let listener = self.bell.listen();
@@ -225,7 +223,7 @@ impl<U: FrameStore + 'static> RelayStore<U> {
         }
     }
 
-    /// The page after this position, if it is here.
+    /// Returns the page after this position, if it is cached.
     fn kept(
         &self,
         ends: &Page<()>,
@@ -255,7 +253,7 @@ impl<B: FrameBytes, E> View<B, E> {
         let mut reached = position;
         self.trouble = None;
         if is_gone {
-            // Whoever is behind reads the upstream, which tells the loss.
+            // A viewer that is behind reads the upstream, which reports the loss.
             self.tail = Tail::default();
             self.breaks += 1;
             reached = page.head;
@@ -286,7 +284,7 @@ impl<B: FrameBytes, E> View<B, E> {
     }
 }
 
-/// The ends of a log of which this much is known.
+/// Returns the ends of a log that is known up to this position.
 fn up_to<C>(reached: Option<EventId>, page: &Page<C>) -> Page<()> {
     Page {
         events: (),
@@ -297,8 +295,8 @@ fn up_to<C>(reached: Option<EventId>, page: &Page<C>) -> Page<()> {
     }
 }
 
-/// Whether a viewer at this position is told what is known here: not that it has seen all of a log
-/// that has ended, nor that there is no such position.
+/// Returns whether the cache may answer a viewer at this position. Only the upstream says that a
+/// log has ended, or that a position does not exist.
 fn is_told(ends: &Page<()>, after: Option<EventId>) -> bool {
     after < ends.head || (after == ends.head && !ends.closed)
 }
@@ -307,14 +305,14 @@ fn number(position: Option<EventId>) -> u64 {
     position.map_or(0, EventId::get)
 }
 
-/// While the upstream is followed. What is known is true no longer than that.
+/// Exists while the upstream is followed. What is known is true no longer than that.
 struct Following<'a, U: FrameStore> {
     relay: &'a RelayStore<U>,
     _watch: Watch,
 }
 
 impl<U: FrameStore> Following<'_, U> {
-    /// Whoever comes now waits, also if it was given up before.
+    /// Makes new viewers wait, even if the upstream was given up before.
     fn start(relay: &RelayStore<U>) -> Following<'_, U> {
         let mut view = lock(&relay.view);
         (view.state, view.trouble) = (State::Unknown, None);
@@ -325,7 +323,7 @@ impl<U: FrameStore> Following<'_, U> {
         }
     }
 
-    /// Those who come are told of this error from now on, and those who are here if it is `for_all`.
+    /// Hands this error to new viewers from now on, and with `for_all` to connected ones, too.
     fn fail(&self, error: U::Error, for_all: bool) {
         let mut view = lock(&self.relay.view);
         if for_all {
@@ -356,7 +354,7 @@ impl<U: FrameStore> Drop for Following<'_, U> {
 impl<U: FrameStore + 'static> EventStore for RelayStore<U> {
     type Error = RelayError<U::Error>;
 
-    /// As the upstream; what is stored is here, too, when it returns.
+    /// Appends to the upstream, and returns when the relay has the events, too.
     async fn append(&self, batch: Vec<NewEvent>) -> Result<Vec<Appended>, Self::Error> {
         let appended = self.upstream.append(batch).await?;
         let last = appended.iter().rev().find_map(|appended| match appended {
@@ -369,7 +367,7 @@ impl<U: FrameStore + 'static> EventStore for RelayStore<U> {
         Ok(appended)
     }
 
-    /// As the upstream, which is asked each time: only frames are kept here.
+    /// Asks the upstream each time: only frames are cached.
     async fn read(
         &self,
         after: Option<EventId>,
@@ -382,8 +380,8 @@ impl<U: FrameStore + 'static> EventStore for RelayStore<U> {
         Ok(self.reads.ask(place, ask).await?)
     }
 
-    /// From what is here, but for an end, a position that is not here, and a log without events:
-    /// then the upstream is asked.
+    /// Answers from the cache. Asks the upstream if the log has ended, is empty, or the position is
+    /// not cached.
     async fn ends(&self, after: Option<EventId>) -> Result<Page<()>, Self::Error> {
         let ends = self.known().await?;
         if let Some(error) = &lock(&self.view).trouble {
@@ -455,10 +453,10 @@ impl<U: FrameStore + 'static> FrameStore for RelayStore<U> {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum RelayError<E> {
-    /// The upstream failed when it was asked for something that is not here. All who asked for the
-    /// same at the same time are told.
+    /// The upstream failed when it was asked for something that is not cached. All who asked for
+    /// the same at the same time get this error.
     Upstream(Arc<E>),
-    /// The upstream cannot be followed. This is what it said last.
+    /// The upstream cannot be followed. This is its last error.
     Unreachable(Arc<E>),
 }
 

@@ -1,4 +1,4 @@
-//! The bytes that many viewers want at the same time.
+//! A cache of the bytes that many viewers want at the same time.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -9,17 +9,16 @@ use super::frames::{FrameBytes, Frames};
 use crate::event::EventId;
 use crate::sync::{MaybeSend, MaybeSync};
 
-/// The newest frames, in the pieces in which they came, and the pages that were read lately:
-/// viewers that are at the same place share one allocation. A cache over a log; whoever asks for
-/// something else reads that.
+/// Caches the newest frames, in the pieces in which they came, and the pages that were read lately,
+/// so that viewers at the same position share one allocation. Other pages are read from the log.
 ///
 /// A position is an event's id, 0 for the beginning.
 #[derive(Debug)]
 pub(super) struct Tail<B> {
     pieces: VecDeque<Piece<B>>,
-    /// Bytes of all pieces.
+    /// The bytes of all pieces together.
     bytes: usize,
-    /// What is after which position in pages of which size, the newest last.
+    /// Recently read pages, keyed by position and limit, newest last.
     pages: VecDeque<(u64, PageLimit, Frames<B>)>,
 }
 
@@ -29,17 +28,17 @@ pub(super) struct Piece<B> {
     pub(super) after: u64,
     pub(super) last: EventId,
     pub(super) events: usize,
-    /// Bytes of data.
+    /// The number of bytes of data.
     pub(super) size: u64,
     pub(super) bytes: B,
-    /// How many there are of `bytes`.
+    /// The length of `bytes`.
     pub(super) length: usize,
 }
 
-/// Bytes of pieces: beyond this the oldest goes, unless it is the only one.
+/// The most bytes of pieces. Beyond it the oldest piece is dropped, unless it is the only one.
 const TAIL_BYTES: usize = 1 << 20;
-/// Bytes of pieces and pages together, whatever viewers ask for; one that has more is kept alone.
-/// An isolate has 128 MB for all its objects.
+/// The most bytes of pieces and pages together. One that is larger is kept alone. An isolate has
+/// 128 MB for all its objects.
 const ALL_BYTES: usize = 2 << 20;
 const PAGES: usize = 4;
 
@@ -54,7 +53,7 @@ impl<B> Default for Tail<B> {
 }
 
 impl<B: FrameBytes> Tail<B> {
-    /// Adds what came behind all before.
+    /// Adds a piece that follows all before it.
     pub(super) fn push(&mut self, piece: Piece<B>) {
         // They may go on now.
         self.pages.clear();
@@ -71,7 +70,7 @@ impl<B: FrameBytes> Tail<B> {
         }
     }
 
-    /// The page after this position, if a piece begins there and fits.
+    /// Returns the page after this position, if a piece begins there and fits.
     pub(super) fn page(&mut self, after: u64, limit: PageLimit) -> Option<Frames<B>> {
         let same = |page: &&(u64, PageLimit, Frames<B>)| (page.0, page.1) == (after, limit);
         if let Some((_, _, frames)) = self.pages.iter().rev().find(same) {
@@ -103,7 +102,7 @@ impl<B: FrameBytes> Tail<B> {
         Some(frames)
     }
 
-    /// Keeps a page for others that want the same.
+    /// Keeps a page for others that ask for the same one.
     pub(super) fn remember(&mut self, after: u64, limit: PageLimit, frames: &Frames<B>) {
         let length = frames.bytes.byte_length();
         let pages = |tail: &Self| -> usize {
@@ -122,13 +121,13 @@ impl<B: FrameBytes> Tail<B> {
     }
 }
 
-/// Says that somebody reads a log, for as long as it or a clone of it is there: see
+/// Held by each reader of a log. The log has readers while this value or a clone of it exists: see
 /// [`EventStore::watch`](crate::store::EventStore::watch).
 #[derive(Clone, Default)]
 #[must_use]
 pub struct Watch(#[allow(dead_code, reason = "held")] Option<Arc<dyn Watched>>);
 
-/// What is told by being dropped that nobody watches any more.
+/// A value whose drop says that the log has no reader any more.
 pub(super) trait Watched: MaybeSend + MaybeSync {}
 
 impl Watch {

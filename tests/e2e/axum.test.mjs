@@ -5,7 +5,7 @@ import { once } from "node:events";
 import { createServer } from "node:http";
 import { connect } from "node:net";
 import { after, before, describe, test } from "node:test";
-import { EXAMPLE, serveAxum } from "./lib/axum.mjs";
+import { EXAMPLE, dataFolder, serveAxum } from "./lib/axum.mjs";
 import { launch, skip, visit } from "./lib/browser.mjs";
 import { NEEDS_REDIS, startRedis } from "./lib/redis.mjs";
 
@@ -156,12 +156,58 @@ test("the axum example says what is wrong with its settings, and ends", async ()
     [{ PORT: "x" }, /^error: PORT=x is no port$/m],
     [{ ALLOWED_ORIGINS: "https://app.example.com/" }, /^error: "https:\/\/app.example.com\/" is not an origin: /m],
     [{ REDIS_URL: "http://localhost" }, /^error: \S/m],
+    [{ DATA_DIR: EXAMPLE }, /^error: the folder \S+ cannot be used: \S/m],
   ]) {
-    const { status, stderr } = spawnSync(EXAMPLE, [], { env: { ...process.env, PORT: "0", ...env }, encoding: "utf8" });
+    const all = { ...process.env, PORT: "0", DATA_DIR: ":memory:", ...env };
+    const { status, stderr } = spawnSync(EXAMPLE, [], { env: all, encoding: "utf8" });
     assert.equal(status, 1);
     assert.match(stderr, reason);
   }
 });
+
+test("a restart of the axum example loses nothing", async () => {
+  const DATA_DIR = dataFolder();
+  const expected = [];
+  let resumed;
+  // Once as a deploy does it, once as a crash.
+  for (const end of ["stop", "kill", "stop"]) {
+    const server = await serveAxum({ DATA_DIR });
+    // A log has one server.
+    const second = spawnSync(EXAMPLE, [], { env: { ...process.env, PORT: "0", DATA_DIR }, encoding: "utf8" });
+    assert.equal(second.status, 1);
+    assert.match(second.stderr, /^error: another server uses the folder \S+$/m);
+
+    assert.deepEqual(await notes(server, "room", expected.length), expected);
+    if (resumed) assert.deepEqual(await notes(server, "room", 1, { "last-event-id": `${resumed}` }), expected.slice(resumed));
+    for (const data of ["one", "two"]) {
+      await dispatch(server, data);
+      expected.push({ id: `${expected.length + 1}`, data });
+    }
+    assert.deepEqual(await notes(server, "room", expected.length), expected);
+    resumed = expected.length - 1;
+    // Ids that differ in their case are different logs, and a path is no id.
+    if (expected.length === 2) await dispatch(server, "other", "", "Room");
+    assert.deepEqual(await notes(server, "Room", 1), [{ id: "1", data: "other" }]);
+    for (const id of ["none", "..%2Froom", "room.sqlite"]) {
+      assert.equal((await fetch(`${server.url}/${id}/sse`)).status, 404, id);
+    }
+    await server[end]();
+  }
+});
+
+/** The first events of a log, so many of them. */
+async function notes(server, log, count, headers = {}) {
+  if (count === 0) return [];
+  const response = await fetch(`${server.url}/${log}/sse`, { headers });
+  assert.equal(response.status, 200);
+  let text = "";
+  for await (const chunk of response.body.pipeThrough(new TextDecoderStream())) {
+    text += chunk;
+    const found = [...text.matchAll(/^id: (.+)\nevent: note\ndata: (.+)\n\n/gm)];
+    if (found.length >= count) return found.slice(0, count).map(([, id, data]) => ({ id, data }));
+  }
+  throw new Error(`only ${JSON.stringify(text)} came`);
+}
 
 test("a client that does not read does not keep the axum example from ending", async () => {
   const server = await serveAxum();

@@ -20,7 +20,7 @@ struct State {
     connection: Connection,
     statements: Vec<Executed>,
     failures: usize,
-    /// So many statements are run before one fails.
+    /// How many statements run before one fails.
     successes: Option<usize>,
 }
 
@@ -39,7 +39,7 @@ impl Database {
 
     pub(crate) fn open(path: impl AsRef<Path>) -> Self {
         let connection = Connection::open(path).unwrap();
-        // Not what is tested: every write would wait for the disk.
+        // Durability is not tested here, and every write would wait for the disk.
         connection
             .pragma_update(None, "synchronous", "OFF")
             .unwrap();
@@ -47,7 +47,7 @@ impl Database {
     }
 
     fn new(connection: Connection) -> Self {
-        // A Durable Object's, of which the local runtime has greater ones.
+        // The limits of a Durable Object. Those of the local runtime are greater.
         for (limit, value) in [
             (Limit::SQLITE_LIMIT_LENGTH, 2_000_000),
             (Limit::SQLITE_LIMIT_VARIABLE_NUMBER, 100),
@@ -66,7 +66,7 @@ impl Database {
         }
     }
 
-    /// The names of all tables.
+    /// Returns the names of all tables.
     pub(crate) fn tables(&self) -> Vec<String> {
         let rows = self
             .exec("SELECT name FROM sqlite_master ORDER BY name", &[])
@@ -79,22 +79,22 @@ impl Database {
             .collect()
     }
 
-    /// How many rows were inserted, changed or deleted so far.
+    /// Returns how many rows were inserted, changed or deleted so far.
     pub(crate) fn rows_written(&self) -> u64 {
         self.state.lock().unwrap().connection.total_changes()
     }
 
-    /// The statements since the last call.
+    /// Returns the statements since the last call.
     pub(crate) fn take_statements(&self) -> Vec<Executed> {
         std::mem::take(&mut self.state.lock().unwrap().statements)
     }
 
-    /// The next statements fail.
+    /// Lets the next `failures` statements fail.
     pub(crate) fn fail_next(&self, failures: usize) {
         self.state.lock().unwrap().failures = failures;
     }
 
-    /// After so many more statements one fails.
+    /// Lets one statement fail after `successes` more.
     pub(crate) fn fail_after(&self, successes: usize) {
         self.state.lock().unwrap().successes = Some(successes);
     }
@@ -167,7 +167,7 @@ fn value(value: ValueRef<'_>) -> SqlValue<Bytes> {
         ValueRef::Integer(number) => SqlValue::Integer(number),
         ValueRef::Text(text) => SqlValue::Text(String::from_utf8(text.to_vec()).unwrap()),
         ValueRef::Blob(bytes) => SqlValue::Bytes(Bytes::copy_from_slice(bytes)),
-        // This store writes none: as the glue does with what it does not know.
+        // The store writes no floating-point numbers. The Workers glue does the same.
         ValueRef::Null | ValueRef::Real(_) => SqlValue::Null,
     }
 }

@@ -14,7 +14,7 @@ use ssetarget::{Appended, DispatchError, NewEvent};
 use tracing::error;
 
 use crate::job::{self, Jobs};
-use crate::logs::Logs;
+use crate::logs::{Logs, is_id};
 use crate::page;
 
 pub fn router<L: Logs>(logs: L, jobs: Jobs, shutdown: &Shutdown) -> Router {
@@ -64,7 +64,10 @@ async fn start<L: Logs>(State(app): State<App<L>>, Query(query): Query<Start>) -
         return refuse(StatusCode::CONFLICT, "there is a log with this id");
     }
     let work = Duration::from_millis(query.work_ms.into());
-    app.jobs.start(&id, &app.logs.open(&id), work).await;
+    let Ok(log) = app.logs.open(&id).await else {
+        return refuse(StatusCode::SERVICE_UNAVAILABLE, NOT_OPENED);
+    };
+    app.jobs.start(&id, &log, work).await;
     let location = [(LOCATION, format!("/{id}/sse"))];
     let body = Json(serde_json::json!({ "id": id }));
     (StatusCode::SEE_OTHER, location, body).into_response()
@@ -74,7 +77,7 @@ async fn start<L: Logs>(State(app): State<App<L>>, Query(query): Query<Start>) -
 struct Dispatch {
     #[serde(rename = "type", default = "message")]
     event_type: String,
-    /// Nothing follows: viewers' streams end.
+    /// Whether this is the last event: viewers' streams end after it.
     #[serde(default)]
     terminal: bool,
 }
@@ -98,7 +101,10 @@ async fn dispatch<L: Logs>(
         Ok(event) => event,
         Err(reason) => return refuse(StatusCode::BAD_REQUEST, &reason.to_string()),
     };
-    match logs.open(&id).dispatch_encoded(vec![event]).await {
+    let Ok(log) = logs.open(&id).await else {
+        return refuse(StatusCode::SERVICE_UNAVAILABLE, NOT_OPENED);
+    };
+    match log.dispatch_encoded(vec![event]).await {
         Ok(outcomes) => {
             let id = outcomes.iter().find_map(|outcome| match outcome {
                 Appended::Stored(id) => Some(id.get()),
@@ -117,12 +123,8 @@ async fn dispatch<L: Logs>(
     }
 }
 
+const NOT_OPENED: &str = "the log cannot be opened: the server's output says why";
 const NO_ID: &str = "an id has up to 64 letters, digits, - and _";
-
-fn is_id(id: &str) -> bool {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
-    !id.is_empty() && id.len() <= 64 && id.bytes().all(allowed)
-}
 
 fn refuse(status: StatusCode, reason: &str) -> Response {
     (status, format!("{reason}\n")).into_response()

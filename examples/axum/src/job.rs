@@ -1,5 +1,5 @@
-//! A job that knows nothing of events: it is instrumented with the crate `tracing`, and a layer
-//! makes it a log to watch.
+//! A job that knows nothing of events. It is instrumented with the crate `tracing`, and a layer
+//! makes a log of it that people can watch.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -23,12 +23,12 @@ pub struct Jobs {
     tracers: Arc<Mutex<HashMap<String, Tracer>>>,
 }
 
-/// The span of a whole job, and the field that says which.
+/// The span of a whole job, and its field with the job's id.
 const SPAN: &str = "import";
 const FIELD: &str = "job";
 
 impl Jobs {
-    /// Brings each job's spans to its log, and no others.
+    /// Returns a layer that sends each job's spans to its log, and no others.
     pub fn layer<S>(&self) -> impl Layer<S> + use<S>
     where
         S: Subscriber + for<'a> LookupSpan<'a>,
@@ -72,7 +72,7 @@ impl Jobs {
     }
 }
 
-/// An id that nobody has yet.
+/// Returns a new random id.
 pub fn new_id() -> String {
     // The keys of a hasher are as random as the standard library gets.
     format!(
@@ -87,7 +87,7 @@ async fn import(work: Duration) -> Result<(), ImportError> {
     let files = download(work).await;
     let (first, second) = tokio::join!(parse(files[0], work), parse(files[1], work));
     info!(rows = first? + second?, "all files are read");
-    // Goes on without it.
+    // A failure is not the job's.
     notify("nobody@example.com", work).await.ok();
     Ok(())
 }

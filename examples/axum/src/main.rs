@@ -11,10 +11,13 @@
 //! |---|---|
 //! | `HOST` | The address to listen at. Default: 127.0.0.1, this machine only. |
 //! | `PORT` | Default: 9876. 0 takes a free one. |
-//! | `REDIS_URL` | Where logs are kept, to be shared by several servers. Default: in memory. |
+//! | `DATA_DIR` | The folder of the logs, an SQLite file for each, with one server. Default: `data`. `:memory:` keeps them in memory. |
+//! | `REDIS_URL` | Keeps the logs in Redis instead, to be shared by several servers. |
 //! | `ALLOWED_ORIGINS` | Other sites whose pages may watch, with a comma between them. Default: none. |
 //!
-//! Each viewer needs a file descriptor: see `ulimit -n`.
+//! A restart of the server loses no event, however it ended, unless logs are in memory.
+//!
+//! Each viewer needs a file descriptor, and each log in a file two: see `ulimit -n`.
 
 mod app;
 mod job;
@@ -23,6 +26,7 @@ mod page;
 
 use std::env;
 use std::error::Error;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -34,9 +38,9 @@ use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::prelude::*;
 
 use crate::job::Jobs;
-use crate::logs::{MemoryLogs, RedisLogs};
+use crate::logs::{FileLogs, MemoryLogs, RedisLogs};
 
-/// How long a client that does not read can keep the process from ending.
+/// How long the server waits for clients that do not read before it ends anyway.
 const GRACE: Duration = Duration::from_secs(5);
 
 #[tokio::main]
@@ -58,18 +62,6 @@ async fn run() -> Result<(), Box<dyn Error>> {
         .with(jobs.layer())
         .init();
 
-    let shutdown = Shutdown::new();
-    let app = match env::var("REDIS_URL") {
-        Ok(url) => app::router(RedisLogs::new(RedisClient::new(&url)?), jobs, &shutdown),
-        Err(_) => app::router(MemoryLogs::default(), jobs, &shutdown),
-    };
-    let origins = env::var("ALLOWED_ORIGINS").unwrap_or_default();
-    let origins: Vec<&str> = origins
-        .split(',')
-        .filter(|origin| !origin.is_empty())
-        .collect();
-    let app = app.layer(ssetarget::axum::cors(origins)?);
-
     let host = env::var("HOST").unwrap_or_else(|_| "127.0.0.1".to_owned());
     let port = match env::var("PORT") {
         Ok(port) => port
@@ -77,6 +69,23 @@ async fn run() -> Result<(), Box<dyn Error>> {
             .map_err(|_| format!("PORT={port} is no port"))?,
         Err(_) => 9876,
     };
+    let origins = env::var("ALLOWED_ORIGINS").unwrap_or_default();
+    let origins: Vec<&str> = origins
+        .split(',')
+        .filter(|origin| !origin.is_empty())
+        .collect();
+    let cors = ssetarget::axum::cors(origins)?;
+
+    let shutdown = Shutdown::new();
+    let app = match env::var("REDIS_URL") {
+        Ok(url) => app::router(RedisLogs::new(RedisClient::new(&url)?), jobs, &shutdown),
+        Err(_) => match env::var("DATA_DIR").as_deref().unwrap_or("data") {
+            ":memory:" => app::router(MemoryLogs::default(), jobs, &shutdown),
+            folder => app::router(FileLogs::new(Path::new(folder))?, jobs, &shutdown),
+        },
+    };
+    let app = app.layer(cors);
+
     let listener = TcpListener::bind((host, port)).await?;
     println!("Listening on http://{}", listener.local_addr()?);
 
@@ -91,7 +100,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Ctrl-C, or what a supervisor sends.
+/// Begins the shutdown on Ctrl-C or SIGTERM.
 async fn stop_on_signal(shutdown: Shutdown) {
     let interrupted = tokio::signal::ctrl_c();
     #[cfg(unix)]

@@ -1,4 +1,4 @@
-//! The page to look at: files without a build step, and a policy that lets in nothing else.
+//! The pages: files without a build step, and a policy that lets in nothing else.
 
 use axum::extract::Path;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};

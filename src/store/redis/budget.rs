@@ -1,35 +1,36 @@
-//! How many bytes of pages may be under way on the connection.
+//! The budget of bytes of pages that may be under way on the connection.
 //!
-//! The server keeps what a client has not read yet, and closes the connection of one that has too
-//! much there. The limit for those who subscribe is the tightest, by default 32 MB at any time and
-//! 8 MB over a minute, and a thousand viewers who replay a log at once ask for more than that. So
-//! pages wait here for their turn. `CLIENT NO-EVICT` does not lift that limit. A second connection for them would have no such limit, but let
-//! the server's memory grow instead, and cost each Worker request a socket more.
+//! The server keeps the bytes that a client has not read yet, and closes the connection if they are
+//! too many. The limit for clients that subscribe is the tightest, by default 32 MB at any time and
+//! 8 MB over a minute, and a thousand viewers that replay a log at once ask for more than that. So
+//! pages wait here for their turn. `CLIENT NO-EVICT` does not lift that limit. A second connection
+//! for pages would have no such limit, but would let the server's memory grow instead, and would
+//! cost each Worker request another socket.
 
 use std::time::Duration;
 
 use crate::clock::Instant;
 
-/// At most. Half of the server's default limit, and enough for a fast connection: 400 MB/s where
-/// an answer takes 10 ms.
+/// The greatest budget: half of the server's default limit, and enough for a fast connection (400
+/// MB/s if an answer takes 10 ms).
 const MOST: usize = 4 << 20;
-/// At least, and the least that a page may have.
+/// The smallest budget, and the least that a page may have.
 const LEAST: usize = 16 * 1024;
-/// So many pages of the largest size are under way at once.
+/// The number of pages of the largest size that are under way at once.
 const PAGES: usize = 16;
-/// How long after a loss it takes to double.
+/// How long after a loss the budget takes to double.
 const RECOVERY: Duration = Duration::from_secs(30);
-/// Of an event in a page, beside its data: its type, its numbers, and what the protocol adds.
+/// The bytes of an event in a page, beside its data: its type, its numbers, and the protocol.
 const OVERHEAD: usize = 128;
 
-/// What is left after losses.
+/// The budget, which losses of the connection reduce.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Budget {
     bytes: usize,
     lost: Option<Instant>,
 }
 
-/// How large a page may become as a reply.
+/// The size that a page may have as a reply.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ReplySize {
     wanted: usize,
@@ -44,7 +45,7 @@ impl Budget {
         }
     }
 
-    /// The bytes that may be under way.
+    /// Returns how many bytes may be under way.
     pub(super) fn bytes(&self) -> usize {
         let Some(lost) = self.lost else {
             return self.bytes;
@@ -54,8 +55,8 @@ impl Budget {
         self.bytes.saturating_mul(factor).min(MOST)
     }
 
-    /// What it is after a connection was lost on which so many bytes were under way: a quarter of
-    /// them, for they may have been what the server had too much of. It does not say.
+    /// Returns the budget after a connection was lost with `under_way` bytes under way: a quarter
+    /// of them. They may be the reason, and the server does not name one.
     pub(super) fn after_loss(self, under_way: usize) -> Self {
         if under_way <= LEAST {
             return self;
@@ -68,8 +69,8 @@ impl Budget {
 }
 
 impl ReplySize {
-    /// Of a page with these limits. One that has a single event may need more: `least`, if that is
-    /// known.
+    /// Returns the size of a page with these limits. A page of a single event may need more:
+    /// `least`, if that is known.
     pub(super) fn new(events: usize, bytes: usize, least: usize) -> Self {
         Self {
             wanted: bytes.saturating_add(events.saturating_mul(OVERHEAD)),
@@ -77,7 +78,7 @@ impl ReplySize {
         }
     }
 
-    /// The bytes that it may have while the budget has so many.
+    /// Returns the bytes that the page may have within this budget.
     pub(super) fn within(self, budget: usize) -> usize {
         self.wanted.min(budget / PAGES).max(self.least)
     }

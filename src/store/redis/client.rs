@@ -1,41 +1,40 @@
 //! The connection of a process, for all of its logs.
 
-use std::future::Future;
+use std::fmt;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
-use std::{fmt, io};
 
 use futures_channel::{mpsc, oneshot};
 use redis::Value;
-use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::budget::ReplySize;
+use super::config::RedisConfig;
 use super::driver::{Call, Driver, Message};
 use super::error::{RedisError, RedisErrorKind};
 use super::protocol::pack_some;
 use super::script::Script;
 use super::server::RedisServer;
+use super::transport::RedisTransport;
 use super::watch::{Watch, Watches};
-use crate::sync::{MaybeSend, MaybeSync};
 
 /// One connection to a Redis server, for any number of [logs](crate::store::redis::RedisEventStore) and viewers.
 /// Clones are the same connection.
 ///
-/// It is opened when it is first needed, and again when it was lost, with growing pauses of up to a
-/// second in between. Commands of all logs go over it without waiting for each other, and the
-/// server announces changes on it. Pages wait for their turn while 4 MiB of them are under way, or
-/// less after the connection was lost: the server closes a connection for which it keeps too much
-/// (`client-output-buffer-limit`), so however many viewers replay a log at once, it does not.
+/// The connection is opened when it is first needed, and again when it was lost, with growing
+/// pauses of up to a second in between. Commands of all logs go over it without waiting for each
+/// other, and the server announces changes on it. Pages wait for their turn while 4 MiB of them are
+/// under way, or less after the connection was lost: the server would close a connection with too
+/// many unread bytes (`client-output-buffer-limit`) when many viewers replay a log at once.
 ///
-/// What happens when it is lost:
+/// When the connection is lost:
 ///
-/// - Streams stay open. Their viewers get heartbeats, and what they missed once it is back.
+/// - Streams stay open. Their viewers get heartbeats, and the events that they missed once it is
+///   back.
 /// - Reads are sent again, and so are appends whose events all have keys. Other appends that were
 ///   under way fail with [`RedisErrorKind::Lost`].
 /// - All wait up to [`RedisConfig::patience`] for it to come back, then fail with
-///   [`RedisErrorKind::Unreachable`]. Where there never was a connection, they fail at once.
+///   [`RedisErrorKind::Unreachable`]. If there never was a connection, they fail at once.
 #[derive(Clone)]
 pub struct RedisClient {
     shared: Arc<Shared>,
@@ -45,99 +44,16 @@ struct Shared {
     server: RedisServer,
     messages: mpsc::UnboundedSender<Message>,
     watches: Arc<Watches>,
-    /// What makes this client's tokens differ from those of others.
+    /// Makes this client's tokens differ from those of others.
     random: u64,
     appends: AtomicU64,
 }
 
-/// How a [`RedisClient`] behaves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct RedisConfig {
-    /// How long an answer may take, or may stop in its middle. Then the connection is taken for
-    /// dead. Default: 5 seconds.
-    pub timeout: Duration,
-    /// How long calls wait for a lost connection to come back before they fail. Default: 3 seconds.
-    pub patience: Duration,
-    /// How often the heads of watched logs are looked at, for what nothing announces: a log that is
-    /// deleted or expires, a connection that is dead. One small command for each log that is
-    /// watched, however many watch it. Default: 10 seconds.
-    pub check_interval: Duration,
-}
-
-impl RedisConfig {
-    /// With the defaults of the fields.
-    #[must_use]
-    pub const fn new() -> Self {
-        Self {
-            timeout: Duration::from_secs(5),
-            patience: Duration::from_secs(3),
-            check_interval: Duration::from_secs(10),
-        }
-    }
-
-    /// With another [`timeout`](Self::timeout).
-    #[must_use]
-    pub const fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
-        self
-    }
-
-    /// With another [`patience`](Self::patience).
-    #[must_use]
-    pub const fn patience(mut self, patience: Duration) -> Self {
-        self.patience = patience;
-        self
-    }
-
-    /// With another [`check_interval`](Self::check_interval).
-    #[must_use]
-    pub const fn check_interval(mut self, check_interval: Duration) -> Self {
-        self.check_interval = check_interval;
-        self
-    }
-}
-
-impl Default for RedisConfig {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-/// What a client needs of the platform. There is one for tokio and one for Workers; write your own
-/// for another runtime, or for another way to the server.
-pub trait RedisTransport: MaybeSend + MaybeSync + 'static {
-    /// An open connection, TLS included. It is closed by dropping it.
-    type Connection: AsyncRead + AsyncWrite + Unpin + MaybeSend + 'static;
-
-    /// Opens a connection. Says nothing on it: that is the client's.
-    ///
-    /// # Errors
-    /// When it cannot be opened.
-    fn connect(
-        &self,
-        server: &RedisServer,
-    ) -> impl Future<Output = io::Result<Self::Connection>> + MaybeSend;
-
-    /// Resolves after so long.
-    fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + MaybeSend;
-
-    /// Runs a task to its end, which comes when the client is dropped.
-    ///
-    /// # Errors
-    /// When there is nothing to run it.
-    fn spawn(&self, task: impl Future<Output = ()> + MaybeSend + 'static) -> io::Result<()>;
-
-    /// A number that no other client has.
-    fn random(&self) -> u64;
-}
-
 impl RedisClient {
-    /// A client over a transport of your own.
+    /// Creates a client over a transport of your own.
     ///
-    /// # Errors
-    /// [`RedisErrorKind::Config`] for a URL that [`RedisServer::parse`] refuses, and where the
-    /// transport cannot spawn a task. Whether the server can be reached shows later.
+    /// # Errors [`RedisErrorKind::Config`] for a URL that [`RedisServer::parse`] refuses, and if
+    /// the transport cannot spawn a task. Whether the server can be reached shows later.
     pub fn over(
         transport: impl RedisTransport,
         url: &str,
@@ -179,8 +95,8 @@ impl RedisClient {
         self.run_for(script, keys, args, repeatable, None).await
     }
 
-    /// Runs a script whose answer may be large: how many bytes it may have is its last argument,
-    /// which is added when it is sent.
+    /// Runs a script whose answer may be large. Its last argument, the most bytes of the answer, is
+    /// added when it is sent.
     pub(super) async fn read(
         &self,
         script: &Script,
@@ -233,13 +149,13 @@ impl RedisClient {
         received.await.unwrap_or_else(|_| Err(ended()))
     }
 
-    /// What tells an append from every other one.
+    /// Returns a token that no other append has.
     pub(super) fn token(&self) -> String {
         let number = self.shared.appends.fetch_add(1, Ordering::Relaxed);
         format!("{:x}.{number:x}", self.shared.random)
     }
 
-    /// Has the server announce changes of a log, for as long as the result lives.
+    /// Makes the server announce changes of a log, for as long as the result is held.
     pub(super) fn watch(&self, channel: &Arc<str>, meta: &Arc<str>) -> Watching {
         let (watch, is_first) = self.shared.watches.enter(channel, meta);
         if is_first {
@@ -252,14 +168,14 @@ impl RedisClient {
     }
 
     fn send(&self, message: Message) {
-        // Fails when the runtime that ran the task is gone, which drops the message and so tells
-        // whoever waits for an answer.
+        // Fails when the runtime that ran the task is gone. That drops the message, and its caller
+        // gets an error.
         let _ = self.shared.messages.unbounded_send(message);
     }
 }
 
-// A panic leaves nothing of it half-changed: what is shared is a queue without locks, and numbers
-// behind a lock under which nothing panics. A Durable Object may hold one only then.
+// A panic leaves no part of a client half-changed: its parts are a queue without locks, and numbers
+// behind a lock under which nothing panics. A Durable Object may hold only such values.
 impl UnwindSafe for RedisClient {}
 impl RefUnwindSafe for RedisClient {}
 
@@ -271,7 +187,7 @@ impl fmt::Debug for RedisClient {
     }
 }
 
-/// Somebody's part in a [`Watch`].
+/// One store's part in a [`Watch`].
 #[derive(Debug)]
 pub(super) struct Watching {
     client: RedisClient,

@@ -1,4 +1,5 @@
-//! The task behind a client: one connection, which it opens, uses for everybody and replaces.
+//! The task behind a client: it opens one connection, uses it for all callers, and replaces it when
+//! it is lost.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -13,37 +14,38 @@ use futures_util::future::{Either, select};
 use redis::{PushKind, Value};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::answer::head;
 use super::budget::{Budget, ReplySize};
-use super::client::{RedisConfig, RedisTransport};
+use super::config::RedisConfig;
 use super::error::{RedisError, RedisErrorKind};
-use super::head;
 use super::protocol::{Replies, pack, pack_word};
 use super::server::RedisServer;
+use super::transport::RedisTransport;
 use super::watch::{Watch, Watches};
 use crate::clock::Instant;
 
 /// The pause before connecting again: it doubles from the first to the second.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(25), Duration::from_secs(1));
-/// How often a command is sent at most, where that does no harm.
+/// The most times that a repeatable command is sent.
 const TRIES: u8 = 10;
-/// Commands wait in the channel while so many bytes are not written or so many answers are due.
+/// The most unwritten bytes and due answers. Beyond either, commands wait in the channel.
 const ROOM: (usize, usize) = (256 * 1024, 4096);
 
-/// What a client asks its driver to do.
+/// A request of a client to its driver.
 pub(super) enum Message {
     Call(Call),
-    /// Somebody began to watch this channel.
+    /// A first store watches this channel.
     Watch(Arc<str>),
-    /// Nobody watches it any more.
+    /// No store watches it any more.
     Unwatch(Arc<str>),
 }
 
-/// A command and who waits for its answer.
+/// A command, and the sender of its answer.
 pub(super) struct Call {
-    /// Without its last word if that says how large the answer may be.
+    /// The command's bytes, without the last word if that is the size of the answer.
     pub(super) command: Vec<u8>,
     pub(super) size: Option<ReplySize>,
-    /// Whether executing it twice is as good as once.
+    /// Whether executing it twice has the effect of executing it once.
     pub(super) repeatable: bool,
     pub(super) answer: oneshot::Sender<Result<Value, RedisError>>,
     pub(super) tries: u8,
@@ -57,7 +59,7 @@ pub(super) struct Driver<T> {
     messages: mpsc::UnboundedReceiver<Message>,
     /// Calls to be sent when there is a connection.
     queue: VecDeque<Call>,
-    /// When the connection was lost that there was.
+    /// When the last connection was lost.
     lost: Option<Instant>,
     budget: Budget,
 }
@@ -116,9 +118,9 @@ impl<T: RedisTransport> Driver<T> {
         }
     }
 
-    /// Resolves once a connection is of use, to false when there is no client any more.
+    /// Waits until a connection is needed. Returns false when there is no client any more.
     async fn is_wanted(&mut self) -> bool {
-        // Those who gave up while there was no connection are not to keep it trying.
+        // Calls that were given up are no reason to connect.
         self.queue.retain(|call| !call.answer.is_canceled());
         while self.queue.is_empty() && self.watches.all().is_empty() {
             match self.messages.next().await {
@@ -129,7 +131,7 @@ impl<T: RedisTransport> Driver<T> {
         true
     }
 
-    /// For when there is a connection, which subscribes to whatever is watched then.
+    /// Keeps a call until there is a connection, which then subscribes to all that is watched.
     fn keep(&mut self, message: Message) {
         if let Message::Call(call) = message {
             self.queue.push_back(call);
@@ -166,7 +168,7 @@ impl<T: RedisTransport> Driver<T> {
         }
     }
 
-    /// Sends and receives until the client is gone, or the connection, which is the error.
+    /// Sends and receives until the client is gone. An error is the loss of the connection.
     async fn serve(
         &mut self,
         connection: &mut Connection<T::Connection>,
@@ -194,7 +196,7 @@ impl<T: RedisTransport> Driver<T> {
                 connection.admit();
                 connection.poll_write(context)?;
                 if connection.poll_read(context, watches)? {
-                    // What was read may have made room for more.
+                    // The read may have made room for more commands.
                     continue;
                 }
                 let wanted = connection
@@ -230,7 +232,7 @@ impl<T: RedisTransport> Driver<T> {
 
 impl Call {
     fn answer(self, answer: Result<Value, RedisError>) {
-        // It may be that nobody waits any more.
+        // Fails if nobody waits any more.
         let _ = self.answer.send(answer);
     }
 }
@@ -240,10 +242,10 @@ struct Connection<C> {
     stream: C,
     replies: Replies,
     buffer: Box<[u8]>,
-    /// Bytes that are not written yet, from `written` on.
+    /// The bytes to write; those from `written` on are not written yet.
     out: Vec<u8>,
     written: usize,
-    /// How many bytes were ever put into `out`, and how many of them were written.
+    /// The bytes ever put into `out`, and how many of them were written.
     bytes_queued: u64,
     bytes_written: u64,
     due: Dues,
@@ -254,20 +256,20 @@ struct Connection<C> {
     heard: Instant,
 }
 
-/// What is to be answered, in this order.
+/// The commands that await their answers, in order.
 #[derive(Default)]
 struct Dues {
     sent: VecDeque<Sent>,
-    /// The most that their large answers may have.
+    /// The most bytes that their large answers may have.
     bytes: usize,
 }
 
 struct Sent {
     due: Due,
-    /// Where its bytes end, counted from the connection's beginning.
+    /// The end of its bytes, counted from the connection's beginning.
     end: u64,
     since: Instant,
-    /// The most bytes that its answer may have, 0 for few.
+    /// The most bytes that its answer may have; 0 for a small one.
     size: usize,
 }
 
@@ -284,7 +286,7 @@ impl Dues {
     }
 }
 
-/// What is done with an answer.
+/// The use of an answer.
 enum Due {
     Greeting,
     Call(Call),
@@ -333,7 +335,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Connection<C> {
         match message {
             Message::Call(call) => self.call(call),
             Message::Watch(channel) => self.subscribe(&channel),
-            // Somebody may have begun again meanwhile.
+            // Another store may watch it again by now.
             Message::Unwatch(channel) if watches.get(&channel).is_none() => {
                 let command = pack(&[b"UNSUBSCRIBE", channel.as_bytes()]);
                 self.send(&command, Due::Unsubscribe);
@@ -342,8 +344,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Connection<C> {
         }
     }
 
-    /// Sends a call, or has it wait if its answer may be large and others wait already, or there is
-    /// no room.
+    /// Sends a call. If its answer may be large, it waits for its turn and for room.
     fn call(&mut self, call: Call) {
         if call.size.is_none() {
             self.send_call(call, 0);
@@ -353,7 +354,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Connection<C> {
         self.admit();
     }
 
-    /// Sends those who wait, in the order in which they came, as far as there is room.
+    /// Sends waiting calls in their order, as far as there is room.
     fn admit(&mut self) {
         let budget = self.budget.bytes();
         while let Some(call) = self.waiting.pop_front() {
@@ -376,7 +377,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Connection<C> {
         if call.size.is_some() {
             self.write(&pack_word(size.to_string().as_bytes()));
         }
-        // The command stays with it, for another connection.
+        // The call keeps its command, for another connection.
         self.expect(Due::Call(call), size);
     }
 
@@ -396,7 +397,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Connection<C> {
         self.out.len() - self.written < ROOM.0 && self.due.sent.len() < ROOM.1
     }
 
-    /// When something should have come at the latest, if the oldest answer that is due is under way.
+    /// Returns when bytes must have come at the latest, if an answer is due.
     fn overdue(&self, timeout: Duration) -> Option<Instant> {
         let oldest = self.due.sent.front()?;
         Some(oldest.since.max(self.heard) + timeout)
@@ -416,7 +417,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Connection<C> {
             }
         }
         self.out.clear();
-        // What one large batch needed is not kept for ever.
+        // Returns the memory that one large batch needed.
         self.out.shrink_to(ROOM.0);
         self.written = 0;
         match Pin::new(&mut self.stream).poll_flush(context) {
@@ -425,7 +426,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Connection<C> {
         }
     }
 
-    /// Reads once, and says whether there was anything.
+    /// Reads once, and returns whether there were bytes.
     fn poll_read(
         &mut self,
         context: &mut Context<'_>,
@@ -459,7 +460,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Connection<C> {
         Poll::Ready(Ok(()))
     }
 
-    /// Puts the calls back into the queue that were not sent, or may be sent again; answers the others.
+    /// Puts calls that were not sent, or may be sent again, back into the queue. The others fail.
     fn salvage(self, error: &RedisError, queue: &mut VecDeque<Call>, timeout: Duration) {
         let now = Instant::now();
         queue.extend(self.waiting);
@@ -467,7 +468,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Connection<C> {
             let Due::Call(call) = sent.due else { continue };
             let expired = now.saturating_duration_since(sent.since) >= timeout;
             let again = call.repeatable && call.tries < TRIES && error.is_transient();
-            // A command that is not there whole is not executed.
+            // The server does not execute a command that it did not get whole.
             if sent.end > self.bytes_written || (again && !expired) {
                 queue.push_front(call);
             } else if error.kind() == RedisErrorKind::TimedOut && !expired {
@@ -482,7 +483,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Connection<C> {
     }
 }
 
-/// Gives a reply to whom it is due.
+/// Hands a reply to the command that awaits it.
 ///
 /// # Errors
 /// When the connection is of no further use.
@@ -517,7 +518,7 @@ fn settle(due: &mut Dues, reply: Value, watches: &Watches) -> Result<(), RedisEr
     match sent.due {
         Due::Greeting => answer.map(drop),
         Due::Call(call) => {
-            // This server was a master and is none any more: look for the new one.
+            // This server is not the master any more: connect again, to the new one.
             let demoted = answer
                 .as_ref()
                 .is_err_and(|error| error.code() == Some("READONLY"));

@@ -1,4 +1,4 @@
-//! What can go wrong with Redis.
+//! The errors of Redis.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::{fmt, io};
 #[derive(Clone, Debug)]
 pub struct RedisError {
     kind: RedisErrorKind,
-    /// What the server or this crate says about it. Empty if the source says it all.
+    /// The reason, from the server or this crate. Empty if the source has it.
     detail: String,
     source: Option<Arc<io::Error>>,
 }
@@ -24,7 +24,7 @@ pub enum RedisErrorKind {
     Unreachable,
     /// The connection broke after the command was sent and before its answer came.
     Lost,
-    /// The answer did not come within the [timeout](crate::store::redis::client::RedisConfig::timeout).
+    /// The answer did not come within the [timeout](crate::store::redis::RedisConfig::timeout).
     TimedOut,
     /// The server answered with an error: see [`RedisError::code`].
     Refused,
@@ -56,7 +56,7 @@ impl RedisError {
         Self::new(RedisErrorKind::Unexpected, detail)
     }
 
-    /// What the server answered with. Where a script got an error, servers before 7.0 put its code
+    /// Makes an error of the server's. For errors within a script, servers before 7.0 put the code
     /// behind the place.
     pub(super) fn refused(code: &str, details: &str) -> Self {
         let of_script = details
@@ -70,27 +70,27 @@ impl RedisError {
         Self::new(RedisErrorKind::Refused, detail)
     }
 
-    /// The same, of another kind.
+    /// Returns the same error with another kind.
     pub(super) fn of_kind(mut self, kind: RedisErrorKind) -> Self {
         self.kind = kind;
         self
     }
 
-    /// What kind of error it is.
+    /// Returns the kind of the error.
     #[must_use]
     pub fn kind(&self) -> RedisErrorKind {
         self.kind
     }
 
-    /// Whether an append that failed with this may have been stored nevertheless. If not, none of
-    /// its batch was.
+    /// Returns whether an append that failed with this error may have been stored. If not, no event
+    /// of its batch was.
     #[must_use]
     pub fn may_have_been_stored(&self) -> bool {
         use RedisErrorKind::{Lost, TimedOut, Unexpected};
         matches!(self.kind, Lost | TimedOut | Unexpected) || self.code() == Some("PARTLY")
     }
 
-    /// Whether the same call may succeed later without anybody changing the configuration.
+    /// Returns whether the same call may succeed later without a change of the configuration.
     ///
     /// Appending again is harmless for events with keys; others may then be there twice, if
     /// [`may_have_been_stored`](Self::may_have_been_stored).
@@ -105,14 +105,15 @@ impl RedisError {
         }
     }
 
-    /// Whether the server refused the greeting of RESP3 because it does not know it.
+    /// Returns whether the server refused the greeting of RESP3 because it does not know it.
     pub(super) fn is_about_hello(&self) -> bool {
         let detail = self.detail.to_ascii_lowercase();
         self.code() == Some("NOPROTO")
             || (detail.contains("unknown command") && detail.contains("hello"))
     }
 
-    /// The first word of the server's error, `OOM` for example, if it answered with one.
+    /// Returns the first word of the server's error, `OOM` for example, if the server answered with
+    /// one.
     #[must_use]
     pub fn code(&self) -> Option<&str> {
         let refused = self.kind == RedisErrorKind::Refused;

@@ -33,14 +33,14 @@
 //! `~<prefix>* &<prefix>* +eval +evalsha +hello +ping +select +subscribe +unsubscribe +publish
 //! +info +time +@stream +@hash +del +pexpire +persist`.
 //!
-//! To delete a log, delete all three keys. Its clients are told with a `reset` within
+//! To delete a log, delete all three keys. Its clients are reset within
 //! [`RedisConfig::check_interval`], or when something is appended.
 //!
 //! Set `maxmemory-policy` to `noeviction`: then a full memory refuses appends with `OOM`, and reads
-//! go on. With another one the server deletes keys, also single ones of a log. Where that is its
-//! hash or its stream, its events are lost, and with the next append it begins anew: facts are
-//! stored again, and all of its clients are told with a `reset`. Where it is its facts, the next
-//! append restores them from the events, and nobody notices.
+//! go on. With another one the server deletes keys, also single ones of a log. If that is its hash
+//! or its stream, its events are lost, and with the next append it begins anew: facts are stored
+//! again, and all of its clients are reset. If it is its facts, the next append restores them from
+//! the events, and nobody notices.
 //!
 //! # Guarantees
 //!
@@ -51,13 +51,13 @@
 //!   cut, with `everysec` all but the last second, and a failover loses what the replica did not
 //!   have yet. `WAIT` narrows that and does not end it; this store does not call it.
 //! - **No client goes deaf, and none skips an event unknowingly.** The ids of a log begin with the
-//!   time of its creation (4 for each microsecond since 2026), so those of a log that was
-//!   deleted, expired or flushed are all smaller than those of the next one of its name, and a
-//!   client that has one is told with a `reset`. After a restart or a failover of the server, by
-//!   which the newest events may be gone, the next append jumps to such a number again, and a client
-//!   whose last id is one of those that are gone is told. A client whose last event is still there
-//!   notices nothing. That holds unless clocks are set back, or differ between servers, by more than
-//!   the age of the log; and not on a server whose `INFO replication` has no `master_replid`.
+//!   time of its creation (4 for each microsecond since 2026), so those of a log that was deleted,
+//!   expired or flushed are all smaller than those of the next one of its name, and a client that
+//!   has one is reset. After a restart or a failover of the server, by which the newest events may
+//!   be gone, the next append jumps to such a number again, and a client whose last id is one of
+//!   those that are gone is reset. A client whose last event is still there notices nothing. That
+//!   holds unless clocks are set back, or differ between servers, by more than the age of the log;
+//!   and not on a server whose `INFO replication` has no `master_replid`.
 //! - **Appends that fail** say whether they may have been stored: see [`RedisError`]. A batch whose
 //!   events all have keys is sent again when the connection breaks, and is stored once. What the
 //!   server refuses, a command that it does not have or that the user may not use, or a write while
@@ -86,8 +86,10 @@ use crate::clock;
 use crate::event::{EventId, NewEvent, StoredEvent};
 use crate::store::{Appended, EventStore, Page, PageLimit};
 
+mod answer;
 mod budget;
 mod client;
+mod config;
 mod driver;
 mod error;
 #[cfg(not(target_family = "wasm"))]
@@ -95,28 +97,32 @@ mod native;
 mod protocol;
 mod script;
 mod server;
+mod transport;
 mod watch;
 
+use answer::{array, id, number, text};
 use budget::ReplySize;
 use client::Watching;
 use watch::Watch;
 
-pub use client::{RedisClient, RedisConfig, RedisTransport};
+pub use client::RedisClient;
+pub use config::RedisConfig;
 pub use error::{RedisError, RedisErrorKind};
 pub use server::RedisServer;
+pub use transport::RedisTransport;
 
 /// A log in Redis: see the [module](self).
 ///
-/// It is kept for ever, unless told otherwise. All who append to a log should give it the same
+/// A log has no limits by default. All processes that append to a log should give it the same
 /// limits: each append applies its own.
 #[derive(Debug)]
 pub struct RedisEventStore {
     client: RedisClient,
     keys: Keys,
     limits: Limits,
-    /// From the first wait on, as long as the store lives.
+    /// Set by the first wait, and kept as long as the store.
     watching: OnceLock<Watching>,
-    /// The bytes that the largest event needs which did not fit into a page.
+    /// The bytes of the largest event that did not fit into a page.
     largest: AtomicUsize,
 }
 
@@ -136,16 +142,16 @@ struct Limits {
 }
 
 impl RedisEventStore {
-    /// What the names of keys begin with, unless told otherwise.
+    /// The default prefix of the names of keys.
     pub const PREFIX: &str = "ssetarget:";
 
-    /// The log of this name. Says nothing to the server yet.
+    /// Returns the log of this name. Sends nothing to the server yet.
     #[must_use]
     pub fn new(client: &RedisClient, name: &str) -> Self {
         Self::with_prefix(client, Self::PREFIX, name)
     }
 
-    /// The log of this name, in keys that begin with `prefix`.
+    /// Returns the log of this name, in keys that begin with `prefix`.
     #[must_use]
     pub fn with_prefix(client: &RedisClient, prefix: &str, name: &str) -> Self {
         Self {
@@ -157,31 +163,31 @@ impl RedisEventStore {
         }
     }
 
-    /// Keeps so many events, at least one, and forgets the oldest ones with their keys when more
-    /// are appended. Default: no limit.
+    /// Keeps the newest `events` events, at least one. An append beyond that removes the oldest
+    /// ones with their keys. Default: no limit.
     #[must_use]
     pub fn max_events(mut self, events: usize) -> Self {
         self.limits.events = Some(events.max(1));
         self
     }
 
-    /// Keeps an event, and its key, until it is so old, in whole milliseconds, at least one. Events
-    /// are removed by the next call that reads or appends. Default: for ever.
+    /// Removes events, with their keys, once they are older than `age`, in whole milliseconds, at
+    /// least one. The next call that reads or appends removes them. Default: never.
     #[must_use]
     pub fn max_age(mut self, age: Duration) -> Self {
         self.limits.age = Some(age);
         self
     }
 
-    /// Deletes the log when nothing was appended for so long. Counts in milliseconds, at least one.
-    /// Default: never.
+    /// Deletes the log when nothing was appended for this long, in whole milliseconds, at least
+    /// one. Default: never.
     #[must_use]
     pub fn expire_idle(mut self, after: Duration) -> Self {
         self.limits.idle = Some(after);
         self
     }
 
-    /// Deletes the log when its newest event is terminal and that old. Counts in milliseconds, at
+    /// Deletes the log when its newest event is terminal and this old, in whole milliseconds, at
     /// least one. Default: as [`expire_idle`](Self::expire_idle).
     #[must_use]
     pub fn expire_finished(mut self, after: Duration) -> Self {
@@ -189,8 +195,8 @@ impl RedisEventStore {
         self
     }
 
-    /// Removes the events up to this one and including it, with their keys, as when a snapshot of
-    /// what they amount to was made.
+    /// Removes the events up to and including this one, with their keys, for example after a
+    /// snapshot of them was stored.
     ///
     /// # Errors
     /// When Redis fails. Calling it again is harmless.
@@ -202,7 +208,7 @@ impl RedisEventStore {
         trimmed.map(drop)
     }
 
-    /// The names of the log's keys.
+    /// Returns the names of the log's keys.
     #[must_use]
     pub fn keys(&self) -> [&str; 3] {
         [&self.keys.events, &self.keys.meta, &self.keys.facts]
@@ -252,7 +258,7 @@ impl RedisEventStore {
     }
 }
 
-/// For a look at the ends.
+/// The limit of a read of the ends.
 const NONE: PageLimit = PageLimit {
     events: 0,
     bytes: 0,
@@ -313,13 +319,13 @@ impl EventStore for RedisEventStore {
         }
     }
 
-    /// As the others, without an event.
+    /// Reads a page without events.
     async fn ends(&self, after: Option<EventId>) -> Result<Page<()>, RedisError> {
         Ok(self.read(after, NONE).await?.with(()))
     }
 
-    /// Resolves with an error only where the server refuses to announce changes, or fails while it
-    /// is asked. While there is no connection it waits: viewers keep their streams.
+    /// Resolves with an error only if the server refuses to announce changes, or fails while it is
+    /// asked. While there is no connection it waits: viewers keep their streams.
     async fn changed(&self, after: Option<EventId>) -> Result<(), RedisError> {
         let Keys { events, meta, .. } = &self.keys;
         let watching = self
@@ -364,7 +370,7 @@ impl Keys {
     }
 }
 
-/// With one pair of braces in a key, the hash tag is what is in between.
+/// Escapes a name, so that a key has one pair of braces: its hash tag.
 fn escaped(name: &str) -> String {
     name.replace('%', "%25")
         .replace('{', "%7B")
@@ -375,17 +381,17 @@ fn flag(flag: bool) -> &'static [u8] {
     if flag { b"1" } else { b"0" }
 }
 
-/// As an argument of a script.
+/// Makes an argument of a script.
 fn milliseconds(duration: Option<Duration>) -> String {
     duration.map_or_else(String::new, |duration| {
         duration.as_millis().max(1).to_string()
     })
 }
 
-/// What a read gets.
+/// The answer of a read.
 enum Answer {
     Page(Page),
-    /// The first event needs so many bytes, more than the page might have.
+    /// The first event needs this many bytes, more than the page may have.
     TooLarge(usize),
 }
 
@@ -417,48 +423,4 @@ fn page(answer: &Value) -> Result<Answer, RedisError> {
         trimmed: id(trimmed)?,
         closed: number(closed)? == 1,
     }))
-}
-
-/// The head of a log, as its hash has it.
-fn head(answer: &Value) -> Result<Option<EventId>, RedisError> {
-    match answer {
-        Value::Nil => Ok(None),
-        answer => {
-            let head = text(answer)?.parse();
-            head.map(Some)
-                .map_err(|_| RedisError::unexpected("a head that is no id"))
-        }
-    }
-}
-
-fn array(answer: &Value) -> Result<&[Value], RedisError> {
-    match answer {
-        Value::Array(values) => Ok(values),
-        _ => Err(RedisError::unexpected("not a list")),
-    }
-}
-
-/// 0 for none.
-fn id(answer: &Value) -> Result<Option<EventId>, RedisError> {
-    let number = number(answer)?;
-    match EventId::new(number) {
-        None if number != 0 => Err(RedisError::unexpected("a number that is no id")),
-        id => Ok(id),
-    }
-}
-
-fn number(answer: &Value) -> Result<u64, RedisError> {
-    match answer {
-        Value::Int(number) => u64::try_from(*number).ok(),
-        _ => None,
-    }
-    .ok_or_else(|| RedisError::unexpected("not a number"))
-}
-
-fn text(answer: &Value) -> Result<String, RedisError> {
-    match answer {
-        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok().map(str::to_owned),
-        _ => None,
-    }
-    .ok_or_else(|| RedisError::unexpected("not a text"))
 }

@@ -16,19 +16,21 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
-use super::client::{RedisClient, RedisConfig, RedisTransport};
+use super::client::RedisClient;
+use super::config::RedisConfig;
 use super::error::RedisError;
 use super::server::RedisServer;
+use super::transport::RedisTransport;
 
 impl RedisClient {
-    /// A client over tokio, with the defaults of [`RedisConfig`].
+    /// Creates a client over tokio, with the defaults of [`RedisConfig`].
     ///
     /// The URL is `redis://[user[:password]@]host[:port][/database]`, or `rediss://` for TLS, which
     /// trusts the certificates that the system trusts; `SSL_CERT_FILE` and `SSL_CERT_DIR` name
     /// others.
     ///
     /// # Errors
-    /// [`RedisErrorKind::Config`](crate::store::redis::error::RedisErrorKind::Config) for a URL of another form, and
+    /// [`RedisErrorKind::Config`](crate::store::redis::RedisErrorKind::Config) for a URL of another form, and
     /// outside of a tokio runtime. Whether the server can be reached shows later.
     pub fn new(url: &str) -> Result<Self, RedisError> {
         Self::with_config(url, RedisConfig::new())
@@ -43,7 +45,7 @@ impl RedisClient {
     }
 }
 
-/// The runtime that it is used in, rustls with the system's certificates.
+/// Tokio's sockets and timers, and rustls with the system's certificates.
 #[derive(Debug)]
 struct TokioTransport;
 
@@ -52,7 +54,7 @@ impl RedisTransport for TokioTransport {
 
     async fn connect(&self, server: &RedisServer) -> io::Result<TokioConnection> {
         let stream = TcpStream::connect((server.host(), server.port())).await?;
-        // Commands are small and somebody waits for each.
+        // Commands are small, and a caller waits for each.
         stream.set_nodelay(true)?;
         if !server.is_tls() {
             return Ok(TokioConnection::Plain(stream));
@@ -78,7 +80,7 @@ impl RedisTransport for TokioTransport {
     }
 }
 
-/// For each connection anew: certificates are renewed, and connections are rare.
+/// Loads the certificates for each connection: they are renewed, and connections are rare.
 fn tls() -> io::Result<TlsConnector> {
     let mut roots = RootCertStore::empty();
     let found = rustls_native_certs::load_native_certs();
@@ -89,9 +91,9 @@ fn tls() -> io::Result<TlsConnector> {
             "the system's certificates cannot be used: {reason}"
         )));
     }
-    // As every other client, which takes those that it understands.
+    // Certificates that cannot be parsed are skipped, as in other clients.
     roots.add_parsable_certificates(found.certs);
-    // Named, and not the process's default: there may be none, or another crate's.
+    // The provider is named: the process may have no default one, or another crate's.
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(io::Error::other)?

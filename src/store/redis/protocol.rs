@@ -6,12 +6,12 @@ use redis::{Parser, Value};
 
 use super::error::RedisError;
 
-/// A command's bytes.
+/// Returns the bytes of a command.
 pub(super) fn pack(words: &[&[u8]]) -> Vec<u8> {
     pack_some(words, words.len())
 }
 
-/// The bytes of a command that has so many words, of which the last ones follow later.
+/// Returns the bytes of a command of `all` words, of which `words` are the first.
 pub(super) fn pack_some(words: &[&[u8]], all: usize) -> Vec<u8> {
     let mut command = format!("*{all}\r\n").into_bytes();
     for word in words {
@@ -20,7 +20,7 @@ pub(super) fn pack_some(words: &[&[u8]], all: usize) -> Vec<u8> {
     command
 }
 
-/// A word of a command.
+/// Returns the bytes of one word of a command.
 pub(super) fn pack_word(word: &[u8]) -> Vec<u8> {
     [format!("${}\r\n", word.len()).as_bytes(), word, b"\r\n"].concat()
 }
@@ -32,7 +32,7 @@ pub(super) struct Replies {
 }
 
 impl Replies {
-    /// Hands every reply that is complete with these bytes to `take`.
+    /// Adds bytes, and hands each reply that they complete to `take`.
     ///
     /// # Errors
     /// When the bytes are no RESP: nothing more can be read from them.

@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-/// A script and the name that the server knows it by once it has seen it.
+/// A script, and the hash under which the server knows it once it has seen it.
 #[derive(Debug)]
 pub(super) struct Script {
     pub(super) source: &'static str,

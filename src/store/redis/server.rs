@@ -1,4 +1,4 @@
-//! Where Redis is, and who to be there.
+//! The address of a Redis server, and the user to be there.
 
 use std::fmt;
 
@@ -7,7 +7,8 @@ use redis::{ConnectionAddr, IntoConnectionInfo};
 use super::error::{RedisError, RedisErrorKind};
 use super::protocol::pack;
 
-/// Where a Redis server is: what a [`RedisTransport`](crate::store::redis::client::RedisTransport) connects to.
+/// The address of a Redis server, to which a
+/// [`RedisTransport`](crate::store::redis::RedisTransport) connects.
 #[derive(Clone)]
 pub struct RedisServer {
     host: String,
@@ -21,8 +22,8 @@ pub struct RedisServer {
 impl RedisServer {
     /// Parses `redis://[user[:password]@]host[:port][/database]`, or `rediss://` for TLS.
     ///
-    /// # Errors
-    /// [`RedisErrorKind::Config`]. The URL, which may have a password, is not in its text.
+    /// # Errors [`RedisErrorKind::Config`]. Its message does not have the URL, which may contain a
+    /// password.
     pub fn parse(url: &str) -> Result<Self, RedisError> {
         let invalid = || {
             let form = "the URL must be redis://[user[:password]@]host[:port][/database], or rediss:// for TLS";
@@ -49,25 +50,26 @@ impl RedisServer {
         })
     }
 
-    /// The host: a name or an address, an IPv6 one without brackets.
+    /// Returns the host: a name or an address, an IPv6 one without brackets.
     #[must_use]
     pub fn host(&self) -> &str {
         &self.host
     }
 
-    /// The port. Default: 6379.
+    /// Returns the port. Default: 6379.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Whether to talk TLS to it.
+    /// Returns whether to use TLS.
     #[must_use]
     pub fn is_tls(&self) -> bool {
         self.is_tls
     }
 
-    /// What is said first on a connection. Each answer is awaited, and none may be an error.
+    /// Returns the first commands of a connection. Each answer is awaited, and none may be an
+    /// error.
     pub(super) fn greeting(&self) -> Vec<Vec<u8>> {
         let mut hello: Vec<&[u8]> = vec![b"HELLO", b"3"];
         if let Some(password) = &self.password {
@@ -79,13 +81,13 @@ impl RedisServer {
         if self.database != 0 {
             greeting.push(pack(&[b"SELECT", self.database.to_string().as_bytes()]));
         }
-        // Refused while the server loads its data, when everything else would be, too.
+        // The server refuses it while it loads its data, as it would refuse every other command.
         greeting.push(pack(&[b"PING"]));
         greeting
     }
 }
 
-/// Without the password.
+/// Leaves out the password.
 impl fmt::Debug for RedisServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisServer")

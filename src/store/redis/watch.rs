@@ -1,4 +1,4 @@
-//! Who waits for which log in this process, and what is known about it.
+//! The logs that this process waits for, and what it knows of them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::store::bell::{Bell, Listener};
 use crate::store::{Page, PageLimit};
 use crate::sync::{Mutex, lock};
 
-/// The logs that somebody of this process watches, by the channels that announce their changes.
+/// The logs that this process watches, keyed by the channels that announce their changes.
 #[derive(Debug, Default)]
 pub(super) struct Watches {
     by_channel: Mutex<HashMap<Arc<str>, Arc<Watch>>>,
@@ -25,20 +25,20 @@ pub(super) struct Watch {
     pub(super) meta: Arc<str>,
     bell: Bell,
     state: Mutex<State>,
-    /// Of those who wait at the head, one reads what follows for all.
+    /// Taken by the one viewer at the head that reads for all who wait there.
     turn: AsyncMutex<()>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// How many hold it.
+    /// How many stores hold the watch.
     watchers: usize,
     subscribed: Subscribed,
     /// How often the bell rang.
     rings: u64,
-    /// The head, as it was read when the bell had rung so often.
+    /// The head, with the number of rings when it was read.
     head: Option<(u64, Option<EventId>)>,
-    /// How many reads were begun that others may share.
+    /// The number of shared reads that began.
     reads: u64,
     shared: Option<Shared>,
 }
@@ -46,7 +46,7 @@ struct State {
 /// A page that was read for all who wait at the same position.
 #[derive(Debug)]
 struct Shared {
-    /// Which of the reads it was.
+    /// The number of the read.
     number: u64,
     after: Option<EventId>,
     limit: PageLimit,
@@ -65,7 +65,7 @@ enum Subscribed {
 }
 
 impl Watches {
-    /// The watch of this channel, and whether it is new: then the driver is to subscribe.
+    /// Returns the watch of this channel, and whether it is new: then the driver must subscribe.
     pub(super) fn enter(&self, channel: &Arc<str>, meta: &Arc<str>) -> (Arc<Watch>, bool) {
         let mut by_channel = lock(&self.by_channel);
         let watch = by_channel.entry(Arc::clone(channel)).or_insert_with(|| {
@@ -82,7 +82,7 @@ impl Watches {
         (Arc::clone(watch), state.watchers == 1)
     }
 
-    /// The opposite of [`enter`](Self::enter). Says whether nobody is left.
+    /// Undoes [`enter`](Self::enter). Returns whether no store is left.
     pub(super) fn leave(&self, watch: &Watch) -> bool {
         let mut by_channel = lock(&self.by_channel);
         let mut state = lock(&watch.state);
@@ -104,32 +104,32 @@ impl Watches {
 }
 
 impl Watch {
-    /// "Look again": something may have changed.
+    /// Wakes all who wait: something may have changed.
     pub(super) fn ring(&self) {
         lock(&self.state).rings += 1;
         self.bell.ring();
     }
 
-    /// The connection is gone. Nobody is woken: there is nothing to see before another one is there.
+    /// Notes that the connection is gone. Wakes nobody: there is nothing to read without one.
     pub(super) fn disconnect(&self) {
         self.become_subscribed(Subscribed::NotYet);
     }
 
-    /// What the server answered. Those who wait look again: announcements may have been missed.
+    /// Notes the server's answer, and wakes all who wait: they may have missed announcements.
     pub(super) fn subscribe(&self, answer: Result<(), RedisError>) {
         self.become_subscribed(answer.map_or_else(Subscribed::Refused, |()| Subscribed::Yes));
         self.ring();
     }
 
     fn become_subscribed(&self, subscribed: Subscribed) {
-        // What was there may have an error of the transport's: it is dropped without the lock.
+        // The old state may have an error of the transport, so it is dropped outside the lock.
         let _earlier = {
             let mut state = lock(&self.state);
             std::mem::replace(&mut state.subscribed, subscribed)
         };
     }
 
-    /// Takes a head that was read without anybody asking for it, and rings if it is another.
+    /// Takes a head that the driver asked for, and rings the bell if it differs.
     pub(super) fn check(&self, head: Option<EventId>) {
         let known = self.head();
         if known.is_some_and(|known| known != head) {
@@ -137,13 +137,13 @@ impl Watch {
         }
     }
 
-    /// How often the bell rang, if every change rings it.
+    /// Returns how often the bell rang, if every change rings it.
     pub(super) fn rings(&self) -> Option<u64> {
         let state = lock(&self.state);
         state.is_subscribed().then_some(state.rings)
     }
 
-    /// Remembers the head that was read when the bell had rung so often.
+    /// Remembers the head that was read after `rings` rings.
     pub(super) fn know(&self, rings: u64, head: Option<EventId>) {
         let mut state = lock(&self.state);
         if state.rings == rings {
@@ -151,17 +151,17 @@ impl Watch {
         }
     }
 
-    /// The head, unless a change was announced since it was read.
+    /// Returns the head, unless a change was announced since it was read.
     pub(super) fn head(&self) -> Option<Option<EventId>> {
         let state = lock(&self.state);
         let (rings, head) = state.head?;
         (state.is_subscribed() && rings == state.rings).then_some(head)
     }
 
-    /// Reads a page, or takes one that somebody else read who waits at the same position: when an
-    /// event is appended, a thousand viewers need not read it a thousand times.
+    /// Reads a page, or takes the page of another viewer that waits at the same position: a
+    /// thousand viewers need not read an event a thousand times.
     ///
-    /// What is taken was read after this was called, so it is as good as reading. Those who catch up
+    /// A page that is taken was read after this call began, so it is as new. Viewers that catch up
     /// are at positions of their own, and read on their own.
     pub(super) async fn share<E>(
         &self,
@@ -194,7 +194,7 @@ impl Watch {
         Ok(page)
     }
 
-    /// How many reads were begun so far, if this is where viewers wait.
+    /// Returns how many shared reads began so far, if viewers wait at this position.
     fn reads_shared_at(&self, after: Option<EventId>) -> Option<u64> {
         let state = lock(&self.state);
         let at_head = state.head.is_some_and(|(_, head)| head == after);
@@ -205,7 +205,7 @@ impl Watch {
         (at_head || was_at_head).then_some(state.reads)
     }
 
-    /// Resolves with a listener of the bell that hears every change from now on.
+    /// Waits for the subscription. Returns a listener that every later change wakes.
     pub(super) async fn listen(&self) -> Result<Listener<'_>, RedisError> {
         loop {
             let listener = self.bell.listen();

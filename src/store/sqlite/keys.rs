@@ -3,24 +3,104 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
+use super::column::{integer, number, text};
+use super::{Log, Sql, SqlValue, SqliteError, SqliteEventStore};
+
+impl<Q: Sql> SqliteEventStore<Q> {
+    /// Returns the keys that begin with `prefix`, sorted, without the prefix.
+    ///
+    /// # Errors
+    /// When SQLite fails.
+    pub fn keys(&self, prefix: &str) -> Result<Vec<String>, SqliteError<Q::Error>> {
+        self.with_log(|log| {
+            if log.keys.is_none() && self.ends(log)?.closed {
+                // Not kept: a log that has ended is seldom written.
+                let keys = self.sql.exec(
+                    "SELECT key FROM events WHERE key >= ?1 ORDER BY key",
+                    &[SqlValue::Text(prefix.to_owned())],
+                )?;
+                let keys = keys.into_iter().map(|row| text(row.into_iter().next()));
+                let keys = keys.collect::<Result<Vec<_>, SqliteError<Q::Error>>>()?;
+                let behind = |key: &String| key.strip_prefix(prefix).map(str::to_owned);
+                return Ok(keys.iter().map_while(behind).collect());
+            }
+            Ok(self.known_keys(log)?.behind(prefix))
+        })
+    }
+
+    /// As [`keys`](Self::keys), with fewer of the keys that end in a colon and a number: of those
+    /// that differ only in the number, only the greatest is returned if `only_newest` returns true
+    /// for the part before the number. Takes little memory, even for a long log.
+    ///
+    /// # Errors
+    /// When SQLite fails.
+    pub(crate) fn keys_but_older(
+        &self,
+        prefix: &str,
+        only_newest: impl Fn(&str) -> bool,
+    ) -> Result<Vec<String>, SqliteError<Q::Error>> {
+        self.with_log(|log| {
+            if log.keys.is_none() && self.ends(log)?.closed {
+                // Not kept, see `keys`.
+                return Ok(self.read_keys()?.behind_but_older(prefix, only_newest));
+            }
+            Ok(self.known_keys(log)?.behind_but_older(prefix, only_newest))
+        })
+    }
+
+    pub(super) fn known_keys<'a>(
+        &self,
+        log: &'a mut Log<Q::Bytes>,
+    ) -> Result<&'a mut Keys, SqliteError<Q::Error>> {
+        let keys = match log.keys.take() {
+            Some(keys) => keys,
+            None if self.ends(log)?.has_table => self.read_keys()?,
+            None => Keys::default(),
+        };
+        Ok(log.keys.insert(keys))
+    }
+
+    pub(super) fn read_keys(&self) -> Result<Keys, SqliteError<Q::Error>> {
+        let mut keys = Keys::default();
+        let mut after = 0;
+        loop {
+            // Page by page: all keys at once may be more than fits into memory.
+            let rows = self.sql.exec(
+                "SELECT id, key FROM events WHERE id > ?1 AND key IS NOT NULL \
+                 ORDER BY id LIMIT 10000",
+                &[integer(after)],
+            )?;
+            let is_last = rows.len() < 10_000;
+            for row in rows {
+                let mut columns = row.into_iter();
+                after = number(columns.next())?;
+                keys.insert(&text(columns.next())?);
+            }
+            if is_last {
+                return Ok(keys);
+            }
+        }
+    }
+}
+
 /// A set of keys.
 ///
-/// Of keys that end in a colon and a number, as those of a step's reports do, the numbers are kept
+/// The numbers of keys that end in a colon and a number, as those of a step's reports do, are kept
 /// as ranges: the keys of 500,000 reports take as much as one key, and not 50 MB of the 128 that
 /// all objects of an isolate share.
 #[derive(Debug, Default)]
 pub(super) struct Keys {
     plain: BTreeSet<String>,
-    /// The ranges by what is before the number, with its colon: each by its first number, with its
-    /// last. None follows another without a gap.
+    /// The ranges, keyed by the part before the number, with its colon. Each is its first number
+    /// and its last. There is a gap between any two.
     numbered: BTreeMap<String, BTreeMap<u64, u64>>,
 }
 
 impl Keys {
-    /// Returns whether it was not there.
+    /// Adds a key, and returns whether it is new.
     pub(super) fn insert(&mut self, key: &str) -> bool {
         let Some((name, number)) = split(key) else {
-            // Not copied where it is there.
+            // A key that is there is not copied.
             return !self.plain.contains(key) && self.plain.insert(key.to_owned());
         };
         match self.numbered.get_mut(name) {
@@ -33,13 +113,13 @@ impl Keys {
         }
     }
 
-    /// Those that begin with `prefix`, in the order of texts, without it.
+    /// Returns the keys that begin with `prefix`, sorted as strings, without the prefix.
     pub(super) fn behind(&self, prefix: &str) -> Vec<String> {
         self.behind_but_older(prefix, |_| false)
     }
 
-    /// As [`behind`](Self::behind), but of the numbers behind a name of which `only_newest` says so,
-    /// only the greatest.
+    /// As [`behind`](Self::behind), but returns only the greatest number of a name for which
+    /// `only_newest` returns true.
     pub(super) fn behind_but_older(
         &self,
         prefix: &str,
@@ -49,7 +129,7 @@ impl Keys {
         let from = (Bound::Included(prefix), Bound::Unbounded);
         let plain = self.plain.range::<str, _>(from);
         let mut keys: Vec<_> = plain.map_while(|key| behind(key)).collect();
-        // Those whose name begins with it, and those with a number that does.
+        // The names that begin with the prefix, and the name that the prefix cuts in its number.
         let names = self.numbered.range::<str, _>(from);
         let names = names.take_while(|(name, _)| name.starts_with(prefix));
         let cut = split_name(prefix).and_then(|name| self.numbered.get_key_value(name));
@@ -85,7 +165,7 @@ fn insert(ranges: &mut BTreeMap<u64, u64>, number: u64) -> bool {
     true
 }
 
-/// A name that ends in a colon, and a number as it is written: without sign or leading zeros.
+/// Splits a key into a name that ends in a colon, and a number without sign or leading zeros.
 fn split(key: &str) -> Option<(&str, u64)> {
     let name = split_name(key)?;
     let digits = &key[name.len()..];

@@ -1,20 +1,20 @@
-//! SQLite, as little of it as the store needs.
+//! The trait of SQLite connections: as little of SQLite as the store needs.
 
 use crate::store::frames::FrameBytes;
 use crate::sync::{MaybeSend, MaybeSync};
 
 /// A connection to an SQLite database of which this store is the only writer.
 pub trait Sql: MaybeSend + MaybeSync {
-    /// What can go wrong.
+    /// The error of a statement.
     type Error: std::error::Error + MaybeSend + MaybeSync + 'static;
 
-    /// A `BLOB`, wherever this connection has its bytes.
+    /// The type of a `BLOB`, in Rust's memory or outside.
     type Bytes: FrameBytes;
 
     /// Runs one statement, with `?1`, `?2`… bound to `params`, and returns its rows.
     ///
-    /// A statement takes effect whole or not at all, and what follows it without an `await` in
-    /// between belongs to the same state of the database.
+    /// A statement takes effect whole or not at all. No other writer comes between two calls
+    /// without an `await` in between.
     ///
     /// # Errors
     /// When SQLite refuses the statement.
@@ -24,8 +24,8 @@ pub trait Sql: MaybeSend + MaybeSync {
         params: &[SqlValue<Self::Bytes>],
     ) -> Result<Vec<SqlRow<Self::Bytes>>, Self::Error>;
 
-    /// As [`exec`](Self::exec), for a statement that has no rows. Default: `exec`; for connections
-    /// that need not look for any.
+    /// Runs one statement that returns no rows. Default: as [`exec`](Self::exec). A connection that
+    /// can skip looking for rows overrides it.
     ///
     /// # Errors
     /// When SQLite refuses the statement.
@@ -39,7 +39,7 @@ pub trait Sql: MaybeSend + MaybeSync {
 
     /// Runs these statements in this order: all of them take effect, or none does.
     ///
-    /// Default: within a savepoint, which belongs to whatever transaction there is.
+    /// Default: runs them within a savepoint, which also works inside a transaction.
     ///
     /// # Errors
     /// When SQLite refuses one of them. Then none took effect.
@@ -55,7 +55,7 @@ pub trait Sql: MaybeSend + MaybeSync {
             self.run("RELEASE ssetarget", &[])
         };
         run().inspect_err(|_| {
-            // What failed is what is told, also if SQLite has undone everything by itself.
+            // The first error is returned, even if SQLite has undone everything by itself.
             let _ = self.run("ROLLBACK TO ssetarget", &[]);
             let _ = self.run("RELEASE ssetarget", &[]);
         })

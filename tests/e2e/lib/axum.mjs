@@ -1,14 +1,26 @@
 // Runs examples/axum on a free port.
 import { spawn } from "node:child_process";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
 import path from "node:path";
 import { at } from "../../../scripts/lib/run.mjs";
 
 const target = process.env.CARGO_TARGET_DIR ?? at("target");
 export const EXAMPLE = path.join(target, "debug/ssetarget-axum-example");
 
-/** Starts the example. Resolves to `{ url, log, stop, kill }`; `stop` asks it to end and resolves to its exit code. */
+/** A new folder for a server's logs, which is removed when the tests end. */
+export function dataFolder() {
+  const folder = mkdtempSync(path.join(tmpdir(), "ssetarget-axum-"));
+  folders.push(folder);
+  return folder;
+}
+
+/**
+ * Starts the example. Resolves to `{ url, log, stop, kill }`; `stop` asks it to end and resolves to its exit code.
+ * Its logs are in a folder of its own, unless `env` has `DATA_DIR`.
+ */
 export async function serveAxum(env = {}) {
-  const child = start(EXAMPLE, [], { PORT: "0", ...env });
+  const child = start(EXAMPLE, [], { PORT: "0", DATA_DIR: dataFolder(), ...env });
   const url = (await printed(child, /Listening on (http:\S+)/))[1];
   return {
     url,
@@ -33,7 +45,11 @@ function start(program, args, env = {}) {
 
 // A test file that is cut short must leave no server behind.
 const running = new Set();
-process.on("exit", () => running.forEach((child) => child.kill("SIGKILL")));
+const folders = [];
+process.on("exit", () => {
+  for (const child of running) child.kill("SIGKILL");
+  for (const folder of folders) rmSync(folder, { recursive: true, force: true, maxRetries: 3 });
+});
 for (const signal of ["SIGINT", "SIGTERM"]) process.once(signal, () => process.exit(1));
 
 function printed(child, pattern) {

@@ -1,0 +1,218 @@
+//! A log in SQLite, over the small [`Sql`] trait: a Durable Object's storage in Workers, a file
+//! natively (feature `rusqlite`).
+
+mod append;
+mod column;
+mod ends;
+mod error;
+mod expiry;
+mod keys;
+mod pages;
+#[cfg(all(feature = "rusqlite", not(target_family = "wasm")))]
+mod rusqlite;
+mod sql;
+
+use std::sync::{Arc, Weak};
+use std::time::SystemTime;
+
+use self::ends::Ends;
+pub use self::error::SqliteError;
+use self::keys::Keys;
+#[cfg(all(feature = "rusqlite", not(target_family = "wasm")))]
+pub use self::rusqlite::{SqliteFile, SqliteFileError};
+pub use self::sql::{Sql, SqlRow, SqlValue};
+use crate::clock;
+use crate::event::{EventId, EventRef, NewEvent};
+use crate::store::bell::Bell;
+use crate::store::frames::{FrameBytes, FramePage, FrameStore};
+use crate::store::tail::{Tail, Watch};
+use crate::store::{Appended, EventStore, Page, PageLimit, Watched};
+use crate::sync::{Mutex, lock};
+
+/// A log in one table, `events`, which is created by the first append: reading a log that was
+/// never written creates nothing.
+///
+/// An event is one row with its finished frame, so SQLite itself puts a page of the wire's bytes
+/// together. A batch is one statement with the same few parameters, however many events it has, and
+/// each event is one row written. A batch with more bytes than SQLite takes in one value (2,000,000
+/// bytes in a Durable Object) is cut into several statements, which take effect together or not at
+/// all.
+///
+/// The newest frames are kept in memory while somebody has a
+/// [`Subscription`](crate::delivery::Subscription): at most 2 MiB in all, or one larger event.
+#[derive(Debug)]
+pub struct SqliteEventStore<Q: Sql> {
+    sql: Q,
+    bell: Bell,
+    log: Arc<Mutex<Log<Q::Bytes>>>,
+    audience: Mutex<Weak<Audience<Q::Bytes>>>,
+}
+
+/// The table's only writer remembers this of it. SQLite has it all, so it may be forgotten at any
+/// time, and is forgotten when a call fails.
+#[derive(Debug)]
+struct Log<B> {
+    ends: Option<Ends>,
+    /// The keys of all events. They are not an index in SQL, which would write a second row for
+    /// each event: 1,000 times the price of reading the row once, when the first append after
+    /// waking needs the keys. Forgotten when the log ends, since an object may be read for long
+    /// after that.
+    keys: Option<Keys>,
+    tail: Tail<B>,
+}
+
+impl<B> Default for Log<B> {
+    fn default() -> Self {
+        Self {
+            ends: None,
+            keys: None,
+            tail: Tail::default(),
+        }
+    }
+}
+
+/// The readers of a log. Each holds a handle to the same value.
+#[derive(Debug)]
+struct Audience<B>(Arc<Mutex<Log<B>>>);
+
+impl<B: FrameBytes> Watched for Audience<B> {}
+
+/// Frees the frames when the last reader has left.
+impl<B> Drop for Audience<B> {
+    fn drop(&mut self) {
+        lock(&self.0).tail = Tail::default();
+    }
+}
+
+impl<Q: Sql> SqliteEventStore<Q> {
+    /// Returns the log in this database.
+    pub fn new(sql: Q) -> Self {
+        Self {
+            sql,
+            bell: Bell::new(),
+            log: Arc::default(),
+            audience: Mutex::default(),
+        }
+    }
+
+    /// Returns the oldest and the newest event kept, if there are any.
+    pub(crate) fn span(&self) -> Result<Option<(EventId, EventId)>, SqliteError<Q::Error>> {
+        let ends = self.with_log(|log| self.ends(log))?;
+        Ok(ends.oldest.zip(ends.head))
+    }
+
+    /// Returns when the newest event was stored, if any is kept.
+    pub(crate) fn newest_time(&self) -> Result<Option<SystemTime>, SqliteError<Q::Error>> {
+        let ends = self.with_log(|log| self.ends(log))?;
+        Ok(ends.oldest.map(|_| clock::from_milliseconds(ends.time)))
+    }
+
+    /// Returns the greatest id ever assigned: see [`Page::head`].
+    ///
+    /// # Errors
+    /// When SQLite fails.
+    pub fn head(&self) -> Result<Option<EventId>, SqliteError<Q::Error>> {
+        self.with_log(|log| Ok(self.ends(log)?.head))
+    }
+
+    /// Returns whether the newest event is terminal: see [`Page::closed`].
+    ///
+    /// # Errors
+    /// When SQLite fails.
+    pub fn is_closed(&self) -> Result<bool, SqliteError<Q::Error>> {
+        self.with_log(|log| Ok(self.ends(log)?.closed))
+    }
+
+    /// Returns whether the log keeps no event. A log whose events were all [removed](Self::trim)
+    /// keeps none, but it has a [`head`](Self::head).
+    ///
+    /// # Errors
+    /// When SQLite fails.
+    pub fn is_empty(&self) -> Result<bool, SqliteError<Q::Error>> {
+        self.with_log(|log| Ok(self.ends(log)?.oldest.is_none()))
+    }
+
+    /// Returns the writer of the newest event: the number that [`append_now`](Self::append_now) was
+    /// given with it. 0 for an empty log and for events of [`EventStore::append`].
+    ///
+    /// # Errors
+    /// When SQLite fails.
+    pub(crate) fn writer(&self) -> Result<u64, SqliteError<Q::Error>> {
+        self.with_log(|log| Ok(self.ends(log)?.writer))
+    }
+
+    /// Forgets what the store remembers, for when the database was emptied without it. Open streams
+    /// look again, find nothing, and their clients are reset.
+    pub fn forget(&self) {
+        *lock(&*self.log) = Log::default();
+        self.bell.ring();
+    }
+
+    /// Lends what is remembered to `work`. If `work` fails or panics, all of it is forgotten, so
+    /// that it never differs from what SQLite has.
+    fn with_log<T>(
+        &self,
+        work: impl FnOnce(&mut Log<Q::Bytes>) -> Result<T, SqliteError<Q::Error>>,
+    ) -> Result<T, SqliteError<Q::Error>> {
+        let mut remembered = lock(&*self.log);
+        let mut log = std::mem::take(&mut *remembered);
+        let result = work(&mut log)?;
+        *remembered = log;
+        Ok(result)
+    }
+
+    fn viewers(&self) -> usize {
+        lock(&self.audience).strong_count()
+    }
+}
+
+impl<Q: Sql> EventStore for SqliteEventStore<Q> {
+    type Error = SqliteError<Q::Error>;
+
+    async fn append(&self, batch: Vec<NewEvent>) -> Result<Vec<Appended>, Self::Error> {
+        let batch: Vec<_> = batch.iter().map(EventRef::from).collect();
+        self.append_now(&batch, 0)
+    }
+
+    async fn read(&self, after: Option<EventId>, limit: PageLimit) -> Result<Page, Self::Error> {
+        self.read_now(after, limit)
+    }
+
+    async fn ends(&self, _after: Option<EventId>) -> Result<Page<()>, Self::Error> {
+        self.with_log(|log| Ok(self.ends(log)?.page(())))
+    }
+
+    async fn changed(&self, after: Option<EventId>) -> Result<(), Self::Error> {
+        let listener = self.bell.listen();
+        if self.head()? == after {
+            listener.await;
+        }
+        Ok(())
+    }
+
+    async fn before(&self, time: SystemTime) -> Result<Option<EventId>, Self::Error> {
+        self.position_before(time)
+    }
+
+    fn watch(&self) -> Watch {
+        let mut watched = lock(&self.audience);
+        let audience = watched.upgrade().unwrap_or_else(|| {
+            let audience = Arc::new(Audience(Arc::clone(&self.log)));
+            *watched = Arc::downgrade(&audience);
+            audience
+        });
+        Watch::new(audience)
+    }
+}
+
+impl<Q: Sql> FrameStore for SqliteEventStore<Q> {
+    type Bytes = Q::Bytes;
+
+    async fn read_frames(
+        &self,
+        after: Option<EventId>,
+        limit: PageLimit,
+    ) -> Result<FramePage<Q::Bytes>, Self::Error> {
+        self.with_log(|log| self.page_of_frames(log, after, limit))
+    }
+}
