@@ -1,14 +1,9 @@
-//! What is done to an instance's log from outside its workflow: by whoever creates, restarts or ends
-//! the instance, in one call each.
+//! Commands to the log of an instance from outside its workflow, and their answers: by code that creates,
+//! restarts or ends the instance, in one call each. Written in the Worker, carried out in the object; pure.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
-
-use super::log::{Announced, LogState, WorkflowLog, WorkflowLogError};
-use crate::clock;
-use crate::store::Sql;
-use crate::workflow::{TERMINATED, Told, workflow_ended, workflow_started};
 
 /// A call to the log of an instance, and what it needs to know.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,101 +70,20 @@ pub struct LogAnswer {
     pub restarting: bool,
 }
 
-/// An announced instance that the platform does not know after this long was not created; any
-/// other that it does not know is gone. Until then the platform may not have heard of it yet.
-const MISSING_AFTER: Duration = Duration::from_secs(30);
-
-/// What viewers are told of an instance that is gone, and of a run that failed without a message.
-const MISSING: &str = "the instance does not exist any more";
-const FAILED: &str = "the workflow failed";
-
-impl<Q: Sql> WorkflowLog<Q> {
-    /// Does what was asked for. `now` is the time.
-    ///
-    /// # Errors
-    /// As the methods that the commands name.
-    pub fn obey(
-        &self,
-        command: &LogCommand,
-        now: SystemTime,
-    ) -> Result<LogAnswer, WorkflowLogError<Q::Error>> {
-        let state = self.state()?;
-        let answer = |changed, restarting| LogAnswer {
-            state,
-            changed,
-            restarting,
-        };
-        Ok(match command {
-            LogCommand::State => answer(false, false),
-            LogCommand::Announce { workflow, time } => {
-                let started = workflow_started(workflow, clock::from_milliseconds(*time))?;
-                match self.announce(&started, now)? {
-                    Announced::New { stored } => answer(stored, false),
-                    Announced::Known(_) => answer(false, true),
-                }
-            }
-            LogCommand::TakeBack => answer(self.take_back()?, false),
-            LogCommand::BeginRestart => {
-                self.begin_restart(now)?;
-                answer(false, true)
-            }
-            LogCommand::ConfirmRestart {
-                stood,
-                workflow,
-                time,
-            } => {
-                let started = workflow_started(workflow, clock::from_milliseconds(*time))?;
-                answer(self.confirm_restart(*stood, &started, now)?, false)
-            }
-            LogCommand::CancelRestart => {
-                self.cancel_restart()?;
-                answer(false, false)
-            }
-            LogCommand::Settle {
-                stood,
-                workflow,
-                end,
-            } => answer(self.settle(*stood, workflow, end, now)?, false),
-        })
-    }
-
-    /// Ends the latest run as the platform says that it has ended, if its own code has not. With where
-    /// the log stood before the platform was asked, only if no lifetime has opened it since: then
-    /// the run goes on, or is another. An announced instance that the platform does not know half a
-    /// minute later was not created: its announcement is taken back. Returns whether
-    /// anything was changed.
-    ///
-    /// # Errors
-    /// As [`tell`](Self::tell).
-    pub fn settle(
-        &self,
-        stood: Option<(u32, u64)>,
-        workflow: &str,
-        end: &InstanceEnd,
-        now: SystemTime,
-    ) -> Result<bool, WorkflowLogError<Q::Error>> {
-        let state = self.state()?;
-        let is_old = || {
-            let age = state.newest.map(|newest| now.duration_since(newest));
-            age.is_some_and(|age| age.unwrap_or_default() >= MISSING_AFTER)
-        };
-        let outcome = match end {
-            InstanceEnd::Missing if state.ended || !is_old() => return Ok(false),
-            InstanceEnd::Missing if state.announced => {
-                let same = stood.is_none_or(|stood| stood == (state.run, state.generation));
-                return Ok(same && self.take_back()?);
-            }
-            InstanceEnd::Missing => Err(MISSING),
-            InstanceEnd::Completed => Ok(()),
-            InstanceEnd::Terminated => Err(TERMINATED),
-            InstanceEnd::Failed(message) => Err(message.as_deref().unwrap_or(FAILED)),
-        };
-        // A log that nothing was told of is none to be ended.
-        if state.empty {
-            return Ok(false);
-        }
-        let ended = workflow_ended(workflow, outcome, now)?;
-        let told = self.tell(stood, &[ended])?;
-        Ok(matches!(told, Told::Stored(1..)))
-    }
+/// Where a log stands, for whoever acts on its instance from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LogState {
+    /// The latest run, from 1.
+    pub run: u32,
+    /// The greatest generation that a lifetime was given; 0 if none is known.
+    pub generation: u64,
+    /// Whether that run has ended.
+    pub ended: bool,
+    /// Whether the log has no events.
+    pub empty: bool,
+    /// Whether all it has is that the instance was announced: see [`WorkflowLog::announce`].
+    pub announced: bool,
+    /// When the newest event was stored.
+    pub newest: Option<SystemTime>,
 }

@@ -3,6 +3,24 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+/// The object closes a socket with this code where the stream is to end. Codes from 4000 are free
+/// to use: RFC 6455 section 7.4.2.
+#[cfg(feature = "cloudflare")]
+pub(crate) const END: u16 = 4000;
+/// The object closes a socket with this code where the stream is to be cut off, so that the client comes back.
+#[cfg(feature = "cloudflare")]
+pub(crate) const BROKEN: u16 = 4001;
+/// The Worker closes a socket with this code when the viewer leaves.
+#[cfg(feature = "cloudflare")]
+pub(crate) const LEFT: u16 = 4002;
+
+/// What the Worker sends to check that the object's side of a socket is there.
+#[cfg(feature = "cloudflare")]
+pub(crate) const PING: &str = "ping";
+/// What the runtime there answers in place of the object, which is not woken for it.
+#[cfg(feature = "cloudflare")]
+pub(crate) const PONG: &str = "pong";
+
 /// An object's viewers, by numbers that are kept with their sockets.
 ///
 /// A socket that closes is heard of after its viewer was taken off, and its number may be another

@@ -197,3 +197,13 @@ extern "C" {
     #[wasm_bindgen(method, catch)]
     pub fn raw(this: &SqlCursor) -> Result<JsValue, JsValue>;
 }
+
+/// A count that came as JavaScript's number.
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a count there; saturates"
+)]
+pub(super) fn count(number: f64) -> usize {
+    number as usize
+}

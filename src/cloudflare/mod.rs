@@ -31,55 +31,44 @@ mod credit;
 pub mod fan_out;
 #[cfg(any(test, feature = "cloudflare"))]
 mod hibernating;
-pub(crate) mod log;
+pub(crate) mod object;
 pub(crate) mod packed;
 
 #[cfg(feature = "cloudflare")]
-mod cors;
+mod callback;
 #[cfg(feature = "cloudflare")]
-mod events;
+mod hop;
 #[cfg(feature = "cloudflare")]
-mod hibernation;
+mod instance_end;
 #[cfg(feature = "cloudflare")]
 mod js;
 #[cfg(feature = "cloudflare")]
 mod leaving;
-#[cfg(feature = "cloudflare")]
-mod object;
 #[cfg(all(feature = "cloudflare", feature = "redis", target_family = "wasm"))]
 mod redis;
 #[cfg(feature = "cloudflare")]
-mod relay;
+mod refuse;
 #[cfg(feature = "cloudflare")]
-mod remote_log;
+mod request;
 #[cfg(feature = "cloudflare")]
 mod response;
 #[cfg(feature = "cloudflare")]
-mod route;
-#[cfg(feature = "cloudflare")]
-mod serve;
-#[cfg(feature = "cloudflare")]
-mod serve_instance;
-#[cfg(feature = "cloudflare")]
-mod serve_log;
-#[cfg(feature = "cloudflare")]
-mod settle;
-#[cfg(feature = "cloudflare")]
-mod socket;
-#[cfg(feature = "cloudflare")]
 mod sql;
+#[cfg(feature = "cloudflare")]
+mod worker;
 
 #[doc(inline)]
 pub use self::fan_out::FanOut;
 #[cfg(feature = "cloudflare")]
+#[doc(inline)]
 pub use self::{
-    events::{ObjectFactLog, WorkflowEventsNamespace, WorkflowRunStep},
     object::WorkflowEventsConfig,
     response::{sse_frame_response, sse_response},
-    serve::{SseRoute, Transport, serve_sse},
-    serve_instance::{InstanceSse, serve_instance_sse},
-    serve_log::serve_log,
     sql::{ObjectSql, ObjectSqlError},
+    worker::{
+        InstanceSse, ObjectFactLog, SseRoute, Transport, WorkflowEventsNamespace, WorkflowRunStep,
+        serve_instance_sse, serve_log, serve_sse,
+    },
 };
 
 /// What the export macros expand to. Not part of the public API.

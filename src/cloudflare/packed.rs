@@ -12,6 +12,10 @@ use crate::event::{EventRef, KeyRef, NewEvent};
 /// what it cannot be sure to understand; the Worker tries again, until it finds the new object.
 const FORM: u8 = 2;
 
+/// What an object answers to a batch that it refuses as stale. To any other it answers how many facts were new.
+#[cfg(feature = "cloudflare")]
+pub(crate) const STALE: f64 = -1.0;
+
 const HAS_KEY: u8 = 1;
 const IS_TERMINAL: u8 = 2;
 
@@ -19,7 +23,7 @@ const IS_TERMINAL: u8 = 2;
 const START: usize = 5;
 const HEAD: usize = 13;
 
-/// A batch for [`WorkflowLog::append_packed`](crate::cloudflare::log::WorkflowLog::append_packed).
+/// A batch for [`WorkflowLog::append_packed`](crate::cloudflare::object::log::WorkflowLog::append_packed).
 #[must_use]
 pub fn pack_facts(batch: &[NewEvent]) -> Vec<u8> {
     let texts: usize = batch.iter().map(NewEvent::size).sum();

@@ -1,10 +1,8 @@
 //! Events as a response.
 
-use std::cell::Cell;
 use std::fmt;
 use std::future::Future;
 use std::rc::Rc;
-use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,6 +15,7 @@ use js_sys::Uint8Array;
 use wasm_bindgen::prelude::*;
 use worker::{Response, ResponseBuilder};
 
+use super::callback::CallbackValue;
 use super::js;
 use super::leaving::Leaving;
 use crate::delivery::{Subscription, body, frame_body};
@@ -26,7 +25,7 @@ use crate::wire;
 /// Answers with a subscription's events: `200` and their stream, or `204` where it
 /// [has ended](Subscription::has_ended), which tells an `EventSource` to stop.
 ///
-/// For an object of your own that has a log: see [`ObjectSql`](crate::cloudflare::sql::ObjectSql). The bytes go
+/// For an object of your own that has a log: see [`ObjectSql`](crate::cloudflare::ObjectSql). The bytes go
 /// through the runtime's own `IdentityTransformStream`, whose writes wait until what the object
 /// stored before is durable, so that no viewer sees an event that could still be lost. They stop
 /// when the viewer is gone. An error of the store cuts the stream off, so that the client comes
@@ -45,7 +44,7 @@ pub fn sse_response<S: EventStore + 'static>(
 
 /// As [`sse_response`], and the bytes of the events go from the store to the viewer without
 /// passing through WebAssembly's memory: for an [`SqliteEventStore`](crate::store::SqliteEventStore)
-/// over an [`ObjectSql`](crate::cloudflare::sql::ObjectSql).
+/// over an [`ObjectSql`](crate::cloudflare::ObjectSql).
 ///
 /// # Errors
 /// As [`sse_response`].
@@ -173,7 +172,7 @@ fn stream(
     Ok((response, pump_until(chunks, viewer, cut)))
 }
 
-async fn pump_until(chunks: Chunks, viewer: Viewer, cut: LocalBoxFuture<'static, Cut>) {
+async fn pump_until(chunks: Chunks, viewer: StreamWriter, cut: LocalBoxFuture<'static, Cut>) {
     let pumped = Box::pin(pump(chunks, &viewer));
     let reason = match select(pumped, cut).await {
         Either::Left(_) => return,
@@ -184,11 +183,11 @@ async fn pump_until(chunks: Chunks, viewer: Viewer, cut: LocalBoxFuture<'static,
     viewer.cut(&reason).await;
 }
 
-fn open() -> worker::Result<(Response, Viewer)> {
+fn open() -> worker::Result<(Response, StreamWriter)> {
     let stream = js::IdentityTransformStream::new()?;
     let writer = stream.writable().get_writer()?;
     let response = streaming()?.stream(stream.readable());
-    Ok((response, Viewer::new(writer)?))
+    Ok((response, StreamWriter::new(writer)?))
 }
 
 fn streaming() -> worker::Result<ResponseBuilder> {
@@ -201,7 +200,7 @@ fn streaming() -> worker::Result<ResponseBuilder> {
 
 /// Writes chunks until there are no more or the viewer is gone. One is under way at a time: that
 /// it was written is the only sign that the viewer took it.
-async fn pump(mut chunks: Chunks, viewer: &Viewer) {
+async fn pump(mut chunks: Chunks, viewer: &StreamWriter) {
     while let Some(chunk) = chunks.next().await {
         match chunk {
             Ok(chunk) if viewer.write(&chunk).await => {}
@@ -218,37 +217,25 @@ async fn pump(mut chunks: Chunks, viewer: &Viewer) {
 }
 
 /// A viewer's end of the stream, with one callback for all writes.
-struct Viewer {
+struct StreamWriter {
     writer: js::Writer,
-    write: Rc<Write>,
+    taken: Rc<CallbackValue<bool>>,
     done: Closure<dyn FnMut(bool)>,
     /// The stream ends no later than this instance.
     _held: Held,
 }
 
-/// The write that is under way.
-#[derive(Default)]
-struct Write {
-    taken: Cell<Option<bool>>,
-    waker: Cell<Option<Waker>>,
-}
-
-impl Viewer {
+impl StreamWriter {
     fn new(writer: js::Writer) -> Result<Self, JsValue> {
         let held = Held::writer(&writer)?;
-        let write = Rc::new(Write::default());
+        let taken = Rc::new(CallbackValue::default());
         let done = {
-            let write = Rc::clone(&write);
-            move |taken| {
-                write.taken.set(Some(taken));
-                if let Some(waker) = write.waker.take() {
-                    waker.wake();
-                }
-            }
+            let taken = Rc::clone(&taken);
+            move |value| taken.deliver(value)
         };
         Ok(Self {
             writer,
-            write,
+            taken,
             done: Closure::wrap_assert_unwind_safe(Box::new(done) as Box<dyn FnMut(bool)>),
             _held: held,
         })
@@ -265,13 +252,6 @@ impl Viewer {
         if js::write_chunk(&self.writer, chunk, &self.done).is_err() {
             return false;
         }
-        std::future::poll_fn(|context| {
-            if let Some(taken) = self.write.taken.take() {
-                return Poll::Ready(taken);
-            }
-            self.write.waker.set(Some(context.waker().clone()));
-            Poll::Pending
-        })
-        .await
+        self.taken.take().await
     }
 }

@@ -1,30 +1,26 @@
-//! A log in another object, read by RPC: both ends of the call.
+//! The log of another object, read by RPC. Runs in a relay's object; `follower` is the other end.
 
 use std::cell::RefCell;
 use std::fmt;
 use std::pin::pin;
-use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use cloudflare_workflows::__private::{message, since_epoch, sleep, time};
+use cloudflare_workflows::__private::{message, since_epoch, sleep};
 use futures_util::future::{Either, select};
-use js_sys::{Array, Promise, Uint8Array};
+use js_sys::Uint8Array;
 use wasm_bindgen::prelude::*;
 use worker::durable::ObjectNamespace;
 use worker::send::SendFuture;
 
-use super::fan_out::{Joined, Place};
-use super::js;
-use super::relay::{Crowd, Hop, now};
-use crate::delivery::SseTarget;
+use super::frame_page::{ENDS_ONLY, WAIT, from_array, id, id_number, number};
+use crate::cloudflare::hop::Hop;
+use crate::cloudflare::js;
 use crate::event::{EventId, NewEvent, StoredEvent};
-use crate::store::{Appended, Bell, EventStore, FramePage, FrameStore, Frames, Page, PageLimit};
+use crate::store::{Appended, EventStore, FramePage, FrameStore, Page, PageLimit};
 use crate::sync::{Mutex, lock};
 
-/// How long the object above waits for something new before it answers that there is nothing.
-const WAIT: Duration = Duration::from_secs(20);
 /// How long an answer may take beyond that before the connection counts as broken.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -176,11 +172,11 @@ impl EventStore for RemoteLog {
     }
 
     async fn ends(&self, after: Option<EventId>) -> Result<Page<()>, RemoteError> {
-        Ok(self.page(after, false, NOTHING).await?.with(()))
+        Ok(self.page(after, false, ENDS_ONLY).await?.with(()))
     }
 
     async fn changed(&self, after: Option<EventId>) -> Result<(), RemoteError> {
-        self.page(after, true, NOTHING).await.map(drop)
+        self.page(after, true, ENDS_ONLY).await.map(drop)
     }
 
     async fn before(&self, time: SystemTime) -> Result<Option<EventId>, RemoteError> {
@@ -209,12 +205,6 @@ impl FrameStore for RemoteLog {
     }
 }
 
-/// Only the ends.
-const NOTHING: PageLimit = PageLimit {
-    events: 0,
-    bytes: 0,
-};
-
 /// What came of a call.
 #[derive(Clone, Debug)]
 pub(super) struct RemoteError(String);
@@ -226,175 +216,3 @@ impl fmt::Display for RemoteError {
 }
 
 impl std::error::Error for RemoteError {}
-
-/// The functions that read this log, for this relay, which is one of `crowd` from now on.
-pub(super) fn session<S: FrameStore<Bytes = Uint8Array> + 'static>(
-    target: &SseTarget<NewEvent, S>,
-    crowd: &Rc<Crowd>,
-    relay: Place,
-) -> Result<JsValue, JsValue> {
-    let follower = Rc::new(Follower {
-        target: target.clone(),
-        crowd: Rc::clone(crowd),
-        joined: crowd.change(|audience| audience.join(relay, now())),
-        left: AtomicBool::new(false),
-        bell: Bell::new(),
-    });
-    let session = js_sys::Object::new();
-    // Functions live as long as JavaScript, and through it the relay, holds them.
-    let set =
-        |name: &str, function: JsValue| js_sys::Reflect::set(&session, &name.into(), &function);
-
-    let reader = Rc::clone(&follower);
-    type Reading = dyn FnMut(f64, f64, bool, u32, u32) -> Promise;
-    let page: Box<Reading> = Box::new(move |after, viewers, waits, events, bytes| {
-        let reader = Rc::clone(&reader);
-        let limit = PageLimit {
-            events: events as usize,
-            bytes: bytes as usize,
-        };
-        js::promise(async move {
-            reader.report(viewers);
-            reader.page(id(&after.into()), waits, limit).await
-        })
-    });
-    set(
-        "page",
-        Closure::wrap_assert_unwind_safe(page).into_js_value(),
-    )?;
-
-    let reader = Rc::clone(&follower);
-    let before: Box<dyn FnMut(f64) -> Promise> = Box::new(move |since| {
-        let reader = Rc::clone(&reader);
-        js::promise(async move {
-            let before = reader.target.store().before(time(&since.into())).await;
-            before.map(|id| id_number(id).into()).map_err(thrown)
-        })
-    });
-    set(
-        "before",
-        Closure::wrap_assert_unwind_safe(before).into_js_value(),
-    )?;
-
-    let reader = Rc::clone(&follower);
-    let report: Box<dyn FnMut(f64)> = Box::new(move |viewers| reader.report(viewers));
-    set(
-        "report",
-        Closure::wrap_assert_unwind_safe(report).into_js_value(),
-    )?;
-
-    let leave: Box<dyn FnMut()> = Box::new(move || follower.leave());
-    set(
-        "leave",
-        Closure::wrap_assert_unwind_safe(leave).into_js_value(),
-    )?;
-    Ok(session.into())
-}
-
-/// A relay that reads the log of this object.
-struct Follower<S> {
-    target: SseTarget<NewEvent, S>,
-    crowd: Rc<Crowd>,
-    joined: Joined,
-    left: AtomicBool,
-    bell: Bell,
-}
-
-impl<S: FrameStore<Bytes = Uint8Array>> Follower<S> {
-    #[allow(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "a count"
-    )]
-    fn report(&self, viewers: f64) {
-        if !self.left.load(Ordering::Relaxed) {
-            let viewers = viewers as u64;
-            self.crowd
-                .change(|audience| audience.report(self.joined, viewers, now()));
-        }
-    }
-
-    fn leave(&self) {
-        self.left.store(true, Ordering::Relaxed);
-        self.crowd.change(|audience| audience.part(self.joined));
-        self.bell.ring();
-    }
-
-    async fn page(
-        &self,
-        after: Option<EventId>,
-        waits: bool,
-        limit: PageLimit,
-    ) -> Result<JsValue, JsValue> {
-        let store = self.target.store();
-        // Not for as long as the relay is there, which may go away without a word.
-        let _watch = store.watch();
-        if waits {
-            let changed = pin!(store.changed(after));
-            let enough = pin!(select(sleep(WAIT), self.bell.listen()));
-            if let Either::Left((changed, _)) = select(changed, enough).await {
-                changed.map_err(thrown)?;
-            }
-        }
-        let page = if limit == NOTHING {
-            store.ends(after).await.map_err(thrown)?.with(None)
-        } else {
-            store.read_frames(after, limit).await.map_err(thrown)?
-        };
-        Ok(to_array(&page).into())
-    }
-}
-
-#[allow(clippy::needless_pass_by_value, reason = "for `map_err`")]
-fn thrown(error: impl fmt::Display) -> JsValue {
-    js_sys::Error::new(&error.to_string()).into()
-}
-
-/// By position, which costs less than by name.
-fn to_array(page: &FramePage<Uint8Array>) -> Array {
-    let ends = [page.oldest, page.head, page.trimmed].map(|id| JsValue::from(id_number(id)));
-    let array = Array::from_iter(ends);
-    array.push(&page.closed.into());
-    if let Some(frames) = &page.events {
-        array.push(&id_number(Some(frames.last)).into());
-        array.push(&frames.bytes);
-    }
-    array
-}
-
-fn from_array(page: &JsValue) -> Result<FramePage<Uint8Array>, JsValue> {
-    let array: &Array = page.dyn_ref().ok_or("it does not answer with a page")?;
-    let events = match id(&array.get(4)) {
-        Some(last) => Some(Frames {
-            bytes: array.get(5).dyn_into()?,
-            last,
-        }),
-        None => None,
-    };
-    Ok(Page {
-        events,
-        oldest: id(&array.get(0)),
-        head: id(&array.get(1)),
-        trimmed: id(&array.get(2)),
-        closed: array.get(3).is_truthy(),
-    })
-}
-
-/// 0 for none.
-fn id_number(id: Option<EventId>) -> f64 {
-    number(id.map_or(0, EventId::get))
-}
-
-#[allow(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "an id, or 0"
-)]
-fn id(number: &JsValue) -> Option<EventId> {
-    EventId::new(number.as_f64()? as u64)
-}
-
-#[allow(clippy::cast_precision_loss, reason = "ids and counts are below 2^53")]
-fn number(number: u64) -> f64 {
-    number as f64
-}

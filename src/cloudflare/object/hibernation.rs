@@ -9,7 +9,7 @@
 //! there; the runtime answers, which does not wake the object, and remembers when that was, so that an
 //! object which is awake can tell who is gone without a word.
 //!
-//! [`Transport::Hibernating`]: crate::cloudflare::serve::Transport::Hibernating
+//! [`Transport::Hibernating`]: crate::cloudflare::Transport::Hibernating
 
 use std::fmt;
 use std::rc::Rc;
@@ -20,11 +20,10 @@ use js_sys::{Array, Object, Reflect, Uint8Array};
 use wasm_bindgen::prelude::*;
 use worker::{Response, ResponseBuilder};
 
-use super::credit::Credit;
-use super::hibernating::{Pace, Roster, Round, Sweep};
-use super::js;
-use super::socket::{BROKEN, END, PING, PONG};
-use super::sql::ObjectSql;
+use crate::cloudflare::credit::Credit;
+use crate::cloudflare::hibernating::{BROKEN, END, PING, PONG, Pace, Roster, Round, Sweep};
+use crate::cloudflare::js;
+use crate::cloudflare::sql::ObjectSql;
 use crate::delivery::{Position, SseTarget, Subscription, frame_bytes};
 use crate::event::{EventId, NewEvent};
 use crate::store::{PageLimit, SqliteEventStore};
@@ -33,15 +32,15 @@ use crate::sync::{Mutex, lock};
 type Target = SseTarget<NewEvent, SqliteEventStore<ObjectSql>>;
 
 /// All such viewers of an object.
-pub(super) struct HibernatingViewers {
+pub(super) struct HeldStreams {
     state: js::HibernationState,
     /// `None` until somebody needs them.
-    connected: Mutex<Option<Roster<Viewer>>>,
+    connected: Mutex<Option<Roster<HeldStream>>>,
     pace: Mutex<Pace>,
     sweep: Mutex<Sweep>,
 }
 
-struct Viewer {
+struct HeldStream {
     socket: js::WebSocket,
     number: u32,
     subscription: Subscription<SqliteEventStore<ObjectSql>>,
@@ -51,7 +50,7 @@ struct Viewer {
     since: Option<f64>,
 }
 
-impl HibernatingViewers {
+impl HeldStreams {
     /// Those of the object with this state, who may have been here before it woke.
     pub(super) fn new(state: &worker::durable::State) -> Rc<Self> {
         Rc::new(Self {
@@ -75,7 +74,7 @@ impl HibernatingViewers {
         self.sweep(target);
         self.with(target, |connected| {
             let number = connected.number(random);
-            let mut viewer = Viewer {
+            let mut viewer = HeldStream {
                 socket,
                 number,
                 subscription,
@@ -119,7 +118,7 @@ impl HibernatingViewers {
     fn round(&self, target: &Target) {
         lock(&self.pace).begin(js_sys::Date::now());
         self.sweep(target);
-        self.with(target, |connected| connected.retain(Viewer::deliver));
+        self.with(target, |connected| connected.retain(HeldStream::deliver));
     }
 
     /// Closes the sockets whose Workers are gone without a word.
@@ -154,7 +153,7 @@ impl HibernatingViewers {
         };
         let is_kept = self.with(target, |connected| {
             let number = number(socket)?;
-            let is_meant = |viewer: &Viewer| viewer.has(socket);
+            let is_meant = |viewer: &HeldStream| viewer.has(socket);
             let viewer = connected.get_mut(number, is_meant)?;
             viewer.credit.acknowledged(bytes);
             let is_kept = viewer.deliver() && viewer.save();
@@ -178,7 +177,7 @@ impl HibernatingViewers {
         }
     }
 
-    fn with<T>(&self, target: &Target, work: impl FnOnce(&mut Roster<Viewer>) -> T) -> T {
+    fn with<T>(&self, target: &Target, work: impl FnOnce(&mut Roster<HeldStream>) -> T) -> T {
         let mut remembered = lock(&self.connected);
         // Where `work` panics they are as sockets have them.
         let mut connected = remembered.take().unwrap_or_else(|| self.wake(target));
@@ -188,11 +187,11 @@ impl HibernatingViewers {
     }
 
     /// Those who were connected before the object woke.
-    fn wake(&self, target: &Target) -> Roster<Viewer> {
+    fn wake(&self, target: &Target) -> Roster<HeldStream> {
         let mut connected = Roster::new();
         for socket in self.state.web_sockets().unwrap_or_default() {
             let socket: js::WebSocket = socket.unchecked_into();
-            match Viewer::resume(target, socket.clone()) {
+            match HeldStream::resume(target, socket.clone()) {
                 Some(viewer) => connected.insert(viewer.number, viewer),
                 // Fails for one that is closed already.
                 None => drop(socket.close(BROKEN, "its place is not known")),
@@ -202,7 +201,7 @@ impl HibernatingViewers {
     }
 }
 
-impl Viewer {
+impl HeldStream {
     /// Pushes what there is while there is credit. Returns whether the viewer is still to be kept.
     fn deliver(&mut self) -> bool {
         while let Some(bytes) = self.credit.left() {

@@ -1,6 +1,6 @@
 //! Viewers over hibernatable WebSockets, the Worker's side: see [`Transport::Hibernating`].
 //!
-//! [`Transport::Hibernating`]: crate::cloudflare::serve::Transport::Hibernating
+//! [`Transport::Hibernating`]: crate::cloudflare::Transport::Hibernating
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -17,26 +17,14 @@ use js_sys::{ArrayBuffer, Uint8Array};
 use wasm_bindgen::prelude::*;
 use worker::Response;
 
-use super::credit::Taken;
-use super::hibernating::{Beat, Budget, Pulse};
-use super::js;
-use super::leaving::Leaving;
-use super::response::stream_here_until;
+use crate::cloudflare::credit::Taken;
+use crate::cloudflare::hibernating::{BROKEN, Beat, Budget, END, LEFT, PING, PONG, Pulse};
+use crate::cloudflare::js;
+use crate::cloudflare::leaving::Leaving;
+use crate::cloudflare::response::stream_here_until;
 use crate::delivery::{HEARTBEAT_INTERVAL, keep_alive};
 use crate::store::FrameBytes;
 
-/// The object closes a socket with this code where the stream is to end. Codes from 4000 are free
-/// to use: RFC 6455 section 7.4.2.
-pub(super) const END: u16 = 4000;
-/// And with this one where it is to be cut off, so that the client comes back.
-pub(super) const BROKEN: u16 = 4001;
-/// With this one the Worker leaves.
-const LEFT: u16 = 4002;
-
-/// What the Worker asks the object's side of a socket, and what the runtime there answers in place of the
-/// object, which is not woken for it.
-pub(super) const PING: &str = "ping";
-pub(super) const PONG: &str = "pong";
 /// How often it asks, and how long an answer may take.
 const PING_INTERVAL: Duration = Duration::from_secs(15);
 
@@ -67,7 +55,7 @@ struct Pages {
     socket: js::WebSocket,
     received: Rc<RefCell<Received>>,
     taken: Taken,
-    place: Place,
+    entry: QueueEntry,
     /// Bytes of the page that was handed out last: the viewer has not taken it before the next is asked for.
     in_hand: usize,
     listeners: [(&'static str, Listener); 3],
@@ -100,9 +88,9 @@ thread_local! {
 }
 
 /// A viewer's number among them.
-struct Place(u64);
+struct QueueEntry(u64);
 
-impl Drop for Place {
+impl Drop for QueueEntry {
     fn drop(&mut self) {
         QUEUES.with_borrow_mut(|queues| queues.leave(self.0));
     }
@@ -139,8 +127,8 @@ impl Queues {
 impl Pages {
     fn new(socket: js::WebSocket) -> Result<Self, JsValue> {
         let received = Rc::<RefCell<Received>>::default();
-        let place = Place(QUEUES.with_borrow_mut(|queues| queues.enter(&received)));
-        let number = place.0;
+        let entry = QueueEntry(QUEUES.with_borrow_mut(|queues| queues.enter(&received)));
+        let number = entry.0;
         let on = |event_type: &'static str, hear: fn(&mut Received, &JsValue) -> usize| {
             let received = Rc::clone(&received);
             let hear = move |event: JsValue| {
@@ -173,7 +161,7 @@ impl Pages {
             socket,
             received,
             taken: Taken::default(),
-            place,
+            entry,
             in_hand: 0,
             listeners,
         })
@@ -250,7 +238,7 @@ impl Stream for Pages {
         let this = &mut *self;
         let taken = std::mem::take(&mut this.in_hand);
         if taken > 0 {
-            QUEUES.with_borrow_mut(|queues| queues.budget.taken(this.place.0, taken));
+            QUEUES.with_borrow_mut(|queues| queues.budget.taken(this.entry.0, taken));
         }
         let mut received = this.received.borrow_mut();
         if let Some(page) = received.take_pages() {

@@ -1,13 +1,13 @@
-//! The log of one instance: its runs, each a set of facts, and who may add to them.
+//! The log of one instance: its runs, each a set of facts, and who may add to them. Runs in the object; pure,
+//! and tested natively.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use serde::{Deserialize, Serialize};
-
-use super::packed::{InvalidBatch, unpack_facts};
 use crate::clock;
+use crate::cloudflare::command::LogState;
+use crate::cloudflare::packed::{InvalidBatch, unpack_facts};
 use crate::delivery::SseTarget;
 use crate::event::{EventId, EventRef, InvalidEvent, NewEvent};
 use crate::store::{Appended, Sql, SqliteError, SqliteEventStore};
@@ -57,24 +57,6 @@ struct Lifetimes {
     announced: Option<EventId>,
     /// Until when new lifetimes wait for a restart to be confirmed.
     restarting: Option<SystemTime>,
-}
-
-/// Where a log stands, for whoever acts on its instance from outside.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct LogState {
-    /// The latest run, from 1.
-    pub run: u32,
-    /// The greatest generation that a lifetime was given; 0 if none is known.
-    pub generation: u64,
-    /// Whether that run has ended.
-    pub ended: bool,
-    /// Whether the log has no events.
-    pub empty: bool,
-    /// Whether all it has is that the instance was announced: see [`WorkflowLog::announce`].
-    pub announced: bool,
-    /// When the newest event was stored.
-    pub newest: Option<SystemTime>,
 }
 
 /// What became of an announcement: see [`WorkflowLog::announce`].

@@ -10,8 +10,10 @@ use futures_core::Stream;
 use futures_util::stream;
 use worker::{Request, Response, web_sys};
 
-use super::response;
-use super::serve::{UNKNOWN_INSTANCE, Viewer, is_instance_id, query, refuse_to, unreachable};
+use super::instance_id::is_instance_id;
+use crate::cloudflare::refuse::{UNKNOWN_INSTANCE, refuse_to, unreachable};
+use crate::cloudflare::request::{StreamRequest, query};
+use crate::cloudflare::response;
 use crate::delivery::{HEARTBEAT_INTERVAL, keep_alive};
 use crate::event::StoredEvent;
 use crate::refusal::Refusal;
@@ -27,7 +29,7 @@ use crate::workflow::{InstanceFeed, InstanceFeedItem};
 /// the [options](InstanceSse) give them. Errors have a name and a message, never a stack.
 ///
 /// Statuses, headers, heartbeats, positions and the end are those of
-/// [`serve_sse`](crate::cloudflare::serve::serve_sse), so an `EventSource` resumes and stops by itself. What differs:
+/// [`serve_sse`](crate::cloudflare::serve_sse), so an `EventSource` resumes and stops by itself. What differs:
 ///
 /// - **Ids** are large numbers with gaps: see [`InstanceLogIds`](crate::workflow::InstanceLogIds).
 /// - **A restart** begins a new log. A viewer that has seen something of the one before gets
@@ -125,7 +127,7 @@ async fn feed(
     workflow: &Workflow,
     options: &InstanceSse,
 ) -> Result<Feed, Refusal> {
-    let cursor = Viewer::from_request(request)?.cursor;
+    let cursor = StreamRequest::from_request(request)?.cursor;
     let url = request.url();
     let mut types = options.types.clone();
     if let Some((_, names)) = form_urlencoded::parse(query(&url).unwrap_or_default().as_bytes())

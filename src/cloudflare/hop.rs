@@ -1,0 +1,91 @@
+//! Where an object stands in a tree of relays, and its answer to a viewer that it does not take. Written and
+//! read in the Worker and in the object.
+
+use serde::{Deserialize, Serialize};
+use worker::{Response, ResponseBuilder, web_sys};
+
+use super::fan_out::{Admission, Ask, FanOut, Place};
+
+/// What the Worker says to an object of a tree, and a relay to the one above it: which one that is,
+/// and how others are reached. Never the client's word.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Hop {
+    /// The binding of the objects.
+    pub(super) binding: String,
+    /// The name of the root.
+    pub(super) root: String,
+    pub(super) fan_out: FanOut,
+    pub(super) place: Place,
+    pub(super) ask: Ask,
+    /// Who follows it, where a relay says it. The root where it is the Worker.
+    pub(super) follower: Place,
+}
+
+impl Hop {
+    /// The name of the object. No run's ends like a relay's: `~` is in no instance's id.
+    pub(super) fn object_name(&self) -> String {
+        match self.place {
+            Place::ROOT => self.root.clone(),
+            place => format!("{}~{}", self.root, place.number()),
+        }
+    }
+
+    /// Returns what the relay says to the object above it, `None` for the root.
+    pub(super) fn parent(&self) -> Option<Self> {
+        let place = self.fan_out.parent(self.place)?;
+        Some(Self {
+            place,
+            ask: Ask::Anyway,
+            follower: self.place,
+            ..self.clone()
+        })
+    }
+
+    /// In ASCII, for a header.
+    pub(super) fn to_text(&self) -> worker::Result<String> {
+        let json = serde_json::to_string(self)?;
+        Ok(js_sys::encode_uri_component(&json).into())
+    }
+
+    pub(super) fn from_text(text: &str) -> worker::Result<Self> {
+        let json = String::from(js_sys::decode_uri_component(text)?);
+        Ok(serde_json::from_str(&json)?)
+    }
+
+    /// `None` where there is to be no tree.
+    pub(super) fn from_request(request: &web_sys::Request) -> worker::Result<Option<Self>> {
+        let text = request.headers().get(HOP)?;
+        text.as_deref().map(Self::from_text).transpose()
+    }
+}
+
+/// The header that has a [`Hop`].
+pub(super) const HOP: &str = "ssetarget-hop";
+
+/// An object's answer to a viewer that it does not take. The Worker understands it; no client sees
+/// it.
+const ELSEWHERE: u16 = 421;
+const RELAYS: &str = "ssetarget-relays";
+
+/// What an object's answer says of where the viewer is to be.
+pub(super) fn admission(response: &Response) -> worker::Result<Admission> {
+    if response.status_code() != ELSEWHERE {
+        return Ok(Admission::Here);
+    }
+    let relays = response.headers().get(RELAYS)?;
+    let relays = relays.and_then(|relays| relays.parse().ok());
+    Ok(relays.map_or(Admission::Full, Admission::Relays))
+}
+
+/// Returns the answer to a viewer that an object does not take, `None` to one that it does.
+pub(super) fn elsewhere(admission: Admission) -> worker::Result<Option<Response>> {
+    let mut response = ResponseBuilder::new().with_status(ELSEWHERE);
+    match admission {
+        Admission::Here => return Ok(None),
+        Admission::Relays(relays) => {
+            response = response.with_header(RELAYS, &relays.to_string())?;
+        }
+        Admission::Full => {}
+    }
+    Ok(Some(response.empty()))
+}

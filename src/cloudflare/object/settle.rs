@@ -1,0 +1,97 @@
+//! Asking the platform how a run has ended, where the run itself did not say. Runs in the object.
+
+use std::time::Duration;
+
+use cloudflare_workflows::{Runtime, WorkersRuntime, Workflow};
+use serde::{Deserialize, Serialize};
+use worker::Storage;
+
+use super::error::to_worker;
+use super::log::WorkflowLog;
+use crate::cloudflare::instance_end::instance_end;
+use crate::cloudflare::sql::ObjectSql;
+
+/// An instance, and the binding that is asked about it.
+pub(super) struct Asked<'a> {
+    pub(super) binding: Workflow,
+    /// The workflow's name.
+    pub(super) name: &'a str,
+    pub(super) instance: &'a str,
+}
+
+/// Ends the log of a run that the platform says is over, at the object itself. Returns whether the
+/// log was changed.
+///
+/// The platform is asked twice, around looking where the log stands: if the instance is restarted
+/// in between, the second answer is not of the run that the log is in, or a lifetime has opened the log
+/// since.
+pub(super) async fn settle(
+    log: &WorkflowLog<ObjectSql>,
+    asked: &Asked<'_>,
+) -> worker::Result<bool> {
+    let ask = || instance_end(&asked.binding, asked.instance);
+    if ask().await?.is_none() {
+        return Ok(false);
+    }
+    let stood = log.state().map_err(to_worker)?;
+    let Some(end) = ask().await? else {
+        return Ok(false);
+    };
+    let stood = Some((stood.run, stood.generation));
+    let settled = log.settle(stood, asked.name, &end, WorkersRuntime.now());
+    settled.map_err(to_worker)
+}
+
+/// That the platform is to be asked. Kept in storage, since an object without viewers does not stay
+/// in memory until its alarm.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Pending {
+    /// The object's name, which it may not know in an alarm.
+    pub(super) object: String,
+    /// How often it was asked.
+    tries: u32,
+}
+
+const KEY: &str = "settle";
+/// An instance that fails needs a moment until its status says so.
+const FIRST: Duration = Duration::from_secs(3);
+/// It is asked after 3, 6, 12 ... seconds, the last time after about an hour and a half. An instance that
+/// goes on tells its log so itself.
+const TRIES: u32 = 11;
+
+impl Pending {
+    pub(super) fn new(object: String) -> Self {
+        Self { object, tries: 0 }
+    }
+
+    /// Returns what is stored, if the platform is still to be asked.
+    pub(super) async fn due(storage: &Storage) -> worker::Result<Option<Self>> {
+        storage.get(KEY).await
+    }
+
+    /// Sets the alarm for the next question, unless the run has ended, whose alarm is for the log's
+    /// retention, or the platform was asked often enough.
+    pub(super) async fn schedule(
+        mut self,
+        storage: &Storage,
+        log: &WorkflowLog<ObjectSql>,
+    ) -> worker::Result<()> {
+        let state = log.state().map_err(to_worker)?;
+        if state.ended || state.empty || self.tries >= TRIES {
+            return Self::clear(storage).await;
+        }
+        let delay = FIRST * 2_u32.pow(self.tries);
+        self.tries += 1;
+        storage.put(KEY, self).await?;
+        // Not over the alarm of a run that has ended in the meantime.
+        if !log.state().map_err(to_worker)?.ended {
+            storage.set_alarm(delay).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes what is stored: the platform is not to be asked any more.
+    pub(super) async fn clear(storage: &Storage) -> worker::Result<()> {
+        storage.delete(KEY).await.map(drop)
+    }
+}

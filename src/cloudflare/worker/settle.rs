@@ -1,0 +1,104 @@
+//! Ending the log of a run that is over without having said so. Runs in the Worker, beside a viewer's stream.
+
+use std::time::Duration;
+
+use cloudflare_workflows::__private::sleep;
+use cloudflare_workflows::{InstanceState, InstanceStatus, WorkflowError};
+
+use super::namespace::WorkflowEventsNamespace;
+use crate::cloudflare::command::{InstanceEnd, LogCommand};
+use crate::cloudflare::instance_end::instance_end;
+
+impl WorkflowEventsNamespace {
+    /// The state of an instance without events, if there is one and it is to be asked for.
+    pub(super) async fn state_of_unknown(
+        &self,
+        instance_id: &str,
+    ) -> Result<Option<InstanceState>, WorkflowError> {
+        if !self.asks_for_unknown {
+            return Ok(None);
+        }
+        let status = self.status(instance_id).await?;
+        Ok(status.map(|status| status.state))
+    }
+
+    /// Ends the log of a run that is over, if its own code did not, and takes an announcement back
+    /// whose instance was never created.
+    pub(super) async fn settle(&self, instance_id: &str) {
+        for _ in 0..2 {
+            match self.settle_once(instance_id).await {
+                Ok(Settled::Now) => return,
+                // Perhaps it is being created.
+                Ok(Settled::TooEarly) => sleep(TOO_EARLY).await,
+                Err(error) => {
+                    worker::console_warn!(
+                        "ssetarget: whether a run has ended is not known: {error}"
+                    );
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn settle_once(&self, instance_id: &str) -> Result<Settled, String> {
+        if self.end(instance_id).await?.is_none() {
+            return Ok(Settled::Now);
+        }
+        let stood = self.command(instance_id, &LogCommand::State).await?.state;
+        if stood.ended || stood.empty {
+            return Ok(Settled::Now);
+        }
+        // Asked again now that it is known where the log stands: the instance may have been restarted
+        // in between, and that run is not over.
+        let Some(end) = self.end(instance_id).await? else {
+            return Ok(Settled::Now);
+        };
+        let is_missing = end == InstanceEnd::Missing;
+        let command = LogCommand::Settle {
+            stood: Some((stood.run, stood.generation)),
+            workflow: self.workflow_name.clone(),
+            end,
+        };
+        let answer = self.command(instance_id, &command).await?;
+        Ok(if is_missing && !answer.changed {
+            Settled::TooEarly
+        } else {
+            Settled::Now
+        })
+    }
+
+    /// How the instance has ended, if it has.
+    async fn end(&self, instance_id: &str) -> Result<Option<InstanceEnd>, String> {
+        let Some(workflow) = &self.workflow else {
+            return Ok(None);
+        };
+        let end = instance_end(workflow, instance_id).await;
+        end.map_err(|error| error.to_string())
+    }
+
+    async fn status(&self, instance_id: &str) -> Result<Option<AnyStatus>, WorkflowError> {
+        let Some(workflow) = &self.workflow else {
+            return Ok(None);
+        };
+        let status = async {
+            let instance = workflow.get(instance_id).await?;
+            instance.status_without_output().await
+        };
+        match status.await {
+            Ok(status) => Ok(Some(status)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// What became of asking how a run has ended.
+enum Settled {
+    Now,
+    TooEarly,
+}
+
+/// As long as the platform may not know an instance that is being created, and a little longer.
+const TOO_EARLY: Duration = Duration::from_secs(32);
+
+type AnyStatus = InstanceStatus<()>;
