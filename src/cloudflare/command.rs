@@ -5,24 +5,24 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-/// A call to the log of an instance, and what it needs to know.
+/// A command to the log of an instance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum LogCommand {
-    /// Says where the log stands.
+    /// Asks where the log stands.
     State,
-    /// See [`WorkflowLog::announce`].
+    /// See [`WorkflowLog::announce`](crate::cloudflare::object::log::WorkflowLog::announce).
     Announce {
         /// The workflow's name.
         workflow: String,
         /// Milliseconds since 1970.
         time: u64,
     },
-    /// See [`WorkflowLog::take_back`].
+    /// See [`WorkflowLog::take_back`](crate::cloudflare::object::log::WorkflowLog::take_back).
     TakeBack,
-    /// See [`WorkflowLog::begin_restart`].
+    /// See [`WorkflowLog::begin_restart`](crate::cloudflare::object::log::WorkflowLog::begin_restart).
     BeginRestart,
-    /// See [`WorkflowLog::confirm_restart`].
+    /// See [`WorkflowLog::confirm_restart`](crate::cloudflare::object::log::WorkflowLog::confirm_restart).
     ConfirmRestart {
         /// Where the log stood when the restart began.
         stood: (u32, u64),
@@ -31,11 +31,11 @@ pub enum LogCommand {
         /// Milliseconds since 1970, from before the restart.
         time: u64,
     },
-    /// See [`WorkflowLog::cancel_restart`].
+    /// See [`WorkflowLog::cancel_restart`](crate::cloudflare::object::log::WorkflowLog::cancel_restart).
     CancelRestart,
-    /// Ends the latest run: see [`WorkflowLog::settle`].
+    /// Ends the latest run: see [`WorkflowLog::settle`](crate::cloudflare::object::log::WorkflowLog::settle).
     Settle {
-        /// Where the log stood when the platform was asked; none: wherever it stands.
+        /// Where the log stood when the platform was asked; `None` ends the run wherever the log stands.
         stood: Option<(u32, u64)>,
         /// The workflow's name.
         workflow: String,
@@ -44,7 +44,7 @@ pub enum LogCommand {
     },
 }
 
-/// How the platform says that an instance has ended.
+/// How an instance has ended, by the platform's word.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum InstanceEnd {
@@ -58,7 +58,7 @@ pub enum InstanceEnd {
     Missing,
 }
 
-/// What came of a [`LogCommand`].
+/// The answer to a [`LogCommand`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LogAnswer {
@@ -70,7 +70,7 @@ pub struct LogAnswer {
     pub restarting: bool,
 }
 
-/// Where a log stands, for whoever acts on its instance from outside.
+/// Where a log stands, for code that acts on its instance from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LogState {
@@ -82,7 +82,7 @@ pub struct LogState {
     pub ended: bool,
     /// Whether the log has no events.
     pub empty: bool,
-    /// Whether all it has is that the instance was announced: see [`WorkflowLog::announce`].
+    /// Whether the log has only the announcement of the instance: see [`WorkflowLog::announce`](crate::cloudflare::object::log::WorkflowLog::announce).
     pub announced: bool,
     /// When the newest event was stored.
     pub newest: Option<SystemTime>,

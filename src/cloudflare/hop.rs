@@ -6,8 +6,8 @@ use worker::{Response, ResponseBuilder, web_sys};
 
 use super::fan_out::{Admission, Ask, FanOut, Place};
 
-/// What the Worker says to an object of a tree, and a relay to the one above it: which one that is,
-/// and how others are reached. Never the client's word.
+/// Tells an object of a tree its place, and how the others are reached. The Worker sends it, and a relay to
+/// the object above it; a client cannot.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Hop {
     /// The binding of the objects.
@@ -17,12 +17,12 @@ pub(super) struct Hop {
     pub(super) fan_out: FanOut,
     pub(super) place: Place,
     pub(super) ask: Ask,
-    /// Who follows it, where a relay says it. The root where it is the Worker.
+    /// The relay that sends this, or the root's place where the Worker does.
     pub(super) follower: Place,
 }
 
 impl Hop {
-    /// The name of the object. No run's ends like a relay's: `~` is in no instance's id.
+    /// Returns the name of the object. No instance's id has a `~`, so a relay's name is no run's.
     pub(super) fn object_name(&self) -> String {
         match self.place {
             Place::ROOT => self.root.clone(),
@@ -41,18 +41,19 @@ impl Hop {
         })
     }
 
-    /// In ASCII, for a header.
+    /// Writes the hop in ASCII, for a header.
     pub(super) fn to_text(&self) -> worker::Result<String> {
         let json = serde_json::to_string(self)?;
         Ok(js_sys::encode_uri_component(&json).into())
     }
 
+    /// Reads what [`to_text`](Self::to_text) wrote.
     pub(super) fn from_text(text: &str) -> worker::Result<Self> {
         let json = String::from(js_sys::decode_uri_component(text)?);
         Ok(serde_json::from_str(&json)?)
     }
 
-    /// `None` where there is to be no tree.
+    /// Reads the hop from a request's header; `None` if it has none, and so no tree.
     pub(super) fn from_request(request: &web_sys::Request) -> worker::Result<Option<Self>> {
         let text = request.headers().get(HOP)?;
         text.as_deref().map(Self::from_text).transpose()
@@ -62,12 +63,12 @@ impl Hop {
 /// The header that has a [`Hop`].
 pub(super) const HOP: &str = "ssetarget-hop";
 
-/// An object's answer to a viewer that it does not take. The Worker understands it; no client sees
-/// it.
+/// The status of an object's answer to a viewer that it does not take. The Worker reads it; no client sees it.
 const ELSEWHERE: u16 = 421;
+/// The header in that answer which says how many relays there are.
 const RELAYS: &str = "ssetarget-relays";
 
-/// What an object's answer says of where the viewer is to be.
+/// Returns where the viewer is to be served, by an object's answer.
 pub(super) fn admission(response: &Response) -> worker::Result<Admission> {
     if response.status_code() != ELSEWHERE {
         return Ok(Admission::Here);

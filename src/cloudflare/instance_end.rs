@@ -4,7 +4,8 @@ use cloudflare_workflows::{InstanceState, InstanceStatus, Workflow, WorkflowErro
 
 use super::command::InstanceEnd;
 
-/// How an instance has ended, if it has.
+/// Returns how an instance has ended, `None` while it goes on. States that the platform may leave again are
+/// no ends.
 pub(super) async fn instance_end(
     workflow: &Workflow,
     instance: &str,

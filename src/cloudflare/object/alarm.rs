@@ -27,8 +27,8 @@ impl EventsObject {
         self.settle_later().await
     }
 
-    /// Whether the alarm was set to ask how the run is, and the run has ended while it went off. It
-    /// must not be taken for the one that deletes the log.
+    /// Returns whether the alarm was set to ask how the run is, and the run has ended meanwhile. Such an alarm
+    /// must not delete the log.
     async fn was_for_settling(&self) -> worker::Result<bool> {
         let storage = self.state.storage();
         let state = self.log.state().map_err(to_worker)?;
@@ -51,7 +51,7 @@ impl EventsObject {
         Ok(true)
     }
 
-    /// An announcement was taken back: nothing of it is left in storage, if there was nothing before it.
+    /// Clears the storage after an announcement was taken back, if there was nothing before it.
     pub(super) async fn clear(&self) -> worker::Result<()> {
         let store = self.log.target().store();
         if store.emptied().map_err(to_worker)?.is_some() {
@@ -60,7 +60,7 @@ impl EventsObject {
         self.state.storage().delete_all().await
     }
 
-    /// Has the platform asked in some seconds how the run is, where it can be.
+    /// Has the platform asked in some seconds how the run is, if its workflow is in the config.
     async fn settle_later(&self) -> worker::Result<()> {
         let object = self.state.id().name();
         let Some(name) = object.filter(|name| self.workflow_of(name).is_some()) else {
@@ -71,7 +71,7 @@ impl EventsObject {
             .await
     }
 
-    /// Asks the platform how the run is, if that is due.
+    /// Asks the platform how the run is, if that is due, and ends the log of a run that is over.
     async fn settle(&self) -> worker::Result<()> {
         let storage = self.state.storage();
         let Some(pending) = Pending::due(&storage).await? else {
@@ -101,7 +101,8 @@ impl EventsObject {
         pending.schedule(&storage, &self.log).await
     }
 
-    /// The workflow, its binding and the instance that an object of this name is of.
+    /// Returns the workflow, its binding and the instance of the object of this name, if the workflow is in the
+    /// config.
     fn workflow_of<'a>(&self, object: &'a str) -> Option<(&'a str, &'static str, &'a str)> {
         let (workflow, instance) = object.split_once('/')?;
         let known = |(name, _): &&(&str, &str)| *name == workflow;
@@ -109,8 +110,8 @@ impl EventsObject {
         Some((workflow, *binding, instance))
     }
 
-    /// Sets the alarm of a log that has ended. Also if it ended before, since its alarm may have
-    /// been lost; but being told of its end again does not put off the alarm.
+    /// Sets the alarm that deletes a log that has ended. Also if it ended before, since its alarm may have
+    /// been lost; but a repeated end does not put off the alarm.
     pub(super) async fn expire_later(&self, has_just_ended: bool) -> worker::Result<()> {
         let Some(retention) = self.config.retention else {
             return Ok(());
@@ -122,7 +123,7 @@ impl EventsObject {
         Ok(())
     }
 
-    /// Deletes the log, and later what is left of it, unless a further run has begun since the
+    /// Deletes the log, and later the row that is left of it, unless a further run has begun since the
     /// alarm was set: then the end of that run sets another.
     async fn expire(&self) -> worker::Result<()> {
         let store = self.log.target().store();

@@ -28,7 +28,7 @@ pub struct WorkflowEventsObject {
 }
 
 impl WorkflowEventsObject {
-    /// For the class's constructor. Touches no storage.
+    /// Backs the class's constructor. Touches no storage.
     ///
     /// # Errors
     /// When the class is not configured as one with SQLite storage.
@@ -45,13 +45,13 @@ impl WorkflowEventsObject {
         })
     }
 
-    /// An object that is only there to find its class.
+    /// Returns an object that is only used to find its class.
     #[must_use]
     pub fn dummy() -> Self {
         Self { object: None }
     }
 
-    /// The runtime's `ctx`, which test tools look for on instances.
+    /// Returns the runtime's `ctx`, which test tools look for on instances.
     #[must_use]
     pub fn ctx(&self) -> JsValue {
         self.object
@@ -59,7 +59,7 @@ impl WorkflowEventsObject {
             .map_or(JsValue::UNDEFINED, |object| object.state.as_raw().into())
     }
 
-    /// For the class's `fetch`: streams events. Cannot append, whatever the request is.
+    /// Backs the class's `fetch`: streams events. Cannot append, whatever the request is.
     pub fn fetch(&self, request: web_sys::Request) -> Promise {
         self.with(async move |object| {
             let response = object.answer(&request).await.map_err(JsValue::from)?;
@@ -67,7 +67,7 @@ impl WorkflowEventsObject {
         })
     }
 
-    /// For the class's `alarm`: the log's time is over, or the platform is to be asked how the run
+    /// Backs the class's `alarm`: deletes the log when its time is over, or asks the platform how the run
     /// is.
     pub fn alarm(&self) -> Promise {
         self.with(async move |object| {
@@ -76,9 +76,9 @@ impl WorkflowEventsObject {
         })
     }
 
-    /// For the class's `enter`, which only the Worker's own code can call, by RPC: functions that
-    /// append and that ask for the run's end. Calling them any number of times belongs to this one call. With
-    /// a generation the log is opened: with 0 for a lifetime's first time, else again.
+    /// Backs the RPC method `enter`, which only the Worker's own code can call: returns functions that append
+    /// and that have the platform asked for the run's end. All calls of them belong to this one call. With a
+    /// generation the log is opened: 0 is a lifetime's first time, any other number opens it again.
     pub fn enter(&self, generation: Option<f64>) -> Promise {
         self.with(async move |object| {
             let session = js_sys::Object::new();
@@ -107,14 +107,14 @@ impl WorkflowEventsObject {
                 Rc::clone(&object).append(to_generation(generation), run, &batch)
             };
             let append = Closure::wrap_assert_unwind_safe(Box::new(append) as Append);
-            // They live as long as JavaScript, and through it the caller, holds them.
+            // JavaScript, and through it the caller, keeps the functions alive.
             set("append", &append.into_js_value())?;
             set("settle", &settle.into_js_value())?;
             Ok(session.into())
         })
     }
 
-    /// For the class's `obey`, which only the Worker's own code can call, by RPC: does a
+    /// Backs the RPC method `obey`, which only the Worker's own code can call: carries out a
     /// [`LogCommand`] and answers with a [`LogAnswer`](crate::cloudflare::command::LogAnswer), both as JSON.
     pub fn obey(&self, command: String) -> Promise {
         self.with(async move |object| {
@@ -125,7 +125,7 @@ impl WorkflowEventsObject {
         })
     }
 
-    /// For the class's `tell`, which only the Worker's own code can call, by RPC: appends facts to
+    /// Backs the RPC method `tell`, which only the Worker's own code can call: appends facts to
     /// the latest run from outside the workflow, and answers how many were new.
     pub fn tell(&self, batch: Vec<u8>) -> Promise {
         self.with(async move |object| {
@@ -134,7 +134,7 @@ impl WorkflowEventsObject {
         })
     }
 
-    /// For the class's `webSocketMessage`.
+    /// Backs the class's `webSocketMessage`: a Worker acknowledges bytes.
     pub fn web_socket_message(&self, socket: JsValue, message: &JsValue) {
         if let Some(object) = &self.object {
             let target = object.log.target();
@@ -143,15 +143,15 @@ impl WorkflowEventsObject {
         }
     }
 
-    /// For the class's `webSocketClose` and `webSocketError`.
+    /// Backs the class's `webSocketClose` and `webSocketError`: a viewer has left.
     pub fn web_socket_gone(&self, socket: JsValue) {
         if let Some(object) = &self.object {
             object.held_streams.left(&socket.unchecked_into());
         }
     }
 
-    /// For the class's `follow`, which only objects of the class call, by RPC, with what the one that
-    /// they call is: functions that read its log, see [`remote_log`].
+    /// Backs the RPC method `follow`, called only by other objects of the class: returns functions that read
+    /// this object's log, see [`follower`]. `hop` tells this object its place in the tree.
     pub fn follow(&self, hop: String) -> Promise {
         self.with(async move |object| {
             let hop = Hop::from_text(&hop)?;
@@ -163,7 +163,7 @@ impl WorkflowEventsObject {
         })
     }
 
-    /// For tests: who watches, as JSON.
+    /// Returns, for tests, how many watch, as JSON.
     #[must_use]
     pub fn watched(&self) -> JsValue {
         let watched = self.object.as_ref().map(|object| object.tree.watched());

@@ -7,25 +7,24 @@ use std::time::Duration;
 #[non_exhaustive]
 pub struct WorkflowEventsConfig {
     /// How long the log of a finished run is kept. Then its events are deleted and its id is unknown
-    /// again. `None`: for ever. Default: 7 days.
+    /// again. `None` keeps it for ever. Default: 7 days.
     pub retention: Option<Duration>,
-    /// How long one small row of a deleted log is kept, from when it was deleted: as long as that, a
-    /// further run of the same instance goes on with its ids and the number of its runs, so that a
-    /// client which comes back with an id of the deleted log is told that it missed something
-    /// (`event: reset`). Then the object's storage is deleted. Default: 30 days, as long as the
+    /// How long one small row of a deleted log is kept, counted from the deletion. During that time a
+    /// further run of the same instance goes on with the log's ids and run numbers, so that a client that
+    /// comes back with an id of the deleted log is notified that it missed events (`event: reset`). Then the object's storage is deleted. Default: 30 days, as long as the
     /// platform knows an instance at most.
     pub ids_retention: Duration,
-    /// Names of workflows and of their bindings. Of a run of one of these the object itself asks the
-    /// platform, some seconds after a lifetime that did not say how the run goes on, whether the run
-    /// has ended, and tells the viewers. Default: none, and the next viewer's request has it asked
-    /// for, where [`with_workflow`](crate::cloudflare::WorkflowEventsNamespace::with_workflow) says so.
+    /// Names of workflows and of their bindings. For a run of one of these, the object itself asks the
+    /// platform whether the run has ended, some seconds after a lifetime that did not say how the run goes
+    /// on, and notifies the viewers. Default: none; then the next viewer's request has the platform asked,
+    /// where [`with_workflow`](crate::cloudflare::WorkflowEventsNamespace::with_workflow) says so.
     pub workflows: &'static [(&'static str, &'static str)],
 }
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl WorkflowEventsConfig {
-    /// With the defaults of the fields.
+    /// Returns the defaults of the fields.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -35,7 +34,7 @@ impl WorkflowEventsConfig {
         }
     }
 
-    /// With the names and bindings of [`workflows`](Self::workflows), as in `wrangler.toml`.
+    /// Sets [`workflows`](Self::workflows), names and bindings as in `wrangler.toml`. Default: none.
     ///
     /// ```
     /// # #[cfg(feature = "cloudflare")]
@@ -52,21 +51,21 @@ impl WorkflowEventsConfig {
         self
     }
 
-    /// With another [`retention`](Self::retention). Default: 7 days.
+    /// Sets [`retention`](Self::retention). Default: 7 days.
     #[must_use]
     pub const fn retention(mut self, retention: Duration) -> Self {
         self.retention = Some(retention);
         self
     }
 
-    /// Keeps the log of a finished run for ever. Default: [`retention`](Self::retention).
+    /// Keeps the log of a finished run for ever. Default: it is kept for [`retention`](Self::retention).
     #[must_use]
     pub const fn keep_for_ever(mut self) -> Self {
         self.retention = None;
         self
     }
 
-    /// With another [`ids_retention`](Self::ids_retention). Default: 30 days.
+    /// Sets [`ids_retention`](Self::ids_retention). Default: 30 days.
     #[must_use]
     pub const fn ids_retention(mut self, retention: Duration) -> Self {
         self.ids_retention = retention;

@@ -13,17 +13,17 @@ use crate::cloudflare::hop::Hop;
 use crate::store::Bell;
 use crate::sync::{Mutex, lock};
 
-/// Those whom an object serves.
+/// The viewers and relays that an object serves.
 #[derive(Default)]
 pub(super) struct Crowd {
     audience: Mutex<Audience>,
-    /// Of viewers' heartbeats.
+    /// The timers of viewers' heartbeats.
     timers: Mutex<Timers>,
-    /// Rung when there are others.
+    /// Rung when viewers or relays come, report or leave.
     bell: Bell,
 }
 
-/// By numbers, from the first to the last that was made.
+/// Timers by number, numbered as they are made.
 #[derive(Default)]
 struct Timers {
     timers: BTreeMap<u64, Timer>,
@@ -58,8 +58,8 @@ impl Crowd {
         }
     }
 
-    /// Writes a heartbeat to all viewers, and another a moment later: at the second at the latest the
-    /// runtime says who is gone.
+    /// Writes a heartbeat to all viewers, and another a moment later: at the second one at the latest the
+    /// runtime notices which viewers are gone.
     fn probe(self: &Rc<Self>) {
         const MOMENT: Duration = Duration::from_millis(400);
         self.beat();
@@ -70,6 +70,7 @@ impl Crowd {
         });
     }
 
+    /// Writes a heartbeat to all viewers.
     fn beat(&self) {
         let timers: Vec<_> = lock(&self.timers).timers.values().cloned().collect();
         for timer in timers {
@@ -77,6 +78,7 @@ impl Crowd {
         }
     }
 
+    /// Changes the counts and rings the bell.
     pub(super) fn change<T>(&self, change: impl FnOnce(&mut Audience) -> T) -> T {
         let changed = change(&mut lock(&self.audience));
         self.bell.ring();
@@ -102,11 +104,11 @@ impl Crowd {
 
     /// Resolves when no viewers and no relays are left.
     pub(super) async fn gone(&self) {
-        /// A relay that went away without a word is not rung for.
+        /// How often to look without a ring: a relay that went away without a word rings no bell.
         const LOOK: Duration = Duration::from_secs(30);
         loop {
             let listener = self.bell.listen();
-            // Without those that were not heard of.
+            // `below` forgets relays that have not reported lately.
             let is_empty = {
                 let mut audience = lock(&self.audience);
                 audience.below(now());
@@ -120,14 +122,14 @@ impl Crowd {
     }
 }
 
-/// A viewer's time at an object.
+/// A viewer at an object, counted until this is dropped.
 pub(super) struct Visit {
     crowd: Rc<Crowd>,
     number: u64,
 }
 
 impl Visit {
-    /// The timer of its heartbeats.
+    /// Returns the timer of the viewer's heartbeats.
     pub(super) fn timer(&self) -> Timer {
         let timer = Timer::new();
         let mut timers = lock(&self.crowd.timers);

@@ -32,12 +32,13 @@ pub(super) struct EventsObject {
     pub(super) tree: Tree,
     pub(super) config: WorkflowEventsConfig,
     pub(super) env: worker::Env,
-    /// A lifetime is under way, as far as this object knows since it is in memory. Not a `Cell`, which
+    /// Whether a lifetime is under way, as far as this object knows since it is in memory. Not a `Cell`, which
     /// a panic could leave half-changed as far as the compiler knows.
     pub(super) has_lifetime: AtomicBool,
 }
 
 impl EventsObject {
+    /// Returns the object of this state. Touches no storage.
     pub(super) fn new(
         state: worker::durable::State,
         env: worker::Env,

@@ -18,7 +18,7 @@ use crate::delivery::SseTarget;
 use crate::event::{EventId, NewEvent};
 use crate::store::{Bell, FrameStore, PageLimit};
 
-/// The functions that read this log, for this relay, which is one of `crowd` from now on.
+/// Returns the functions that read this log, for a relay that is part of `crowd` from now on.
 pub(super) fn session<S: FrameStore<Bytes = Uint8Array> + 'static>(
     target: &SseTarget<NewEvent, S>,
     crowd: &Rc<Crowd>,
@@ -32,7 +32,7 @@ pub(super) fn session<S: FrameStore<Bytes = Uint8Array> + 'static>(
         bell: Bell::new(),
     });
     let session = js_sys::Object::new();
-    // Functions live as long as JavaScript, and through it the relay, holds them.
+    // JavaScript, and through it the relay, keeps the functions alive.
     let set =
         |name: &str, function: JsValue| js_sys::Reflect::set(&session, &name.into(), &function);
 
@@ -97,6 +97,7 @@ impl<S: FrameStore<Bytes = Uint8Array>> Follower<S> {
         clippy::cast_sign_loss,
         reason = "a count"
     )]
+    /// Notes how many viewers are below the relay.
     fn report(&self, viewers: f64) {
         if !self.left.load(Ordering::Relaxed) {
             let viewers = viewers as u64;
@@ -105,12 +106,14 @@ impl<S: FrameStore<Bytes = Uint8Array>> Follower<S> {
         }
     }
 
+    /// Takes the relay off the list, and ends its waiting calls.
     fn leave(&self) {
         self.left.store(true, Ordering::Relaxed);
         self.crowd.change(|audience| audience.part(self.joined));
         self.bell.ring();
     }
 
+    /// Returns a page after this position. Waits for one for up to [`WAIT`], if it is to.
     async fn page(
         &self,
         after: Option<EventId>,
@@ -118,7 +121,7 @@ impl<S: FrameStore<Bytes = Uint8Array>> Follower<S> {
         limit: PageLimit,
     ) -> Result<JsValue, JsValue> {
         let store = self.target.store();
-        // Not for as long as the relay is there, which may go away without a word.
+        // For this call only: the relay may go away without a word.
         let _watch = store.watch();
         if waits {
             let changed = pin!(store.changed(after));

@@ -8,7 +8,7 @@ use wasm_bindgen::prelude::*;
 use crate::event::EventId;
 use crate::store::{FramePage, Frames, Page, PageLimit};
 
-/// How long the object above waits for something new before it answers that there is nothing.
+/// How long the object above waits for new events before it answers that there are none.
 pub(super) const WAIT: Duration = Duration::from_secs(20);
 
 /// A limit that reads the ends of the log and no events.
@@ -17,7 +17,8 @@ pub(super) const ENDS_ONLY: PageLimit = PageLimit {
     bytes: 0,
 };
 
-/// By position, which costs less than by name.
+/// Writes a page: `[oldest, head, trimmed, closed]`, and `last, bytes` where it has events. By position, which
+/// costs less than by name.
 pub(super) fn to_array(page: &FramePage<Uint8Array>) -> Array {
     let ends = [page.oldest, page.head, page.trimmed].map(|id| JsValue::from(id_number(id)));
     let array = Array::from_iter(ends);
@@ -29,6 +30,7 @@ pub(super) fn to_array(page: &FramePage<Uint8Array>) -> Array {
     array
 }
 
+/// Reads a page that [`to_array`] wrote.
 pub(super) fn from_array(page: &JsValue) -> Result<FramePage<Uint8Array>, JsValue> {
     let array: &Array = page.dyn_ref().ok_or("it does not answer with a page")?;
     let events = match id(&array.get(4)) {
@@ -47,7 +49,7 @@ pub(super) fn from_array(page: &JsValue) -> Result<FramePage<Uint8Array>, JsValu
     })
 }
 
-/// 0 for none.
+/// An id as JavaScript's number, 0 for `None`.
 pub(super) fn id_number(id: Option<EventId>) -> f64 {
     number(id.map_or(0, EventId::get))
 }

@@ -8,16 +8,17 @@ use crate::cloudflare::command::{InstanceEnd, LogAnswer, LogCommand};
 use crate::store::Sql;
 use crate::workflow::{TERMINATED, Told, workflow_ended, workflow_started};
 
-/// An announced instance that the platform does not know after this long was not created; any
-/// other that it does not know is gone. Until then the platform may not have heard of it yet.
+/// How long an instance may be unknown to the platform after its newest event. Later an announced one counts
+/// as never created, and any other as gone.
 const MISSING_AFTER: Duration = Duration::from_secs(30);
 
-/// What viewers are told of an instance that is gone, and of a run that failed without a message.
+/// The error that viewers see of an instance that is gone.
 const MISSING: &str = "the instance does not exist any more";
+/// The error that viewers see of a run that failed without a message.
 const FAILED: &str = "the workflow failed";
 
 impl<Q: Sql> WorkflowLog<Q> {
-    /// Does what was asked for. `now` is the time.
+    /// Carries out a command. `now` is the time.
     ///
     /// # Errors
     /// As the methods that the commands name.
@@ -66,10 +67,10 @@ impl<Q: Sql> WorkflowLog<Q> {
         })
     }
 
-    /// Ends the latest run as the platform says that it has ended, if its own code has not. With where
-    /// the log stood before the platform was asked, only if no lifetime has opened it since: then
-    /// the run goes on, or is another. An announced instance that the platform does not know half a
-    /// minute later was not created: its announcement is taken back. Returns whether
+    /// Ends the latest run as the platform says that it has ended, if its own code has not. `stood` is where
+    /// the log stood before the platform was asked: nothing is changed if a lifetime has opened the log
+    /// since, because the run goes on then, or is another. An announced instance that the platform does
+    /// not know half a minute later was not created: its announcement is taken back. Returns whether
     /// anything was changed.
     ///
     /// # Errors
@@ -97,7 +98,7 @@ impl<Q: Sql> WorkflowLog<Q> {
             InstanceEnd::Terminated => Err(TERMINATED),
             InstanceEnd::Failed(message) => Err(message.as_deref().unwrap_or(FAILED)),
         };
-        // A log that nothing was told of is none to be ended.
+        // A log without events has no run to end.
         if state.empty {
             return Ok(false);
         }

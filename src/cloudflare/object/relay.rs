@@ -24,7 +24,7 @@ use crate::event::NewEvent;
 use crate::store::{EventStore, RelayError, RelayStore};
 use crate::sync::{Mutex, lock};
 
-/// An object's part in a tree.
+/// An object's part in a tree of relays.
 pub(super) struct Tree {
     env: Env,
     crowd: Rc<Crowd>,
@@ -40,10 +40,10 @@ impl Tree {
         }
     }
 
-    /// Takes a viewer, who is there as long as the [`Visit`] is, or sends it elsewhere.
+    /// Takes a viewer, which counts until its [`Visit`] is dropped, or returns the answer that sends it elsewhere.
     pub(super) fn admit(&self, hop: Option<&Hop>) -> worker::Result<Result<Visit, Response>> {
         let admission = match hop {
-            // Where relays could not reach this object it serves all by itself.
+            // Where relays could not reach this object, it serves all viewers by itself.
             Some(hop) if self.env.durable_object(&hop.binding).is_ok() => self.crowd.admit(hop),
             _ => Admission::Here,
         };
@@ -53,7 +53,7 @@ impl Tree {
         })
     }
 
-    /// The relay that this object is, if it is one.
+    /// Returns the relay that this object is, if it is one.
     pub(super) fn relay(&self, hop: Option<&Hop>) -> worker::Result<Option<Rc<Relay>>> {
         let Some((hop, parent)) = hop.and_then(|hop| Some((hop, hop.parent()?))) else {
             return Ok(None);
@@ -76,7 +76,7 @@ impl Tree {
         &self.crowd
     }
 
-    /// For tests: how many viewers are here, how many below, and whether it follows another object.
+    /// Returns, for tests, how many viewers are here, how many below, and whether the object follows another.
     pub(super) fn watched(&self) -> JsValue {
         let (here, below) = self.crowd.watched();
         let relay = lock(&self.relay);
@@ -88,7 +88,7 @@ impl Tree {
     }
 }
 
-/// An object that has its log from another. It follows that one while it has viewers, or relays
+/// An object that gets its log from another. It follows that one while it has viewers, or relays
 /// below it, so that both can leave memory when nobody watches.
 pub(super) struct Relay {
     target: SseTarget<NewEvent, RelayStore<RemoteLog>>,
@@ -97,6 +97,7 @@ pub(super) struct Relay {
 }
 
 impl Relay {
+    /// Answers a viewer with the events of the object above.
     pub(super) async fn serve(
         self: &Rc<Self>,
         stream: &StreamRequest,
@@ -118,19 +119,20 @@ impl Relay {
         sse_frame_response_while(subscription, visit.timer(), leaving, visit)
     }
 
-    /// The log, which is followed.
+    /// Returns the log, and follows it from now on.
     pub(super) fn target(self: &Rc<Self>) -> &SseTarget<NewEvent, RelayStore<RemoteLog>> {
         self.follow();
         &self.target
     }
 
+    /// Follows the object above until no viewers and no relays are left. Does nothing while it follows already.
     fn follow(self: &Rc<Self>) {
         if self.follows.swap(true, Ordering::Relaxed) {
             return;
         }
         let following = Following(Rc::clone(self));
         wasm_bindgen_futures::spawn_local(async move {
-            /// Before it begins anew where the code panicked.
+            /// The pause after a panic, before it begins anew.
             const PAUSE: Duration = Duration::from_secs(1);
             let Relay { target, crowd, .. } = &*following.0;
             let watched = async || {
@@ -140,7 +142,7 @@ impl Relay {
                 select(follow, pin!(crowd.gone())).await;
                 Ok(())
             };
-            // Viewers are still there, and this is all that brings them anything.
+            // Viewers are still there, and only this brings them events.
             while let Err(error) = catch_panic(watched()).await {
                 worker::console_error!("ssetarget: a relay begins anew: {error}");
                 sleep(PAUSE).await;
@@ -149,7 +151,7 @@ impl Relay {
     }
 }
 
-/// While a relay follows.
+/// Marks that a relay follows, until it is dropped.
 struct Following(Rc<Relay>);
 
 impl Drop for Following {
@@ -159,17 +161,17 @@ impl Drop for Following {
     }
 }
 
-/// Tells the object above how many watch, at most once a second.
+/// Reports to the object above how many viewers there are, at most once a second.
 async fn report(crowd: &Crowd, upstream: &RemoteLog) {
     const PAUSE: Duration = Duration::from_secs(1);
-    let mut told = 0;
+    let mut reported = 0;
     loop {
         let listener = crowd.changed();
         let total = crowd.total();
-        if total == told {
+        if total == reported {
             listener.await;
         } else {
-            told = total;
+            reported = total;
             upstream.report(total).await;
             sleep(PAUSE).await;
         }

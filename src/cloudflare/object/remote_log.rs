@@ -21,17 +21,17 @@ use crate::event::{EventId, NewEvent, StoredEvent};
 use crate::store::{Appended, EventStore, FramePage, FrameStore, Page, PageLimit};
 use crate::sync::{Mutex, lock};
 
-/// How long an answer may take beyond that before the connection counts as broken.
+/// How long an answer may take beyond [`WAIT`] before the connection counts as broken.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The log of the object above, of which only frames can be read.
+/// The log of the object above. Only its frames can be read.
 ///
-/// All calls are those of functions that one call returned, so that following costs one request,
+/// All calls are calls of functions that one call returned, so that following costs one request,
 /// however long it takes.
 pub(super) struct RemoteLog {
     namespace: ObjectNamespace,
     name: String,
-    /// For the object: what it is.
+    /// The object's place, which it is told with the first call.
     hop: String,
     session: Mutex<Option<Arc<js::FollowSession>>>,
     viewers: AtomicU64,
@@ -48,17 +48,17 @@ impl RemoteLog {
         })
     }
 
-    /// Says how many viewers there are below.
+    /// Reports how many viewers there are below.
     pub(super) async fn report(&self, viewers: u64) {
         self.viewers.store(viewers, Ordering::Relaxed);
         let session = lock(&self.session).clone();
         if let Some(session) = session {
-            // Of no use if it fails: each page that is asked for says it, too.
+            // A failure does no harm: each request for a page reports it, too.
             let _ = session.report(number(viewers)).await;
         }
     }
 
-    /// Lets go of the object, until something is read again.
+    /// Leaves the object, until something is read again.
     pub(super) fn leave(&self) {
         self.viewers.store(0, Ordering::Relaxed);
         if let Some(session) = lock(&self.session).take() {
@@ -82,8 +82,8 @@ impl RemoteLog {
         .await
     }
 
-    /// What a call resolves to. After an error the next call begins anew: a stub is dead then. Only the
-    /// session that failed is let go of: it may be that others have another one by now.
+    /// Makes a call. After an error the next call opens a new session, because a stub is dead then. Only the
+    /// session that failed is left: other calls may have another one by now.
     fn call<T>(
         &self,
         call: impl AsyncFnOnce(&js::FollowSession) -> Result<T, JsValue>,
@@ -114,6 +114,7 @@ impl RemoteLog {
         })
     }
 
+    /// Returns the session, and opens one if there is none.
     async fn session(&self) -> Result<Arc<js::FollowSession>, JsValue> {
         let session = lock(&self.session).clone();
         if let Some(session) = session {
@@ -135,10 +136,10 @@ impl RemoteLog {
     }
 }
 
-/// Takes the relay off the object's list, if that can still be said, and lets go of the object.
+/// Leaves an object: takes the relay off its list, if it can still be reached, and drops its functions.
 fn let_go(session: Arc<js::FollowSession>) {
     wasm_bindgen_futures::spawn_local(async move {
-        // Of no use if they fail: the object forgets whom it does not hear of.
+        // A failure does no harm: the object forgets relays that do not report.
         select(pin!(session.leave()), sleep(PATIENCE)).await;
         let _ = js::dispose(&session);
     });
@@ -155,19 +156,19 @@ impl fmt::Debug for RemoteLog {
 impl EventStore for RemoteLog {
     type Error = RemoteError;
 
-    /// Fails: who appends does it at the root.
+    /// Fails: appends are made at the root.
     async fn append(&self, _batch: Vec<NewEvent>) -> Result<Vec<Appended>, RemoteError> {
         Err(RemoteError("a relay's log is only read".to_owned()))
     }
 
-    /// Fails: viewers get frames.
+    /// Fails: only frames are read from a relay.
     async fn read(
         &self,
         _after: Option<EventId>,
         _limit: PageLimit,
     ) -> Result<Page<Vec<StoredEvent>>, RemoteError> {
         Err(RemoteError(
-            "of a relay's log only frames are read".to_owned(),
+            "only frames of a relay's log are read".to_owned(),
         ))
     }
 
@@ -205,7 +206,7 @@ impl FrameStore for RemoteLog {
     }
 }
 
-/// What came of a call.
+/// Why a call to the object above failed.
 #[derive(Clone, Debug)]
 pub(super) struct RemoteError(String);
 

@@ -22,9 +22,8 @@ pub(super) struct Asked<'a> {
 /// Ends the log of a run that the platform says is over, at the object itself. Returns whether the
 /// log was changed.
 ///
-/// The platform is asked twice, around looking where the log stands: if the instance is restarted
-/// in between, the second answer is not of the run that the log is in, or a lifetime has opened the log
-/// since.
+/// The platform is asked twice, before and after reading where the log stands: if the instance is restarted
+/// in between, the second answer says that it runs, or a lifetime has opened the log since.
 pub(super) async fn settle(
     log: &WorkflowLog<ObjectSql>,
     asked: &Asked<'_>,
@@ -42,24 +41,26 @@ pub(super) async fn settle(
     settled.map_err(to_worker)
 }
 
-/// That the platform is to be asked. Kept in storage, since an object without viewers does not stay
-/// in memory until its alarm.
+/// A question to the platform that is still to be asked. Kept in storage, since an object without viewers
+/// does not stay in memory until its alarm.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Pending {
-    /// The object's name, which it may not know in an alarm.
+    /// The object's name, which the object may not know in an alarm.
     pub(super) object: String,
-    /// How often it was asked.
+    /// How often the platform was asked.
     tries: u32,
 }
 
+/// The key of [`Pending`] in storage.
 const KEY: &str = "settle";
-/// An instance that fails needs a moment until its status says so.
+/// The delay before the first question: an instance that fails needs a moment until its status says so.
 const FIRST: Duration = Duration::from_secs(3);
-/// It is asked after 3, 6, 12 ... seconds, the last time after about an hour and a half. An instance that
-/// goes on tells its log so itself.
+/// How often the platform is asked: after 3, 6, 12 ... seconds, the last time after about an hour and a half.
+/// An instance that goes on opens its log itself.
 const TRIES: u32 = 11;
 
 impl Pending {
+    /// Returns a question that was not asked yet.
     pub(super) fn new(object: String) -> Self {
         Self { object, tries: 0 }
     }

@@ -1,4 +1,4 @@
-//! The facts of a run, appended at the run's object. Runs in the Worker: in the engine's calls of a workflow's `run`.
+//! Appending a run's facts at its object. Runs in the Worker, in the engine's calls of a workflow's `run`.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -21,13 +21,13 @@ pub type WorkflowRunStep =
     WorkflowEventStep<WorkflowStep, BatchedDispatch<ObjectFactLog, WorkersRuntime>>;
 
 impl WorkflowEventsNamespace {
-    /// Wraps the step object of a run, so that what its steps do is dispatched in batches.
+    /// Wraps the step object of a run: its steps' events are dispatched in batches.
     #[must_use]
     pub fn wrap<P>(&self, event: &WorkflowEvent<P>, step: WorkflowStep) -> WorkflowRunStep {
         self.wrap_with(event, step, DispatchConfig::batched())
     }
 
-    /// As [`wrap`](Self::wrap), with another config for the dispatch.
+    /// Wraps the step object of a run as [`wrap`](Self::wrap) does, with another config for the dispatch.
     #[must_use]
     pub fn wrap_with<P>(
         &self,
@@ -41,13 +41,13 @@ impl WorkflowEventsNamespace {
     }
 }
 
-/// The facts of one lifetime of an instance, at its `WorkflowEvents` object: what
-/// [`WorkflowEventsNamespace::wrap`] uses. Another one that is opened for the same instance counts as
-/// its next lifetime, and this one is over; from outside use [`WorkflowEventsNamespace::append`].
+/// Appends the facts of one lifetime of an instance at its `WorkflowEvents` object.
+/// [`WorkflowEventsNamespace::wrap`] uses it. Opening another one for the same instance begins the next
+/// lifetime, and this one is over. Code outside the run uses [`WorkflowEventsNamespace::append`].
 ///
-/// Appends go through a function that the object's `enter` returns, so that however many there
-/// are between two waits of the workflow, they are one subrequest of the instance. The object
-/// stays in memory while the function is held.
+/// Appends go through a function that the object's `enter` returns, so that any number of them between
+/// two waits of the workflow are one subrequest of the instance. The object stays in memory while the
+/// function is held.
 pub struct ObjectFactLog {
     events: WorkflowEventsNamespace,
     instance_id: String,
@@ -56,7 +56,7 @@ pub struct ObjectFactLog {
 }
 
 impl ObjectFactLog {
-    /// The log of this instance. Makes no call.
+    /// Returns the log of this instance. Makes no call.
     #[must_use]
     pub fn new(events: WorkflowEventsNamespace, instance_id: impl Into<String>) -> Self {
         Self {
@@ -67,14 +67,14 @@ impl ObjectFactLog {
         }
     }
 
-    /// How many subrequests were made.
+    /// Returns how many subrequests were made.
     #[must_use]
     pub fn calls(&self) -> u32 {
         self.calls.get()
     }
 
-    /// Behind a pointer, so that what is seldom needed is no part of the code that appends: the
-    /// runtime optimizes functions that are called often, each as a whole.
+    /// Opens a session and keeps it. Boxed, so that this code, which is seldom needed, is no part of the
+    /// code that appends: the runtime optimizes functions that are called often, each as a whole.
     fn session(
         &self,
         generation: Option<f64>,
@@ -91,7 +91,7 @@ impl ObjectFactLog {
         })
     }
 
-    /// The session that is held, or one that only appends.
+    /// Returns the session that is held, or opens one that only appends.
     async fn held(&self) -> Result<Rc<AppendSession>, JsValue> {
         let session = self.session.borrow().clone();
         match session {
@@ -135,24 +135,23 @@ impl FactLog for ObjectFactLog {
 
     fn release(&self) {
         if let Some(session) = self.session.borrow_mut().take() {
-            // Of no use if it fails: the runtime releases what a lifetime held.
+            // A failure does no harm: the runtime releases what a lifetime held.
             let _ = js::dispose(&session.js);
         }
     }
 }
 
-/// What the object's `enter` returned, and what waits for its answers.
+/// The functions that the object's `enter` returned, and the callbacks for their answers.
 struct AppendSession {
     js: js::EventsSession,
-    /// Those that no call waits with: one, unless several callers append at the same time.
+    /// Callbacks free for reuse: one, unless appends overlap.
     idle: RefCell<Vec<AppendCall>>,
 }
 
-/// Waits for one call after another. A future and its closures for each call, as an `async fn`
-/// makes them, cost more than what the caller does.
+/// A callback for the answers to appends, one after another.
 struct AppendCall {
     answer: Rc<CallbackValue<JsValue>>,
-    /// Freed with the last that holds it: the call, or JavaScript if the call was given up.
+    /// The callback. Freed when neither the call nor JavaScript holds it any more.
     done: Function,
 }
 
@@ -164,7 +163,7 @@ impl AppendSession {
         }
     }
 
-    /// Returns the number that the object answered.
+    /// Appends a batch, and returns the number that the object answered.
     async fn append(&self, generation: f64, run: u32, batch: &[u8]) -> Result<f64, JsValue> {
         let call = self.idle.borrow_mut().pop().unwrap_or_else(AppendCall::new);
         js::append_facts(

@@ -17,13 +17,13 @@ use crate::workflow::{workflow_ended, workflow_started};
 
 impl WorkflowEventsNamespace {
     /// Creates an instance whose events can be watched at once: its `started` is stored before
-    /// it is created, so that a viewer who follows is never answered with `404`. Where the log still has
-    /// events of an earlier instance with this id, the new one's begin behind them, announced by
-    /// `restarted`. One that is not created leaves nothing behind.
+    /// it is created, so that a viewer is never answered with `404`. Where the log still has events of an
+    /// earlier instance with this id, the new instance's events follow them, announced by `restarted`. An
+    /// instance that is not created leaves nothing behind.
     ///
     /// An object that cannot be reached is no error here: the run dispatches the event itself. If the
-    /// Worker ends before the instance is created, viewers of the announcement learn it within a
-    /// minute, see [`with_workflow`](Self::with_workflow).
+    /// Worker ends before the instance is created, viewers of the announcement are notified within a
+    /// minute: see [`with_workflow`](Self::with_workflow).
     ///
     /// # Errors
     /// As [`Workflow::create`].
@@ -39,8 +39,8 @@ impl WorkflowEventsNamespace {
         created
     }
 
-    /// As [`create`](Self::create), for a batch: each of its instances costs a subrequest, and a
-    /// second one where the log has events already or the instance is not created.
+    /// Creates a batch of instances as [`create`](Self::create) does. Each instance costs a subrequest, and a
+    /// second one where its log has events already or it is not created.
     ///
     /// # Errors
     /// As [`Workflow::create_batch`].
@@ -62,7 +62,7 @@ impl WorkflowEventsNamespace {
             self.announced(id, announced, is_created)
         });
         join_all(told).await;
-        // Those whose ids the platform made up.
+        // Instances whose ids the platform made up.
         let new = created.iter().filter(|id| !ids.contains(id));
         let told = new.map(async |id| {
             let announced = self.announce(id).await;
@@ -72,8 +72,8 @@ impl WorkflowEventsNamespace {
         batch
     }
 
-    /// Before the instance can run, so that no event of it has an earlier time. An id that no instance
-    /// can have has no log.
+    /// Stores `started` before the instance can run, so that no event of it has an earlier time. Returns
+    /// `None` for an id that no instance can have, and where the object cannot be reached.
     async fn announce(&self, id: &str) -> Option<(LogAnswer, SystemTime)> {
         if !is_new_id(id) {
             return None;
@@ -92,7 +92,7 @@ impl WorkflowEventsNamespace {
         }
     }
 
-    /// The platform has answered to what was announced.
+    /// Confirms or takes back an announcement, now that the platform has answered.
     async fn announced(
         &self,
         id: &str,
@@ -110,10 +110,13 @@ impl WorkflowEventsNamespace {
             false => return,
         };
         if let Err(error) = self.command(id, &command).await {
-            worker::console_warn!("ssetarget: whether an instance is new is not told: {error}");
+            worker::console_warn!(
+                "ssetarget: an announcement is neither confirmed nor taken back: {error}"
+            );
         }
     }
 
+    /// Returns the command that confirms a restart, or a new instance under an old id.
     fn confirm(&self, began: &LogAnswer, time: SystemTime) -> LogCommand {
         LogCommand::ConfirmRestart {
             stood: (began.state.run, began.state.generation),
@@ -122,14 +125,14 @@ impl WorkflowEventsNamespace {
         }
     }
 
-    /// Restarts an instance, from a step or from the beginning, and tells its viewers: the event
-    /// `restarted` and the new run's `started` are stored before this returns, and nothing of the run
-    /// before comes after them. Until then what the new run tells is put off. A restart by
+    /// Restarts an instance, from a step or from the beginning, and notifies its viewers: the event
+    /// `restarted` and the new run's `started` are stored before this returns, and no event of the run
+    /// before comes after them. Until then the new run's events wait. A restart by
     /// [`WorkflowInstance::restart`] alone is noticed too, when a step runs its code, or when the
     /// workflow waits for some seconds.
     ///
     /// # Errors
-    /// As [`WorkflowInstance::restart_from`]. That the object cannot be reached is no error.
+    /// As [`WorkflowInstance::restart_from`]. An object that cannot be reached is no error.
     pub async fn restart(
         &self,
         instance: &WorkflowInstance,
@@ -142,26 +145,26 @@ impl WorkflowEventsNamespace {
             None => instance.restart().await,
             Some(step) => instance.restart_from(step).await,
         };
-        let told = async {
+        let notified = async {
             let command = match &restarted {
                 Ok(()) => self.confirm(&began?, now),
                 Err(_) => LogCommand::CancelRestart,
             };
             self.command(&id, &command).await
         };
-        if let Err(error) = told.await {
-            worker::console_warn!("ssetarget: viewers are not told of a restart: {error}");
+        if let Err(error) = notified.await {
+            worker::console_warn!("ssetarget: viewers are not notified of a restart: {error}");
         }
         restarted
     }
 
-    /// Terminates an instance and tells its viewers: the run has `failed`, and streams end.
-    /// [`WorkflowInstance::terminate`] alone tells nobody, since the workflow's code does not run
+    /// Terminates an instance and notifies its viewers: the run has `failed`, and streams end.
+    /// [`WorkflowInstance::terminate`] alone notifies nobody, since the workflow's code does not run
     /// any more; [`with_workflow`](Self::with_workflow) makes up for that, and for instances that
     /// are terminated from outside the Worker.
     ///
     /// # Errors
-    /// As [`WorkflowInstance::terminate`]. That the object cannot be reached is no error.
+    /// As [`WorkflowInstance::terminate`]. An object that cannot be reached is no error.
     pub async fn terminate(
         &self,
         instance: &WorkflowInstance,
@@ -174,12 +177,12 @@ impl WorkflowEventsNamespace {
             end: InstanceEnd::Terminated,
         };
         if let Err(error) = self.command(&instance.id(), &command).await {
-            worker::console_warn!("ssetarget: viewers are not told of a termination: {error}");
+            worker::console_warn!("ssetarget: viewers are not notified of a termination: {error}");
         }
         Ok(())
     }
 
-    /// Tells viewers that a run failed before its own code began: for
+    /// Notifies viewers that a run failed before its own code began. To be called from
     /// [`WorkflowEntrypoint::refused`](cloudflare_workflows::WorkflowEntrypoint::refused).
     ///
     /// # Errors

@@ -78,14 +78,15 @@ async fn send_to(
 }
 
 thread_local! {
-    /// What roots said lately: how many relays there are, and until when that is good.
+    /// How many relays each root said lately that it has, and until when that is used.
     static RELAYS: RefCell<BTreeMap<String, (u32, f64)>> = const { RefCell::new(BTreeMap::new()) };
 }
 
-/// In milliseconds.
+/// How long a root's number of relays is used, in milliseconds.
 const REMEMBERED_FOR: f64 = 10_000.0;
 const MOST_REMEMBERED: usize = 1_000;
 
+/// Returns how many relays this root has, if it said so lately.
 fn remembered(root: &str) -> Option<u32> {
     let now = js_sys::Date::now();
     let known = RELAYS.with_borrow(|known| known.get(root).copied());
@@ -94,7 +95,7 @@ fn remembered(root: &str) -> Option<u32> {
         .map(|(relays, _)| relays)
 }
 
-/// Also where the clock was set back meanwhile.
+/// Returns whether a remembered number may still be used. It may not after the clock was set back.
 fn is_good(until: f64, now: f64) -> bool {
     now < until && until <= now + REMEMBERED_FOR
 }

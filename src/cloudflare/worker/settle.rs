@@ -10,7 +10,8 @@ use crate::cloudflare::command::{InstanceEnd, LogCommand};
 use crate::cloudflare::instance_end::instance_end;
 
 impl WorkflowEventsNamespace {
-    /// The state of an instance without events, if there is one and it is to be asked for.
+    /// Returns the state of an instance that has no events, or `None` if there is no such instance or
+    /// [`ask_for_unknown`](Self::ask_for_unknown) was not set.
     pub(super) async fn state_of_unknown(
         &self,
         instance_id: &str,
@@ -22,8 +23,8 @@ impl WorkflowEventsNamespace {
         Ok(status.map(|status| status.state))
     }
 
-    /// Ends the log of a run that is over, if its own code did not, and takes an announcement back
-    /// whose instance was never created.
+    /// Ends the log of a run that is over, if its own code did not, and takes back the announcement of an
+    /// instance that was never created. Asks twice where the platform may not know the instance yet.
     pub(super) async fn settle(&self, instance_id: &str) {
         for _ in 0..2 {
             match self.settle_once(instance_id).await {
@@ -40,6 +41,7 @@ impl WorkflowEventsNamespace {
         }
     }
 
+    /// Asks once, and ends the log if the run is over.
     async fn settle_once(&self, instance_id: &str) -> Result<Settled, String> {
         if self.end(instance_id).await?.is_none() {
             return Ok(Settled::Now);
@@ -67,7 +69,7 @@ impl WorkflowEventsNamespace {
         })
     }
 
-    /// How the instance has ended, if it has.
+    /// Returns how the instance has ended, if it has and there is a binding to ask.
     async fn end(&self, instance_id: &str) -> Result<Option<InstanceEnd>, String> {
         let Some(workflow) = &self.workflow else {
             return Ok(None);
@@ -76,6 +78,7 @@ impl WorkflowEventsNamespace {
         end.map_err(|error| error.to_string())
     }
 
+    /// Returns the platform's status of an instance, `None` for one that it does not know.
     async fn status(&self, instance_id: &str) -> Result<Option<AnyStatus>, WorkflowError> {
         let Some(workflow) = &self.workflow else {
             return Ok(None);
@@ -92,13 +95,14 @@ impl WorkflowEventsNamespace {
     }
 }
 
-/// What became of asking how a run has ended.
+/// Whether it is settled how a run has ended.
 enum Settled {
     Now,
+    /// The platform does not know the instance, which may be about to be created.
     TooEarly,
 }
 
-/// As long as the platform may not know an instance that is being created, and a little longer.
+/// A little longer than an instance that is being created may be unknown to the platform.
 const TOO_EARLY: Duration = Duration::from_secs(32);
 
 type AnyStatus = InstanceStatus<()>;

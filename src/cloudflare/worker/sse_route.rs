@@ -7,7 +7,7 @@ use super::namespace::WorkflowEventsNamespace;
 use super::serve::serve_sse;
 use crate::cors::Cors;
 
-/// Answers `/<id>/sse` and leaves other requests alone.
+/// A route that answers `/<id>/sse` and leaves other requests alone.
 ///
 /// ```ignore
 /// let route = SseRoute::new(events);
@@ -23,7 +23,7 @@ pub struct SseRoute {
 }
 
 impl SseRoute {
-    /// Serves these events.
+    /// Returns a route that serves these events.
     #[must_use]
     pub fn new(events: WorkflowEventsNamespace) -> Self {
         Self { events, cors: None }
@@ -36,8 +36,7 @@ impl SseRoute {
         self
     }
 
-    /// The response, if the request is for `/<id>/sse`, else the request itself. See
-    /// [`serve_sse`].
+    /// Returns the response, as [`serve_sse`] makes it, if the request is for `/<id>/sse`, else the request itself.
     ///
     /// # Errors
     /// As [`serve_sse`].
@@ -49,11 +48,11 @@ impl SseRoute {
             .filter(|id| !id.is_empty() && !id.contains('/'));
         match id {
             Some(id) => {
-                // What cannot be decoded is no instance's id either.
+                // An id that cannot be decoded is no instance's either.
                 let id = js_sys::decode_uri_component(id).map(String::from);
                 let id = id.unwrap_or_default();
-                // Behind a pointer: else it would be part of the handler's own poll function, which
-                // the runtime optimizes as a whole if it is polled often, for 0.1 s of CPU.
+                // Boxed: else it would be part of the handler's own poll function, which the runtime
+                // optimizes as a whole if it is polled often, for 0.1 s of CPU.
                 let serve = |request| -> LocalBoxFuture<'_, _> {
                     Box::pin(serve_sse(&id, request, &self.events))
                 };
