@@ -1,4 +1,5 @@
-//! HTTP: the platform's own log of any instance, also of a workflow that dispatches nothing.
+//! The answer to a viewer who asks for the platform's own log of an instance, also of a workflow that dispatches
+//! nothing. Runs in the Worker.
 
 use bytes::Bytes;
 use cloudflare_workflows::__private::{Payloads, PlatformLog, here, sleep};
@@ -40,8 +41,8 @@ use crate::workflow::{InstanceFeed, InstanceFeedItem};
 /// - **`from=latest`** and **`since=`** go by the events' times.
 /// - **Only while the platform keeps the instance**: afterwards it is a `404`.
 ///
-/// It keeps nothing and stores nothing. Whether a subscription keeps the engine in memory, and what
-/// it costs, Cloudflare does not say.
+/// Nothing is stored. Cloudflare does not say whether a subscription keeps the engine in memory, and what it
+/// costs.
 ///
 /// # Errors
 /// When a response cannot be made.
@@ -54,7 +55,7 @@ pub async fn serve_instance_sse(
     let request = request.inner();
     match feed(instance_id, request, workflow, &options).await {
         Ok(feed) if feed.has_ended() => response::ended(),
-        // Dropped, its subscription ends.
+        // The feed is dropped, which ends its subscription.
         Ok(_) if request.method() == "HEAD" => response::left_out(),
         Ok(feed) => {
             let events = keep_alive(here(chunks(feed, options)), HEARTBEAT_INTERVAL, sleep);
@@ -80,27 +81,27 @@ pub struct InstanceSse {
 }
 
 impl InstanceSse {
-    /// All types of events, without params and outputs.
+    /// Returns the default: all types of events, without params and outputs.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Events of these types, and those that end the run.
+    /// Shows only events of these types, and those that end the run. Default: all types.
     #[must_use]
     pub fn types(mut self, types: impl IntoIterator<Item = WorkflowInstanceEventType>) -> Self {
         self.types = Some(types.into_iter().collect());
         self
     }
 
-    /// With what the instance was created with. For eyes that may see it.
+    /// Shows what the instance was created with. For viewers that may see it. Default: it is not shown.
     #[must_use]
     pub fn with_params(mut self) -> Self {
         self.params = true;
         self
     }
 
-    /// With what steps and the run return. For eyes that may see it.
+    /// Shows what steps and the run return. For viewers that may see it. Default: it is not shown.
     #[must_use]
     pub fn with_outputs(mut self) -> Self {
         self.outputs = true;
@@ -112,8 +113,9 @@ impl InstanceSse {
         match (self.params, self.outputs) {
             (true, true) => event,
             (false, false) => event.redacted(),
-            // What was not asked for was not read.
+            // An event of an unknown type may have both.
             _ if unknown => event.redacted(),
+            // Payloads that were not asked for were not read.
             _ => event,
         }
     }
@@ -161,7 +163,7 @@ async fn feed(
         })
 }
 
-/// The bytes of a feed, without heartbeats.
+/// Returns the bytes of a feed, without heartbeats.
 fn chunks(feed: Feed, options: InstanceSse) -> impl Stream<Item = Result<Bytes, WorkflowError>> {
     stream::try_unfold((feed, options), |(mut feed, options)| async move {
         let Some(item) = feed.next().await? else {

@@ -1,4 +1,4 @@
-//! HTTP: from a viewer's request to a log of any store.
+//! The answer to a viewer who asks for a log of any store. Runs in the Worker, or in an object of your own.
 
 use cloudflare_workflows::__private::Timer;
 use worker::{Request, Response};
@@ -16,7 +16,7 @@ use crate::store::EventStore;
 /// `200` and a stream; `204` when the log has ended and the client has seen it all, which stops an
 /// `EventSource`; `400` for a malformed position; `405` with `Allow` for anything but `GET` and
 /// `HEAD`; `503` with `Retry-After` when the store fails, or a stream that breaks off where the client
-/// is an `EventSource`, as of [`serve_sse`](crate::cloudflare::serve_sse). Reasons are plain text. A store that
+/// is an `EventSource`, as [`serve_sse`](crate::cloudflare::serve_sse) answers. Reasons are plain text. A store that
 /// fails later cuts the stream off, so that the client comes back for the rest. Headers of the
 /// response can be set; for pages of other origins see [`Cors`](crate::cors::Cors).
 ///
