@@ -82,7 +82,8 @@ pub struct LogState {
     pub ended: bool,
     /// Whether the log has no events.
     pub empty: bool,
-    /// Whether the log has only the announcement of the instance: see [`WorkflowLog::announce`](crate::cloudflare::object::log::WorkflowLog::announce).
+    /// Whether the log has only the announcement of the instance: see
+    /// [`WorkflowLog::announce`](crate::cloudflare::object::log::WorkflowLog::announce).
     pub announced: bool,
     /// When the newest event was stored.
     pub newest: Option<SystemTime>,

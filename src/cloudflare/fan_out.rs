@@ -577,7 +577,7 @@ mod tests {
     fn viewers_who_leave_at_once_make_no_relays() {
         assert_eq!(strangers(450, 29, true), 0);
         assert_eq!(strangers(0, 90, true), 0);
-        // As it was where nobody looks.
+        // Without probes there are relays.
         assert_ne!(strangers(450, 29, false), 0);
         // A root that is full is full.
         assert_ne!(strangers(500, 29, true), 0);

@@ -379,7 +379,7 @@ mod tests {
         assert_eq!(budget.queued(quick, 1), [viewers[3]]);
         assert_eq!(budget.queued(quick, 2 * PIECE), [viewers[9], viewers[0]]);
         assert!(budget.bytes <= MOST_BYTES);
-        // They are told later that they are gone.
+        // The viewers that were cut off leave later.
         budget.taken(viewers[3], PIECE);
         assert!(budget.queued(viewers[3], PIECE).is_empty());
         for viewer in viewers {

@@ -122,7 +122,8 @@ pub(super) fn left_out() -> worker::Result<Response> {
     Ok(streaming()?.empty())
 }
 
-/// Returns a `200` whose stream has a heartbeat and is cut off after this time: see [`Refusal::hold`](crate::refusal::Refusal::hold).
+/// Returns a `200` whose stream has a heartbeat and is cut off after this time: see
+/// [`Refusal::hold`](crate::refusal::Refusal::hold).
 pub(super) fn hold(time: Duration) -> worker::Result<Response> {
     let (response, viewer) = open()?;
     let held = async move {

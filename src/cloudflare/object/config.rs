@@ -11,8 +11,9 @@ pub struct WorkflowEventsConfig {
     pub retention: Option<Duration>,
     /// How long one small row of a deleted log is kept, counted from the deletion. During that time a
     /// further run of the same instance goes on with the log's ids and run numbers, so that a client that
-    /// comes back with an id of the deleted log is notified that it missed events (`event: reset`). Then the object's storage is deleted. Default: 30 days, as long as the
-    /// platform knows an instance at most.
+    /// comes back with an id of the deleted log is notified that it missed events (`event: reset`). Then
+    /// the object's storage is deleted. Default: 30 days, the longest time for which the platform knows an
+    /// instance.
     pub ids_retention: Duration,
     /// Names of workflows and of their bindings. For a run of one of these, the object itself asks the
     /// platform whether the run has ended, some seconds after a lifetime that did not say how the run goes

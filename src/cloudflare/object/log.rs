@@ -17,10 +17,10 @@ use crate::workflow::{Opened, OpenedRun, Told};
 
 /// Keeps the facts of one workflow instance, each once, over a log in SQLite.
 ///
-/// An instance that is restarted begins a new run, whose facts are new again. The log tells the
-/// runs apart by a prefix of the keys, and viewers by the event `restarted` between them.
+/// An instance that is restarted begins a new run, whose facts are new again. The log
+/// distinguishes the runs by a prefix of the keys, viewers by the event `restarted` between them.
 ///
-/// The lifetimes of a run are told apart by numbers, their generations. Each gets one when it opens
+/// The lifetimes of a run are distinguished by numbers, their generations. Each gets one when it opens
 /// the log, greater than all before, and names it with its facts. As soon as one has named it,
 /// those with smaller numbers are over: facts that still come from them are answered as
 /// [stale](Told::Stale) and are not stored. Only the newest event's generation is stored, with the

@@ -31,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(super) struct RemoteLog {
     namespace: ObjectNamespace,
     name: String,
-    /// The object's place, which it is told with the first call.
+    /// The object's place in the tree, which the first call names.
     hop: String,
     session: Mutex<Option<Arc<js::FollowSession>>>,
     viewers: AtomicU64,

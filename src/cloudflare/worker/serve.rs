@@ -20,9 +20,10 @@ use crate::refusal::Refusal;
 ///
 /// `200` and a stream; `204` when the run has ended and the client has seen it all, which stops
 /// an `EventSource`; `400` for a malformed position, or a `Last-Event-ID` that is there twice; `404`
-/// for an instance that has no events (see [`WorkflowEventsNamespace::create`] for one that was just created); `405` with `Allow` for anything but `GET` and `HEAD`; `503` with `Retry-After` when
-/// the object cannot be reached after three tries. Reasons are plain text. `HEAD` gives
-/// the status and headers of `GET`, and counts no viewer.
+/// for an instance that has no events (see [`WorkflowEventsNamespace::create`] for one that was just
+/// created); `405` with `Allow` for anything but `GET` and `HEAD`; `503` with `Retry-After` when the
+/// object cannot be reached after three tries. Reasons are plain text. `HEAD` gives the status and
+/// headers of `GET`, and counts no viewer.
 ///
 /// A `503` would end an `EventSource` for good. A client that accepts `text/event-stream` gets `200`
 /// instead and a stream that breaks off after 1 to 3 seconds, so that it comes back: see
@@ -31,8 +32,8 @@ use crate::refusal::Refusal;
 /// Headers of the response can be set, for every status. For pages of other origins see
 /// [`Cors`](crate::cors::Cors).
 ///
-/// No request stores anything. Where a run has more viewers than one
-/// object serves, others get the same from relays: see [`WorkflowEventsNamespace::fan_out`].
+/// No request stores anything. Where a run has more viewers than one object serves, others get the
+/// same from relays: see [`WorkflowEventsNamespace::fan_out`].
 ///
 /// # Errors
 /// When a response cannot be made.

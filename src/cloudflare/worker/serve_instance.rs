@@ -33,11 +33,11 @@ use crate::workflow::{InstanceFeed, InstanceFeedItem};
 /// [`serve_sse`](crate::cloudflare::serve_sse), so an `EventSource` resumes and stops by itself. What differs:
 ///
 /// - **Ids** are large numbers with gaps: see [`InstanceLogIds`](crate::workflow::InstanceLogIds).
-/// - **A restart** begins a new log. A viewer that has seen something of the one before gets
-///   `reset`, while it is connected or when it comes back, and then all of the new log. `head` of its
-///   data is always `null`, as the platform does not tell it.
+/// - **A restart** begins a new log. A viewer that has seen events of the one before gets `reset`, while
+///   it is connected or when it comes back, and then all of the new log. `head` in its data is always
+///   `null`, since the platform does not give it.
 /// - **`?types=step_started,step_completed`** gives events of these types only. Those that end the
-///   run are always given. Another name than one of the platform's is a `400`.
+///   run are always given. A name that is not one of the platform's is a `400`.
 /// - **`from=latest`** and **`since=`** go by the events' times.
 /// - **Only while the platform keeps the instance**: afterwards it is a `404`.
 ///
