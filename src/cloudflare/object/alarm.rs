@@ -89,7 +89,7 @@ impl EventsObject {
             name: workflow,
             instance,
         };
-        if settle::settle(&self.log, &workflow).await? {
+        if settle::end_if_over(&self.log, &workflow).await? {
             self.held_streams.deliver(self.log.target());
             let state = self.log.state().map_err(to_worker)?;
             Pending::clear(&storage).await?;

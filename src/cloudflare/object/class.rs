@@ -130,7 +130,7 @@ impl WorkflowEventsObject {
     pub fn tell(&self, batch: Vec<u8>) -> Promise {
         self.with(async move |object| {
             let told = object.log.tell_packed(&batch).map_err(to_js)?;
-            object.told(told)
+            object.finish_append(told)
         })
     }
 

@@ -119,11 +119,11 @@ impl EventsObject {
     ) -> Result<JsValue, JsValue> {
         let now = || WorkersRuntime.now();
         let told = self.log.append_packed(generation, run, batch, now);
-        self.told(told.map_err(to_js)?)
+        self.finish_append(told.map_err(to_js)?)
     }
 
     /// Finishes an append: delivers to viewers, and sets the alarm of a log that has ended.
-    pub(super) fn told(self: Rc<Self>, told: Told) -> Result<JsValue, JsValue> {
+    pub(super) fn finish_append(self: Rc<Self>, told: Told) -> Result<JsValue, JsValue> {
         let Told::Stored(stored) = told else {
             return Ok(JsValue::from_f64(STALE));
         };

@@ -24,7 +24,7 @@ pub(super) struct Asked<'a> {
 ///
 /// The platform is asked twice, before and after reading where the log stands: if the instance is restarted
 /// in between, the second answer says that it runs, or a lifetime has opened the log since.
-pub(super) async fn settle(
+pub(super) async fn end_if_over(
     log: &WorkflowLog<ObjectSql>,
     asked: &Asked<'_>,
 ) -> worker::Result<bool> {
