@@ -25,6 +25,7 @@ use crate::cloudflare::response::{self, sse_frame_response_while};
 use crate::cloudflare::sql::ObjectSql;
 use crate::workflow::{Opened, Told};
 
+/// The object that has the log of one instance, or relays the log of another object.
 pub(super) struct EventsObject {
     pub(super) state: worker::durable::State,
     pub(super) log: WorkflowLog<ObjectSql>,
