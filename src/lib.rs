@@ -120,8 +120,8 @@ pub use sync::{MaybeSend, MaybeSync};
 /// For the crate's own tests. Not part of the public API.
 #[doc(hidden)]
 pub mod internals {
-    pub use crate::cloudflare::command::{InstanceEnd, LogAnswer, LogCommand};
-    pub use crate::cloudflare::log::{Announced, LogState, WorkflowLog, WorkflowLogError};
+    pub use crate::cloudflare::command::{InstanceEnd, LogAnswer, LogCommand, LogState};
+    pub use crate::cloudflare::object::log::{Announced, WorkflowLog, WorkflowLogError};
     pub use crate::cloudflare::packed::{InvalidBatch, pack_facts};
     pub use crate::workflow::read_ended_run;
 }

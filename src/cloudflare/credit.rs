@@ -1,4 +1,5 @@
-//! Flow control for bytes that are pushed: how much may be on the way to a reader.
+//! Flow control for bytes that are pushed: how much may be on the way to a reader. Runs in the object (`Credit`)
+//! and in the Worker (`Taken`); pure, and tested natively.
 //!
 //! A reader acknowledges what it has taken, but not piece by piece: only once that is more than
 //! half of the [`CREDIT`]. So a quiet log costs next to no acknowledgements.
@@ -13,17 +14,18 @@ pub(crate) struct Credit {
 }
 
 impl Credit {
-    /// As it was, by [`unacknowledged`](Self::unacknowledged).
+    /// Restores an account from its [`unacknowledged`](Self::unacknowledged) bytes.
     pub(crate) fn resume(unacknowledged: u32) -> Self {
         Self { unacknowledged }
     }
 
+    /// Returns how many bytes are not acknowledged.
     pub(crate) fn unacknowledged(self) -> u32 {
         self.unacknowledged
     }
 
-    /// How large the next piece may be, if there may be one: all of the credit or half of it, so
-    /// that readers at the same place get the same piece.
+    /// Returns how large the next piece may be, `None` if none may be sent: all of the credit or half of it,
+    /// so that readers at the same position get the same piece.
     pub(crate) fn left(self) -> Option<u32> {
         match self.unacknowledged {
             0 => Some(CREDIT),
@@ -31,10 +33,12 @@ impl Credit {
         }
     }
 
+    /// Counts bytes that were sent.
     pub(crate) fn sent(&mut self, bytes: u32) {
         self.unacknowledged = self.unacknowledged.saturating_add(bytes);
     }
 
+    /// Counts bytes that the reader has acknowledged.
     pub(crate) fn acknowledged(&mut self, bytes: u32) {
         self.unacknowledged = self.unacknowledged.saturating_sub(bytes);
     }
@@ -47,7 +51,7 @@ pub(crate) struct Taken {
 }
 
 impl Taken {
-    /// Counts what was taken. Returns how much is to be acknowledged now, if anything.
+    /// Counts bytes that were taken. Returns how many to acknowledge now, if any.
     pub(crate) fn take(&mut self, bytes: u32) -> Option<u32> {
         self.unacknowledged = self.unacknowledged.saturating_add(bytes);
         (self.unacknowledged > CREDIT / 2).then(|| std::mem::take(&mut self.unacknowledged))
@@ -63,7 +67,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// However much there is and whenever it is taken: all of it arrives, and no more than the
+        /// All bytes arrive, however many there are and whenever they are taken, and no more than the
         /// credit is on the way, but for a piece that is larger and cannot be cut.
         #[test]
         fn all_arrives_and_little_is_on_the_way(

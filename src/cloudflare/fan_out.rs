@@ -1,17 +1,17 @@
 //! Where the viewers of one log go when they are too many for one object: the arithmetic of a tree
-//! of relays, without the relays.
+//! of relays, without the relays. Runs in the Worker and in the object; pure, and tested natively.
 //!
 //! The object that has the log is the tree's root. It serves viewers itself until it has
-//! [`viewers_per_object`](FanOut::viewers_per_object); those who come then are sent to relays, of
-//! which there are as many as it takes, numbered from 1. One that has that many viewers, too, says
+//! [`viewers_per_object`](FanOut::viewers_per_object); further viewers are sent to relays, of
+//! which there are as many as it takes, numbered from 1. A relay that has that many viewers, too, says
 //! so, and another is tried. There are at most [`max_relays`](FanOut::max_relays), since each is an object
-//! that is charged for while it is watched: past that all of them take more. Where a relay gets its events from follows from its number alone: from
-//! the root or from another relay, each of which has viewers of its own, so that none is there only
-//! to pass events on.
+//! that is charged for while it is watched: past that all of them take more. A relay's number alone says
+//! where it gets its events from: the root or another relay. Each of these has viewers of its own, so that
+//! none is there only to pass events on.
 //!
-//! That a viewer has left is noticed when something is written to it, which is up to 15 seconds later
-//! where nothing happens. So that those who come and go make no relays, an object that is full first
-//! [looks](Audience::take_probe) who is still there, and for that second takes a tenth more.
+//! An object notices that a viewer has left when it writes to the viewer, which is up to 15 seconds later
+//! where nothing happens. So that viewers who come and go make no relays, an object that is full first
+//! [probes](Audience::take_probe) who is still there, and takes a tenth more viewers during that second.
 //!
 //! Everything here is decided without I/O, a clock or a source of chance, which are arguments:
 //! `serve_sse` and the objects ask it in production, `tests/scale.rs` for a million viewers.
@@ -22,7 +22,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-/// How many viewers and relays an object has at most: what a tree's shape follows from.
+/// How many viewers and relays an object has at most. The shape of a tree follows from it.
 ///
 /// ```
 /// use ssetarget::cloudflare::fan_out::{FanOut, Place};
@@ -35,7 +35,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct FanOut {
-    /// How many viewers an object has before others are sent on. At least 1. Default: 500.
+    /// How many viewers an object has before further ones are sent to relays. At least 1. Default: 500.
     pub viewers_per_object: u32,
     /// How many relays get their events from one object. At least 2. Default: 64.
     pub relays_per_object: u32,
@@ -53,7 +53,7 @@ const fn default_max_relays() -> u32 {
 }
 
 impl FanOut {
-    /// With the defaults of the fields.
+    /// Returns the defaults of the fields.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -63,30 +63,30 @@ impl FanOut {
         }
     }
 
-    /// With another [`viewers_per_object`](Self::viewers_per_object).
+    /// Sets [`viewers_per_object`](Self::viewers_per_object).
     #[must_use]
     pub const fn viewers_per_object(mut self, viewers: u32) -> Self {
         self.viewers_per_object = viewers;
         self
     }
 
-    /// With another [`relays_per_object`](Self::relays_per_object).
+    /// Sets [`relays_per_object`](Self::relays_per_object).
     #[must_use]
     pub const fn relays_per_object(mut self, relays: u32) -> Self {
         self.relays_per_object = relays;
         self
     }
 
-    /// With another [`max_relays`](Self::max_relays).
+    /// Sets [`max_relays`](Self::max_relays).
     #[must_use]
     pub const fn max_relays(mut self, relays: u32) -> Self {
         self.max_relays = relays;
         self
     }
 
-    /// How many relays serve so many viewers, one at least: they are to be three quarters full, so
-    /// that chance, which spreads viewers, seldom meets a full one. At most
-    /// [`max_relays`](Self::max_relays).
+    /// Returns how many relays serve `viewers` viewers, at least one and at most
+    /// [`max_relays`](Self::max_relays). Relays are meant to be three quarters full, so that chance, which
+    /// spreads viewers, seldom meets a full one.
     #[must_use]
     pub fn relays(&self, viewers: u64) -> u32 {
         let filled = u64::from(self.viewers()) * 3;
@@ -96,16 +96,16 @@ impl FanOut {
             .clamp(1, self.most_relays())
     }
 
-    /// Where an object gets its events from: each relay from the one whose number is the quotient
-    /// of the number before its own by [`relays_per_object`](Self::relays_per_object), 0 being the
-    /// root. `None` for the root.
+    /// Returns where an object gets its events from, `None` for the root. A relay gets them from the object
+    /// whose number is the quotient of the number before its own by
+    /// [`relays_per_object`](Self::relays_per_object), 0 being the root.
     #[must_use]
     pub fn parent(&self, place: Place) -> Option<Place> {
         let before = place.0.checked_sub(1)?;
         Some(Place(before / self.relays_per_object.max(2)))
     }
 
-    /// How many hops events take from the root.
+    /// Returns how many hops events take from the root.
     #[must_use]
     pub fn level(&self, place: Place) -> u32 {
         self.parent(place)
@@ -121,7 +121,7 @@ impl FanOut {
     }
 }
 
-/// More than any log has, and few enough to count with.
+/// The limit of [`max_relays`](FanOut::max_relays): more than any log has, and few enough to count with.
 const MOST_RELAYS: u32 = 1 << 20;
 
 impl Default for FanOut {
@@ -138,13 +138,13 @@ impl Place {
     /// The object that has the log.
     pub const ROOT: Self = Self(0);
 
-    /// The relay of this number, from 1.
+    /// Returns the relay of this number, from 1.
     #[must_use]
     pub const fn relay(number: u32) -> Self {
         Self(number)
     }
 
-    /// The relay's number, 0 for the root.
+    /// Returns the relay's number, 0 for the root.
     #[must_use]
     pub const fn number(self) -> u32 {
         self.0
@@ -154,41 +154,41 @@ impl Place {
 /// How an object is asked to take a viewer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ask {
-    /// If it has room.
+    /// The object is to take the viewer if it has room.
     IfRoom,
-    /// The root: as [`IfRoom`](Self::IfRoom), and the newest of so many relays is full.
+    /// The root is asked as by [`IfRoom`](Self::IfRoom), and learns that the newest of this many relays is full.
     Full(u32),
-    /// In any case: enough others were asked.
+    /// The object is to take the viewer in any case, because enough others were asked.
     Anyway,
 }
 
-/// What an object says to a viewer who asks.
+/// What an object answers to a viewer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Admission {
-    /// It is served here.
+    /// The viewer is served here.
     Here,
-    /// The root: it is to go to one of so many relays.
+    /// The root answers that the viewer is to go to one of this many relays.
     Relays(u32),
-    /// A relay: it is to go to another.
+    /// A relay answers that it is full, and that the viewer is to go to another.
     Full,
 }
 
-/// Those whom an object serves: its own viewers, and the relays that follow it, with how many
-/// viewers these have below them.
+/// The audience of an object: its own viewers, and the relays that follow it, with how many viewers these
+/// have below them.
 #[derive(Debug, Default)]
 pub struct Audience {
     viewers: u64,
     relays: BTreeMap<Place, Report>,
     joined: u64,
-    /// So many relays at least, since then: viewers found that there are too few.
+    /// The number of relays that are needed at least, since when, because viewers found too few.
     wanted: Option<(u32, SystemTime)>,
-    /// When it was last looked at who is still there, and whether that is still to be done.
+    /// When the object last probed who is still there, and whether it is still to do so.
     probed: Option<SystemTime>,
     probe_is_due: bool,
 }
 
-/// A relay's time at the object that it follows. One that lost its connection and is there again has
-/// another.
+/// A relay's connection to the object that it follows. A relay that lost its connection and is there again
+/// has a new one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Joined {
     relay: Place,
@@ -197,34 +197,34 @@ pub struct Joined {
 
 #[derive(Debug)]
 struct Report {
-    /// Of whom it is.
+    /// The number of the connection that reported.
     number: u64,
     viewers: u64,
     time: SystemTime,
 }
 
-/// How long a relay counts that was not heard of.
+/// How long a relay counts after its last report.
 const REPORT_TIME: Duration = Duration::from_secs(60);
-/// How long there are more relays than the reports ask for, which come later than viewers.
+/// How long there are more relays than the reports ask for. Reports come later than viewers.
 const WANTED_TIME: Duration = Duration::from_secs(10);
-/// Within that time those who were gone are noticed.
+/// How long a probe takes: viewers who are gone are noticed within it.
 const PROBE_TIME: Duration = Duration::from_secs(1);
-/// So much later it is looked again where all were still there.
+/// How long after a probe the next one may begin, where all viewers were still there.
 const PROBE_PAUSE: Duration = Duration::from_secs(5);
 
 impl Audience {
-    /// A viewer is served.
+    /// Counts a viewer.
     pub fn enter(&mut self) {
         self.viewers += 1;
     }
 
-    /// A viewer is gone.
+    /// Counts a viewer that has left.
     pub fn leave(&mut self) {
         self.viewers = self.viewers.saturating_sub(1);
     }
 
-    /// This relay follows. What it said in an earlier time here counts no more, so that its viewers do
-    /// not count twice where it lost its connection.
+    /// Adds a relay that follows. Its reports from an earlier connection count no more, so that its viewers do
+    /// not count twice.
     pub fn join(&mut self, relay: Place, now: SystemTime) -> Joined {
         self.joined += 1;
         let joined = Joined {
@@ -235,7 +235,7 @@ impl Audience {
         joined
     }
 
-    /// That relay is there, with so many viewers below it. To be repeated each minute at least.
+    /// Notes that a relay has this many viewers below it. To be repeated each minute at least.
     pub fn report(&mut self, joined: Joined, viewers: u64, now: SystemTime) {
         let Joined { relay, number } = joined;
         if self.is_latest(joined) {
@@ -248,40 +248,40 @@ impl Audience {
         }
     }
 
-    /// That relay follows no more.
+    /// Removes a relay that follows no more.
     pub fn part(&mut self, joined: Joined) {
         if self.is_latest(joined) {
             self.relays.remove(&joined.relay);
         }
     }
 
-    /// Whether nothing was heard of a later time of the same relay.
+    /// Returns whether the relay has no later connection.
     fn is_latest(&self, joined: Joined) -> bool {
         let known = self.relays.get(&joined.relay);
         known.is_none_or(|known| known.number <= joined.number)
     }
 
-    /// Its own viewers.
+    /// Returns how many viewers of its own the object has.
     #[must_use]
     pub fn viewers(&self) -> u64 {
         self.viewers
     }
 
-    /// The viewers below it, as far as it was told.
+    /// Returns how many viewers are below, by the relays' reports. Forgets relays that have not reported lately.
     pub fn below(&mut self, now: SystemTime) -> u64 {
         self.relays
             .retain(|_, report| age(&mut report.time, now) < REPORT_TIME);
         self.relays.values().map(|report| report.viewers).sum()
     }
 
-    /// Whether nobody is served and nobody follows.
+    /// Returns whether there are no viewers and no relays.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.viewers == 0 && self.relays.is_empty()
     }
 
-    /// What the object at this place says to a viewer. Whom it takes is still to
-    /// [`enter`](Self::enter).
+    /// Decides what the object at this place answers to a viewer. Call [`enter`](Self::enter) for a viewer that
+    /// it takes.
     pub fn admit(
         &mut self,
         place: Place,
@@ -306,7 +306,7 @@ impl Audience {
             return Admission::Full;
         }
         if let Ask::Full(relays) = ask {
-            // In a crowd that is told so often that there are soon enough.
+            // In a crowd this happens so often that there are soon enough.
             let more = relays
                 .saturating_add(relays / 4 + 1)
                 .min(fan_out.most_relays());
@@ -317,15 +317,14 @@ impl Audience {
         Admission::Relays(relays.max(self.wanted(now)))
     }
 
-    /// Whether something is to be written to each viewer, at once and again a moment later, so that
-    /// those who are gone are noticed. Ask after each [`admit`](Self::admit); it is true once for each
-    /// time that this is to be done.
+    /// Returns whether to write to each viewer, at once and again a moment later, so that viewers who are gone
+    /// are noticed. Ask after each [`admit`](Self::admit); returns true once for each probe.
     #[must_use]
     pub fn take_probe(&mut self) -> bool {
         std::mem::take(&mut self.probe_is_due)
     }
 
-    /// Whether those who are gone may not have been noticed yet.
+    /// Returns whether a probe is under way, and begins one if the last was long enough ago.
     fn is_probing(&mut self, now: SystemTime) -> bool {
         match self.probed(now) {
             Some(age) if age < PROBE_PAUSE => age < PROBE_TIME,
@@ -352,14 +351,14 @@ impl Audience {
     }
 }
 
-/// How long ago this was. Where the clock was set back since, it begins to be ago now, so that nothing
-/// lasts for longer than it is to.
+/// Returns how long ago `time` was. Where the clock was set back since, `time` becomes now, so that nothing
+/// lasts longer than it is meant to.
 fn age(time: &mut SystemTime, now: SystemTime) -> Duration {
     *time = now.min(*time);
     now.duration_since(*time).unwrap_or_default()
 }
 
-/// A viewer's way to an object that takes it.
+/// The search for an object that takes a viewer.
 ///
 /// ```
 /// use ssetarget::cloudflare::fan_out::{Admission, Ask, Place, Search};
@@ -374,9 +373,9 @@ fn age(time: &mut SystemTime, now: SystemTime) -> Duration {
 /// ```
 #[derive(Clone, Debug)]
 pub struct Search {
-    /// How many relays there are, if that is known.
+    /// The number of relays, if that is known.
     relays: Option<u32>,
-    /// The last that is full, as are those before.
+    /// The number of the newest relay that is full. Those before it are full, too.
     full: u32,
     asked: u32,
     failed: u32,
@@ -389,8 +388,8 @@ const ASKED: u32 = 8;
 const FAILED: u32 = 2;
 
 impl Search {
-    /// One that asks the root first, unless it is `remembered` how many relays the root
-    /// [told](Admission::Relays) of.
+    /// Returns a search that asks the root first, unless it is `remembered` how many
+    /// [relays](Admission::Relays) there are.
     #[must_use]
     pub fn new(remembered: Option<u32>) -> Self {
         Self {
@@ -402,7 +401,7 @@ impl Search {
         }
     }
 
-    /// Whom to ask next, and how. `random` is from 0 to below 1.
+    /// Returns which object to ask next, and how. `random` is from 0 to below 1.
     pub fn next(&mut self, random: f64) -> (Place, Ask) {
         let (place, ask) = match self.relays {
             _ if self.failed >= FAILED => (Place::ROOT, Ask::Anyway),
@@ -416,7 +415,7 @@ impl Search {
         (place, ask)
     }
 
-    /// What the one who was asked last said.
+    /// Takes the answer of the object that was asked last.
     pub fn answered(&mut self, admission: Admission) {
         match admission {
             Admission::Here => {}
@@ -431,13 +430,13 @@ impl Search {
         }
     }
 
-    /// The one who was asked last did not answer.
+    /// Notes that the object that was asked last did not answer.
     pub fn failed(&mut self) {
         self.failed += 1;
     }
 }
 
-/// One of the relays behind the first so many.
+/// Returns a random relay with a number above `behind`.
 #[allow(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -522,7 +521,7 @@ mod tests {
         root.enter();
         let mut admit = |ask, now| root.admit(Place::ROOT, &SMALL, ask, now);
         assert_eq!(admit(Ask::Full(16), NOW), Admission::Relays(21));
-        // Who has heard of fewer opens none.
+        // A viewer that knows of fewer relays opens none.
         assert_eq!(admit(Ask::Full(2), NOW), Admission::Relays(21));
         assert_eq!(admit(Ask::IfRoom, NOW), Admission::Relays(21));
         assert_eq!(admit(Ask::IfRoom, NOW + WANTED_TIME), Admission::Relays(1));
@@ -578,7 +577,7 @@ mod tests {
     fn viewers_who_leave_at_once_make_no_relays() {
         assert_eq!(strangers(450, 29, true), 0);
         assert_eq!(strangers(0, 90, true), 0);
-        // As it was where nobody looks.
+        // Without probes there are relays.
         assert_ne!(strangers(450, 29, false), 0);
         // A root that is full is full.
         assert_ne!(strangers(500, 29, true), 0);

@@ -1,12 +1,31 @@
-//! Viewers over hibernatable WebSockets: what both ends decide, without the sockets.
+//! Viewers over hibernatable WebSockets: what both ends decide, without the sockets. Runs in the object
+//! (`Roster`, `Pace`, `Sweep`) and in the Worker (`Pulse`, `Budget`); pure, and tested natively.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+/// The object closes a socket with this code where the stream is to end. Codes from 4000 are free
+/// to use: RFC 6455 section 7.4.2.
+#[cfg(feature = "cloudflare")]
+pub(crate) const END: u16 = 4000;
+/// The object closes a socket with this code where the stream is to be cut off, so that the client comes back.
+#[cfg(feature = "cloudflare")]
+pub(crate) const BROKEN: u16 = 4001;
+/// The Worker closes a socket with this code when the viewer leaves.
+#[cfg(feature = "cloudflare")]
+pub(crate) const LEFT: u16 = 4002;
+
+/// What the Worker sends to check that the object's side of a socket is there.
+#[cfg(feature = "cloudflare")]
+pub(crate) const PING: &str = "ping";
+/// What the runtime there answers in place of the object, which is not woken for it.
+#[cfg(feature = "cloudflare")]
+pub(crate) const PONG: &str = "pong";
+
 /// An object's viewers, by numbers that are kept with their sockets.
 ///
-/// A socket that closes is heard of after its viewer was taken off, and its number may be another
-/// viewer's by then. So whoever has a number also says which viewer it means.
+/// The object is notified that a socket has closed after its viewer was removed, and its number may be another
+/// viewer's by then. So a call with a number also says which viewer it means.
 #[derive(Debug)]
 pub(crate) struct Roster<V> {
     viewers: BTreeMap<u32, V>,
@@ -23,7 +42,7 @@ impl<V> Roster<V> {
         self.viewers.len()
     }
 
-    /// A number that nobody here has, of those that `random` gives.
+    /// Returns a number that no viewer here has, from `random`.
     pub(crate) fn number(&self, mut random: impl FnMut() -> u32) -> u32 {
         loop {
             let number = random();
@@ -37,7 +56,7 @@ impl<V> Roster<V> {
         self.viewers.insert(number, viewer);
     }
 
-    /// The viewer of this number, if it is the one that is meant.
+    /// Returns the viewer of this number, if it is the one that is meant.
     pub(crate) fn get_mut(
         &mut self,
         number: u32,
@@ -47,7 +66,7 @@ impl<V> Roster<V> {
         is_meant(viewer).then_some(viewer)
     }
 
-    /// Takes the viewer of this number off, if it is the one that is meant.
+    /// Removes the viewer of this number, if it is the one that is meant.
     pub(crate) fn remove(&mut self, number: u32, is_meant: impl FnOnce(&V) -> bool) -> Option<V> {
         self.get_mut(number, is_meant)?;
         self.viewers.remove(&number)
@@ -58,32 +77,33 @@ impl<V> Roster<V> {
     }
 }
 
-/// What a round of delivery costs for each viewer, about, in milliseconds. Not measured as it goes: the
-/// runtime's clock stands still while code runs.
+/// About what a round of delivery costs for each viewer, in milliseconds. A constant, because the runtime's
+/// clock stands still while code runs.
 const ROUND_MS_PER_VIEWER: f64 = 0.05;
 
-/// When an object delivers. Rounds have a pause between them that grows with the number of viewers, so
-/// that a log that is written quickly reaches each of many viewers with several events at once.
+/// Decides when an object delivers. Rounds have a pause between them that grows with the number of viewers,
+/// so that a log that is written quickly reaches each of many viewers with several events at once.
 ///
-/// Times are the clock's, in milliseconds. It may be set back: no pause is longer than it is to be.
+/// Times are the clock's, in milliseconds. It may be set back; pauses do not get longer by that.
 #[derive(Debug, Default)]
 pub(crate) struct Pace {
     last: Option<f64>,
-    /// Another round is to come.
+    /// Whether another round is scheduled.
     is_due: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Round {
+    /// Deliver now: call [`Pace::begin`].
     Now,
-    /// After this long: then call [`Pace::begin`].
+    /// Deliver after this long: then call [`Pace::begin`].
     After(Duration),
-    /// It is to come already.
+    /// A round is scheduled already.
     Due,
 }
 
 impl Pace {
-    /// When to deliver to so many viewers what is new.
+    /// Returns when to deliver new events to this many viewers.
     pub(crate) fn next(&mut self, viewers: usize, now: f64) -> Round {
         if self.is_due {
             return Round::Due;
@@ -99,14 +119,14 @@ impl Pace {
         Round::After(Duration::from_secs_f64(pause / 1000.0))
     }
 
-    /// A round begins.
+    /// Notes that a round begins.
     pub(crate) fn begin(&mut self, now: f64) {
         self.last = Some(now);
         self.is_due = false;
     }
 }
 
-/// Whether the other end of a socket is there, for the Worker. A socket whose other end is gone without
+/// Tells the Worker whether the other end of a socket is there. A socket whose other end is gone without
 /// a word looks like one on which nothing happens.
 #[derive(Debug, Default)]
 pub(crate) struct Pulse {
@@ -118,17 +138,17 @@ pub(crate) struct Pulse {
 pub(crate) enum Beat {
     /// Ask whether it is there.
     Ask,
-    /// Nothing came since the last one.
+    /// Nothing came since the last beat: the other end is gone.
     Dead,
 }
 
 impl Pulse {
-    /// Something came.
+    /// Notes that something came.
     pub(crate) fn heard(&mut self) {
         self.is_heard = true;
     }
 
-    /// What to do at each beat. They are as far apart as an answer may take.
+    /// Returns what to do at a beat. Beats are as far apart as an answer may take.
     pub(crate) fn beat(&mut self) -> Beat {
         let is_heard = std::mem::take(&mut self.is_heard);
         if self.is_asked && !is_heard {
@@ -139,12 +159,12 @@ impl Pulse {
     }
 }
 
-/// How long an object hears nothing of a Worker before it takes that one for gone: four pings.
+/// How long a Worker may be silent before the object takes it for gone: four pings.
 const SILENCE_MS: f64 = 60_000.0;
-/// How often an object looks for such, at most.
+/// How often an object looks for silent Workers, at most.
 const SWEEP_MS: f64 = 30_000.0;
 
-/// When an object looks for viewers whose Workers are gone without a word. It only does so when it is
+/// Decides when an object looks for viewers whose Workers are gone without a word. It only does so when it is
 /// awake anyway.
 #[derive(Debug, Default)]
 pub(crate) struct Sweep {
@@ -152,6 +172,7 @@ pub(crate) struct Sweep {
 }
 
 impl Sweep {
+    /// Returns whether to look now, and notes that it is done.
     pub(crate) fn is_due(&mut self, now: f64) -> bool {
         if let Some(last) = self.last
             && (last..last + SWEEP_MS).contains(&now)
@@ -162,51 +183,52 @@ impl Sweep {
         true
     }
 
-    /// Whether a Worker that was heard of last at this time is gone.
+    /// Returns whether a Worker is gone that gave its last sign at `heard`.
     pub(crate) fn is_gone(heard: f64, now: f64) -> bool {
         now - heard > SILENCE_MS
     }
 }
 
-/// What a Worker's isolate holds for all viewers whose responses it has, in bytes. It has 128 MB for
+/// How many bytes a Worker's isolate holds at most for all viewers whose responses it has. It has 128 MB for
 /// everything.
 const MOST_BYTES: usize = 32 << 20;
-/// And for each of them: more than the credit and two of the largest events.
+/// How many bytes it holds at most for one viewer: more than the credit and two of the largest events.
 const MOST_BYTES_OF_ONE: usize = 8 << 20;
 
-/// The bytes that viewers have not taken yet.
+/// The bytes that an isolate holds because viewers have not taken them yet.
 #[derive(Debug, Default)]
 pub(crate) struct Budget {
     queues: BTreeMap<u64, Queue>,
     bytes: usize,
     entered: u64,
-    /// Counts what happens.
+    /// Counts arrivals and takes.
     time: u64,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
     bytes: usize,
-    /// When it last took something, or there was something to take.
+    /// When the viewer last took bytes, or bytes came to an empty queue.
     since: u64,
 }
 
 impl Budget {
-    /// A viewer; its number here.
+    /// Adds a viewer, and returns its number.
     pub(crate) fn enter(&mut self) -> u64 {
         self.entered += 1;
         self.queues.insert(self.entered, Queue::default());
         self.entered
     }
 
+    /// Removes a viewer and its bytes.
     pub(crate) fn leave(&mut self, viewer: u64) {
         if let Some(queue) = self.queues.remove(&viewer) {
             self.bytes = self.bytes.saturating_sub(queue.bytes);
         }
     }
 
-    /// So many bytes came for a viewer. Those who are returned are to be cut off, and are not counted any
-    /// more: who holds too much, or, where all hold too much, who waits longest to take something.
+    /// Counts bytes that came for a viewer. Returns the viewers to cut off, which are not counted any more: one
+    /// that holds too much, or, where all together hold too much, those that have taken nothing for longest.
     pub(crate) fn queued(&mut self, viewer: u64, bytes: usize) -> Vec<u64> {
         self.time += 1;
         let Some(queue) = self.queues.get_mut(&viewer) else {
@@ -234,7 +256,7 @@ impl Budget {
         cut
     }
 
-    /// A viewer took so many bytes.
+    /// Counts bytes that a viewer took.
     pub(crate) fn taken(&mut self, viewer: u64, bytes: usize) {
         self.time += 1;
         if let Some(queue) = self.queues.get_mut(&viewer) {
@@ -357,7 +379,7 @@ mod tests {
         assert_eq!(budget.queued(quick, 1), [viewers[3]]);
         assert_eq!(budget.queued(quick, 2 * PIECE), [viewers[9], viewers[0]]);
         assert!(budget.bytes <= MOST_BYTES);
-        // They are told later that they are gone.
+        // The viewers that were cut off leave later.
         budget.taken(viewers[3], PIECE);
         assert!(budget.queued(viewers[3], PIECE).is_empty());
         for viewer in viewers {

@@ -1,4 +1,4 @@
-//! Raw bindings: they mirror the runtime, always catch, and decide nothing.
+//! Raw bindings: they mirror the runtime, always catch, and decide nothing. Run in the Worker and in the object.
 
 use js_sys::{Array, Function, JsString, Object, Promise, Uint8Array};
 use wasm_bindgen::prelude::*;
@@ -23,7 +23,7 @@ export const runAll = (storage, statements) => {
     for (const [statement, params] of statements) storage.sql.exec(statement, ...params);
   });
 };
-// Sockets that a message like this comes from are answered by the runtime, also while the object sleeps.
+// The runtime answers this message itself, also while the object hibernates.
 export const answerPings = (state, ping, pong) => {
   if (state.getWebSocketAutoResponse()?.request !== ping) {
     state.setWebSocketAutoResponse(new WebSocketRequestResponsePair(ping, pong));
@@ -34,11 +34,11 @@ export const writeChunk = (writer, chunk, done) => {
 };
 "#)]
 extern "C" {
-    /// Keeps the Worker at a request's work for up to half a minute after its client is gone. Without
-    /// it nothing runs any more then, and what Rust holds for it is never freed.
+    /// Keeps the Worker working on a request for up to half a minute after its client is gone. Without it
+    /// nothing runs any more then, and the memory that Rust holds for the request is never freed.
     #[wasm_bindgen(catch, js_name = waitUntil)]
     pub fn wait_until(promise: &Promise) -> Result<(), JsValue>;
-    /// The object's answer, a `Response`. `headers` are pairs.
+    /// Sends a request to an object, and returns its `Response`. `headers` are pairs.
     #[wasm_bindgen(catch, js_name = fetchObject)]
     pub async fn fetch_object(
         stub: &EventsStub,
@@ -46,8 +46,8 @@ extern "C" {
         url: &str,
         headers: &Array,
     ) -> Result<JsValue, JsValue>;
-    /// Calls what `enter` returned, and then `done` with the number that it answered or with what was
-    /// thrown. See [`write_chunk`].
+    /// Calls `append` of a session, and then `done` with the number that it answered or with the error that
+    /// was thrown. See [`write_chunk`].
     #[wasm_bindgen(catch, js_name = appendFacts)]
     pub fn append_facts(
         session: &EventsSession,
@@ -62,11 +62,11 @@ extern "C" {
     /// Runs statements, each a pair of its text and its parameters, all or none.
     #[wasm_bindgen(catch, js_name = runAll)]
     pub fn run_all(storage: &JsValue, statements: &Array) -> Result<(), JsValue>;
-    /// From now on the runtime answers the message `ping` on all hibernatable sockets of the object with
-    /// `pong`, and does not wake the object for it.
+    /// Makes the runtime answer the message `ping` on all hibernatable sockets of the object with `pong`,
+    /// without waking the object.
     #[wasm_bindgen(catch, js_name = answerPings)]
     pub fn answer_pings(state: &HibernationState, ping: &str, pong: &str) -> Result<(), JsValue>;
-    /// [`Writer::write`] for those who write much: calls `done` with whether the reader took it. An
+    /// Writes a chunk, and calls `done` with whether the reader took it. Costs less than [`Writer::write`]: an
     /// `async fn` makes a future and its closures for each write.
     #[wasm_bindgen(catch, js_name = writeChunk)]
     pub fn write_chunk(
@@ -86,7 +86,7 @@ extern "C" {
     pub fn accept_web_socket(this: &HibernationState, socket: &WebSocket) -> Result<(), JsValue>;
     #[wasm_bindgen(method, catch, js_name = getWebSockets)]
     pub fn web_sockets(this: &HibernationState) -> Result<Array, JsValue>;
-    /// When the runtime last answered a ping on this socket, a `Date`; `null` if it never did.
+    /// Returns when the runtime last answered a ping on this socket, a `Date`; `null` if it never did.
     #[wasm_bindgen(method, catch, js_name = getWebSocketAutoResponseTimestamp)]
     pub fn auto_response_timestamp(
         this: &HibernationState,
@@ -121,7 +121,7 @@ extern "C" {
     #[wasm_bindgen(method, catch, js_name = deserializeAttachment)]
     pub fn deserialize_attachment(this: &WebSocket) -> Result<JsValue, JsValue>;
 
-    /// Of a request: told when its client has left.
+    /// The signal of a request, which is notified when its client has left.
     #[wasm_bindgen(extends = Object)]
     #[derive(Clone)]
     pub type AbortSignal;
@@ -153,10 +153,10 @@ extern "C" {
     #[wasm_bindgen(method, catch)]
     pub async fn follow(this: &EventsStub, hop: &str) -> Result<JsValue, JsValue>;
 
-    /// What `follow` returns: functions that read the log.
+    /// The functions that `follow` returns, which read the log.
     #[wasm_bindgen(extends = Object)]
     pub type FollowSession;
-    /// `[oldest, head, trimmed, closed]`, and `last, bytes` where there are events; 0 for no id.
+    /// Returns `[oldest, head, trimmed, closed]`, and `last, bytes` where there are events; 0 for no id.
     #[wasm_bindgen(method, catch)]
     pub async fn page(
         this: &FollowSession,
@@ -173,8 +173,8 @@ extern "C" {
     #[wasm_bindgen(method, catch)]
     pub async fn leave(this: &FollowSession) -> Result<JsValue, JsValue>;
 
-    /// What `enter` returns: what came of opening the log, as JSON, and functions to append and to
-    /// ask for the run's end.
+    /// The value that `enter` returns: the outcome of opening the log, as JSON, and functions to append and to
+    /// have the platform asked for the run's end.
     #[wasm_bindgen(extends = Object)]
     pub type EventsSession;
     #[wasm_bindgen(method, catch, getter)]
@@ -196,4 +196,14 @@ extern "C" {
     pub type SqlCursor;
     #[wasm_bindgen(method, catch)]
     pub fn raw(this: &SqlCursor) -> Result<JsValue, JsValue>;
+}
+
+/// Converts a count that came as JavaScript's number.
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a count there; saturates"
+)]
+pub(super) fn count(number: f64) -> usize {
+    number as usize
 }

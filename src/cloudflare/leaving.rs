@@ -1,4 +1,4 @@
-//! That a client has left, as soon as the runtime knows it.
+//! Noticing that a client has left, as soon as the runtime knows it. Runs in the Worker and in the object.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -16,21 +16,22 @@ use super::js;
 ///
 /// Where the Worker has the compatibility flag `enable_request_signal`, as it has by default from the
 /// compatibility date 2026-11-17 on: then a request has a signal, in an object, too. Without it this never
-/// resolves, and that a client has left is noticed at the next write. So it is for a client that only
+/// resolves, and that a client has left is noticed at the next write. The same holds for a client that only
 /// closes its end of a connection, which the runtime does not take for leaving.
 pub(super) struct Leaving {
     signal: Option<js::AbortSignal>,
-    told: oneshot::Receiver<()>,
+    aborted: oneshot::Receiver<()>,
     listener: Closure<dyn FnMut()>,
 }
 
 impl Leaving {
+    /// Listens to the signal of this request, if it has one.
     pub(super) fn of(request: &web_sys::Request) -> Self {
-        let (sender, told) = oneshot::channel();
+        let (sender, aborted) = oneshot::channel();
         let sender = Cell::new(Some(sender));
         let listener = Closure::wrap_assert_unwind_safe(Box::new(move || {
             if let Some(sender) = sender.take() {
-                // Nobody waits any more.
+                // Fails where nobody waits any more.
                 let _ = sender.send(());
             }
         }) as Box<dyn FnMut()>);
@@ -42,7 +43,7 @@ impl Leaving {
         });
         Self {
             signal,
-            told,
+            aborted,
             listener,
         }
     }
@@ -56,7 +57,7 @@ impl Future for Leaving {
         match &this.signal {
             None => Poll::Pending,
             Some(signal) if signal.aborted() => Poll::Ready(()),
-            Some(_) => Pin::new(&mut this.told).poll(context).map(drop),
+            Some(_) => Pin::new(&mut this.aborted).poll(context).map(drop),
         }
     }
 }
@@ -65,7 +66,7 @@ impl Drop for Leaving {
     fn drop(&mut self) {
         if let Some(signal) = &self.signal {
             let listener = self.listener.as_ref().unchecked_ref();
-            // Nothing is lost where it is not taken off: it does nothing then.
+            // A listener that is not removed does nothing.
             let _ = signal.remove_event_listener("abort", listener);
         }
     }

@@ -1,26 +1,32 @@
 //! Cloudflare Workers: the events of workflows in a Durable Object, served as SSE.
 //!
-//! The only folder of this crate that knows of JavaScript. Raw bindings are in `js`; everything
-//! else gives them types, and hands what there is to decide to pure code: here, and in
-//! [`workflow`](crate::workflow).
+//! Only this folder of the crate calls JavaScript. Raw bindings are in `js`. The other files give them
+//! types, and leave decisions to pure code: here, and in [`workflow`](crate::workflow).
 //!
 //! | files | where they run |
 //! |---|---|
-//! | `events`, `route`, `serve`, `serve_instance`, `serve_log`, `cors`, `socket`, `leaving` | in the Worker that answers a viewer, or whose code creates, restarts or ends instances |
-//! | `events` (`ObjectFactLog`) | in the engine's calls of a workflow's `run` |
-//! | `object`, `log`, `command`, `packed`, `settle`, `sql`, `hibernation`, `relay`, `remote_log`, `response` | in the object |
-//! | `fan_out`, `credit`, `hibernating`, `log`, `command`, `packed` | pure, and tested natively |
+//! | `worker/` | in the Worker, which answers viewers and creates, restarts and ends instances |
+//! | `worker/fact_log` | in the Worker, in the engine's calls of a workflow's `run` |
+//! | `object/` | in the `WorkflowEvents` object |
+//! | `request`, `hop`, `command`, `packed` | written in the Worker, read in the object |
+//! | `refuse`, `response`, `leaving`, `callback`, `instance_end`, `js` | in both |
+//! | `sql` | in the `WorkflowEvents` object, or in an object of your own |
+//! | `redis` | in the Worker, or in an object of your own |
+//! | `command`, `credit`, `fan_out`, `hibernating`, `packed`, `object/log`, `object/obey` | pure: in the Worker or the object, and in native tests |
 //!
-//! On native targets it compiles and nothing more, so that a crate with workflows can be checked, and its
-//! logic tested with [`workflow::testing`](crate::workflow): there is no JavaScript to call, and what
-//! calls it panics and says so. A test that needs it needs the real runtime.
+//! `worker/` and `object/` do not import each other. A request goes through `worker/serve`, `worker/route`,
+//! `worker/namespace`, `object/class`, `object/events_object` and `response`, in this order.
+//!
+//! On native targets the folder compiles and does nothing, so that a crate with workflows can be checked,
+//! and its logic tested with `cloudflare_workflows::testing`. There is no JavaScript to call: functions that
+//! call it panic with a message that says so. A test that needs JavaScript needs the real runtime.
 //!
 //! Build the Worker with `worker-build --release --panic-unwind`, so that a panic costs one
 //! attempt or one request. Without it a panic anywhere in the Worker ends every object and every
 //! open stream of the isolate.
 //!
-//! What ends a whole WebAssembly instance all the same (a stack overflow, memory, an exception through an
-//! import that does not catch it) cuts off all its streams at once, so that clients come back, fails
+//! A stack overflow, a lack of memory, or an exception through an import that does not catch it ends a whole
+//! WebAssembly instance all the same. That cuts off all its streams at once, so that clients come back, fails
 //! the attempts of steps, which the engine retries, and lets runs go on in the next instance.
 
 // Pure, and tested natively.
@@ -31,55 +37,44 @@ mod credit;
 pub mod fan_out;
 #[cfg(any(test, feature = "cloudflare"))]
 mod hibernating;
-pub(crate) mod log;
+pub(crate) mod object;
 pub(crate) mod packed;
 
 #[cfg(feature = "cloudflare")]
-mod cors;
+mod callback;
 #[cfg(feature = "cloudflare")]
-mod events;
+mod hop;
 #[cfg(feature = "cloudflare")]
-mod hibernation;
+mod instance_end;
 #[cfg(feature = "cloudflare")]
 mod js;
 #[cfg(feature = "cloudflare")]
 mod leaving;
-#[cfg(feature = "cloudflare")]
-mod object;
 #[cfg(all(feature = "cloudflare", feature = "redis", target_family = "wasm"))]
 mod redis;
 #[cfg(feature = "cloudflare")]
-mod relay;
+mod refuse;
 #[cfg(feature = "cloudflare")]
-mod remote_log;
+mod request;
 #[cfg(feature = "cloudflare")]
 mod response;
 #[cfg(feature = "cloudflare")]
-mod route;
-#[cfg(feature = "cloudflare")]
-mod serve;
-#[cfg(feature = "cloudflare")]
-mod serve_instance;
-#[cfg(feature = "cloudflare")]
-mod serve_log;
-#[cfg(feature = "cloudflare")]
-mod settle;
-#[cfg(feature = "cloudflare")]
-mod socket;
-#[cfg(feature = "cloudflare")]
 mod sql;
+#[cfg(feature = "cloudflare")]
+mod worker;
 
 #[doc(inline)]
 pub use self::fan_out::FanOut;
 #[cfg(feature = "cloudflare")]
+#[doc(inline)]
 pub use self::{
-    events::{ObjectFactLog, WorkflowEventsNamespace, WorkflowRunStep},
     object::WorkflowEventsConfig,
     response::{sse_frame_response, sse_response},
-    serve::{SseRoute, Transport, serve_sse},
-    serve_instance::{InstanceSse, serve_instance_sse},
-    serve_log::serve_log,
     sql::{ObjectSql, ObjectSqlError},
+    worker::{
+        InstanceSse, ObjectFactLog, SseRoute, Transport, WorkflowEventsNamespace, WorkflowRunStep,
+        serve_instance_sse, serve_log, serve_sse,
+    },
 };
 
 /// What the export macros expand to. Not part of the public API.

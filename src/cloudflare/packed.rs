@@ -1,30 +1,37 @@
-//! Facts as bytes, on their way from a Worker to the object that keeps them.
+//! Facts as bytes, on their way from a Worker to the object that keeps them. Written in the Worker, read in
+//! the object; pure, and tested natively.
 //!
-//! The first byte is the form's number. Then come the number of events and for each of them the
+//! The first byte is the version of the format. Then come the number of events and for each of them the
 //! lengths of type, data and key (4 bytes each, little-endian) and a byte of flags, and then the
-//! texts of all events, one after another. Neither side builds or parses JSON, nor copies a field.
+//! strings of all events, one after another. Neither side builds or parses JSON, nor copies a field.
 
 use std::fmt;
 
 use crate::event::{EventRef, KeyRef, NewEvent};
 
-/// While a deploy is under way, Worker and object may be of different versions. An object refuses
-/// what it cannot be sure to understand; the Worker tries again, until it finds the new object.
-const FORM: u8 = 2;
+/// The version of the format. While a deploy is under way, Worker and object may be of different versions of
+/// this crate. An object refuses a batch of another version; the Worker tries again, until it finds the new
+/// object.
+const VERSION: u8 = 2;
+
+/// What an object answers to a batch that it refuses as stale. To any other it answers how many facts were new.
+#[cfg(feature = "cloudflare")]
+pub(crate) const STALE: f64 = -1.0;
 
 const HAS_KEY: u8 = 1;
 const IS_TERMINAL: u8 = 2;
 
-/// Bytes before the first event, and those of each event before the texts.
+/// The number of bytes before the first event's head.
 const START: usize = 5;
+/// The number of bytes of an event's head: three lengths and the flags.
 const HEAD: usize = 13;
 
-/// A batch for [`WorkflowLog::append_packed`](crate::cloudflare::log::WorkflowLog::append_packed).
+/// Packs a batch for [`WorkflowLog::append_packed`](crate::cloudflare::object::log::WorkflowLog::append_packed).
 #[must_use]
 pub fn pack_facts(batch: &[NewEvent]) -> Vec<u8> {
-    let texts: usize = batch.iter().map(NewEvent::size).sum();
-    let mut out = Vec::with_capacity(START + batch.len() * HEAD + texts);
-    out.push(FORM);
+    let strings: usize = batch.iter().map(NewEvent::size).sum();
+    let mut out = Vec::with_capacity(START + batch.len() * HEAD + strings);
+    out.push(VERSION);
     push_length(batch.len(), &mut out);
     for event in batch {
         push_length(event.event_type().len(), &mut out);
@@ -46,34 +53,34 @@ fn push_length(length: usize, out: &mut Vec<u8>) {
     out.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes());
 }
 
-/// The events of a batch, not checked, with their texts where they are.
+/// Unpacks the events of a batch, unchecked. Their strings stay where they are.
 pub(crate) fn unpack_facts(batch: &[u8]) -> Result<Vec<EventRef<'_>>, InvalidBatch> {
-    let (form, rest) = batch.split_first().ok_or(InvalidBatch::Bytes)?;
-    if *form != FORM {
-        return Err(InvalidBatch::Form(*form));
+    let (version, rest) = batch.split_first().ok_or(InvalidBatch::Bytes)?;
+    if *version != VERSION {
+        return Err(InvalidBatch::Version(*version));
     }
     let (count, rest) = rest.split_first_chunk().ok_or(InvalidBatch::Bytes)?;
     let heads = length(*count).checked_mul(HEAD);
-    let (heads, texts) = heads
+    let (heads, strings) = heads
         .and_then(|heads| rest.split_at_checked(heads))
         .ok_or(InvalidBatch::Bytes)?;
-    let mut texts = Texts(std::str::from_utf8(texts).map_err(|_| InvalidBatch::Bytes)?);
+    let mut strings = Strings(std::str::from_utf8(strings).map_err(|_| InvalidBatch::Bytes)?);
     let (heads, _) = heads.as_chunks::<HEAD>();
     let events = heads
         .iter()
-        .map(|head| texts.event(head))
+        .map(|head| strings.event(head))
         .collect::<Option<Vec<_>>>()
         .ok_or(InvalidBatch::Bytes)?;
-    if !texts.0.is_empty() {
+    if !strings.0.is_empty() {
         return Err(InvalidBatch::Bytes);
     }
     Ok(events)
 }
 
-/// Those that no event has taken yet.
-struct Texts<'a>(&'a str);
+/// The strings that no event has taken yet.
+struct Strings<'a>(&'a str);
 
-impl<'a> Texts<'a> {
+impl<'a> Strings<'a> {
     fn event(&mut self, head: &[u8; HEAD]) -> Option<EventRef<'a>> {
         let [t0, t1, t2, t3, d0, d1, d2, d3, k0, k1, k2, k3, flags] = *head;
         if flags & !(HAS_KEY | IS_TERMINAL) != 0 {
@@ -91,9 +98,9 @@ impl<'a> Texts<'a> {
     }
 
     fn take(&mut self, length: usize) -> Option<&'a str> {
-        let (text, rest) = self.0.split_at_checked(length)?;
+        let (string, rest) = self.0.split_at_checked(length)?;
         self.0 = rest;
-        Some(text)
+        Some(string)
     }
 }
 
@@ -105,19 +112,19 @@ fn length(bytes: [u8; 4]) -> usize {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum InvalidBatch {
-    /// It has another form: a Worker of another version made it.
-    Form(u8),
-    /// It is not what [`pack_facts`] makes.
+    /// The batch is of another version of the format: a Worker of another version of this crate made it.
+    Version(u8),
+    /// The bytes are not what [`pack_facts`] makes.
     Bytes,
 }
 
 impl fmt::Display for InvalidBatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Form(form) => write!(
+            Self::Version(version) => write!(
                 f,
-                "a batch of form {form} came to an object that knows form {FORM}: Worker and \
-                 object are of different versions, as they are during a deploy"
+                "a batch of version {version} came to an object that knows version {VERSION}: Worker \
+                 and object are of different versions, as they are during a deploy"
             ),
             Self::Bytes => f.write_str("a batch of events is damaged"),
         }
@@ -178,12 +185,12 @@ mod tests {
     }
 
     #[test]
-    fn another_form_is_told_from_damage() {
+    fn another_version_is_distinguished_from_damage() {
         let mut batch = pack_facts(&some());
-        // What the first version made, whose lifetimes had no numbers.
+        // The first version, whose lifetimes had no numbers.
         batch[0] = 1;
-        assert_eq!(unpacked(&batch), Err(InvalidBatch::Form(1)));
-        let error = InvalidBatch::Form(1).to_string();
+        assert_eq!(unpacked(&batch), Err(InvalidBatch::Version(1)));
+        let error = InvalidBatch::Version(1).to_string();
         assert!(error.contains("different versions"), "{error}");
     }
 
@@ -208,8 +215,8 @@ mod tests {
         #[test]
         fn whatever_comes_is_read_or_refused(mut bytes: Vec<u8>) {
             let _ = unpack_facts(&bytes);
-            if let Some(form) = bytes.first_mut() {
-                *form = FORM;
+            if let Some(version) = bytes.first_mut() {
+                *version = VERSION;
             }
             let _ = unpack_facts(&bytes);
         }

@@ -1,4 +1,4 @@
-//! Redis over the sockets of Workers.
+//! Redis over the sockets of Workers. Runs in the Worker, or in an object of your own.
 
 use std::io;
 use std::pin::Pin;
@@ -12,7 +12,7 @@ use worker::{SecureTransport, Socket};
 use crate::store::redis::{RedisClient, RedisConfig, RedisError, RedisServer, RedisTransport};
 
 impl RedisClient {
-    /// A client over a socket of this Worker, with the defaults of [`RedisConfig`].
+    /// Returns a client over a socket of this Worker, with the defaults of [`RedisConfig`].
     ///
     /// The URL is `redis://[user[:password]@]host[:port][/database]`, or `rediss://` for TLS. Keep
     /// it in a secret.
@@ -23,12 +23,12 @@ impl RedisClient {
     ///
     /// # Errors
     /// [`RedisErrorKind::Config`](crate::store::redis::RedisErrorKind::Config) for a URL of another
-    /// form. Whether the server can be reached shows later.
+    /// form. The server is not reached before the first command.
     pub fn new(url: &str) -> Result<Self, RedisError> {
         Self::with_config(url, RedisConfig::new())
     }
 
-    /// As [`new`](Self::new), with other settings.
+    /// Returns a client as [`new`](Self::new) does, with other settings.
     ///
     /// # Errors
     /// As [`new`](Self::new).
@@ -80,7 +80,7 @@ fn to_io(error: worker::Error) -> io::Error {
     io::Error::other(error.to_string())
 }
 
-/// `None` once it is closed.
+/// A socket, `None` once it is closed.
 struct WorkersConnection(Option<Socket>);
 
 impl WorkersConnection {
@@ -118,12 +118,12 @@ impl AsyncWrite for WorkersConnection {
     }
 }
 
-/// A socket that is only dropped stays open for as long as its request or object lives.
+/// Closes the socket. One that is only dropped stays open while its request or object lives.
 impl Drop for WorkersConnection {
     fn drop(&mut self) {
         if let Some(mut socket) = self.0.take() {
             wasm_bindgen_futures::spawn_local(async move {
-                // It may be closed, or broken, already.
+                // Closing fails if the socket is closed, or broken, already.
                 let _ = socket.close().await;
             });
         }

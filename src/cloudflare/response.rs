@@ -1,10 +1,8 @@
-//! Events as a response.
+//! Events as a streaming response. Runs in the Worker and in the object.
 
-use std::cell::Cell;
 use std::fmt;
 use std::future::Future;
 use std::rc::Rc;
-use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,16 +15,17 @@ use js_sys::Uint8Array;
 use wasm_bindgen::prelude::*;
 use worker::{Response, ResponseBuilder};
 
+use super::callback::CallbackValue;
 use super::js;
 use super::leaving::Leaving;
 use crate::delivery::{Subscription, body, frame_body};
 use crate::store::{EventStore, FrameStore};
 use crate::wire;
 
-/// Answers with a subscription's events: `200` and their stream, or `204` where it
-/// [has ended](Subscription::has_ended), which tells an `EventSource` to stop.
+/// Returns a response with a subscription's events: `200` and their stream, or `204` where it
+/// [has ended](Subscription::has_ended), which makes an `EventSource` stop.
 ///
-/// For an object of your own that has a log: see [`ObjectSql`](crate::cloudflare::sql::ObjectSql). The bytes go
+/// Use it in an object of your own that has a log: see [`ObjectSql`](crate::cloudflare::ObjectSql). The bytes go
 /// through the runtime's own `IdentityTransformStream`, whose writes wait until what the object
 /// stored before is durable, so that no viewer sees an event that could still be lost. They stop
 /// when the viewer is gone. An error of the store cuts the stream off, so that the client comes
@@ -43,9 +42,9 @@ pub fn sse_response<S: EventStore + 'static>(
     respond(has_ended, boxed(in_javascript(chunks)), pending())
 }
 
-/// As [`sse_response`], and the bytes of the events go from the store to the viewer without
-/// passing through WebAssembly's memory: for an [`SqliteEventStore`](crate::store::SqliteEventStore)
-/// over an [`ObjectSql`](crate::cloudflare::sql::ObjectSql).
+/// Returns a response as [`sse_response`] does, whose bytes go from the store to the viewer without
+/// passing through WebAssembly's memory. Use it with an [`SqliteEventStore`](crate::store::SqliteEventStore)
+/// over an [`ObjectSql`](crate::cloudflare::ObjectSql).
 ///
 /// # Errors
 /// As [`sse_response`].
@@ -58,8 +57,8 @@ pub fn sse_frame_response<S: FrameStore<Bytes = Uint8Array> + 'static>(
     respond(has_ended, boxed(chunks), pending())
 }
 
-/// As [`sse_frame_response`], with heartbeats by this timer, until the viewer is `leaving`; keeps
-/// `visit` as long as the viewer is there.
+/// Returns a response as [`sse_frame_response`] does, with heartbeats by this timer, until the viewer is
+/// `leaving`. Keeps `visit` while the viewer is there.
 pub(super) fn sse_frame_response_while<S: FrameStore<Bytes = Uint8Array> + 'static>(
     subscription: Subscription<S>,
     timer: Timer,
@@ -81,7 +80,7 @@ pub(super) fn sse_frame_response_while<S: FrameStore<Bytes = Uint8Array> + 'stat
 /// Chunks for a viewer, or why there are no more.
 type Chunks = LocalBoxStream<'static, Result<Uint8Array, String>>;
 
-/// Of one type for all stores, so that what writes them is there once.
+/// Gives the chunks of all stores one type, so that the code that writes them is compiled once.
 fn boxed<E: fmt::Display + 'static>(
     chunks: impl Stream<Item = Result<Uint8Array, E>> + 'static,
 ) -> Chunks {
@@ -102,14 +101,14 @@ fn respond(
     Ok(response)
 }
 
-/// Chunks of Rust's memory, copied.
+/// Copies chunks from Rust's memory to JavaScript's.
 pub(super) fn in_javascript<E>(
     chunks: impl Stream<Item = Result<Bytes, E>>,
 ) -> impl Stream<Item = Result<Uint8Array, E>> {
     chunks.map(|chunk| chunk.map(|chunk| Uint8Array::from(&*chunk)))
 }
 
-/// `204`, which tells an `EventSource` to stop.
+/// Returns a `204`, which makes an `EventSource` stop.
 pub(super) fn ended() -> worker::Result<Response> {
     let mut response = ResponseBuilder::new().with_status(204);
     for (name, value) in wire::END_HEADERS {
@@ -118,12 +117,13 @@ pub(super) fn ended() -> worker::Result<Response> {
     Ok(response.empty())
 }
 
-/// What `HEAD` gets in the place of a stream.
+/// Returns the answer to `HEAD`: the status and headers of a stream, without a body.
 pub(super) fn left_out() -> worker::Result<Response> {
     Ok(streaming()?.empty())
 }
 
-/// `200` and a heartbeat, and after this time a cut: see [`Refusal::hold`](crate::refusal::Refusal::hold).
+/// Returns a `200` whose stream has a heartbeat and is cut off after this time: see
+/// [`Refusal::hold`](crate::refusal::Refusal::hold).
 pub(super) fn hold(time: Duration) -> worker::Result<Response> {
     let (response, viewer) = open()?;
     let held = async move {
@@ -138,15 +138,16 @@ pub(super) fn hold(time: Duration) -> worker::Result<Response> {
     Ok(response)
 }
 
-/// `200` and these chunks, which this Worker's own request writes. A viewer that leaves is noticed at
-/// the next chunk or heartbeat.
+/// Returns a `200` with these chunks, which this Worker's own request writes. A viewer that leaves is noticed
+/// at the next chunk or heartbeat.
 pub(super) fn stream_here<E: fmt::Display + 'static>(
     chunks: impl Stream<Item = Result<Uint8Array, E>> + 'static,
 ) -> worker::Result<Response> {
     stream_here_until(chunks, pending())
 }
 
-/// As [`stream_here`], until `cut` resolves, whatever the viewer is in the middle of.
+/// Returns a response as [`stream_here`] does, which is cut off when `cut` resolves, even in the middle of a
+/// chunk.
 pub(super) fn stream_here_until<E: fmt::Display + 'static>(
     chunks: impl Stream<Item = Result<Uint8Array, E>> + 'static,
     cut: impl Future<Output = Cut> + 'static,
@@ -159,36 +160,37 @@ pub(super) fn stream_here_until<E: fmt::Display + 'static>(
     Ok(response)
 }
 
-/// Why a stream goes on no more: `None` where the viewer has left.
+/// Why a stream is cut off: `None` where the viewer has left.
 type Cut = Option<String>;
 
-/// `200` and these chunks, which the future writes as long as the viewer takes them and until `cut`.
+/// Returns a `200`, and the future that writes these chunks while the viewer takes them and until `cut` resolves.
 fn stream(
     chunks: Chunks,
     cut: impl Future<Output = Cut> + 'static,
 ) -> worker::Result<(Response, impl Future<Output = ()>)> {
     let (response, viewer) = open()?;
-    // Of one type, too.
+    // Boxed, so that this has one type, too.
     let cut: LocalBoxFuture<'static, Cut> = Box::pin(cut);
     Ok((response, pump_until(chunks, viewer, cut)))
 }
 
-async fn pump_until(chunks: Chunks, viewer: Viewer, cut: LocalBoxFuture<'static, Cut>) {
+async fn pump_until(chunks: Chunks, viewer: StreamWriter, cut: LocalBoxFuture<'static, Cut>) {
     let pumped = Box::pin(pump(chunks, &viewer));
     let reason = match select(pumped, cut).await {
         Either::Left(_) => return,
-        // What it was doing is dropped here.
+        // The write that was under way is dropped here.
         Either::Right((reason, _)) => reason,
     };
     let reason = reason.unwrap_or_else(|| "the viewer has left".to_owned());
     viewer.cut(&reason).await;
 }
 
-fn open() -> worker::Result<(Response, Viewer)> {
+/// Returns a response and the writer of its stream.
+fn open() -> worker::Result<(Response, StreamWriter)> {
     let stream = js::IdentityTransformStream::new()?;
     let writer = stream.writable().get_writer()?;
     let response = streaming()?.stream(stream.readable());
-    Ok((response, Viewer::new(writer)?))
+    Ok((response, StreamWriter::new(writer)?))
 }
 
 fn streaming() -> worker::Result<ResponseBuilder> {
@@ -199,9 +201,9 @@ fn streaming() -> worker::Result<ResponseBuilder> {
     Ok(response)
 }
 
-/// Writes chunks until there are no more or the viewer is gone. One is under way at a time: that
-/// it was written is the only sign that the viewer took it.
-async fn pump(mut chunks: Chunks, viewer: &Viewer) {
+/// Writes chunks until there are no more or the viewer is gone. Writes one at a time: a write that is done is
+/// the only sign that the viewer took the chunk.
+async fn pump(mut chunks: Chunks, viewer: &StreamWriter) {
     while let Some(chunk) = chunks.next().await {
         match chunk {
             Ok(chunk) if viewer.write(&chunk).await => {}
@@ -217,61 +219,42 @@ async fn pump(mut chunks: Chunks, viewer: &Viewer) {
     let _ = viewer.writer.close().await;
 }
 
-/// A viewer's end of the stream, with one callback for all writes.
-struct Viewer {
+/// Writes to a viewer's stream, with one callback for all writes.
+struct StreamWriter {
     writer: js::Writer,
-    write: Rc<Write>,
+    taken: Rc<CallbackValue<bool>>,
     done: Closure<dyn FnMut(bool)>,
-    /// The stream ends no later than this instance.
+    /// Ends the stream when this WebAssembly instance dies.
     _held: Held,
 }
 
-/// The write that is under way.
-#[derive(Default)]
-struct Write {
-    taken: Cell<Option<bool>>,
-    waker: Cell<Option<Waker>>,
-}
-
-impl Viewer {
+impl StreamWriter {
     fn new(writer: js::Writer) -> Result<Self, JsValue> {
         let held = Held::writer(&writer)?;
-        let write = Rc::new(Write::default());
+        let taken = Rc::new(CallbackValue::default());
         let done = {
-            let write = Rc::clone(&write);
-            move |taken| {
-                write.taken.set(Some(taken));
-                if let Some(waker) = write.waker.take() {
-                    waker.wake();
-                }
-            }
+            let taken = Rc::clone(&taken);
+            move |value| taken.deliver(value)
         };
         Ok(Self {
             writer,
-            write,
+            taken,
             done: Closure::wrap_assert_unwind_safe(Box::new(done) as Box<dyn FnMut(bool)>),
             _held: held,
         })
     }
 
-    /// Not a clean end, so that the client comes back for the rest.
+    /// Cuts the stream off: not a clean end, so that the client comes back for the rest.
     async fn cut(&self, reason: &str) {
-        // Fails for a viewer that is gone, which needs no cut.
+        // Fails for a viewer that is gone, whose stream needs no cut.
         let _ = self.writer.abort(&JsValue::from_str(reason)).await;
     }
 
-    /// Returns whether the viewer took it.
+    /// Writes a chunk, and returns whether the viewer took it.
     async fn write(&self, chunk: &Uint8Array) -> bool {
         if js::write_chunk(&self.writer, chunk, &self.done).is_err() {
             return false;
         }
-        std::future::poll_fn(|context| {
-            if let Some(taken) = self.write.taken.take() {
-                return Poll::Ready(taken);
-            }
-            self.write.waker.set(Some(context.waker().clone()));
-            Poll::Pending
-        })
-        .await
+        self.taken.take().await
     }
 }

@@ -1,4 +1,4 @@
-//! A Durable Object's SQLite as an [`Sql`].
+//! A Durable Object's SQLite as an [`Sql`]. Runs in the object.
 
 use std::fmt;
 use std::sync::Arc;
@@ -48,7 +48,7 @@ pub struct ObjectSql {
 }
 
 impl ObjectSql {
-    /// The storage of the object with this state. Stores nothing.
+    /// Returns the storage of the object with this state. Stores nothing.
     ///
     /// # Errors
     /// When the class is not configured as one with SQLite storage.
@@ -66,9 +66,9 @@ impl ObjectSql {
         })
     }
 
-    /// The same JavaScript string for the same statement each time: it is not copied again, and
-    /// the runtime, which keeps statements by their strings, need not hash it again. The few
-    /// there are come from this crate's code, so they are known by where they are.
+    /// Returns the same JavaScript string for the same statement each time, so that it is not copied again, and
+    /// the runtime, which keeps statements by their strings, does not hash it again. Statements are string
+    /// constants of this crate, and few, so they are compared by their addresses.
     fn statement(&self, statement: &'static str) -> JsString {
         let mut statements = lock(&self.statements);
         let known = statements
@@ -114,7 +114,8 @@ impl Sql for ObjectSql {
             .collect())
     }
 
-    /// The runtime runs a statement to its first row, which is its end where there is none.
+    /// Runs the statement without reading rows: the runtime runs it to its first row, or to its end if it
+    /// has none.
     fn run(
         &self,
         statement: &'static str,
@@ -124,7 +125,7 @@ impl Sql for ObjectSql {
         Ok(())
     }
 
-    /// In a `transactionSync`, which undoes what was done when one of them throws.
+    /// Runs the statements in a `transactionSync`, which undoes all when one of them throws.
     fn run_all(
         &self,
         statements: &[(&'static str, Vec<SqlValue<Uint8Array>>)],
@@ -164,7 +165,7 @@ fn from_js(value: &JsValue) -> SqlValue<Uint8Array> {
     }
 }
 
-/// Bytes that stay in JavaScript.
+/// Keeps the bytes of frames in JavaScript's memory.
 impl FrameBytes for Uint8Array {
     fn from_slice(bytes: &[u8]) -> Self {
         Self::from(bytes)
@@ -189,7 +190,7 @@ impl FrameBytes for Uint8Array {
     }
 }
 
-/// What SQLite said.
+/// SQLite failed, with SQLite's message.
 #[derive(Clone, Debug)]
 pub struct ObjectSqlError(String);
 

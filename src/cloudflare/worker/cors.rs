@@ -1,14 +1,14 @@
-//! [`Cors`] for Workers.
+//! [`Cors`] for Workers. Runs in the Worker.
 
 use worker::{Headers, Request, Response, ResponseBuilder, web_sys};
 
 use crate::cors::{Cors, CorsAnswer};
 
 impl Cors {
-    /// Answers a preflight, or adds what CORS has to say to what `serve` responds, whatever that is:
-    /// `200`, `204`, a refusal, another object's answer. An `Err` of `serve` is returned as it is.
+    /// Answers a preflight, or adds the headers of CORS to the response of `serve`, whatever that is:
+    /// `200`, `204`, a refusal, another object's answer. Returns an `Err` of `serve` as it is.
     ///
-    /// For all of a Worker, or for one route of it:
+    /// Use it for all of a Worker, or for one route of it:
     ///
     /// ```ignore
     /// let cors = Cors::new(["https://app.example.com"]).map_err(to_worker)?;
@@ -33,7 +33,7 @@ impl Cors {
 }
 
 fn answer(cors: &Cors, request: &web_sys::Request) -> CorsAnswer {
-    // What a request has more than once is joined by commas here.
+    // Headers that a request has more than once are joined by commas here.
     let header = |name| request.headers().get(name).ok().flatten();
     let (origin, asks) = (header("origin"), header("access-control-request-method"));
     cors.answer(&request.method(), origin.as_deref(), asks.as_deref())
@@ -54,8 +54,8 @@ fn apply(answer: &CorsAnswer, headers: &Headers) -> worker::Result<()> {
     Ok(())
 }
 
-/// The same response, whose headers can be set: those of one that came from an object cannot. Its
-/// body is handed on as it is, by the runtime itself.
+/// Returns the same response with headers that can be set: those of a response that came from an object
+/// cannot. The runtime itself hands on the body.
 pub(super) fn with_own_headers(response: Response) -> worker::Result<Response> {
     let headers = web_sys::Headers::new_with_headers(&response.headers().0)?;
     Ok(response.with_headers(Headers(headers)))

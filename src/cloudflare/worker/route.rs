@@ -1,41 +1,42 @@
-//! From the Worker to the object that takes a viewer: the one that has the log, or a relay.
+//! Finding the object that takes a viewer: the one that has the log, or a relay. Runs in the Worker.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use worker::Response;
 
-use super::events::WorkflowEventsNamespace;
-use super::fan_out::{Admission, Place, Search};
-use super::relay::{Hop, admission};
-use super::serve::Viewer;
+use super::namespace::WorkflowEventsNamespace;
+use crate::cloudflare::fan_out::{Admission, Place, Search};
+use crate::cloudflare::hop::{Hop, admission};
+use crate::cloudflare::request::StreamRequest;
 
-/// The answer of the object that takes this viewer.
+/// Sends the request to the object that takes this viewer, and returns its answer.
 ///
-/// An object that does not answer is asked more than once if need be: one that was reset by a
-/// deploy or that panicked is there again at the next request, while a browser's `EventSource`
-/// gives up at an error. In place of a relay another is taken, and at last the root.
-pub(super) async fn fetch(
+/// An object that does not answer is asked again: one that was reset by a deploy or that panicked is
+/// there again at the next request, while a browser's `EventSource` gives up at an error. In place of a
+/// relay that does not answer another is asked, and at last the root.
+pub(super) async fn send(
     instance_id: &str,
-    viewer: &Viewer,
+    stream: &StreamRequest,
     events: &WorkflowEventsNamespace,
 ) -> worker::Result<Response> {
     let root = events.object_name(instance_id);
-    // An object that sleeps cannot count those who watch, and takes 32,768 of them. Who asks with
-    // `HEAD` does not watch.
-    let tree = events.tree().filter(|_| !viewer.hibernates && !viewer.head);
+    // An object that hibernates cannot count its viewers, and takes 32,768 of them. A `HEAD` request is no viewer.
+    let tree = events
+        .fan_out
+        .filter(|_| !stream.hibernates && !stream.head);
     let mut search = Search::new(tree.and_then(|_| remembered(&root)));
     loop {
         let (place, ask) = search.next(js_sys::Math::random());
         let hop = tree.map(|fan_out| Hop {
-            binding: events.binding().to_owned(),
+            binding: events.binding.clone(),
             root: root.clone(),
             fan_out,
             place,
             ask,
             follower: Place::ROOT,
         });
-        let response = match fetch_from(place, hop.as_ref(), &root, viewer, events).await {
+        let response = match send_to(place, hop.as_ref(), &root, stream, events).await {
             Ok(response) => response,
             Err(error) if place == Place::ROOT => return Err(error),
             Err(_) => {
@@ -43,7 +44,7 @@ pub(super) async fn fetch(
                 continue;
             }
         };
-        // Who is not told of a tree takes everybody.
+        // An object that receives no `Hop` admits every viewer.
         let admission = admission(&response)?;
         match admission {
             Admission::Here => return Ok(response),
@@ -54,20 +55,21 @@ pub(super) async fn fetch(
     }
 }
 
-async fn fetch_from(
+/// Sends the request to the object at one place: up to three times to the root, once to a relay.
+async fn send_to(
     place: Place,
     hop: Option<&Hop>,
     root: &str,
-    viewer: &Viewer,
+    stream: &StreamRequest,
     events: &WorkflowEventsNamespace,
 ) -> worker::Result<Response> {
     const TRIES: u32 = 3;
     let name = hop.map_or_else(|| root.to_owned(), Hop::object_name);
     let tries = if place == Place::ROOT { TRIES } else { 1 };
-    let request = viewer.to_object_request(hop)?;
+    let request = stream.to_object_request(hop)?;
     let mut tried = 1;
     loop {
-        let response = events.fetch(&name, &request).await;
+        let response = events.request(&name, &request).await;
         if response.is_ok() || tried == tries {
             return response;
         }
@@ -76,14 +78,15 @@ async fn fetch_from(
 }
 
 thread_local! {
-    /// What roots said lately: how many relays there are, and until when that is good.
+    /// How many relays each root said lately that it has, and until when that is used.
     static RELAYS: RefCell<BTreeMap<String, (u32, f64)>> = const { RefCell::new(BTreeMap::new()) };
 }
 
-/// In milliseconds.
+/// How long a root's number of relays is used, in milliseconds.
 const REMEMBERED_FOR: f64 = 10_000.0;
 const MOST_REMEMBERED: usize = 1_000;
 
+/// Returns how many relays this root has, if it said so lately.
 fn remembered(root: &str) -> Option<u32> {
     let now = js_sys::Date::now();
     let known = RELAYS.with_borrow(|known| known.get(root).copied());
@@ -92,7 +95,7 @@ fn remembered(root: &str) -> Option<u32> {
         .map(|(relays, _)| relays)
 }
 
-/// Also where the clock was set back meanwhile.
+/// Returns whether a remembered number may still be used. It may not after the clock was set back.
 fn is_good(until: f64, now: f64) -> bool {
     now < until && until <= now + REMEMBERED_FOR
 }

@@ -1,6 +1,7 @@
-//! Viewers over hibernatable WebSockets, the Worker's side: see [`Transport::Hibernating`].
+//! Streams over hibernatable WebSockets: see [`Transport::Hibernating`]. Runs in the Worker; `hibernation` is the
+//! object's side.
 //!
-//! [`Transport::Hibernating`]: crate::cloudflare::serve::Transport::Hibernating
+//! [`Transport::Hibernating`]: crate::cloudflare::Transport::Hibernating
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -17,32 +18,20 @@ use js_sys::{ArrayBuffer, Uint8Array};
 use wasm_bindgen::prelude::*;
 use worker::Response;
 
-use super::credit::Taken;
-use super::hibernating::{Beat, Budget, Pulse};
-use super::js;
-use super::leaving::Leaving;
-use super::response::stream_here_until;
+use crate::cloudflare::credit::Taken;
+use crate::cloudflare::hibernating::{BROKEN, Beat, Budget, END, LEFT, PING, PONG, Pulse};
+use crate::cloudflare::js;
+use crate::cloudflare::leaving::Leaving;
+use crate::cloudflare::response::stream_here_until;
 use crate::delivery::{HEARTBEAT_INTERVAL, keep_alive};
 use crate::store::FrameBytes;
 
-/// The object closes a socket with this code where the stream is to end. Codes from 4000 are free
-/// to use: RFC 6455 section 7.4.2.
-pub(super) const END: u16 = 4000;
-/// And with this one where it is to be cut off, so that the client comes back.
-pub(super) const BROKEN: u16 = 4001;
-/// With this one the Worker leaves.
-const LEFT: u16 = 4002;
-
-/// What the Worker asks the object's side of a socket, and what the runtime there answers in place of the
-/// object, which is not woken for it.
-pub(super) const PING: &str = "ping";
-pub(super) const PONG: &str = "pong";
-/// How often it asks, and how long an answer may take.
+/// How often the Worker pings, and how long an answer may take.
 const PING_INTERVAL: Duration = Duration::from_secs(15);
 
-/// Answers a viewer with what the object pushes into the socket, and with heartbeats, which the
-/// object knows nothing of. Stops when the viewer is `leaving`; is cut off, so that the client comes
-/// back, when the object's side of the socket is gone without a word, which is noticed within 30
+/// Answers a viewer with the pages that the object pushes into the socket, and with heartbeats, which the
+/// object does not send. The stream stops when the viewer is `leaving`. It is cut off, so that the client
+/// comes back, when the object's side of the socket is gone without a word, which is noticed within 30
 /// seconds, and when viewers who do not read hold too much of the Worker's memory.
 pub(super) fn socket_response(socket: js::WebSocket, leaving: Leaving) -> worker::Result<Response> {
     let timer = Timer::new();
@@ -61,14 +50,14 @@ pub(super) fn socket_response(socket: js::WebSocket, leaving: Leaving) -> worker
     stream_here_until(chunks, cut)
 }
 
-/// The pages of a socket, each acknowledged when it is handed out. Who asks for the next one only when
-/// the viewer has taken the one before holds two at most.
+/// The pages of a socket, each acknowledged when it is handed out. A consumer that waits for the viewer before
+/// it polls again holds at most two pages.
 struct Pages {
     socket: js::WebSocket,
     received: Rc<RefCell<Received>>,
     taken: Taken,
-    place: Place,
-    /// Bytes of the page that was handed out last: the viewer has not taken it before the next is asked for.
+    entry: QueueEntry,
+    /// The bytes of the page that was handed out last. The viewer has taken it when the next one is asked for.
     in_hand: usize,
     listeners: [(&'static str, Listener); 3],
     _held: Held,
@@ -76,19 +65,19 @@ struct Pages {
 
 type Listener = Closure<dyn FnMut(JsValue)>;
 
-/// No more than the object's credit.
+/// The pages that came and were not handed out: no more than the object's credit.
 #[derive(Default)]
 struct Received {
     pages: Vec<Uint8Array>,
-    /// How it closed.
+    /// The code with which the socket closed.
     closed: Option<u16>,
     waker: Option<Waker>,
     pulse: Pulse,
-    /// It held too much.
+    /// Whether the stream is to be cut off because it held too much.
     is_cut: bool,
 }
 
-/// What all viewers of this isolate hold.
+/// The pages that wait for all viewers of this isolate.
 #[derive(Default)]
 struct Queues {
     budget: Budget,
@@ -99,10 +88,10 @@ thread_local! {
     static QUEUES: RefCell<Queues> = RefCell::default();
 }
 
-/// A viewer's number among them.
-struct Place(u64);
+/// A viewer's number in [`Queues`], removed when this is dropped.
+struct QueueEntry(u64);
 
-impl Drop for Place {
+impl Drop for QueueEntry {
     fn drop(&mut self) {
         QUEUES.with_borrow_mut(|queues| queues.leave(self.0));
     }
@@ -120,8 +109,8 @@ impl Queues {
         self.viewers.remove(&number);
     }
 
-    /// So many bytes came for a viewer. Lets go of what those have who are to be cut off. They are of
-    /// other requests, whose streams this one cannot touch: they see it when they look next.
+    /// Counts bytes that came for a viewer. Drops the pages of viewers that are to be cut off. Their streams are
+    /// other requests', which this one cannot touch: they see it when they are polled next.
     fn queued(&mut self, number: u64, bytes: usize) {
         for slow in self.budget.queued(number, bytes) {
             let received = self.viewers.remove(&slow).and_then(|held| held.upgrade());
@@ -139,8 +128,8 @@ impl Queues {
 impl Pages {
     fn new(socket: js::WebSocket) -> Result<Self, JsValue> {
         let received = Rc::<RefCell<Received>>::default();
-        let place = Place(QUEUES.with_borrow_mut(|queues| queues.enter(&received)));
-        let number = place.0;
+        let entry = QueueEntry(QUEUES.with_borrow_mut(|queues| queues.enter(&received)));
+        let number = entry.0;
         let on = |event_type: &'static str, hear: fn(&mut Received, &JsValue) -> usize| {
             let received = Rc::clone(&received);
             let hear = move |event: JsValue| {
@@ -173,13 +162,13 @@ impl Pages {
             socket,
             received,
             taken: Taken::default(),
-            place,
+            entry,
             in_hand: 0,
             listeners,
         })
     }
 
-    /// Resolves when the stream is to be cut off although the viewer may be in the middle of a page.
+    /// Resolves with a reason when the stream is to be cut off, even in the middle of a page.
     fn cut(&self) -> impl Future<Output = &'static str> + use<> {
         let (socket, received) = (self.socket.clone(), Rc::clone(&self.received));
         async move {
@@ -203,10 +192,10 @@ impl Pages {
 }
 
 impl Received {
-    /// Returns how many bytes came.
+    /// Takes a message, and returns how many bytes came.
     fn message(&mut self, event: &JsValue) -> usize {
         match property(event, "data").dyn_into::<ArrayBuffer>() {
-            // What comes behind a close is nobody's.
+            // A page behind a close is dropped.
             Ok(_) if self.closed.is_some() => 0,
             Ok(page) => {
                 self.pages.push(Uint8Array::new(&page));
@@ -217,7 +206,7 @@ impl Received {
         }
     }
 
-    /// All that came, in one piece: several small ones where the viewer was slower than they.
+    /// Returns all pages that came as one: there are several where they came faster than the viewer read.
     fn take_pages(&mut self) -> Option<Uint8Array> {
         let pages = std::mem::take(&mut self.pages);
         match pages.as_slice() {
@@ -250,12 +239,12 @@ impl Stream for Pages {
         let this = &mut *self;
         let taken = std::mem::take(&mut this.in_hand);
         if taken > 0 {
-            QUEUES.with_borrow_mut(|queues| queues.budget.taken(this.place.0, taken));
+            QUEUES.with_borrow_mut(|queues| queues.budget.taken(this.entry.0, taken));
         }
         let mut received = this.received.borrow_mut();
         if let Some(page) = received.take_pages() {
             this.in_hand = page.length() as usize;
-            // At once: while the viewer takes this page, the next one comes.
+            // Acknowledged at once: while the viewer takes this page, the next one comes.
             if let Some(bytes) = this.taken.take(page.length()) {
                 // A socket that is gone says so by its own event.
                 let _ = this.socket.send_text(&bytes.to_string());
@@ -273,19 +262,19 @@ impl Stream for Pages {
     }
 }
 
-/// Tells the object that the viewer has left.
+/// Notifies the object that the viewer has left.
 impl Drop for Pages {
     fn drop(&mut self) {
         for (event_type, listener) in &self.listeners {
             let listener = listener.as_ref().unchecked_ref();
             let _ = self.socket.remove_event_listener(event_type, listener);
         }
-        // Fails for a socket that is closed already.
+        // Closing fails for a socket that is closed already.
         let _ = self.socket.close(LEFT, "the viewer has left");
     }
 }
 
-/// The object has gone away, as for a deploy, or its log failed.
+/// The object was reset, as by a deploy, or its log failed.
 #[derive(Debug)]
 struct Disconnected {
     code: u16,

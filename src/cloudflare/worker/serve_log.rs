@@ -1,10 +1,11 @@
-//! HTTP: from a viewer's request to a log of any store.
+//! The answer to a viewer who asks for a log of any store. Runs in the Worker, or in an object of your own.
 
 use cloudflare_workflows::__private::Timer;
 use worker::{Request, Response};
 
-use super::response;
-use super::serve::{Viewer, refuse_to};
+use crate::cloudflare::refuse::refuse_to;
+use crate::cloudflare::request::StreamRequest;
+use crate::cloudflare::response;
 use crate::delivery::{SseTarget, body};
 use crate::refusal::Refusal;
 use crate::store::EventStore;
@@ -15,7 +16,7 @@ use crate::store::EventStore;
 /// `200` and a stream; `204` when the log has ended and the client has seen it all, which stops an
 /// `EventSource`; `400` for a malformed position; `405` with `Allow` for anything but `GET` and
 /// `HEAD`; `503` with `Retry-After` when the store fails, or a stream that breaks off where the client
-/// is an `EventSource`, as of [`serve_sse`](crate::cloudflare::serve::serve_sse). Reasons are plain text. A store that
+/// is an `EventSource`, as [`serve_sse`](crate::cloudflare::serve_sse) answers. Reasons are plain text. A store that
 /// fails later cuts the stream off, so that the client comes back for the rest. Headers of the
 /// response can be set; for pages of other origins see [`Cors`](crate::cors::Cors).
 ///
@@ -32,13 +33,13 @@ pub async fn serve_log<E, S: EventStore + 'static>(
     request: &Request,
 ) -> worker::Result<Response> {
     let request = request.inner();
-    let viewer = match Viewer::from_request(request) {
-        Ok(viewer) => viewer,
+    let stream = match StreamRequest::from_request(request) {
+        Ok(stream) => stream,
         Err(refusal) => return refuse_to(request, refusal),
     };
-    match target.subscribe(viewer.cursor).await {
+    match target.subscribe(stream.cursor).await {
         Ok(subscription) if subscription.has_ended() => response::ended(),
-        Ok(_) if viewer.head => response::left_out(),
+        Ok(_) if stream.head => response::left_out(),
         Ok(subscription) => {
             let timer = Timer::new();
             let chunks = body(subscription, move |duration| timer.sleep(duration));

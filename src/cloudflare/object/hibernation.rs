@@ -1,15 +1,16 @@
-//! Viewers over hibernatable WebSockets, the object's side: see [`Transport::Hibernating`].
+//! Streams over hibernatable WebSockets: see [`Transport::Hibernating`]. Runs in the object; `socket` is the
+//! Worker's side.
 //!
-//! A viewer is a cursor that is kept with its socket, so that the object needs no memory of it:
+//! A stream is a cursor that is kept with its socket, so that the object needs no memory of it:
 //! the runtime may evict the object at any time while viewers are connected, and wakes it for the
 //! next append or acknowledgement. Pages are pushed while there is [`Credit`].
 //!
-//! A socket on which a viewer can be reached no more is closed, never only forgotten: the Worker at its
+//! A socket on which a viewer cannot be reached any more is closed, never only forgotten: the Worker at its
 //! other end would send heartbeats for ever. Workers ask from time to time whether the object's side is
-//! there; the runtime answers, which does not wake the object, and remembers when that was, so that an
-//! object which is awake can tell who is gone without a word.
+//! there; the runtime answers, which does not wake the object, and remembers when that was. So an object
+//! that is awake can find Workers that are gone without a word.
 //!
-//! [`Transport::Hibernating`]: crate::cloudflare::serve::Transport::Hibernating
+//! [`Transport::Hibernating`]: crate::cloudflare::Transport::Hibernating
 
 use std::fmt;
 use std::rc::Rc;
@@ -20,11 +21,10 @@ use js_sys::{Array, Object, Reflect, Uint8Array};
 use wasm_bindgen::prelude::*;
 use worker::{Response, ResponseBuilder};
 
-use super::credit::Credit;
-use super::hibernating::{Pace, Roster, Round, Sweep};
-use super::js;
-use super::socket::{BROKEN, END, PING, PONG};
-use super::sql::ObjectSql;
+use crate::cloudflare::credit::Credit;
+use crate::cloudflare::hibernating::{BROKEN, END, PING, PONG, Pace, Roster, Round, Sweep};
+use crate::cloudflare::js;
+use crate::cloudflare::sql::ObjectSql;
 use crate::delivery::{Position, SseTarget, Subscription, frame_bytes};
 use crate::event::{EventId, NewEvent};
 use crate::store::{PageLimit, SqliteEventStore};
@@ -32,27 +32,28 @@ use crate::sync::{Mutex, lock};
 
 type Target = SseTarget<NewEvent, SqliteEventStore<ObjectSql>>;
 
-/// All such viewers of an object.
-pub(super) struct HibernatingViewers {
+/// All such streams of an object.
+pub(super) struct HeldStreams {
     state: js::HibernationState,
-    /// `None` until somebody needs them.
-    connected: Mutex<Option<Roster<Viewer>>>,
+    /// `None` until they are needed.
+    connected: Mutex<Option<Roster<HeldStream>>>,
     pace: Mutex<Pace>,
     sweep: Mutex<Sweep>,
 }
 
-struct Viewer {
+/// A stream to a viewer whose response a Worker holds.
+struct HeldStream {
     socket: js::WebSocket,
     number: u32,
     subscription: Subscription<SqliteEventStore<ObjectSql>>,
     credit: Credit,
-    /// When it came, by the clock, in milliseconds. `None` for one of an earlier version of this crate,
-    /// whose Worker asks nothing.
+    /// When the viewer came, by the clock, in milliseconds. `None` for a stream of an earlier version of this
+    /// crate, whose Worker sends no pings.
     since: Option<f64>,
 }
 
-impl HibernatingViewers {
-    /// Those of the object with this state, who may have been here before it woke.
+impl HeldStreams {
+    /// Returns the streams of the object with this state, which may be from before it woke.
     pub(super) fn new(state: &worker::durable::State) -> Rc<Self> {
         Rc::new(Self {
             state: JsValue::from(state.as_raw()).unchecked_into(),
@@ -75,7 +76,7 @@ impl HibernatingViewers {
         self.sweep(target);
         self.with(target, |connected| {
             let number = connected.number(random);
-            let mut viewer = Viewer {
+            let mut viewer = HeldStream {
                 socket,
                 number,
                 subscription,
@@ -95,8 +96,8 @@ impl HibernatingViewers {
         Ok(response.with_websocket(pair.client).empty())
     }
 
-    /// Pushes what the log has and viewers do not, now or as soon as the [`Pace`] allows. Call it
-    /// whenever the log changed.
+    /// Pushes to viewers the events that they do not have, now or as soon as the [`Pace`] allows. Call it
+    /// whenever the log has changed.
     pub(super) fn deliver(self: &Rc<Self>, target: &Target) {
         let viewers = self.with(target, |connected| connected.len());
         if viewers == 0 {
@@ -116,13 +117,14 @@ impl HibernatingViewers {
         }
     }
 
+    /// Delivers to all viewers.
     fn round(&self, target: &Target) {
         lock(&self.pace).begin(js_sys::Date::now());
         self.sweep(target);
-        self.with(target, |connected| connected.retain(Viewer::deliver));
+        self.with(target, |connected| connected.retain(HeldStream::deliver));
     }
 
-    /// Closes the sockets whose Workers are gone without a word.
+    /// Closes the sockets of Workers that are gone without a word, if that is due.
     fn sweep(&self, target: &Target) {
         let now = js_sys::Date::now();
         if !lock(&self.sweep).is_due(now) {
@@ -144,17 +146,17 @@ impl HibernatingViewers {
         });
     }
 
-    /// For the class's `webSocketMessage`: a viewer took so many bytes.
+    /// Backs the class's `webSocketMessage`: a viewer took a number of bytes.
     pub(super) fn acknowledged(&self, target: &Target, socket: &js::WebSocket, message: &JsValue) {
         let bytes = message.as_string().and_then(|text| text.parse().ok());
         let Some(bytes) = bytes else {
-            // Not of this crate's making. Nobody is there to be told if it is gone already.
+            // The message is not of this crate's making. Closing fails if the socket is gone already.
             let _ = socket.close(BROKEN, "not an acknowledgement");
             return;
         };
         let is_kept = self.with(target, |connected| {
             let number = number(socket)?;
-            let is_meant = |viewer: &Viewer| viewer.has(socket);
+            let is_meant = |viewer: &HeldStream| viewer.has(socket);
             let viewer = connected.get_mut(number, is_meant)?;
             viewer.credit.acknowledged(bytes);
             let is_kept = viewer.deliver() && viewer.save();
@@ -164,12 +166,12 @@ impl HibernatingViewers {
             Some(is_kept)
         });
         if is_kept.is_none() {
-            // One that is closing, or that nobody delivers to.
-            let _ = socket.close(BROKEN, "it is not on the list");
+            // The socket is closing, or has no stream.
+            let _ = socket.close(BROKEN, "it has no stream");
         }
     }
 
-    /// For the class's `webSocketClose` and `webSocketError`: a viewer has left.
+    /// Backs the class's `webSocketClose` and `webSocketError`: a viewer has left.
     pub(super) fn left(&self, socket: &js::WebSocket) {
         if let Some(connected) = lock(&self.connected).as_mut()
             && let Some(number) = number(socket)
@@ -178,23 +180,24 @@ impl HibernatingViewers {
         }
     }
 
-    fn with<T>(&self, target: &Target, work: impl FnOnce(&mut Roster<Viewer>) -> T) -> T {
+    /// Calls `work` with the streams, restored from their sockets if need be.
+    fn with<T>(&self, target: &Target, work: impl FnOnce(&mut Roster<HeldStream>) -> T) -> T {
         let mut remembered = lock(&self.connected);
-        // Where `work` panics they are as sockets have them.
+        // If `work` panics, the next call restores them from their sockets.
         let mut connected = remembered.take().unwrap_or_else(|| self.wake(target));
         let result = work(&mut connected);
         *remembered = Some(connected);
         result
     }
 
-    /// Those who were connected before the object woke.
-    fn wake(&self, target: &Target) -> Roster<Viewer> {
+    /// Restores the streams from before the object woke.
+    fn wake(&self, target: &Target) -> Roster<HeldStream> {
         let mut connected = Roster::new();
         for socket in self.state.web_sockets().unwrap_or_default() {
             let socket: js::WebSocket = socket.unchecked_into();
-            match Viewer::resume(target, socket.clone()) {
+            match HeldStream::resume(target, socket.clone()) {
                 Some(viewer) => connected.insert(viewer.number, viewer),
-                // Fails for one that is closed already.
+                // Closing fails for a socket that is closed already.
                 None => drop(socket.close(BROKEN, "its place is not known")),
             }
         }
@@ -202,12 +205,12 @@ impl HibernatingViewers {
     }
 }
 
-impl Viewer {
-    /// Pushes what there is while there is credit. Returns whether the viewer is still to be kept.
+impl HeldStream {
+    /// Pushes events while there is credit. Returns whether the stream is still to be kept.
     fn deliver(&mut self) -> bool {
         while let Some(bytes) = self.credit.left() {
             self.subscription.set_page_limit(page_limit(bytes));
-            // Ready at once, as SQLite is here.
+            // Ready at once, because SQLite is in the object.
             match self.subscription.try_next_frames().now_or_never() {
                 Some(Ok(Some(batch))) => {
                     if self.push(&frame_bytes(batch)).is_err() {
@@ -225,6 +228,7 @@ impl Viewer {
         true
     }
 
+    /// Sends a page and keeps with the socket how far the stream is.
     fn push(&mut self, page: &Uint8Array) -> Result<(), JsValue> {
         self.credit.sent(page.length());
         js::send_page(&self.socket, page, &self.attachment())
@@ -236,23 +240,23 @@ impl Viewer {
     }
 
     fn close(&self, code: u16, reason: &str) -> bool {
-        // A viewer that is gone need not be told.
+        // Closing fails for a viewer that is gone.
         let _ = self.socket.close(code, reason);
         false
     }
 
-    /// Whether this is its socket.
+    /// Returns whether this is the stream's socket.
     fn has(&self, socket: &js::WebSocket) -> bool {
         Object::is(&self.socket, socket)
     }
 
-    /// Returns whether the viewer is still to be kept.
+    /// Keeps the position and the credit with the socket. Returns whether the stream is still to be kept.
     fn save(&self) -> bool {
         let saved = self.socket.serialize_attachment(&self.attachment());
         saved.is_ok() || self.close(BROKEN, "its place cannot be kept")
     }
 
-    /// What is kept with the socket: number, position, credit used, when it came.
+    /// Returns what is kept with the socket: number, position, credit used, when the viewer came.
     fn attachment(&self) -> Array {
         let position = match self.subscription.position() {
             Position::Oldest => OLDEST,
@@ -271,7 +275,7 @@ impl Viewer {
         kept
     }
 
-    /// `None` for a socket that is closing and has lost what was kept with it.
+    /// Restores a stream from its socket, `None` if the socket is closing and has lost what was kept with it.
     fn resume(target: &Target, socket: js::WebSocket) -> Option<Self> {
         let attachment = socket.deserialize_attachment().ok()?;
         let kept = |index| Reflect::get_u32(&attachment, index).ok()?.as_f64();
@@ -291,7 +295,7 @@ impl Viewer {
     }
 }
 
-/// So many bytes, and as many of the default's events as that is of its bytes.
+/// A limit of `bytes` bytes, with the event limit scaled in proportion.
 fn page_limit(bytes: u32) -> PageLimit {
     let page = PageLimit::default();
     let bytes = bytes as usize;
@@ -313,6 +317,7 @@ fn random() -> u32 {
     (js_sys::Math::random() * f64::from(u32::MAX)) as u32
 }
 
+/// Returns the stream's number that is kept with the socket.
 fn number(socket: &js::WebSocket) -> Option<u32> {
     let attachment = socket.deserialize_attachment().ok()?;
     let number = Reflect::get_u32(&attachment, 0).ok()?.as_f64()?;

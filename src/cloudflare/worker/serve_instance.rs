@@ -1,4 +1,5 @@
-//! HTTP: the platform's own log of any instance, also of a workflow that dispatches nothing.
+//! The answer to a viewer who asks for the platform's own log of an instance, also of a workflow that dispatches
+//! nothing. Runs in the Worker.
 
 use bytes::Bytes;
 use cloudflare_workflows::__private::{Payloads, PlatformLog, here, sleep};
@@ -10,8 +11,10 @@ use futures_core::Stream;
 use futures_util::stream;
 use worker::{Request, Response, web_sys};
 
-use super::response;
-use super::serve::{UNKNOWN_INSTANCE, Viewer, is_instance_id, query, refuse_to, unreachable};
+use super::instance_id::is_instance_id;
+use crate::cloudflare::refuse::{UNKNOWN_INSTANCE, refuse_to, unreachable};
+use crate::cloudflare::request::{StreamRequest, query};
+use crate::cloudflare::response;
 use crate::delivery::{HEARTBEAT_INTERVAL, keep_alive};
 use crate::event::StoredEvent;
 use crate::refusal::Refusal;
@@ -27,19 +30,19 @@ use crate::workflow::{InstanceFeed, InstanceFeedItem};
 /// the [options](InstanceSse) give them. Errors have a name and a message, never a stack.
 ///
 /// Statuses, headers, heartbeats, positions and the end are those of
-/// [`serve_sse`](crate::cloudflare::serve::serve_sse), so an `EventSource` resumes and stops by itself. What differs:
+/// [`serve_sse`](crate::cloudflare::serve_sse), so an `EventSource` resumes and stops by itself. What differs:
 ///
 /// - **Ids** are large numbers with gaps: see [`InstanceLogIds`](crate::workflow::InstanceLogIds).
-/// - **A restart** begins a new log. A viewer that has seen something of the one before gets
-///   `reset`, while it is connected or when it comes back, and then all of the new log. `head` of its
-///   data is always `null`, as the platform does not tell it.
+/// - **A restart** begins a new log. A viewer that has seen events of the one before gets `reset`, while
+///   it is connected or when it comes back, and then all of the new log. `head` in its data is always
+///   `null`, since the platform does not give it.
 /// - **`?types=step_started,step_completed`** gives events of these types only. Those that end the
-///   run are always given. Another name than one of the platform's is a `400`.
+///   run are always given. A name that is not one of the platform's is a `400`.
 /// - **`from=latest`** and **`since=`** go by the events' times.
 /// - **Only while the platform keeps the instance**: afterwards it is a `404`.
 ///
-/// It keeps nothing and stores nothing. Whether a subscription keeps the engine in memory, and what
-/// it costs, Cloudflare does not say.
+/// Nothing is stored. Cloudflare does not say whether a subscription keeps the engine in memory, and what it
+/// costs.
 ///
 /// # Errors
 /// When a response cannot be made.
@@ -52,7 +55,7 @@ pub async fn serve_instance_sse(
     let request = request.inner();
     match feed(instance_id, request, workflow, &options).await {
         Ok(feed) if feed.has_ended() => response::ended(),
-        // Dropped, its subscription ends.
+        // The feed is dropped, which ends its subscription.
         Ok(_) if request.method() == "HEAD" => response::left_out(),
         Ok(feed) => {
             let events = keep_alive(here(chunks(feed, options)), HEARTBEAT_INTERVAL, sleep);
@@ -78,27 +81,27 @@ pub struct InstanceSse {
 }
 
 impl InstanceSse {
-    /// All types of events, without params and outputs.
+    /// Returns the default: all types of events, without params and outputs.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Events of these types, and those that end the run.
+    /// Shows only events of these types, and those that end the run. Default: all types.
     #[must_use]
     pub fn types(mut self, types: impl IntoIterator<Item = WorkflowInstanceEventType>) -> Self {
         self.types = Some(types.into_iter().collect());
         self
     }
 
-    /// With what the instance was created with. For eyes that may see it.
+    /// Shows what the instance was created with. For viewers that may see it. Default: it is not shown.
     #[must_use]
     pub fn with_params(mut self) -> Self {
         self.params = true;
         self
     }
 
-    /// With what steps and the run return. For eyes that may see it.
+    /// Shows what steps and the run return. For viewers that may see it. Default: it is not shown.
     #[must_use]
     pub fn with_outputs(mut self) -> Self {
         self.outputs = true;
@@ -110,8 +113,9 @@ impl InstanceSse {
         match (self.params, self.outputs) {
             (true, true) => event,
             (false, false) => event.redacted(),
-            // What was not asked for was not read.
+            // An event of an unknown type may have both.
             _ if unknown => event.redacted(),
+            // Payloads that were not asked for were not read.
             _ => event,
         }
     }
@@ -125,7 +129,7 @@ async fn feed(
     workflow: &Workflow,
     options: &InstanceSse,
 ) -> Result<Feed, Refusal> {
-    let cursor = Viewer::from_request(request)?.cursor;
+    let cursor = StreamRequest::from_request(request)?.cursor;
     let url = request.url();
     let mut types = options.types.clone();
     if let Some((_, names)) = form_urlencoded::parse(query(&url).unwrap_or_default().as_bytes())
@@ -159,7 +163,7 @@ async fn feed(
         })
 }
 
-/// The bytes of a feed, without heartbeats.
+/// Returns the bytes of a feed, without heartbeats.
 fn chunks(feed: Feed, options: InstanceSse) -> impl Stream<Item = Result<Bytes, WorkflowError>> {
     stream::try_unfold((feed, options), |(mut feed, options)| async move {
         let Some(item) = feed.next().await? else {

@@ -1,14 +1,15 @@
-//! The log of one instance: its runs, each a set of facts, and who may add to them.
+//! The log of one instance: its runs, each a set of facts, and who may add to them. Runs in the object; pure,
+//! and tested natively.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use cloudflare_workflows::WorkflowInstanceEvent;
-use serde::{Deserialize, Serialize};
 
-use super::packed::{InvalidBatch, unpack_facts};
 use crate::clock;
+use crate::cloudflare::command::LogState;
+use crate::cloudflare::packed::{InvalidBatch, unpack_facts};
 use crate::delivery::SseTarget;
 use crate::event::{EventId, EventRef, InvalidEvent, NewEvent};
 use crate::store::{Appended, PageLimit, Sql, SqliteError, SqliteEventStore};
@@ -18,32 +19,31 @@ use crate::workflow::{Opened, OpenedRun, Reconciled, RunView, Told, reconcile, w
 
 /// Keeps the facts of one workflow instance, each once, over a log in SQLite.
 ///
-/// An instance that is restarted begins a new run, whose facts are new again. The log tells the
-/// runs apart by a prefix of the keys, and viewers by the event `restarted` between them.
+/// An instance that is restarted begins a new run, whose facts are new again. The log
+/// distinguishes the runs by a prefix of the keys, viewers by the event `restarted` between them.
 ///
-/// The lifetimes of a run are told apart by numbers, their generations. Each gets one when it opens
+/// The lifetimes of a run are distinguished by numbers, their generations. Each gets one when it opens
 /// the log, greater than all before, and names it with its facts. As soon as one has named it,
-/// those with smaller numbers are over: whatever still comes from them is answered as
-/// [stale](Told::Stale) and is not stored. Only the newest event's generation is stored, with the
-/// event. Those of lifetimes that told nothing are remembered as long as this value lives; since
-/// generations are made from the clock, they are not given again after that.
+/// those with smaller numbers are over: facts that still come from them are answered as
+/// [stale](Told::Stale) and are not stored. Only the newest event's generation is stored, with the
+/// event. Generations of lifetimes that appended nothing are remembered while this value lives; since
+/// they are made from the clock, they are not given again after that.
 ///
-/// Who creates, restarts or ends the instance from outside has no generation.
+/// Code that creates, restarts or ends the instance from outside has no generation.
 #[derive(Debug)]
 pub struct WorkflowLog<Q: Sql> {
     target: SseTarget<NewEvent, SqliteEventStore<Q>>,
     lifetimes: Mutex<Lifetimes>,
 }
 
-/// Keys of facts begin with their run, those of runs with this; no run is called `run`.
+/// The prefix of the keys of `restarted` events. Keys of facts begin with the number of their run instead.
 const RUNS: &str = "run/";
 
-/// How long the lifetimes of an instance wait for a restart to be confirmed, in case that whoever
-/// asked for it is gone.
+/// How long the lifetimes of an instance wait for a restart to be confirmed, in case that the Worker that
+/// began it is gone.
 const RESTART_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Openings that are remembered until they are used. A few: late requests of dead processes are
-/// never used.
+/// How many openings are remembered until they are used. A few: openings by lifetimes that died are never used.
 const OPENED: usize = 16;
 
 #[derive(Debug, Default)]
@@ -54,38 +54,20 @@ struct Lifetimes {
     has_given: bool,
     /// Lifetimes of generations below are over.
     first_alive: u64,
-    /// Where the log was when it was opened, by generation, until the lifetime tells something.
+    /// Where the log was when it was opened, by generation, until the lifetime appends something.
     opened: BTreeMap<u64, Option<EventId>>,
-    /// The event that an announcement is, which is all that there is of its run.
+    /// The event of an announcement that is all there is of its run.
     announced: Option<EventId>,
-    /// Until when new lifetimes wait for a restart to be confirmed.
+    /// The time until which new lifetimes wait for a restart to be confirmed.
     restarting: Option<SystemTime>,
 }
 
-/// Where a log stands, for whoever acts on its instance from outside.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct LogState {
-    /// The latest run, from 1.
-    pub run: u32,
-    /// The greatest generation that a lifetime was given; 0 if none is known.
-    pub generation: u64,
-    /// Whether that run has ended.
-    pub ended: bool,
-    /// Whether the log has no events.
-    pub empty: bool,
-    /// Whether all it has is that the instance was announced: see [`WorkflowLog::announce`].
-    pub announced: bool,
-    /// When the newest event was stored.
-    pub newest: Option<SystemTime>,
-}
-
-/// What became of an announcement: see [`WorkflowLog::announce`].
+/// The outcome of an announcement: see [`WorkflowLog::announce`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Announced {
-    /// The log was empty, and has the announcement now. Whether this call has stored it.
+    /// The log was empty, and has the announcement now.
     New {
-        /// Else an earlier one had.
+        /// Whether this call stored it; else an earlier one did.
         stored: bool,
     },
     /// The log has events of an instance before, and stands here. A restart is under way: it is to
@@ -94,7 +76,7 @@ pub enum Announced {
 }
 
 impl<Q: Sql> WorkflowLog<Q> {
-    /// The log in this database.
+    /// Returns the log in this database.
     pub fn new(sql: Q) -> Self {
         Self {
             target: SseTarget::new(SqliteEventStore::new(sql)),
@@ -102,9 +84,9 @@ impl<Q: Sql> WorkflowLog<Q> {
         }
     }
 
-    /// Opens the log for a lifetime of the instance: its latest run, the facts that it has, and a
-    /// generation for the lifetime. Where the log has [expired](Self::expire), it is the next run, which
-    /// has none yet. One that opens it again names the generation that it has, and keeps it.
+    /// Opens the log for a lifetime of the instance, and returns its latest run, the facts that the run has,
+    /// and a generation for the lifetime. Where the log has [expired](Self::expire), the run is the next
+    /// one, which has no facts yet. A lifetime that opens the log again passes its generation, and keeps it.
     ///
     /// # Errors
     /// When SQLite fails.
@@ -153,7 +135,7 @@ impl<Q: Sql> WorkflowLog<Q> {
 
     /// Deletes the events, but for one small row with the greatest id and the number of the latest
     /// run, so that neither is given again: a further run begins with `restarted` and the next id,
-    /// and a viewer with an old position is told by a [`Reset`](crate::event::Reset).
+    /// and a viewer with an old position gets a [`Reset`](crate::event::Reset).
     ///
     /// # Errors
     /// When SQLite fails. Then nothing was deleted.
@@ -166,13 +148,13 @@ impl<Q: Sql> WorkflowLog<Q> {
         Ok(())
     }
 
-    /// Appends facts that a lifetime tells of a run. The first facts of the run after the latest
-    /// begin that run.
+    /// Appends facts of a run for one of its lifetimes. The first facts of the run after the latest begin
+    /// that run.
     ///
-    /// [`Told::Stale`], and nothing is stored: where the lifetime is over, where the run is an
-    /// earlier one, and where somebody else has added to the log since the lifetime opened it and
-    /// before it told anything. The lifetime opens the log again to learn which. Facts that come after a
-    /// run's end, from steps that it gave up, are dropped.
+    /// Returns [`Told::Stale`], and stores nothing, where the lifetime is over, where the run is an
+    /// earlier one, and where something else was added to the log between the lifetime's opening it and its
+    /// first append. The lifetime opens the log again to find out which. Facts that come after a run's
+    /// end, from abandoned steps, are dropped.
     ///
     /// # Errors
     /// [`WorkflowLogError::Event`] for an event that is invalid or has no key,
@@ -189,8 +171,9 @@ impl<Q: Sql> WorkflowLog<Q> {
         self.append_facts(generation, run, facts, || now)
     }
 
-    /// As [`append`](Self::append), for a batch that [`pack_facts`](crate::cloudflare::packed::pack_facts) made, whose
-    /// texts are not copied on their way into the database. `now` is called when a run begins.
+    /// Appends a batch that [`pack_facts`](crate::cloudflare::packed::pack_facts) made, as
+    /// [`append`](Self::append) does. Its strings are not copied on their way into the database. `now` is
+    /// called when a run begins.
     ///
     /// # Errors
     /// As [`append`](Self::append), and [`WorkflowLogError::Batch`] for bytes that are no batch.
@@ -236,13 +219,13 @@ impl<Q: Sql> WorkflowLog<Q> {
             .map(Told::Stored)
     }
 
-    /// Whether its latest run has ended, also where that has expired.
+    /// Returns whether the latest run has ended, also where it has expired.
     fn is_over(&self) -> Result<bool, WorkflowLogError<Q::Error>> {
         let store = self.target.store();
         Ok(store.is_closed()? || store.emptied()?.is_some())
     }
 
-    /// Where the log stands.
+    /// Returns where the log stands.
     ///
     /// # Errors
     /// When SQLite fails.
@@ -251,7 +234,7 @@ impl<Q: Sql> WorkflowLog<Q> {
         let run = self.run()?;
         let span = store.span()?;
         let lifetimes = self.lifetimes()?;
-        // What was announced here, or before this value was made and nobody has told anything since.
+        // The announcement may be from before this value was made, if nothing was appended since.
         let is_first = |(oldest, newest): (EventId, EventId)| -> Result<bool, SqliteError<_>> {
             let is_first = newest.get() == 1 && oldest == newest && lifetimes.first_alive == 0;
             let has = |key: &String| key.ends_with(ANNOUNCED);
@@ -270,7 +253,7 @@ impl<Q: Sql> WorkflowLog<Q> {
         })
     }
 
-    /// Tells that an instance is about to be created, by the first event of its run, before it is.
+    /// Announces an instance that is about to be created, by the first event of its run.
     /// Where the log has events of an earlier instance with this id, nothing is stored, and a
     /// restart is [under way](Self::begin_restart).
     ///
@@ -296,8 +279,8 @@ impl<Q: Sql> WorkflowLog<Q> {
         self.begin_restart(now).map(Announced::Known)
     }
 
-    /// Takes an announcement back, whose instance was not created: the log is empty again. False, and
-    /// nothing is changed, where the log has something else.
+    /// Takes back the announcement of an instance that was not created: the log is empty again. Returns
+    /// false, and changes nothing, where the log has other events.
     ///
     /// # Errors
     /// When SQLite fails.
@@ -315,7 +298,7 @@ impl<Q: Sql> WorkflowLog<Q> {
         Ok(announced)
     }
 
-    /// The run that begins in a log without events, and its announcement if there was one before.
+    /// Returns the run that begins in a log without events, and its `restarted` if there was a run before.
     fn next_of_empty(
         &self,
         run: u32,
@@ -329,7 +312,7 @@ impl<Q: Sql> WorkflowLog<Q> {
 
     /// Begins a restart of the instance, before the platform is asked for it. Until it is
     /// [confirmed](Self::confirm_restart) or [cancelled](Self::cancel_restart), and for ten seconds
-    /// at most, lifetimes that open the log are told to wait.
+    /// at most, lifetimes that open the log are answered that they have to wait.
     ///
     /// # Errors
     /// When SQLite fails.
@@ -339,9 +322,8 @@ impl<Q: Sql> WorkflowLog<Q> {
         Ok(state)
     }
 
-    /// Ends the lifetimes that the log had when the restart began, and begins the next run with its
-    /// first event. The run is not begun where a lifetime has begun it already. Returns whether the
-    /// log has a new event.
+    /// Confirms a restart: ends the lifetimes that the log had when it `began`, and begins the next run with
+    /// its first event, unless a lifetime has begun it already. Returns whether the log has a new event.
     ///
     /// # Errors
     /// As [`append`](Self::append).
@@ -375,7 +357,7 @@ impl<Q: Sql> WorkflowLog<Q> {
         Ok(stored > 0)
     }
 
-    /// The lifetimes to this generation are over. Returns the first one that is not.
+    /// Ends the lifetimes up to this generation. Returns the first one that is not over.
     fn end_lifetimes(&self, last: u64) -> Result<u64, WorkflowLogError<Q::Error>> {
         let mut lifetimes = self.lifetimes()?;
         lifetimes.first_alive = lifetimes.first_alive.max(last + 1);
@@ -383,7 +365,7 @@ impl<Q: Sql> WorkflowLog<Q> {
         Ok(lifetimes.first_alive)
     }
 
-    /// The restart that began does not take place.
+    /// Cancels a restart that began: it does not take place.
     ///
     /// # Errors
     /// When SQLite fails.
@@ -392,9 +374,9 @@ impl<Q: Sql> WorkflowLog<Q> {
         Ok(())
     }
 
-    /// Appends facts to the latest run from outside: from who has learned how it ended, for one.
-    /// With where the log [stood](Self::state) they are stored only if nothing has happened since: no run
-    /// or lifetime has begun. Nothing is added to a run that has ended.
+    /// Appends facts to the latest run from outside its workflow, such as the run's end. With `stood`, where
+    /// the log [stood](Self::state), they are stored only if no run or lifetime has begun since. Nothing is
+    /// added to a run that has ended.
     ///
     /// # Errors
     /// As [`append`](Self::append).
@@ -406,8 +388,8 @@ impl<Q: Sql> WorkflowLog<Q> {
         self.tell_facts(stood, batch.iter().map(EventRef::from).collect())
     }
 
-    /// As [`tell`](Self::tell), wherever the log stands, for a batch that
-    /// [`pack_facts`](crate::cloudflare::packed::pack_facts) made.
+    /// Appends a batch that [`pack_facts`](crate::cloudflare::packed::pack_facts) made, as
+    /// [`tell`](Self::tell) does, wherever the log stands.
     ///
     /// # Errors
     /// As [`append_packed`](Self::append_packed).
@@ -508,7 +490,7 @@ impl<Q: Sql> WorkflowLog<Q> {
         Ok(outcomes.iter().filter(stored).count())
     }
 
-    /// What is known of lifetimes, with what the log itself says of them.
+    /// Returns what is known of lifetimes, from memory and from the log.
     fn lifetimes(
         &self,
     ) -> Result<impl std::ops::DerefMut<Target = Lifetimes> + '_, WorkflowLogError<Q::Error>> {
@@ -519,16 +501,16 @@ impl<Q: Sql> WorkflowLog<Q> {
         Ok(lifetimes)
     }
 
-    /// The events, for subscribing.
+    /// Returns the target to subscribe to the events.
     #[must_use]
     pub fn target(&self) -> &SseTarget<NewEvent, SqliteEventStore<Q>> {
         &self.target
     }
 
-    /// The run that the log is in, from 1.
+    /// Returns the run that the log is in, from 1.
     fn run(&self) -> Result<u32, WorkflowLogError<Q::Error>> {
         let runs = self.target.store().keys(RUNS)?;
-        // Numbers are padded, so the last in the order of texts is the greatest.
+        // Numbers are padded, so the last in the order of strings is the greatest.
         match runs.last() {
             None => Ok(1),
             Some(run) => run.parse().map_err(|_| SqliteError::Row.into()),
@@ -536,17 +518,19 @@ impl<Q: Sql> WorkflowLog<Q> {
     }
 }
 
-/// What the key of the first event of a run ends in.
+/// The end of the key of a run's first event.
 const ANNOUNCED: &str = "-1.workflow:started";
 
 impl Lifetimes {
-    /// One that this value did not give is from before the log was last taken into memory, so those
-    /// that it gave came later, also where the clock was set back in between.
+    /// Returns whether the lifetime of this generation is over.
+    ///
+    /// A generation that this value did not give is from before the log was last taken into memory,
+    /// so those that it gave came later, also where the clock was set back in between.
     fn is_over(&self, generation: u64) -> bool {
         generation < self.first_alive || (self.has_given && generation > self.newest)
     }
 
-    /// A lifetime names its generation: it is alive, and those before it are over.
+    /// Notes that the lifetime of this generation is alive, and that those before it are over.
     fn is_alive(&mut self, generation: u64) {
         self.newest = self.newest.max(generation);
         self.first_alive = self.first_alive.max(generation);

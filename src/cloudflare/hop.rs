@@ -1,0 +1,92 @@
+//! Where an object stands in a tree of relays, and its answer to a viewer that it does not take. Written and
+//! read in the Worker and in the object.
+
+use serde::{Deserialize, Serialize};
+use worker::{Response, ResponseBuilder, web_sys};
+
+use super::fan_out::{Admission, Ask, FanOut, Place};
+
+/// Tells an object of a tree its place, and how the others are reached. The Worker sends it, and a relay to
+/// the object above it; a client cannot.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Hop {
+    /// The binding of the objects.
+    pub(super) binding: String,
+    /// The name of the root.
+    pub(super) root: String,
+    pub(super) fan_out: FanOut,
+    pub(super) place: Place,
+    pub(super) ask: Ask,
+    /// The relay that sends this, or the root's place where the Worker does.
+    pub(super) follower: Place,
+}
+
+impl Hop {
+    /// Returns the name of the object. No instance's id has a `~`, so a relay's name is no run's.
+    pub(super) fn object_name(&self) -> String {
+        match self.place {
+            Place::ROOT => self.root.clone(),
+            place => format!("{}~{}", self.root, place.number()),
+        }
+    }
+
+    /// Returns what the relay says to the object above it, `None` for the root.
+    pub(super) fn parent(&self) -> Option<Self> {
+        let place = self.fan_out.parent(self.place)?;
+        Some(Self {
+            place,
+            ask: Ask::Anyway,
+            follower: self.place,
+            ..self.clone()
+        })
+    }
+
+    /// Writes the hop in ASCII, for a header.
+    pub(super) fn to_text(&self) -> worker::Result<String> {
+        let json = serde_json::to_string(self)?;
+        Ok(js_sys::encode_uri_component(&json).into())
+    }
+
+    /// Reads what [`to_text`](Self::to_text) wrote.
+    pub(super) fn from_text(text: &str) -> worker::Result<Self> {
+        let json = String::from(js_sys::decode_uri_component(text)?);
+        Ok(serde_json::from_str(&json)?)
+    }
+
+    /// Reads the hop from a request's header; `None` if it has none, and so no tree.
+    pub(super) fn from_request(request: &web_sys::Request) -> worker::Result<Option<Self>> {
+        let text = request.headers().get(HOP)?;
+        text.as_deref().map(Self::from_text).transpose()
+    }
+}
+
+/// The header that has a [`Hop`].
+pub(super) const HOP: &str = "ssetarget-hop";
+
+/// The status of an object's answer to a viewer that it does not take. The Worker reads it; no client sees it.
+const ELSEWHERE: u16 = 421;
+/// The header in that answer which says how many relays there are.
+const RELAYS: &str = "ssetarget-relays";
+
+/// Returns where the viewer is to be served, by an object's answer.
+pub(super) fn admission(response: &Response) -> worker::Result<Admission> {
+    if response.status_code() != ELSEWHERE {
+        return Ok(Admission::Here);
+    }
+    let relays = response.headers().get(RELAYS)?;
+    let relays = relays.and_then(|relays| relays.parse().ok());
+    Ok(relays.map_or(Admission::Full, Admission::Relays))
+}
+
+/// Returns the answer to a viewer that an object does not take, `None` to one that it does.
+pub(super) fn elsewhere(admission: Admission) -> worker::Result<Option<Response>> {
+    let mut response = ResponseBuilder::new().with_status(ELSEWHERE);
+    match admission {
+        Admission::Here => return Ok(None),
+        Admission::Relays(relays) => {
+            response = response.with_header(RELAYS, &relays.to_string())?;
+        }
+        Admission::Full => {}
+    }
+    Ok(Some(response.empty()))
+}

@@ -1,0 +1,47 @@
+//! How an instance has ended, asked from the platform. Runs in the Worker and in the object.
+
+use cloudflare_workflows::__private::{Payloads, PlatformLog};
+use cloudflare_workflows::{
+    InstanceState, InstanceStatus, WorkersRuntime, Workflow, WorkflowError, WorkflowInstanceEvent,
+};
+
+use super::command::InstanceEnd;
+use crate::workflow::read_ended_run;
+
+/// Returns how an instance has ended, `None` while it goes on. States that the platform may leave again are
+/// no ends.
+pub(super) async fn instance_end(
+    workflow: &Workflow,
+    instance: &str,
+) -> Result<Option<InstanceEnd>, WorkflowError> {
+    // A run's output need not be readable here, and would be an error if it were not nothing.
+    let status = async { workflow.get(instance).await?.status_without_output().await };
+    let status: InstanceStatus<()> = match status.await {
+        Ok(status) => status,
+        Err(error) if error.is_not_found() => return Ok(Some(InstanceEnd::Missing)),
+        Err(error) => return Err(error),
+    };
+    Ok(match status.state {
+        InstanceState::Complete => Some(InstanceEnd::Completed),
+        InstanceState::Terminated => Some(InstanceEnd::Terminated),
+        InstanceState::Errored => {
+            let message = status.error.map(|error| error.message);
+            Some(InstanceEnd::Failed(message))
+        }
+        _ => None,
+    })
+}
+
+/// Returns the platform's own log of an instance that has ended in this way, for settling the run;
+/// empty if there is none or it cannot be had whole.
+pub(super) async fn platform_log(
+    workflow: &Workflow,
+    instance: &str,
+    end: &InstanceEnd,
+) -> Vec<WorkflowInstanceEvent> {
+    if *end == InstanceEnd::Missing {
+        return Vec::new();
+    }
+    let log = PlatformLog::new(workflow, instance, Payloads::default());
+    read_ended_run(&log, &WorkersRuntime).await
+}

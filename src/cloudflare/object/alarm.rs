@@ -1,0 +1,157 @@
+//! What an object does later: deletes its log, and asks the platform how the run is. Runs in the object.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use cloudflare_workflows::{Runtime, WorkersRuntime, Workflow};
+use futures_util::future::LocalBoxFuture;
+
+use super::error::to_worker;
+use super::events_object::EventsObject;
+use super::settle::{self, Asked, Pending};
+
+impl EventsObject {
+    /// Does what the alarm was set for: deletes the log, or asks the platform how the run is.
+    pub(super) async fn alarm(&self) -> worker::Result<()> {
+        if self.was_for_settling().await? {
+            return Ok(());
+        }
+        self.expire().await?;
+        let settled: LocalBoxFuture<'_, _> = Box::pin(self.settle());
+        settled.await
+    }
+
+    /// Notes that a lifetime has ended without the run's end, and has the platform asked.
+    pub(super) async fn lifetime_ended(&self) -> worker::Result<()> {
+        self.has_lifetime.store(false, Ordering::Relaxed);
+        self.settle_later().await
+    }
+
+    /// Returns whether the alarm was set to ask how the run is, and the run has ended meanwhile. Such an alarm
+    /// must not delete the log.
+    async fn was_for_settling(&self) -> worker::Result<bool> {
+        let storage = self.state.storage();
+        let state = self.log.state().map_err(to_worker)?;
+        if !state.ended || Pending::due(&storage).await?.is_none() {
+            return Ok(false);
+        }
+        Pending::clear(&storage).await?;
+        let age = state
+            .newest
+            .map(|newest| WorkersRuntime.now().duration_since(newest));
+        let age = age.and_then(Result::ok).unwrap_or_default();
+        let Some(retention) = self.config.retention else {
+            return Ok(true);
+        };
+        let left = retention.saturating_sub(age);
+        if left < Duration::from_secs(1) {
+            return Ok(false);
+        }
+        storage.set_alarm(left).await?;
+        Ok(true)
+    }
+
+    /// Clears the storage after an announcement was taken back, if there was nothing before it.
+    pub(super) async fn clear(&self) -> worker::Result<()> {
+        let store = self.log.target().store();
+        if store.emptied().map_err(to_worker)?.is_some() {
+            return self.expire().await;
+        }
+        self.state.storage().delete_all().await
+    }
+
+    /// Has the platform asked in some seconds how the run is, if its workflow is in the config.
+    async fn settle_later(&self) -> worker::Result<()> {
+        let object = self.state.id().name();
+        let Some(name) = object.filter(|name| self.workflow_of(name).is_some()) else {
+            return Ok(());
+        };
+        Pending::new(name)
+            .schedule(&self.state.storage(), &self.log)
+            .await
+    }
+
+    /// Asks the platform how the run is, if that is due, and ends the log of a run that is over.
+    async fn settle(&self) -> worker::Result<()> {
+        let storage = self.state.storage();
+        let Some(pending) = Pending::due(&storage).await? else {
+            return Ok(());
+        };
+        let asks = self.workflow_of(&pending.object);
+        let state = self.log.state().map_err(to_worker)?;
+        let goes_on = self.has_lifetime.load(Ordering::Relaxed) || state.ended || state.empty;
+        let asks = asks.filter(|_| !goes_on);
+        let Some((workflow, binding, instance)) = asks else {
+            return Pending::clear(&storage).await;
+        };
+        let workflow = Asked {
+            binding: Workflow::from_env(&self.env, binding)?,
+            name: workflow,
+            instance,
+        };
+        if settle::end_if_over(&self.log, &workflow).await? {
+            self.held_streams.deliver(self.log.target());
+            let state = self.log.state().map_err(to_worker)?;
+            Pending::clear(&storage).await?;
+            return match state.empty {
+                true => self.clear().await,
+                false => self.expire_later(true).await,
+            };
+        }
+        pending.schedule(&storage, &self.log).await
+    }
+
+    /// Returns the workflow, its binding and the instance of the object of this name, if the workflow is in the
+    /// config.
+    fn workflow_of<'a>(&self, object: &'a str) -> Option<(&'a str, &'static str, &'a str)> {
+        let (workflow, instance) = object.split_once('/')?;
+        let known = |(name, _): &&(&str, &str)| *name == workflow;
+        let (_, binding) = self.config.workflows.iter().find(known)?;
+        Some((workflow, *binding, instance))
+    }
+
+    /// Sets the alarm that deletes a log that has ended. Also if it ended before, since its alarm may have
+    /// been lost; but a repeated end does not put off the alarm.
+    pub(super) async fn expire_later(&self, has_just_ended: bool) -> worker::Result<()> {
+        let Some(retention) = self.config.retention else {
+            return Ok(());
+        };
+        let storage = self.state.storage();
+        if has_just_ended || storage.get_alarm().await?.is_none() {
+            storage.set_alarm(retention).await?;
+        }
+        Ok(())
+    }
+
+    /// Deletes the log, and later the row that is left of it, unless a further run has begun since the
+    /// alarm was set: then the end of that run sets another.
+    async fn expire(&self) -> worker::Result<()> {
+        let store = self.log.target().store();
+        let storage = self.state.storage();
+        if self.config.retention.is_some() && store.is_closed().map_err(to_worker)? {
+            // The alarm first: a row that is left for ever is worse than an alarm too many.
+            storage.set_alarm(self.config.ids_retention).await?;
+            self.log.expire().map_err(to_worker)?;
+            self.held_streams.deliver(self.log.target());
+            return Ok(());
+        }
+        let Some(emptied) = store.emptied().map_err(to_worker)? else {
+            return Ok(());
+        };
+        let age = WorkersRuntime.now().duration_since(emptied);
+        // The runtime may call again for an alarm that has done its work.
+        match self
+            .config
+            .ids_retention
+            .checked_sub(age.unwrap_or_default())
+        {
+            Some(rest) if !rest.is_zero() => storage.set_alarm(rest).await?,
+            _ => {
+                storage.delete_all().await?;
+                store.forget();
+                self.held_streams.deliver(self.log.target());
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,81 @@
+//! How a `WorkflowEvents` object behaves. Set in the Worker's code, read in the object.
+
+use std::time::Duration;
+
+/// How a `WorkflowEvents` object behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WorkflowEventsConfig {
+    /// How long the log of a finished run is kept. Then its events are deleted and its id is unknown
+    /// again. `None` keeps it for ever. Default: 7 days.
+    pub retention: Option<Duration>,
+    /// How long one small row of a deleted log is kept, counted from the deletion. During that time a
+    /// further run of the same instance goes on with the log's ids and run numbers, so that a client that
+    /// comes back with an id of the deleted log is notified that it missed events (`event: reset`). Then
+    /// the object's storage is deleted. Default: 30 days, the longest time for which the platform knows an
+    /// instance.
+    pub ids_retention: Duration,
+    /// Names of workflows and of their bindings. For a run of one of these, the object itself asks the
+    /// platform whether the run has ended, some seconds after a lifetime that did not say how the run goes
+    /// on, and notifies the viewers. Default: none; then the next viewer's request has the platform asked,
+    /// where [`with_workflow`](crate::cloudflare::WorkflowEventsNamespace::with_workflow) says so.
+    pub workflows: &'static [(&'static str, &'static str)],
+}
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+impl WorkflowEventsConfig {
+    /// Returns the defaults of the fields.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            retention: Some(DAY.saturating_mul(7)),
+            ids_retention: DAY.saturating_mul(30),
+            workflows: &[],
+        }
+    }
+
+    /// Sets [`workflows`](Self::workflows), names and bindings as in `wrangler.toml`. Default: none.
+    ///
+    /// ```
+    /// # #[cfg(feature = "cloudflare")]
+    /// # {
+    /// use ssetarget::cloudflare::WorkflowEventsConfig;
+    ///
+    /// const CONFIG: WorkflowEventsConfig =
+    ///     WorkflowEventsConfig::new().workflows(&[("order", "ORDER")]);
+    /// # }
+    /// ```
+    #[must_use]
+    pub const fn workflows(mut self, workflows: &'static [(&'static str, &'static str)]) -> Self {
+        self.workflows = workflows;
+        self
+    }
+
+    /// Sets [`retention`](Self::retention). Default: 7 days.
+    #[must_use]
+    pub const fn retention(mut self, retention: Duration) -> Self {
+        self.retention = Some(retention);
+        self
+    }
+
+    /// Keeps the log of a finished run for ever. Default: it is kept for [`retention`](Self::retention).
+    #[must_use]
+    pub const fn keep_for_ever(mut self) -> Self {
+        self.retention = None;
+        self
+    }
+
+    /// Sets [`ids_retention`](Self::ids_retention). Default: 30 days.
+    #[must_use]
+    pub const fn ids_retention(mut self, retention: Duration) -> Self {
+        self.ids_retention = retention;
+        self
+    }
+}
+
+impl Default for WorkflowEventsConfig {
+    fn default() -> Self {
+        Self::new()
+    }
+}

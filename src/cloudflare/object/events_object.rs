@@ -1,0 +1,161 @@
+//! One `WorkflowEvents` object: its log and what it does for viewers and runs. Runs in the object.
+
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use cloudflare_workflows::{Runtime, WorkersRuntime};
+use futures_util::future::LocalBoxFuture;
+use wasm_bindgen::prelude::*;
+use worker::Response;
+use worker::worker_sys::web_sys;
+
+use super::config::WorkflowEventsConfig;
+use super::error::{to_js, to_worker};
+use super::hibernation::HeldStreams;
+use super::log::WorkflowLog;
+use super::relay::Tree;
+use crate::cloudflare::command::LogCommand;
+use crate::cloudflare::hop::Hop;
+use crate::cloudflare::js;
+use crate::cloudflare::leaving::Leaving;
+use crate::cloudflare::packed::STALE;
+use crate::cloudflare::refuse::{UNKNOWN_INSTANCE, refuse};
+use crate::cloudflare::request::StreamRequest;
+use crate::cloudflare::response::{self, sse_frame_response_while};
+use crate::cloudflare::sql::ObjectSql;
+use crate::workflow::{Opened, Told};
+
+/// The object that has the log of one instance, or relays the log of another object.
+pub(super) struct EventsObject {
+    pub(super) state: worker::durable::State,
+    pub(super) log: WorkflowLog<ObjectSql>,
+    pub(super) held_streams: Rc<HeldStreams>,
+    pub(super) tree: Tree,
+    pub(super) config: WorkflowEventsConfig,
+    pub(super) env: worker::Env,
+    /// Whether a lifetime is under way, as far as this object knows since it is in memory. Not a `Cell`, which
+    /// a panic could leave half-changed as far as the compiler knows.
+    pub(super) has_lifetime: AtomicBool,
+}
+
+impl EventsObject {
+    /// Returns the object of this state. Touches no storage.
+    pub(super) fn new(
+        state: worker::durable::State,
+        env: worker::Env,
+        config: WorkflowEventsConfig,
+    ) -> worker::Result<Self> {
+        Ok(Self {
+            log: WorkflowLog::new(ObjectSql::new(&state)?),
+            held_streams: HeldStreams::new(&state),
+            state,
+            tree: Tree::new(env.clone()),
+            config,
+            env,
+            has_lifetime: AtomicBool::new(false),
+        })
+    }
+
+    /// Answers a viewer's request, which the Worker sent on.
+    pub(super) async fn answer(&self, request: &web_sys::Request) -> worker::Result<Response> {
+        let stream = match StreamRequest::from_object_request(request) {
+            Ok(stream) => stream,
+            Err(refusal) => return refuse(refusal),
+        };
+        if stream.head {
+            return self.answer_head(&stream).await;
+        }
+        let hop = Hop::from_request(request)?;
+        let visit = match self.tree.admit(hop.as_ref())? {
+            Ok(visit) => visit,
+            Err(elsewhere) => return Ok(elsewhere),
+        };
+        if let Some(relay) = self.tree.relay(hop.as_ref())? {
+            // Boxed: few objects are relays, and the others then need not compile it.
+            let response: LocalBoxFuture<'_, _> =
+                Box::pin(relay.serve(&stream, visit, Leaving::of(request)));
+            return response.await;
+        }
+        let target = self.log.target();
+        let is_empty = target.store().is_empty().map_err(to_worker)?;
+        if is_empty && !stream.expected {
+            return refuse(UNKNOWN_INSTANCE);
+        }
+        let subscription = target.subscribe(stream.cursor).await.map_err(to_worker)?;
+        if stream.hibernates && !subscription.has_ended() {
+            return self.held_streams.accept(target, subscription);
+        }
+        sse_frame_response_while(subscription, visit.timer(), Leaving::of(request), visit)
+    }
+
+    /// Answers as [`answer`](Self::answer) does, without a body and without counting a viewer.
+    async fn answer_head(&self, stream: &StreamRequest) -> worker::Result<Response> {
+        let target = self.log.target();
+        let is_empty = target.store().is_empty().map_err(to_worker)?;
+        if is_empty && !stream.expected {
+            return refuse(UNKNOWN_INSTANCE);
+        }
+        let subscription = target.subscribe(stream.cursor).await.map_err(to_worker)?;
+        match subscription.has_ended() {
+            true => response::ended(),
+            false => response::left_out(),
+        }
+    }
+
+    /// Opens the log for a lifetime of the run, and remembers that one is under way.
+    pub(super) fn open(&self, generation: Option<u64>) -> Result<Opened, JsValue> {
+        let opened = self.log.open(generation, WorkersRuntime.now());
+        let opened = opened.map_err(to_js)?;
+        self.has_lifetime.store(true, Ordering::Relaxed);
+        Ok(opened)
+    }
+
+    /// Appends facts of a lifetime. Answers at once, since SQLite does: a promise of Rust's costs as much as
+    /// the insert. The runtime holds every answer back until what was stored before it is durable.
+    pub(super) fn append(
+        self: Rc<Self>,
+        generation: u64,
+        run: u32,
+        batch: &[u8],
+    ) -> Result<JsValue, JsValue> {
+        let now = || WorkersRuntime.now();
+        let told = self.log.append_packed(generation, run, batch, now);
+        self.finish_append(told.map_err(to_js)?)
+    }
+
+    /// Finishes an append: delivers to viewers, and sets the alarm of a log that has ended.
+    pub(super) fn finish_append(self: Rc<Self>, told: Told) -> Result<JsValue, JsValue> {
+        let Told::Stored(stored) = told else {
+            return Ok(JsValue::from_f64(STALE));
+        };
+        self.held_streams.deliver(self.log.target());
+        let is_closed = self.log.target().store().is_closed();
+        let answer = JsValue::from_f64(stored as f64);
+        if !is_closed.map_err(|error| to_js(error.into()))? {
+            return Ok(answer);
+        }
+        let end = js::promise(async move {
+            self.expire_later(stored > 0).await?;
+            Ok(answer)
+        });
+        Ok(end.into())
+    }
+
+    /// Carries out a command of the Worker, and returns a
+    /// [`LogAnswer`](crate::cloudflare::command::LogAnswer) as JSON.
+    pub(super) async fn obey(&self, command: &LogCommand) -> Result<JsValue, JsValue> {
+        let answer = self.log.obey(command, WorkersRuntime.now());
+        let answer = answer.map_err(to_js)?;
+        let json = serde_json::to_string(&answer).map_err(|error| error.to_string())?;
+        if answer.changed {
+            self.held_streams.deliver(self.log.target());
+            let after = self.log.state().map_err(to_js)?;
+            if after.empty {
+                self.clear().await?;
+            } else if after.ended {
+                self.expire_later(true).await?;
+            }
+        }
+        Ok(json.into())
+    }
+}

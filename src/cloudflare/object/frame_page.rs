@@ -1,0 +1,69 @@
+//! Pages of frames as JavaScript arrays, on their way from an object to a relay. Runs in the object, at both ends.
+
+use std::time::Duration;
+
+use js_sys::{Array, Uint8Array};
+use wasm_bindgen::prelude::*;
+
+use crate::event::EventId;
+use crate::store::{FramePage, Frames, Page, PageLimit};
+
+/// How long the object above waits for new events before it answers that there are none.
+pub(super) const WAIT: Duration = Duration::from_secs(20);
+
+/// A limit that reads the ends of the log and no events.
+pub(super) const ENDS_ONLY: PageLimit = PageLimit {
+    events: 0,
+    bytes: 0,
+};
+
+/// Writes a page: `[oldest, head, trimmed, closed]`, and `last, bytes` where it has events. By position, which
+/// costs less than by name.
+pub(super) fn to_array(page: &FramePage<Uint8Array>) -> Array {
+    let ends = [page.oldest, page.head, page.trimmed].map(|id| JsValue::from(id_number(id)));
+    let array = Array::from_iter(ends);
+    array.push(&page.closed.into());
+    if let Some(frames) = &page.events {
+        array.push(&id_number(Some(frames.last)).into());
+        array.push(&frames.bytes);
+    }
+    array
+}
+
+/// Reads a page that [`to_array`] wrote.
+pub(super) fn from_array(page: &JsValue) -> Result<FramePage<Uint8Array>, JsValue> {
+    let array: &Array = page.dyn_ref().ok_or("it does not answer with a page")?;
+    let events = match id(&array.get(4)) {
+        Some(last) => Some(Frames {
+            bytes: array.get(5).dyn_into()?,
+            last,
+        }),
+        None => None,
+    };
+    Ok(Page {
+        events,
+        oldest: id(&array.get(0)),
+        head: id(&array.get(1)),
+        trimmed: id(&array.get(2)),
+        closed: array.get(3).is_truthy(),
+    })
+}
+
+/// An id as JavaScript's number, 0 for `None`.
+pub(super) fn id_number(id: Option<EventId>) -> f64 {
+    number(id.map_or(0, EventId::get))
+}
+
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "an id, or 0"
+)]
+pub(super) fn id(number: &JsValue) -> Option<EventId> {
+    EventId::new(number.as_f64()? as u64)
+}
+
+#[allow(clippy::cast_precision_loss, reason = "ids and counts are below 2^53")]
+pub(super) fn number(number: u64) -> f64 {
+    number as f64
+}

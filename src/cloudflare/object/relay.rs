@@ -1,0 +1,179 @@
+//! Relays: objects that get their log from another object and store nothing. Runs in the object.
+
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use cloudflare_workflows::__private::sleep;
+use cloudflare_workflows::catch_panic;
+use futures_util::future::{join, select};
+use wasm_bindgen::prelude::*;
+use worker::{Env, Response};
+
+use super::crowd::{Crowd, Visit};
+use super::remote_log::RemoteLog;
+use crate::cloudflare::fan_out::Admission;
+use crate::cloudflare::hop::{self, Hop};
+use crate::cloudflare::leaving::Leaving;
+use crate::cloudflare::refuse::{UNKNOWN_INSTANCE, refuse};
+use crate::cloudflare::request::StreamRequest;
+use crate::cloudflare::response::sse_frame_response_while;
+use crate::delivery::SseTarget;
+use crate::event::NewEvent;
+use crate::store::{EventStore, RelayError, RelayStore};
+use crate::sync::{Mutex, lock};
+
+/// An object's part in a tree of relays.
+pub(super) struct Tree {
+    env: Env,
+    crowd: Rc<Crowd>,
+    relay: Mutex<Option<Rc<Relay>>>,
+}
+
+impl Tree {
+    pub(super) fn new(env: Env) -> Self {
+        Self {
+            env,
+            crowd: Rc::default(),
+            relay: Mutex::default(),
+        }
+    }
+
+    /// Takes a viewer, which counts until its [`Visit`] is dropped, or returns the answer that sends it elsewhere.
+    pub(super) fn admit(&self, hop: Option<&Hop>) -> worker::Result<Result<Visit, Response>> {
+        let admission = match hop {
+            // Where relays could not reach this object, it serves all viewers by itself.
+            Some(hop) if self.env.durable_object(&hop.binding).is_ok() => self.crowd.admit(hop),
+            _ => Admission::Here,
+        };
+        Ok(match hop::elsewhere(admission)? {
+            None => Ok(self.crowd.enter()),
+            Some(elsewhere) => Err(elsewhere),
+        })
+    }
+
+    /// Returns the relay that this object is, if it is one.
+    pub(super) fn relay(&self, hop: Option<&Hop>) -> worker::Result<Option<Rc<Relay>>> {
+        let Some((hop, parent)) = hop.and_then(|hop| Some((hop, hop.parent()?))) else {
+            return Ok(None);
+        };
+        if let Some(relay) = &*lock(&self.relay) {
+            return Ok(Some(Rc::clone(relay)));
+        }
+        let namespace = self.env.durable_object(&hop.binding)?;
+        let upstream = RemoteLog::new(namespace, &parent)?;
+        let relay = Rc::new(Relay {
+            target: SseTarget::new(RelayStore::new(upstream)),
+            crowd: Rc::clone(&self.crowd),
+            follows: AtomicBool::new(false),
+        });
+        *lock(&self.relay) = Some(Rc::clone(&relay));
+        Ok(Some(relay))
+    }
+
+    pub(super) fn crowd(&self) -> &Rc<Crowd> {
+        &self.crowd
+    }
+
+    /// Returns, for tests, how many viewers are here, how many below, and whether the object follows another.
+    pub(super) fn watched(&self) -> JsValue {
+        let (here, below) = self.crowd.watched();
+        let relay = lock(&self.relay);
+        let follows = relay
+            .as_ref()
+            .is_some_and(|relay| relay.follows.load(Ordering::Relaxed));
+        let watched = (here, below, follows);
+        serde_json::to_string(&watched).unwrap_or_default().into()
+    }
+}
+
+/// An object that gets its log from another. It follows that one while it has viewers, or relays
+/// below it, so that both can leave memory when nobody watches.
+pub(super) struct Relay {
+    target: SseTarget<NewEvent, RelayStore<RemoteLog>>,
+    crowd: Rc<Crowd>,
+    follows: AtomicBool,
+}
+
+impl Relay {
+    /// Answers a viewer with the events of the object above.
+    pub(super) async fn serve(
+        self: &Rc<Self>,
+        stream: &StreamRequest,
+        visit: Visit,
+        leaving: Leaving,
+    ) -> worker::Result<Response> {
+        self.follow();
+        let failed = |error: RelayError<_>| {
+            let reason = std::error::Error::source(&error)
+                .map_or_else(String::new, |source| format!(": {source}"));
+            worker::Error::RustError(format!("{error}{reason}"))
+        };
+        let ends = self.target.store().ends(None).await.map_err(failed)?;
+        if ends.oldest.is_none() && !stream.expected {
+            return refuse(UNKNOWN_INSTANCE);
+        }
+        let subscription = self.target.subscribe(stream.cursor).await;
+        let subscription = subscription.map_err(failed)?;
+        sse_frame_response_while(subscription, visit.timer(), leaving, visit)
+    }
+
+    /// Returns the log, and follows it from now on.
+    pub(super) fn target(self: &Rc<Self>) -> &SseTarget<NewEvent, RelayStore<RemoteLog>> {
+        self.follow();
+        &self.target
+    }
+
+    /// Follows the object above until no viewers and no relays are left. Does nothing while it follows already.
+    fn follow(self: &Rc<Self>) {
+        if self.follows.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let following = Following(Rc::clone(self));
+        wasm_bindgen_futures::spawn_local(async move {
+            /// The pause after a panic, before it begins anew.
+            const PAUSE: Duration = Duration::from_secs(1);
+            let Relay { target, crowd, .. } = &*following.0;
+            let watched = async || {
+                let reports = report(crowd, target.store().upstream());
+                // Reads the object above again and again if it fails.
+                let follow = pin!(join(target.store().follow(sleep), reports));
+                select(follow, pin!(crowd.gone())).await;
+                Ok(())
+            };
+            // Viewers are still there, and only this brings them events.
+            while let Err(error) = catch_panic(watched()).await {
+                worker::console_error!("ssetarget: a relay begins anew: {error}");
+                sleep(PAUSE).await;
+            }
+        });
+    }
+}
+
+/// Marks that a relay follows, until it is dropped.
+struct Following(Rc<Relay>);
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        self.0.follows.store(false, Ordering::Relaxed);
+        self.0.target.store().upstream().leave();
+    }
+}
+
+/// Reports to the object above how many viewers there are, at most once a second.
+async fn report(crowd: &Crowd, upstream: &RemoteLog) {
+    const PAUSE: Duration = Duration::from_secs(1);
+    let mut reported = 0;
+    loop {
+        let listener = crowd.changed();
+        let total = crowd.total();
+        if total == reported {
+            listener.await;
+        } else {
+            reported = total;
+            upstream.report(total).await;
+            sleep(PAUSE).await;
+        }
+    }
+}

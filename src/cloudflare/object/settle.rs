@@ -1,0 +1,100 @@
+//! Asking the platform how a run has ended, where the run itself did not say. Runs in the object.
+
+use std::time::Duration;
+
+use cloudflare_workflows::{Runtime, WorkersRuntime, Workflow};
+use serde::{Deserialize, Serialize};
+use worker::Storage;
+
+use super::error::to_worker;
+use super::log::WorkflowLog;
+use crate::cloudflare::instance_end::{instance_end, platform_log};
+use crate::cloudflare::sql::ObjectSql;
+
+/// An instance, and the binding that is asked about it.
+pub(super) struct Asked<'a> {
+    pub(super) binding: Workflow,
+    /// The workflow's name.
+    pub(super) name: &'a str,
+    pub(super) instance: &'a str,
+}
+
+/// Ends the log of a run that the platform says is over, at the object itself. Returns whether the
+/// log was changed.
+///
+/// The platform is asked twice, before and after reading where the log stands and the platform's own log:
+/// if the instance is restarted in between, the second answer says that it runs, or a lifetime has opened
+/// the log since.
+pub(super) async fn end_if_over(
+    log: &WorkflowLog<ObjectSql>,
+    asked: &Asked<'_>,
+) -> worker::Result<bool> {
+    let ask = || instance_end(&asked.binding, asked.instance);
+    let Some(end) = ask().await? else {
+        return Ok(false);
+    };
+    let stood = log.state().map_err(to_worker)?;
+    let platform = platform_log(&asked.binding, asked.instance, &end).await;
+    let Some(end) = ask().await? else {
+        return Ok(false);
+    };
+    let stood = Some((stood.run, stood.generation));
+    let settled = log.settle(stood, asked.name, &end, &platform, WorkersRuntime.now());
+    settled.map_err(to_worker)
+}
+
+/// A question to the platform that is still to be asked. Kept in storage, since an object without viewers
+/// does not stay in memory until its alarm.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Pending {
+    /// The object's name, which the object may not know in an alarm.
+    pub(super) object: String,
+    /// How often the platform was asked.
+    tries: u32,
+}
+
+/// The key of [`Pending`] in storage.
+const KEY: &str = "settle";
+/// The delay before the first question: an instance that fails needs a moment until its status says so.
+const FIRST: Duration = Duration::from_secs(3);
+/// How often the platform is asked: after 3, 6, 12 ... seconds, the last time after about an hour and a half.
+/// An instance that goes on opens its log itself.
+const TRIES: u32 = 11;
+
+impl Pending {
+    /// Returns a question that was not asked yet.
+    pub(super) fn new(object: String) -> Self {
+        Self { object, tries: 0 }
+    }
+
+    /// Returns what is stored, if the platform is still to be asked.
+    pub(super) async fn due(storage: &Storage) -> worker::Result<Option<Self>> {
+        storage.get(KEY).await
+    }
+
+    /// Sets the alarm for the next question, unless the run has ended, whose alarm is for the log's
+    /// retention, or the platform was asked often enough.
+    pub(super) async fn schedule(
+        mut self,
+        storage: &Storage,
+        log: &WorkflowLog<ObjectSql>,
+    ) -> worker::Result<()> {
+        let state = log.state().map_err(to_worker)?;
+        if state.ended || state.empty || self.tries >= TRIES {
+            return Self::clear(storage).await;
+        }
+        let delay = FIRST * 2_u32.pow(self.tries);
+        self.tries += 1;
+        storage.put(KEY, self).await?;
+        // Not over the alarm of a run that has ended in the meantime.
+        if !log.state().map_err(to_worker)?.ended {
+            storage.set_alarm(delay).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes what is stored: the platform is not to be asked any more.
+    pub(super) async fn clear(storage: &Storage) -> worker::Result<()> {
+        storage.delete(KEY).await.map(drop)
+    }
+}

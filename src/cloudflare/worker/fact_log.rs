@@ -1,0 +1,200 @@
+//! Appending a run's facts at its object. Runs in the Worker, in the engine's calls of a workflow's `run`.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use cloudflare_workflows::__private::message;
+use cloudflare_workflows::{WorkersRuntime, WorkflowEvent, WorkflowStep};
+use futures_util::future::LocalBoxFuture;
+use js_sys::{Function, Uint8Array};
+use wasm_bindgen::prelude::*;
+
+use super::namespace::WorkflowEventsNamespace;
+use crate::cloudflare::callback::CallbackValue;
+use crate::cloudflare::js;
+use crate::cloudflare::packed::{STALE, pack_facts};
+use crate::event::NewEvent;
+use crate::workflow::{BatchedDispatch, DispatchConfig, FactLog, Opened, Told, WorkflowEventStep};
+
+/// The step object of a workflow whose events go to a `WorkflowEvents` object.
+pub type WorkflowRunStep =
+    WorkflowEventStep<WorkflowStep, BatchedDispatch<ObjectFactLog, WorkersRuntime>>;
+
+impl WorkflowEventsNamespace {
+    /// Wraps the step object of a run: its steps' events are dispatched in batches.
+    #[must_use]
+    pub fn wrap<P>(&self, event: &WorkflowEvent<P>, step: WorkflowStep) -> WorkflowRunStep {
+        self.wrap_with(event, step, DispatchConfig::batched())
+    }
+
+    /// Wraps the step object of a run as [`wrap`](Self::wrap) does, with another config for the dispatch.
+    #[must_use]
+    pub fn wrap_with<P>(
+        &self,
+        event: &WorkflowEvent<P>,
+        step: WorkflowStep,
+        config: DispatchConfig,
+    ) -> WorkflowRunStep {
+        let log = ObjectFactLog::new(self.clone(), event.instance_id.clone());
+        let dispatch = BatchedDispatch::new(log, WorkersRuntime, config);
+        WorkflowEventStep::new(step, &self.workflow_name, dispatch)
+    }
+}
+
+/// Appends the facts of one lifetime of an instance at its `WorkflowEvents` object.
+/// [`WorkflowEventsNamespace::wrap`] uses it. Opening another one for the same instance begins the next
+/// lifetime, and this one is over. Code outside the run uses [`WorkflowEventsNamespace::append`].
+///
+/// Appends go through a function that the object's `enter` returns, so that any number of them between
+/// two waits of the workflow are one subrequest of the instance. The object stays in memory while the
+/// function is held.
+pub struct ObjectFactLog {
+    events: WorkflowEventsNamespace,
+    instance_id: String,
+    session: RefCell<Option<Rc<AppendSession>>>,
+    calls: Cell<u32>,
+}
+
+impl ObjectFactLog {
+    /// Returns the log of this instance. Makes no call.
+    #[must_use]
+    pub fn new(events: WorkflowEventsNamespace, instance_id: impl Into<String>) -> Self {
+        Self {
+            events,
+            instance_id: instance_id.into(),
+            session: RefCell::default(),
+            calls: Cell::new(0),
+        }
+    }
+
+    /// Returns how many subrequests were made.
+    #[must_use]
+    pub fn calls(&self) -> u32 {
+        self.calls.get()
+    }
+
+    /// Opens a session and keeps it. Boxed, so that this code, which is seldom needed, is no part of the
+    /// code that appends: the runtime optimizes functions that are called often, each as a whole.
+    fn session(
+        &self,
+        generation: Option<f64>,
+    ) -> LocalBoxFuture<'_, Result<Rc<AppendSession>, JsValue>> {
+        Box::pin(async move {
+            self.calls.set(self.calls.get() + 1);
+            // A stub is dead after an error, so each session gets its own.
+            let stub: js::EventsStub = self.events.stub(&self.instance_id)?.into_rpc();
+            let session: js::EventsSession = stub.enter(generation).await?.unchecked_into();
+            let session = Rc::new(AppendSession::new(session));
+            self.release();
+            *self.session.borrow_mut() = Some(Rc::clone(&session));
+            Ok(session)
+        })
+    }
+
+    /// Returns the session that is held, or opens one that only appends.
+    async fn held(&self) -> Result<Rc<AppendSession>, JsValue> {
+        let session = self.session.borrow().clone();
+        match session {
+            Some(session) => Ok(session),
+            None => self.session(None).await,
+        }
+    }
+}
+
+impl FactLog for ObjectFactLog {
+    type Error = String;
+
+    async fn open(&self, generation: Option<u64>) -> Result<Opened, String> {
+        let generation = to_number(generation.unwrap_or(0));
+        let session = self.session(Some(generation)).await;
+        let session = session.map_err(|error| message(&error))?;
+        let opened = session.js.opened().ok().and_then(|json| json.as_string());
+        serde_json::from_str(&opened.unwrap_or_default())
+            .map_err(|error| format!("the object's answer cannot be read: {error}"))
+    }
+
+    async fn append(&self, generation: u64, run: u32, batch: &[NewEvent]) -> Result<Told, String> {
+        let appended = async {
+            let session = self.held().await?;
+            session
+                .append(to_number(generation), run, &pack_facts(batch))
+                .await
+        };
+        let told = appended.await.map_err(|error| message(&error))?;
+        Ok(if told == STALE {
+            Told::Stale
+        } else {
+            Told::Stored(js::count(told))
+        })
+    }
+
+    async fn settle(&self) -> Result<(), String> {
+        let settled = async { self.held().await?.js.settle().await };
+        settled.await.map(drop).map_err(|error| message(&error))
+    }
+
+    fn release(&self) {
+        if let Some(session) = self.session.borrow_mut().take() {
+            // A failure does no harm: the runtime releases what a lifetime held.
+            let _ = js::dispose(&session.js);
+        }
+    }
+}
+
+/// The functions that the object's `enter` returned, and the callbacks for their answers.
+struct AppendSession {
+    js: js::EventsSession,
+    /// Callbacks free for reuse: one, unless appends overlap.
+    idle: RefCell<Vec<AppendCall>>,
+}
+
+/// A callback for the answers to appends, one after another.
+struct AppendCall {
+    answer: Rc<CallbackValue<JsValue>>,
+    /// The callback. Freed when neither the call nor JavaScript holds it any more.
+    done: Function,
+}
+
+impl AppendSession {
+    fn new(js: js::EventsSession) -> Self {
+        Self {
+            js,
+            idle: RefCell::default(),
+        }
+    }
+
+    /// Appends a batch, and returns the number that the object answered.
+    async fn append(&self, generation: f64, run: u32, batch: &[u8]) -> Result<f64, JsValue> {
+        let call = self.idle.borrow_mut().pop().unwrap_or_else(AppendCall::new);
+        js::append_facts(
+            &self.js,
+            generation,
+            run,
+            &Uint8Array::from(batch),
+            &call.done,
+        )?;
+        let answer = call.answer.take().await;
+        self.idle.borrow_mut().push(call);
+        answer.as_f64().ok_or(answer)
+    }
+}
+
+impl AppendCall {
+    fn new() -> Self {
+        let answer = Rc::new(CallbackValue::default());
+        let done = {
+            let answer = Rc::clone(&answer);
+            move |value| answer.deliver(value)
+        };
+        let done = Closure::wrap_assert_unwind_safe(Box::new(done) as Box<dyn FnMut(JsValue)>);
+        Self {
+            answer,
+            done: done.into_js_value().unchecked_into(),
+        }
+    }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "below 2^53, as ids are")]
+fn to_number(generation: u64) -> f64 {
+    generation as f64
+}

@@ -1,0 +1,178 @@
+//! The addresses of the `WorkflowEvents` objects of a workflow, and calls to them. Runs in the Worker.
+
+use cloudflare_workflows::__private::message;
+use cloudflare_workflows::Workflow;
+use js_sys::Uint8Array;
+use wasm_bindgen::prelude::*;
+use worker::durable::{ObjectNamespace, Stub};
+use worker::{Env, Response, web_sys};
+
+use super::instance_id::is_instance_id;
+use super::transport::Transport;
+use crate::cloudflare::command::{LogAnswer, LogCommand};
+use crate::cloudflare::fan_out::FanOut;
+use crate::cloudflare::js;
+use crate::cloudflare::packed::pack_facts;
+use crate::cloudflare::request::ObjectRequest;
+use crate::event::NewEvent;
+
+/// The `WorkflowEvents` objects of one workflow: one object for each instance.
+///
+/// Objects are addressed by workflow and instance, so that instances of two workflows may have
+/// the same id.
+#[derive(Clone, Debug)]
+pub struct WorkflowEventsNamespace {
+    namespace: ObjectNamespace,
+    pub(super) binding: String,
+    pub(super) workflow_name: String,
+    pub(super) workflow: Option<Workflow>,
+    pub(super) asks_for_unknown: bool,
+    pub(super) transport: Transport,
+    pub(super) fan_out: Option<FanOut>,
+}
+
+impl WorkflowEventsNamespace {
+    /// Returns the objects behind the binding `binding` for the workflow of this name: the `name` that
+    /// it has in `wrangler.toml`, which a run gets as
+    /// [`WorkflowEvent::workflow_name`](cloudflare_workflows::WorkflowEvent::workflow_name). Readers and
+    /// writers must give the same name: it is part of the objects' addresses.
+    ///
+    /// # Errors
+    /// When there is no such binding, with a message that says what to write into
+    /// `wrangler.toml`.
+    pub fn from_env(
+        env: &Env,
+        binding: &str,
+        workflow_name: impl Into<String>,
+    ) -> worker::Result<Self> {
+        let namespace = env.durable_object(binding).map_err(|error| {
+            worker::Error::BindingError(format!(
+                "there is no Durable Object binding {binding:?} ({error}): add \
+                 [[durable_objects.bindings]] with name = {binding:?} and class_name = \
+                 \"WorkflowEvents\" to wrangler.toml"
+            ))
+        })?;
+        Ok(Self {
+            namespace,
+            binding: binding.to_owned(),
+            workflow_name: workflow_name.into(),
+            workflow: None,
+            asks_for_unknown: false,
+            transport: Transport::default(),
+            fan_out: Some(FanOut::new()),
+        })
+    }
+
+    /// Sets the binding that is asked how an instance is whenever a viewer opens its stream, so that a run
+    /// that is over without having said so gets its last event and the stream ends: one that was
+    /// terminated, that failed before its code ran, or whose log could not be reached at its end. An
+    /// instance that the platform does not know half a minute later is gone. Delays no byte.
+    /// Costs one call to the binding for each stream. Default: none is asked.
+    #[must_use]
+    pub fn with_workflow(mut self, workflow: Workflow) -> Self {
+        self.workflow = Some(workflow);
+        self
+    }
+
+    /// Also asks the binding of [`with_workflow`](Self::with_workflow) about instances that have
+    /// no events, so that one that was not made by [`create`](Self::create) and has dispatched
+    /// nothing yet is waited for and not answered with `404`. Default: it is not asked, and
+    /// unknown ids cost the platform's engine nothing.
+    #[must_use]
+    pub fn ask_for_unknown(mut self) -> Self {
+        self.asks_for_unknown = true;
+        self
+    }
+
+    /// Sets the way from the object to its viewers. Default: [`Transport::default`].
+    #[must_use]
+    pub fn transport(mut self, transport: Transport) -> Self {
+        self.transport = transport;
+        self
+    }
+
+    /// Sets when viewers of a run are served by relays. When a run has more viewers than one object
+    /// serves, further ones go to relays: objects of the same class, which get the events from the run's
+    /// own object, or from other relays, and store nothing. Only where the transport is
+    /// [`Transport::Direct`]. Viewers get the same bytes. Each relay that is watched is in memory, and
+    /// charged, like the run's own object. With `None` the run's object serves all viewers.
+    ///
+    /// Give all Workers that serve a run the same. The binding must have the same name in the Worker
+    /// that has the class; otherwise each object serves all its viewers by itself.
+    /// Default: [`FanOut::new`].
+    #[must_use]
+    pub fn fan_out(mut self, fan_out: impl Into<Option<FanOut>>) -> Self {
+        self.fan_out = fan_out.into();
+        self
+    }
+
+    /// Appends events to the latest run of an instance from outside its workflow, in one call, and
+    /// returns how many were new. Each needs a [key](NewEvent::with_key) that no fact of the run itself
+    /// has. A run that has ended takes none.
+    ///
+    /// # Errors
+    /// When the object cannot be reached, or an event cannot be stored. Then none was stored, or the
+    /// answer was lost.
+    pub async fn append(&self, instance_id: &str, events: &[NewEvent]) -> worker::Result<usize> {
+        let stub: js::EventsStub = self.stub(instance_id)?.into_rpc();
+        let batch = Uint8Array::from(pack_facts(events).as_slice());
+        let stored = stub.tell(&batch).await?;
+        Ok(stored.as_f64().map_or(0, js::count))
+    }
+
+    /// Returns whether the instance has events.
+    ///
+    /// # Errors
+    /// When the object cannot be reached.
+    pub async fn exists(&self, instance_id: &str) -> worker::Result<bool> {
+        if !is_instance_id(instance_id) {
+            return Ok(false);
+        }
+        let name = self.object_name(instance_id);
+        let response = self.request(&name, &ObjectRequest::head()).await?;
+        Ok([200, 204].contains(&response.status_code()))
+    }
+
+    /// Has the log of an instance carry out a command, in one call.
+    pub(super) async fn command(
+        &self,
+        instance_id: &str,
+        command: &LogCommand,
+    ) -> Result<LogAnswer, String> {
+        let command = serde_json::to_string(command).map_err(|error| error.to_string())?;
+        let answer = async {
+            let stub: js::EventsStub = self.stub(instance_id)?.into_rpc();
+            stub.obey(&command).await
+        };
+        let answer = answer.await.map_err(|error| message(&error))?;
+        serde_json::from_str(&answer.as_string().unwrap_or_default())
+            .map_err(|error| format!("the object's answer cannot be read: {error}"))
+    }
+
+    /// Sends a request to the object of this [name](Self::object_name), and returns its response.
+    pub(super) async fn request(
+        &self,
+        name: &str,
+        request: &ObjectRequest,
+    ) -> worker::Result<Response> {
+        let stub: js::EventsStub = self.namespace.get_by_name(name)?.into_rpc();
+        let ObjectRequest {
+            method,
+            url,
+            headers,
+        } = request;
+        let response = js::fetch_object(&stub, method, url, headers).await?;
+        Ok(response.dyn_into::<web_sys::Response>()?.into())
+    }
+
+    /// Returns a stub of the object that has an instance's log.
+    pub(super) fn stub(&self, instance_id: &str) -> worker::Result<Stub> {
+        self.namespace.get_by_name(&self.object_name(instance_id))
+    }
+
+    /// Returns the name of the object that has an instance's log.
+    pub(super) fn object_name(&self, instance_id: &str) -> String {
+        // Workflow names have no slash, so no two pairs give one name.
+        format!("{}/{instance_id}", self.workflow_name)
+    }
+}

@@ -1,0 +1,124 @@
+//! The answer to a viewer who asks for the events of an instance. Runs in the Worker.
+
+use futures_util::future::LocalBoxFuture;
+use wasm_bindgen::{JsCast, JsValue};
+use worker::{Request, Response, web_sys};
+
+use super::cors::with_own_headers;
+use super::instance_id::is_instance_id;
+use super::namespace::WorkflowEventsNamespace;
+use super::route;
+use super::socket::socket_response;
+use super::transport::Transport;
+use crate::cloudflare::js;
+use crate::cloudflare::leaving::Leaving;
+use crate::cloudflare::refuse::{UNKNOWN_INSTANCE, refuse_to, unreachable};
+use crate::cloudflare::request::StreamRequest;
+use crate::refusal::Refusal;
+
+/// Answers a viewer's request with the events of an instance.
+///
+/// `200` and a stream; `204` when the run has ended and the client has seen it all, which stops
+/// an `EventSource`; `400` for a malformed position, or a `Last-Event-ID` that is there twice; `404`
+/// for an instance that has no events (see [`WorkflowEventsNamespace::create`] for one that was just
+/// created); `405` with `Allow` for anything but `GET` and `HEAD`; `503` with `Retry-After` when the
+/// object cannot be reached after three tries. Reasons are plain text. `HEAD` gives the status and
+/// headers of `GET`, and counts no viewer.
+///
+/// A `503` would end an `EventSource` for good. A client that accepts `text/event-stream` gets `200`
+/// instead and a stream that breaks off after 1 to 3 seconds, so that it comes back: see
+/// [`Refusal::hold`].
+///
+/// Headers of the response can be set, for every status. For pages of other origins see
+/// [`Cors`](crate::cors::Cors).
+///
+/// No request stores anything. Where a run has more viewers than one object serves, others get the
+/// same from relays: see [`WorkflowEventsNamespace::fan_out`].
+///
+/// # Errors
+/// When a response cannot be made.
+pub async fn serve_sse(
+    instance_id: &str,
+    request: Request,
+    events: &WorkflowEventsNamespace,
+) -> worker::Result<Response> {
+    let request = request.inner();
+    match answer(instance_id, request, events).await {
+        Ok(response) => Ok(response),
+        Err(refusal) => refuse_to(request, refusal),
+    }
+}
+
+async fn answer(
+    instance_id: &str,
+    request: &web_sys::Request,
+    events: &WorkflowEventsNamespace,
+) -> Result<Response, Refusal> {
+    let mut stream = StreamRequest::from_request(request)?;
+    stream.hibernates = events.transport == Transport::Hibernating && !stream.head;
+    if !is_instance_id(instance_id) {
+        return Err(UNKNOWN_INSTANCE);
+    }
+    let response = ask_object(instance_id, &stream, events).await?;
+    let watches = !stream.head && [200, 101].contains(&response.status_code());
+    if watches && events.workflow.is_some() {
+        // Beside the stream, whose bytes do not wait for it.
+        let (events, id) = (events.clone(), instance_id.to_owned());
+        let settled = js::promise(async move {
+            events.settle(&id).await;
+            Ok(JsValue::UNDEFINED)
+        });
+        // If it is refused, the Worker may end before the run is settled, and the next viewer's request does it.
+        let _ = js::wait_until(&settled);
+    }
+    if response.status_code() != UNKNOWN_INSTANCE.status() {
+        return for_viewer(response, request);
+    }
+    let answer: LocalBoxFuture<'_, _> =
+        Box::pin(answer_unknown(instance_id, stream, request, events));
+    answer.await
+}
+
+/// Answers where there are no events, but perhaps an instance that has dispatched none yet.
+async fn answer_unknown(
+    instance_id: &str,
+    mut stream: StreamRequest,
+    request: &web_sys::Request,
+    events: &WorkflowEventsNamespace,
+) -> Result<Response, Refusal> {
+    match events.state_of_unknown(instance_id).await {
+        Ok(Some(state)) => {
+            // One that has ended has either dispatched its events by now or never will.
+            stream.expected = !state.has_ended();
+            for_viewer(ask_object(instance_id, &stream, events).await?, request)
+        }
+        Ok(None) => Err(UNKNOWN_INSTANCE),
+        Err(error) => Err(unreachable(&error.into())),
+    }
+}
+
+/// Sends the request to the object that takes the viewer: see [`route`].
+async fn ask_object(
+    instance_id: &str,
+    stream: &StreamRequest,
+    events: &WorkflowEventsNamespace,
+) -> Result<Response, Refusal> {
+    let response: LocalBoxFuture<'_, _> = Box::pin(route::send(instance_id, stream, events));
+    response.await.map_err(|error| unreachable(&error))
+}
+
+/// Turns the object's answer into the viewer's: a stream where the object answered with a socket, else the
+/// same response with headers that can be set.
+fn for_viewer(response: Response, request: &web_sys::Request) -> Result<Response, Refusal> {
+    let response = match response.status_code() {
+        101 => over_socket(response, request),
+        _ => with_own_headers(response),
+    };
+    response.map_err(|error| unreachable(&error))
+}
+
+fn over_socket(response: Response, request: &web_sys::Request) -> worker::Result<Response> {
+    let socket = response.websocket().ok_or("the object sent no socket")?;
+    let socket = socket.as_ref().clone().unchecked_into();
+    socket_response(socket, Leaving::of(request))
+}
