@@ -1,5 +1,5 @@
-// Where each name of the Workflows API in Cloudflare's types is bound in cloudflare-workflows/src: the file, and the
-// code that has to be in it.
+// Where each name of the Workflows API in Cloudflare's types is bound in cloudflare-workflows/src: the file, or
+// files with spaces between them, and the code that has to be in one of them.
 
 const duration = "pub struct WorkflowDuration {";
 const retries = { limit: "pub limit: u32,", backoff: "pub backoff: Backoff,", delay: "pub delay: RetryDelay," };
@@ -53,7 +53,7 @@ export const BOUND = {
     'WorkflowDurationLabel="month"': 'Self::Month => "month",',
     'WorkflowDurationLabel="year"': 'Self::Year => "year",',
   },
-  "step/config.rs": {
+  "step/config.rs step/resolved.rs": {
     "WorkflowStepConfig": "pub struct StepConfig {",
     "WorkflowStepConfig.retries": "pub struct StepConfig { pub retries: Option<Retries>,",
     "WorkflowStepConfig.retries.limit": retries.limit,
@@ -113,7 +113,7 @@ export const BOUND = {
     "WorkflowCronSchedule.cron": "pub cron: String,",
     "WorkflowCronSchedule.scheduledTime": "pub scheduled_time: SystemTime,",
   },
-  "instance/event.rs": {
+  "instance/event.rs instance/event_type.rs instance/options.rs": {
     "WorkflowInstanceEvent": "pub struct WorkflowInstanceEvent {",
     "WorkflowInstanceEvent.instanceId": "pub instance_id: String,",
     "WorkflowInstanceEvent.eventId": "pub event_id: InstanceEventId,",
@@ -133,7 +133,7 @@ export const BOUND = {
     "WorkflowInstanceSubscription": "pub struct WorkflowSubscription {",
     "WorkflowInstanceSubscription.next": "impl Stream for WorkflowSubscription {",
   },
-  "worker/binding.rs": {
+  "worker/workflow.rs worker/instance.rs worker/error.rs": {
     "Workflow": "pub struct Workflow {",
     "Workflow.get": "pub async fn get(&self, id: &str)",
     "Workflow.get.id": "pub async fn get(&self, id: &str)",
@@ -177,7 +177,7 @@ export const BOUND = {
     'WorkflowInstanceRestartOptions.from.type="sleep"': "pub enum StepKind { Do, Sleep,",
     'WorkflowInstanceRestartOptions.from.type="waitForEvent"': 'pub enum StepKind { Do, Sleep, #[serde(rename = "sleep")] SleepUntil, WaitForEvent, }',
   },
-  "worker/create.rs": {
+  "worker/create.rs worker/batch.rs": {
     "WorkflowInstanceCreateOptions": "pub struct CreateOptions {",
     "WorkflowInstanceCreateOptions.id": 'self.set("id",',
     "WorkflowInstanceCreateOptions.params": 'self.set("params",',
