@@ -74,8 +74,9 @@ const GROUPS = {
   async native() {
     await cargoTest("cargo test", ["--no-fail-fast", ...NATIVE, ...nativeFeatures()]);
     // As if some other crate had switched them on: they change how values are written and read.
-    const others = ["--features", "ssetarget/serde_json/arbitrary_precision,ssetarget/serde_json/preserve_order"];
-    await cargoTest("with other features of serde_json", [...LIBRARIES, ...others, "--lib", ...VALUES.flatMap((file) => ["--test", file])]);
+    const others = "serde_json/arbitrary_precision,serde_json/preserve_order";
+    await cargoTest("with other features of serde_json", ["-p", "ssetarget", "--features", others, "--lib", ...VALUES.flatMap((file) => ["--test", file])]);
+    await cargoTest("Workflows with other features of serde_json", ["-p", "cloudflare-workflows", "--features", `testing,${others}`, "--lib"]);
     await cargoTest("the README's crate, natively", ["--manifest-path", path.join(await readmeCrate(), "Cargo.toml")], { CARGO_TARGET_DIR: at("target") });
     await cargoTest("the crate of the README of Workflows, natively", ["--manifest-path", path.join(await workflowsReadmeCrate(), "Cargo.toml")], { CARGO_TARGET_DIR: at("target") });
     if (existsSync(at("tests/shuttle.rs"))) {
