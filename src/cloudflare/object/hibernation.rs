@@ -72,8 +72,10 @@ impl HeldStreams {
         let pair = worker::WebSocketPair::new()?;
         let socket: js::WebSocket = pair.server.as_ref().clone().unchecked_into();
         js::answer_pings(&self.state, PING, PONG)?;
-        self.state.accept_web_socket(&socket)?;
+        // Before the new socket is there, which has no place yet and would be taken for one that lost it.
+        self.with(target, |_| ());
         self.sweep(target);
+        self.state.accept_web_socket(&socket)?;
         self.with(target, |connected| {
             let number = connected.number(random);
             let mut viewer = HeldStream {
