@@ -14,7 +14,9 @@ const GROWTH = { title: "memory growth", metric: "memoryGrowth", unit: "MB", bet
 
 /** What every run must keep to: these do not depend on the machine. */
 export const ROWS_AT_MOST = 2;
-export const GZIP_AT_MOST = 250_000;
+// It was 250,000, and 187,000 in fact, until a run's end was settled with the platform's own log: reading
+// its events is most of what came on top. It is to be won back.
+export const GZIP_AT_MOST = 360_000;
 
 const eventsPerSecond = { ...RATE, title: "events", unit: "/s" };
 const deliveriesPerSecond = { ...RATE, title: "deliveries", unit: "/s" };
