@@ -153,7 +153,7 @@ async fn a_restart_that_nobody_told_of_is_told_with_its_end() {
         let state = log.state().unwrap();
         assert_eq!((state.run, state.ended), (2, true));
         assert!(!settle(), "twice");
-        // What is still on its way from the first run.
+        // Facts of the first run that are still on their way.
         let late = log
             .append(old, 1, vec![fact("b-1", "started")], now())
             .await;

@@ -534,7 +534,7 @@ mod tests {
         root.report(before, 400, NOW);
         let again = root.join(Place::relay(1), NOW);
         root.report(again, 390, NOW);
-        // What is still under way of its first time is nothing any more.
+        // A late report of its first connection no longer counts.
         root.report(before, 400, NOW);
         assert_eq!(root.below(NOW), 390);
         root.part(before);

@@ -241,7 +241,7 @@ describe("the library's responses are the Worker's to extend", () => {
         const response = await fetch(`${server.url}/headers/crowd/${waiting.id}/sse`, { signal: abort.signal });
         await response.body.getReader().read();
         assert.equal(await viewers(), 1);
-        // Who asks with HEAD is none, however many do: a third viewer would be sent to a relay.
+        // A HEAD request is no viewer, however many come: a third viewer would be sent to a relay.
         for (let round = 0; round < 4; round += 1) {
           const head = await fetch(waiting.sse, { method: "HEAD" });
           assert.deepEqual([head.status, await viewers()], [200, 1]);

@@ -276,8 +276,8 @@ describe("what is refused", () => {
     }
   });
 
-  // What is nested deeply must be refused before anything walks through it: it would end everything that the
-  // WebAssembly instance does.
+  // A deeply nested value must be refused before anything walks through it, because that would end everything
+  // that the WebAssembly instance does.
   test("what is nested deeply is 400, and nobody else notices", async () => {
     const id = await startRun(demo.url);
     const viewer = await open(`${demo.url}/${id}/sse`);

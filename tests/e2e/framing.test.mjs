@@ -113,7 +113,7 @@ describe("long texts", { concurrency: 4 }, () => {
     }
     const largest = await fetch(demo.url, { method: "POST", body: long(1024 * 1024 - 100), redirect: "manual" });
     assert.equal(largest.status, 303);
-    // What is more than 1 MiB only as it is passed on.
+    // These bodies are below the limit, and above 1 MiB once they are passed on.
     const numbers = JSON.stringify({ type: "other", payload: [] }).replace("[]", `[${"1e9,".repeat(200_000)}0]`);
     for (const [path, body] of [["/", long(1024 * 1024)], [`/${id}/event`, numbers]]) {
       const response = await fetch(demo.url + path, { method: "POST", body, redirect: "manual" });

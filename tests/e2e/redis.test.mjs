@@ -101,7 +101,7 @@ describe("a Worker on Redis", NEEDS_REDIS, () => {
       assert.equal(response.status, 503);
       assert.deepEqual(await response.json(), { kind: "Unreachable", mayHaveBeenStored: false });
     }
-    // Who waits for events waits for Redis, too.
+    // A client that waits for events also waits for Redis.
     const sources = ["redis", "hub"].map((kind) => new EventSource(`${server.url}/${kind}/down/sse`));
     const got = sources.map((source) => new Promise((resolve, reject) => {
       source.addEventListener("message", ({ data }) => resolve(data));

@@ -24,7 +24,7 @@ tests! {
             assert_eq!(read(&store).await, Page::default());
             assert_eq!(server.say(&["DBSIZE"]), ":0");
         }
-        // Who keeps everything does not need it, nor who reads.
+        // Stores that keep everything do not need it, and neither do readers.
         let store = RedisEventStore::new(&client, "log");
         let ids: Vec<_> = [stored(&store, "1").await, stored(&store, "2").await].into();
         let error = store.trim(ids[0]).await.unwrap_err();
