@@ -6,7 +6,7 @@
 //! | files | where they run |
 //! |---|---|
 //! | `worker/` | in the Worker, which answers viewers and creates, restarts and ends instances |
-//! | `worker/fact_log` | in the Worker, in the engine's calls of a workflow's `run` |
+//! | `worker/watched_run`, `worker/fact_log` | in the Worker, in the engine's calls of a workflow's `run` |
 //! | `object/` | in the `WorkflowEvents` object |
 //! | `request`, `hop`, `command`, `packed` | written in the Worker, read in the object |
 //! | `refuse`, `response`, `leaving`, `callback`, `instance_end`, `js` | in both |
@@ -72,8 +72,9 @@ pub use self::{
     response::{sse_frame_response, sse_response},
     sql::{ObjectSql, ObjectSqlError},
     worker::{
-        InstanceSse, ObjectFactLog, SseRoute, Transport, WorkflowEventsNamespace, WorkflowRunStep,
-        serve_instance_sse, serve_log, serve_sse,
+        InstanceSse, ObjectFactLog, ObjectFactLogError, ObjectFactLogErrorKind, SseRoute,
+        Transport, WatchedRun, WorkflowEventsNamespace, WorkflowRunStep, serve_instance_sse,
+        serve_log, serve_sse,
     },
 };
 

@@ -371,6 +371,14 @@ describe("what viewers see", () => {
   });
 });
 
+test("events of another workflow's name end the run before its code, and say what to write", async () => {
+  const run = await start(server, [{ do: { name: "a" } }], { eventsOf: "gamma" });
+  const { state, error } = await run.ended();
+  assert.equal(state, "errored");
+  assert.match(error.message, /events are those of the workflow `gamma`, but this run is one of `alpha`: give `WorkflowEventsNamespace::from_env`/);
+  assert.deepEqual((await run.platform()).filter(({ type }) => type.startsWith("step_")), []);
+});
+
 describe("params of the wrong type", () => {
   for (const [what, params, reason] of [
     ["none", undefined, /ops/],

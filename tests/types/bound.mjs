@@ -101,7 +101,7 @@ export const BOUND = {
     "WorkflowEntrypoint.constructor.ctx": "fn new(context: Context,",
     "WorkflowEntrypoint.constructor.env": "env: Env) -> Self;",
     "WorkflowEntrypoint.run": "async fn run(",
-    "WorkflowEntrypoint.run.event": "event: WorkflowEvent<Self::Params>,",
+    "WorkflowEntrypoint.run.event": "event: WorkflowEvent<Self::Input>,",
     "WorkflowEntrypoint.run.step": "step: WorkflowStep,",
     "WorkflowEvent": "pub struct WorkflowEvent<P> {",
     "WorkflowEvent.payload": "pub payload: P,",

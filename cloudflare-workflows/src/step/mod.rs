@@ -89,6 +89,19 @@ pub trait Step: Clone {
         StepFuture::new(self, DoStep::new(name, callback))
     }
 
+    /// Runs `callback` as a durable step: [`run`](Self::run) by the name that it has in the bindings that
+    /// are proposed for the `worker` crate.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    fn do_<T, F>(&self, name: &str, callback: F) -> StepFuture<'_, Self, T>
+    where
+        T: StepOutput,
+        F: AsyncFn(StepContext) -> Result<T, StepError> + 'static,
+    {
+        self.run(name, callback)
+    }
+
     /// Runs `callback` as a durable step with `config`: see [`run`](Self::run).
     ///
     /// # Errors

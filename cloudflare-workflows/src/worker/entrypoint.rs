@@ -42,7 +42,7 @@ use crate::step::panic::catch_panic;
 /// struct OrderWorkflow;
 ///
 /// impl WorkflowEntrypoint for OrderWorkflow {
-///     type Params = Order;
+///     type Input = Order;
 ///     type Output = u32;
 ///
 ///     fn new(_context: Context, _env: Env) -> Self {
@@ -64,12 +64,12 @@ use crate::step::panic::catch_panic;
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a workflow",
     label = "this cannot be exported as a Workflow class",
-    note = "implement `cloudflare_workflows::WorkflowEntrypoint` for `{Self}`: its types `Params` \
+    note = "implement `cloudflare_workflows::WorkflowEntrypoint` for `{Self}`: its types `Input` \
             and `Output`, and its functions `new` and `run`"
 )]
 pub trait WorkflowEntrypoint: 'static {
     /// The params of an instance. An instance that is created without params gets `{}`.
-    type Params: DeserializeOwned + 'static;
+    type Input: DeserializeOwned + 'static;
     /// The result of a run, up to 1 MiB as JSON.
     type Output: Serialize + 'static;
 
@@ -79,7 +79,7 @@ pub trait WorkflowEntrypoint: 'static {
     fn new(context: Context, env: Env) -> Self;
 
     /// Called when a run fails before its own code begins: the params are not of the type
-    /// [`Params`](Self::Params), or [`new`](Self::new) panics. Use it to notify those who wait for the
+    /// [`Input`](Self::Input), or [`new`](Self::new) panics. Use it to notify those who wait for the
     /// run, which fails with `error` in any case. It may take ten seconds. Default: does nothing.
     ///
     /// # Errors
@@ -96,7 +96,7 @@ pub trait WorkflowEntrypoint: 'static {
     /// [`is_suspended`](StepError::is_suspended) is true.
     async fn run(
         &self,
-        event: WorkflowEvent<Self::Params>,
+        event: WorkflowEvent<Self::Input>,
         step: WorkflowStep,
     ) -> Result<Self::Output, StepError>;
 }

@@ -37,6 +37,14 @@ pub struct WorkflowStep {
     unanswered: Rc<Cell<u32>>,
 }
 
+/// Takes the step object that the runtime gave to a class's `run`, for classes that are not exported by
+/// [`export_workflow!`](crate::export_workflow).
+impl From<JsValue> for WorkflowStep {
+    fn from(step: JsValue) -> Self {
+        Self::new(step)
+    }
+}
+
 impl WorkflowStep {
     pub(super) fn new(step: JsValue) -> Self {
         Self {

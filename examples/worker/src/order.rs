@@ -73,7 +73,7 @@ pub const EVENTS: &str = "WORKFLOW_EVENTS";
 pub const APPROVAL: &str = "waiting";
 
 impl WorkflowEntrypoint for OrderWorkflow {
-    type Params = Order;
+    type Input = Order;
     type Output = Receipt;
 
     fn new(_context: Context, env: Env) -> Self {
@@ -92,8 +92,8 @@ impl WorkflowEntrypoint for OrderWorkflow {
         step: WorkflowStep,
     ) -> Result<Receipt, StepError> {
         let events = WorkflowEventsNamespace::from_env(&self.env, EVENTS, &event.workflow_name)?;
-        let step = events.wrap(&event, step);
-        step.workflow(async move |step| ship(&step, event.payload).await)
+        let run = events.wrap(&event, step);
+        run.workflow(async move |step| ship(&step, event.payload).await)
             .await
     }
 }

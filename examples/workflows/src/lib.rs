@@ -31,7 +31,7 @@ struct Approval {
 struct OrderWorkflow;
 
 impl WorkflowEntrypoint for OrderWorkflow {
-    type Params = Order;
+    type Input = Order;
     type Output = String;
 
     fn new(_context: Context, _env: Env) -> Self {

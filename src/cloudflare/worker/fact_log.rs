@@ -1,10 +1,11 @@
 //! Appending a run's facts at its object. Runs in the Worker, in the engine's calls of a workflow's `run`.
 
 use std::cell::{Cell, RefCell};
+use std::error::Error;
+use std::fmt;
 use std::rc::Rc;
 
 use cloudflare_workflows::__private::message;
-use cloudflare_workflows::{WorkersRuntime, WorkflowEvent, WorkflowStep};
 use futures_util::future::LocalBoxFuture;
 use js_sys::{Function, Uint8Array};
 use wasm_bindgen::prelude::*;
@@ -14,35 +15,10 @@ use crate::cloudflare::callback::CallbackValue;
 use crate::cloudflare::js;
 use crate::cloudflare::packed::{STALE, pack_facts};
 use crate::event::NewEvent;
-use crate::workflow::{BatchedDispatch, DispatchConfig, FactLog, Opened, Told, WorkflowEventStep};
-
-/// The step object of a workflow whose events go to a `WorkflowEvents` object.
-pub type WorkflowRunStep =
-    WorkflowEventStep<WorkflowStep, BatchedDispatch<ObjectFactLog, WorkersRuntime>>;
-
-impl WorkflowEventsNamespace {
-    /// Wraps the step object of a run: its steps' events are dispatched in batches.
-    #[must_use]
-    pub fn wrap<P>(&self, event: &WorkflowEvent<P>, step: WorkflowStep) -> WorkflowRunStep {
-        self.wrap_with(event, step, DispatchConfig::batched())
-    }
-
-    /// Wraps the step object of a run as [`wrap`](Self::wrap) does, with another config for the dispatch.
-    #[must_use]
-    pub fn wrap_with<P>(
-        &self,
-        event: &WorkflowEvent<P>,
-        step: WorkflowStep,
-        config: DispatchConfig,
-    ) -> WorkflowRunStep {
-        let log = ObjectFactLog::new(self.clone(), event.instance_id.clone());
-        let dispatch = BatchedDispatch::new(log, WorkersRuntime, config);
-        WorkflowEventStep::new(step, &self.workflow_name, dispatch)
-    }
-}
+use crate::workflow::{FactLog, Opened, Told};
 
 /// Appends the facts of one lifetime of an instance at its `WorkflowEvents` object.
-/// [`WorkflowEventsNamespace::wrap`] uses it. Opening another one for the same instance begins the next
+/// [`WatchedRun`](super::watched_run::WatchedRun) uses it. Opening another one for the same instance begins the next
 /// lifetime, and this one is over. Code outside the run uses [`WorkflowEventsNamespace::append`].
 ///
 /// Appends go through a function that the object's `enter` returns, so that any number of them between
@@ -52,7 +28,8 @@ pub struct ObjectFactLog {
     events: WorkflowEventsNamespace,
     instance_id: String,
     session: RefCell<Option<Rc<AppendSession>>>,
-    calls: Cell<u32>,
+    /// Shared with the run, which outlives it.
+    calls: Rc<Cell<u32>>,
 }
 
 impl ObjectFactLog {
@@ -63,8 +40,14 @@ impl ObjectFactLog {
             events,
             instance_id: instance_id.into(),
             session: RefCell::default(),
-            calls: Cell::new(0),
+            calls: Rc::default(),
         }
+    }
+
+    /// Counts the calls in `calls`.
+    pub(super) fn counting(mut self, calls: &Rc<Cell<u32>>) -> Self {
+        self.calls = Rc::clone(calls);
+        self
     }
 
     /// Returns how many subrequests were made.
@@ -101,26 +84,85 @@ impl ObjectFactLog {
     }
 }
 
-impl FactLog for ObjectFactLog {
-    type Error = String;
+/// A call of an [`ObjectFactLog`] that failed. It is made again.
+#[derive(Debug)]
+pub struct ObjectFactLogError {
+    kind: ObjectFactLogErrorKind,
+    message: String,
+    source: Option<serde_json::Error>,
+}
 
-    async fn open(&self, generation: Option<u64>) -> Result<Opened, String> {
-        let generation = to_number(generation.unwrap_or(0));
-        let session = self.session(Some(generation)).await;
-        let session = session.map_err(|error| message(&error))?;
-        let opened = session.js.opened().ok().and_then(|json| json.as_string());
-        serde_json::from_str(&opened.unwrap_or_default())
-            .map_err(|error| format!("the object's answer cannot be read: {error}"))
+/// The reason of an [`ObjectFactLogError`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ObjectFactLogErrorKind {
+    /// The object cannot be reached, or its code failed.
+    Unreachable,
+    /// The object's answer cannot be read, as that of another version of this crate.
+    Answer,
+}
+
+impl ObjectFactLogError {
+    /// Returns the reason.
+    #[must_use]
+    pub fn kind(&self) -> ObjectFactLogErrorKind {
+        self.kind
     }
 
-    async fn append(&self, generation: u64, run: u32, batch: &[NewEvent]) -> Result<Told, String> {
+    fn unreachable(error: &JsValue) -> Self {
+        Self {
+            kind: ObjectFactLogErrorKind::Unreachable,
+            message: message(error),
+            source: None,
+        }
+    }
+
+    fn answer(error: serde_json::Error) -> Self {
+        Self {
+            kind: ObjectFactLogErrorKind::Answer,
+            message: format!("the object's answer cannot be read: {error}"),
+            source: Some(error),
+        }
+    }
+}
+
+impl fmt::Display for ObjectFactLogError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl Error for ObjectFactLogError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source.as_ref().map(|error| error as _)
+    }
+}
+
+impl FactLog for ObjectFactLog {
+    type Error = ObjectFactLogError;
+
+    async fn open(&self, generation: Option<u64>) -> Result<Opened, ObjectFactLogError> {
+        let generation = to_number(generation.unwrap_or(0));
+        let session = self.session(Some(generation)).await;
+        let session = session.map_err(|error| ObjectFactLogError::unreachable(&error))?;
+        let opened = session.js.opened().ok().and_then(|json| json.as_string());
+        serde_json::from_str(&opened.unwrap_or_default()).map_err(ObjectFactLogError::answer)
+    }
+
+    async fn append(
+        &self,
+        generation: u64,
+        run: u32,
+        batch: &[NewEvent],
+    ) -> Result<Told, ObjectFactLogError> {
         let appended = async {
             let session = self.held().await?;
             session
                 .append(to_number(generation), run, &pack_facts(batch))
                 .await
         };
-        let told = appended.await.map_err(|error| message(&error))?;
+        let told = appended.await;
+        let told = told.map_err(|error| ObjectFactLogError::unreachable(&error))?;
         Ok(if told == STALE {
             Told::Stale
         } else {
@@ -128,9 +170,10 @@ impl FactLog for ObjectFactLog {
         })
     }
 
-    async fn settle(&self) -> Result<(), String> {
+    async fn settle(&self) -> Result<(), ObjectFactLogError> {
         let settled = async { self.held().await?.js.settle().await };
-        settled.await.map(drop).map_err(|error| message(&error))
+        let settled = settled.await.map(drop);
+        settled.map_err(|error| ObjectFactLogError::unreachable(&error))
     }
 
     fn release(&self) {

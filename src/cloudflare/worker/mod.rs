@@ -1,7 +1,7 @@
 //! Runs in the Worker: code that answers viewers, manages instances, and runs workflows.
 //!
 //! A viewer's request goes one way: `sse_route` or the Worker's own router → `serve` → `route` → `namespace` →
-//! the object. An event of a workflow goes through `fact_log` → `namespace` → the object.
+//! the object. An event of a workflow goes through `watched_run` → `fact_log` → `namespace` → the object.
 
 mod cors;
 mod fact_log;
@@ -16,11 +16,13 @@ mod settle;
 mod socket;
 mod sse_route;
 mod transport;
+mod watched_run;
 
-pub use self::fact_log::{ObjectFactLog, WorkflowRunStep};
+pub use self::fact_log::{ObjectFactLog, ObjectFactLogError, ObjectFactLogErrorKind};
 pub use self::namespace::WorkflowEventsNamespace;
 pub use self::serve::serve_sse;
 pub use self::serve_instance::{InstanceSse, serve_instance_sse};
 pub use self::serve_log::serve_log;
 pub use self::sse_route::SseRoute;
 pub use self::transport::Transport;
+pub use self::watched_run::{WatchedRun, WorkflowRunStep};

@@ -9,7 +9,7 @@ pub struct Receipt;
 pub struct Order;
 
 impl WorkflowEntrypoint for Order {
-    type Params = ();
+    type Input = ();
     type Output = Receipt;
 
     fn new(_: Context, _: Env) -> Self {

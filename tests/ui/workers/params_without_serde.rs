@@ -9,7 +9,7 @@ pub struct Params;
 pub struct Order;
 
 impl WorkflowEntrypoint for Order {
-    type Params = Params;
+    type Input = Params;
     type Output = ();
 
     fn new(_: Context, _: Env) -> Self {

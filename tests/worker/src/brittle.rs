@@ -11,7 +11,7 @@ use crate::workflows;
 pub struct Brittle;
 
 impl WorkflowEntrypoint for Brittle {
-    type Params = ();
+    type Input = ();
     type Output = ();
 
     #[allow(clippy::panic, reason = "what is tested")]

@@ -31,6 +31,8 @@ pub struct Params {
     /// Steps of these names have no events.
     #[serde(default)]
     hidden: HashSet<String>,
+    /// Uses the events of the workflow of this name; without it, those of its own.
+    events_of: Option<String>,
 }
 
 fn yes() -> bool {
@@ -239,7 +241,7 @@ pub struct Script {
 }
 
 impl WorkflowEntrypoint for Script {
-    type Params = Params;
+    type Input = Params;
     type Output = Output;
 
     fn new(context: Context, env: Env) -> Self {
@@ -279,15 +281,16 @@ impl WorkflowEntrypoint for Script {
             return Ok(Output { outputs, calls });
         }
         let binding = workflows::events_binding(&event.workflow_name);
-        let events = WorkflowEventsNamespace::from_env(&self.env, binding, &event.workflow_name)?;
+        let name = params.events_of.as_ref().unwrap_or(&event.workflow_name);
+        let events = WorkflowEventsNamespace::from_env(&self.env, binding, name)?;
         let hidden = params.hidden.clone();
-        let step = events
+        let run = events
             .wrap(&event, step)
             .should_dispatch(move |step| !hidden.contains(step.name));
-        let outputs = step
+        let outputs = run
             .workflow(async |step| interpreter.all(&step, &params.ops).await)
             .await?;
-        let calls = step.calls();
+        let calls = Some(run.subrequests());
         Ok(Output { outputs, calls })
     }
 }

@@ -21,7 +21,7 @@ pub struct Sum {
 }
 
 impl WorkflowEntrypoint for Tally {
-    type Params = Numbers;
+    type Input = Numbers;
     type Output = Sum;
 
     fn new(_context: Context, _env: Env) -> Self {
