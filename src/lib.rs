@@ -24,6 +24,7 @@
 //! | `delivery::target` | [`SseTarget`]: dispatch and subscribe | time, workflows |
 //! | `delivery::subscription` | [`Subscription`]: the cursor loop, the only place that waits for events | bytes, time |
 //! | `delivery::listen` | typed events in process: [`SseTarget::events`], [`SseTarget::fold`] | bytes, time |
+//! | `delivery::merge` | [`MergedSubscription`]: several logs as one stream | bytes' transport, time |
 //! | `delivery::body` | [`body`]: events to bytes with heartbeats; the clock is an argument | the runtime |
 //! | `refusal` | [`Refusal`]: the status, headers and words of a request that gets no events | servers |
 //! | `cors` | [`Cors`]: which pages of other origins may read | servers |
@@ -103,7 +104,8 @@ pub mod workflow;
 pub use crate::http::axum;
 pub use cors::{Cors, CorsAnswer, InvalidCors};
 pub use delivery::{
-    Batch, DecodeError, DecodeEvent, DispatchError, Folded, HEARTBEAT_INTERVAL, ListenError,
+    Batch, DecodeError, DecodeEvent, DispatchError, Folded, HEARTBEAT_INTERVAL,
+    InvalidMergedCursor, ListenError, MAX_MERGED, MergeError, MergedCursor, MergedSubscription,
     SseTarget, Stored, Subscription, body, frame_body, frames, keep_alive,
 };
 pub use event::{

@@ -110,14 +110,17 @@ pub fn encode_position(position: Option<EventId>, out: &mut Vec<u8>) {
 /// Appends the bytes of `event: reset`, which notifies a client that its position cannot be
 /// honoured. It has no id: the client's last id changes with the first event that follows.
 pub fn encode_reset(reset: &Reset, out: &mut Vec<u8>) {
+    encode_unnumbered("reset", &reset_data(reset), out);
+}
+
+pub(crate) fn reset_data(reset: &Reset) -> String {
     let id = |id: Option<EventId>| id.map_or_else(|| "null".to_owned(), |id| id.to_string());
-    let data = format!(
+    format!(
         r#"{{"requested":{},"oldest":{},"head":{}}}"#,
         id(reset.requested),
         id(reset.oldest),
         id(reset.head)
-    );
-    encode_unnumbered("reset", &data, out);
+    )
 }
 
 /// Appends the bytes of an event without an id, which leaves the client's last id unchanged. The

@@ -3,11 +3,13 @@
 
 mod body;
 mod listen;
+mod merge;
 mod subscription;
 mod target;
 
 pub use body::{HEARTBEAT_INTERVAL, body, frame_body, frames, keep_alive};
 pub use listen::{DecodeError, DecodeEvent, Folded, ListenError, Stored};
+pub use merge::{InvalidMergedCursor, MAX_MERGED, MergeError, MergedCursor, MergedSubscription};
 pub use subscription::{Batch, Subscription};
 pub use target::{DispatchError, SseTarget};
 

@@ -9,6 +9,8 @@ pub(crate) struct SseReader {
     read: usize,
     data: String,
     event_type: String,
+    /// The standard's "last event ID buffer": what the next event sets the client's last id to.
+    id_buffer: String,
     last_event_id: String,
     pending: bool,
     /// The stream has begun: with an event, or with an id for one that starts at the tail.
@@ -26,6 +28,15 @@ pub(crate) struct Message {
 }
 
 impl SseReader {
+    /// A reader on a new connection of a client that has this last id.
+    pub(crate) fn resumed(last_event_id: &str) -> Self {
+        Self {
+            id_buffer: last_event_id.to_owned(),
+            last_event_id: last_event_id.to_owned(),
+            ..Self::default()
+        }
+    }
+
     /// What a client would come back with.
     pub(crate) fn last_event_id(&self) -> &str {
         &self.last_event_id
@@ -80,7 +91,7 @@ impl SseReader {
             }
             "id" => {
                 assert!(!value.contains('\0'), "clients ignore an id with a NUL");
-                value.clone_into(&mut self.last_event_id);
+                value.clone_into(&mut self.id_buffer);
             }
             "retry" => assert!(value.bytes().all(|b| b.is_ascii_digit()), "retry: {value}"),
             _ => panic!("a field that no client knows: {line:?}"),
@@ -89,6 +100,7 @@ impl SseReader {
     }
 
     fn dispatch(&mut self) -> Option<Message> {
+        self.last_event_id.clone_from(&self.id_buffer);
         let mut data = std::mem::take(&mut self.data);
         let event_type = std::mem::take(&mut self.event_type);
         let has_begun = std::mem::replace(&mut self.has_begun, true);

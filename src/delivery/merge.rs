@@ -1,0 +1,386 @@
+//! Several logs as one stream, which a client resumes exactly in each of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_core::Stream;
+use futures_util::future::try_join_all;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{StreamExt, stream};
+use serde::de::IgnoredAny;
+
+use super::subscription::{Batch, Subscription};
+use super::target::SseTarget;
+use crate::event::{Cursor, EventId, StoredEvent};
+use crate::store::{EventStore, PageLimit};
+use crate::sync::{BoxFuture, MaybeSend};
+use crate::wire;
+
+/// The most logs that one merged stream reads: 64. Each event's id names a position in every one of them,
+/// about ten bytes for each.
+pub const MAX_MERGED: usize = 64;
+
+/// Reads several logs as one stream.
+///
+/// Every log's events come in its own order, each once; how those of different logs interleave is not
+/// defined. A log that ends leaves the stream, and the stream ends with the last one. A position that one
+/// log cannot honour makes a `reset` of that log, and the others go on.
+///
+/// On the wire, each event is as in its own log, but for two things: its `id:` is a [`MergedCursor`], the
+/// client's position in all logs, and its data has a first member `runId` with the log's name. Data that is
+/// not a JSON object becomes the string `data` beside `runId`.
+///
+/// One page of each log is in memory at most, and pages are smaller the more logs there are.
+pub struct MergedSubscription<S: EventStore> {
+    names: Vec<Arc<str>>,
+    cursor: MergedCursor,
+    reads: FuturesUnordered<Reading<S>>,
+    /// Whether it started at the tail, so that the client must learn where that is.
+    opening: bool,
+}
+
+type Reading<S> = BoxFuture<'static, (usize, Subscription<S>, ReadBatch<S>)>;
+type ReadBatch<S> = Result<Option<Batch>, <S as EventStore>::Error>;
+
+/// A merged stream that cannot be opened.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum MergeError<E> {
+    /// There are more logs than [`MAX_MERGED`], or none.
+    Number(usize),
+    /// A log's name comes twice.
+    Repeated(String),
+    /// A store failed.
+    Store(E),
+}
+
+impl<S: EventStore + 'static> MergedSubscription<S> {
+    /// Opens logs, each under its name, at `cursor`. A log that `cursor` does not name starts at `others`.
+    ///
+    /// # Errors
+    /// [`MergeError`]; nothing is read then.
+    pub async fn start<E>(
+        logs: Vec<(String, SseTarget<E, S>)>,
+        cursor: MergedCursor,
+        others: Cursor,
+    ) -> Result<Self, MergeError<S::Error>> {
+        if logs.is_empty() || logs.len() > MAX_MERGED {
+            return Err(MergeError::Number(logs.len()));
+        }
+        let mut seen = BTreeSet::new();
+        if let Some((name, _)) = logs.iter().find(|(name, _)| !seen.insert(name.as_str())) {
+            return Err(MergeError::Repeated(name.clone()));
+        }
+        let whole = PageLimit::default();
+        let limit = PageLimit {
+            events: whole.events.div_ceil(logs.len()),
+            bytes: whole.bytes.div_ceil(logs.len()),
+        };
+        let mut names = Vec::with_capacity(logs.len());
+        let mut merged = MergedCursor::default();
+        let reads = FuturesUnordered::new();
+        let opened = logs
+            .iter()
+            .map(|(name, target)| target.subscribe(cursor.of(name).unwrap_or(others)));
+        let opened = try_join_all(opened).await.map_err(MergeError::Store)?;
+        for (index, ((name, _), subscription)) in logs.into_iter().zip(opened).enumerate() {
+            merged.set(&name, subscription.cursor());
+            names.push(Arc::from(name));
+            if !subscription.has_ended() {
+                reads.push(read(index, subscription.with_page_limit(limit)));
+            }
+        }
+        Ok(Self {
+            names,
+            cursor: merged,
+            reads,
+            opening: others == Cursor::Latest,
+        })
+    }
+
+    /// Returns whether all logs have ended, and the client has all their events. Answer `204` then.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.reads.is_empty()
+    }
+
+    /// Returns the position in all logs, behind everything that was returned.
+    #[must_use]
+    pub fn cursor(&self) -> &MergedCursor {
+        &self.cursor
+    }
+
+    /// Waits for the next events of any log, and returns their bytes. Returns `None` when all have ended.
+    ///
+    /// Dropping the future loses nothing.
+    ///
+    /// # Errors
+    /// When a store fails. The stream is over then, and a client resumes on a new one.
+    pub async fn next(&mut self) -> Result<Option<Vec<u8>>, S::Error> {
+        if std::mem::take(&mut self.opening) && !self.has_ended() {
+            return Ok(Some(format!("id: {}\n\n", self.cursor).into_bytes()));
+        }
+        while let Some((index, subscription, batch)) = self.reads.next().await {
+            let name = Arc::clone(&self.names[index]);
+            let bytes = match batch? {
+                None => None,
+                Some(Batch::Reset(reset)) => {
+                    self.cursor.set(&name, subscription.cursor());
+                    let mut out = Vec::new();
+                    let data = add_run_id(&wire::reset_data(&reset), &name);
+                    wire::encode_unnumbered("reset", &data, &mut out);
+                    Some(out)
+                }
+                Some(Batch::Events(events)) => Some(self.encode(&name, &events)),
+            };
+            if !subscription.has_ended() {
+                self.reads.push(read(index, subscription));
+            }
+            if bytes.is_some() {
+                return Ok(bytes);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Returns the bytes as a stream for [`keep_alive`](super::keep_alive), which ends after an error.
+    pub fn into_stream(self) -> impl Stream<Item = Result<Bytes, S::Error>> + MaybeSend {
+        stream::try_unfold(self, |mut merged| async move {
+            let bytes = merged.next().await?;
+            Ok(bytes.map(|bytes| (Bytes::from(bytes), merged)))
+        })
+    }
+
+    fn encode(&mut self, name: &str, events: &[StoredEvent]) -> Vec<u8> {
+        let mut out = Vec::new();
+        for event in events {
+            self.cursor.set(name, Cursor::After(event.id));
+            out.extend_from_slice(format!("id: {}\n", self.cursor).as_bytes());
+            let data = add_run_id(&event.data, name);
+            wire::encode_unnumbered(&event.event_type, &data, &mut out);
+        }
+        out
+    }
+}
+
+fn read<S: EventStore + 'static>(index: usize, mut subscription: Subscription<S>) -> Reading<S> {
+    Box::pin(async move {
+        let batch = subscription.next().await;
+        (index, subscription, batch)
+    })
+}
+
+impl<S: EventStore> fmt::Debug for MergedSubscription<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MergedSubscription")
+            .field("names", &self.names)
+            .field("cursor", &self.cursor)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Returns the data with a first member `runId`.
+fn add_run_id(data: &str, name: &str) -> String {
+    // A string can always be written as JSON.
+    let string = |text: &str| serde_json::to_string(text).unwrap_or_default();
+    let members = data.strip_prefix('{');
+    match members.filter(|_| serde_json::from_str::<IgnoredAny>(data).is_ok()) {
+        Some(members) if members.trim_start().starts_with('}') => {
+            format!("{{\"runId\":{}{members}", string(name))
+        }
+        Some(members) => format!("{{\"runId\":{},{members}", string(name)),
+        None => format!("{{\"runId\":{},\"data\":{}}}", string(name), string(data)),
+    }
+}
+
+/// A position in several logs: the `id:` of a merged stream's events.
+///
+/// As text it is opaque to clients: `m1` and, for each log, a hash of its name and the id of the last event
+/// read, separated by `.`. It does not depend on the order of the logs, and a stream of other logs uses
+/// what it knows of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MergedCursor(BTreeMap<u64, u64>);
+
+/// The error for text that is not a [`MergedCursor`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InvalidMergedCursor;
+
+/// The beginning of every merged position. Another number will be another form.
+const FORM: &str = "m1";
+
+/// Hashes have 40 bits, eight digits of five bits. Among [`MAX_MERGED`] names, two are alike once in
+/// 500 million.
+const DIGITS: usize = 8;
+
+impl MergedCursor {
+    /// Returns where to start in the log of this name; `None` if the position does not name it.
+    fn of(&self, name: &str) -> Option<Cursor> {
+        let id = *self.0.get(&hash(name))?;
+        Some(EventId::new(id).map_or(Cursor::Beginning, Cursor::After))
+    }
+
+    fn set(&mut self, name: &str, cursor: Cursor) {
+        let id = match cursor {
+            Cursor::After(id) => id.get(),
+            _ => 0,
+        };
+        self.0.insert(hash(name), id);
+    }
+}
+
+impl fmt::Display for MergedCursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(FORM)?;
+        for (name, id) in &self.0 {
+            f.write_str(".")?;
+            write_digits(f, *name, DIGITS)?;
+            write_digits(f, *id, 1)?;
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for MergedCursor {
+    type Err = InvalidMergedCursor;
+
+    fn from_str(text: &str) -> Result<Self, InvalidMergedCursor> {
+        let mut parts = text.split('.');
+        if parts.next() != Some(FORM) {
+            return Err(InvalidMergedCursor);
+        }
+        let mut positions = BTreeMap::new();
+        for part in parts {
+            let (name, id) = part.split_at_checked(DIGITS).ok_or(InvalidMergedCursor)?;
+            let id = read_digits(id).filter(|id| *id <= EventId::MAX);
+            let (name, id) = read_digits(name).zip(id).ok_or(InvalidMergedCursor)?;
+            if positions.insert(name, id).is_some() || positions.len() > MAX_MERGED {
+                return Err(InvalidMergedCursor);
+            }
+        }
+        Ok(Self(positions))
+    }
+}
+
+impl fmt::Display for InvalidMergedCursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("it is not a position of a merged stream: use the id of its last event")
+    }
+}
+
+impl std::error::Error for InvalidMergedCursor {}
+
+const ALPHABET: &[u8; 32] = b"0123456789abcdefghijklmnopqrstuv";
+
+fn write_digits(f: &mut fmt::Formatter<'_>, number: u64, least: usize) -> fmt::Result {
+    let bits = u64::BITS - number.leading_zeros();
+    let digits = (bits.div_ceil(5) as usize).max(least);
+    for place in (0..digits).rev() {
+        let digit = (number >> (5 * place)) & 31;
+        let digit = ALPHABET.get(usize::try_from(digit).unwrap_or_default());
+        write!(f, "{}", char::from(digit.copied().unwrap_or_default()))?;
+    }
+    Ok(())
+}
+
+fn read_digits(text: &str) -> Option<u64> {
+    // Eleven digits have 55 bits.
+    if text.is_empty() || text.len() > 11 {
+        return None;
+    }
+    text.bytes().try_fold(0, |number, byte| {
+        let digit = ALPHABET.iter().position(|digit| *digit == byte)?;
+        Some(number << 5 | u64::try_from(digit).ok()?)
+    })
+}
+
+/// Returns 40 bits of the FNV-1a hash, folded, which is the same in each process and version.
+fn hash(name: &str) -> u64 {
+    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    (hash ^ (hash >> 40)) & ((1 << 40) - 1)
+}
+
+impl<E: fmt::Display> fmt::Display for MergeError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(0) => f.write_str("name at least one run: ?run=<id>&run=<id>"),
+            Self::Number(number) => write!(
+                f,
+                "{number} runs are too many for one stream: name up to {MAX_MERGED}"
+            ),
+            Self::Repeated(name) => write!(f, "the run {name} is named twice"),
+            Self::Store(error) => write!(f, "a log cannot be read: {error}"),
+        }
+    }
+}
+
+impl<E: std::error::Error + 'static> std::error::Error for MergeError<E> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Store(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_position_is_read_as_it_was_written() {
+        let mut cursor = MergedCursor::default();
+        assert_eq!(cursor.to_string(), "m1");
+        cursor.set("a", Cursor::After(EventId::new(7).unwrap()));
+        cursor.set("b", Cursor::Beginning);
+        cursor.set("c", Cursor::After(EventId::new(EventId::MAX).unwrap()));
+        let text = cursor.to_string();
+        assert_eq!(text.parse(), Ok(cursor));
+        assert!(text.len() < 60, "{text}");
+    }
+
+    #[test]
+    fn other_text_is_no_position() {
+        for text in [
+            "",
+            "7",
+            "m2",
+            "m1.",
+            "m1.0000000",
+            "m1.00000000",
+            "m1.0000000-1",
+            "m1.0000000é1",
+            "m1.00000000w",
+            "m1.00000000vvvvvvvvvvv",
+            "m1.000000001.000000001",
+            " m1",
+            "m1\n",
+        ] {
+            assert_eq!(
+                text.parse::<MergedCursor>(),
+                Err(InvalidMergedCursor),
+                "{text}"
+            );
+        }
+        let long = format!("m1{}", ".000000000".repeat(MAX_MERGED + 1));
+        assert_eq!(long.parse::<MergedCursor>(), Err(InvalidMergedCursor));
+    }
+
+    #[test]
+    fn data_gets_the_run() {
+        for (data, expected) in [
+            (r#"{"a":1}"#, r#"{"runId":"r\"1","a":1}"#),
+            ("{}", r#"{"runId":"r\"1"}"#),
+            ("{\n}", "{\"runId\":\"r\\\"1\"\n}"),
+            ("[1]", r#"{"runId":"r\"1","data":"[1]"}"#),
+            ("{no", r#"{"runId":"r\"1","data":"{no"}"#),
+            ("", r#"{"runId":"r\"1","data":""}"#),
+        ] {
+            assert_eq!(add_run_id(data, "r\"1"), expected);
+        }
+    }
+}
