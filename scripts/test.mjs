@@ -1,10 +1,15 @@
 // npm test [-- lint | native | e2e [file...] | bench]: every check there is, or one group of them.
 //
-// Runs everything even after a failure, one thing at a time. Ends with a list of the checks and
-// how long each took, and with the line `N passed, N failed[, N skipped]`.
+// Runs everything even after a failure. Ends with a list of the checks and how long each took, and
+// with the line `N passed, N failed[, N skipped]`.
+//
+// What needs only cargo runs beside what builds Workers and runs them: a Worker is linked by one core,
+// and tests in the runtime wait most of the time. It gets the processor only where the other leaves it,
+// and its output is shown when a check is over.
+import { AsyncLocalStorage } from "node:async_hooks";
 import { existsSync, readdirSync } from "node:fs";
 import path from "node:path";
-import { Failure, at, capture, isStopping, main, run } from "./lib/run.mjs";
+import { Failure, at, capture, isStopping, main, run as runShown } from "./lib/run.mjs";
 import { buildWorker } from "./lib/build.mjs";
 import { readmeCrate, workflowsReadmeCrate } from "./lib/readme.mjs";
 import { ensureNodeModules, ensureRust, ensureWorkerTools, modernNode, nodeEnv } from "./lib/setup.mjs";
@@ -29,18 +34,43 @@ main(async () => {
   const groups = group ? [group] : Object.keys(GROUPS);
   await attempt("setup", async () => {
     await ensureRust();
-    if (groups.includes("e2e") || groups.includes("bench")) {
-      await ensureNodeModules();
-      await ensureWorkerTools();
-    }
+    await ensureNodeModules();
     return NOTHING_COUNTED;
   });
-  for (const name of groups) {
-    await GROUPS[name](names).catch((error) => attempt(name, () => Promise.reject(error)));
+  const inTurn = async (some) => {
+    for (const name of some) await GROUPS[name](names).catch((error) => attempt(name, () => Promise.reject(error)));
+  };
+  const beside = groups.filter((name) => !NEEDS_WORKERS.includes(name));
+  const first = groups.filter((name) => NEEDS_WORKERS.includes(name));
+  if (first.length > 0) {
+    await Promise.all([
+      inBackground.run(beside.length > 0, () => inTurn(beside)),
+      (async () => {
+        await attempt("tools", async () => {
+          await ensureWorkerTools();
+          return NOTHING_COUNTED;
+        });
+        await inTurn(first);
+      })(),
+    ]);
+  } else {
+    await inTurn(beside);
   }
 
   report(Date.now() - started);
 });
+
+/** Groups of checks that build Workers and run them. */
+const NEEDS_WORKERS = ["e2e", "bench"];
+
+/** Whether a check runs beside others, and is to leave them the processor and the screen. */
+const inBackground = new AsyncLocalStorage();
+
+/** Runs a program: see the other `run`. */
+function run(title, command, args, options = {}) {
+  if (!inBackground.getStore()) return runShown(title, command, args, options);
+  return runShown(title, "nice", ["-n", "10", command, ...args], { ...options, quiet: true });
+}
 
 const GROUPS = {
   async lint() {
@@ -146,8 +176,8 @@ function cargoTest(title, args, env = {}) {
 
 function nodeTest(title, files, vars = {}) {
   return attempt(title, async () => {
-    // Two files at a time: most wait most of the time. Force-exit: a handle that a test forgot must not hang the whole run.
-    const flags = ["--test", "--test-force-exit", "--test-concurrency=2", `--test-timeout=${E2E_TEST_TIMEOUT_MS}`, "--test-reporter=spec"];
+    // Three files at a time: most wait most of the time. Force-exit: a handle that a test forgot must not hang the whole run.
+    const flags = ["--test", "--test-force-exit", "--test-concurrency=3", `--test-timeout=${E2E_TEST_TIMEOUT_MS}`, "--test-reporter=spec"];
     const env = nodeEnv({ SSETARGET_PREBUILT: "1", ...vars });
     const { ok, output } = await run(title, modernNode(), [...flags, ...files], { env });
     const totals = /^ℹ (?<kind>pass|fail|cancelled|skipped|todo) (?<number>\d+)$/gm;
@@ -172,7 +202,7 @@ const results = [];
 async function attempt(title, body) {
   if (isStopping()) throw new Failure("stopped.");
   const started = Date.now();
-  console.log(`\n── ${title} ${"─".repeat(Math.max(3, 60 - title.length))}`);
+  if (!inBackground.getStore()) console.log(`\n── ${title} ${"─".repeat(Math.max(3, 60 - title.length))}`);
   const result = await body().catch((error) => {
     console.log(error instanceof Failure ? error.message : error.stack);
     return ONE_FAILED;
