@@ -43,6 +43,7 @@
 //! | `cloudflare` | no | the `cloudflare` module, for Workers; on native targets it compiles but does not run |
 //! | `contract` | no | `store::contract`: the test suite for a store of your own |
 //! | `http` | no | the `http` module: responses for hyper, tower and other servers |
+//! | `links` | no | [`access::CapabilityLinks`](access): signed links that say who may watch which run |
 //! | `redis` | no | `store::redis`: logs in Redis, over tokio, or over a Worker's sockets with `cloudflare` |
 //! | `rusqlite` | no | `SqliteEventStore::open`: a durable log in an SQLite file, for one process; not for wasm32 |
 //! | `tracing` | no | `tracer::SseLayer`: sends spans and events of the crate `tracing` |
@@ -81,6 +82,7 @@
 // The core has no unsafe code in either build; only the glue's generated bindings need it.
 #![cfg_attr(not(feature = "cloudflare"), forbid(unsafe_code))]
 
+pub mod access;
 mod clock;
 pub mod cloudflare;
 mod cors;

@@ -25,6 +25,9 @@ pub enum Refusal {
     Cursor(InvalidCursor),
     /// `400`: a requested event type is not one of the platform's.
     EventType,
+    /// `401` with `WWW-Authenticate: Bearer`: the [hook](crate::access) refused. The words are the same whether
+    /// there is such a log or not.
+    NotAllowed,
     /// `404`: there is no such log. Has the reason.
     NotFound(&'static str),
     /// `405`: events are only read.
@@ -43,6 +46,7 @@ impl Refusal {
     pub fn status(&self) -> u16 {
         match self {
             Self::Cursor(_) | Self::EventType => 400,
+            Self::NotAllowed => 401,
             Self::NotFound(_) => 404,
             Self::Method { .. } => 405,
             Self::Unavailable => 503,
@@ -83,6 +87,7 @@ impl Refusal {
     pub fn headers(&self) -> impl Iterator<Item = (&'static str, &'static str)> + use<> {
         let more = match *self {
             Self::Method { allow } => Some(("allow", allow)),
+            Self::NotAllowed => Some(("www-authenticate", "Bearer")),
             Self::Unavailable => Some(("retry-after", "1")),
             Self::Cursor(_) | Self::EventType | Self::NotFound(_) => None,
         };
@@ -114,6 +119,9 @@ impl fmt::Display for Refusal {
             Self::EventType => f.write_str(
                 "invalid types: use event types of the platform, such as step_started, with commas between them",
             ),
+            Self::NotAllowed => f.write_str(
+                "a permission is needed: it is missing, wrong, for something else, or no longer valid",
+            ),
             Self::NotFound(reason) => f.write_str(reason),
             Self::Method { .. } => f.write_str("events are read with GET"),
             Self::Unavailable => f.write_str("the events cannot be reached, try again later"),
@@ -138,6 +146,7 @@ mod tests {
         for refusal in [
             Refusal::Cursor(InvalidCursor::From),
             Refusal::EventType,
+            Refusal::NotAllowed,
             Refusal::NotFound("nothing"),
             Refusal::Method { allow: "GET, HEAD" },
         ] {
