@@ -108,7 +108,7 @@ pub use cors::{Cors, CorsAnswer, InvalidCors};
 pub use delivery::{
     Batch, DecodeError, DecodeEvent, DispatchError, Folded, HEARTBEAT_INTERVAL,
     InvalidMergedCursor, ListenError, MAX_MERGED, MergeError, MergedCursor, MergedSubscription,
-    SseTarget, Stored, Subscription, body, frame_body, frames, keep_alive,
+    SseTarget, Stored, Subscription, body, expire_at, frame_body, frames, keep_alive,
 };
 pub use event::{
     Cursor, Event, EventId, InvalidEvent, InvalidEventId, NewEvent, Reset, StoredEvent,

@@ -50,6 +50,10 @@ mod instance_end;
 mod js;
 #[cfg(feature = "cloudflare")]
 mod leaving;
+#[cfg(feature = "cloudflare")]
+mod links;
+#[cfg(feature = "cloudflare")]
+mod permit;
 #[cfg(all(feature = "cloudflare", feature = "redis", target_family = "wasm"))]
 mod redis;
 #[cfg(feature = "cloudflare")]
@@ -74,7 +78,7 @@ pub use self::{
     worker::{
         InstanceSse, ObjectFactLog, ObjectFactLogError, ObjectFactLogErrorKind, SseRoute,
         Transport, WatchedRun, WorkflowEventsNamespace, WorkflowRunStep, serve_instance_sse,
-        serve_log, serve_sse,
+        serve_log, serve_sse, serve_sse_permitted,
     },
 };
 

@@ -20,7 +20,7 @@ mod watched_run;
 
 pub use self::fact_log::{ObjectFactLog, ObjectFactLogError, ObjectFactLogErrorKind};
 pub use self::namespace::WorkflowEventsNamespace;
-pub use self::serve::serve_sse;
+pub use self::serve::{serve_sse, serve_sse_permitted};
 pub use self::serve_instance::{InstanceSse, serve_instance_sse};
 pub use self::serve_log::serve_log;
 pub use self::sse_route::SseRoute;

@@ -10,8 +10,10 @@ use super::namespace::WorkflowEventsNamespace;
 use super::route;
 use super::socket::socket_response;
 use super::transport::Transport;
+use crate::access::{Grant, Permission};
 use crate::cloudflare::js;
 use crate::cloudflare::leaving::Leaving;
+use crate::cloudflare::permit::Permit;
 use crate::cloudflare::refuse::{UNKNOWN_INSTANCE, refuse_to, unreachable};
 use crate::cloudflare::request::StreamRequest;
 use crate::refusal::Refusal;
@@ -42,8 +44,27 @@ pub async fn serve_sse(
     request: Request,
     events: &WorkflowEventsNamespace,
 ) -> worker::Result<Response> {
+    serve_sse_permitted(instance_id, request, events, Permission::granted()).await
+}
+
+/// Answers a viewer with this permission, as [`serve_sse`] does: `401` where it was refused or has ended, before any
+/// object is called. The stream ends at the permission's end, and when it is
+/// [revoked](WorkflowEventsNamespace::revoke_links), with [`wire::EXPIRED`](crate::wire::EXPIRED).
+///
+/// # Errors
+/// As [`serve_sse`].
+pub async fn serve_sse_permitted(
+    instance_id: &str,
+    request: Request,
+    events: &WorkflowEventsNamespace,
+    permission: Permission,
+) -> worker::Result<Response> {
     let request = request.inner();
-    match answer(instance_id, request, events).await {
+    let answer = async {
+        let grant = Grant::from_permission(permission)?;
+        answer(instance_id, request, events, grant).await
+    };
+    match answer.await {
         Ok(response) => Ok(response),
         Err(refusal) => refuse_to(request, refusal),
     }
@@ -53,8 +74,10 @@ async fn answer(
     instance_id: &str,
     request: &web_sys::Request,
     events: &WorkflowEventsNamespace,
+    grant: Grant,
 ) -> Result<Response, Refusal> {
     let mut stream = StreamRequest::from_request(request)?;
+    stream.grant = grant;
     stream.hibernates = events.transport == Transport::Hibernating && !stream.head;
     if !is_instance_id(instance_id) {
         return Err(UNKNOWN_INSTANCE);
@@ -72,7 +95,7 @@ async fn answer(
         let _ = js::wait_until(&settled);
     }
     if response.status_code() != UNKNOWN_INSTANCE.status() {
-        return for_viewer(response, request);
+        return for_viewer(response, request, grant);
     }
     let answer: LocalBoxFuture<'_, _> =
         Box::pin(answer_unknown(instance_id, stream, request, events));
@@ -90,7 +113,8 @@ async fn answer_unknown(
         Ok(Some(state)) => {
             // One that has ended has either dispatched its events by now or never will.
             stream.expected = !state.has_ended();
-            for_viewer(ask_object(instance_id, &stream, events).await?, request)
+            let response = ask_object(instance_id, &stream, events).await?;
+            for_viewer(response, request, stream.grant)
         }
         Ok(None) => Err(UNKNOWN_INSTANCE),
         Err(error) => Err(unreachable(&error.into())),
@@ -109,16 +133,24 @@ async fn ask_object(
 
 /// Turns the object's answer into the viewer's: a stream where the object answered with a socket, else the
 /// same response with headers that can be set.
-fn for_viewer(response: Response, request: &web_sys::Request) -> Result<Response, Refusal> {
+fn for_viewer(
+    response: Response,
+    request: &web_sys::Request,
+    grant: Grant,
+) -> Result<Response, Refusal> {
     let response = match response.status_code() {
-        101 => over_socket(response, request),
+        101 => over_socket(response, request, grant),
         _ => with_own_headers(response),
     };
     response.map_err(|error| unreachable(&error))
 }
 
-fn over_socket(response: Response, request: &web_sys::Request) -> worker::Result<Response> {
+fn over_socket(
+    response: Response,
+    request: &web_sys::Request,
+    grant: Grant,
+) -> worker::Result<Response> {
     let socket = response.websocket().ok_or("the object sent no socket")?;
     let socket = socket.as_ref().clone().unchecked_into();
-    socket_response(socket, Leaving::of(request))
+    socket_response(socket, Leaving::of(request), &Permit::until_end(grant))
 }
