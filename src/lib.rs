@@ -28,12 +28,13 @@
 //! | `delivery::body` | [`body`]: events to bytes with heartbeats; the clock is an argument | the runtime |
 //! | `refusal` | [`Refusal`]: the status, headers and words of a request that gets no events | servers |
 //! | `cors` | [`Cors`]: which pages of other origins may read | servers |
+//! | [`access`] | [`Access`](access::Access): the hook that decides who may look | servers, tokens |
 //! | `http` | requests to responses by the whole wire contract, graceful shutdown | any particular server |
 //! | `axum` | a handler in one line, CORS for a whole router | |
 //! | [`task`] | tasks, their names and their events; shared by the next two | logs, runtimes |
 //! | [`tracer`] | spans of any code as events of tasks; a bridge from the crate `tracing` | Workflows, runtimes |
 //! | [`workflow`] | [`WorkflowEventStep`](workflow::WorkflowEventStep) and its dispatch; [`RunView`](workflow::RunView), the state of a run; [`InstanceFeed`](workflow::InstanceFeed), the platform's own log | JavaScript |
-//! | [`cloudflare`] | the `WorkflowEvents` object, `serve_sse`, `serve_instance_sse` | (the only one that knows JavaScript) |
+//! | [`cloudflare`] | the `WorkflowEvents` object, `RunRoutes`, `serve_sse`, `serve_instance_sse` | (the only one that knows JavaScript) |
 //!
 //! # Features
 //!
@@ -83,6 +84,8 @@
 #![cfg_attr(not(feature = "cloudflare"), forbid(unsafe_code))]
 
 pub mod access;
+#[cfg(any(test, feature = "cloudflare"))]
+mod answer;
 mod clock;
 pub mod cloudflare;
 mod cors;
@@ -94,6 +97,9 @@ pub mod guide {}
 #[cfg(feature = "http")]
 pub mod http;
 mod refusal;
+#[cfg(any(test, feature = "http", feature = "cloudflare"))]
+mod run_path;
+mod security;
 pub mod store;
 mod sync;
 pub mod task;

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::security;
 use crate::wire::{self, InvalidCursor};
 
 /// A refused request: its status, headers and reason in the wire contract.
@@ -30,7 +31,7 @@ pub enum Refusal {
     NotAllowed,
     /// `404`: there is no such log. Has the reason.
     NotFound(&'static str),
-    /// `405`: events are only read.
+    /// `405`: the path is asked with other methods.
     Method {
         /// The methods that are answered, as in `Allow`.
         allow: &'static str,
@@ -91,12 +92,10 @@ impl Refusal {
             Self::Unavailable => Some(("retry-after", "1")),
             Self::Cursor(_) | Self::EventType | Self::NotFound(_) => None,
         };
-        [
-            ("content-type", "text/plain; charset=utf-8"),
-            ("cache-control", "no-store"),
-        ]
-        .into_iter()
-        .chain(more)
+        security::PLAIN
+            .into_iter()
+            .chain(security::TEXT)
+            .chain(more)
     }
 
     /// Returns the response's body: the reason and a line end.
@@ -123,7 +122,8 @@ impl fmt::Display for Refusal {
                 "a permission is needed: it is missing, wrong, for something else, or no longer valid",
             ),
             Self::NotFound(reason) => f.write_str(reason),
-            Self::Method { .. } => f.write_str("events are read with GET"),
+            Self::Method { allow: "GET, HEAD" } => f.write_str("events are read with GET"),
+            Self::Method { allow } => write!(f, "use {allow}"),
             Self::Unavailable => f.write_str("the events cannot be reached, try again later"),
         }
     }

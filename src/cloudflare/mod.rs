@@ -76,9 +76,9 @@ pub use self::{
     response::{sse_frame_response, sse_response},
     sql::{ObjectSql, ObjectSqlError},
     worker::{
-        InstanceSse, ObjectFactLog, ObjectFactLogError, ObjectFactLogErrorKind, SseRoute,
+        Answers, InstanceSse, ObjectFactLog, ObjectFactLogError, ObjectFactLogErrorKind, RunRoutes,
         Transport, WatchedRun, WorkflowEventsNamespace, WorkflowRunStep, serve_instance_sse,
-        serve_log, serve_sse, serve_sse_permitted,
+        serve_log, serve_sse,
     },
 };
 

@@ -39,11 +39,6 @@ impl Permit {
         Self { grant, links: None }
     }
 
-    /// Returns a permit that is never over.
-    pub(super) fn unlimited() -> Self {
-        Self::until_end(Grant::default())
-    }
-
     /// Ends the chunks when the permit is over, with the event that says so.
     pub(super) fn bound(&self, chunks: Chunks) -> Chunks {
         match self.over() {

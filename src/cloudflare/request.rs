@@ -76,12 +76,7 @@ impl StreamRequest {
         if self.hibernates {
             request.set(UPGRADE, "websocket");
         }
-        if let Some(until) = self.grant.until {
-            request.set(UNTIL, &clock::milliseconds(until).to_string());
-        }
-        if let Some(generation) = self.grant.generation {
-            request.set(GENERATION, &generation.to_string());
-        }
+        request.set_grant(self.grant);
         if let Some(hop) = hop {
             request.set(HOP, &hop.to_text()?);
         }
@@ -107,8 +102,19 @@ pub(super) struct ObjectRequest {
 
 impl ObjectRequest {
     /// Returns a request that asks whether there are events.
-    pub(super) fn head() -> Self {
-        Self::new("HEAD")
+    pub(super) fn head(grant: Grant) -> Self {
+        let mut request = Self::new("HEAD");
+        request.set_grant(grant);
+        request
+    }
+
+    fn set_grant(&mut self, grant: Grant) {
+        if let Some(until) = grant.until {
+            self.set(UNTIL, &clock::milliseconds(until).to_string());
+        }
+        if let Some(generation) = grant.generation {
+            self.set(GENERATION, &generation.to_string());
+        }
     }
 
     fn new(method: &'static str) -> Self {

@@ -140,12 +140,13 @@ pub(super) fn hold(time: Duration) -> worker::Result<Response> {
     Ok(response)
 }
 
-/// Returns a `200` with these chunks, which this Worker's own request writes. A viewer that leaves is noticed
-/// at the next chunk or heartbeat.
+/// Returns a `200` with these chunks, which this Worker's own request writes, until the permit is over. A viewer
+/// that leaves is noticed at the next chunk or heartbeat.
 pub(super) fn stream_here<E: fmt::Display + 'static>(
     chunks: impl Stream<Item = Result<Uint8Array, E>> + 'static,
+    permit: &Permit,
 ) -> worker::Result<Response> {
-    stream_here_until(chunks, &Permit::unlimited(), pending())
+    stream_here_until(chunks, permit, pending())
 }
 
 /// Returns a response as [`stream_here`] does, which ends when the permit is over, and is cut off when `cut`

@@ -9,7 +9,7 @@ use worker::{Env, Response, web_sys};
 
 use super::instance_id::is_instance_id;
 use super::transport::Transport;
-use crate::access::Permission;
+use crate::access::{Grant, Permission};
 use crate::cloudflare::command::{LogAnswer, LogCommand};
 use crate::cloudflare::fan_out::FanOut;
 use crate::cloudflare::js;
@@ -180,12 +180,19 @@ impl WorkflowEventsNamespace {
     /// # Errors
     /// When the object cannot be reached.
     pub async fn exists(&self, instance_id: &str) -> worker::Result<bool> {
+        let status = self.status_of(instance_id, Grant::default()).await?;
+        Ok([200, 204].contains(&status))
+    }
+
+    /// Returns the status that a client with this grant gets for the instance's events: `200`, `204`, `404`, or
+    /// `401` for a grant that was revoked.
+    pub(super) async fn status_of(&self, instance_id: &str, grant: Grant) -> worker::Result<u16> {
         if !is_instance_id(instance_id) {
-            return Ok(false);
+            return Ok(404);
         }
         let name = self.object_name(instance_id);
-        let response = self.request(&name, &ObjectRequest::head()).await?;
-        Ok([200, 204].contains(&response.status_code()))
+        let response = self.request(&name, &ObjectRequest::head(grant)).await?;
+        Ok(response.status_code())
     }
 
     /// Has the log of an instance carry out a command, in one call.

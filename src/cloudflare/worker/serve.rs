@@ -4,13 +4,14 @@ use futures_util::future::LocalBoxFuture;
 use wasm_bindgen::{JsCast, JsValue};
 use worker::{Request, Response, web_sys};
 
+use super::asked::may_watch;
 use super::cors::with_own_headers;
 use super::instance_id::is_instance_id;
 use super::namespace::WorkflowEventsNamespace;
 use super::route;
 use super::socket::socket_response;
 use super::transport::Transport;
-use crate::access::{Grant, Permission};
+use crate::access::{Access, Grant};
 use crate::cloudflare::js;
 use crate::cloudflare::leaving::Leaving;
 use crate::cloudflare::permit::Permit;
@@ -27,6 +28,9 @@ use crate::refusal::Refusal;
 /// object cannot be reached after three tries. Reasons are plain text. `HEAD` gives the status and
 /// headers of `GET`, and counts no viewer.
 ///
+/// `access` decides who may watch, before anything else does: a viewer that it refuses gets the same `401` for
+/// every id, and no object is called. [`Public`](crate::access::Public) lets everybody who knows an id watch.
+///
 /// A `503` would end an `EventSource` for good. A client that accepts `text/event-stream` gets `200`
 /// instead and a stream that breaks off after 1 to 3 seconds, so that it comes back: see
 /// [`Refusal::hold`].
@@ -40,31 +44,30 @@ use crate::refusal::Refusal;
 /// # Errors
 /// When a response cannot be made.
 pub async fn serve_sse(
-    instance_id: &str,
-    request: Request,
+    request: &Request,
+    id: &str,
     events: &WorkflowEventsNamespace,
-) -> worker::Result<Response> {
-    serve_sse_permitted(instance_id, request, events, Permission::granted()).await
-}
-
-/// Answers a viewer with this permission, as [`serve_sse`] does: `401` where it was refused or has ended, before any
-/// object is called. The stream ends at the permission's end, and when it is
-/// [revoked](WorkflowEventsNamespace::revoke_links), with [`wire::EXPIRED`](crate::wire::EXPIRED).
-///
-/// # Errors
-/// As [`serve_sse`].
-pub async fn serve_sse_permitted(
-    instance_id: &str,
-    request: Request,
-    events: &WorkflowEventsNamespace,
-    permission: Permission,
+    access: &impl Access,
 ) -> worker::Result<Response> {
     let request = request.inner();
-    let answer = async {
-        let grant = Grant::from_permission(permission)?;
-        answer(instance_id, request, events, grant).await
-    };
-    match answer.await {
+    match may_watch(access, request, Some(&events.workflow_name), id).await {
+        Ok(grant) => {
+            let response: LocalBoxFuture<'_, _> =
+                Box::pin(serve_granted(request, id, events, grant));
+            response.await
+        }
+        Err(refusal) => refuse_to(request, refusal),
+    }
+}
+
+/// Answers a viewer who may watch.
+pub(super) async fn serve_granted(
+    request: &web_sys::Request,
+    id: &str,
+    events: &WorkflowEventsNamespace,
+    grant: Grant,
+) -> worker::Result<Response> {
+    match answer(id, request, events, grant).await {
         Ok(response) => Ok(response),
         Err(refusal) => refuse_to(request, refusal),
     }
