@@ -29,7 +29,7 @@ use std::time::Duration;
 /// events.
 ///
 /// Clones are cheap and equal. Where to use it: `Sse::cors` for hyper and its like (feature
-/// `http`), a layer or `Sse::cors` for axum (feature `axum`), `SseRoute::cors` and `Cors::wrap` for
+/// `http`), a layer or `Sse::cors` for axum (feature `axum`), `RunRoutes::cors` and `Cors::wrap` for
 /// Workers (feature `cloudflare`), and [`answer`](Self::answer) for any other server.
 ///
 /// ```

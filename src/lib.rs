@@ -28,12 +28,13 @@
 //! | `delivery::body` | [`body`]: events to bytes with heartbeats; the clock is an argument | the runtime |
 //! | `refusal` | [`Refusal`]: the status, headers and words of a request that gets no events | servers |
 //! | `cors` | [`Cors`]: which pages of other origins may read | servers |
+//! | [`access`] | [`Access`](access::Access): the hook that decides who may look | servers, tokens |
 //! | `http` | requests to responses by the whole wire contract, graceful shutdown | any particular server |
 //! | `axum` | a handler in one line, CORS for a whole router | |
 //! | [`task`] | tasks, their names and their events; shared by the next two | logs, runtimes |
 //! | [`tracer`] | spans of any code as events of tasks; a bridge from the crate `tracing` | Workflows, runtimes |
 //! | [`workflow`] | [`WorkflowEventStep`](workflow::WorkflowEventStep) and its dispatch; [`RunView`](workflow::RunView), the state of a run; [`InstanceFeed`](workflow::InstanceFeed), the platform's own log | JavaScript |
-//! | [`cloudflare`] | the `WorkflowEvents` object, `serve_sse`, `serve_instance_sse` | (the only one that knows JavaScript) |
+//! | [`cloudflare`] | the `WorkflowEvents` object, `RunRoutes`, `serve_sse`, `serve_instance_sse` | (the only one that knows JavaScript) |
 //!
 //! # Features
 //!
@@ -43,6 +44,7 @@
 //! | `cloudflare` | no | the `cloudflare` module, for Workers; on native targets it compiles but does not run |
 //! | `contract` | no | `store::contract`: the test suite for a store of your own |
 //! | `http` | no | the `http` module: responses for hyper, tower and other servers |
+//! | `links` | no | [`access::CapabilityLinks`](access): signed links that say who may watch which run |
 //! | `redis` | no | `store::redis`: logs in Redis, over tokio, or over a Worker's sockets with `cloudflare` |
 //! | `rusqlite` | no | `SqliteEventStore::open`: a durable log in an SQLite file, for one process; not for wasm32 |
 //! | `tracing` | no | `tracer::SseLayer`: sends spans and events of the crate `tracing` |
@@ -81,6 +83,9 @@
 // The core has no unsafe code in either build; only the glue's generated bindings need it.
 #![cfg_attr(not(feature = "cloudflare"), forbid(unsafe_code))]
 
+pub mod access;
+#[cfg(any(test, feature = "cloudflare"))]
+mod answer;
 mod clock;
 pub mod cloudflare;
 mod cors;
@@ -92,6 +97,9 @@ pub mod guide {}
 #[cfg(feature = "http")]
 pub mod http;
 mod refusal;
+#[cfg(any(test, feature = "http", feature = "cloudflare"))]
+mod run_path;
+mod security;
 pub mod store;
 mod sync;
 pub mod task;
@@ -106,7 +114,7 @@ pub use cors::{Cors, CorsAnswer, InvalidCors};
 pub use delivery::{
     Batch, DecodeError, DecodeEvent, DispatchError, Folded, HEARTBEAT_INTERVAL,
     InvalidMergedCursor, ListenError, MAX_MERGED, MergeError, MergedCursor, MergedSubscription,
-    SseTarget, Stored, Subscription, body, frame_body, frames, keep_alive,
+    SseTarget, Stored, Subscription, body, expire_at, frame_body, frames, keep_alive,
 };
 pub use event::{
     Cursor, Event, EventId, InvalidEvent, InvalidEventId, NewEvent, Reset, StoredEvent,

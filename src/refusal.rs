@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::security;
 use crate::wire::{self, InvalidCursor};
 
 /// A refused request: its status, headers and reason in the wire contract.
@@ -25,9 +26,12 @@ pub enum Refusal {
     Cursor(InvalidCursor),
     /// `400`: a requested event type is not one of the platform's.
     EventType,
+    /// `401` with `WWW-Authenticate: Bearer`: the [hook](crate::access) refused. The words are the same whether
+    /// there is such a log or not.
+    NotAllowed,
     /// `404`: there is no such log. Has the reason.
     NotFound(&'static str),
-    /// `405`: events are only read.
+    /// `405`: the path is asked with other methods.
     Method {
         /// The methods that are answered, as in `Allow`.
         allow: &'static str,
@@ -43,6 +47,7 @@ impl Refusal {
     pub fn status(&self) -> u16 {
         match self {
             Self::Cursor(_) | Self::EventType => 400,
+            Self::NotAllowed => 401,
             Self::NotFound(_) => 404,
             Self::Method { .. } => 405,
             Self::Unavailable => 503,
@@ -83,15 +88,14 @@ impl Refusal {
     pub fn headers(&self) -> impl Iterator<Item = (&'static str, &'static str)> + use<> {
         let more = match *self {
             Self::Method { allow } => Some(("allow", allow)),
+            Self::NotAllowed => Some(("www-authenticate", "Bearer")),
             Self::Unavailable => Some(("retry-after", "1")),
             Self::Cursor(_) | Self::EventType | Self::NotFound(_) => None,
         };
-        [
-            ("content-type", "text/plain; charset=utf-8"),
-            ("cache-control", "no-store"),
-        ]
-        .into_iter()
-        .chain(more)
+        security::PLAIN
+            .into_iter()
+            .chain(security::TEXT)
+            .chain(more)
     }
 
     /// Returns the response's body: the reason and a line end.
@@ -114,8 +118,12 @@ impl fmt::Display for Refusal {
             Self::EventType => f.write_str(
                 "invalid types: use event types of the platform, such as step_started, with commas between them",
             ),
+            Self::NotAllowed => f.write_str(
+                "a permission is needed: it is missing, wrong, for something else, or no longer valid",
+            ),
             Self::NotFound(reason) => f.write_str(reason),
-            Self::Method { .. } => f.write_str("events are read with GET"),
+            Self::Method { allow: "GET, HEAD" } => f.write_str("events are read with GET"),
+            Self::Method { allow } => write!(f, "use {allow}"),
             Self::Unavailable => f.write_str("the events cannot be reached, try again later"),
         }
     }
@@ -138,6 +146,7 @@ mod tests {
         for refusal in [
             Refusal::Cursor(InvalidCursor::From),
             Refusal::EventType,
+            Refusal::NotAllowed,
             Refusal::NotFound("nothing"),
             Refusal::Method { allow: "GET, HEAD" },
         ] {

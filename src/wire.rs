@@ -30,6 +30,10 @@ pub const END_HEADERS: [(&str, &str); 1] = [("cache-control", "no-store")];
 /// httpx-sse) would fire an empty message.
 pub const HEARTBEAT: &[u8] = b":\n";
 
+/// The last event of a stream whose permission has ended. It has no `id:`, so that a client that comes back with
+/// another permission goes on after the last event that it got.
+pub const EXPIRED: &[u8] = b"event: expired\ndata: {\"renew\":true}\n\n";
+
 /// Appends a stored event's bytes.
 pub fn encode(event: &StoredEvent, out: &mut Vec<u8>) {
     encode_numbered(event.id, &event.event_type, &event.data, out);

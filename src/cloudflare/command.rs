@@ -34,6 +34,12 @@ pub enum LogCommand {
     },
     /// See [`WorkflowLog::cancel_restart`](crate::cloudflare::object::log::WorkflowLog::cancel_restart).
     CancelRestart,
+    /// Asks for the generation of the run's links, after raising it if it is to `revoke` them. The log itself does
+    /// not know it, and the answer is that number.
+    Links {
+        /// Whether to raise it.
+        revoke: bool,
+    },
     /// Ends the latest run: see [`WorkflowLog::settle`](crate::cloudflare::object::log::WorkflowLog::settle).
     Settle {
         /// Where the log stood when the platform was asked; `None` ends the run wherever the log stands.

@@ -15,6 +15,10 @@ pub(crate) const BROKEN: u16 = 4001;
 #[cfg(feature = "cloudflare")]
 pub(crate) const LEFT: u16 = 4002;
 
+/// The object closes a socket with this code where the viewer's permission was revoked.
+#[cfg(feature = "cloudflare")]
+pub(crate) const EXPIRED: u16 = 4003;
+
 /// What the Worker sends to check that the object's side of a socket is there.
 #[cfg(feature = "cloudflare")]
 pub(crate) const PING: &str = "ping";

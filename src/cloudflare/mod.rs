@@ -50,6 +50,10 @@ mod instance_end;
 mod js;
 #[cfg(feature = "cloudflare")]
 mod leaving;
+#[cfg(feature = "cloudflare")]
+mod links;
+#[cfg(feature = "cloudflare")]
+mod permit;
 #[cfg(all(feature = "cloudflare", feature = "redis", target_family = "wasm"))]
 mod redis;
 #[cfg(feature = "cloudflare")]
@@ -72,7 +76,7 @@ pub use self::{
     response::{sse_frame_response, sse_response},
     sql::{ObjectSql, ObjectSqlError},
     worker::{
-        InstanceSse, ObjectFactLog, ObjectFactLogError, ObjectFactLogErrorKind, SseRoute,
+        Answers, InstanceSse, ObjectFactLog, ObjectFactLogError, ObjectFactLogErrorKind, RunRoutes,
         Transport, WatchedRun, WorkflowEventsNamespace, WorkflowRunStep, serve_instance_sse,
         serve_log, serve_sse,
     },

@@ -4,6 +4,7 @@ use worker::{Response, ResponseBuilder, web_sys};
 
 use super::response;
 use crate::refusal::Refusal;
+use crate::security;
 
 pub(super) const UNKNOWN_INSTANCE: Refusal =
     Refusal::NotFound("there is no workflow instance with this id");
@@ -23,6 +24,15 @@ pub(super) fn refuse_to(request: &web_sys::Request, refusal: Refusal) -> worker:
         Some(time) => response::hold(time),
         None => refuse(refusal),
     }
+}
+
+/// Returns a response with a status and a reason of a program's own, as plain text.
+pub(super) fn refuse_text(status: u16, reason: &str) -> worker::Result<Response> {
+    let mut response = ResponseBuilder::new().with_status(status);
+    for (name, value) in security::PLAIN.into_iter().chain(security::TEXT) {
+        response = response.with_header(name, value)?;
+    }
+    Ok(response.fixed(format!("{reason}\n").into_bytes()))
 }
 
 /// Returns the response of a refusal.

@@ -4,6 +4,7 @@ use js_sys::Array;
 use worker::web_sys;
 
 use super::hop::{HOP, Hop};
+use crate::access::Grant;
 use crate::event::Cursor;
 use crate::refusal::Refusal;
 use crate::{clock, wire};
@@ -17,11 +18,15 @@ pub(super) struct StreamRequest {
     pub(super) expected: bool,
     /// The object is to answer with a hibernatable socket.
     pub(super) hibernates: bool,
+    /// The viewer's permission, which the object holds the stream to.
+    pub(super) grant: Grant,
 }
 
 /// Headers of requests to objects.
 const EXPECTED: &str = "ssetarget-expected";
 const UPGRADE: &str = "upgrade";
+const UNTIL: &str = "ssetarget-until";
+const GENERATION: &str = "ssetarget-generation";
 
 const METHOD: Refusal = Refusal::Method { allow: "GET, HEAD" };
 
@@ -42,6 +47,7 @@ impl StreamRequest {
             head,
             expected: false,
             hibernates: false,
+            grant: Grant::default(),
         })
     }
 
@@ -50,6 +56,14 @@ impl StreamRequest {
         let mut stream = Self::from_request(request)?;
         stream.expected = request.headers().has(EXPECTED).unwrap_or(false);
         stream.hibernates = request.headers().has(UPGRADE).unwrap_or(false);
+        let number = |name| -> Option<u64> {
+            let text = request.headers().get(name).ok().flatten();
+            text?.parse().ok()
+        };
+        stream.grant = Grant {
+            until: number(UNTIL).map(clock::from_milliseconds),
+            generation: number(GENERATION),
+        };
         Ok(stream)
     }
 
@@ -62,6 +76,7 @@ impl StreamRequest {
         if self.hibernates {
             request.set(UPGRADE, "websocket");
         }
+        request.set_grant(self.grant);
         if let Some(hop) = hop {
             request.set(HOP, &hop.to_text()?);
         }
@@ -87,8 +102,19 @@ pub(super) struct ObjectRequest {
 
 impl ObjectRequest {
     /// Returns a request that asks whether there are events.
-    pub(super) fn head() -> Self {
-        Self::new("HEAD")
+    pub(super) fn head(grant: Grant) -> Self {
+        let mut request = Self::new("HEAD");
+        request.set_grant(grant);
+        request
+    }
+
+    fn set_grant(&mut self, grant: Grant) {
+        if let Some(until) = grant.until {
+            self.set(UNTIL, &clock::milliseconds(until).to_string());
+        }
+        if let Some(generation) = grant.generation {
+            self.set(GENERATION, &generation.to_string());
+        }
     }
 
     fn new(method: &'static str) -> Self {

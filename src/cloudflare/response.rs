@@ -18,6 +18,7 @@ use worker::{Response, ResponseBuilder};
 use super::callback::CallbackValue;
 use super::js;
 use super::leaving::Leaving;
+use super::permit::Permit;
 use crate::delivery::{Subscription, body, frame_body};
 use crate::store::{EventStore, FrameStore};
 use crate::wire;
@@ -58,11 +59,12 @@ pub fn sse_frame_response<S: FrameStore<Bytes = Uint8Array> + 'static>(
 }
 
 /// Returns a response as [`sse_frame_response`] does, with heartbeats by this timer, until the viewer is
-/// `leaving`. Keeps `visit` while the viewer is there.
+/// `leaving` or the permit is over. Keeps `visit` while the viewer is there.
 pub(super) fn sse_frame_response_while<S: FrameStore<Bytes = Uint8Array> + 'static>(
     subscription: Subscription<S>,
     timer: Timer,
     leaving: Leaving,
+    permit: Permit,
     visit: impl Sized + 'static,
 ) -> worker::Result<Response> {
     let has_ended = subscription.has_ended();
@@ -70,15 +72,15 @@ pub(super) fn sse_frame_response_while<S: FrameStore<Bytes = Uint8Array> + 'stat
     let chunks = chunks.inspect(move |_| {
         let _visit = &visit;
     });
-    let left = async move {
+    let cut = permit.cut(async move {
         leaving.await;
         None
-    };
-    respond(has_ended, boxed(chunks), left)
+    });
+    respond(has_ended, permit.bound(boxed(chunks)), cut)
 }
 
 /// Chunks for a viewer, or why there are no more.
-type Chunks = LocalBoxStream<'static, Result<Uint8Array, String>>;
+pub(super) type Chunks = LocalBoxStream<'static, Result<Uint8Array, String>>;
 
 /// Gives the chunks of all stores one type, so that the code that writes them is compiled once.
 fn boxed<E: fmt::Display + 'static>(
@@ -138,21 +140,23 @@ pub(super) fn hold(time: Duration) -> worker::Result<Response> {
     Ok(response)
 }
 
-/// Returns a `200` with these chunks, which this Worker's own request writes. A viewer that leaves is noticed
-/// at the next chunk or heartbeat.
+/// Returns a `200` with these chunks, which this Worker's own request writes, until the permit is over. A viewer
+/// that leaves is noticed at the next chunk or heartbeat.
 pub(super) fn stream_here<E: fmt::Display + 'static>(
     chunks: impl Stream<Item = Result<Uint8Array, E>> + 'static,
+    permit: &Permit,
 ) -> worker::Result<Response> {
-    stream_here_until(chunks, pending())
+    stream_here_until(chunks, permit, pending())
 }
 
-/// Returns a response as [`stream_here`] does, which is cut off when `cut` resolves, even in the middle of a
-/// chunk.
+/// Returns a response as [`stream_here`] does, which ends when the permit is over, and is cut off when `cut`
+/// resolves, even in the middle of a chunk.
 pub(super) fn stream_here_until<E: fmt::Display + 'static>(
     chunks: impl Stream<Item = Result<Uint8Array, E>> + 'static,
+    permit: &Permit,
     cut: impl Future<Output = Cut> + 'static,
 ) -> worker::Result<Response> {
-    let (response, pump) = stream(boxed(chunks), cut)?;
+    let (response, pump) = stream(permit.bound(boxed(chunks)), permit.cut(cut))?;
     js::wait_until(&js::promise(async move {
         pump.await;
         Ok(JsValue::UNDEFINED)
@@ -161,7 +165,7 @@ pub(super) fn stream_here_until<E: fmt::Display + 'static>(
 }
 
 /// Why a stream is cut off: `None` where the viewer has left.
-type Cut = Option<String>;
+pub(super) type Cut = Option<String>;
 
 /// Returns a `200`, and the future that writes these chunks while the viewer takes them and until `cut` resolves.
 fn stream(

@@ -4,16 +4,20 @@
 mod body;
 mod listen;
 mod merge;
+mod permit;
 mod subscription;
 mod target;
 
 pub use body::{HEARTBEAT_INTERVAL, body, frame_body, frames, keep_alive};
 pub use listen::{DecodeError, DecodeEvent, Folded, ListenError, Stored};
 pub use merge::{InvalidMergedCursor, MAX_MERGED, MergeError, MergedCursor, MergedSubscription};
+pub use permit::expire_at;
 pub use subscription::{Batch, Subscription};
 pub use target::{DispatchError, SseTarget};
 
 #[cfg(feature = "cloudflare")]
 pub(crate) use body::frame_bytes;
+#[cfg(any(feature = "cloudflare", feature = "http"))]
+pub(crate) use permit::{permitted, reached};
 #[cfg(feature = "cloudflare")]
 pub(crate) use subscription::Position;

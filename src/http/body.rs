@@ -15,7 +15,9 @@ use futures_util::{FutureExt, StreamExt, stream};
 use http_body::{Body, Frame, SizeHint};
 
 use super::Sse;
-use crate::delivery::{Subscription, frames, keep_alive};
+use crate::access::Grant;
+use crate::clock;
+use crate::delivery::{Subscription, frames, keep_alive, permitted, reached};
 use crate::store::EventStore;
 use crate::sync::{BoxFuture, BoxStream};
 use crate::wire;
@@ -112,7 +114,8 @@ impl<E> SseBody<E> {
         }
     }
 
-    pub(super) fn stream<S>(subscription: Subscription<S>, sse: &Sse) -> Self
+    /// Returns the body with the events, up to the end of the permission.
+    pub(super) fn stream<S>(subscription: Subscription<S>, sse: &Sse, grant: Grant) -> Self
     where
         S: EventStore<Error = E> + 'static,
         E: Error + 'static,
@@ -132,10 +135,19 @@ impl<E> SseBody<E> {
             Some(shutdown) => Either::Left(shutdown.reached(&sleep)),
             None => Either::Right(future::pending()),
         };
+        let chunks = keep_alive(opening.chain(chunks), sse.heartbeat, move |duration| {
+            sleep(duration)
+        });
+        let chunks: BoxStream<'static, _> = match grant.until {
+            None => Box::pin(chunks),
+            Some(until) => {
+                let sleep = Arc::clone(&sse.sleep);
+                let sleep = move |duration| sleep(duration);
+                Box::pin(permitted(chunks, reached(until, clock::now, sleep)))
+            }
+        };
         let events = Cut {
-            inner: keep_alive(opening.chain(chunks), sse.heartbeat, move |duration| {
-                sleep(duration)
-            }),
+            inner: chunks,
             begun,
             is_cut: false,
         };

@@ -36,6 +36,7 @@ use std::time::Duration;
 use ::http::header::ACCEPT;
 use ::http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 
+use crate::access::{Grant, Permission};
 use crate::clock;
 use crate::clock::Sleep;
 use crate::cors::{Cors, CorsAnswer};
@@ -156,8 +157,24 @@ impl Sse {
     where
         S: EventStore + 'static,
     {
+        self.respond_permitted(target, request, Permission::granted())
+    }
+
+    /// Returns the response that [`respond`](Self::respond) returns, to a client with this permission: `401` where it
+    /// was refused, before anything else is looked at, and a stream that ends at the permission's end with
+    /// [`wire::EXPIRED`].
+    pub fn respond_permitted<E, S, B>(
+        &self,
+        target: &SseTarget<E, S>,
+        request: &Request<B>,
+        permission: Permission,
+    ) -> impl Future<Output = Response<SseBody<S::Error>>> + MaybeSend + use<E, S, B>
+    where
+        S: EventStore + 'static,
+    {
         let caller = Caller::from_request(self, request);
-        let wanted = StreamRequest::from_request(request);
+        let grant = Grant::from_permission(permission);
+        let wanted = grant.and_then(|grant| Ok((grant, StreamRequest::from_request(request)?)));
         let target = target.typed();
         let sse = self.clone();
         async move {
@@ -165,7 +182,7 @@ impl Sse {
                 return preflight;
             }
             let response = match wanted {
-                Ok(wanted) => sse.stream(&target, wanted).await,
+                Ok((grant, wanted)) => sse.stream(&target, wanted, grant).await,
                 Err(refusal) => Err(refusal),
             };
             match response {
@@ -207,6 +224,7 @@ impl Sse {
         &self,
         target: &SseTarget<(), S>,
         wanted: StreamRequest,
+        grant: Grant,
     ) -> Result<Response<SseBody<S::Error>>, Refusal>
     where
         S: EventStore + 'static,
@@ -223,7 +241,7 @@ impl Sse {
         }
         let body = match wanted.head {
             true => SseBody::left_out(),
-            false => SseBody::stream(subscription, self),
+            false => SseBody::stream(subscription, self, grant),
         };
         Ok(response(200, wire::HEADERS, body))
     }

@@ -8,7 +8,7 @@
 
 use futures_util::{FutureExt, StreamExt};
 use ssetarget::NewEvent;
-use ssetarget::cloudflare::{FanOut, ObjectFactLog, SseRoute, Transport, WorkflowEventsNamespace};
+use ssetarget::cloudflare::{FanOut, ObjectFactLog, RunRoutes, Transport, WorkflowEventsNamespace};
 use ssetarget::workflow::{FactLog, Opened};
 use worker::{Context, Env, Method, Request, Response, Result, event, wasm_bindgen_futures};
 
@@ -25,10 +25,9 @@ async fn fetch(request: Request, env: Env, _context: Context) -> Result<Response
     }
     // One object for all, unless a tree is what is measured.
     events = events.fan_out(fan_out(&env));
-    let request = match SseRoute::new(events.clone()).serve(request).await? {
-        Ok(response) => return Ok(response),
-        Err(request) => request,
-    };
+    if let Some(response) = RunRoutes::new(events.clone()).serve(&request).await? {
+        return Ok(response);
+    }
     let path = request.path();
     let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     match (segments.as_slice(), request.method()) {
@@ -74,7 +73,8 @@ impl Driver {
             value.parse::<u32>().ok()
         };
         let log = ObjectFactLog::new(events, id);
-        let Opened::Run(opened) = log.open(None).await? else {
+        let opened = log.open(None).await.map_err(|error| error.to_string())?;
+        let Opened::Run(opened) = opened else {
             return Err("the log is restarted".into());
         };
         Ok(Self {
@@ -113,7 +113,8 @@ impl Driver {
             .log
             .append(self.generation, self.run, &events)
             .await
-            .map(drop)?)
+            .map(drop)
+            .map_err(|error| error.to_string())?)
     }
 }
 

@@ -20,7 +20,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
 pub struct Body(Map<String, Value>);
 
 /// The most that the platform takes as params or as an event's payload.
-pub const MAX_BODY: usize = 1024 * 1024;
+const MAX_BODY: usize = 1024 * 1024;
 
 /// The body, `None` if there is none, or the status and the reason to refuse it with.
 pub async fn json_body(request: &mut Request) -> std::result::Result<Option<Body>, (u16, String)> {
@@ -100,27 +100,9 @@ fn brief(error: &serde_json::Error) -> String {
     }
 }
 
-impl Body {
-    pub fn read<T: DeserializeOwned>(&self) -> std::result::Result<T, String> {
-        read(Value::Object(self.0.clone()))
-    }
-
-    /// Whether it has a property that is not one of these.
-    pub fn has_others_than(&self, names: &[&str]) -> bool {
-        self.0.keys().any(|name| !names.contains(&name.as_str()))
-    }
-
-    pub fn take(&mut self, name: &str) -> Value {
-        self.0.remove(name).unwrap_or_default()
-    }
-}
-
-pub fn read<T: DeserializeOwned>(value: Value) -> std::result::Result<T, String> {
-    // serde takes a list for a struct, too.
-    if value.is_array() {
-        return Err("invalid type: a list".to_owned());
-    }
-    serde_json::from_value(value).map_err(|error| brief(&error))
+/// What a body has, as a type.
+pub fn read<T: DeserializeOwned>(body: Body) -> std::result::Result<T, String> {
+    serde_json::from_value(Value::Object(body.0)).map_err(|error| brief(&error))
 }
 
 pub fn wants_html(request: &Request) -> bool {
@@ -134,10 +116,6 @@ pub fn started(id: &str) -> Result<Response> {
         .with_status(303)
         .with_header("location", &format!("/{id}/sse"))?
         .from_json(&serde_json::json!({ "id": id }))
-}
-
-pub fn sent(event_type: &str) -> Result<Response> {
-    Response::from_json(&serde_json::json!({ "sent": event_type }))
 }
 
 pub fn run_page(status: u16) -> Result<Response> {

@@ -8,6 +8,7 @@ use cloudflare_workflows::{
 };
 use futures_util::try_join;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use ssetarget::cloudflare::{WorkflowEventsNamespace, WorkflowRunStep};
 use worker::{Context, Delay, Env};
 
@@ -59,6 +60,19 @@ pub struct Receipt {
 #[serde(default)]
 pub struct Approval {
     by: Option<String>,
+}
+
+/// What a run waits for has to be of the payload's type, since another would fail the run.
+pub fn check_answer(event_type: &str, payload: &Value) -> Result<(), String> {
+    // serde takes a list for a struct, too.
+    let checked = match payload {
+        _ if event_type != APPROVAL => return Ok(()),
+        Value::Array(_) => Err("invalid type: a list".to_owned()),
+        payload => Option::<Approval>::deserialize(payload)
+            .map(drop)
+            .map_err(|error| error.to_string().chars().take(120).collect()),
+    };
+    checked.map_err(|reason: String| format!("the payload is not an approval: {reason}"))
 }
 
 pub struct OrderWorkflow {

@@ -57,7 +57,7 @@ impl EventsObject {
         if store.emptied().map_err(to_worker)?.is_some() {
             return self.expire().await;
         }
-        self.state.storage().delete_all().await
+        self.delete_storage().await
     }
 
     /// Has the platform asked in some seconds how the run is, if its workflow is in the config.
@@ -136,7 +136,11 @@ impl EventsObject {
             return Ok(());
         }
         let Some(emptied) = store.emptied().map_err(to_worker)? else {
-            return Ok(());
+            // There may be no more than a generation of links, whose time is over now.
+            return match store.head().map_err(to_worker)? {
+                None => self.delete_storage().await,
+                Some(_) => Ok(()),
+            };
         };
         let age = WorkersRuntime.now().duration_since(emptied);
         // The runtime may call again for an alarm that has done its work.
@@ -147,7 +151,7 @@ impl EventsObject {
         {
             Some(rest) if !rest.is_zero() => storage.set_alarm(rest).await?,
             _ => {
-                storage.delete_all().await?;
+                self.delete_storage().await?;
                 store.forget();
                 self.held_streams.deliver(self.log.target());
             }

@@ -156,6 +156,10 @@ impl WorkflowEventsObject {
         self.with(async move |object| {
             let hop = Hop::from_text(&hop)?;
             let crowd = object.tree.crowd();
+            if hop.parent().is_none() {
+                // The relay learns it with each page.
+                object.link_generation().await?;
+            }
             match object.tree.relay(Some(&hop))? {
                 Some(relay) => follower::session(relay.target(), crowd, hop.follower),
                 None => follower::session(object.log.target(), crowd, hop.follower),

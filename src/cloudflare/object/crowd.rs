@@ -10,6 +10,7 @@ use futures_util::future::select;
 
 use crate::cloudflare::fan_out::{Admission, Audience};
 use crate::cloudflare::hop::Hop;
+use crate::cloudflare::links::Links;
 use crate::store::Bell;
 use crate::sync::{Mutex, lock};
 
@@ -21,6 +22,7 @@ pub(super) struct Crowd {
     timers: Mutex<Timers>,
     /// Rung when viewers or relays come, report or leave.
     bell: Bell,
+    links: Rc<Links>,
 }
 
 /// Timers by number, numbered as they are made.
@@ -42,6 +44,11 @@ impl Crowd {
             self.probe();
         }
         admission
+    }
+
+    /// Returns what is known of the generation of the run's links.
+    pub(super) fn links(&self) -> &Rc<Links> {
+        &self.links
     }
 
     /// Counts a viewer for as long as the [`Visit`] lives.

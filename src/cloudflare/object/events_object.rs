@@ -19,10 +19,12 @@ use crate::cloudflare::hop::Hop;
 use crate::cloudflare::js;
 use crate::cloudflare::leaving::Leaving;
 use crate::cloudflare::packed::STALE;
+use crate::cloudflare::permit::Permit;
 use crate::cloudflare::refuse::{UNKNOWN_INSTANCE, refuse};
 use crate::cloudflare::request::StreamRequest;
 use crate::cloudflare::response::{self, sse_frame_response_while};
 use crate::cloudflare::sql::ObjectSql;
+use crate::refusal::Refusal;
 use crate::workflow::{Opened, Told};
 
 /// The object that has the log of one instance, or relays the log of another object.
@@ -62,10 +64,13 @@ impl EventsObject {
             Ok(stream) => stream,
             Err(refusal) => return refuse(refusal),
         };
+        let hop = Hop::from_request(request)?;
+        if self.has_revoked(&stream, hop.as_ref()).await? {
+            return refuse(Refusal::NotAllowed);
+        }
         if stream.head {
             return self.answer_head(&stream).await;
         }
-        let hop = Hop::from_request(request)?;
         let visit = match self.tree.admit(hop.as_ref())? {
             Ok(visit) => visit,
             Err(elsewhere) => return Ok(elsewhere),
@@ -83,9 +88,12 @@ impl EventsObject {
         }
         let subscription = target.subscribe(stream.cursor).await.map_err(to_worker)?;
         if stream.hibernates && !subscription.has_ended() {
-            return self.held_streams.accept(target, subscription);
+            let generation = stream.grant.generation;
+            return self.held_streams.accept(target, subscription, generation);
         }
-        sse_frame_response_while(subscription, visit.timer(), Leaving::of(request), visit)
+        let permit = Permit::new(stream.grant, self.tree.crowd().links());
+        let (timer, leaving) = (visit.timer(), Leaving::of(request));
+        sse_frame_response_while(subscription, timer, leaving, permit, visit)
     }
 
     /// Answers as [`answer`](Self::answer) does, without a body and without counting a viewer.
@@ -144,6 +152,10 @@ impl EventsObject {
     /// Carries out a command of the Worker, and returns a
     /// [`LogAnswer`](crate::cloudflare::command::LogAnswer) as JSON.
     pub(super) async fn obey(&self, command: &LogCommand) -> Result<JsValue, JsValue> {
+        if let LogCommand::Links { revoke } = command {
+            let links: LocalBoxFuture<'_, _> = Box::pin(self.links(*revoke));
+            return Ok(links.await?.to_string().into());
+        }
         let answer = self.log.obey(command, WorkersRuntime.now());
         let answer = answer.map_err(to_js)?;
         let json = serde_json::to_string(&answer).map_err(|error| error.to_string())?;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use cloudflare_workflows::__private::{sleep, time};
 use futures_util::future::{Either, select};
@@ -30,6 +30,7 @@ pub(super) fn session<S: FrameStore<Bytes = Uint8Array> + 'static>(
         joined: crowd.change(|audience| audience.join(relay, now())),
         left: AtomicBool::new(false),
         bell: Bell::new(),
+        told: AtomicU64::new(0),
     });
     let session = js_sys::Object::new();
     // JavaScript, and through it the relay, keeps the functions alive.
@@ -89,6 +90,8 @@ struct Follower<S> {
     joined: Joined,
     left: AtomicBool,
     bell: Bell,
+    /// The generation of the run's links that the relay was told last.
+    told: AtomicU64,
 }
 
 impl<S: FrameStore<Bytes = Uint8Array>> Follower<S> {
@@ -123,9 +126,12 @@ impl<S: FrameStore<Bytes = Uint8Array>> Follower<S> {
         let store = self.target.store();
         // For this call only: the relay may go away without a word.
         let _watch = store.watch();
-        if waits {
+        let links = || self.crowd.links().known().unwrap_or_default();
+        if waits && links() == self.told.load(Ordering::Relaxed) {
             let changed = pin!(store.changed(after));
-            let enough = pin!(select(sleep(WAIT), self.bell.listen()));
+            let raised = pin!(self.crowd.links().raised());
+            let woken = pin!(select(self.bell.listen(), raised));
+            let enough = pin!(select(sleep(WAIT), woken));
             if let Either::Left((changed, _)) = select(changed, enough).await {
                 changed.map_err(thrown)?;
             }
@@ -135,7 +141,9 @@ impl<S: FrameStore<Bytes = Uint8Array>> Follower<S> {
         } else {
             store.read_frames(after, limit).await.map_err(thrown)?
         };
-        Ok(to_array(&page).into())
+        let links = links();
+        self.told.store(links, Ordering::Relaxed);
+        Ok(to_array(&page, links).into())
     }
 }
 

@@ -17,12 +17,13 @@ pub(super) const ENDS_ONLY: PageLimit = PageLimit {
     bytes: 0,
 };
 
-/// Writes a page: `[oldest, head, trimmed, closed]`, and `last, bytes` where it has events. By position, which
-/// costs less than by name.
-pub(super) fn to_array(page: &FramePage<Uint8Array>) -> Array {
+/// Writes a page: `[oldest, head, trimmed, closed, links]`, and `last, bytes` where it has events. By position, which
+/// costs less than by name. `links` is the generation of the run's links.
+pub(super) fn to_array(page: &FramePage<Uint8Array>, links: u64) -> Array {
     let ends = [page.oldest, page.head, page.trimmed].map(|id| JsValue::from(id_number(id)));
     let array = Array::from_iter(ends);
     array.push(&page.closed.into());
+    array.push(&number(links).into());
     if let Some(frames) = &page.events {
         array.push(&id_number(Some(frames.last)).into());
         array.push(&frames.bytes);
@@ -30,23 +31,30 @@ pub(super) fn to_array(page: &FramePage<Uint8Array>) -> Array {
     array
 }
 
-/// Reads a page that [`to_array`] wrote.
-pub(super) fn from_array(page: &JsValue) -> Result<FramePage<Uint8Array>, JsValue> {
+/// Reads a page that [`to_array`] wrote, and the generation of the run's links.
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a count"
+)]
+pub(super) fn from_array(page: &JsValue) -> Result<(FramePage<Uint8Array>, u64), JsValue> {
     let array: &Array = page.dyn_ref().ok_or("it does not answer with a page")?;
-    let events = match id(&array.get(4)) {
+    let events = match id(&array.get(5)) {
         Some(last) => Some(Frames {
-            bytes: array.get(5).dyn_into()?,
+            bytes: array.get(6).dyn_into()?,
             last,
         }),
         None => None,
     };
-    Ok(Page {
+    let page = Page {
         events,
         oldest: id(&array.get(0)),
         head: id(&array.get(1)),
         trimmed: id(&array.get(2)),
         closed: array.get(3).is_truthy(),
-    })
+    };
+    let links = array.get(4).as_f64().unwrap_or_default();
+    Ok((page, links as u64))
 }
 
 /// An id as JavaScript's number, 0 for `None`.

@@ -22,7 +22,9 @@ use wasm_bindgen::prelude::*;
 use worker::{Response, ResponseBuilder};
 
 use crate::cloudflare::credit::Credit;
-use crate::cloudflare::hibernating::{BROKEN, END, PING, PONG, Pace, Roster, Round, Sweep};
+use crate::cloudflare::hibernating::{
+    BROKEN, END, EXPIRED, PING, PONG, Pace, Roster, Round, Sweep,
+};
 use crate::cloudflare::js;
 use crate::cloudflare::sql::ObjectSql;
 use crate::delivery::{Position, SseTarget, Subscription, frame_bytes};
@@ -50,6 +52,8 @@ struct HeldStream {
     /// When the viewer came, by the clock, in milliseconds. `None` for a stream of an earlier version of this
     /// crate, whose Worker sends no pings.
     since: Option<f64>,
+    /// The generation of the link by which the viewer came.
+    generation: Option<u64>,
 }
 
 impl HeldStreams {
@@ -63,11 +67,13 @@ impl HeldStreams {
         })
     }
 
-    /// Answers with a socket to which this subscription's events are pushed.
+    /// Answers with a socket to which this subscription's events are pushed. `generation` is that of the link by
+    /// which the viewer came.
     pub(super) fn accept(
         &self,
         target: &Target,
         subscription: Subscription<SqliteEventStore<ObjectSql>>,
+        generation: Option<u64>,
     ) -> worker::Result<Response> {
         let pair = worker::WebSocketPair::new()?;
         let socket: js::WebSocket = pair.server.as_ref().clone().unchecked_into();
@@ -84,6 +90,7 @@ impl HeldStreams {
                 subscription,
                 credit: Credit::default(),
                 since: Some(js_sys::Date::now()),
+                generation,
             };
             viewer.socket.serialize_attachment(&viewer.attachment())?;
             if let Some(opening) = viewer.subscription.opening() {
@@ -144,6 +151,16 @@ impl HeldStreams {
                     .map(|since| answered.unwrap_or(since).max(since));
                 let is_gone = heard.is_some_and(|heard| Sweep::is_gone(heard, now));
                 !is_gone || viewer.close(BROKEN, "nothing is heard of the viewer")
+            });
+        });
+    }
+
+    /// Ends the streams of viewers who came by links of a smaller generation.
+    pub(super) fn revoke(&self, target: &Target, generation: u64) {
+        self.with(target, |connected| {
+            connected.retain(|viewer| {
+                let is_revoked = viewer.generation.is_some_and(|of| of < generation);
+                !is_revoked || viewer.close(EXPIRED, "the link was revoked")
             });
         });
     }
@@ -258,7 +275,8 @@ impl HeldStream {
         saved.is_ok() || self.close(BROKEN, "its place cannot be kept")
     }
 
-    /// Returns what is kept with the socket: number, position, credit used, when the viewer came.
+    /// Returns what is kept with the socket: number, position, credit used, when the viewer came, and the generation
+    /// of the link if it came by one.
     fn attachment(&self) -> Array {
         let position = match self.subscription.position() {
             Position::Oldest => OLDEST,
@@ -273,6 +291,10 @@ impl HeldStream {
         );
         if let Some(since) = self.since {
             kept.push(&since.into());
+            #[allow(clippy::cast_precision_loss, reason = "a count")]
+            if let Some(generation) = self.generation {
+                kept.push(&(generation as f64).into());
+            }
         }
         kept
     }
@@ -293,6 +315,7 @@ impl HeldStream {
             subscription: target.resume(position),
             credit: Credit::resume(unacknowledged as u32),
             since: kept(3),
+            generation: kept(4).map(|generation| generation as u64),
         })
     }
 }

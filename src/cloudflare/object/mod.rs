@@ -30,6 +30,8 @@ mod relay;
 #[cfg(feature = "cloudflare")]
 mod remote_log;
 #[cfg(feature = "cloudflare")]
+mod revoked;
+#[cfg(feature = "cloudflare")]
 mod settle;
 
 #[cfg(feature = "cloudflare")]

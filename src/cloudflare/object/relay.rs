@@ -16,11 +16,13 @@ use super::remote_log::RemoteLog;
 use crate::cloudflare::fan_out::Admission;
 use crate::cloudflare::hop::{self, Hop};
 use crate::cloudflare::leaving::Leaving;
+use crate::cloudflare::permit::Permit;
 use crate::cloudflare::refuse::{UNKNOWN_INSTANCE, refuse};
 use crate::cloudflare::request::StreamRequest;
 use crate::cloudflare::response::sse_frame_response_while;
 use crate::delivery::SseTarget;
 use crate::event::NewEvent;
+use crate::refusal::Refusal;
 use crate::store::{EventStore, RelayError, RelayStore};
 use crate::sync::{Mutex, lock};
 
@@ -62,7 +64,7 @@ impl Tree {
             return Ok(Some(Rc::clone(relay)));
         }
         let namespace = self.env.durable_object(&hop.binding)?;
-        let upstream = RemoteLog::new(namespace, &parent)?;
+        let upstream = RemoteLog::new(namespace, &parent, self.crowd.links())?;
         let relay = Rc::new(Relay {
             target: SseTarget::new(RelayStore::new(upstream)),
             crowd: Rc::clone(&self.crowd),
@@ -110,13 +112,24 @@ impl Relay {
                 .map_or_else(String::new, |source| format!(": {source}"));
             worker::Error::RustError(format!("{error}{reason}"))
         };
+        let links = self.crowd.links();
+        if let Some(generation) = stream.grant.generation {
+            // Asks the object above, since this one may not follow it yet.
+            let upstream = self.target.store().upstream();
+            let asked = upstream.ends(None).await;
+            asked.map_err(|error| worker::Error::RustError(error.to_string()))?;
+            if links.has_revoked(generation) {
+                return refuse(Refusal::NotAllowed);
+            }
+        }
         let ends = self.target.store().ends(None).await.map_err(failed)?;
         if ends.oldest.is_none() && !stream.expected {
             return refuse(UNKNOWN_INSTANCE);
         }
         let subscription = self.target.subscribe(stream.cursor).await;
         let subscription = subscription.map_err(failed)?;
-        sse_frame_response_while(subscription, visit.timer(), leaving, visit)
+        let permit = Permit::new(stream.grant, links);
+        sse_frame_response_while(subscription, visit.timer(), leaving, permit, visit)
     }
 
     /// Returns the log, and follows it from now on.

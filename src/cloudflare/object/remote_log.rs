@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::fmt;
 use std::pin::pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
@@ -12,11 +13,12 @@ use futures_util::future::{Either, select};
 use js_sys::Uint8Array;
 use wasm_bindgen::prelude::*;
 use worker::durable::ObjectNamespace;
-use worker::send::SendFuture;
+use worker::send::{SendFuture, SendWrapper};
 
 use super::frame_page::{ENDS_ONLY, WAIT, from_array, id, id_number, number};
 use crate::cloudflare::hop::Hop;
 use crate::cloudflare::js;
+use crate::cloudflare::links::Links;
 use crate::event::{EventId, NewEvent, StoredEvent};
 use crate::store::{Appended, EventStore, FramePage, FrameStore, Page, PageLimit};
 use crate::sync::{Mutex, lock};
@@ -35,16 +37,23 @@ pub(super) struct RemoteLog {
     hop: String,
     session: Mutex<Option<Arc<js::FollowSession>>>,
     viewers: AtomicU64,
+    /// Learns from each page the generation of the run's links.
+    links: SendWrapper<Rc<Links>>,
 }
 
 impl RemoteLog {
-    pub(super) fn new(namespace: ObjectNamespace, object: &Hop) -> worker::Result<Self> {
+    pub(super) fn new(
+        namespace: ObjectNamespace,
+        object: &Hop,
+        links: &Rc<Links>,
+    ) -> worker::Result<Self> {
         Ok(Self {
             namespace,
             name: object.object_name(),
             hop: object.to_text()?,
             session: Mutex::default(),
             viewers: AtomicU64::default(),
+            links: SendWrapper(Rc::clone(links)),
         })
     }
 
@@ -77,7 +86,9 @@ impl RemoteLog {
         self.call(async move |session| {
             let viewers = number(self.viewers.load(Ordering::Relaxed));
             let page = session.page(id_number(after), viewers, waits, events, bytes);
-            from_array(&page.await?)
+            let (page, links) = from_array(&page.await?)?;
+            self.links.learn(links);
+            Ok(page)
         })
         .await
     }

@@ -12,7 +12,7 @@ impl Cors {
     ///
     /// ```ignore
     /// let cors = Cors::new(["https://app.example.com"]).map_err(to_worker)?;
-    /// cors.wrap(request, async |request| serve_sse(id, request, &events).await).await
+    /// cors.wrap(request, async |request| serve_sse(&request, id, &events, &Public).await).await
     /// ```
     ///
     /// # Errors
@@ -22,14 +22,25 @@ impl Cors {
         request: Request,
         serve: impl AsyncFnOnce(Request) -> worker::Result<Response>,
     ) -> worker::Result<Response> {
-        let answer = answer(self, request.inner());
-        let response = match answer.is_preflight() {
-            true => ResponseBuilder::new().with_status(204).empty(),
-            false => with_own_headers(serve(request).await?)?,
-        };
-        apply(&answer, response.headers())?;
-        Ok(response)
+        // Another handle of the same request.
+        let asks = Clone::clone(request.inner());
+        with_cors(self, &asks, serve(request)).await
     }
+}
+
+/// Answers a preflight, or adds the headers of CORS to the response. A preflight drops the future unpolled.
+pub(super) async fn with_cors(
+    cors: &Cors,
+    request: &web_sys::Request,
+    response: impl Future<Output = worker::Result<Response>>,
+) -> worker::Result<Response> {
+    let answer = answer(cors, request);
+    let response = match answer.is_preflight() {
+        true => ResponseBuilder::new().with_status(204).empty(),
+        false => with_own_headers(response.await?)?,
+    };
+    apply(&answer, response.headers())?;
+    Ok(response)
 }
 
 fn answer(cors: &Cors, request: &web_sys::Request) -> CorsAnswer {

@@ -1,28 +1,31 @@
 //! Runs in the Worker: code that answers viewers, manages instances, and runs workflows.
 //!
-//! A viewer's request goes one way: `sse_route` or the Worker's own router → `serve` → `route` → `namespace` →
+//! A viewer's request goes one way: `run_routes` or the Worker's own router → `serve` → `route` → `namespace` →
 //! the object. An event of a workflow goes through `watched_run` → `fact_log` → `namespace` → the object.
 
+mod asked;
 mod cors;
 mod fact_log;
 mod instance_id;
 mod lifecycle;
 mod namespace;
 mod route;
+mod routes;
+mod run_routes;
 mod serve;
 mod serve_instance;
 mod serve_log;
 mod settle;
 mod socket;
-mod sse_route;
 mod transport;
 mod watched_run;
 
 pub use self::fact_log::{ObjectFactLog, ObjectFactLogError, ObjectFactLogErrorKind};
 pub use self::namespace::WorkflowEventsNamespace;
+pub use self::routes::Answers;
+pub use self::run_routes::RunRoutes;
 pub use self::serve::serve_sse;
 pub use self::serve_instance::{InstanceSse, serve_instance_sse};
 pub use self::serve_log::serve_log;
-pub use self::sse_route::SseRoute;
 pub use self::transport::Transport;
 pub use self::watched_run::{WatchedRun, WorkflowRunStep};

@@ -9,6 +9,7 @@ use worker::{Env, Response, web_sys};
 
 use super::instance_id::is_instance_id;
 use super::transport::Transport;
+use crate::access::{Grant, Permission};
 use crate::cloudflare::command::{LogAnswer, LogCommand};
 use crate::cloudflare::fan_out::FanOut;
 use crate::cloudflare::js;
@@ -120,17 +121,78 @@ impl WorkflowEventsNamespace {
         Ok(stored.as_f64().map_or(0, js::count))
     }
 
+    /// Revokes all links to an instance's run that were made so far: raises their generation by one, and returns it.
+    /// Give it to the links that are made from now on, with
+    /// [`LinkGrant::generation`](crate::access::LinkGrant::generation). Streams that are open with an earlier one end
+    /// with the event `expired`, and requests get `401`.
+    ///
+    /// It is one number in the storage of the run's object, kept for 30 days at least, after which no link from
+    /// before can be good; nothing is stored for runs whose links are never revoked. Links to many runs, and to all
+    /// runs, are revoked for this run, too.
+    ///
+    /// # Errors
+    /// When the object cannot be reached. Then it is not known whether they are revoked: do it again.
+    pub async fn revoke_links(&self, instance_id: &str) -> worker::Result<u64> {
+        self.links(instance_id, true).await
+    }
+
+    /// Returns the generation of the links to an instance's run: 0 if they were never revoked.
+    ///
+    /// # Errors
+    /// When the object cannot be reached.
+    pub async fn link_generation(&self, instance_id: &str) -> worker::Result<u64> {
+        self.links(instance_id, false).await
+    }
+
+    async fn links(&self, instance_id: &str, revoke: bool) -> worker::Result<u64> {
+        if !is_instance_id(instance_id) {
+            return Err("there is no workflow instance with this id".into());
+        }
+        let command = serde_json::to_string(&LogCommand::Links { revoke })?;
+        let stub: js::EventsStub = self.stub(instance_id)?.into_rpc();
+        let answer = stub.obey(&command).await?;
+        Ok(serde_json::from_str(
+            &answer.as_string().unwrap_or_default(),
+        )?)
+    }
+
+    /// Returns whether a permission has been [revoked](Self::revoke_links), for what is done with a run without
+    /// reading its log, such as answering it. Asks the object only about a permission by a link.
+    ///
+    /// # Errors
+    /// When the object cannot be reached.
+    pub async fn has_revoked(
+        &self,
+        instance_id: &str,
+        permission: Permission,
+    ) -> worker::Result<bool> {
+        match permission {
+            Permission::Granted {
+                generation: Some(generation),
+                ..
+            } => Ok(generation < self.link_generation(instance_id).await?),
+            _ => Ok(false),
+        }
+    }
+
     /// Returns whether the instance has events.
     ///
     /// # Errors
     /// When the object cannot be reached.
     pub async fn exists(&self, instance_id: &str) -> worker::Result<bool> {
+        let status = self.status_of(instance_id, Grant::default()).await?;
+        Ok([200, 204].contains(&status))
+    }
+
+    /// Returns the status that a client with this grant gets for the instance's events: `200`, `204`, `404`, or
+    /// `401` for a grant that was revoked.
+    pub(super) async fn status_of(&self, instance_id: &str, grant: Grant) -> worker::Result<u16> {
         if !is_instance_id(instance_id) {
-            return Ok(false);
+            return Ok(404);
         }
         let name = self.object_name(instance_id);
-        let response = self.request(&name, &ObjectRequest::head()).await?;
-        Ok([200, 204].contains(&response.status_code()))
+        let response = self.request(&name, &ObjectRequest::head(grant)).await?;
+        Ok(response.status_code())
     }
 
     /// Has the log of an instance carry out a command, in one call.

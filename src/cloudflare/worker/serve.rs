@@ -4,14 +4,17 @@ use futures_util::future::LocalBoxFuture;
 use wasm_bindgen::{JsCast, JsValue};
 use worker::{Request, Response, web_sys};
 
+use super::asked::may_watch;
 use super::cors::with_own_headers;
 use super::instance_id::is_instance_id;
 use super::namespace::WorkflowEventsNamespace;
 use super::route;
 use super::socket::socket_response;
 use super::transport::Transport;
+use crate::access::{Access, Grant};
 use crate::cloudflare::js;
 use crate::cloudflare::leaving::Leaving;
+use crate::cloudflare::permit::Permit;
 use crate::cloudflare::refuse::{UNKNOWN_INSTANCE, refuse_to, unreachable};
 use crate::cloudflare::request::StreamRequest;
 use crate::refusal::Refusal;
@@ -24,6 +27,9 @@ use crate::refusal::Refusal;
 /// created); `405` with `Allow` for anything but `GET` and `HEAD`; `503` with `Retry-After` when the
 /// object cannot be reached after three tries. Reasons are plain text. `HEAD` gives the status and
 /// headers of `GET`, and counts no viewer.
+///
+/// `access` decides who may watch, before anything else does: a viewer that it refuses gets the same `401` for
+/// every id, and no object is called. [`Public`](crate::access::Public) lets everybody who knows an id watch.
 ///
 /// A `503` would end an `EventSource` for good. A client that accepts `text/event-stream` gets `200`
 /// instead and a stream that breaks off after 1 to 3 seconds, so that it comes back: see
@@ -38,12 +44,30 @@ use crate::refusal::Refusal;
 /// # Errors
 /// When a response cannot be made.
 pub async fn serve_sse(
-    instance_id: &str,
-    request: Request,
+    request: &Request,
+    id: &str,
     events: &WorkflowEventsNamespace,
+    access: &impl Access,
 ) -> worker::Result<Response> {
     let request = request.inner();
-    match answer(instance_id, request, events).await {
+    match may_watch(access, request, Some(&events.workflow_name), id).await {
+        Ok(grant) => {
+            let response: LocalBoxFuture<'_, _> =
+                Box::pin(serve_granted(request, id, events, grant));
+            response.await
+        }
+        Err(refusal) => refuse_to(request, refusal),
+    }
+}
+
+/// Answers a viewer who may watch.
+pub(super) async fn serve_granted(
+    request: &web_sys::Request,
+    id: &str,
+    events: &WorkflowEventsNamespace,
+    grant: Grant,
+) -> worker::Result<Response> {
+    match answer(id, request, events, grant).await {
         Ok(response) => Ok(response),
         Err(refusal) => refuse_to(request, refusal),
     }
@@ -53,8 +77,10 @@ async fn answer(
     instance_id: &str,
     request: &web_sys::Request,
     events: &WorkflowEventsNamespace,
+    grant: Grant,
 ) -> Result<Response, Refusal> {
     let mut stream = StreamRequest::from_request(request)?;
+    stream.grant = grant;
     stream.hibernates = events.transport == Transport::Hibernating && !stream.head;
     if !is_instance_id(instance_id) {
         return Err(UNKNOWN_INSTANCE);
@@ -72,7 +98,7 @@ async fn answer(
         let _ = js::wait_until(&settled);
     }
     if response.status_code() != UNKNOWN_INSTANCE.status() {
-        return for_viewer(response, request);
+        return for_viewer(response, request, grant);
     }
     let answer: LocalBoxFuture<'_, _> =
         Box::pin(answer_unknown(instance_id, stream, request, events));
@@ -90,7 +116,8 @@ async fn answer_unknown(
         Ok(Some(state)) => {
             // One that has ended has either dispatched its events by now or never will.
             stream.expected = !state.has_ended();
-            for_viewer(ask_object(instance_id, &stream, events).await?, request)
+            let response = ask_object(instance_id, &stream, events).await?;
+            for_viewer(response, request, stream.grant)
         }
         Ok(None) => Err(UNKNOWN_INSTANCE),
         Err(error) => Err(unreachable(&error.into())),
@@ -109,16 +136,24 @@ async fn ask_object(
 
 /// Turns the object's answer into the viewer's: a stream where the object answered with a socket, else the
 /// same response with headers that can be set.
-fn for_viewer(response: Response, request: &web_sys::Request) -> Result<Response, Refusal> {
+fn for_viewer(
+    response: Response,
+    request: &web_sys::Request,
+    grant: Grant,
+) -> Result<Response, Refusal> {
     let response = match response.status_code() {
-        101 => over_socket(response, request),
+        101 => over_socket(response, request, grant),
         _ => with_own_headers(response),
     };
     response.map_err(|error| unreachable(&error))
 }
 
-fn over_socket(response: Response, request: &web_sys::Request) -> worker::Result<Response> {
+fn over_socket(
+    response: Response,
+    request: &web_sys::Request,
+    grant: Grant,
+) -> worker::Result<Response> {
     let socket = response.websocket().ok_or("the object sent no socket")?;
     let socket = socket.as_ref().clone().unchecked_into();
-    socket_response(socket, Leaving::of(request))
+    socket_response(socket, Leaving::of(request), &Permit::until_end(grant))
 }

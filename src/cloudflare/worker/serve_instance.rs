@@ -8,10 +8,14 @@ use cloudflare_workflows::{
     WorkflowInstanceEventData as Data, WorkflowInstanceEventType,
 };
 use futures_core::Stream;
+use futures_util::future::LocalBoxFuture;
 use futures_util::stream;
 use worker::{Request, Response, web_sys};
 
+use super::asked::may_watch;
 use super::instance_id::is_instance_id;
+use crate::access::{Access, Grant};
+use crate::cloudflare::permit::Permit;
 use crate::cloudflare::refuse::{UNKNOWN_INSTANCE, refuse_to, unreachable};
 use crate::cloudflare::request::{StreamRequest, query};
 use crate::cloudflare::response;
@@ -41,25 +45,49 @@ use crate::workflow::{InstanceFeed, InstanceFeedItem};
 /// - **`from=latest`** and **`since=`** go by the events' times.
 /// - **Only while the platform keeps the instance**: afterwards it is a `404`.
 ///
+/// `access` decides who may watch, as with [`serve_sse`](crate::cloudflare::serve_sse). It is told no workflow's
+/// name, which a binding does not know.
+///
 /// Nothing is stored. Cloudflare does not say whether a subscription keeps the engine in memory, and what it
 /// costs.
 ///
 /// # Errors
 /// When a response cannot be made.
 pub async fn serve_instance_sse(
-    instance_id: &str,
-    request: Request,
+    request: &Request,
+    id: &str,
     workflow: &Workflow,
     options: InstanceSse,
+    access: &impl Access,
 ) -> worker::Result<Response> {
     let request = request.inner();
+    match may_watch(access, request, None, id).await {
+        Ok(grant) => {
+            let response: LocalBoxFuture<'_, _> = Box::pin(serve_instance_granted(
+                request, id, workflow, options, grant,
+            ));
+            response.await
+        }
+        Err(refusal) => refuse_to(request, refusal),
+    }
+}
+
+/// Answers a viewer who may watch.
+pub(super) async fn serve_instance_granted(
+    request: &web_sys::Request,
+    instance_id: &str,
+    workflow: &Workflow,
+    options: InstanceSse,
+    grant: Grant,
+) -> worker::Result<Response> {
     match feed(instance_id, request, workflow, &options).await {
         Ok(feed) if feed.has_ended() => response::ended(),
         // The feed is dropped, which ends its subscription.
         Ok(_) if request.method() == "HEAD" => response::left_out(),
         Ok(feed) => {
             let events = keep_alive(here(chunks(feed, options)), HEARTBEAT_INTERVAL, sleep);
-            response::stream_here(response::in_javascript(events))
+            let permit = Permit::until_end(grant);
+            response::stream_here(response::in_javascript(events), &permit)
         }
         Err(refusal) => refuse_to(request, refusal),
     }

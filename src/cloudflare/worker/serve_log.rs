@@ -3,6 +3,9 @@
 use cloudflare_workflows::__private::Timer;
 use worker::{Request, Response};
 
+use super::asked::may_watch;
+use crate::access::Access;
+use crate::cloudflare::permit::Permit;
 use crate::cloudflare::refuse::refuse_to;
 use crate::cloudflare::request::StreamRequest;
 use crate::cloudflare::response;
@@ -20,19 +23,28 @@ use crate::store::EventStore;
 /// fails later cuts the stream off, so that the client comes back for the rest. Headers of the
 /// response can be set; for pages of other origins see [`Cors`](crate::cors::Cors).
 ///
+/// `access` decides who may watch, as with `serve_sse`; it is told this `id`, which nothing else uses.
+///
 /// ```ignore
 /// let client = RedisClient::new(&env.secret("REDIS_URL")?.to_string()).map_err(to_worker)?;
 /// let target: SseTarget<Message, _> = SseTarget::new(RedisEventStore::new(&client, "chat"));
-/// serve_log(&target, &request).await
+/// serve_log(&request, "chat", &target, &Public).await
 /// ```
 ///
 /// # Errors
 /// When a response cannot be made.
 pub async fn serve_log<E, S: EventStore + 'static>(
-    target: &SseTarget<E, S>,
     request: &Request,
+    id: &str,
+    target: &SseTarget<E, S>,
+    access: &impl Access,
 ) -> worker::Result<Response> {
     let request = request.inner();
+    // `target` is not touched before.
+    let grant = match may_watch(access, request, None, id).await {
+        Ok(grant) => grant,
+        Err(refusal) => return refuse_to(request, refusal),
+    };
     let stream = match StreamRequest::from_request(request) {
         Ok(stream) => stream,
         Err(refusal) => return refuse_to(request, refusal),
@@ -43,7 +55,8 @@ pub async fn serve_log<E, S: EventStore + 'static>(
         Ok(subscription) => {
             let timer = Timer::new();
             let chunks = body(subscription, move |duration| timer.sleep(duration));
-            response::stream_here(response::in_javascript(chunks))
+            let permit = Permit::until_end(grant);
+            response::stream_here(response::in_javascript(chunks), &permit)
         }
         Err(error) => {
             // The reason is for the developer; a viewer cannot do anything with it.

@@ -19,12 +19,14 @@ use wasm_bindgen::prelude::*;
 use worker::Response;
 
 use crate::cloudflare::credit::Taken;
-use crate::cloudflare::hibernating::{BROKEN, Beat, Budget, END, LEFT, PING, PONG, Pulse};
+use crate::cloudflare::hibernating::{BROKEN, Beat, Budget, END, EXPIRED, LEFT, PING, PONG, Pulse};
 use crate::cloudflare::js;
 use crate::cloudflare::leaving::Leaving;
+use crate::cloudflare::permit::Permit;
 use crate::cloudflare::response::stream_here_until;
 use crate::delivery::{HEARTBEAT_INTERVAL, keep_alive};
 use crate::store::FrameBytes;
+use crate::wire;
 
 /// How often the Worker pings, and how long an answer may take.
 const PING_INTERVAL: Duration = Duration::from_secs(15);
@@ -32,8 +34,13 @@ const PING_INTERVAL: Duration = Duration::from_secs(15);
 /// Answers a viewer with the pages that the object pushes into the socket, and with heartbeats, which the
 /// object does not send. The stream stops when the viewer is `leaving`. It is cut off, so that the client
 /// comes back, when the object's side of the socket is gone without a word, which is noticed within 30
-/// seconds, and when viewers who do not read hold too much of the Worker's memory.
-pub(super) fn socket_response(socket: js::WebSocket, leaving: Leaving) -> worker::Result<Response> {
+/// seconds, and when viewers who do not read hold too much of the Worker's memory. It ends when the permit is
+/// over.
+pub(super) fn socket_response(
+    socket: js::WebSocket,
+    leaving: Leaving,
+    permit: &Permit,
+) -> worker::Result<Response> {
     let timer = Timer::new();
     let pages = Pages::new(socket)?;
     let cut = pages.cut();
@@ -47,7 +54,7 @@ pub(super) fn socket_response(socket: js::WebSocket, leaving: Leaving) -> worker
     let chunks = keep_alive(pages, HEARTBEAT_INTERVAL, move |duration| {
         timer.sleep(duration)
     });
-    stream_here_until(chunks, cut)
+    stream_here_until(chunks, permit, cut)
 }
 
 /// The pages of a socket, each acknowledged when it is handed out. A consumer that waits for the viewer before
@@ -253,6 +260,10 @@ impl Stream for Pages {
         }
         match received.closed {
             Some(END) => Poll::Ready(None),
+            Some(EXPIRED) => {
+                received.closed = Some(END);
+                Poll::Ready(Some(Ok(Uint8Array::from_slice(wire::EXPIRED))))
+            }
             Some(code) => Poll::Ready(Some(Err(Disconnected { code }))),
             None => {
                 received.waker = Some(context.waker().clone());

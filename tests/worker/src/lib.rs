@@ -53,6 +53,7 @@ use futures_util::StreamExt;
 use js_sys::{Array, Function, JSON, Promise, Reflect};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use ssetarget::access::Public;
 use ssetarget::cloudflare::{
     InstanceSse, WorkflowEventsConfig, WorkflowEventsNamespace, serve_instance_sse, serve_sse,
 };
@@ -121,12 +122,13 @@ async fn respond(mut request: Request, path: &str, env: Env) -> Result<Response>
         (["panic"], _) => panic!("the handler panics"),
         (["binding", kind, name], _) => Response::ok(binding(&env, kind, name)),
         ([workflow, id, "sse"], _) => {
-            serve_sse(id, request, &workflows::events(&env, workflow)?).await
+            let events = workflows::events(&env, workflow)?;
+            serve_sse(&request, id, &events, &Public).await
         }
         ([workflow, id, "instance"], _) => {
             let options = instance_sse(&request)?;
             let workflow = watched::watched(&env, &workflows::binding(workflow))?;
-            serve_instance_sse(id, request, &workflow, options).await
+            serve_instance_sse(&request, id, &workflow, options, &Public).await
         }
         ([name, id, "rpc", method], Method::Post) => rpc(&env, name, id, method).await,
         ([name], Method::Post) => {

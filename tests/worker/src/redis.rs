@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use serde_json::json;
+use ssetarget::access::Public;
 use ssetarget::cloudflare::serve_log;
 use ssetarget::store::contract;
 use ssetarget::store::redis::{RedisClient, RedisConfig};
@@ -27,7 +28,7 @@ pub fn target(client: &RedisClient, log: &str) -> Target {
 /// Serves the log, or appends to it.
 pub async fn respond(target: &Target, mut request: Request, path: &[&str]) -> Result<Response> {
     if path == ["sse"] {
-        return serve_log(target, &request).await;
+        return serve_log(&request, "log", target, &Public).await;
     }
     let batch: Vec<NewEvent> = request.json().await?;
     match target.dispatch_encoded(batch).await {

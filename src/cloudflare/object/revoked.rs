@@ -1,0 +1,120 @@
+//! Revoking the links to a run. Runs in the object that has the log.
+
+use std::time::{Duration, SystemTime};
+
+use cloudflare_workflows::{Runtime, WorkersRuntime};
+use serde::{Deserialize, Serialize};
+use worker::durable::Storage;
+
+use super::error::to_worker;
+use super::events_object::EventsObject;
+use crate::clock;
+use crate::cloudflare::hop::Hop;
+use crate::cloudflare::request::StreamRequest;
+
+/// The generation of links that were revoked. Not stored for a run whose links never were.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Revoked {
+    generation: u64,
+    /// When, in milliseconds since 1970.
+    time: u64,
+}
+
+/// The key of [`Revoked`] in storage.
+const KEY: &str = "links";
+
+/// How long it is kept at least: no link is good for longer, and the clocks are not the same.
+const KEPT: Duration = Duration::from_secs((30 * 24 + 1) * 60 * 60);
+
+impl Revoked {
+    /// Returns what is stored.
+    pub(super) async fn stored(storage: &Storage) -> worker::Result<Option<Self>> {
+        storage.get(KEY).await
+    }
+
+    /// Stores it again, after the rest of the storage was deleted.
+    pub(super) async fn keep(self, storage: &Storage) -> worker::Result<()> {
+        storage.put(KEY, self).await
+    }
+
+    /// Returns how much longer it has to be kept.
+    pub(super) fn left(&self, now: SystemTime) -> Duration {
+        let age = now.duration_since(clock::from_milliseconds(self.time));
+        KEPT.saturating_sub(age.unwrap_or_default())
+    }
+}
+
+impl EventsObject {
+    /// Returns whether the links of the request's generation are revoked. Asks the storage once, and only for a
+    /// viewer who came by a link. A relay asks the object above later.
+    pub(super) async fn has_revoked(
+        &self,
+        stream: &StreamRequest,
+        hop: Option<&Hop>,
+    ) -> worker::Result<bool> {
+        let Some(generation) = stream.grant.generation else {
+            return Ok(false);
+        };
+        if hop.is_some_and(|hop| hop.parent().is_some()) {
+            return Ok(false);
+        }
+        Ok(generation < self.link_generation().await?)
+    }
+
+    /// Returns the generation of the run's links.
+    pub(super) async fn link_generation(&self) -> worker::Result<u64> {
+        let links = self.tree.crowd().links();
+        if let Some(known) = links.known() {
+            return Ok(known);
+        }
+        let stored = Revoked::stored(&self.state.storage()).await?;
+        links.learn(stored.map_or(0, |stored| stored.generation));
+        Ok(links.known().unwrap_or_default())
+    }
+
+    /// Returns the generation of the run's links. Raises it first if it is to revoke them: then open streams of
+    /// smaller ones end.
+    pub(super) async fn links(&self, revoke: bool) -> worker::Result<u64> {
+        let generation = self.link_generation().await?;
+        if !revoke {
+            return Ok(generation);
+        }
+        let generation = generation + 1;
+        let storage = self.state.storage();
+        let revoked = Revoked {
+            generation,
+            time: clock::milliseconds(WorkersRuntime.now()),
+        };
+        revoked.keep(&storage).await?;
+        let is_empty = self
+            .log
+            .target()
+            .store()
+            .head()
+            .map_err(to_worker)?
+            .is_none();
+        if is_empty && storage.get_alarm().await?.is_none() {
+            // Nothing else would ever delete it.
+            storage.set_alarm(KEPT).await?;
+        }
+        self.tree.crowd().links().learn(generation);
+        self.held_streams.revoke(self.log.target(), generation);
+        Ok(generation)
+    }
+
+    /// Deletes the object's storage, but for what must not be forgotten yet of revoked links.
+    pub(super) async fn delete_storage(&self) -> worker::Result<()> {
+        let storage = self.state.storage();
+        let revoked = Revoked::stored(&storage).await?;
+        storage.delete_all().await?;
+        let Some(revoked) = revoked else {
+            return Ok(());
+        };
+        let left = revoked.left(WorkersRuntime.now());
+        if left.is_zero() {
+            return Ok(());
+        }
+        revoked.keep(&storage).await?;
+        storage.set_alarm(left).await
+    }
+}

@@ -1,0 +1,94 @@
+//! How long a viewer may go on watching. Runs in the object, and in the Worker where a stream is made there.
+
+use std::future::{Future, pending};
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use cloudflare_workflows::__private::sleep;
+use cloudflare_workflows::{Runtime, WorkersRuntime};
+use futures_util::StreamExt;
+use futures_util::future::{Either, LocalBoxFuture, select};
+
+use super::links::Links;
+use super::response::{Chunks, Cut};
+use crate::access::Grant;
+use crate::delivery::{permitted, reached};
+
+/// The longest that a viewer who does not read is kept after the end of its permission.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A viewer's permission, and what the log knows of revoked ones.
+#[derive(Clone)]
+pub(super) struct Permit {
+    grant: Grant,
+    links: Option<Rc<Links>>,
+}
+
+impl Permit {
+    /// Returns a permit that is over when the grant has ended, and when it is revoked in the object of `links`.
+    pub(super) fn new(grant: Grant, links: &Rc<Links>) -> Self {
+        Self {
+            grant,
+            links: Some(Rc::clone(links)),
+        }
+    }
+
+    /// Returns a permit that is over when the grant has ended.
+    pub(super) fn until_end(grant: Grant) -> Self {
+        Self { grant, links: None }
+    }
+
+    /// Ends the chunks when the permit is over, with the event that says so.
+    pub(super) fn bound(&self, chunks: Chunks) -> Chunks {
+        match self.over() {
+            None => chunks,
+            Some(over) => permitted(chunks, over).boxed_local(),
+        }
+    }
+
+    /// Cuts a stream off for the reason of `cut`, and a moment after the permit is over: its viewer may not read.
+    pub(super) fn cut(
+        &self,
+        cut: impl Future<Output = Cut> + 'static,
+    ) -> LocalBoxFuture<'static, Cut> {
+        let cut = Box::pin(cut);
+        let Some(over) = self.over() else {
+            return cut;
+        };
+        let late = async move {
+            over.await;
+            sleep(PATIENCE).await;
+        };
+        Box::pin(async move {
+            match select(cut, pin!(late)).await {
+                Either::Left((cut, _)) => cut,
+                Either::Right(_) => Some("the permission has ended".to_owned()),
+            }
+        })
+    }
+
+    /// Returns a future that resolves when the permit is over, `None` if it never is.
+    fn over(&self) -> Option<LocalBoxFuture<'static, ()>> {
+        let Grant { until, generation } = self.grant;
+        let revocable = self.links.clone().zip(generation);
+        if until.is_none() && revocable.is_none() {
+            return None;
+        }
+        Some(Box::pin(async move {
+            let ended = async {
+                match until {
+                    Some(until) => reached(until, || WorkersRuntime.now(), sleep).await,
+                    None => pending().await,
+                }
+            };
+            let revoked = async {
+                match revocable {
+                    Some((links, generation)) => links.revoked(generation).await,
+                    None => pending().await,
+                }
+            };
+            select(pin!(ended), pin!(revoked)).await;
+        }))
+    }
+}

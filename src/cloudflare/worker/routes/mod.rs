@@ -1,0 +1,73 @@
+//! The routes that [`RunRoutes`](super::RunRoutes) has, a file for each. Runs in the Worker.
+//!
+//! Each is a boxed future behind a trait object, and is named only by the builder's method that switches it on, so
+//! that a Worker that does not call the method has none of its code.
+
+mod answers;
+mod events;
+mod instance;
+
+use futures_util::future::LocalBoxFuture;
+use worker::{Response, web_sys};
+
+pub use self::answers::Answers;
+pub(super) use self::events::EventsRoute;
+pub(super) use self::instance::InstanceRoute;
+use super::namespace::WorkflowEventsNamespace;
+use crate::access::{Action, Grant};
+use crate::cloudflare::refuse::unreachable;
+use crate::refusal::Refusal;
+use crate::run_path::RunPath;
+
+pub(super) const READ: &str = "GET, HEAD";
+
+/// A route of a run.
+pub(super) trait Route {
+    /// Returns whether the path is this route's.
+    fn is_at(&self, path: &RunPath<'_>) -> bool;
+
+    /// Returns the methods that are taken, as in `Allow`.
+    fn methods(&self) -> &'static str;
+
+    /// Returns what the hook is asked about, or `None` for a route that gives nothing of a run.
+    fn action(&self) -> Option<Action>;
+
+    /// Returns whether a request that the hook refuses is served, too, with no grant.
+    fn is_open(&self) -> bool {
+        false
+    }
+
+    /// Returns the type of the response, where several routes share a path and a method.
+    fn media_type(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// Returns the response to a request with one of the methods.
+    fn serve<'a>(&'a self, call: Call<'a>) -> LocalBoxFuture<'a, worker::Result<Response>>;
+}
+
+/// A request for a route.
+#[derive(Clone, Copy)]
+pub(super) struct Call<'a> {
+    pub(super) request: &'a web_sys::Request,
+    /// The id in the path, decoded: empty if that is not possible.
+    pub(super) id: &'a str,
+    pub(super) events: &'a WorkflowEventsNamespace,
+    /// `None` only where the route [is open](Route::is_open) and the hook refused.
+    pub(super) grant: Option<Grant>,
+}
+
+impl Call<'_> {
+    /// Asks the run's object whether the link was revoked, where the request came by one: for routes that do not
+    /// ask it for events anyway.
+    async fn not_revoked(&self, grant: Grant) -> Result<(), Refusal> {
+        if grant.generation.is_none() {
+            return Ok(());
+        }
+        let status = self.events.status_of(self.id, grant).await;
+        match status.map_err(|error| unreachable(&error))? {
+            401 => Err(Refusal::NotAllowed),
+            _ => Ok(()),
+        }
+    }
+}

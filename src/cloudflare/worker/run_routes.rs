@@ -1,0 +1,211 @@
+//! The routes of a run. Runs in the Worker.
+
+use std::fmt;
+use std::rc::Rc;
+
+use futures_util::future::LocalBoxFuture;
+use worker::{Request, Response, web_sys};
+
+use cloudflare_workflows::Workflow;
+
+use super::asked::Asked;
+use super::cors::with_cors;
+use super::namespace::WorkflowEventsNamespace;
+use super::routes::{Answers, Call, EventsRoute, InstanceRoute, Route};
+use super::serve_instance::InstanceSse;
+use crate::access::{Access, AccessRequest, Grant, Permission};
+use crate::cloudflare::refuse::refuse_to;
+use crate::cors::Cors;
+use crate::refusal::Refusal;
+use crate::run_path::{self, RunPath};
+
+/// Serves the runs of a workflow: their events, and what else is switched on. Leaves other requests alone.
+///
+/// | path | switched on by | what it is |
+/// |---|---|---|
+/// | `GET /<id>/sse` | always | the run's events: see [`serve_sse`](super::serve_sse) |
+/// | `POST /<id>/event` | [`answers`](Self::answers) | sends an event that the run waits for |
+/// | `GET /<id>/instance/sse` | [`instance_log`](Self::instance_log) | the platform's own log of the run |
+///
+/// What is not switched on is not linked into the Worker.
+///
+/// ```ignore
+/// let runs = RunRoutes::new(events).prefix("/orders").access(links);
+/// if let Some(response) = runs.serve(&request).await? {
+///     return Ok(response);
+/// }
+/// // Other routes.
+/// ```
+///
+/// **Who may**: everybody who knows an id, unless there is a [hook](Self::access).
+#[derive(Clone)]
+pub struct RunRoutes {
+    events: WorkflowEventsNamespace,
+    prefix: String,
+    cors: Option<Cors>,
+    access: Option<Hook>,
+    routes: Vec<Rc<dyn Route>>,
+}
+
+type Hook = Rc<dyn Fn(&AccessRequest<'_>) -> LocalBoxFuture<'static, Permission>>;
+
+impl RunRoutes {
+    /// Returns routes that serve these events at `/<id>/sse`, to everybody.
+    #[must_use]
+    pub fn new(events: WorkflowEventsNamespace) -> Self {
+        Self {
+            events,
+            prefix: String::new(),
+            cors: None,
+            access: None,
+            routes: vec![Rc::new(EventsRoute)],
+        }
+    }
+
+    /// Sets what is before the id in each path, like `/orders`. Default: nothing.
+    #[must_use]
+    pub fn prefix(mut self, prefix: &str) -> Self {
+        self.prefix = run_path::prefix(prefix);
+        self
+    }
+
+    /// Lets pages of other origins ask, and answers their preflights. Default: none do.
+    #[must_use]
+    pub fn cors(mut self, cors: Cors) -> Self {
+        self.cors = Some(cors);
+        self
+    }
+
+    /// Sets the hook that decides about each request before anything else does. A request that it refuses gets the
+    /// same `401`, whatever the id is, and no object is called. Default: everybody may do all that is switched on.
+    #[must_use]
+    pub fn access(mut self, hook: impl Access + 'static) -> Self {
+        self.access = Some(Rc::new(move |request| Box::pin(hook.decide(request))));
+        self
+    }
+
+    /// Lets clients answer what a run waits for: `POST /<id>/event`. See [`Answers`]. Default: they cannot.
+    #[must_use]
+    pub fn answers(self, answers: Answers) -> Self {
+        self.with(answers)
+    }
+
+    /// Serves the platform's own log of a run at `/<id>/instance/sse`: see
+    /// [`serve_instance_sse`](super::serve_instance_sse). Default: it is not served.
+    #[must_use]
+    pub fn instance_log(self, workflow: Workflow, options: InstanceSse) -> Self {
+        self.with(InstanceRoute { workflow, options })
+    }
+
+    fn with(mut self, route: impl Route + 'static) -> Self {
+        self.routes.push(Rc::new(route));
+        self
+    }
+
+    /// Returns the response if the request is for one of these routes, and `None` if it is for another path.
+    ///
+    /// A path that is served, asked with another method, is answered with `405`. Reads the request's body only
+    /// where a route takes one.
+    ///
+    /// # Errors
+    /// When a response cannot be made.
+    pub async fn serve(&self, request: &Request) -> worker::Result<Option<Response>> {
+        let path = request.path();
+        let Some(path) = RunPath::parse(&self.prefix, &path) else {
+            return Ok(None);
+        };
+        let routes = self.routes.iter().map(|route| &**route);
+        let routes: Vec<&dyn Route> = routes.filter(|route| route.is_at(&path)).collect();
+        if routes.is_empty() {
+            return Ok(None);
+        }
+        let request = request.inner();
+        // Boxed: else it would be part of the handler's own poll function, which the runtime
+        // optimizes as a whole if it is polled often, for 0.1 s of CPU.
+        let response: LocalBoxFuture<'_, _> = Box::pin(self.answer(request, path, &routes));
+        let response = match &self.cors {
+            Some(cors) => with_cors(cors, request, response).await,
+            None => response.await,
+        };
+        response.map(Some)
+    }
+
+    async fn answer(
+        &self,
+        request: &web_sys::Request,
+        path: RunPath<'_>,
+        routes: &[&dyn Route],
+    ) -> worker::Result<Response> {
+        let method = request.method();
+        let accept = request.headers().get("accept").ok().flatten();
+        let Some(route) = choose(routes, &method, accept.as_deref()) else {
+            let allow = allowed(routes);
+            return refuse_to(request, Refusal::Method { allow });
+        };
+        // An id that cannot be decoded is no instance's either.
+        let id = js_sys::decode_uri_component(path.encoded_id).map(String::from);
+        let id = id.unwrap_or_default();
+        let grant = match (&self.access, route.action()) {
+            (Some(hook), Some(action)) => {
+                let decision = {
+                    let asked = Asked::from_request(request);
+                    hook(&asked.about(Some(&self.events.workflow_name), &id, action))
+                };
+                Grant::from_permission(decision.await)
+            }
+            _ => Ok(Grant::default()),
+        };
+        let grant = match grant {
+            Err(refusal) if !route.is_open() => return refuse_to(request, refusal),
+            grant => grant.ok(),
+        };
+        let call = Call {
+            request,
+            id: &id,
+            events: &self.events,
+            grant,
+        };
+        route.serve(call).await
+    }
+}
+
+impl fmt::Debug for RunRoutes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RunRoutes")
+            .field("events", &self.events)
+            .field("prefix", &self.prefix)
+            .field("cors", &self.cors)
+            .field("has_access", &self.access.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Returns the route that takes this method, and of several the one whose media type is accepted, else the one
+/// that gives JSON, as programs want it.
+fn choose<'a>(
+    routes: &[&'a dyn Route],
+    method: &str,
+    accept: Option<&str>,
+) -> Option<&'a dyn Route> {
+    let takes = |route: &&&dyn Route| route.methods().split(", ").any(|each| each == method);
+    let routes: Vec<&dyn Route> = routes.iter().filter(takes).copied().collect();
+    let of = |wanted: &dyn Fn(&str) -> bool| {
+        let mut routes = routes.iter().copied();
+        routes.find(|route| route.media_type().is_some_and(wanted))
+    };
+    let accepted = accept.and_then(|accept| of(&|media_type| accept.contains(media_type)));
+    accepted
+        .or_else(|| of(&|media_type| media_type == "application/json"))
+        .or(routes.first().copied())
+}
+
+/// Returns the methods of all routes of a path, as in `Allow`.
+fn allowed(routes: &[&dyn Route]) -> &'static str {
+    let methods = routes.iter().map(|route| route.methods());
+    let (reads, other): (Vec<_>, Vec<_>) = methods.partition(|methods| methods.starts_with("GET"));
+    match (reads.first(), other.first()) {
+        (Some(_), Some(&"DELETE")) => "GET, HEAD, DELETE",
+        (Some(only), _) | (None, Some(only)) => only,
+        (None, None) => "",
+    }
+}
