@@ -362,6 +362,7 @@ fn a_page_reads_it_as_json() {
     assert_eq!(
         json,
         json!({
+            "run": 1,
             "state": "running",
             "started": "2026-11-23T14:37:55.907Z",
             "cursor": 3,

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::feed::InstanceFeedItem;
+use super::reconcile::TERMINATED;
 use crate::delivery::DecodeEvent;
 use crate::event::{EventId, StoredEvent};
 use crate::task::{Form, Kind, StepEvent, StepEventType, TaskId, iso, iso_option};
@@ -37,7 +38,7 @@ use crate::task::{Form, Kind, StepEvent, StepEventType, TaskId, iso, iso_option}
 /// | it rolls back | - | `rollback_started` |
 /// | it completed | `completed` of the workflow | `workflow_completed` |
 /// | it failed | `failed` of the workflow | `workflow_errored` |
-/// | it was terminated | as failed | `workflow_terminated` |
+/// | it was terminated | `failed` of the workflow, with the words of a termination | `workflow_terminated` |
 /// | a task is stopped | the workflow's end comes before its own | likewise |
 /// | it begins anew | `restarted` | a log of its own, after a `reset` for a client that saw the previous one |
 ///
@@ -47,7 +48,7 @@ use crate::task::{Form, Kind, StepEvent, StepEventType, TaskId, iso, iso_option}
 /// - **a sleep until a time**, which is a `sleep` for the platform;
 /// - **attempts that were killed** with their process, which failed for the platform but not for
 ///   our own log;
-/// - **messages** of timeouts, for which the platform's log has other words or none.
+/// - **messages** of timeouts and terminations, for which the platform's log has other words or none.
 ///
 /// Serialises as JSON for pages, with times as ISO 8601:
 ///
@@ -68,10 +69,14 @@ use crate::task::{Form, Kind, StepEvent, StepEventType, TaskId, iso, iso_option}
 /// assert_eq!(serde_json::to_value(&view)?["tasks"][0]["started"], "2026-11-24T09:00:00.000Z");
 /// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
 /// ```
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct RunView {
+    /// The number of the run in our own log, from 1: a restart begins the next. Always 1 for the
+    /// platform's log.
+    #[serde(default = "first_run")]
+    pub run: u32,
     /// The state of the run.
     pub state: RunState,
     /// The error, if it failed.
@@ -181,6 +186,10 @@ pub struct TaskView {
     /// Its rollback, once that runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollback: Option<RollbackView>,
+    /// The tasks that are part of it, in the order in which they began: only in a
+    /// [`RunSnapshot`](crate::workflow::RunSnapshot). The tasks of a [`RunView`] are one list.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tasks: Vec<TaskView>,
 }
 
 /// The state of a task, or of its rollback.
@@ -231,6 +240,21 @@ pub struct RollbackView {
     pub error: Option<String>,
 }
 
+impl Default for RunView {
+    fn default() -> Self {
+        Self {
+            run: first_run(),
+            state: RunState::default(),
+            error: None,
+            started: None,
+            ended: None,
+            tasks: Vec::new(),
+            cursor: None,
+            index: Index::default(),
+        }
+    }
+}
+
 impl RunView {
     /// Returns the view of a run of which nothing is known yet.
     #[must_use]
@@ -251,7 +275,10 @@ impl RunView {
             return Ok(());
         }
         if event.event_type == "restarted" {
-            *self = Self::new();
+            *self = Self {
+                run: restarted_run(&event.data).unwrap_or(self.run.saturating_add(1)),
+                ..Self::new()
+            };
         } else if StepEventType::from_name(&event.event_type).is_some() {
             self.apply_step(&StepEvent::decode(event)?);
         }
@@ -287,6 +314,30 @@ impl RunView {
             true => self.tasks.get(self.index.find(&self.tasks, id)?),
             false => self.tasks.iter().rev().find(|task| task.task_id == *id),
         }
+    }
+
+    /// Goes on behind an event that is not applied.
+    pub(crate) fn pass(&mut self, id: EventId) {
+        self.cursor = self.cursor.max(Some(id));
+    }
+
+    /// Returns for each task the position of its parent, if that is in the view.
+    pub(super) fn parents(&self) -> Vec<Option<usize>> {
+        let mut made = Index::default();
+        let index = if self.index.covered == self.tasks.len() {
+            &self.index
+        } else {
+            made.cover(&self.tasks);
+            &made
+        };
+        let parent = |task: &TaskView| index.find(&self.tasks, task.parent_id.as_ref()?);
+        self.tasks.iter().map(parent).collect()
+    }
+
+    /// Returns about how many bytes of memory it takes.
+    pub(crate) fn weight(&self) -> usize {
+        let tasks = self.tasks.iter().map(TaskView::weight);
+        tasks.sum::<usize>() + size_of::<Self>() + self.error.as_ref().map_or(0, String::len)
     }
 
     fn is_new(&self, id: EventId) -> bool {
@@ -341,7 +392,12 @@ impl RunView {
             StepEventType::Started => self.run(event.timestamp),
             StepEventType::Completed => self.end(RunState::Completed, event.timestamp, None),
             StepEventType::Failed => {
-                self.end(RunState::Failed, event.timestamp, event.error.clone());
+                let terminated = event.error.as_deref() == Some(TERMINATED);
+                let state = match terminated {
+                    true => RunState::Terminated,
+                    false => RunState::Failed,
+                };
+                self.end(state, event.timestamp, event.error.clone());
             }
             StepEventType::AttemptFailed | StepEventType::Progress => {}
         }
@@ -632,6 +688,7 @@ impl TaskView {
             message: None,
             attributes: None,
             rollback: None,
+            tasks: Vec::new(),
         }
     }
 
@@ -645,9 +702,62 @@ impl TaskView {
         task
     }
 
+    fn weight(&self) -> usize {
+        /// What the index has of a task.
+        const INDEXED: usize = 48;
+        let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        let failed = |failed: &FailedAttempt| size_of::<FailedAttempt>() + failed.error.len();
+        let rollback = self.rollback.as_ref().map(|rollback| {
+            let attempts = rollback.failed_attempts.iter().map(failed);
+            text(&rollback.error) + attempts.sum::<usize>()
+        });
+        let attributes = self.attributes.as_ref();
+        let ids = self.task_id.as_str().len()
+            + self.step.len()
+            + self.parent_id.as_ref().map_or(0, |id| id.as_str().len());
+        let texts = text(&self.error) + text(&self.message) + text(&self.event_type);
+        size_of::<Self>()
+            + INDEXED
+            + ids
+            + texts
+            + self.failed_attempts.iter().map(failed).sum::<usize>()
+            + rollback.unwrap_or_default()
+            + attributes.map_or(0, |attributes| attributes.iter().map(pair_weight).sum())
+    }
+
     fn end(&mut self, state: TaskState, now: SystemTime) {
         self.state = state;
         self.ended = Some(now);
         self.retry_at = None;
     }
+}
+
+fn first_run() -> u32 {
+    1
+}
+
+/// Reads the number of the run that a `restarted` event begins.
+fn restarted_run(data: &str) -> Option<u32> {
+    #[derive(Deserialize)]
+    struct Restarted {
+        run: u32,
+    }
+
+    let restarted: Restarted = serde_json::from_str(data).ok()?;
+    Some(restarted.run)
+}
+
+fn pair_weight((name, value): (&String, &Value)) -> usize {
+    name.len() + weight_of(value)
+}
+
+/// Returns about how many bytes of memory a value takes. It is as deep as a JSON reader lets it be.
+fn weight_of(value: &Value) -> usize {
+    size_of::<Value>()
+        + match value {
+            Value::String(text) => text.len(),
+            Value::Array(values) => values.iter().map(weight_of).sum(),
+            Value::Object(fields) => fields.iter().map(pair_weight).sum(),
+            _ => 0,
+        }
 }
