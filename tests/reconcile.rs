@@ -490,7 +490,9 @@ fn facts(log: &Log) -> Vec<Value> {
     let fact = |event: ssetarget::StoredEvent| {
         let mut data: Value = serde_json::from_str(&event.data).unwrap();
         let fields = data.as_object_mut().unwrap();
-        fields.remove("timestamp");
+        for time in ["timestamp", "until", "retryAt"] {
+            fields.remove(time);
+        }
         fields.remove("attributes");
         data["type"] = event.event_type.into();
         data

@@ -956,8 +956,12 @@ impl World {
             .into_iter()
             .map(|event| {
                 let mut data: Value = serde_json::from_str(&event.data).unwrap();
-                let timestamp = data.as_object_mut().unwrap().remove("timestamp");
+                let fields = data.as_object_mut().unwrap();
+                let timestamp = fields.remove("timestamp");
                 assert!(timestamp.unwrap().as_str().unwrap().ends_with('Z'));
+                for time in ["until", "retryAt"] {
+                    fields.remove(time);
+                }
                 Told {
                     of: event.event_type,
                     task: data["taskId"].as_str().unwrap_or_default().to_owned(),
@@ -1087,7 +1091,7 @@ impl World {
     }
 }
 
-/// An event without its timestamp.
+/// An event without its times.
 #[derive(Clone, Debug, PartialEq)]
 struct Told {
     of: String,

@@ -92,6 +92,73 @@ fn a_run_from_our_own_log() {
     assert_eq!(same, view);
 }
 
+/// When a sleep ends, what is waited for, and when an attempt is made again.
+#[test]
+fn waits_and_retries_of_our_own_log() {
+    let mut log = OurLog::default();
+    let until = json!({ "kind": "sleep", "until": humantime_millis(90) });
+    log.add("started", "nap-1.sleep", until);
+    let wait =
+        json!({ "kind": "waitForEvent", "eventType": "paid", "until": humantime_millis(60) });
+    log.add("started", "money-1.waitForEvent", wait);
+    log.add("started", "pay-1", json!({}));
+    let failed = json!({ "attempt": 1, "error": "no", "retryAt": humantime_millis(9) });
+    log.add("attempt_failed", "pay-1", failed);
+    let view = log.fold();
+    let [nap, money, pay] = &view.tasks[..] else {
+        panic!("{view:?}")
+    };
+    assert_eq!(
+        (nap.until, nap.event_type.as_deref()),
+        (Some(time(90)), None)
+    );
+    assert_eq!(money.until, Some(time(60)));
+    assert_eq!(money.event_type.as_deref(), Some("paid"));
+    assert_eq!(pay.retry_at, Some(time(9)));
+    assert_eq!(pay.failed_attempts[0].ended, time(4));
+    for (of, more) in [
+        ("progress", json!({ "percent": 1 })),
+        ("attempt_failed", json!({ "attempt": 2, "error": "no" })),
+        ("completed", json!({ "attempt": 2 })),
+    ] {
+        let mut log = OurLog(log.0.clone());
+        log.add(of, "pay-1", more);
+        assert_eq!(log.fold().tasks[2].retry_at, None, "{of}");
+    }
+}
+
+/// A fold takes the same time for each event, however many tasks there are.
+#[test]
+fn tasks_are_found_among_many() {
+    let mut platform = PlatformLog::default();
+    for sleep in 1..=2_000 {
+        let duration = json!({ "stepName": "nap-1", "durationMs": sleep });
+        platform.add("sleep_started", duration);
+    }
+    for _ in 0..1_999 {
+        platform.add("sleep_completed", json!({ "stepName": "nap-1" }));
+    }
+    let view = platform.fold();
+    let last = view.tasks.last().unwrap();
+    assert_eq!(last.task_id.as_str(), "nap-2000.sleep");
+    assert_eq!(last.state, TaskState::Completed);
+    assert_eq!(view.tasks[0].state, TaskState::Running);
+    for task in &view.tasks {
+        assert_eq!(view.task(&task.task_id), Some(task));
+    }
+    // Also in a view that was read, and in one whose tasks somebody took out.
+    let json = serde_json::to_string(&view).unwrap();
+    let mut read: RunView = serde_json::from_str(&json).unwrap();
+    assert_eq!(read.task(&last.task_id), Some(last));
+    let mut log = platform.0.clone();
+    platform.add("sleep_completed", json!({ "stepName": "nap-1" }));
+    log.push(platform.0.last().unwrap().clone());
+    read.apply_instance(log.last().unwrap().event_id, log.last().unwrap());
+    assert_eq!(read, platform.fold());
+    read.tasks.truncate(1);
+    assert_eq!(read.task(&last.task_id), None);
+}
+
 /// What the workflow gave up, or what was cut off, does not run for ever in a run that has ended.
 #[test]
 fn open_tasks_stop_with_the_run() {
@@ -295,6 +362,7 @@ fn a_page_reads_it_as_json() {
     assert_eq!(
         json,
         json!({
+            "run": 1,
             "state": "running",
             "started": "2026-11-23T14:37:55.907Z",
             "cursor": 3,
@@ -440,7 +508,11 @@ fn tell(run: &[Doing], ends: Option<bool>) -> (OurLog, PlatformLog) {
             Doing::Wait { name, comes } => {
                 let step = format!("{}-{}", ["a", "b-1", "c"][name], count(2, name));
                 let task = format!("{step}.waitForEvent");
-                ours.add("started", &task, json!({ "kind": "waitForEvent" }));
+                ours.add(
+                    "started",
+                    &task,
+                    json!({ "kind": "waitForEvent", "eventType": "go" }),
+                );
                 platform.add(
                     "wait_started",
                     json!({ "stepName": step, "eventType": "go" }),
@@ -477,11 +549,14 @@ type Comparable = (
     TaskState,
     Option<String>,
     Option<u32>,
-    Vec<FailedAttempt>,
+    Vec<(u32, String)>,
+    Option<String>,
+    bool,
 );
 
 /// All but times, and what only one of the logs shows.
 fn comparable(view: &RunView) -> (RunState, Option<String>, Vec<Comparable>) {
+    let failed = |failed: &FailedAttempt| (failed.attempt, failed.error.clone());
     let task = |task: &TaskView| {
         (
             task.task_id.to_string(),
@@ -491,7 +566,9 @@ fn comparable(view: &RunView) -> (RunState, Option<String>, Vec<Comparable>) {
             task.state,
             task.error.clone(),
             task.attempt,
-            task.failed_attempts.clone(),
+            task.failed_attempts.iter().map(failed).collect(),
+            task.event_type.clone(),
+            task.retry_at.is_some(),
         )
     };
     (

@@ -6,11 +6,11 @@
 mod support;
 
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use cloudflare_workflows::{
-    NonRetryableError, Progress, Retries, Step, StepConfig, StepContext, StepError, StepErrorKind,
-    WaitForEvent,
+    Backoff, NonRetryableError, Progress, Retries, Step, StepConfig, StepContext, StepError,
+    StepErrorKind, WaitForEvent, WorkflowDuration,
 };
 use futures_util::try_join;
 use serde_json::{Value, json};
@@ -80,6 +80,84 @@ async fn an_undisturbed_run_is_this_log() {
     let mut second: Value = serde_json::from_str(&page.events[1].data).unwrap();
     second["timestamp"] = "1970-01-01T00:00:00.000Z".into();
     assert_eq!(second, fields);
+}
+
+/// When a step that waits ends, what it waits for and when an attempt is made again: as the first
+/// lifetime computed it, since a fact is stored once.
+#[tokio::test(start_paused = true)]
+async fn waits_and_retries_say_until_when() {
+    async fn body<S: Step>(step: &S) -> Result<(), StepError> {
+        let linear = Retries::new(2, Duration::from_secs(3)).backoff(Backoff::Linear);
+        let linear = StepConfig::new().retries(linear);
+        let failing = async |attempt: StepContext| match attempt.attempt {
+            3 => Ok(()),
+            _ => Err(StepError::new("no")),
+        };
+        step.run_with("linear", linear, failing).await?;
+        let chosen = Retries::dynamic(1, async |_| Ok(Duration::from_secs(1)));
+        let chosen = StepConfig::new().retries(chosen);
+        let failing = async |attempt: StepContext| match attempt.attempt {
+            2 => Ok(()),
+            _ => Err(StepError::new("no")),
+        };
+        step.run_with("chosen", chosen, failing).await?;
+        let last = StepConfig::new().retries(Retries::NONE);
+        let failing = async |_| Err::<(), _>(StepError::new("no"));
+        step.run_with("last", last, failing).await.unwrap_err();
+        step.sleep("nap", Duration::from_secs(90)).await?;
+        // Beyond what an event can say, and beyond what a clock can.
+        step.sleep("long", WorkflowDuration::years(9_000)).await?;
+        step.sleep("ever", WorkflowDuration::milliseconds(u64::MAX))
+            .await?;
+        let time = SystemTime::UNIX_EPOCH + Duration::from_millis(1_795_444_674_907);
+        step.sleep_until("then", time).await?;
+        step.wait_for_event::<()>("answer", WaitForEvent::new("ok"))
+            .await?;
+        let hour = WaitForEvent::new("paid").timeout(Duration::from_secs(3600));
+        step.wait_for_event::<()>("payment", hour).await?;
+        Ok(())
+    }
+    let (engine, world): (Rc<Engine>, _) = (Rc::default(), World::new());
+    for _ in 0..2 {
+        let step = wrapped(&engine, &world, DispatchConfig::batched());
+        let run = step.workflow(async |step| body(&step).await);
+        lifetime(&engine, run).await.unwrap().unwrap();
+    }
+    let mut got = Vec::new();
+    for event in page(&world).await.events {
+        let data: Value = serde_json::from_str(&event.data).unwrap();
+        let time = |field: &str| {
+            let text = data.get(field)?.as_str().unwrap();
+            Some(humantime::parse_rfc3339(text).unwrap())
+        };
+        let told = [("until", time("until")), ("retryAt", time("retryAt"))];
+        for (field, told) in told {
+            if let Some(told) = told {
+                let left = told.duration_since(time("timestamp").unwrap()).unwrap();
+                let left = match left.as_secs() {
+                    86_400.. if field == "until" => "later".to_owned(),
+                    _ => format!("{}s", left.as_secs_f64()),
+                };
+                let of = data["eventType"].as_str().unwrap_or("-");
+                let task = data["taskId"].as_str().unwrap();
+                got.push(format!("{} {task} {field} {left} {of}", event.event_type));
+                if task == "then-1.sleepUntil" {
+                    assert_eq!(data["until"], "2026-11-23T14:37:54.907Z");
+                }
+            }
+        }
+    }
+    assert_eq!(
+        got,
+        [
+            "attempt_failed linear-1 retryAt 3s -",
+            "attempt_failed linear-1 retryAt 6s -",
+            "started nap-1.sleep until 90s -",
+            "started then-1.sleepUntil until later -",
+            "started answer-1.waitForEvent until later ok",
+            "started payment-1.waitForEvent until 3600s paid",
+        ]
+    );
 }
 
 /// The heart of the matter: killed at every single await point, and started again, the run has

@@ -98,6 +98,17 @@ pub struct StepEvent {
     /// The error's message, never a stack.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// When a sleep ends, or a wait times out: of `started`. It is computed when the step is first
+    /// observed, and is absent beyond the year 9999.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "iso_option")]
+    pub until: Option<SystemTime>,
+    /// The type of the event that a wait is for: of `started`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event_type: Option<String>,
+    /// When the next attempt begins, at the earliest: of `attempt_failed`. It is absent if no attempt
+    /// follows, and if the time is not known, for example because a function chooses it.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "iso_option")]
+    pub retry_at: Option<SystemTime>,
 }
 
 impl StepEvent {
@@ -120,6 +131,9 @@ impl StepEvent {
             message: None,
             attributes: None,
             error: None,
+            until: None,
+            event_type: None,
+            retry_at: None,
         }
     }
 
@@ -142,6 +156,23 @@ impl StepEvent {
     pub(crate) fn report(mut self, percent: Option<f64>, message: Option<String>) -> Self {
         self.percent = percent;
         self.message = message.map(|message| cut(&message));
+        self
+    }
+
+    /// Sets when a step that waits ends at the latest. A time that an event cannot have is left out.
+    pub(crate) fn until(mut self, until: Option<SystemTime>) -> Self {
+        self.until = until.filter(|until| iso::can_write(*until));
+        self
+    }
+
+    pub(crate) fn waits_for(mut self, event_type: &str) -> Self {
+        self.event_type = Some(cut(event_type));
+        self
+    }
+
+    /// Sets when the next attempt begins. A time that an event cannot have is left out.
+    pub(crate) fn retry_at(mut self, time: Option<SystemTime>) -> Self {
+        self.retry_at = time.filter(|time| iso::can_write(*time));
         self
     }
 
@@ -247,13 +278,17 @@ pub(crate) fn cut(text: &str) -> String {
 pub(crate) mod iso {
     use super::*;
 
+    /// Returns whether a time is in the years 1970 to 9999: humantime panics beyond.
+    pub(crate) fn can_write(time: SystemTime) -> bool {
+        let last = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(253_402_300_799);
+        (SystemTime::UNIX_EPOCH..=last).contains(&time)
+    }
+
     pub(crate) fn serialize<S: Serializer>(
         time: &SystemTime,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
-        // humantime writes years 1970 to 9999, and panics beyond, so the range is checked first.
-        let last = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(253_402_300_799);
-        if *time < SystemTime::UNIX_EPOCH || *time > last {
+        if !can_write(*time) {
             return Err(S::Error::custom(
                 "a timestamp is outside the years 1970 to 9999",
             ));
@@ -331,6 +366,27 @@ mod tests {
             encoded.data(),
             r#"{"taskId":"charge card-1","step":"charge card","kind":"do","count":1,"timestamp":"2026-11-23T14:37:54.907Z","parentId":null,"attempt":1}"#
         );
+    }
+
+    #[test]
+    fn times_that_no_event_can_have_are_left_out() {
+        let started = event(StepEventType::Started);
+        let soon = started.timestamp + Duration::from_secs(1);
+        let wait = started.clone().until(Some(soon)).waits_for("paid");
+        let encoded = NewEvent::encode(&wait).unwrap();
+        let end = r#""parentId":null,"until":"2026-11-23T14:37:55.907Z","eventType":"paid"}"#;
+        assert!(encoded.data().ends_with(end), "{}", encoded.data());
+        let late = SystemTime::UNIX_EPOCH + Duration::from_secs(253_402_300_800);
+        let never = started.clone().until(Some(late)).retry_at(Some(late));
+        assert_eq!((never.until, never.retry_at), (None, None));
+        assert_eq!(
+            NewEvent::encode(&never).unwrap(),
+            NewEvent::encode(&started).unwrap()
+        );
+        let failed = event(StepEventType::AttemptFailed).retry_at(Some(soon));
+        let encoded = NewEvent::encode(&failed).unwrap();
+        let end = r#""retryAt":"2026-11-23T14:37:55.907Z"}"#;
+        assert!(encoded.data().ends_with(end), "{}", encoded.data());
     }
 
     #[test]

@@ -262,7 +262,8 @@ impl<S: Step + 'static, D: Dispatch + 'static> WorkflowEventStep<S, D> {
         }
     }
 
-    /// Runs a step that waits, for `expected` if that is known.
+    /// Runs a step that waits, for `expected` if that is known. `describe` adds to its `started` what
+    /// is known of the wait.
     ///
     /// The engine is called at once, so that it gets the calls in the workflow's order. The flush
     /// runs beside the call, since the engine may end this lifetime and its timers during the wait.
@@ -271,10 +272,11 @@ impl<S: Step + 'static, D: Dispatch + 'static> WorkflowEventStep<S, D> {
         kind: Kind,
         name: &str,
         expected: Duration,
+        describe: impl FnOnce(StepEvent) -> StepEvent,
         call: impl Future<Output = Result<T, StepError>> + 'static,
     ) -> Result<T, StepError> {
         let track = self.track(Form::Step(kind), name);
-        track.emit(track.event(StepEventType::Started));
+        track.emit(describe(track.event(StepEventType::Started)));
         let life = &self.shared.life;
         let mut call = Call::new(life, async move {
             let (began, epoch) = (track.life.dispatch.now(), track.life.epoch.get());
@@ -365,15 +367,21 @@ impl<S: Step + 'static, D: Dispatch + 'static> Step for WorkflowEventStep<S, D> 
         let duration = duration.into();
         let (shared, owned) = (Rc::clone(&self.shared), name.to_owned());
         let call = async move { shared.step.sleep(&owned, duration).await };
-        self.wait(Kind::Sleep, name, duration.into(), call).await
+        let ends = |started: StepEvent| {
+            let end = started.timestamp.checked_add(duration.into());
+            started.until(end)
+        };
+        self.wait(Kind::Sleep, name, duration.into(), ends, call)
+            .await
     }
 
     async fn sleep_until(&self, name: &str, time: SystemTime) -> Result<(), StepError> {
         let left = time.duration_since(self.shared.life.dispatch.now());
         let (shared, owned) = (Rc::clone(&self.shared), name.to_owned());
         let call = async move { shared.step.sleep_until(&owned, time).await };
-        self.wait(Kind::SleepUntil, name, left.unwrap_or_default(), call)
-            .await
+        let left = left.unwrap_or_default();
+        let ends = |started: StepEvent| started.until(Some(time));
+        self.wait(Kind::SleepUntil, name, left, ends, call).await
     }
 
     async fn wait_for_event<T>(
@@ -385,8 +393,14 @@ impl<S: Step + 'static, D: Dispatch + 'static> Step for WorkflowEventStep<S, D> 
         T: DeserializeOwned + 'static,
     {
         let (shared, owned) = (Rc::clone(&self.shared), name.to_owned());
+        let event_type = options.event_type.clone();
+        let timeout = options.timeout.unwrap_or(DEFAULT_WAIT);
         let call = async move { shared.step.wait_for_event(&owned, options).await };
-        self.wait(Kind::WaitForEvent, name, Duration::ZERO, call)
+        let times_out = |started: StepEvent| {
+            let end = started.timestamp.checked_add(timeout.into());
+            started.until(end).waits_for(&event_type)
+        };
+        self.wait(Kind::WaitForEvent, name, Duration::ZERO, times_out, call)
             .await
     }
 }
@@ -437,6 +451,8 @@ pub fn workflow_ended(
     })
 }
 
+/// The platform's timeout of a wait for an event that has none of its own.
+const DEFAULT_WAIT: WorkflowDuration = WorkflowDuration::hours(24);
 /// A wait this long proves that the engine is alive: a lost engine rejects a wait at once, and one
 /// that answers from its cache answers at once.
 const ONLY_THE_LIVING_WAIT: Duration = Duration::from_secs(5);
@@ -799,6 +815,8 @@ struct Attempt {
     timeout: WorkflowDuration,
     /// Whether no retry is left after it.
     last: bool,
+    /// The time between its failure and the next attempt; `None` if a function chooses it.
+    retry_delay: Option<Duration>,
     outcome: Outcome,
     /// Whether the engine has received the outcome.
     answered: bool,
@@ -880,6 +898,7 @@ impl Attempts {
             // deploy.
             timeout: context.config.timeout,
             last: number > context.config.retries.limit,
+            retry_delay: context.config.retries.delay_after(number),
             outcome: Outcome::Running,
             answered: false,
             reports: 0,
@@ -904,7 +923,7 @@ impl Attempts {
     ) -> Option<Duration> {
         let now = track.life.dispatch.now();
         // `None` if its time was up before: the engine ignores whatever it returns.
-        let (reports, left) = self.if_running(number, |attempt| {
+        let (reports, left, retry_delay) = self.if_running(number, |attempt| {
             let worked = now.duration_since(attempt.began).unwrap_or_default();
             let left = Duration::from(attempt.timeout).checked_sub(worked)?;
             match result {
@@ -914,11 +933,14 @@ impl Attempts {
                     attempt.outcome = Outcome::Failed(Some(error.message().to_owned()));
                 }
             }
-            Some((attempt.reports, left))
+            let retry_delay = attempt.retry_delay.filter(|_| !attempt.last);
+            Some((attempt.reports, left, retry_delay))
         })??;
         if let Err(error) = result {
             let event = track.event(StepEventType::AttemptFailed);
-            track.emit_sure(event.attempt(Some(number)).error(error.message()));
+            let retry_at = retry_delay.and_then(|delay| event.timestamp.checked_add(delay));
+            let event = event.attempt(Some(number)).error(error.message());
+            track.emit_sure(event.retry_at(retry_at));
         }
         (track.shown && (result.is_err() || reports > 0)).then_some(left / 10)
     }

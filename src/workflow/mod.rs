@@ -10,6 +10,7 @@ mod dispatch;
 mod event_step;
 mod feed;
 mod reconcile;
+mod snapshot;
 mod view;
 
 pub use dispatch::{BatchedDispatch, DispatchConfig, FactLog, Opened, OpenedRun, Told};
@@ -19,4 +20,5 @@ pub use event_step::{
 pub use feed::{InstanceFeed, InstanceFeedItem, InstanceLogIds};
 pub use reconcile::read_ended_run;
 pub(crate) use reconcile::{RUN_FAILED, Reconciled, TERMINATED, reconcile};
+pub use snapshot::{MAX_DEPTH, RunSnapshot};
 pub use view::{FailedAttempt, RollbackView, RunState, RunView, TaskState, TaskView};

@@ -1,5 +1,8 @@
 //! The state of a run, built from either log.
 
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::{BuildHasher as _, RandomState};
 use std::time::SystemTime;
 
 use cloudflare_workflows::{StepName, WorkflowInstanceEvent, WorkflowInstanceEventData as Data};
@@ -7,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::feed::InstanceFeedItem;
+use super::reconcile::TERMINATED;
 use crate::delivery::DecodeEvent;
 use crate::event::{EventId, StoredEvent};
 use crate::task::{Form, Kind, StepEvent, StepEventType, TaskId, iso, iso_option};
@@ -19,11 +23,14 @@ use crate::task::{Form, Kind, StepEvent, StepEventType, TaskId, iso, iso_option}
 /// |---|---|---|
 /// | a task begins | `started` | `step_started`, `sleep_started`, `wait_started` |
 /// | it goes into its nth attempt | (known when the attempt ends) | `attempt_started` |
-/// | an attempt failed | `attempt_failed` | `attempt_errored`, with `retry_at` |
+/// | an attempt failed | `attempt_failed` | `attempt_errored` |
+/// | when the next one begins | `attempt_failed`, if the step's config says it | `attempt_errored` |
 /// | it completed | `completed` | `step_completed`, `sleep_completed`, `wait_completed` |
 /// | it failed | `failed` | `step_errored`, `wait_timed_out` |
 /// | progress and attributes | `progress`, `completed` | - |
-/// | when a sleep ends | - | `sleep_started` |
+/// | when a sleep ends | `started` | `sleep_started` |
+/// | the type that a wait is for | `started` | `wait_started` |
+/// | when a wait times out | `started` | - |
 /// | its rollback | - | `rollback_step_*`, `rollback_attempt_*` |
 /// | groups, and tasks inside of them | as `do` tasks with `parent_id` | -, all tasks have no parent |
 /// | the run is queued, paused, waits | - | `workflow_queued`, `_waiting_for_pause`, `_paused`, `_waiting` |
@@ -31,7 +38,7 @@ use crate::task::{Form, Kind, StepEvent, StepEventType, TaskId, iso, iso_option}
 /// | it rolls back | - | `rollback_started` |
 /// | it completed | `completed` of the workflow | `workflow_completed` |
 /// | it failed | `failed` of the workflow | `workflow_errored` |
-/// | it was terminated | as failed | `workflow_terminated` |
+/// | it was terminated | `failed` of the workflow, with the words of a termination | `workflow_terminated` |
 /// | a task is stopped | the workflow's end comes before its own | likewise |
 /// | it begins anew | `restarted` | a log of its own, after a `reset` for a client that saw the previous one |
 ///
@@ -41,7 +48,7 @@ use crate::task::{Form, Kind, StepEvent, StepEventType, TaskId, iso, iso_option}
 /// - **a sleep until a time**, which is a `sleep` for the platform;
 /// - **attempts that were killed** with their process, which failed for the platform but not for
 ///   our own log;
-/// - **messages** of timeouts, for which the platform's log has other words or none.
+/// - **messages** of timeouts and terminations, for which the platform's log has other words or none.
 ///
 /// Serialises as JSON for pages, with times as ISO 8601:
 ///
@@ -62,10 +69,14 @@ use crate::task::{Form, Kind, StepEvent, StepEventType, TaskId, iso, iso_option}
 /// assert_eq!(serde_json::to_value(&view)?["tasks"][0]["started"], "2026-11-24T09:00:00.000Z");
 /// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
 /// ```
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct RunView {
+    /// The number of the run in our own log, from 1: a restart begins the next. Always 1 for the
+    /// platform's log.
+    #[serde(default = "first_run")]
+    pub run: u32,
     /// The state of the run.
     pub state: RunState,
     /// The error, if it failed.
@@ -82,6 +93,9 @@ pub struct RunView {
     /// The id of the last event applied. Subscribe after it to miss nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cursor: Option<EventId>,
+    /// Where the tasks are, so that applying an event takes the same time however many there are.
+    #[serde(skip)]
+    index: Index,
 }
 
 /// The state of a run.
@@ -150,12 +164,16 @@ pub struct TaskView {
     /// The attempts that failed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failed_attempts: Vec<FailedAttempt>,
-    /// When the next attempt begins, after one that failed.
+    /// When the next attempt begins, after one that failed. It is not there if that is not known,
+    /// and once the attempt is known to run.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "iso_option")]
     pub retry_at: Option<SystemTime>,
-    /// When the sleep ends.
+    /// When the sleep ends, or the wait times out.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "iso_option")]
     pub until: Option<SystemTime>,
+    /// The type of the event that the wait is for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event_type: Option<String>,
     /// The latest reported progress, from 0 to 100.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub percent: Option<f64>,
@@ -168,6 +186,10 @@ pub struct TaskView {
     /// Its rollback, once that runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollback: Option<RollbackView>,
+    /// The tasks that are part of it, in the order in which they began: only in a
+    /// [`RunSnapshot`](crate::workflow::RunSnapshot). The tasks of a [`RunView`] are one list.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tasks: Vec<TaskView>,
 }
 
 /// The state of a task, or of its rollback.
@@ -195,6 +217,9 @@ pub struct FailedAttempt {
     pub attempt: u32,
     /// The error's message.
     pub error: String,
+    /// When it failed.
+    #[serde(with = "iso")]
+    pub ended: SystemTime,
 }
 
 /// The state of a step's rollback.
@@ -213,6 +238,21 @@ pub struct RollbackView {
     /// The error, if it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+}
+
+impl Default for RunView {
+    fn default() -> Self {
+        Self {
+            run: first_run(),
+            state: RunState::default(),
+            error: None,
+            started: None,
+            ended: None,
+            tasks: Vec::new(),
+            cursor: None,
+            index: Index::default(),
+        }
+    }
 }
 
 impl RunView {
@@ -235,7 +275,10 @@ impl RunView {
             return Ok(());
         }
         if event.event_type == "restarted" {
-            *self = Self::new();
+            *self = Self {
+                run: restarted_run(&event.data).unwrap_or(self.run.saturating_add(1)),
+                ..Self::new()
+            };
         } else if StepEventType::from_name(&event.event_type).is_some() {
             self.apply_step(&StepEvent::decode(event)?);
         }
@@ -263,10 +306,38 @@ impl RunView {
         }
     }
 
-    /// Returns the task with this id.
+    /// Returns the task with this id. It takes the same time however many tasks there are, unless
+    /// the view was just read from JSON.
     #[must_use]
     pub fn task(&self, id: &TaskId) -> Option<&TaskView> {
-        self.tasks.iter().rev().find(|task| task.task_id == *id)
+        match self.index.covered == self.tasks.len() {
+            true => self.tasks.get(self.index.find(&self.tasks, id)?),
+            false => self.tasks.iter().rev().find(|task| task.task_id == *id),
+        }
+    }
+
+    /// Goes on behind an event that is not applied.
+    pub(crate) fn pass(&mut self, id: EventId) {
+        self.cursor = self.cursor.max(Some(id));
+    }
+
+    /// Returns for each task the position of its parent, if that is in the view.
+    pub(super) fn parents(&self) -> Vec<Option<usize>> {
+        let mut made = Index::default();
+        let index = if self.index.covered == self.tasks.len() {
+            &self.index
+        } else {
+            made.cover(&self.tasks);
+            &made
+        };
+        let parent = |task: &TaskView| index.find(&self.tasks, task.parent_id.as_ref()?);
+        self.tasks.iter().map(parent).collect()
+    }
+
+    /// Returns about how many bytes of memory it takes.
+    pub(crate) fn weight(&self) -> usize {
+        let tasks = self.tasks.iter().map(TaskView::weight);
+        tasks.sum::<usize>() + size_of::<Self>() + self.error.as_ref().map_or(0, String::len)
     }
 
     fn is_new(&self, id: EventId) -> bool {
@@ -278,9 +349,9 @@ impl RunView {
             return self.apply_workflow(event);
         }
         // Tasks that were filtered out of the log are not in the view.
-        let Some(task) = self.task_mut(|task| task.task_id == event.task_id) else {
+        let Some(task) = self.task_mut(&event.task_id) else {
             if event.of() == StepEventType::Started {
-                self.tasks.push(TaskView::of(event));
+                self.push(TaskView::of(event));
             }
             return;
         };
@@ -290,9 +361,17 @@ impl RunView {
             StepEventType::AttemptFailed => {
                 let attempt = event.attempt.unwrap_or_default();
                 let error = event.error.clone().unwrap_or_default();
-                task.failed_attempts.push(FailedAttempt { attempt, error });
+                let ended = event.timestamp;
+                task.retry_at = event.retry_at;
+                task.failed_attempts.push(FailedAttempt {
+                    attempt,
+                    error,
+                    ended,
+                });
             }
             StepEventType::Progress => {
+                // Only code that runs reports something.
+                task.retry_at = None;
                 task.percent = event.percent.or(task.percent);
                 task.message = event.message.clone().or(task.message.take());
                 task.attributes = event.attributes.clone().or(task.attributes.take());
@@ -313,7 +392,12 @@ impl RunView {
             StepEventType::Started => self.run(event.timestamp),
             StepEventType::Completed => self.end(RunState::Completed, event.timestamp, None),
             StepEventType::Failed => {
-                self.end(RunState::Failed, event.timestamp, event.error.clone());
+                let terminated = event.error.as_deref() == Some(TERMINATED);
+                let state = match terminated {
+                    true => RunState::Terminated,
+                    false => RunState::Failed,
+                };
+                self.end(state, event.timestamp, event.error.clone());
             }
             StepEventType::AttemptFailed | StepEventType::Progress => {}
         }
@@ -333,17 +417,23 @@ impl RunView {
             }
             Data::WorkflowTerminated => self.end(RunState::Terminated, now, None),
             Data::RollbackStarted => self.state = RunState::RollingBack,
-            Data::StepStarted { step_name, .. } => self.begin(Kind::Do, step_name, now),
+            Data::StepStarted { step_name, .. } => {
+                self.begin(Kind::Do, step_name, now, |_| {});
+            }
             Data::SleepStarted {
                 step_name,
                 duration,
             } => {
-                self.begin(Kind::Sleep, step_name, now);
-                if let Some(sleep) = self.tasks.last_mut() {
-                    sleep.until = now.checked_add(*duration);
-                }
+                let until = now.checked_add(*duration);
+                let until = until.filter(|until| iso::can_write(*until));
+                self.begin(Kind::Sleep, step_name, now, |sleep| sleep.until = until);
             }
-            Data::WaitStarted { step_name, .. } => self.begin(Kind::WaitForEvent, step_name, now),
+            Data::WaitStarted {
+                step_name,
+                event_type,
+            } => self.begin(Kind::WaitForEvent, step_name, now, |wait| {
+                wait.event_type = Some(event_type.clone());
+            }),
             Data::AttemptStarted { step_name, attempt } => self.of(Kind::Do, step_name, |task| {
                 task.attempt = Some(*attempt);
                 task.retry_at = None;
@@ -354,10 +444,12 @@ impl RunView {
                 retry_delay,
                 error,
             } => self.of(Kind::Do, step_name, |task| {
-                task.retry_at = retry_delay.and_then(|delay| now.checked_add(delay));
+                let retry_at = retry_delay.and_then(|delay| now.checked_add(delay));
+                task.retry_at = retry_at.filter(|time| iso::can_write(*time));
                 task.failed_attempts.push(FailedAttempt {
                     attempt: *attempt,
                     error: error.message.clone(),
+                    ended: now,
                 });
             }),
             Data::StepCompleted { step_name, .. } => self.of(Kind::Do, step_name, |task| {
@@ -392,6 +484,7 @@ impl RunView {
                 rollback.failed_attempts.push(FailedAttempt {
                     attempt: *attempt,
                     error: error.message.clone(),
+                    ended: now,
                 });
             }),
             Data::RollbackStepCompleted { step_name } => {
@@ -432,32 +525,46 @@ impl RunView {
 
     /// Adds a task of the platform's log. Sleeps of one name and different lengths share a name
     /// there, so their count is computed here.
-    fn begin(&mut self, kind: Kind, name: &StepName, now: SystemTime) {
-        let same = |task: &&TaskView| task.kind == kind && task.step == name.name();
-        let latest = self.tasks.iter().rev().find(same);
+    fn begin(
+        &mut self,
+        kind: Kind,
+        name: &StepName,
+        now: SystemTime,
+        describe: impl FnOnce(&mut TaskView),
+    ) {
+        self.index.cover(&self.tasks);
         let count = match kind {
-            Kind::Sleep => latest.map_or(0, |task| task.count) + 1,
+            Kind::Sleep => self.index.sleeps(name.name()).greatest + 1,
             _ => name.count(),
         };
         let task_id = TaskId::new(name.name(), count, Form::Step(kind));
         // A run that is restarted from a step keeps the tasks before it, whose events come only
         // once.
-        if self.task(&task_id).is_none() {
-            self.tasks
-                .push(TaskView::new(task_id, name.name(), kind, count, now));
+        if self.index.find(&self.tasks, &task_id).is_none() {
+            let mut task = TaskView::new(task_id, name.name(), kind, count, now);
+            describe(&mut task);
+            self.push(task);
         }
     }
 
+    /// Changes a step of the platform's log: of sleeps, the latest of that name that is under way.
     fn of(&mut self, kind: Kind, name: &StepName, change: impl FnOnce(&mut TaskView)) {
-        let found = self.tasks.iter_mut().rev().find(|task| {
-            task.kind == kind
-                && task.step == name.name()
-                && match kind {
-                    Kind::Sleep => task.state == TaskState::Running,
-                    _ => task.count == name.count(),
+        self.index.cover(&self.tasks);
+        let position = match kind {
+            Kind::Sleep => loop {
+                let latest = self.index.sleeps(name.name()).open.pop();
+                let Some(position) = latest else { break None };
+                let sleep = self.tasks.get(position);
+                if sleep.is_some_and(|sleep| sleep.state == TaskState::Running) {
+                    break Some(position);
                 }
-        });
-        if let Some(task) = found {
+            },
+            _ => {
+                let id = TaskId::new(name.name(), name.count(), Form::Step(kind));
+                self.index.find(&self.tasks, &id)
+            }
+        };
+        if let Some(task) = position.and_then(|position| self.tasks.get_mut(position)) {
             change(task);
         }
     }
@@ -473,9 +580,90 @@ impl RunView {
         });
     }
 
-    /// Finds a task, searching the latest first: most events are about it.
-    fn task_mut(&mut self, holds: impl Fn(&TaskView) -> bool) -> Option<&mut TaskView> {
-        self.tasks.iter_mut().rev().find(|task| holds(task))
+    fn task_mut(&mut self, id: &TaskId) -> Option<&mut TaskView> {
+        self.index.cover(&self.tasks);
+        let position = self.index.find(&self.tasks, id)?;
+        self.tasks.get_mut(position)
+    }
+
+    fn push(&mut self, task: TaskView) {
+        self.tasks.push(task);
+        self.index.cover(&self.tasks);
+    }
+}
+
+/// Where the tasks of a view are. It is no part of the view's value: a view that was read from JSON
+/// makes it anew.
+#[derive(Clone, Default)]
+struct Index {
+    /// The position of a task, by a hash of its id. Tasks with the hash of an earlier one are not in
+    /// it, and searched for.
+    positions: HashMap<u64, usize>,
+    /// The sleeps of a name, by a hash of the name.
+    sleeps: HashMap<u64, Sleeps>,
+    hasher: RandomState,
+    /// The number of tasks that it knows.
+    covered: usize,
+    /// Whether two ids have the same hash.
+    ambiguous: bool,
+}
+
+#[derive(Clone, Default)]
+struct Sleeps {
+    /// The greatest count.
+    greatest: u32,
+    /// Positions of those that may be under way, in the order in which they began.
+    open: Vec<usize>,
+}
+
+impl Index {
+    /// Takes in tasks that are new.
+    fn cover(&mut self, tasks: &[TaskView]) {
+        if self.covered > tasks.len() {
+            *self = Self::default();
+        }
+        for (position, task) in tasks.iter().enumerate().skip(self.covered) {
+            let hash = self.hasher.hash_one(task.task_id.as_str());
+            match self.positions.get(&hash) {
+                Some(_) => self.ambiguous = true,
+                None => drop(self.positions.insert(hash, position)),
+            }
+            if task.kind == Kind::Sleep {
+                let sleeps = self.sleeps(&task.step);
+                sleeps.greatest = task.count.max(sleeps.greatest);
+                sleeps.open.push(position);
+            }
+        }
+        self.covered = tasks.len();
+    }
+
+    fn find(&self, tasks: &[TaskView], id: &TaskId) -> Option<usize> {
+        let is_it = |task: &TaskView| task.task_id == *id;
+        let hash = self.hasher.hash_one(id.as_str());
+        match self.positions.get(&hash) {
+            Some(position) if tasks.get(*position).is_some_and(is_it) => Some(*position),
+            Some(_) if self.ambiguous => tasks.iter().rposition(is_it),
+            _ => None,
+        }
+    }
+
+    fn sleeps(&mut self, name: &str) -> &mut Sleeps {
+        let hash = self.hasher.hash_one(name);
+        self.sleeps.entry(hash).or_default()
+    }
+}
+
+impl PartialEq for Index {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl fmt::Debug for Index {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Index")
+            .field("covered", &self.covered)
+            .finish_non_exhaustive()
     }
 }
 
@@ -495,10 +683,12 @@ impl TaskView {
             failed_attempts: Vec::new(),
             retry_at: None,
             until: None,
+            event_type: None,
             percent: None,
             message: None,
             attributes: None,
             rollback: None,
+            tasks: Vec::new(),
         }
     }
 
@@ -507,7 +697,32 @@ impl TaskView {
         let task_id = event.task_id.clone();
         let mut task = Self::new(task_id, &event.step, kind, count, event.timestamp);
         task.parent_id = event.parent_id.clone().filter(|id| !id.is_workflow());
+        task.until = event.until;
+        task.event_type.clone_from(&event.event_type);
         task
+    }
+
+    fn weight(&self) -> usize {
+        /// What the index has of a task.
+        const INDEXED: usize = 48;
+        let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        let failed = |failed: &FailedAttempt| size_of::<FailedAttempt>() + failed.error.len();
+        let rollback = self.rollback.as_ref().map(|rollback| {
+            let attempts = rollback.failed_attempts.iter().map(failed);
+            text(&rollback.error) + attempts.sum::<usize>()
+        });
+        let attributes = self.attributes.as_ref();
+        let ids = self.task_id.as_str().len()
+            + self.step.len()
+            + self.parent_id.as_ref().map_or(0, |id| id.as_str().len());
+        let texts = text(&self.error) + text(&self.message) + text(&self.event_type);
+        size_of::<Self>()
+            + INDEXED
+            + ids
+            + texts
+            + self.failed_attempts.iter().map(failed).sum::<usize>()
+            + rollback.unwrap_or_default()
+            + attributes.map_or(0, |attributes| attributes.iter().map(pair_weight).sum())
     }
 
     fn end(&mut self, state: TaskState, now: SystemTime) {
@@ -515,4 +730,34 @@ impl TaskView {
         self.ended = Some(now);
         self.retry_at = None;
     }
+}
+
+fn first_run() -> u32 {
+    1
+}
+
+/// Reads the number of the run that a `restarted` event begins.
+fn restarted_run(data: &str) -> Option<u32> {
+    #[derive(Deserialize)]
+    struct Restarted {
+        run: u32,
+    }
+
+    let restarted: Restarted = serde_json::from_str(data).ok()?;
+    Some(restarted.run)
+}
+
+fn pair_weight((name, value): (&String, &Value)) -> usize {
+    name.len() + weight_of(value)
+}
+
+/// Returns about how many bytes of memory a value takes. It is as deep as a JSON reader lets it be.
+fn weight_of(value: &Value) -> usize {
+    size_of::<Value>()
+        + match value {
+            Value::String(text) => text.len(),
+            Value::Array(values) => values.iter().map(weight_of).sum(),
+            Value::Object(fields) => fields.iter().map(pair_weight).sum(),
+            _ => 0,
+        }
 }

@@ -92,7 +92,7 @@ describe("the main path", () => {
       ["completed", FULFIL],
       ["started", SLEEP],
       ["completed", SLEEP],
-      ["started", WAIT],
+      ["started", { ...WAIT, eventType: "waiting" }],
       ["completed", WAIT],
       ["started", step("hand to carrier")],
       ["completed", { ...step("hand to carrier"), attempt: 1 }],
@@ -436,7 +436,7 @@ function step(name) {
   return { taskId: `${name}-1`, step: name, kind: "do", count: 1, parentId: "order-1.workflow" };
 }
 
-function plain({ type, json: { timestamp: _, ...fields } }) {
+function plain({ type, json: { timestamp: _, until, retryAt, ...fields } }) {
   return [type, fields];
 }
 

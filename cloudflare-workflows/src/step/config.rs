@@ -136,12 +136,7 @@ impl Retries {
             RetryDelay::Constant(delay) => *delay,
             RetryDelay::Dynamic(function) => function.call(failed).await?,
         };
-        let attempt = failed.ctx.attempt;
-        let factor = match self.backoff {
-            Backoff::Constant => 1,
-            Backoff::Linear => attempt,
-            Backoff::Exponential => 2_u32.saturating_pow(attempt.saturating_sub(1)),
-        };
+        let factor = self.backoff.factor(failed.ctx.attempt);
         Ok(Duration::from(delay).saturating_mul(factor))
     }
 }

@@ -1,5 +1,7 @@
 //! The config that an attempt runs with: every value is known.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
@@ -33,6 +35,16 @@ pub struct ResolvedRetries {
     /// The growth of the delay.
     #[serde(default)]
     pub backoff: Backoff,
+}
+
+impl ResolvedRetries {
+    /// Returns the time between the failure of attempt `attempt`, from 1, and its retry, backoff
+    /// included. Returns `None` if a function chooses it. The limit is ignored.
+    #[must_use]
+    pub fn delay_after(&self, attempt: u32) -> Option<Duration> {
+        let delay = Duration::from(self.delay?);
+        Some(delay.saturating_mul(self.backoff.factor(attempt)))
+    }
 }
 
 /// Reads `null`, the JSON of JavaScript's infinity, as `u32::MAX`.
@@ -94,6 +106,18 @@ pub enum Backoff {
     /// Each retry waits twice as long.
     #[default]
     Exponential,
+}
+
+impl Backoff {
+    /// Returns how many times the delay passes between the failure of attempt `attempt` and its
+    /// retry.
+    pub(crate) fn factor(self, attempt: u32) -> u32 {
+        match self {
+            Self::Constant => 1,
+            Self::Linear => attempt,
+            Self::Exponential => 2_u32.saturating_pow(attempt.saturating_sub(1)),
+        }
+    }
 }
 
 #[cfg(feature = "worker")]

@@ -126,7 +126,7 @@ export function lines(events) {
 
 /** Events without what differs between two equal runs. */
 export function facts(events) {
-  return events.map(({ id, type, json: { timestamp, ...rest } }) => ({ id, type, ...rest }));
+  return events.map(({ id, type, json: { timestamp, until, retryAt, ...rest } }) => ({ id, type, ...rest }));
 }
 
 export function assertDense(events) {

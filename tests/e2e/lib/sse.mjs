@@ -175,10 +175,10 @@ export function withoutHeartbeats(bytes) {
   return Buffer.from(bytes.toString("latin1").replace(/(?<=^|\n):\n/g, ""), "latin1");
 }
 
-/** What two logs of equal runs have in common: everything but timestamps (and ids, if they differ by restarts). */
+/** What two logs of equal runs have in common: everything but times (and ids, if they differ by restarts). */
 export function withoutTime(events) {
   return events.map(({ type, json }) => {
-    const { timestamp, ...rest } = json;
+    const { timestamp, until, retryAt, ...rest } = json;
     return { type, ...rest };
   });
 }
