@@ -7,12 +7,13 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// CORS for `EventSource`s on pages of these origins, with or without `withCredentials`.
+/// CORS for `EventSource`s on pages of these origins, and, with [`credentials`](Self::credentials), for those that
+/// send cookies.
 ///
 /// Its behaviour, with the sections of the [Fetch standard](https://fetch.spec.whatwg.org/) that
 /// require it:
 ///
-/// - An origin on the list gets itself in `Access-Control-Allow-Origin`, and
+/// - An origin on the list gets itself in `Access-Control-Allow-Origin`, and where credentials are allowed
 ///   `Access-Control-Allow-Credentials: true`. It never gets `*`, which a browser rejects for a
 ///   request with credentials ("CORS protocol and credentials", "CORS check"). Any other origin
 ///   gets no such header.
@@ -20,7 +21,7 @@ use std::time::Duration;
 ///   site's response to another ("CORS protocol and HTTP caches").
 /// - Refusals have the CORS headers too, so that a page can read the status, the reason and
 ///   `Retry-After`.
-/// - Preflights are answered with `204`: `GET`, with `Last-Event-ID`, `Cache-Control` or
+/// - Preflights are answered with `204`: `GET`, with `Last-Event-ID`, `Cache-Control`, `Content-Type` or
 ///   `Authorization`. They come from clients other than the browser's own `EventSource`, because of
 ///   the headers that these set. A browser keeps the answer for an hour ("CORS-preflight fetch").
 ///   An `OPTIONS` that is no preflight goes to the handler.
@@ -35,7 +36,7 @@ use std::time::Duration;
 /// ```
 /// use ssetarget::Cors;
 ///
-/// let cors = Cors::new(["https://app.example.com"])?;
+/// let cors = Cors::new(["https://app.example.com"])?.credentials();
 /// let answer = cors.answer("GET", Some("https://app.example.com"), None);
 /// assert!(!answer.is_preflight());
 /// assert!(answer.headers().any(|header| header == ("access-control-allow-credentials", "true")));
@@ -44,6 +45,7 @@ use std::time::Duration;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cors {
     origins: Arc<[String]>,
+    credentials: bool,
     methods: Arc<str>,
     headers: Arc<str>,
     exposed: Arc<str>,
@@ -66,11 +68,22 @@ impl Cors {
         });
         Ok(Self {
             origins: origins.collect::<Result<_, _>>()?,
+            credentials: false,
             methods: "GET".into(),
-            headers: "last-event-id,cache-control,authorization".into(),
+            headers: "last-event-id,cache-control,content-type,authorization".into(),
             exposed: "retry-after".into(),
             max_age: "3600".into(),
         })
+    }
+
+    /// Lets these pages send cookies with their requests and read the answers: an `EventSource` with
+    /// `withCredentials`, `fetch` with `credentials: "include"`. Needed where a cookie says who asks. Such a page
+    /// can do what its visitor may do: list origins that you trust as you trust your own. Default: a browser
+    /// keeps the answer to a request with credentials from the page.
+    #[must_use]
+    pub fn credentials(mut self) -> Self {
+        self.credentials = true;
+        self
     }
 
     /// Adds methods that pages may use, for other routes under the same CORS. A browser allows
@@ -86,7 +99,7 @@ impl Cors {
         Ok(self)
     }
 
-    /// Adds headers that pages may send. Default: `Last-Event-ID`, `Cache-Control` and
+    /// Adds headers that pages may send. Default: `Last-Event-ID`, `Cache-Control`, `Content-Type` and
     /// `Authorization`.
     ///
     /// # Errors
@@ -139,7 +152,9 @@ impl Cors {
             .find(|each| Some(each.as_str()) == origin);
         if let Some(origin) = allowed {
             headers.push(("access-control-allow-origin", origin.as_str().into()));
-            headers.push(("access-control-allow-credentials", "true".into()));
+            if self.credentials {
+                headers.push(("access-control-allow-credentials", "true".into()));
+            }
             if is_preflight {
                 headers.push(("access-control-allow-methods", Arc::clone(&self.methods)));
                 headers.push(("access-control-allow-headers", Arc::clone(&self.headers)));
@@ -287,7 +302,7 @@ mod tests {
 
     #[test]
     fn an_origin_on_the_list_may_read_with_credentials() {
-        let cors = Cors::new([APP, LOCAL]).unwrap();
+        let cors = Cors::new([APP, LOCAL]).unwrap().credentials();
         for origin in [APP, LOCAL] {
             let answer = cors.answer("GET", Some(origin), None);
             assert!(!answer.is_preflight());
@@ -309,7 +324,7 @@ mod tests {
                     &format!("access-control-allow-origin: {origin}"),
                     "access-control-allow-credentials: true",
                     "access-control-allow-methods: GET",
-                    "access-control-allow-headers: last-event-id,cache-control,authorization",
+                    "access-control-allow-headers: last-event-id,cache-control,content-type,authorization",
                     "access-control-max-age: 3600",
                 ]
             );
@@ -317,8 +332,23 @@ mod tests {
     }
 
     #[test]
-    fn nobody_else_gets_more_than_vary() {
+    fn credentials_have_to_be_allowed() {
         let cors = Cors::new([APP]).unwrap();
+        let has = |cors: &Cors, method, asks| {
+            let answer = cors.answer(method, Some(APP), asks);
+            headers(&answer)
+                .iter()
+                .any(|header| header.contains("credentials"))
+        };
+        for (method, asks) in [("GET", None), ("OPTIONS", Some("GET"))] {
+            assert!(!has(&cors, method, asks));
+            assert!(has(&cors.clone().credentials(), method, asks));
+        }
+    }
+
+    #[test]
+    fn nobody_else_gets_more_than_vary() {
+        let cors = Cors::new([APP]).unwrap().credentials();
         let nobody = Cors::new([""; 0]).unwrap();
         for origin in [
             None,
@@ -371,12 +401,12 @@ mod tests {
             .unwrap()
             .max_age(Duration::from_secs(60));
         let preflight = headers(&cors.answer("OPTIONS", Some(APP), Some("DELETE")));
-        assert_eq!(preflight[3], "access-control-allow-methods: GET,DELETE");
-        assert!(preflight[4].ends_with(",authorization,x-token"));
-        assert_eq!(preflight[5], "access-control-max-age: 60");
+        assert_eq!(preflight[2], "access-control-allow-methods: GET,DELETE");
+        assert!(preflight[3].ends_with(",authorization,x-token"));
+        assert_eq!(preflight[4], "access-control-max-age: 60");
         let get = headers(&cors.answer("GET", Some(APP), None));
         assert_eq!(
-            get[3],
+            get[2],
             "access-control-expose-headers: retry-after,x-request-id,allow"
         );
         for bad in ["", "*", "a b", "a,b", "a\r\nb: c", "é"] {

@@ -18,8 +18,8 @@ use hyper_util::rt::TokioIo;
 use ssetarget::axum::{cors, sse};
 use ssetarget::http::{Shutdown, Sse, StreamCut};
 use ssetarget::{
-    Appended, EventId, EventStore, HEARTBEAT_INTERVAL, MemoryEventStore, NewEvent, Page, PageLimit,
-    Refusal, SseTarget, StoredEvent, wire,
+    Appended, Cors, EventId, EventStore, HEARTBEAT_INTERVAL, MemoryEventStore, NewEvent, Page,
+    PageLimit, Refusal, SseTarget, StoredEvent, wire,
 };
 use support::http::{Piece, get, request, send};
 use support::sse::Message;
@@ -871,11 +871,15 @@ async fn logs_to_read() -> (Target, Target<Broken>) {
     (target, Target::new(store))
 }
 
+fn credentials() -> Cors {
+    cors(ORIGINS).unwrap().credentials()
+}
+
 /// The ways to have CORS: a layer of axum, routes of axum, and hyper.
 async fn servers_with_cors() -> [SocketAddr; 3] {
-    let layer = serve(events_to_read().await.layer(cors(ORIGINS).unwrap())).await;
+    let layer = serve(events_to_read().await.layer(credentials())).await;
 
-    let with_cors = Sse::new().cors(cors(ORIGINS).unwrap());
+    let with_cors = Sse::new().cors(credentials());
     let (target, broken) = logs_to_read().await;
     let unknown = with_cors
         .clone()

@@ -8,7 +8,7 @@
 //! let app: Router = Router::new().route("/sse", sse(target));
 //! ```
 //!
-//! For one log for each id see [`Sse::route_with`]. In a handler of your own, [`Sse::respond`]
+//! For one log for each id see [`RunRoutes::into_router`]. In a handler of your own, [`Sse::respond`]
 //! returns the response.
 
 use std::future::Future;
@@ -17,13 +17,13 @@ use std::task::{Context, Poll, ready};
 
 use ::axum::extract::{Path, Request};
 use ::axum::response::{IntoResponse, Response};
-use ::axum::routing::{MethodRouter, any};
+use ::axum::routing::{MethodRouter, Router, any};
 use ::http::StatusCode;
 use serde::de::DeserializeOwned;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{Sse, refuse};
+use super::{RunRoutes, Sse, refuse};
 use crate::cors::{Cors, CorsAnswer, InvalidCors};
 use crate::delivery::SseTarget;
 use crate::refusal::Refusal;
@@ -87,6 +87,46 @@ impl Sse {
                 Err(refusal) => self.refuse(&request, refusal),
             }
         })
+    }
+}
+
+impl<L> RunRoutes<L> {
+    /// Returns the routes as a router, to be [merged](axum::Router::merge) with others, also with other methods of
+    /// the same paths.
+    ///
+    /// ```
+    /// # use std::{collections::HashMap, sync::Arc};
+    /// # use axum::Router;
+    /// # use ssetarget::{MemoryEventStore, NewEvent, Refusal, SseTarget};
+    /// use ssetarget::http::RunRoutes;
+    ///
+    /// # let jobs: Arc<HashMap<String, SseTarget<NewEvent, MemoryEventStore>>> = Arc::default();
+    /// let runs = RunRoutes::new(move |id: String| {
+    ///     let job = jobs.get(&id).cloned();
+    ///     async move { job.ok_or(Refusal::NotFound("there is no such job")) }
+    /// });
+    /// let app: Router = Router::new().merge(runs.prefix("/jobs").into_router());
+    /// ```
+    pub fn into_router<F, E, S, R>(self) -> Router<R>
+    where
+        L: Fn(String) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = Result<SseTarget<E, S>, Refusal>> + Send + 'static,
+        E: 'static,
+        S: EventStore + 'static,
+        R: Clone + Send + Sync + 'static,
+    {
+        let paths = self.paths();
+        let serve = any(
+            async move |request: Request| match self.serve(&request).await {
+                Some(response) => response.into_response(),
+                None => Refusal::NotFound("there is nothing here").into_response(),
+            },
+        );
+        let mut router = Router::new();
+        for path in paths {
+            router = router.route(&path, serve.clone());
+        }
+        router
     }
 }
 

@@ -18,11 +18,13 @@
 //! # check(service);
 //! ```
 
+mod access;
 #[cfg(all(feature = "axum", not(target_family = "wasm")))]
 #[doc(hidden)] // `ssetarget::axum` is its name.
 pub mod axum;
 mod body;
 pub(crate) mod cors;
+mod run_routes;
 mod shutdown;
 
 use std::collections::hash_map::RandomState;
@@ -36,7 +38,7 @@ use std::time::Duration;
 use ::http::header::ACCEPT;
 use ::http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 
-use crate::access::{Grant, Permission};
+use crate::access::{Access, Action, Grant, Permission};
 use crate::clock;
 use crate::clock::Sleep;
 use crate::cors::{Cors, CorsAnswer};
@@ -49,6 +51,7 @@ use crate::sync::MaybeSend;
 use crate::wire;
 
 pub use body::{SseBody, StreamCut};
+pub use run_routes::RunRoutes;
 pub use shutdown::Shutdown;
 
 /// Serves logs as Server-Sent Events, with one configuration for all requests of a server.
@@ -192,6 +195,47 @@ impl Sse {
         }
     }
 
+    /// Returns the response to a request for the log of this id, as [`respond`](Self::respond) does, if `access`
+    /// grants it, and else the `401` that every id gets. Nothing is read before the decision.
+    ///
+    /// Find the log after the decision if that costs anything, or tells whether there is one: as
+    /// [`RunRoutes`] does.
+    ///
+    /// ```
+    /// # use ssetarget::access::{AccessRequest, Permission};
+    /// # use ssetarget::{MemoryEventStore, NewEvent, SseTarget, http::Sse};
+    /// # async fn respond(request: http::Request<()>, target: SseTarget<NewEvent, MemoryEventStore>) {
+    /// let hook = |request: &AccessRequest<'_>| {
+    ///     std::future::ready(match request.bearer() {
+    ///         Some("a key that nobody guesses") => Permission::granted(),
+    ///         _ => Permission::Refused,
+    ///     })
+    /// };
+    /// let response = Sse::new().serve(&request, "chat", &target, &hook).await;
+    /// # }
+    /// ```
+    pub fn serve<E, S, B, A>(
+        &self,
+        request: &Request<B>,
+        id: &str,
+        target: &SseTarget<E, S>,
+        access: &A,
+    ) -> impl Future<Output = Response<SseBody<S::Error>>> + MaybeSend + use<E, S, B, A>
+    where
+        S: EventStore + 'static,
+        A: Access,
+        A::Decision: MaybeSend,
+    {
+        let decision = access::decide(access, request, id, Action::Watch);
+        let (sse, request) = (self.clone(), access::head(request));
+        let target: SseTarget<(), S> = target.typed();
+        async move {
+            let permission = decision.await;
+            let response = sse.respond_permitted(&target, &request, permission);
+            response.await
+        }
+    }
+
     /// Returns the response that refuses a request, for example with [`Refusal::NotFound`], or that
     /// makes it [wait](Refusal::hold), with the headers of [`Cors`].
     pub fn refuse<E, B>(&self, request: &Request<B>, refusal: Refusal) -> Response<SseBody<E>> {
@@ -202,7 +246,6 @@ impl Sse {
 
     /// Returns the response to a request that needs no log: a preflight, or a request that is
     /// refused whatever the log is.
-    #[cfg(all(feature = "axum", not(target_family = "wasm")))]
     pub(crate) fn turn_away<E, B>(&self, request: &Request<B>) -> Option<Response<SseBody<E>>> {
         let caller = Caller::from_request(self, request);
         caller.preflight().or_else(|| {

@@ -110,6 +110,12 @@ impl Response {
             .collect()
     }
 
+    /// Whole responses are compared: all headers but the date.
+    pub(crate) fn headers(&self) -> Vec<(String, String)> {
+        let headers = self.headers.iter().cloned();
+        headers.filter(|(name, _)| name != "date").collect()
+    }
+
     pub(crate) async fn piece(&mut self) -> Piece {
         match &mut self.framing {
             Framing::Length(0) => Piece::End,

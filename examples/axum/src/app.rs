@@ -9,7 +9,7 @@ use axum::http::header::LOCATION;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{Router, get};
 use serde::Deserialize;
-use ssetarget::http::{Shutdown, Sse};
+use ssetarget::http::{RunRoutes, Shutdown, Sse};
 use ssetarget::{Appended, DispatchError, NewEvent};
 use tracing::error;
 
@@ -22,15 +22,15 @@ pub fn router<L: Logs>(logs: L, jobs: Jobs, shutdown: &Shutdown) -> Router {
         .shutdown(shutdown)
         .on_error(|reason| error!(reason, "the store failed"));
     let found = logs.clone();
-    let events = sse.route_with(move |id: String| {
+    let lookup = move |id: String| {
         let logs = found.clone();
         async move { logs.find(&id).await }
-    });
+    };
     Router::new()
         .route("/", get(page::start).post(start::<L>))
         .route("/assets/{name}", get(page::asset))
         .route("/{id}", get(page::log).post(dispatch::<L>))
-        .route("/{id}/sse", events)
+        .merge(RunRoutes::with_sse(lookup, sse).into_router())
         .with_state(App { logs, jobs })
 }
 

@@ -74,7 +74,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
         .split(',')
         .filter(|origin| !origin.is_empty())
         .collect();
-    let cors = ssetarget::axum::cors(origins)?;
+    let cors = ssetarget::axum::cors(origins)?.credentials();
 
     let shutdown = Shutdown::new();
     let app = match env::var("REDIS_URL") {

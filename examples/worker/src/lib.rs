@@ -73,7 +73,8 @@ fn cors(env: &Env) -> Result<Cors> {
         .map(|origins| origins.to_string());
     let origins = origins.unwrap_or_default();
     let origins = origins.split(',').filter(|origin| !origin.is_empty());
-    Cors::new(origins).map_err(|error| error.to_string().into())
+    let cors = Cors::new(origins).map_err(|error| error.to_string())?;
+    Ok(cors.credentials())
 }
 
 /// `POST /`, with an order as JSON or nothing, and `?id=` or nothing.

@@ -1,0 +1,41 @@
+//! Asks a hook about a request with the types of the crate `http`.
+
+use ::http::header::{AUTHORIZATION, COOKIE, ORIGIN};
+use ::http::{HeaderMap, Request};
+
+use super::cors::joined;
+use crate::access::{Access, AccessRequest, Action};
+
+/// Has the hook begin to decide about a request.
+pub(super) fn decide<A: Access, B>(
+    access: &A,
+    request: &Request<B>,
+    id: &str,
+    action: Action,
+) -> A::Decision {
+    let headers = request.headers();
+    let (authorization, origin) = (joined(headers, &AUTHORIZATION), joined(headers, &ORIGIN));
+    let cookies = cookies(headers);
+    let mut asked = AccessRequest::new(id, action);
+    asked.authorization = authorization.as_deref();
+    asked.cookies = cookies.as_deref();
+    asked.origin = origin.as_deref();
+    asked.query = request.uri().query();
+    access.decide(&asked)
+}
+
+/// Returns all cookies in one string: HTTP/2 may have several headers (RFC 9113, section 8.2.3).
+fn cookies(headers: &HeaderMap) -> Option<String> {
+    let cookies = headers.get_all(COOKIE).iter();
+    let cookies: Vec<_> = cookies.filter_map(|cookie| cookie.to_str().ok()).collect();
+    (!cookies.is_empty()).then(|| cookies.join("; "))
+}
+
+/// Copies a request without its body, which need not be `Send`.
+pub(super) fn head<B>(request: &Request<B>) -> Request<()> {
+    let mut head = Request::new(());
+    *head.method_mut() = request.method().clone();
+    *head.uri_mut() = request.uri().clone();
+    *head.headers_mut() = request.headers().clone();
+    head
+}
