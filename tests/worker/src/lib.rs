@@ -23,6 +23,7 @@
 //! - `POST /redis/<log>` appends a list of events to a log in Redis, `GET /redis/<log>/sse` serves it
 //! - `/hub/<log>` and `/hub/<log>/sse` do so by an object, over one connection for all;
 //!   `/hub/contract` runs the suite of stores
+//! - `/routes/<what>/<workflow>/…` are the library's `RunRoutes`
 //! - `POST /trap/<way>` ends the WebAssembly instance; `/panic` panics
 //! - `GET /binding/<kind>/<name>` says what comes of looking for a binding
 
@@ -35,6 +36,7 @@ mod own_log;
 mod platform;
 mod redis;
 mod resets;
+mod routes;
 mod script;
 mod tally;
 mod trap;
@@ -108,6 +110,7 @@ async fn respond(mut request: Request, path: &str, env: Env) -> Result<Response>
         (["gate", name, path], _) => gate::ask(&env, name, path).await,
         (["fold"], Method::Post) => fold(&request.json().await?),
         (["own", name, _], _) => own_log::ask(&env, name, request).await,
+        (["routes", what, workflow, ..], _) => routes::serve(&request, what, workflow, &env).await,
         (["open"], _) => Response::from_json(&watched::open_subscriptions()),
         (["redis", log, rest @ ..], _) => {
             let target = redis::target(&redis::client(&env)?, log);
