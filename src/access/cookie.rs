@@ -26,7 +26,8 @@ pub(super) fn set(token: &str, path: &str, lifetime: Duration) -> String {
     )
 }
 
-/// Escapes what would end the attribute, or is not allowed in a URL's path, which a browser sends escaped already.
+/// Escapes what would end the attribute, or is not allowed in a URL's path. What is escaped already stays so, as the
+/// browser compares it.
 fn escaped(path: &str) -> String {
     let mut escaped = String::with_capacity(path.len());
     for byte in path.bytes() {

@@ -131,18 +131,20 @@ where
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        /// How often a timer may be over too early before others have their turn.
+        const ROUNDS: u32 = 8;
         let mut this = self.project();
-        let rest = left(*this.time, (this.now)());
-        if rest.is_zero() {
-            return Poll::Ready(());
+        for _ in 0..ROUNDS {
+            let rest = left(*this.time, (this.now)());
+            if rest.is_zero() {
+                return Poll::Ready(());
+            }
+            if this.timer.as_mut().poll(context).is_pending() {
+                return Poll::Pending;
+            }
+            this.timer.set((this.sleep)(rest));
         }
-        if this.timer.as_mut().poll(context).is_pending() {
-            return Poll::Pending;
-        }
-        this.timer.set((this.sleep)(rest));
-        if this.timer.poll(context).is_ready() {
-            context.waker().wake_by_ref();
-        }
+        context.waker().wake_by_ref();
         Poll::Pending
     }
 }

@@ -7,7 +7,7 @@ use serde::ser::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
-use super::{Kind, Task, TaskId};
+use super::{Kind, Redact, RedactedField, Task, TaskId};
 use crate::delivery::DecodeEvent;
 use crate::event::{Event, StoredEvent};
 
@@ -66,6 +66,9 @@ impl StepEventType {
 pub struct StepEvent {
     #[serde(skip, default = "started")]
     of: StepEventType,
+    /// The rule for the texts that are set from now on.
+    #[serde(skip)]
+    redact: Option<Redact>,
     /// The id of the task, the same in every lifetime of the run.
     pub task_id: TaskId,
     /// The step's name.
@@ -120,6 +123,7 @@ impl StepEvent {
     ) -> Self {
         Self {
             of,
+            redact: None,
             task_id: task.id.clone(),
             step: task.step.clone(),
             kind: task.kind,
@@ -148,14 +152,27 @@ impl StepEvent {
         self
     }
 
-    pub(crate) fn error(mut self, error: &str) -> Self {
-        self.error = Some(cut(error));
+    /// Applies a rule to the texts that are set from now on, before they are cut.
+    pub(crate) fn redact(mut self, rule: Option<Redact>) -> Self {
+        self.redact = rule;
         self
+    }
+
+    pub(crate) fn error(mut self, error: &str) -> Self {
+        self.error = Some(self.text(RedactedField::Error, error));
+        self
+    }
+
+    fn text(&self, field: RedactedField<'_>, text: &str) -> String {
+        match self.redact {
+            Some(rule) => cut(&rule.apply(field, text)),
+            None => cut(text),
+        }
     }
 
     pub(crate) fn report(mut self, percent: Option<f64>, message: Option<String>) -> Self {
         self.percent = percent;
-        self.message = message.map(|message| cut(&message));
+        self.message = message.map(|message| self.text(RedactedField::Message, &message));
         self
     }
 
@@ -176,9 +193,12 @@ impl StepEvent {
         self
     }
 
-    pub(crate) fn attributes(mut self, attributes: Map<String, Value>) -> Self {
+    pub(crate) fn attributes(mut self, mut attributes: Map<String, Value>) -> Self {
         if attributes.is_empty() {
             return self;
+        }
+        if let Some(rule) = self.redact {
+            rule.apply_to(&mut attributes);
         }
         // A map of JSON values can always be encoded; if it could not, it would be left out.
         let size = serde_json::to_string(&attributes).map_or(usize::MAX, |json| json.len());

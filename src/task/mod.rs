@@ -1,6 +1,7 @@
 //! Names the task that an event is about. Names are the same in every lifetime of a run.
 
 mod event;
+mod redact;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -11,6 +12,7 @@ pub use event::{MAX_ATTRIBUTES, MAX_TEXT, StepEvent, StepEventType};
 pub(crate) use event::{
     attempt_failed_key, is_report_base, iso, iso_option, report_key, split_report_key,
 };
+pub use redact::{Redact, RedactedField};
 
 use self::event::cut;
 

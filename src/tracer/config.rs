@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
+use crate::task::Redact;
 use crate::workflow::DispatchConfig;
 
 /// Configures a [`Tracer`](crate::tracer::Tracer).
@@ -30,10 +31,19 @@ impl TracerConfig {
     }
 
     /// Sets when batches are sent: [`DispatchConfig::batched`] or [`DispatchConfig::immediate`].
-    /// Only `delay`, `call_timeout` and `end_timeout` are used. Default: batched.
+    /// Only `delay`, `call_timeout`, `end_timeout` and `redact` are used. Default: batched.
     #[must_use]
     pub fn dispatch(mut self, config: DispatchConfig) -> Self {
-        self.dispatch = config;
+        let redact = config.redact.or(self.dispatch.redact);
+        self.dispatch = DispatchConfig { redact, ..config };
+        self
+    }
+
+    /// Sets what is done to errors, messages and attributes before they are queued: a rule of your
+    /// own, or [`Redact::SECRETS`]. Default: nothing.
+    #[must_use]
+    pub fn redact(mut self, rule: Redact) -> Self {
+        self.dispatch.redact = Some(rule);
         self
     }
 

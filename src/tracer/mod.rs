@@ -325,7 +325,8 @@ impl Span {
 
     fn event(&self, of: StepEventType) -> StepEvent {
         let shared = &self.shared;
-        StepEvent::new(of, &shared.task, shared.parent.clone(), clock::now())
+        let event = StepEvent::new(of, &shared.task, shared.parent.clone(), clock::now());
+        event.redact(shared.handle.0.redact())
     }
 }
 

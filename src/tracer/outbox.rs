@@ -17,6 +17,7 @@ use crate::delivery::SseTarget;
 use crate::event::NewEvent;
 use crate::store::EventStore;
 use crate::sync::{Mutex, lock};
+use crate::task::Redact;
 
 /// The handle that tracers and spans hold. Sending ends after the last one is dropped.
 pub(super) struct Handle(pub(super) Arc<Outbox>);
@@ -66,6 +67,10 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LAST_BACKOFF: Duration = Duration::from_secs(60);
 
 impl Outbox {
+    pub(super) fn redact(&self) -> Option<Redact> {
+        self.config.dispatch.redact
+    }
+
     pub(super) fn new(config: TracerConfig, sleep: Sleep) -> Self {
         Self {
             config,

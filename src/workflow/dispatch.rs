@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::event_step::{Dispatch, Fact, Flush};
 use crate::event::NewEvent;
-use crate::task::{TaskId, attempt_failed_key, report_key, split_report_key};
+use crate::task::{Redact, TaskId, attempt_failed_key, report_key, split_report_key};
 
 /// Sends facts to a [`FactLog`] in the order they were dispatched, a batch at a time.
 ///
@@ -131,6 +131,9 @@ pub struct DispatchConfig {
     pub end_timeout: Duration,
     /// How long one call may take before it counts as failed. Default: three seconds.
     pub call_timeout: Duration,
+    /// What is done to errors, messages and attributes before they are stored or sent. Default:
+    /// nothing.
+    pub redact: Option<Redact>,
 }
 
 impl DispatchConfig {
@@ -142,6 +145,7 @@ impl DispatchConfig {
             wait_timeout: Duration::from_secs(1),
             end_timeout: Duration::from_secs(10),
             call_timeout: Duration::from_secs(3),
+            redact: None,
         }
     }
 
@@ -173,6 +177,18 @@ impl DispatchConfig {
     #[must_use]
     pub const fn call_timeout(mut self, timeout: Duration) -> Self {
         self.call_timeout = timeout;
+        self
+    }
+
+    /// Sets [`redact`](Self::redact): a rule of your own, or [`Redact::SECRETS`].
+    ///
+    /// ```
+    /// # use ssetarget::{task::Redact, workflow::DispatchConfig};
+    /// const CONFIG: DispatchConfig = DispatchConfig::batched().redact(Redact::SECRETS);
+    /// ```
+    #[must_use]
+    pub const fn redact(mut self, rule: Redact) -> Self {
+        self.redact = Some(rule);
         self
     }
 
@@ -352,6 +368,10 @@ where
             self.push(Queued::End);
         }
         self.flushed(flush).await;
+    }
+
+    fn redact(&self) -> Option<Redact> {
+        self.shared.config.redact
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + 'static) {

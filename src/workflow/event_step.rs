@@ -21,7 +21,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::event::{InvalidEvent, NewEvent};
-use crate::task::{Form, Kind, StepEvent, StepEventType, Task, TaskCounter, TaskId};
+use crate::task::{Form, Kind, Redact, StepEvent, StepEventType, Task, TaskCounter, TaskId};
 
 /// Wraps a [`Step`] and dispatches an event whenever one of its steps begins, fails an attempt,
 /// reports progress, ends or fails.
@@ -42,7 +42,8 @@ use crate::task::{Form, Kind, StepEvent, StepEventType, Task, TaskCounter, TaskI
 /// engine turns out to go on in the same lifetime, the withheld events are dispatched then.
 ///
 /// No event contains what a step returned. Events contain the messages of errors and what the
-/// steps' code reports, also for [sensitive](cloudflare_workflows::Sensitivity) steps. Rollbacks
+/// steps' code reports, also for [sensitive](cloudflare_workflows::Sensitivity) steps; a [rule](Redact)
+/// can change these. Rollbacks
 /// have no events: they run after the run has ended.
 ///
 /// Clones are the same step object. It is not `Send`: it lives on one thread.
@@ -88,6 +89,11 @@ pub trait Dispatch {
 
     /// Waits until all facts taken so far are stored, or until it is no longer worth waiting.
     async fn flush(&self, flush: Flush);
+
+    /// Returns the rule for errors, messages and attributes. Default: none.
+    fn redact(&self) -> Option<Redact> {
+        None
+    }
 
     /// Runs a task on this thread, beside the workflow. It is used for a step that the workflow
     /// abandoned and that the engine goes on with. Default: drops the task, so the end of such a
@@ -728,8 +734,9 @@ enum Verdict {
 
 impl<D: Dispatch> Track<D> {
     fn event(&self, of: StepEventType) -> StepEvent {
-        let now = self.life.dispatch.now();
-        StepEvent::new(of, &self.task, self.parent.clone(), now)
+        let dispatch = &self.life.dispatch;
+        let event = StepEvent::new(of, &self.task, self.parent.clone(), dispatch.now());
+        event.redact(dispatch.redact())
     }
 
     fn emit(&self, event: StepEvent) {

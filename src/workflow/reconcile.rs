@@ -16,7 +16,7 @@ use futures_util::future::{Either, select};
 
 use super::view::{RunView, TaskState, TaskView};
 use crate::event::{InvalidEvent, NewEvent};
-use crate::task::{Form, Kind, StepEvent, StepEventType, Task, TaskCounter, TaskId};
+use crate::task::{Form, Kind, Redact, StepEvent, StepEventType, Task, TaskCounter, TaskId};
 
 /// Reads what `WorkflowLog::settle` needs from the platform's own log of an instance whose run has
 /// ended: the ends of the run and of its steps, without params and outputs.
@@ -79,7 +79,8 @@ pub(crate) enum Reconciled {
 /// [`should_dispatch`](crate::workflow::event_step::WorkflowEventStep::should_dispatch) stay
 /// hidden. A supplied `completed` has no `attributes`, which the platform does not know, and its
 /// timestamp is the platform's. Failed attempts before the last one are not supplied: an attempt
-/// that was killed with its process failed for the platform, but not for our log.
+/// that was killed with its process failed for the platform, but not for our log. `redact` is applied to
+/// the messages of the platform's errors.
 ///
 /// # Errors
 /// When a fact cannot be encoded. That does not happen with step names that the engine accepts.
@@ -87,6 +88,7 @@ pub(crate) fn reconcile(
     ours: &RunView,
     workflow: &str,
     platform: &[WorkflowInstanceEvent],
+    redact: Option<Redact>,
 ) -> Result<Reconciled, InvalidEvent> {
     if is_of_later_run(ours, platform) {
         return Ok(Reconciled::LaterRun);
@@ -100,6 +102,7 @@ pub(crate) fn reconcile(
         attempts: Vec::new(),
         sleeps: Vec::new(),
         facts: Vec::new(),
+        redact,
     };
     if ours.ended.is_none() {
         for event in platform {
@@ -177,6 +180,7 @@ struct Missing<'a> {
     /// The platform's sleeps in their order, and whether they have ended.
     sleeps: Vec<(StepName, bool)>,
     facts: Vec<NewEvent>,
+    redact: Option<Redact>,
 }
 
 impl<'a> Missing<'a> {
@@ -318,7 +322,7 @@ impl<'a> Missing<'a> {
         };
         // A view has no parent for tasks directly under the run.
         let parent = task.parent_id.clone().unwrap_or(self.root.id.clone());
-        StepEvent::new(of, &named, Some(parent), event.timestamp)
+        StepEvent::new(of, &named, Some(parent), event.timestamp).redact(self.redact)
     }
 
     fn run_ended(
@@ -327,7 +331,7 @@ impl<'a> Missing<'a> {
         error: Option<&str>,
         event: &WorkflowInstanceEvent,
     ) -> Result<(), InvalidEvent> {
-        let ended = StepEvent::new(of, &self.root, None, event.timestamp);
+        let ended = StepEvent::new(of, &self.root, None, event.timestamp).redact(self.redact);
         let ended = match error {
             Some(error) => ended.error(error),
             None => ended,
@@ -400,7 +404,7 @@ mod tests {
     }
 
     fn missing(ours: &RunView, theirs: &[WorkflowInstanceEvent]) -> Vec<String> {
-        let Reconciled::Missing(facts) = reconcile(ours, "order", theirs).unwrap() else {
+        let Reconciled::Missing(facts) = reconcile(ours, "order", theirs, None).unwrap() else {
             panic!("another run's");
         };
         let told = facts.iter().map(|fact| {
@@ -564,7 +568,7 @@ mod tests {
             ("started", "a-1", none()),
         ];
         let begins_at = |second| platform(&[(second, json!({"type": "workflow_queued"}))]);
-        let judged = |told: &[_], second| reconcile(&ours(told), "order", &begins_at(second));
+        let judged = |told: &[_], second| reconcile(&ours(told), "order", &begins_at(second), None);
         // The run's `started` may be dispatched before the instance exists.
         let same = Ok(Reconciled::Missing(Vec::new()));
         assert_eq!(judged(&told[..1], 5).map_err(drop), same);

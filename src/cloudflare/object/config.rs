@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::task::Redact;
+
 /// How a `WorkflowEvents` object behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -20,6 +22,9 @@ pub struct WorkflowEventsConfig {
     /// on, and notifies the viewers. Default: none; then the next viewer's request has the platform asked,
     /// where [`with_workflow`](crate::cloudflare::WorkflowEventsNamespace::with_workflow) says so.
     pub workflows: &'static [(&'static str, &'static str)],
+    /// What is done to the messages of errors that the object takes over from the platform, when it ends the
+    /// log of a run that did not do so itself. Default: nothing.
+    pub redact: Option<Redact>,
 }
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -32,6 +37,7 @@ impl WorkflowEventsConfig {
             retention: Some(DAY.saturating_mul(7)),
             ids_retention: DAY.saturating_mul(30),
             workflows: &[],
+            redact: None,
         }
     }
 
@@ -49,6 +55,14 @@ impl WorkflowEventsConfig {
     #[must_use]
     pub const fn workflows(mut self, workflows: &'static [(&'static str, &'static str)]) -> Self {
         self.workflows = workflows;
+        self
+    }
+
+    /// Sets [`redact`](Self::redact). Default: none. Give the run's own events the same rule, with
+    /// [`WorkflowEventsNamespace::redact`](crate::cloudflare::WorkflowEventsNamespace::redact).
+    #[must_use]
+    pub const fn redact(mut self, rule: Redact) -> Self {
+        self.redact = Some(rule);
         self
     }
 

@@ -48,7 +48,7 @@ impl EventsObject {
         config: WorkflowEventsConfig,
     ) -> worker::Result<Self> {
         Ok(Self {
-            log: WorkflowLog::new(ObjectSql::new(&state)?),
+            log: WorkflowLog::new(ObjectSql::new(&state)?).redact(config.redact),
             held_streams: HeldStreams::new(&state),
             state,
             tree: Tree::new(env.clone()),

@@ -14,7 +14,7 @@ use crate::delivery::SseTarget;
 use crate::event::{EventId, EventRef, InvalidEvent, NewEvent};
 use crate::store::{Appended, PageLimit, Sql, SqliteError, SqliteEventStore};
 use crate::sync::{Mutex, lock};
-use crate::task::{StepEventType, is_report_base};
+use crate::task::{Redact, StepEventType, is_report_base};
 use crate::workflow::{Opened, OpenedRun, Reconciled, RunView, Told, reconcile, workflow_started};
 
 /// Keeps the facts of one workflow instance, each once, over a log in SQLite.
@@ -34,6 +34,7 @@ use crate::workflow::{Opened, OpenedRun, Reconciled, RunView, Told, reconcile, w
 pub struct WorkflowLog<Q: Sql> {
     target: SseTarget<NewEvent, SqliteEventStore<Q>>,
     lifetimes: Mutex<Lifetimes>,
+    pub(super) redact: Option<Redact>,
 }
 
 /// The prefix of the keys of `restarted` events. Keys of facts begin with the number of their run instead.
@@ -81,7 +82,15 @@ impl<Q: Sql> WorkflowLog<Q> {
         Self {
             target: SseTarget::new(SqliteEventStore::new(sql)),
             lifetimes: Mutex::default(),
+            redact: None,
         }
+    }
+
+    /// Sets the rule for what is taken over from the platform. Default: none.
+    #[must_use]
+    pub fn redact(mut self, rule: Option<Redact>) -> Self {
+        self.redact = rule;
+        self
     }
 
     /// Opens the log for a lifetime of the instance, and returns its latest run, the facts that the run has,
@@ -429,14 +438,16 @@ impl<Q: Sql> WorkflowLog<Q> {
         let Some(first) = platform.first() else {
             return Ok(Told::Stored(0));
         };
-        match reconcile(&self.latest_run()?, workflow, platform)? {
+        match reconcile(&self.latest_run()?, workflow, platform, self.redact)? {
             Reconciled::Missing(facts) => return self.tell(stood, &facts),
             Reconciled::EarlierRun => return Ok(Told::Stale),
             Reconciled::LaterRun => {}
         }
         let mut facts = vec![workflow_started(workflow, first.timestamp)?];
         // Of its steps nothing is known, so they stay untold.
-        if let Reconciled::Missing(ends) = reconcile(&RunView::new(), workflow, platform)? {
+        if let Reconciled::Missing(ends) =
+            reconcile(&RunView::new(), workflow, platform, self.redact)?
+        {
             facts.extend(ends);
         }
         let next = state.run + 1;

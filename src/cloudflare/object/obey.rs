@@ -8,6 +8,7 @@ use super::log::{Announced, WorkflowLog, WorkflowLogError};
 use crate::clock;
 use crate::cloudflare::command::{InstanceEnd, LogAnswer, LogCommand};
 use crate::store::Sql;
+use crate::task::RedactedField;
 use crate::workflow::{RUN_FAILED, TERMINATED, Told, workflow_ended, workflow_started};
 
 /// How long an instance may be unknown to the platform after its newest event. Later an announced one counts
@@ -111,6 +112,11 @@ impl<Q: Sql> WorkflowLog<Q> {
         if state.empty {
             return Ok(false);
         }
+        let outcome = outcome.map_err(|error| match self.redact {
+            Some(rule) => rule.apply(RedactedField::Error, error),
+            None => error.into(),
+        });
+        let outcome = outcome.as_ref().map_err(AsRef::as_ref).copied();
         let told = match platform.last() {
             None => self.tell(stood, &[workflow_ended(workflow, outcome, now)?])?,
             Some(last) if last.is_terminal() => self.tell_missing(stood, workflow, platform)?,

@@ -13,6 +13,7 @@ use super::instance_id::is_new_id;
 use super::namespace::WorkflowEventsNamespace;
 use crate::clock;
 use crate::cloudflare::command::{InstanceEnd, LogAnswer, LogCommand};
+use crate::task::RedactedField;
 use crate::workflow::{workflow_ended, workflow_started};
 
 impl WorkflowEventsNamespace {
@@ -191,7 +192,11 @@ impl WorkflowEventsNamespace {
     pub async fn tell_refused(&self, run: &RefusedRun, error: &StepError) -> worker::Result<()> {
         let now = WorkersRuntime.now();
         let started = workflow_started(&self.workflow_name, now);
-        let ended = workflow_ended(&self.workflow_name, Err(error.message()), now);
+        let error = match self.redact {
+            Some(rule) => rule.apply(RedactedField::Error, error.message()),
+            None => error.message().into(),
+        };
+        let ended = workflow_ended(&self.workflow_name, Err(&error), now);
         let facts = [started, ended].into_iter().collect::<Result<Vec<_>, _>>();
         let facts = facts.map_err(|error| worker::Error::RustError(error.to_string()))?;
         self.append(&run.instance_id, &facts).await.map(drop)

@@ -8,6 +8,8 @@ mod cors;
 mod fact_log;
 mod instance_id;
 mod lifecycle;
+#[cfg(feature = "links")]
+mod link_keys;
 mod namespace;
 mod route;
 mod routes;

@@ -16,6 +16,7 @@ use crate::cloudflare::js;
 use crate::cloudflare::packed::pack_facts;
 use crate::cloudflare::request::ObjectRequest;
 use crate::event::NewEvent;
+use crate::task::Redact;
 
 /// The `WorkflowEvents` objects of one workflow: one object for each instance.
 ///
@@ -30,6 +31,7 @@ pub struct WorkflowEventsNamespace {
     pub(super) asks_for_unknown: bool,
     pub(super) transport: Transport,
     pub(super) fan_out: Option<FanOut>,
+    pub(super) redact: Option<Redact>,
 }
 
 impl WorkflowEventsNamespace {
@@ -61,6 +63,7 @@ impl WorkflowEventsNamespace {
             asks_for_unknown: false,
             transport: Transport::default(),
             fan_out: Some(FanOut::new()),
+            redact: None,
         })
     }
 
@@ -104,6 +107,17 @@ impl WorkflowEventsNamespace {
     #[must_use]
     pub fn fan_out(mut self, fan_out: impl Into<Option<FanOut>>) -> Self {
         self.fan_out = fan_out.into();
+        self
+    }
+
+    /// Sets what is done to the errors, messages and attributes of the runs that are wrapped with this, before they
+    /// are sent to the object: a rule of your own, or [`Redact::SECRETS`]. Default: nothing. A
+    /// [`DispatchConfig`](crate::workflow::DispatchConfig) with a rule has precedence. For errors that the object
+    /// takes over from the platform see
+    /// [`WorkflowEventsConfig::redact`](crate::cloudflare::WorkflowEventsConfig::redact).
+    #[must_use]
+    pub fn redact(mut self, rule: Redact) -> Self {
+        self.redact = Some(rule);
         self
     }
 

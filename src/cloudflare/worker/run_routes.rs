@@ -25,6 +25,7 @@ use crate::run_path::{self, RunPath};
 /// |---|---|---|
 /// | `GET /<id>/sse` | always | the run's events: see [`serve_sse`](super::serve_sse) |
 /// | `POST /<id>/event` | [`answers`](Self::answers) | sends an event that the run waits for |
+/// | `POST /<id>/session` | `links` | gives a browser a cookie for the token of a link |
 /// | `GET /<id>/instance/sse` | [`instance_log`](Self::instance_log) | the platform's own log of the run |
 ///
 /// What is not switched on is not linked into the Worker.
@@ -95,6 +96,17 @@ impl RunRoutes {
     #[must_use]
     pub fn instance_log(self, workflow: Workflow, options: InstanceSse) -> Self {
         self.with(InstanceRoute { workflow, options })
+    }
+
+    /// Serves the run to those who have a link to it, and to nobody else: the links are the [hook](Self::access), and
+    /// `POST /<id>/session` is where a page brings a link's token (feature `links`).
+    #[cfg(feature = "links")]
+    #[must_use]
+    pub fn links(self, links: crate::access::CapabilityLinks) -> Self {
+        let session = super::routes::SessionRoute {
+            links: links.clone(),
+        };
+        self.access(links).with(session)
     }
 
     fn with(mut self, route: impl Route + 'static) -> Self {

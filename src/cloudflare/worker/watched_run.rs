@@ -98,7 +98,9 @@ impl<S: Step + 'static> WatchedRun<S> {
         }
         let log = ObjectFactLog::new(self.events.clone(), self.instance_id.clone());
         let log = log.counting(&self.subrequests);
-        let dispatch = BatchedDispatch::new(log, WorkersRuntime, self.config);
+        let mut config = self.config;
+        config.redact = config.redact.or(self.events.redact);
+        let dispatch = BatchedDispatch::new(log, WorkersRuntime, config);
         let mut step =
             WorkflowEventStep::new(self.step.clone(), &self.events.workflow_name, dispatch);
         if let Some(filter) = &self.shows {

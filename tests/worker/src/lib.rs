@@ -25,6 +25,8 @@
 //!   `/hub/contract` runs the suite of stores
 //! - `/routes/<what>/<workflow>/…` are the library's `RunRoutes`
 //! - `POST /trap/<way>` ends the WebAssembly instance; `/panic` panics
+//! - `/links/<workflow>/<id>/sse`, `/event`, `/session` are what the library serves to those who have a link; `/links-in-queries/…`
+//!   takes tokens from queries, too; `POST /<workflow>/<id>/revoke` revokes links, `POST /link/<workflow>/<id>` makes one
 //! - `GET /binding/<kind>/<name>` says what comes of looking for a binding
 
 mod brittle;
@@ -32,6 +34,7 @@ mod broken;
 mod calls;
 mod crowd;
 mod gate;
+mod links;
 mod own_log;
 mod platform;
 mod redis;
@@ -109,6 +112,14 @@ async fn respond(mut request: Request, path: &str, env: Env) -> Result<Response>
     match (segments.as_slice(), request.method()) {
         (["gate", name, path], _) => gate::ask(&env, name, path).await,
         (["fold"], Method::Post) => fold(&request.json().await?),
+        ([way @ ("links" | "links-in-queries"), name, ..], _) => {
+            links::ask(&env, way, name, &request).await
+        }
+        (["link", name, id], Method::Post) => links::make(&env, name, id, &request.json().await?),
+        ([name, id, "revoke"], Method::Post) => {
+            let generation = workflows::events(&env, name)?.revoke_links(id).await?;
+            Response::from_json(&generation)
+        }
         (["own", name, _], _) => own_log::ask(&env, name, request).await,
         (["routes", what, workflow, ..], _) => routes::serve(&request, what, workflow, &env).await,
         (["open"], _) => Response::from_json(&watched::open_subscriptions()),

@@ -91,7 +91,7 @@ impl Answers {
     }
 
     async fn read(&self, request: &web_sys::Request) -> Result<Answer, InvalidAnswer> {
-        let body = read_body(request).await?;
+        let body = read_body(request, MAX_BYTES).await?;
         let answer = Answer::from_body(body, self.default_type.as_deref())?;
         if let Some(check) = &self.check {
             check(&answer.event_type, &answer.payload).map_err(InvalidAnswer::bad)?;
@@ -151,11 +151,14 @@ impl Route for Answers {
 
 /// Reads no further than what is too much. Here and not by the platform, whose local runtime takes more than the
 /// real one.
-async fn read_body(request: &web_sys::Request) -> Result<Vec<u8>, InvalidAnswer> {
+pub(super) async fn read_body(
+    request: &web_sys::Request,
+    most: usize,
+) -> Result<Vec<u8>, InvalidAnswer> {
     let too_large = || InvalidAnswer::too_large("the body is larger than 1 MiB");
     let length = request.headers().get("content-length").ok().flatten();
     let length = length.and_then(|length| length.parse::<u64>().ok());
-    if length.is_some_and(|length| length > MAX_BYTES as u64) {
+    if length.is_some_and(|length| length > most as u64) {
         return Err(too_large());
     }
     let mut bytes = Vec::new();
@@ -165,7 +168,7 @@ async fn read_body(request: &web_sys::Request) -> Result<Vec<u8>, InvalidAnswer>
     if let Ok(mut stream) = request.stream() {
         while let Some(chunk) = stream.next().await {
             let chunk = chunk.map_err(|_| InvalidAnswer::bad("the body cannot be read"))?;
-            if bytes.len() + chunk.len() > MAX_BYTES {
+            if bytes.len() + chunk.len() > most {
                 return Err(too_large());
             }
             bytes.extend(chunk);
