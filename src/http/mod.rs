@@ -24,6 +24,7 @@ pub mod axum;
 mod body;
 pub(crate) mod cors;
 mod shutdown;
+mod snapshots;
 
 use std::collections::hash_map::RandomState;
 use std::error::Error;
@@ -50,6 +51,7 @@ use crate::wire;
 
 pub use body::{SseBody, StreamCut};
 pub use shutdown::Shutdown;
+pub use snapshots::Snapshots;
 
 /// Serves logs as Server-Sent Events, with one configuration for all requests of a server.
 ///

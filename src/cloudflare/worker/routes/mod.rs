@@ -6,6 +6,7 @@
 mod answers;
 mod events;
 mod instance;
+mod snapshot;
 
 use futures_util::future::LocalBoxFuture;
 use worker::{Response, web_sys};
@@ -13,6 +14,7 @@ use worker::{Response, web_sys};
 pub use self::answers::Answers;
 pub(super) use self::events::EventsRoute;
 pub(super) use self::instance::InstanceRoute;
+pub(super) use self::snapshot::SnapshotRoute;
 use super::namespace::WorkflowEventsNamespace;
 use crate::access::{Action, Grant};
 use crate::cloudflare::refuse::unreachable;
@@ -55,6 +57,8 @@ pub(super) struct Call<'a> {
     pub(super) events: &'a WorkflowEventsNamespace,
     /// `None` only where the route [is open](Route::is_open) and the hook refused.
     pub(super) grant: Option<Grant>,
+    /// Not everybody may see the run, so shared caches may keep nothing of it.
+    pub(super) is_private: bool,
 }
 
 impl Call<'_> {
