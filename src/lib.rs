@@ -33,8 +33,8 @@
 //! | `axum` | a handler in one line, CORS for a whole router | |
 //! | [`task`] | tasks, their names and their events; shared by the next two | logs, runtimes |
 //! | [`tracer`] | spans of any code as events of tasks; a bridge from the crate `tracing` | Workflows, runtimes |
-//! | [`workflow`] | [`WorkflowEventStep`](workflow::WorkflowEventStep) and its dispatch; [`RunView`](workflow::RunView), the state of a run; [`InstanceFeed`](workflow::InstanceFeed), the platform's own log | JavaScript |
-//! | [`cloudflare`] | the `WorkflowEvents` object, `RunRoutes`, `serve_sse`, `serve_instance_sse` | (the only one that knows JavaScript) |
+//! | [`workflow`] | [`WorkflowEventStep`](workflow::WorkflowEventStep) and its dispatch; [`RunView`](workflow::RunView), the state of a run, and [`RunSnapshot`](workflow::RunSnapshot), the same as a tree; [`InstanceFeed`](workflow::InstanceFeed), the platform's own log | JavaScript |
+//! | [`cloudflare`] | the `WorkflowEvents` object, `RunRoutes`, `serve_sse`, `serve_snapshot`, `serve_instance_sse` | (the only one that knows JavaScript) |
 //!
 //! # Features
 //!

@@ -72,6 +72,11 @@ pub trait Access {
     /// Decides about a request. Must not tell ids that exist from ids that do not, not even by the time it takes,
     /// if ids are secret.
     fn decide(&self, request: &AccessRequest<'_>) -> Self::Decision;
+
+    /// Returns whether everybody may do everything, so that shared caches may keep responses. Default: no.
+    fn is_public(&self) -> bool {
+        false
+    }
 }
 
 impl<F, D> Access for F
@@ -95,6 +100,10 @@ impl Access for Public {
 
     fn decide(&self, _: &AccessRequest<'_>) -> Self::Decision {
         ready(Permission::granted())
+    }
+
+    fn is_public(&self) -> bool {
+        true
     }
 }
 

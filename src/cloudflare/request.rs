@@ -92,6 +92,55 @@ impl StreamRequest {
     }
 }
 
+/// A request for the snapshot of a run.
+pub(super) struct SnapshotCall {
+    pub(super) id: String,
+    pub(super) workflow: String,
+    pub(super) if_none_match: Option<String>,
+    /// The response is to have no body.
+    pub(super) head: bool,
+    /// The client's permission, which the object checks.
+    pub(super) grant: Grant,
+}
+
+/// The header of a request for a snapshot: the names of the workflow and the instance, encoded as in a URL, with
+/// a slash between them.
+const SNAPSHOT: &str = "ssetarget-snapshot";
+/// The header of the answer where the run has ended.
+pub(super) const ENDED: &str = "ssetarget-ended";
+
+impl SnapshotCall {
+    /// Writes the request for the object.
+    pub(super) fn to_object_request(&self) -> ObjectRequest {
+        let encoded = |name: &str| String::from(js_sys::encode_uri_component(name));
+        let names = format!("{}/{}", encoded(&self.workflow), encoded(&self.id));
+        let mut request = ObjectRequest::new(if self.head { "HEAD" } else { "GET" });
+        request.set(SNAPSHOT, &names);
+        if let Some(tags) = &self.if_none_match {
+            request.set("if-none-match", tags);
+        }
+        request.set_grant(self.grant);
+        request
+    }
+
+    /// Reads, in the object, what [`to_object_request`](Self::to_object_request) wrote. Returns `None` for any
+    /// other request.
+    pub(super) fn from_object_request(request: &web_sys::Request) -> Option<Self> {
+        let header = |name| request.headers().get(name).ok().flatten();
+        let names = header(SNAPSHOT)?;
+        let (workflow, id) = names.split_once('/')?;
+        let decoded = |name| js_sys::decode_uri_component(name).map(String::from).ok();
+        Some(Self {
+            id: decoded(id)?,
+            workflow: decoded(workflow)?,
+            if_none_match: header("if-none-match"),
+            head: request.method() == "HEAD",
+            // It was checked before.
+            grant: Grant::default(),
+        })
+    }
+}
+
 /// A request to an object.
 pub(super) struct ObjectRequest {
     pub(super) method: &'static str,

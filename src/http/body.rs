@@ -25,10 +25,10 @@ use crate::wire;
 /// The body of a response of [`Sse::respond`], both an [`http_body::Body`] and a [`Stream`] of
 /// bytes. `E` is the store's error.
 pub struct SseBody<E> {
-    content: Content<E>,
+    pub(super) content: Content<E>,
 }
 
-enum Content<E> {
+pub(super) enum Content<E> {
     /// A text; `None` once it was sent.
     Text(Option<Bytes>),
     /// Empty, in place of a body of unknown length.
@@ -38,7 +38,7 @@ enum Content<E> {
 }
 
 /// The body when the events cannot be reached: a heartbeat, and after a while a cut.
-enum Held {
+pub(super) enum Held {
     Begins(BoxFuture<'static, ()>),
     Waits(BoxFuture<'static, ()>),
     IsCut,

@@ -26,6 +26,7 @@ mod body;
 pub(crate) mod cors;
 mod run_routes;
 mod shutdown;
+mod snapshots;
 
 use std::collections::hash_map::RandomState;
 use std::error::Error;
@@ -53,6 +54,7 @@ use crate::wire;
 pub use body::{SseBody, StreamCut};
 pub use run_routes::RunRoutes;
 pub use shutdown::Shutdown;
+pub use snapshots::Snapshots;
 
 /// Serves logs as Server-Sent Events, with one configuration for all requests of a server.
 ///

@@ -11,6 +11,8 @@ mod event_step;
 mod feed;
 mod reconcile;
 mod snapshot;
+#[cfg(any(feature = "http", feature = "cloudflare"))]
+pub(crate) mod snapshot_cache;
 mod view;
 
 pub use dispatch::{BatchedDispatch, DispatchConfig, FactLog, Opened, OpenedRun, Told};

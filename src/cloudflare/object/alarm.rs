@@ -132,6 +132,7 @@ impl EventsObject {
             // The alarm first: a row that is left for ever is worse than an alarm too many.
             storage.set_alarm(self.config.ids_retention).await?;
             self.log.expire().map_err(to_worker)?;
+            self.kept_snapshot.clear();
             self.held_streams.deliver(self.log.target());
             return Ok(());
         }

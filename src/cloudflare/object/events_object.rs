@@ -14,6 +14,7 @@ use super::error::{to_js, to_worker};
 use super::hibernation::HeldStreams;
 use super::log::WorkflowLog;
 use super::relay::Tree;
+use super::snapshot::KeptSnapshot;
 use crate::cloudflare::command::LogCommand;
 use crate::cloudflare::hop::Hop;
 use crate::cloudflare::js;
@@ -21,7 +22,7 @@ use crate::cloudflare::leaving::Leaving;
 use crate::cloudflare::packed::STALE;
 use crate::cloudflare::permit::Permit;
 use crate::cloudflare::refuse::{UNKNOWN_INSTANCE, refuse};
-use crate::cloudflare::request::StreamRequest;
+use crate::cloudflare::request::{SnapshotCall, StreamRequest};
 use crate::cloudflare::response::{self, sse_frame_response_while};
 use crate::cloudflare::sql::ObjectSql;
 use crate::refusal::Refusal;
@@ -32,6 +33,7 @@ pub(super) struct EventsObject {
     pub(super) state: worker::durable::State,
     pub(super) log: WorkflowLog<ObjectSql>,
     pub(super) held_streams: Rc<HeldStreams>,
+    pub(super) kept_snapshot: KeptSnapshot,
     pub(super) tree: Tree,
     pub(super) config: WorkflowEventsConfig,
     pub(super) env: worker::Env,
@@ -50,6 +52,7 @@ impl EventsObject {
         Ok(Self {
             log: WorkflowLog::new(ObjectSql::new(&state)?).redact(config.redact),
             held_streams: HeldStreams::new(&state),
+            kept_snapshot: KeptSnapshot::default(),
             state,
             tree: Tree::new(env.clone()),
             config,
@@ -58,7 +61,7 @@ impl EventsObject {
         })
     }
 
-    /// Answers a viewer's request, which the Worker sent on.
+    /// Answers a request, which the Worker sent on: a viewer's, or one for a snapshot.
     pub(super) async fn answer(&self, request: &web_sys::Request) -> worker::Result<Response> {
         let stream = match StreamRequest::from_object_request(request) {
             Ok(stream) => stream,
@@ -67,6 +70,11 @@ impl EventsObject {
         let hop = Hop::from_request(request)?;
         if self.has_revoked(&stream, hop.as_ref()).await? {
             return refuse(Refusal::NotAllowed);
+        }
+        if let Some(call) = SnapshotCall::from_object_request(request) {
+            // Boxed: it is compiled when it is asked for.
+            let response: LocalBoxFuture<'_, _> = Box::pin(self.snapshot(call));
+            return response.await;
         }
         if stream.head {
             return self.answer_head(&stream).await;
@@ -136,6 +144,7 @@ impl EventsObject {
         let Told::Stored(stored) = told else {
             return Ok(JsValue::from_f64(STALE));
         };
+        self.kept_snapshot.appended();
         self.held_streams.deliver(self.log.target());
         let is_closed = self.log.target().store().is_closed();
         let answer = JsValue::from_f64(stored as f64);
@@ -160,6 +169,7 @@ impl EventsObject {
         let answer = answer.map_err(to_js)?;
         let json = serde_json::to_string(&answer).map_err(|error| error.to_string())?;
         if answer.changed {
+            self.kept_snapshot.appended();
             self.held_streams.deliver(self.log.target());
             let after = self.log.state().map_err(to_js)?;
             if after.empty {

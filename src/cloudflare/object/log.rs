@@ -519,7 +519,7 @@ impl<Q: Sql> WorkflowLog<Q> {
     }
 
     /// Returns the run that the log is in, from 1.
-    fn run(&self) -> Result<u32, WorkflowLogError<Q::Error>> {
+    pub(super) fn run(&self) -> Result<u32, WorkflowLogError<Q::Error>> {
         let runs = self.target.store().keys(RUNS)?;
         // Numbers are padded, so the last in the order of strings is the greatest.
         match runs.last() {

@@ -33,6 +33,8 @@ mod remote_log;
 mod revoked;
 #[cfg(feature = "cloudflare")]
 mod settle;
+#[cfg(feature = "cloudflare")]
+mod snapshot;
 
 #[cfg(feature = "cloudflare")]
 pub use self::{class::WorkflowEventsObject, config::WorkflowEventsConfig};

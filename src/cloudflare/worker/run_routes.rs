@@ -11,7 +11,7 @@ use cloudflare_workflows::Workflow;
 use super::asked::Asked;
 use super::cors::with_cors;
 use super::namespace::WorkflowEventsNamespace;
-use super::routes::{Answers, Call, EventsRoute, InstanceRoute, Route};
+use super::routes::{Answers, Call, EventsRoute, InstanceRoute, Route, SnapshotRoute};
 use super::serve_instance::InstanceSse;
 use crate::access::{Access, AccessRequest, Grant, Permission};
 use crate::cloudflare::refuse::refuse_to;
@@ -24,6 +24,7 @@ use crate::run_path::{self, RunPath};
 /// | path | switched on by | what it is |
 /// |---|---|---|
 /// | `GET /<id>/sse` | always | the run's events: see [`serve_sse`](super::serve_sse) |
+/// | `GET /<id>` | [`snapshots`](Self::snapshots) | the run as it stands, as JSON: see [`serve_snapshot`](super::serve_snapshot) |
 /// | `POST /<id>/event` | [`answers`](Self::answers) | sends an event that the run waits for |
 /// | `POST /<id>/session` | `links` | gives a browser a cookie for the token of a link |
 /// | `GET /<id>/instance/sse` | [`instance_log`](Self::instance_log) | the platform's own log of the run |
@@ -45,6 +46,7 @@ pub struct RunRoutes {
     prefix: String,
     cors: Option<Cors>,
     access: Option<Hook>,
+    is_private: bool,
     routes: Vec<Rc<dyn Route>>,
 }
 
@@ -59,6 +61,7 @@ impl RunRoutes {
             prefix: String::new(),
             cors: None,
             access: None,
+            is_private: false,
             routes: vec![Rc::new(EventsRoute)],
         }
     }
@@ -81,6 +84,7 @@ impl RunRoutes {
     /// same `401`, whatever the id is, and no object is called. Default: everybody may do all that is switched on.
     #[must_use]
     pub fn access(mut self, hook: impl Access + 'static) -> Self {
+        self.is_private = !hook.is_public();
         self.access = Some(Rc::new(move |request| Box::pin(hook.decide(request))));
         self
     }
@@ -89,6 +93,13 @@ impl RunRoutes {
     #[must_use]
     pub fn answers(self, answers: Answers) -> Self {
         self.with(answers)
+    }
+
+    /// Serves snapshots of the runs, as JSON, at `/<id>`: see [`serve_snapshot`](super::serve_snapshot).
+    /// Default: they are not served.
+    #[must_use]
+    pub fn snapshots(self) -> Self {
+        self.with(SnapshotRoute)
     }
 
     /// Serves the platform's own log of a run at `/<id>/instance/sse`: see
@@ -176,6 +187,7 @@ impl RunRoutes {
             id: &id,
             events: &self.events,
             grant,
+            is_private: self.is_private,
         };
         route.serve(call).await
     }

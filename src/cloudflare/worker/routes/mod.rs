@@ -8,6 +8,7 @@ mod events;
 mod instance;
 #[cfg(feature = "links")]
 mod session;
+mod snapshot;
 
 use futures_util::future::LocalBoxFuture;
 use worker::{Response, web_sys};
@@ -17,6 +18,7 @@ pub(super) use self::events::EventsRoute;
 pub(super) use self::instance::InstanceRoute;
 #[cfg(feature = "links")]
 pub(super) use self::session::SessionRoute;
+pub(super) use self::snapshot::SnapshotRoute;
 use super::namespace::WorkflowEventsNamespace;
 use crate::access::{Action, Grant};
 use crate::cloudflare::refuse::unreachable;
@@ -59,6 +61,8 @@ pub(super) struct Call<'a> {
     pub(super) events: &'a WorkflowEventsNamespace,
     /// `None` only where the route [is open](Route::is_open) and the hook refused.
     pub(super) grant: Option<Grant>,
+    /// Not everybody may see the run, so shared caches may keep nothing of it.
+    pub(super) is_private: bool,
 }
 
 impl Call<'_> {

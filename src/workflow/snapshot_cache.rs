@@ -1,0 +1,324 @@
+//! Snapshots of one log, kept so that a request reads only what is new.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::task::Poll;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+
+use super::snapshot::RunSnapshot;
+use super::view::{RunView, TaskView};
+use crate::event::{EventId, StoredEvent};
+use crate::store::{EventStore, PageLimit};
+
+/// What a client that asks for a snapshot has said.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SnapshotRequest<'a> {
+    pub(crate) id: &'a str,
+    pub(crate) workflow: Option<&'a str>,
+    pub(crate) if_none_match: Option<&'a str>,
+    pub(crate) head: bool,
+    /// The number of the latest run, if that is known without reading.
+    pub(crate) run: Option<u32>,
+}
+
+/// The answer to such a client.
+#[derive(Clone, Debug)]
+#[cfg_attr(
+    not(feature = "cloudflare"),
+    allow(dead_code, reason = "only an object uses `has_ended`")
+)]
+pub(crate) enum SnapshotAnswer {
+    /// The log has no events.
+    Empty,
+    /// The run's view needs more memory than [`MAX_WEIGHT`].
+    TooLarge,
+    /// The snapshot, or for `HEAD` only that there is one.
+    Snapshot {
+        etag: String,
+        has_ended: bool,
+        json: Option<Bytes>,
+    },
+    /// The client has the latest snapshot.
+    Unchanged { etag: String, has_ended: bool },
+}
+
+/// The words for a run whose snapshot would be too large, with [`TOO_LARGE`].
+pub(crate) const TOO_LARGE_REASON: &str =
+    "this run is too large for a snapshot, read its events instead\n";
+/// The status for a run whose snapshot would be too large: the server cannot store it.
+pub(crate) const TOO_LARGE: u16 = 507;
+
+/// The headers of every answer with an entity tag, with names in lower case, but for `etag` and `cache-control`.
+/// One address may have the snapshot and a page.
+pub(crate) const HEADERS: [(&str, &str); 3] = [
+    ("content-type", "application/json"),
+    ("vary", "accept"),
+    ("x-content-type-options", "nosniff"),
+];
+
+/// Returns `cache-control`: a cache keeps a snapshot, and asks each time whether it still holds.
+pub(crate) fn cache_control(is_private: bool) -> &'static str {
+    match is_private {
+        true => "private, no-cache",
+        false => "no-cache",
+    }
+}
+
+/// The most memory, about, that the view of a run may need: 32 MiB. An object has 128 MB for all that it does.
+const MAX_WEIGHT: usize = 32 << 20;
+/// The largest JSON that is kept for the next client.
+const MAX_KEPT_JSON: usize = 16 << 20;
+/// A few larger pages are faster than many small ones.
+const PAGE: PageLimit = PageLimit {
+    events: 4_096,
+    bytes: 1 << 20,
+};
+
+/// The view of a log as far as it was read, and the JSON of it.
+#[derive(Debug, Default)]
+pub(crate) struct SnapshotCache {
+    view: RunView,
+    /// The oldest event that is in the view.
+    from: Option<EventId>,
+    last: Option<Mark>,
+    /// The view was too large, and is empty until the next run begins.
+    is_too_large: bool,
+    /// About the most bytes that the view has grown by since it was last weighed.
+    unweighed: usize,
+    weight: usize,
+    json: Option<(String, Bytes)>,
+}
+
+/// The last event that was read, by which a log is known again.
+#[derive(Debug, PartialEq)]
+struct Mark {
+    id: EventId,
+    timestamp: SystemTime,
+    hash: u64,
+}
+
+impl Mark {
+    fn of(event: &StoredEvent) -> Self {
+        let mut hasher = DefaultHasher::new();
+        (&event.event_type, &event.data).hash(&mut hasher);
+        Self {
+            id: event.id,
+            timestamp: event.timestamp,
+            hash: hasher.finish(),
+        }
+    }
+}
+
+impl SnapshotCache {
+    /// Answers a client: reads what is new, and what a client has already is not made again.
+    ///
+    /// # Errors
+    /// When the store fails. What was read before stays.
+    pub(crate) async fn answer<S: EventStore>(
+        &mut self,
+        store: &S,
+        request: SnapshotRequest<'_>,
+    ) -> Result<SnapshotAnswer, S::Error> {
+        let has = |etag: &str| {
+            let known = request.if_none_match;
+            known.is_some_and(|known| matches(known, etag))
+        };
+        if self.last.is_none()
+            && let (Some(run), Some(_)) = (request.run, request.if_none_match)
+        {
+            // For a client that has the latest snapshot, the log need not be read.
+            let ends = store.ends(None).await?;
+            let etag = etag(run, ends.oldest, ends.head);
+            if ends.oldest.is_some() && has(&etag) {
+                let has_ended = ends.closed;
+                return Ok(SnapshotAnswer::Unchanged { etag, has_ended });
+            }
+        }
+        self.catch_up(store).await?;
+        if self.last.is_none() {
+            return Ok(SnapshotAnswer::Empty);
+        }
+        if self.is_too_large {
+            return Ok(SnapshotAnswer::TooLarge);
+        }
+        // Where retention has removed the event that says so.
+        self.view.run = self.view.run.max(request.run.unwrap_or_default());
+        let etag = etag(self.view.run, self.from, self.view.cursor);
+        let has_ended = self.view.state.has_ended();
+        if has(&etag) {
+            return Ok(SnapshotAnswer::Unchanged { etag, has_ended });
+        }
+        let json = match request.head {
+            true => None,
+            false => Some(self.render(&etag, request)),
+        };
+        Ok(SnapshotAnswer::Snapshot {
+            etag,
+            has_ended,
+            json,
+        })
+    }
+
+    /// Returns the snapshot of a run that has no events yet.
+    pub(crate) fn empty(id: &str, workflow: Option<&str>) -> Bytes {
+        let json = RunSnapshot::json(&RunView::new(), id, workflow);
+        json.unwrap_or_default().into()
+    }
+
+    /// Drops the JSON, which does not hold any more once something is appended.
+    #[cfg(feature = "cloudflare")]
+    pub(crate) fn drop_json(&mut self) {
+        self.json = None;
+    }
+
+    /// Returns about how many bytes of memory it takes.
+    #[cfg(feature = "http")]
+    pub(crate) fn weight(&self) -> usize {
+        let json = self.json.as_ref().map_or(0, |(_, json)| json.len());
+        self.weight + self.unweighed + json
+    }
+
+    fn render(&mut self, etag: &str, request: SnapshotRequest<'_>) -> Bytes {
+        if let Some((of, json)) = &self.json
+            && of == etag
+        {
+            return json.clone();
+        }
+        self.json = None;
+        // Times and texts of a view can always be written.
+        let json = RunSnapshot::json(&self.view, request.id, request.workflow);
+        let json = Bytes::from(json.unwrap_or_default());
+        if json.len() <= MAX_KEPT_JSON {
+            self.json = Some((etag.to_owned(), json.clone()));
+        }
+        json
+    }
+
+    /// Applies what is new. Begins anew where the log is another one, or does not have the next events any more.
+    async fn catch_up<S: EventStore>(&mut self, store: &S) -> Result<(), S::Error> {
+        // The last event is read again: it shows whether the log is the one that was read.
+        let mut is_known = false;
+        loop {
+            let cursor = self.last.as_ref().map(|last| last.id);
+            let after = match is_known {
+                true => cursor,
+                false => cursor.and_then(|cursor| EventId::new(cursor.get() - 1)),
+            };
+            let page = store.read(after, PAGE).await?;
+            let mut events = page.events.into_iter();
+            let goes_on = match &self.last {
+                None => true,
+                Some(_) if page.trimmed > cursor => false,
+                Some(_) if is_known => true,
+                Some(last) => events.next().is_some_and(|event| Mark::of(&event) == *last),
+            };
+            if !goes_on {
+                *self = Self::default();
+                is_known = false;
+                continue;
+            }
+            if self.last.is_none() {
+                self.from = page.oldest;
+            }
+            is_known = true;
+            for event in events {
+                self.apply(event);
+            }
+            self.weigh();
+            let cursor = self.last.as_ref().map(|last| last.id);
+            if cursor >= page.head || page.oldest.is_none() {
+                return Ok(());
+            }
+            yield_now().await;
+        }
+    }
+
+    fn apply(&mut self, event: StoredEvent) {
+        if event.event_type == "restarted" {
+            self.is_too_large = false;
+        }
+        if self.is_too_large {
+            self.view.pass(event.id);
+        } else if self.view.apply(&event).is_err() {
+            // Somebody else's event with a name of ours.
+            self.view.pass(event.id);
+        } else {
+            let task = match event.event_type.as_str() {
+                "started" => size_of::<TaskView>(),
+                _ => 0,
+            };
+            self.unweighed += event.data.len() + task;
+        }
+        self.last = Some(Mark::of(&event));
+    }
+
+    /// Gives up a view that is too large.
+    fn weigh(&mut self) {
+        const LEAST: usize = 1 << 20;
+        if self.unweighed < LEAST.max(self.weight / 4) {
+            return;
+        }
+        self.unweighed = 0;
+        self.weight = self.view.weight();
+        if self.weight > MAX_WEIGHT {
+            let (run, cursor) = (self.view.run, self.view.cursor);
+            self.view = RunView::new();
+            (self.view.run, self.view.cursor) = (run, cursor);
+            self.is_too_large = true;
+            self.weight = 0;
+            self.json = None;
+        }
+    }
+}
+
+/// Returns the entity tag of a snapshot: what it is made of, and by which version of this crate.
+fn etag(run: u32, from: Option<EventId>, cursor: Option<EventId>) -> String {
+    let number = |id: Option<EventId>| id.map_or(0, EventId::get);
+    let version = env!("CARGO_PKG_VERSION");
+    format!("\"{run}-{}-{}-{version}\"", number(from), number(cursor))
+}
+
+/// Returns whether an `If-None-Match` names this entity tag. A tag that a proxy made weak counts.
+fn matches(if_none_match: &str, etag: &str) -> bool {
+    let mut tags = if_none_match.split(',').map(str::trim);
+    tags.any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag)
+}
+
+/// Lets other tasks run. Not in a Worker, where tasks that wait for anything are not run in between.
+async fn yield_now() {
+    if cfg!(target_family = "wasm") {
+        return;
+    }
+    let mut has_yielded = false;
+    std::future::poll_fn(|context| {
+        if std::mem::replace(&mut has_yielded, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags_are_matched_as_proxies_send_them() {
+        let tag = etag(1, EventId::new(1), EventId::new(12));
+        assert!(tag.starts_with("\"1-1-12-"), "{tag}");
+        for known in [
+            tag.clone(),
+            format!("W/{tag}"),
+            format!("\"x\" , W/{tag}"),
+            "*".to_owned(),
+        ] {
+            assert!(matches(&known, &tag), "{known}");
+        }
+        for other in ["", "\"1-1-1\"", "1-1-12", "W/", ","] {
+            assert!(!matches(other, &tag), "{other}");
+        }
+    }
+}
