@@ -28,11 +28,11 @@ try {
   for (const { name, until, task, answers, ...options } of PICTURES) {
     const run = server.run("order-8153", { answers: true });
     for (const [type, data] of order(Date.now(), { until })) run.add(type, data);
-    const context = await browser.newContext({ ...options, deviceScaleFactor: options.viewport === PHONE ? 2 : 1, locale: "en-GB", timezoneId: "Europe/Amsterdam" });
+    const context = await browser.newContext({ ...options, deviceScaleFactor: options.viewport === PHONE ? 1.5 : 1, locale: "en-GB", timezoneId: "Europe/Amsterdam" });
     const page = await context.newPage();
     await page.goto(`${server.url}/order-8153${task ? `#task=${encodeURIComponent(task)}` : ""}`);
     await page.waitForFunction(() => document.querySelector("workflow-run")?.view.tasks.length > 3);
-    if (answers) await page.click("workflow-run .row .answer");
+    if (answers) await page.click("workflow-run .row .answer:visible");
     await page.waitForTimeout(600);
     const file = path.join(folder, `${name}.png`);
     await page.screenshot({ path: file, animations: "disabled" });

@@ -1,7 +1,8 @@
 // node scripts/page.mjs [--check]: makes what browsers get, src/page/workflow-run.js and .css, out of src/page/element.
 //
-// The modules are joined into one, in which comments, spaces and the imports between them are left out, and private names are
-// short. It knows as much of JavaScript as src/page/element needs: each statement there ends with a semicolon.
+// The modules are joined into one, in which comments, spaces and the imports between them are left out, and names that nobody
+// outside can know are short. It knows as much of JavaScript as src/page/element needs: each statement there ends with a
+// semicolon, and nothing but private members is declared in a class without parentheses.
 import { readFileSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 
@@ -17,63 +18,96 @@ export function made() {
 }
 
 function script(sources) {
-  const names = sources.flatMap((source) => [...source.matchAll(/^(?:export )?(?:async )?(?:function\*?|class|const|let) (\w+)/gm)].map((match) => match[1]));
-  const twice = names.filter((name, index) => names.indexOf(name) !== index);
+  const declared = sources.flatMap((source) => [...source.matchAll(/^(?:export )?(?:async )?(?:function\*?|class|const|let) (\w+)/gm)].map((match) => match[1]));
+  const twice = declared.filter((name, index) => declared.indexOf(name) !== index);
   if (twice.length > 0) throw new Error(`two modules have the same name at the top: ${twice.join(", ")}`);
-  return `/* <workflow-run>: made by scripts/page.mjs from src/page/element, where it is to be read. */\n${sources.map((source) => short(source, shortNames(sources.join(""), names))).join("\n")}\n`;
-}
-
-const TOKEN = /(?<space>\s+|\/\/.*|\/\*[^]*?\*\/)|(?<text>"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*')|(?<word>#?[\w$]+)|(?<other>[^])/y;
-const REGEX = /\/(?:[^/\\\n[]|\\.|\[(?:[^\]\\\n]|\\.)*\])+\/[a-z]*/y;
-
-/** Without comments and spaces, and with short names for what nobody outside can name. */
-function short(source, names) {
-  const code = source.replace(/^import .*\n/gm, "").replace(/^export (?=(?:async )?(?:function\*?|class|const) (\w+))/gm, (word, name) => (EXPORTED.includes(name) ? word : ""));
-  const renamed = (token) => names.get(token) ?? token;
+  const code = sources.map((source) =>
+    source.replace(/^import .*\n/gm, "").replace(/^export (?=(?:async )?(?:function\*?|class|const) (\w+))/gm, (word, name) => (EXPORTED.includes(name) ? word : "")),
+  );
+  const tokens = [...tokensOf(code.join("\n"))];
+  const names = shortNames(tokens);
   let out = "";
-  for (let at = 0; at < code.length; ) {
-    let token;
-    if (code[at] === "`") {
-      const end = endOfTemplate(code, at);
-      token = code.slice(at, end).replace(/(?<=this\.)#\w+|\b[A-Z][A-Z_]+\b/g, renamed);
-      at = end;
-    } else {
-      REGEX.lastIndex = TOKEN.lastIndex = at;
-      const isRegex = code[at] === "/" && !"/*".includes(code[at + 1]) && /[(,=:[!&|?{};]$/.test(out);
-      const match = (isRegex ? REGEX : TOKEN).exec(code);
-      at += match[0].length;
-      if (match.groups?.space) continue;
-      token = match.groups?.word && !out.endsWith(".") ? renamed(match[0]) : match[0].startsWith("#") ? renamed(match[0]) : match[0];
-    }
+  for (const { text, isText } of tokens) {
+    const token = isText ? text : (names.get(text) ?? text);
     const glued = (/[\w$]$/.test(out) && /^[\w$#]/.test(token)) || (/[+-]$/.test(out) && /^[+-]/.test(token));
     out += glued ? ` ${token}` : token;
+    // A line now and then, for those who look at it all the same.
+    if (token === ";" && out.length - out.lastIndexOf("\n") > 4000) out += "\n";
   }
-  return out.replaceAll(";}", "}").replaceAll(",}", "}").replaceAll(",)", ")").replaceAll(",]", "]");
+  out = out.replaceAll(";}", "}").replaceAll(",}", "}").replaceAll(",)", ")").replaceAll(",]", "]");
+  return `/* <workflow-run>: made by scripts/page.mjs from src/page/element, where it is to be read. */\n${out}\n`;
 }
 
-function endOfTemplate(code, start) {
-  let depth = 0;
-  for (let at = start + 1; ; at += 1) {
-    if (code[at] === "\\") at += 1;
-    else if (depth === 0 && code[at] === "`") return at + 1;
-    else if (depth > 0 && code[at] === "`") at = endOfTemplate(code, at) - 1;
-    else if (code.startsWith("${", at)) depth += 1;
-    else if (depth > 0 && code[at] === "}") depth -= 1;
+const TOKEN = /(?<space>\s+|\/\/.*|\/\*[^]*?\*\/)|(?<quoted>"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*')|(?<word>#?[\w$]+)|(?<other>[^])/y;
+const REGEX = /\/(?:[^/\\\n[]|\\.|\[(?:[^\]\\\n]|\\.)*\])+\/[a-z]*/y;
+
+/** What code consists of, without comments and spaces. What is code in a text in backquotes is here, too. */
+function* tokensOf(code) {
+  /** How many braces are open since the last `${`. */
+  const templates = [];
+  let before = "";
+  for (let at = 0; at < code.length; ) {
+    const goesOn = code[at] === "}" && templates.at(-1) === 0;
+    if (code[at] === "`" || goesOn) {
+      if (goesOn) templates.pop();
+      const text = /[`}](?:[^`\\$]|\\.|\$(?!\{))*(?:`|\$\{)/y;
+      text.lastIndex = at;
+      const [found] = text.exec(code);
+      if (found.endsWith("${")) templates.push(0);
+      at += found.length;
+      before = "`";
+      yield { text: found, isText: true };
+      continue;
+    }
+    REGEX.lastIndex = TOKEN.lastIndex = at;
+    const isRegex = code[at] === "/" && !"/*".includes(code[at + 1]) && "(,=:[!&|?{};".includes(before);
+    const match = (isRegex ? REGEX : TOKEN).exec(code);
+    at += match[0].length;
+    if (match.groups?.space) continue;
+    if (match[0] === "{" && templates.length > 0) templates[templates.length - 1] += 1;
+    if (match[0] === "}" && templates.length > 0) templates[templates.length - 1] -= 1;
+    before = match[0];
+    yield { text: match[0], isText: isRegex || match.groups.quoted !== undefined };
   }
 }
 
-/** Short names for private members and constants, the shortest for those used most. */
-function shortNames(code, all) {
+/** Names that are never made short, though something of ours may have the same: those of the browser, and words of the language. */
+const KEPT = new Set("document window location history event name status top length parent self origin close open find stop print screen do if in of for let new var get set try static async await".split(" "));
+
+/**
+ * Short names for private members, and for variables whose name is nothing else anywhere: no property, no key, no method. The
+ * shortest is for the one that is used most.
+ */
+function shortNames(tokens) {
   const uses = new Map();
-  for (const [name] of code.matchAll(/(?<![\w$.])[A-Z][A-Z_]+\b|#[a-z]\w*/g)) {
-    if (name.startsWith("#") || all.includes(name)) uses.set(name, (uses.get(name) ?? 0) + 1);
-  }
+  const other = new Set(KEPT);
+  const variables = new Set();
+  const open = [];
+  tokens.forEach(({ text, isText }, index) => {
+    if (isText) return;
+    if ("([{".includes(text)) open.push(text);
+    else if (")]}".includes(text)) open.pop();
+    else if (/^#?[a-z_$][\w$]*$/i.test(text)) {
+      uses.set(text, (uses.get(text) ?? 0) + 1);
+      const before = tokens[index - 1]?.text;
+      const after = tokens[index + 1]?.text;
+      if (["const", "let", "function", "class"].includes(before)) variables.add(text);
+      const isProperty = before === "." && tokens[index - 2]?.text !== ".";
+      const startsEntry = open.at(-1) === "{" && ["{", ",", "}", ";", "get", "async", "*"].includes(before);
+      if (isProperty || (startsEntry && [":", ",", "}", "(", "="].includes(after) && !(after === "=" && [";", "}"].includes(before)))) other.add(text);
+    }
+  });
   const names = new Map();
-  let privates = 0;
-  let constants = 0;
+  const given = { private: 0, variable: 0 };
   for (const [name] of [...uses].sort((a, b) => b[1] - a[1])) {
-    if (name.startsWith("#")) names.set(name, `#${letters(privates++)}`);
-    else names.set(name, `$${letters(constants++)}`);
+    if (name.startsWith("#")) {
+      names.set(name, `#${letters(given.private++)}`);
+    } else if (variables.has(name) && !other.has(name) && !EXPORTED.includes(name)) {
+      let short;
+      do short = letters(given.variable++);
+      while (uses.has(short) || KEPT.has(short));
+      if (short.length < name.length) names.set(name, short);
+    }
   }
   return names;
 }

@@ -55,6 +55,7 @@ export class WorkflowRun extends Base {
   #follows = true;
   #expectedTop = 0;
   #unfolded = false;
+  #isCollapsed = false;
   /** @type {string | null} */ #wanted = null;
   #epoch = 0;
   #stated = "";
@@ -365,7 +366,8 @@ export class WorkflowRun extends Base {
     const { counts } = run;
     say(ui.errorsCount, counts.failed > 0 ? ` ${counts.failed.toLocaleString("en")}` : "");
     const hasGroups = run.tasks.length > run.roots.length;
-    if (ui.collapse.hidden === hasGroups) ui.collapse.hidden = ui.expand.hidden = !hasGroups;
+    if (ui.collapse.hidden === hasGroups) ui.collapse.hidden = !hasGroups;
+    say(ui.collapse, this.#isCollapsed ? "Expand all" : "Collapse all");
     const isTimeline = this.#shows === "timeline";
     if (ui.filterTools.hidden === isTimeline) ui.filterTools.hidden = !isTimeline;
     say(ui.matches, this.#rows.isFiltered && !this.#rows.stale ? count(this.#rows.matches, "match").replace("matchs", "matches") : "");
@@ -381,6 +383,7 @@ export class WorkflowRun extends Base {
       if (number > 0) parts.push(`${number.toLocaleString("en")} ${word}`);
     }
     if (slowest !== null && tasks.length > 1) parts.push(`slowest: ${readable(slowest.step, 60)}, ${duration(/** @type {number} */ (slowest.ended) - /** @type {number} */ (slowest.started))}`);
+    if (this.#run.hasCriticalPath) parts.push("critical path underlined");
     return parts.join(" · ");
   }
 
@@ -403,7 +406,8 @@ export class WorkflowRun extends Base {
     ui.waitTask = waiting;
     const more = run.waits > 1 ? ` (and ${run.waits - 1} more)` : "";
     const left = waiting?.until != null && waiting.until > now ? `, ${duration(waiting.until - now, true)} left` : "";
-    banner(ui.wait, waiting === null ? "" : `Waits for ${waiting.eventType === null ? "an event" : `“${readable(waiting.eventType, 80)}”`} in ${readable(waiting.step, 80)}${more}${left}.`);
+    const what = waiting?.eventType == null ? "an event" : `“${readable(waiting.eventType, 80)}”`;
+    banner(ui.wait, waiting === null ? "" : `${readable(waiting.step, 80)}: waits for ${what}${left}${more}`);
   }
 
   #drawTimeline() {
@@ -602,6 +606,7 @@ export class WorkflowRun extends Base {
 
   /** @param {boolean} collapsed */
   #collapseAll(collapsed) {
+    this.#isCollapsed = collapsed;
     for (const task of preorder(this.#run.roots)) task.collapsed = collapsed && task.children.length > 0;
     this.#rows.stale = true;
     this.#draw();
@@ -724,10 +729,9 @@ export class WorkflowRun extends Base {
     ui.errorsCount = make("span", { class: "number" });
     ui.errors = make("button", { type: "button", "aria-pressed": "false" }, new Text("Errors only"), ui.errorsCount);
     ui.matches = make("span", { class: "matches" });
-    ui.expand = button("Expand all", { hidden: true });
     ui.collapse = button("Collapse all", { hidden: true });
     ui.idle = button("Show idle time", { "aria-pressed": "false", hidden: true });
-    ui.filterTools = make("div", { class: "tools" }, ui.filter, ui.errors, ui.matches, ui.expand, ui.collapse, ui.idle);
+    ui.filterTools = make("div", { class: "tools" }, ui.filter, ui.errors, ui.matches, ui.collapse, ui.idle);
     ui.timelineTab = button("Timeline", { "aria-pressed": "true" });
     ui.eventsTab = button("Events", { "aria-pressed": "false" });
     const tabs = make("div", { class: "tabs", role: "group", "aria-label": "View" }, ui.timelineTab, ui.eventsTab);
@@ -842,8 +846,7 @@ export class WorkflowRun extends Base {
     const ui = this.#ui;
     ui.filter.addEventListener("input", () => this.#setFilter(ui.filter.value, this.#rows.errorsOnly));
     ui.errors.addEventListener("click", () => this.#setFilter(ui.filter.value, !this.#rows.errorsOnly));
-    ui.expand.addEventListener("click", () => this.#collapseAll(false));
-    ui.collapse.addEventListener("click", () => this.#collapseAll(true));
+    ui.collapse.addEventListener("click", () => this.#collapseAll(!this.#isCollapsed));
     ui.idle.addEventListener("click", () => {
       this.#unfolded = !this.#unfolded;
       this.#draw();

@@ -30,10 +30,10 @@ export function taskRow() {
   const element = make(
     "div",
     { class: "row", role: "row", id: `row-${rowNumber}`, tabindex: "-1", part: "row" },
-    make("div", { class: "cell name", role: "gridcell" }, chevron, mark, step, badges),
+    make("div", { class: "cell name", role: "gridcell" }, chevron, mark, step, badges, answer),
     status,
     time,
-    make("div", { class: "cell line", role: "gridcell" }, track, answer),
+    make("div", { class: "cell line", role: "gridcell" }, track),
   );
   /** @type {HTMLElement[]} */
   const segments = [];
@@ -49,13 +49,14 @@ export function taskRow() {
  * @property {Task | null} slowest
  * @property {boolean} filtered
  * @property {boolean} canAnswer
+ * @property {number} roots how many tasks are directly under the workflow
  */
 
 /**
  * Points a row at a task.
  * @param {any} row @param {Task} task @param {number} index @param {Look} look
  */
-export function paintTask(row, task, index, { axis, now, selected, active, slowest, filtered, canAnswer }) {
+export function paintTask(row, task, index, { axis, now, selected, active, slowest, filtered, canAnswer, roots }) {
   const { element } = row;
   const how = lookOf(task);
   const group = isGroup(task);
@@ -64,10 +65,11 @@ export function paintTask(row, task, index, { axis, now, selected, active, slowe
   set(element, "data-task", task.id);
   set(element, "data-look", how);
   set(element, "data-group", group);
+  set(element, "data-idle", task.kind === "waitForEvent" || isSleep(task));
   set(element, "aria-rowindex", index + 2);
   set(element, "aria-level", task.depth + 1);
   set(element, "aria-posinset", task.place);
-  set(element, "aria-setsize", task.parent ? task.parent.children.length : null);
+  set(element, "aria-setsize", task.parent ? task.parent.children.length : roots);
   set(element, "aria-expanded", expandable ? String(filtered || !task.collapsed) : null);
   set(element, "aria-selected", String(task === selected));
   set(element, "tabindex", task === active ? "0" : "-1");
@@ -86,11 +88,11 @@ export function paintTask(row, task, index, { axis, now, selected, active, slowe
     set(row.answer, "tabindex", task === active ? "0" : "-1");
     set(row.answer, "aria-label", `Answer ${readable(task.step, 80)}…`);
   }
-  paintBar(row, task, group, axis, now, asks);
+  paintBar(row, task, group, axis, now);
 }
 
-/** @param {any} row @param {Task} task @param {boolean} group @param {import("./axis.js").Axis} axis @param {number} now @param {boolean} asks */
-function paintBar(row, task, group, axis, now, asks) {
+/** @param {any} row @param {Task} task @param {boolean} group @param {import("./axis.js").Axis} axis @param {number} now */
+function paintBar(row, task, group, axis, now) {
   const segments = group ? whole(task, now) : segmentsOf(task, now).slice(-MOST_SEGMENTS);
   let left = 1;
   let right = 0;
@@ -132,13 +134,13 @@ function paintBar(row, task, group, axis, now, asks) {
     set(row.label, "data-at", null);
     return;
   }
-  // Inside of the bar if it fits there, else on the side that has more room; the button has its own.
+  // Inside of the bar if it fits there and the bar is thick enough, else on the side that has more room.
   const need = (text.length * CHARACTER + 16) / axis.width;
-  const end = asks ? 1 - 84 / axis.width : 1;
-  const inside = Math.min(right, end) - left;
-  if (need <= inside && !group) span(row.label, "in", left, inside);
-  else if (end - right >= left || end - right >= need) span(row.label, "after", right, Math.max(0, end - right));
-  else if (left > inside || group) span(row.label, "before", 0, left);
+  const inside = group || isSleep(task) || task.kind === "waitForEvent" ? 0 : right - left;
+  const after = 1 - right;
+  if (need <= inside) span(row.label, "in", left, inside);
+  else if (after >= need || after >= Math.max(left, inside)) span(row.label, "after", right, after);
+  else if (left >= inside) span(row.label, "before", 0, left);
   else span(row.label, "in", left, inside);
 }
 
@@ -166,7 +168,9 @@ function whole(task, now) {
 function badgesOf(task, slowest) {
   const badges = [];
   if (task.collapsed && task.children.length > 0) badges.push(`${task.children.length}`);
-  if (task.failedAttempts.length > 0 && (task.state !== "failed" || task.failedAttempts.length > 1)) badges.push(`×${Math.max(task.attempt ?? 0, task.failedAttempts.length)}`);
+  const failed = task.failedAttempts.length;
+  const tries = Math.max(task.attempt ?? 0, failed + (task.state === "running" || task.state === "completed" ? 1 : 0));
+  if (failed > 0 && tries > 1) badges.push(`×${tries}`);
   if (task === slowest) badges.push("slowest");
   return badges.join(" · ");
 }
