@@ -326,7 +326,7 @@ export class WorkflowRun extends Base {
     if (this.#shows === "timeline") this.#drawTimeline();
     else this.#drawEvents();
     const run = this.#run;
-    this.#ui.panel.paint(this.#now, { slowest: run.slowest, length: run.ended !== null && run.started !== null ? run.ended - run.started : 0, canAnswer: this.#canAnswer });
+    this.#ui.panel.paint(this.#now, { slowest: run.slowest, length: run.to !== null && run.from !== null ? run.to - run.from : 0, canAnswer: this.#canAnswer });
     this.#tell();
     this.#showTitle();
     if (run.hasEnded && this.#connection === "ended") {
@@ -349,11 +349,11 @@ export class WorkflowRun extends Base {
     say(ui.stateWord, RUN_WORDS[phase] ?? readable(phase, 40));
     say(ui.name, readable(run.id ?? this.getAttribute("label") ?? run.workflow ?? "Run", 200));
     set(ui.name, "aria-level", this.getAttribute("heading") ?? "2");
-    const of = [run.id === null && this.getAttribute("label") === null ? null : run.workflow, run.number === null ? null : `run ${run.number}`];
+    const of = [run.id === null && this.getAttribute("label") === null ? null : run.workflow, run.number > 1 && `run ${run.number}`];
     say(ui.of, readable(of.filter(Boolean).join(" · ")));
-    const elapsed = run.started === null ? "" : run.ended === null ? duration(now - run.started, true) : duration(run.ended - run.started);
-    say(ui.elapsed, elapsed);
-    set(ui.elapsed, "title", run.started === null ? null : `Began ${clock(run.started, now)}${run.ended === null ? "" : `, ended ${clock(run.ended, now)}`}`);
+    const { from, to } = run;
+    say(ui.elapsed, from === null ? "" : to === null ? duration(now - from, true) : duration(to - from));
+    set(ui.elapsed, "title", from === null ? null : `Began ${clock(from, now)}${to === null ? "" : `, ended ${clock(to, now)}`}`);
 
     // The browser asks once more after the end; nothing is wrong.
     const link = this.#connection === "reconnecting" && run.hasEnded ? "ended" : this.#connection;
@@ -420,10 +420,10 @@ export class WorkflowRun extends Base {
     if (ui.empty.hidden !== rows.length > 0) ui.empty.hidden = rows.length > 0;
     if (rows.length === 0) say(ui.emptyText, this.#emptyText());
 
-    const start = run.started ?? run.tasks[0]?.started ?? now;
-    const end = run.ended ?? Math.max(now, run.activity.last ?? 0);
-    const last = Math.max(end, run.ended === null ? 0 : (run.activity.last ?? 0));
-    const folds = foldsOf(start, last, run.activity.until(run.ended ?? now));
+    const start = run.from ?? now;
+    // Tasks may say that they ended a moment after the run.
+    const last = Math.max(run.to ?? now, run.activity.last ?? 0);
+    const folds = foldsOf(start, last, run.activity.until(run.to ?? now));
     const axis = new Axis(start, last, this.#unfolded ? [] : folds, ui.lineWidth);
     if (ui.idle.hidden !== (folds.length === 0)) ui.idle.hidden = folds.length === 0;
     set(ui.idle, "aria-pressed", String(this.#unfolded));

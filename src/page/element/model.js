@@ -43,6 +43,9 @@ export const EVENT_TYPES = ["started", "attempt_failed", "progress", "completed"
 /** States in which a run does not change any more. */
 const ENDED = ["completed", "failed", "terminated"];
 
+/** The error with which our own log ends a run that was terminated from outside. */
+const TERMINATED = "the instance was terminated";
+
 /** Gaps that are shorter than this are never folded, in milliseconds. */
 export const SHORTEST_GAP = 10_000;
 const MOST_GAPS = 4096;
@@ -51,7 +54,7 @@ export class Run {
   constructor() {
     /** @type {string | null} */ this.id = null;
     /** @type {string | null} */ this.workflow = null;
-    /** The number of the run, once it is known to have been started again. @type {number | null} */ this.number = null;
+    /** The number of the run, from 1: a restart begins the next. */ this.number = 1;
     /** What a `reset` said, if history is lost. @type {{ requested: unknown, oldest: unknown, head: unknown } | null} */ this.lost = null;
     /** The id of the last event. @type {number | null} */ this.cursor = null;
     this.clear();
@@ -87,11 +90,28 @@ export class Run {
     return this.stack[this.stack.length - 1] ?? this.tasks[this.tasks.length - 1];
   }
 
-  /** What the run is doing, in the words of the page: the log's own state, or that all it does is to wait or to sleep. */
+  /**
+   * What the run is doing, in the words of the page: the log's own state, or that all it does is to wait or to sleep. A log
+   * without a workflow has no state of its own; its tasks say it.
+   */
   get phase() {
+    if (this.state === "queued" && this.tasks.length > 0) {
+      return this.open.size > 0 ? "running" : this.roots.some(({ state }) => state === "failed") ? "failed" : "completed";
+    }
     if (this.state !== "running" || this.open.size === 0 || this.activity.busy > 0) return this.state;
     if (this.waits > 0) return "waiting";
     return this.sleeps > 0 ? "sleeping" : this.state;
+  }
+
+  /** When it began: that of its first task, if it does not say so. @returns {number | null} */
+  get from() {
+    return this.started ?? this.tasks[0]?.started ?? null;
+  }
+
+  /** When it ended, or `null` while it goes on. @returns {number | null} */
+  get to() {
+    if (this.ended !== null) return this.ended;
+    return this.state === "queued" && this.tasks.length > 0 && this.open.size === 0 ? this.activity.last : null;
   }
 
   /**
@@ -109,7 +129,7 @@ export class Run {
     if (!isRecord(data)) return undefined;
     if (type === "restarted" || type === "reset") {
       this.clear();
-      this.number = type === "restarted" && Number.isFinite(data.run) ? data.run : null;
+      if (type === "restarted") this.number = Number.isInteger(data.run) ? data.run : this.number + 1;
       this.lost = type === "reset" ? { requested: data.requested, oldest: data.oldest, head: data.head } : null;
       if (type === "reset") this.cursor = null;
       return null;
@@ -128,7 +148,7 @@ export class Run {
     this.lost = null;
     this.id = text(snapshot.id);
     this.workflow = text(snapshot.workflow);
-    this.number = Number.isFinite(snapshot.run) && snapshot.run > 1 ? snapshot.run : null;
+    this.number = Number.isInteger(snapshot.run) ? snapshot.run : 1;
     this.cursor = Number.isFinite(snapshot.cursor) ? snapshot.cursor : null;
     this.started = instant(snapshot.started);
     /** @type {[number, number][]} */
@@ -178,10 +198,9 @@ export class Run {
   /** The run in the form of a snapshot. A copy: changing it changes nothing here. */
   get view() {
     /** @type {any} */
-    const view = { state: this.state, taskCount: this.tasks.length, tasks: [] };
+    const view = { run: this.number, state: this.state, taskCount: this.tasks.length, tasks: [] };
     if (this.id !== null) view.id = this.id;
     if (this.workflow !== null) view.workflow = this.workflow;
-    if (this.number !== null) view.run = this.number;
     if (this.started !== null) view.started = iso(this.started);
     if (this.ended !== null) view.ended = iso(this.ended);
     if (this.error !== null) view.error = this.error;
@@ -204,9 +223,9 @@ export class Run {
       this.workflow ??= text(data.step);
       if (time !== null) this.activity.at(time);
     } else if (type === "completed" || type === "failed") {
-      this.state = type;
-      this.ended = time;
       this.error = type === "failed" ? errorText(data.error) : null;
+      this.state = this.error === TERMINATED ? "terminated" : type;
+      this.ended = time;
       if (time !== null) this.activity.at(time);
       for (const task of this.open) {
         task.state = "stopped";
@@ -249,6 +268,8 @@ export class Run {
         break;
       }
       case "progress":
+        // Only code that runs reports something.
+        task.retryAt = null;
         task.percent = percent(data.percent) ?? task.percent;
         task.message = text(data.message) ?? task.message;
         task.attributes = data.attributes ?? task.attributes;
