@@ -96,6 +96,7 @@ mod event;
 pub mod guide {}
 #[cfg(feature = "http")]
 pub mod http;
+pub mod page;
 mod refusal;
 #[cfg(any(test, feature = "http", feature = "cloudflare"))]
 mod run_path;

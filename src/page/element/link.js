@@ -1,0 +1,263 @@
+// The way to the server: the token, the snapshot, the stream, and what to do when one of them fails.
+
+import { EVENT_TYPES } from "./model.js";
+
+/**
+ * What may be said about the connection:
+ * `idle` there is no `src` · `connecting` · `live` · `reconnecting` · `ended` the stream said that nothing follows ·
+ * `expired` the permission has run out, and could not be renewed · `refused` not allowed · `unknown` there is no such run.
+ * @typedef {"idle" | "connecting" | "live" | "reconnecting" | "ended" | "expired" | "refused" | "unknown"} Connection
+ *
+ * @typedef {object} LinkOptions
+ * @property {URL} src
+ * @property {URL | null} snapshot
+ * @property {URL | null} session
+ * @property {boolean} withCredentials
+ * @property {string | null} token
+ *
+ * @typedef {object} LinkHandlers
+ * @property {(snapshot: any) => void} onSnapshot
+ * @property {(type: string, data: any, id: number | null, raw: string) => void} onEvent
+ * @property {(connection: Connection, why: string) => void} onState
+ * @property {() => Promise<string | null | undefined>} onRenew asks whoever embeds the element for a new token
+ * @property {(difference: number) => void} onClock how far this computer's clock may at most be ahead of the log's
+ * @property {() => boolean} hasEnded whether the run is known to have ended
+ */
+
+const FIRST_DELAY_MS = 1000;
+const LONGEST_DELAY_MS = 30_000;
+/** An unknown run may be about to begin; it is not asked for for ever. */
+const UNKNOWN_TRIES = 6;
+const REQUEST_TIMEOUT_MS = 15_000;
+const ASK_AGAIN_MS = 2000;
+
+export class Link {
+  /** @param {LinkOptions} options @param {LinkHandlers} handlers */
+  constructor(options, handlers) {
+    this.options = options;
+    this.handlers = handlers;
+    /** @type {Connection} */ this.state = "connecting";
+    /** The id after which to go on. @type {string | null} */ this.lastId = null;
+    /** @type {EventSource | null} */ this.source = null;
+    this.token = options.token;
+    this.tries = 0;
+    this.askedAt = -Infinity;
+    this.hasSnapshot = options.snapshot === null;
+    this.wasLive = false;
+    this.closed = false;
+    /** @type {ReturnType<typeof setTimeout> | undefined} */ this.timer = undefined;
+    this.hurry = () => {
+      if (this.timer !== undefined && !document.hidden) this.#soon(0);
+    };
+    addEventListener("online", this.hurry);
+    document.addEventListener("visibilitychange", this.hurry);
+  }
+
+  /** Does what comes next: token, snapshot, stream. */
+  async start() {
+    clearTimeout(this.timer);
+    this.timer = undefined;
+    if (this.closed) return;
+    if (this.state !== "reconnecting") this.#say(this.wasLive ? "reconnecting" : "connecting", "");
+    if (this.token !== null && this.options.session !== null) {
+      if (!(await this.#exchange(this.token))) return;
+    }
+    if (!this.hasSnapshot && !(await this.#load())) return;
+    if (!this.closed) this.#open();
+  }
+
+  /** Takes a new token, and goes on where it was. @param {string | null} token */
+  renew(token) {
+    this.#drop();
+    this.token = token;
+    this.tries = 0;
+    return this.start();
+  }
+
+  close() {
+    this.closed = true;
+    clearTimeout(this.timer);
+    this.#drop();
+    removeEventListener("online", this.hurry);
+    document.removeEventListener("visibilitychange", this.hurry);
+  }
+
+  /** @param {string} token @returns {Promise<boolean>} whether to go on */
+  async #exchange(token) {
+    const answer = await this.#ask(/** @type {URL} */ (this.options.session), { method: "POST", body: token, headers: { "content-type": "text/plain" } });
+    if (answer === null) return false;
+    if (answer.ok) {
+      // The cookie is the permission now.
+      this.token = null;
+      return true;
+    }
+    if (answer.status >= 500 || answer.status === 429) this.#later(`the server answered ${answer.status}`, answer);
+    else this.#refused();
+    return false;
+  }
+
+  /** @returns {Promise<boolean>} whether to go on */
+  async #load() {
+    const answer = await this.#ask(/** @type {URL} */ (this.options.snapshot), { headers: { accept: "application/json" } });
+    if (answer === null) return false;
+    const { status } = answer;
+    if (answer.ok) {
+      const sent = Date.parse(answer.headers.get("date") ?? "");
+      try {
+        const snapshot = await answer.json();
+        // The header has whole seconds, so less than two of them say nothing.
+        if (!Number.isNaN(sent) && Math.abs(Date.now() - sent) > 2000) this.handlers.onClock(Date.now() - sent);
+        this.handlers.onSnapshot(snapshot);
+        this.lastId = snapshot.cursor == null ? null : String(snapshot.cursor);
+        this.hasSnapshot = true;
+        return true;
+      } catch {
+        this.#later("the snapshot could not be read");
+        return false;
+      }
+    }
+    if (status === 401 || status === 403) this.#refused();
+    else if (status === 404 || status === 410) this.#unknown();
+    else if (status >= 500 || status === 429) this.#later(`the server answered ${status}`, answer);
+    else {
+      // There is no snapshot here: the stream has everything, too.
+      this.hasSnapshot = true;
+      return true;
+    }
+    return false;
+  }
+
+  #open() {
+    this.#drop();
+    const source = new EventSource(this.#url(), { withCredentials: this.options.withCredentials });
+    this.source = source;
+    source.onopen = () => {
+      this.tries = 0;
+      this.wasLive = true;
+      this.#say("live", "");
+    };
+    source.onerror = () => {
+      if (this.source !== source) return;
+      if (source.readyState === EventSource.CLOSED) {
+        if (this.handlers.hasEnded()) this.#finish();
+        else this.#probe();
+      }
+      // After the end the browser asks once more, and is told that nothing follows.
+      else if (!this.handlers.hasEnded()) this.#say("reconnecting", "the connection was cut");
+    };
+    for (const type of EVENT_TYPES) {
+      source.addEventListener(type, (event) => {
+        if (this.source === source) this.#receive(type, event);
+      });
+    }
+  }
+
+  /** @param {string} type @param {MessageEvent} event */
+  #receive(type, { data, lastEventId }) {
+    if (type === "expired") {
+      this.#expired();
+      return;
+    }
+    let value = null;
+    try {
+      value = JSON.parse(data);
+    } catch {
+      // An event of somebody else's: its position counts all the same.
+    }
+    const id = type === "reset" || lastEventId === "" ? null : Number(lastEventId);
+    if (type === "reset") this.lastId = null;
+    else if (lastEventId !== "") this.lastId = lastEventId;
+    this.handlers.onEvent(type, value, Number.isFinite(id) ? id : null, data);
+  }
+
+  /** The browser has given up, and does not tell a page why. */
+  async #probe() {
+    this.#drop();
+    const answer = await this.#ask(this.#url(), { method: "HEAD", headers: { accept: "text/event-stream" } });
+    if (answer === null) return;
+    const { status } = answer;
+    if (status === 204) this.#finish();
+    else if (status === 401 || status === 403) await this.#refused();
+    else if (status === 404 || status === 410) this.#unknown();
+    else this.#later(answer.ok ? "the connection was cut" : `the server answered ${status}`, answer);
+  }
+
+  #finish() {
+    this.#drop();
+    this.#say("ended", "");
+  }
+
+  async #expired() {
+    this.#drop();
+    this.#say("reconnecting", "the permission has run out, a new one is asked for");
+    await this.#refused();
+  }
+
+  /** Asks whoever embeds the element for a token, but not again and again. */
+  async #refused() {
+    const again = Date.now() - this.askedAt < ASK_AGAIN_MS;
+    this.askedAt = Date.now();
+    const token = again ? null : await this.handlers.onRenew();
+    if (this.closed) return;
+    if (token == null) this.#say(this.wasLive ? "expired" : "refused", "");
+    else await this.renew(token === "" ? null : token);
+  }
+
+  #unknown() {
+    if (this.tries >= UNKNOWN_TRIES) return this.#say("unknown", "");
+    this.#later("there is no such run, or not yet", null, "unknown");
+  }
+
+  /**
+   * Tries again after a while that grows, is never the same for two viewers, and is at least what the server asks for.
+   * @param {string} why @param {Response | null} [answer] @param {Connection} [state]
+   */
+  #later(why, answer = null, state = "reconnecting") {
+    if (this.closed) return;
+    const longest = Math.min(LONGEST_DELAY_MS, FIRST_DELAY_MS * 2 ** this.tries);
+    const asked = Number(answer?.headers.get("retry-after") ?? 0) * 1000 || 0;
+    const delay = Math.max(Math.min(asked, 10 * LONGEST_DELAY_MS), longest * (0.5 + Math.random() / 2));
+    this.tries += 1;
+    this.#say(state, `${why}; next try in ${Math.max(1, Math.round(delay / 1000))} s`);
+    this.#soon(delay);
+  }
+
+  /** @param {number} delay */
+  #soon(delay) {
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => this.start(), delay);
+  }
+
+  /** Asks, or says why not and tries again later. @param {URL | string} url @param {RequestInit} init @returns {Promise<Response | null>} */
+  async #ask(url, init) {
+    try {
+      const credentials = this.options.withCredentials ? "include" : "same-origin";
+      const answer = await fetch(url, { ...init, credentials, cache: init.method === undefined ? "no-cache" : "no-store", signal: AbortSignal.timeout(REQUEST_TIMEOUT_MS) });
+      return this.closed ? null : answer;
+    } catch {
+      this.#later("the server cannot be reached");
+      return null;
+    }
+  }
+
+  #url() {
+    const url = new URL(this.options.src);
+    if (this.lastId !== null) {
+      for (const position of ["from", "since"]) url.searchParams.delete(position);
+      url.searchParams.set("lastEventId", this.lastId);
+    }
+    return url.href;
+  }
+
+  #drop() {
+    this.source?.close();
+    this.source = null;
+  }
+
+  /** @param {Connection} state @param {string} why */
+  #say(state, why) {
+    if (this.closed) return;
+    this.state = state;
+    this.handlers.onState(state, why);
+  }
+}

@@ -1,0 +1,545 @@
+// <workflow-run> in a real browser, against a server of its own that speaks docs/wire.md.
+import assert from "node:assert/strict";
+import { after, before, describe, test } from "node:test";
+import { launch, skip, visit as visitIn } from "./lib/browser.mjs";
+import { Script, bigSnapshot, order } from "./lib/page-runs.mjs";
+import { servePage } from "./lib/page-server.mjs";
+
+const MOST_ROWS = 80;
+
+describe("the page in a browser", { skip }, () => {
+  let server;
+  let browser;
+  let number = 0;
+  before(async () => {
+    server = await servePage();
+    browser = await launch();
+  });
+  after(async () => {
+    await browser?.close();
+    await server?.kill();
+  });
+
+  const visit = (url, options) => visitIn(browser, url, options);
+
+  /** A run of its own, and its page. */
+  async function open(events, { fragment = "", page: options, ...runOptions } = {}) {
+    number += 1;
+    const run = server.run(`run-${number}`, runOptions);
+    for (const [type, data] of events) run.add(type, data);
+    const page = await visit(`${server.url}/run-${number}${fragment}`, options);
+    return { run, page };
+  }
+
+  test("a run is shown live, and ends", async () => {
+    const s = new Script(Date.now()).begin();
+    const { run, page } = await open(s.events);
+    await page.waitForSelector('workflow-run[data-connection="live"]');
+    const told = await recordStates(page);
+    const play = (...steps) => {
+      const from = s.events.length;
+      for (const step of steps) step();
+      for (const [type, data] of s.events.slice(from)) run.add(type, data);
+    };
+    let pack;
+    play(() => (pack = s.task("pack")));
+    await row(page, "pack-1", "running");
+    play(() => s.progress(pack, { percent: 40, message: "2 of 5" }));
+    await page.waitForFunction(() => inRow("pack-1", ".label").textContent === "40 % · 2 of 5");
+    assert.equal(await page.evaluate(() => inRow("pack-1", ".fill").style.width), "40%");
+    play(() => s.failAttempt(pack, 1, "no tape", { retryAt: s.at(60_000) }));
+    await row(page, "pack-1", "retrying");
+    await page.waitForFunction(() => /^again in .*attempt 1: no tape$/.test(inRow("pack-1", ".label").textContent));
+    play(() => s.wait(50).done(pack, { attempt: 2, attributes: { boxes: 5 } }));
+    await row(page, "pack-1", "completed");
+    play(() => s.task("nap", { kind: "sleep", until: s.at(3_600_000) }));
+    await row(page, "nap-1.sleep", "sleeping");
+    await page.waitForFunction(() => /^wakes in (59 min|1 h)/.test(inRow("nap-1.sleep", ".label").textContent));
+    await page.waitForFunction(() => document.querySelector("workflow-run").shadowRoot.querySelector(".pill").textContent === "Sleeping");
+    play(() => s.end());
+    await page.waitForSelector('workflow-run[data-state="completed"][data-connection="ended"]');
+    await row(page, "nap-1.sleep", "stopped");
+    assert.equal(await page.title(), `Completed: run-${number}`);
+    // Nothing is said twice, and the end comes last.
+    const states = await told();
+    assert.deepEqual([...new Set(states)], states);
+    assert.equal(states.at(-1), "completed completed ended");
+    page.isClean();
+    await page.close();
+  });
+
+  test("a wait is answered on its row, and what is no JSON is not sent", async () => {
+    const s = new Script(Date.now() - 5000).begin();
+    const wait = s.task("ask", { kind: "waitForEvent", eventType: "approval", until: s.at(3_600_000) });
+    const { run, page } = await open(s.events, { answers: true });
+    run.onAnswer = () => {
+      run.add(...s.done(wait).events.at(-1));
+    };
+    await page.click("workflow-run .row .answer:visible");
+    assert.equal(await page.inputValue("#answer-type"), "approval");
+    await page.fill("#answer-payload", "{approved");
+    await page.click("workflow-run .answer-form button[type=submit]");
+    await page.waitForSelector("#answer-error:text('This is not JSON')");
+    assert.deepEqual(run.answers, []);
+    await page.fill("#answer-payload", '{"approved": true}');
+    await page.press("#answer-payload", "Control+Enter");
+    await row(page, "ask-1.waitForEvent", "completed");
+    assert.deepEqual(run.answers, [{ type: "approval", payload: { approved: true } }]);
+    await page.waitForSelector("workflow-run .answer-form", { state: "hidden" });
+    page.isClean();
+    await page.close();
+  });
+
+  test("an answer that is refused says why, as text; without `answer` there is no button", async () => {
+    const s = new Script(Date.now() - 5000).begin();
+    s.task("ask", { kind: "waitForEvent" });
+    const { page } = await open(s.events, { answers: true, refusesAnswers: "<b>too late</b>" });
+    await page.click("workflow-run .banner .primary:visible");
+    await page.click("workflow-run .answer-form button[type=submit]");
+    await page.waitForSelector("#answer-error:text('Say which type')");
+    await page.fill("#answer-type", "go");
+    await page.click("workflow-run .answer-form button[type=submit]");
+    await page.waitForSelector("#answer-error:text('The server refused it (409): <b>too late</b>')");
+    await page.close();
+
+    const { page: reader } = await open(s.events);
+    await row(reader, "ask-1.waitForEvent", "waiting");
+    assert.equal(await reader.isVisible("workflow-run .answer"), false);
+    assert.equal(await reader.isVisible("workflow-run .banner .primary"), false);
+    reader.isClean();
+    await reader.close();
+  });
+
+  test("a reload in the middle, a cut and a restart of the server lose nothing and double nothing", async () => {
+    const own = await servePage();
+    let current = own;
+    try {
+      const s = new Script(Date.now()).begin();
+      const run = own.run("survivor", { snapshot: true });
+      const add = (...events) => events.forEach(([type, data]) => run.add(type, data));
+      add(...s.events);
+      const page = await visit(`${own.url}/survivor`);
+      await page.waitForSelector('workflow-run[data-connection="live"]');
+      const step = (name) => {
+        const from = s.events.length;
+        s.step(name, 1);
+        add(...s.events.slice(from));
+      };
+      step("before the cut");
+      run.cut();
+      step("during the cut");
+      await row(page, "during the cut-1", "completed");
+      await page.reload();
+      await row(page, "during the cut-1", "completed");
+      await own.kill();
+      await page.waitForSelector('workflow-run[data-connection="reconnecting"]');
+      step("while the server was down");
+      current = await servePage({ port: own.port, runs: own.runs });
+      await row(page, "while the server was down-1", "completed");
+      const ids = await page.evaluate(() => document.querySelector("workflow-run").view.tasks.map(({ taskId }) => taskId));
+      assert.deepEqual(ids, ["before the cut-1", "during the cut-1", "while the server was down-1"]);
+      // The browser gives up at such an answer, so the element asks by itself, and says why.
+      run.refuse = 500;
+      run.cut();
+      await page.waitForSelector("workflow-run .banner:text('The server answered 500; next try in')");
+      run.refuse = null;
+      step("after the accident");
+      await page.click("workflow-run .banner button:visible");
+      await row(page, "after the accident-1", "completed");
+      await page.waitForSelector('workflow-run[data-connection="live"]');
+      await page.close();
+    } finally {
+      await current.kill();
+    }
+  });
+
+  test("a snapshot is gone on from, and the events before it are read on demand", async () => {
+    const events = order(Date.now(), { until: "live" });
+    const { run, page } = await open(events);
+    await row(page, "load parcel 4-1", "running");
+    const view = await page.evaluate(() => document.querySelector("workflow-run").view);
+    await page.close();
+
+    run.snapshot = { id: run.id, ...view };
+    const from = server.log.length;
+    const late = await visit(`${server.url}/${run.id}`);
+    await row(late, "load parcel 4-1", "running");
+    assert.ok(server.log.slice(from).includes(`GET /${run.id}/sse?lastEventId=${events.length}`), server.log.slice(from).join("\n"));
+    assert.deepEqual(await late.evaluate(() => document.querySelector("workflow-run").view), { ...view, id: run.id });
+    await late.click("workflow-run button:text-is('Events')");
+    await late.click("workflow-run button:text-is('Load the events before')");
+    await late.waitForFunction((rows) => shadow(".grid[role=grid]").getAttribute("aria-rowcount") === String(rows), events.length);
+    await late.click("workflow-run .row.event:has-text('attempt_failed')");
+    await late.waitForSelector("workflow-run .panel pre:has-text('the bank does not answer')");
+    late.isClean();
+    await late.close();
+  });
+
+  test("reset, restarted and a position that is too far", async () => {
+    const s = new Script(Date.now()).begin();
+    s.step("first", 1).end("no");
+    const { run, page } = await open(s.events.slice(0, -1));
+    await row(page, "first-1", "completed");
+    run.add(...s.events.at(-1));
+    await page.waitForSelector("workflow-run .banner:text('no')");
+    await page.waitForSelector('workflow-run[data-connection="ended"]');
+    await page.close();
+
+    run.add("restarted", { run: 2, timestamp: s.at(0) });
+    const again = new Script(Date.now()).begin();
+    again.step("second", 1);
+    const next = await visit(`${server.url}/${run.id}`);
+    await next.waitForSelector('workflow-run[data-connection="live"]');
+    for (const [type, data] of again.events) run.add(type, data);
+    await row(next, "second-1", "completed");
+    assert.equal(await next.locator("workflow-run .row[data-task]:visible").count(), 1);
+    assert.match(await next.textContent("workflow-run .of"), /run 2/);
+    // The log is thrown away, and begins anew.
+    run.events = [];
+    for (const [type, data] of again.events) run.add(type, data);
+    run.cut();
+    await next.waitForSelector("workflow-run .banner:text('Older events are no longer kept')");
+    await row(next, "second-1", "completed");
+    next.isClean();
+    await next.close();
+  });
+
+  test("a token in the fragment is exchanged and leaves no trace; a link to a task lives with it", async () => {
+    const { run, page } = await open(order(Date.now()), { session: true, token: "s3cret", fragment: "#t=s3cret&task=charge%20card-1" });
+    await page.waitForSelector("workflow-run .panel:visible >> text=charge card");
+    assert.equal(new URL(page.url()).hash, "#task=charge+card-1");
+    assert.equal(run.session, "s3cret");
+    assert.ok(!server.log.some((line) => line.includes("s3cret")));
+    await page.keyboard.press("Escape");
+    await page.close();
+
+    const { page: refused } = await open([], { session: true, token: "s3cret", fragment: "#t=wrong" });
+    await refused.waitForSelector('workflow-run[data-connection="refused"]');
+    await refused.waitForSelector("workflow-run .banner:text('You may not watch this run')");
+    assert.equal(new URL(refused.url()).hash, "");
+    // A new link in the same tab.
+    await refused.evaluate(() => (location.hash = "#t=s3cret"));
+    await refused.waitForSelector('workflow-run[data-connection="live"]');
+    assert.equal(new URL(refused.url()).hash, "");
+    await refused.close();
+  });
+
+  test("a permission that runs out is renewed if the page can, and else is said to have run out", async () => {
+    const s = new Script(Date.now()).begin();
+    s.step("one", 1);
+    const { run, page } = await open(s.events, { session: true, token: "t1", fragment: "#t=t1" });
+    await row(page, "one-1", "completed");
+    await page.evaluate(() => {
+      window.renewals = 0;
+      document.addEventListener("renew", ({ detail }) => {
+        window.renewals += 1;
+        if (window.renewals === 1) detail.respondWith(new Promise((resolve) => setTimeout(() => resolve("t2"), 50)));
+      });
+    });
+    run.options.token = "t2";
+    run.session = null;
+    run.send("expired", { renew: true });
+    run.cut();
+    await page.waitForFunction(() => window.renewals === 1);
+    const from = s.events.length;
+    s.step("two", 1);
+    for (const [type, data] of s.events.slice(from)) run.add(type, data);
+    await row(page, "two-1", "completed");
+    assert.equal(run.session, "t2");
+    await page.waitForTimeout(2100);
+    run.session = null;
+    run.send("expired", { renew: true });
+    run.cut();
+    await page.waitForSelector('workflow-run[data-connection="expired"]');
+    await page.waitForSelector("workflow-run .banner:text('has run out')");
+    // Everything that was shown is still there.
+    await row(page, "two-1", "completed");
+    await page.close();
+  });
+
+  test("an unknown run is named as such, and is there when it begins", async () => {
+    const page = await visit(`${server.url}/late`);
+    await page.waitForSelector('workflow-run[data-connection="unknown"]');
+    await page.waitForSelector("workflow-run .banner:text('There is no such run')");
+    const run = server.run("late");
+    for (const [type, data] of new Script(Date.now()).begin().step("here", 1).events) run.add(type, data);
+    await page.click("workflow-run .banner button:visible");
+    await row(page, "here-1", "completed");
+    await page.close();
+  });
+
+  test("hostile strings in every field are text, and break nothing", async () => {
+    const evil = [`<img src=//evil.example/x onerror="document.title='owned'">`, "\u202egnp.exe\u2066", "\u0000\u0007\u001b[31m", "x".repeat(1_000_000), "</script><script>document.title='owned'</script>", "\ud800 lone", "é".repeat(3000)];
+    const s = new Script(Date.now()).begin();
+    for (const text of evil) {
+      const task = s.task(text, { kind: "do" });
+      s.progress(task, { percent: 5, message: text, attributes: { [text.slice(0, 500)]: text } }).failAttempt(task, 1, text).fail(task, text, { attempt: 1 });
+      s.task(text, { kind: "waitForEvent", eventType: text });
+    }
+    s.task("odd", { kind: evil[0] });
+    for (const fail of [evil[0], evil[1]]) s.wait(1).fail({ taskId: fail, step: fail, kind: "do", count: 1, parentId: null }, fail);
+    const { run, page } = await open(s.events, { answers: true });
+    await page.waitForFunction((tasks) => document.querySelector("workflow-run").view.taskCount >= tasks, evil.length * 2);
+    assert.equal(await page.evaluate(() => shadow(".page").querySelectorAll("img, script, b, iframe").length), 0);
+    const texts = await page.evaluate(() => [...shadow(".page").querySelectorAll(".row .step, .row .label")].map((node) => node.textContent));
+    assert.ok(texts.every((text) => text.length < 600 && !/[\u0000-\u0008\u202a-\u202e\u2066-\u2069]/.test(text)));
+    // Each panel is drawn.
+    const rows = await page.locator("workflow-run .row[data-task]:visible").count();
+    for (let n = 0; n < rows; n += 1) {
+      await page.evaluate((index) => shadow(`.row[aria-rowindex="${index + 2}"]`).click(), n);
+      assert.equal(await page.evaluate(() => shadow(".panel").querySelectorAll("img, script, b, iframe").length), 0);
+    }
+    const overflow = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+    assert.equal(overflow, 0);
+    run.add(...s.end(evil[0]).events.at(-1));
+    await page.waitForSelector('workflow-run[data-connection="ended"]');
+    assert.equal(await page.title(), `Failed: ${run.id}`);
+    page.isClean();
+    await page.close();
+  });
+
+  test("10,000 events at speed: all arrive, few elements; also in a hidden tab", async () => {
+    const s = new Script(Date.now()).begin();
+    const { run, page } = await open(s.events);
+    await page.waitForSelector('workflow-run[data-connection="live"]');
+    await page.evaluate(() => {
+      window.most = 0;
+      const look = () => {
+        window.most = Math.max(window.most, shadow(".page").querySelectorAll(".row").length);
+        requestAnimationFrame(look);
+      };
+      look();
+    });
+    await stream(run, s, 5000);
+    await page.waitForFunction(() => document.querySelector("workflow-run").view.taskCount === 5000);
+    // It follows: the last row can be seen.
+    await row(page, "step-5000", "completed");
+    // Hidden: nothing is drawn, nothing is lost.
+    await page.evaluate(() => {
+      Object.defineProperty(document, "hidden", { configurable: true, get: () => true });
+      document.dispatchEvent(new Event("visibilitychange"));
+    });
+    await stream(run, s, 200);
+    await page.waitForFunction(() => document.querySelector("workflow-run").view.taskCount === 5200);
+    assert.equal(await page.evaluate(() => inRow("step-5200", ".step")), null);
+    await page.evaluate(() => {
+      delete document.hidden;
+      document.dispatchEvent(new Event("visibilitychange"));
+    });
+    await row(page, "step-5200", "completed");
+    assert.ok((await page.evaluate(() => window.most)) <= MOST_ROWS);
+    run.add(...s.end().events.at(-1));
+    await page.waitForSelector('workflow-run[data-connection="ended"]');
+    page.isClean();
+    await page.close();
+  });
+
+  test("100,000 events from a snapshot: scrolled from end to end with few elements", async () => {
+    const run = server.run("big", {});
+    run.snapshot = JSON.stringify(bigSnapshot("big", 100_000));
+    const page = await visit(`${server.url}/big`, { viewport: { width: 1200, height: 2600 } });
+    await page.waitForSelector("workflow-run .row[data-task]:visible");
+    const rows = await page.evaluate(() => Number(shadow("[role=treegrid]").getAttribute("aria-rowcount")));
+    assert.equal(rows, 33_668);
+    for (const part of [0, 0.3, 0.7, 1]) {
+      await page.evaluate((at) => (shadow(".scroller").scrollTop = at * shadow(".scroller").scrollHeight), part);
+      await page.waitForTimeout(150);
+      const { count, blank } = await page.evaluate(() => {
+        const shown = [...shadow(".page").querySelectorAll(".row:not([hidden])")];
+        const box = shadow(".scroller").getBoundingClientRect();
+        const boxes = shown.map((element) => element.getBoundingClientRect());
+        const blank = boxes.length === 0 || Math.min(...boxes.map(({ top }) => top)) > box.top + 1 || Math.max(...boxes.map(({ bottom }) => bottom)) < box.bottom - 1;
+        return { count: shadow(".page").querySelectorAll(".row").length, blank };
+      });
+      assert.ok(count <= MOST_ROWS, `${count} rows`);
+      assert.equal(blank, false, `blank at ${part}`);
+    }
+    page.isClean();
+    await page.close();
+  });
+
+  test("follows what runs until the reader scrolls, then offers to jump", async () => {
+    const s = new Script(Date.now()).begin();
+    for (let n = 0; n < 100; n += 1) s.step("step", 1);
+    const { run, page } = await open(s.events);
+    await row(page, "step-100", "completed");
+    assert.equal(await page.isVisible("workflow-run .jump"), false);
+    await page.hover("workflow-run .scroller");
+    await page.mouse.wheel(0, -1500);
+    await page.waitForSelector("workflow-run .jump:visible");
+    await stream(run, s, 20, "later");
+    await page.waitForFunction(() => document.querySelector("workflow-run").view.taskCount === 120);
+    assert.equal(await page.evaluate(() => inRow("later-20", ".step")), null);
+    await page.click("workflow-run .jump");
+    await row(page, "later-20", "completed");
+    await page.waitForSelector("workflow-run .jump", { state: "hidden" });
+    page.isClean();
+    await page.close();
+  });
+
+  test("filter, errors only, collapse and expand, idle time", async () => {
+    const { page } = await open(order(Date.now(), { until: "failed" }));
+    await row(page, "hand over-1", "failed");
+    const names = () => page.evaluate(() => [...shadow(".page").querySelectorAll(".row[data-task]:not([hidden])")].sort((a, b) => a.ariaRowIndex - b.ariaRowIndex).map((element) => element.querySelector(".step").textContent));
+    await page.fill("workflow-run .filter", "label");
+    await page.waitForFunction(() => shadow(".matches").textContent === "1 match");
+    assert.deepEqual(await names(), ["fulfil", "print label"]);
+    await page.fill("workflow-run .filter", "nothing like it");
+    await page.waitForSelector("workflow-run .empty:text('No task matches the filter')");
+    await page.fill("workflow-run .filter", "");
+    await page.click("workflow-run button:text('Errors only')");
+    await page.waitForFunction(() => shadow(".matches").textContent === "3 matches");
+    assert.deepEqual(await names(), ["charge card", "fulfil", "declare to customs", "hand over"]);
+    await page.click("workflow-run button:text('Errors only')");
+    await page.click("workflow-run button:text('Collapse all')");
+    await page.waitForFunction(() => shadow("[role=treegrid]").getAttribute("aria-rowcount") === "9");
+    assert.equal(await page.getAttribute("workflow-run .row[data-group]", "aria-expanded"), "false");
+    await page.click("workflow-run button:text('Expand all')");
+    await page.waitForFunction(() => shadow("[role=treegrid]").getAttribute("aria-rowcount") === "12");
+    assert.equal(await page.locator("workflow-run .axis-head .mark[data-look=fold]:visible").count(), 2);
+    await page.click("workflow-run button:text('Show idle time')");
+    await page.waitForFunction(() => shadow(".axis-head").querySelectorAll("[data-look=fold]:not([hidden])").length === 0);
+    page.isClean();
+    await page.close();
+  });
+
+  test("everything can be done with the keyboard", async () => {
+    const { page } = await open(order(Date.now(), { until: "waiting" }), { answers: true });
+    await row(page, "wait for approval-1.waitForEvent", "waiting");
+    const active = () => page.evaluate(() => document.querySelector("workflow-run").shadowRoot.activeElement?.closest(".row")?.dataset.task ?? document.querySelector("workflow-run").shadowRoot.activeElement?.className);
+    await page.focus("workflow-run .row[tabindex='0']");
+    assert.equal(await page.locator("workflow-run .row[tabindex='0']").count(), 1);
+    assert.equal(await active(), "check stock-1");
+    for (const [key, task] of [
+      ["ArrowDown", "charge card-1"], ["End", "wait for approval-1.waitForEvent"], ["Home", "check stock-1"], ["PageDown", "wait for approval-1.waitForEvent"],
+      ["ArrowUp", "declare to customs-1"], ["ArrowLeft", "fulfil-1.group"], ["ArrowLeft", "fulfil-1.group"],
+    ]) {
+      await page.keyboard.press(key);
+      assert.equal(await active(), task, key);
+    }
+    const expanded = () => page.getAttribute('workflow-run [data-task="fulfil-1.group"]', "aria-expanded");
+    assert.equal(await expanded(), "false");
+    await page.keyboard.press("ArrowRight");
+    assert.equal(await expanded(), "true");
+    await page.keyboard.press("ArrowRight");
+    assert.equal(await active(), "pack parcels-1");
+    await page.keyboard.press("Enter");
+    await page.waitForSelector("workflow-run .panel pre:has-text('11.2 kg')");
+    await page.keyboard.press("ArrowDown");
+    await page.waitForFunction(() => shadow(".panel-title").textContent === "print label");
+    await page.keyboard.press("Escape");
+    await page.waitForSelector("workflow-run .panel", { state: "hidden" });
+    assert.equal(await active(), "print label-1");
+    await page.keyboard.press("End");
+    await page.keyboard.press("Enter");
+    await page.waitForFunction(() => document.querySelector("workflow-run").shadowRoot.activeElement.id === "answer-payload");
+    await page.keyboard.press("Escape");
+    await page.keyboard.press("/");
+    await page.waitForFunction(() => document.querySelector("workflow-run").shadowRoot.activeElement.className === "filter");
+    page.isClean();
+    await page.close();
+  });
+
+  test("the row with the focus stays, wherever it is scrolled to", async () => {
+    const s = new Script(Date.now()).begin();
+    for (let n = 0; n < 400; n += 1) s.step("step", 1);
+    const { page } = await open(s.events);
+    await row(page, "step-400", "completed");
+    await page.focus("workflow-run .row[tabindex='0']").catch(() => {});
+    await page.evaluate(() => shadow(".scroller").scrollTo(0, 0));
+    await row(page, "step-1", "completed");
+    await page.click('workflow-run [data-task="step-2"]');
+    await page.evaluate(() => shadow(".scroller").scrollTo(0, 6000));
+    await page.waitForTimeout(200);
+    assert.equal(await page.evaluate(() => document.querySelector("workflow-run").shadowRoot.activeElement?.dataset.task), "step-2");
+    await page.keyboard.press("ArrowDown");
+    assert.equal(await page.evaluate(() => document.querySelector("workflow-run").shadowRoot.activeElement?.dataset.task), "step-3");
+    page.isClean();
+    await page.close();
+  });
+
+  test("a screen reader is told the state and the failures, and little else", async () => {
+    const s = new Script(Date.now()).begin();
+    const { run, page } = await open(s.events);
+    await page.evaluate(() => {
+      window.told = [];
+      new MutationObserver(() => window.told.push(shadow("[role=status].unseen").textContent)).observe(shadow("[role=status].unseen"), { childList: true, characterData: true, subtree: true });
+    });
+    await page.waitForSelector('workflow-run[data-connection="live"]');
+    await stream(run, s, 300);
+    const from = s.events.length;
+    for (let n = 0; n < 5; n += 1) s.fail(s.task("bad"), "no");
+    s.end("bad luck");
+    for (const [type, data] of s.events.slice(from)) run.add(type, data);
+    await page.waitForFunction(() => window.told.some((text) => text.includes("Failed.")));
+    const told = await page.evaluate(() => window.told);
+    assert.ok(told.length <= 3, told.join(" | "));
+    assert.ok(told.at(-1).includes("5 steps failed. Failed."), told.join(" | "));
+    await page.close();
+  });
+
+  test("works anywhere in anybody's page, and tells it what happens", async () => {
+    const run = server.run("embedded");
+    const s = new Script(Date.now()).begin();
+    for (const [type, data] of s.events) run.add(type, data);
+    const page = await visit(`${server.url}/empty`);
+    await page.evaluate(async () => {
+      await import("/ssetarget/workflow-run.js");
+      window.seen = [];
+      document.addEventListener("run-state", ({ detail }) => window.seen.push(detail.connection));
+      const element = document.createElement("workflow-run");
+      element.addEventListener("task", ({ detail }) => window.seen.push(`${detail.type} ${detail.task.taskId}`));
+      document.body.append(element);
+      element.setAttribute("src", "/embedded/sse");
+    });
+    await page.waitForSelector('workflow-run[data-connection="live"]');
+    await stream(run, s, 1);
+    await page.waitForFunction(() => window.seen.includes("completed step-1"));
+    assert.deepEqual((await page.evaluate(() => window.seen)).filter((text) => text !== "idle"), ["connecting", "live", "started step-1", "completed step-1"].filter(Boolean).flatMap((text) => (text === "live" ? ["live", "live"] : [text])).slice(0, 5).filter((text, n, all) => text !== all[n - 1] || text !== "live"));
+    assert.equal(await page.evaluate(() => document.querySelector("workflow-run").showTask("step-1")), true);
+    assert.equal(await page.evaluate(() => document.querySelector("workflow-run").showTask("other")), false);
+    assert.equal(new URL(page.url()).hash, "");
+    // It can be moved, and taken away: then nothing is connected.
+    await page.evaluate(() => document.body.prepend(document.querySelector("workflow-run")));
+    await page.waitForSelector('workflow-run[data-connection="live"]');
+    await page.evaluate(() => document.querySelector("workflow-run").remove());
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    assert.equal(run.streams.size, 0);
+    await page.close();
+  });
+});
+
+/** Adds steps in pieces, as they arrive from a run that is busy. */
+async function stream(run, script, steps, name = "step") {
+  for (let n = 0; n < steps; n += 25) {
+    const from = script.events.length;
+    for (let step = n; step < Math.min(steps, n + 25); step += 1) script.step(name, 1);
+    for (const [type, data] of script.events.slice(from)) run.add(type, data);
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+}
+
+/** Waits until the row of a task has this look. */
+async function row(page, task, look) {
+  await helpers(page);
+  await page.waitForFunction(([id, state]) => inRow(id)?.dataset.look === state, [task, look]);
+}
+
+async function recordStates(page) {
+  await helpers(page);
+  await page.evaluate(() => {
+    window.states = [];
+    document.addEventListener("run-state", ({ detail }) => window.states.push(`${detail.state} ${detail.phase} ${detail.connection}`));
+  });
+  return () => page.evaluate(() => window.states);
+}
+
+async function helpers(page) {
+  await page.evaluate(() => {
+    window.shadow = (selector) => document.querySelector("workflow-run")?.shadowRoot?.querySelector(selector) ?? null;
+    window.inRow = (task, selector) => {
+      const found = [...(document.querySelector("workflow-run")?.shadowRoot?.querySelectorAll(".row:not([hidden])") ?? [])].find((element) => element.dataset.task === task);
+      return selector === undefined ? found : (found?.querySelector(selector) ?? null);
+    };
+  });
+}
