@@ -28,7 +28,6 @@ async fn a_log_counts_what_is_appended_and_read() {
     let counted = Metrics::new();
     let store = MemoryEventStore::new().max_events(2);
     let target: SseTarget<NewEvent, _> = SseTarget::new(store).observed_by(counted.clone());
-    // Those that began before it was set are not told, those that were made of it are.
     let typed = target.typed::<NewEvent>();
     let mut slow = target.subscribe(Cursor::Beginning).await.unwrap();
     let batch = vec![event("1"), event("1"), event("2")];

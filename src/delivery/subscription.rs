@@ -119,6 +119,11 @@ impl<S: EventStore> Subscription<S> {
         };
     }
 
+    #[cfg_attr(not(feature = "cloudflare"), allow(dead_code))]
+    pub(crate) fn observing(&self) -> &Observing {
+        &self.observing
+    }
+
     /// Returns whether the events' ids are valid on a later connection: see
     /// [`EventStore::is_resumable`].
     #[must_use]

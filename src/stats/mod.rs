@@ -199,6 +199,11 @@ impl fmt::Debug for Observing {
 pub(crate) struct Viewing(Observing);
 
 impl Viewing {
+    #[cfg_attr(not(feature = "cloudflare"), allow(dead_code))]
+    pub(crate) fn observing(&self) -> &Observing {
+        &self.0
+    }
+
     #[cfg_attr(not(any(feature = "http", feature = "cloudflare")), allow(dead_code))]
     pub(crate) fn tell(&self, tell: impl FnOnce(&dyn Observer)) {
         self.0.tell(tell);

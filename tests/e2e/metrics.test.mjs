@@ -14,7 +14,6 @@ const PARSE = `
 import json, sys
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
 from prometheus_client.parser import text_string_to_metric_families as prometheus
-parse = open_metrics if sys.argv[-1] == "open" else prometheus
 text = sys.stdin.read()
 which, text = text.split("\\n", 1)
 families = (open_metrics if which == "open" else prometheus)(text)

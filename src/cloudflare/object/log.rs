@@ -12,6 +12,7 @@ use crate::cloudflare::command::LogState;
 use crate::cloudflare::packed::{InvalidBatch, unpack_facts};
 use crate::delivery::SseTarget;
 use crate::event::{EventId, EventRef, InvalidEvent, NewEvent};
+use crate::stats::Observer;
 use crate::store::{Appended, PageLimit, Sql, SqliteError, SqliteEventStore};
 use crate::sync::{Mutex, lock};
 use crate::task::{StepEventType, is_report_base};
@@ -85,6 +86,13 @@ impl<Q: Sql> WorkflowLog<Q> {
             target: SseTarget::new(SqliteEventStore::new(sql)),
             lifetimes: Mutex::default(),
         }
+    }
+
+    /// Sets who is told what is appended and read. Default: nobody.
+    #[must_use]
+    pub fn observed_by(mut self, observer: impl Observer + 'static) -> Self {
+        self.target = self.target.observed_by(observer);
+        self
     }
 
     /// Opens the log for a lifetime of the instance, and returns its latest run, the facts that the run has,
@@ -538,6 +546,7 @@ impl<Q: Sql> WorkflowLog<Q> {
             facts.push(event);
         }
         let outcomes = self.target.store().append_now(&facts, writer)?;
+        self.target.observing().appended(&outcomes);
         let stored = |outcome: &&Appended| matches!(outcome, Appended::Stored(_));
         Ok(outcomes.iter().filter(stored).count())
     }
