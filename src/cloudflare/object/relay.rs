@@ -134,7 +134,8 @@ impl Relay {
             }
         }
         let ends = self.target.store().ends(None).await.map_err(failed)?;
-        if ends.oldest.is_none() && !stream.expected {
+        // Of a log whose events were all removed nothing is to be expected: it may have been deleted.
+        if ends.oldest.is_none() && (!stream.expected || ends.head.is_some()) {
             self.metrics.refused(UNKNOWN_INSTANCE.status());
             return refuse(UNKNOWN_INSTANCE);
         }
