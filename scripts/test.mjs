@@ -11,6 +11,7 @@ import { existsSync, readdirSync } from "node:fs";
 import path from "node:path";
 import { Failure, at, capture, isStopping, main, run as runShown } from "./lib/run.mjs";
 import { buildWorker } from "./lib/build.mjs";
+import { checkSize, dryRun } from "./lib/deploy.mjs";
 import { readmeCrate, workflowsReadmeCrate } from "./lib/readme.mjs";
 import { ensureNodeModules, ensureRust, ensureWorkerTools, modernNode, nodeEnv } from "./lib/setup.mjs";
 
@@ -135,6 +136,10 @@ const GROUPS = {
         return ONE_PASSED;
       });
     }
+    await attempt("deploy, a dry run", async () => {
+      checkSize(await dryRun());
+      return ONE_PASSED;
+    });
     await check("build of the axum example", "cargo", ["build", "-p", "ssetarget-axum-example"]);
     await nodeTest("e2e", files);
     const again = files.filter((file) => FOR_EACH_TRANSPORT.some((name) => file.endsWith(`/${name}.test.mjs`)));

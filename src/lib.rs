@@ -31,6 +31,7 @@
 //! | [`access`] | [`Access`](access::Access): the hook that decides who may look | servers, tokens |
 //! | `http` | requests to responses by the whole wire contract, graceful shutdown | any particular server |
 //! | `axum` | a handler in one line, CORS for a whole router | |
+//! | [`stats`] | [`Observer`](stats::Observer): a hook that counts what happens; [`Metrics`](stats::Metrics), as text for Prometheus | servers |
 //! | [`task`] | tasks, their names and their events; shared by the next two | logs, runtimes |
 //! | [`tracer`] | spans of any code as events of tasks; a bridge from the crate `tracing` | Workflows, runtimes |
 //! | [`workflow`] | [`WorkflowEventStep`](workflow::WorkflowEventStep) and its dispatch; [`RunView`](workflow::RunView), the state of a run, and [`RunSnapshot`](workflow::RunSnapshot), the same as a tree; [`InstanceFeed`](workflow::InstanceFeed), the platform's own log | JavaScript |
@@ -101,6 +102,7 @@ mod refusal;
 #[cfg(any(test, feature = "http", feature = "cloudflare"))]
 mod run_path;
 mod security;
+pub mod stats;
 pub mod store;
 mod sync;
 pub mod task;

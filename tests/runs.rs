@@ -362,6 +362,78 @@ async fn a_log_that_has_expired_goes_on_with_the_next_run() {
     assert_eq!(opened(&log, None).run, 2);
 }
 
+/// What somebody has had deleted does not come back, though the run goes on.
+#[tokio::test(start_paused = true)]
+async fn a_log_that_is_deleted_under_a_run_stays_deleted_until_the_next_run() {
+    let (engine, world): (Rc<Engine>, _) = (Rc::default(), World::new());
+    killed_while_it_sleeps(&engine, &world).await;
+    assert!(world.log.delete().unwrap());
+    assert!(world.log.is_deleted().unwrap());
+    assert!(world.log.state().unwrap().empty);
+    // Again, it finds nothing to delete, and the mark stays.
+    assert!(!world.log.delete().unwrap());
+    run(&engine, &world).await.unwrap();
+    assert_eq!(story(&world).await, Vec::<String>::new());
+    assert!(world.log.is_deleted().unwrap());
+    assert_eq!(*world.warnings.borrow(), Vec::<String>::new());
+
+    // A restart begins a run that is watched again, with ids that nobody had.
+    let begun = world.log.begin_restart(now()).unwrap();
+    assert_eq!(world.log.open(None, now()).unwrap(), Opened::Restarting);
+    let stood = (begun.run, begun.generation);
+    assert!(world.log.confirm_restart(stood, &started(), now()).unwrap());
+    assert!(!world.log.is_deleted().unwrap());
+    engine.restart();
+    run(&engine, &world).await.unwrap();
+    let wanted = [&["restarted 2"], &DRY_GOODS[..]].concat();
+    assert_eq!(story(&world).await, wanted);
+    assert_eq!(events(&world.log).await[0].id.get(), 3);
+}
+
+#[tokio::test]
+async fn facts_of_a_deleted_run_are_not_stored_whoever_brings_them() {
+    let database = Database::in_memory();
+    let log = || WorkflowLog::new(database.clone());
+    assert!(!log().delete().unwrap());
+    assert!(!log().is_deleted().unwrap());
+    let first = log();
+    let run = opened(&first, None);
+    let begun = vec![started(), fact("a-1:started")];
+    let told = first.append(run.generation, 1, begun, now()).await;
+    assert_eq!(told.unwrap(), Told::Stored(2));
+    assert!(first.delete().unwrap());
+    // The object may leave memory in between.
+    for log in [first, log()] {
+        let late = vec![fact("a-1:completed")];
+        let told = log.append(run.generation, 1, late, now()).await;
+        assert_eq!(told.unwrap(), Told::Stored(0));
+        assert_eq!(log.tell(None, &[fact("told")]).unwrap(), Told::Stored(0));
+        let end = log.settle(None, "order", &InstanceEnd::Completed, &[], now());
+        assert!(!end.unwrap());
+        for generation in [None, Some(run.generation)] {
+            assert_eq!(log.open(generation, now()).unwrap(), Opened::Over);
+        }
+        assert_eq!(events(&log).await, []);
+        assert_eq!(keys(&log), ["run/0000000001-deleted"]);
+    }
+    // An instance of this id that the platform refuses to create changes nothing.
+    let log = log();
+    let announced = log.announce(&started(), now()).unwrap();
+    assert_eq!(announced, Announced::New { stored: true });
+    assert!(log.take_back().unwrap());
+    assert!(log.is_deleted().unwrap());
+    assert_eq!(log.open(None, now()).unwrap(), Opened::Over);
+    // One that it creates is the next run.
+    log.announce(&started(), now()).unwrap();
+    assert_eq!(opened(&log, None).run, 3);
+    // The run of a log that has ended may be followed by any other.
+    let ended = workflow_ended("order", Ok(()), now()).unwrap();
+    assert_eq!(log.tell(None, &[ended]).unwrap(), Told::Stored(1));
+    assert!(log.delete().unwrap());
+    assert!(!log.is_deleted().unwrap());
+    assert_eq!(opened(&log, None).run, 4);
+}
+
 #[tokio::test(start_paused = true)]
 async fn only_the_later_of_two_concurrent_lifetimes_appends() {
     let (engine, world): (Rc<Engine>, _) = (Rc::default(), World::new());

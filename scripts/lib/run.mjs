@@ -62,9 +62,12 @@ export async function run(title, command, args, { cwd = root, env = process.env,
   }
 }
 
-/** Runs a program in the foreground of this terminal; resolves to its exit code (null when a signal ended it). */
-export function foreground(command, args, { cwd = root, env = process.env } = {}) {
-  return ended(track(spawn(command, args, { cwd, env, stdio: ["ignore", "inherit", "inherit"] })), command);
+/**
+ * Runs a program in the foreground of this terminal; resolves to its exit code (null when a signal ended it). With
+ * `stdin: "inherit"` it can ask.
+ */
+export function foreground(command, args, { cwd = root, env = process.env, stdin = "ignore" } = {}) {
+  return ended(track(spawn(command, args, { cwd, env, stdio: [stdin, "inherit", "inherit"] })), command);
 }
 
 /** What a short program prints, or null when it is missing or fails. */

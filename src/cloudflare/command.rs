@@ -40,6 +40,8 @@ pub enum LogCommand {
         /// Whether to raise it.
         revoke: bool,
     },
+    /// See [`WorkflowLog::delete`](crate::cloudflare::object::log::WorkflowLog::delete).
+    Delete,
     /// Ends the latest run: see [`WorkflowLog::settle`](crate::cloudflare::object::log::WorkflowLog::settle).
     Settle {
         /// Where the log stood when the platform was asked; `None` ends the run wherever the log stands.

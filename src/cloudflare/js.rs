@@ -149,6 +149,8 @@ extern "C" {
     pub async fn obey(this: &EventsStub, command: &str) -> Result<JsValue, JsValue>;
     #[wasm_bindgen(method, catch)]
     pub async fn tell(this: &EventsStub, batch: &Uint8Array) -> Result<JsValue, JsValue>;
+    #[wasm_bindgen(method, catch)]
+    pub async fn stats(this: &EventsStub) -> Result<JsValue, JsValue>;
 
     #[wasm_bindgen(method, catch)]
     pub async fn follow(this: &EventsStub, hop: &str) -> Result<JsValue, JsValue>;

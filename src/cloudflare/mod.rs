@@ -8,7 +8,7 @@
 //! | `worker/` | in the Worker, which answers viewers and creates, restarts and ends instances |
 //! | `worker/watched_run`, `worker/fact_log` | in the Worker, in the engine's calls of a workflow's `run` |
 //! | `object/` | in the `WorkflowEvents` object |
-//! | `request`, `hop`, `command`, `packed` | written in the Worker, read in the object |
+//! | `request`, `hop`, `command`, `packed`, `stats` | written in the Worker, read in the object |
 //! | `refuse`, `response`, `leaving`, `callback`, `instance_end`, `js` | in both |
 //! | `sql` | in the `WorkflowEvents` object, or in an object of your own |
 //! | `redis` | in the Worker, or in an object of your own |
@@ -65,6 +65,8 @@ mod response;
 #[cfg(feature = "cloudflare")]
 mod sql;
 #[cfg(feature = "cloudflare")]
+mod stats;
+#[cfg(feature = "cloudflare")]
 mod worker;
 
 #[doc(inline)]
@@ -75,6 +77,7 @@ pub use self::{
     object::WorkflowEventsConfig,
     response::{sse_frame_response, sse_response},
     sql::{ObjectSql, ObjectSqlError},
+    stats::LogStats,
     worker::{
         Answers, InstanceSse, ObjectFactLog, ObjectFactLogError, ObjectFactLogErrorKind, RunRoutes,
         Transport, WatchedRun, WorkflowEventsNamespace, WorkflowRunStep, serve_instance_sse,

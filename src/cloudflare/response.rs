@@ -58,23 +58,35 @@ pub fn sse_frame_response<S: FrameStore<Bytes = Uint8Array> + 'static>(
     respond(has_ended, boxed(chunks), pending())
 }
 
-/// Returns a response as [`sse_frame_response`] does, with heartbeats by this timer, until the viewer is
-/// `leaving` or the permit is over. Keeps `visit` while the viewer is there.
+/// A viewer's place. It is kept while the viewer is there.
+pub(super) trait Watching: 'static {
+    /// Returns the timer of heartbeats.
+    fn timer(&self) -> Timer;
+
+    /// Returns a future that resolves when the stream is to be cut off, with the reason.
+    fn cut(&self) -> LocalBoxFuture<'static, &'static str>;
+
+    /// Is told of each chunk, or of an error that cuts the stream off.
+    fn sent(&self, chunk: Result<&Uint8Array, ()>);
+}
+
+/// Returns a response as [`sse_frame_response`] does, until the viewer is `leaving`, the permit is over, or
+/// its place says that the stream is cut off.
 pub(super) fn sse_frame_response_while<S: FrameStore<Bytes = Uint8Array> + 'static>(
     subscription: Subscription<S>,
-    timer: Timer,
     leaving: Leaving,
     permit: Permit,
-    visit: impl Sized + 'static,
+    visit: impl Watching,
 ) -> worker::Result<Response> {
     let has_ended = subscription.has_ended();
+    let (timer, cut) = (visit.timer(), visit.cut());
     let chunks = frame_body(subscription, move |duration| timer.sleep(duration));
-    let chunks = chunks.inspect(move |_| {
-        let _visit = &visit;
-    });
+    let chunks = chunks.inspect(move |chunk| visit.sent(chunk.as_ref().map_err(|_| ())));
     let cut = permit.cut(async move {
-        leaving.await;
-        None
+        match select(leaving, cut).await {
+            Either::Left(_) => None,
+            Either::Right((reason, _)) => Some(reason.to_owned()),
+        }
     });
     respond(has_ended, permit.bound(boxed(chunks)), cut)
 }
@@ -180,10 +192,11 @@ fn stream(
 
 async fn pump_until(chunks: Chunks, viewer: StreamWriter, cut: LocalBoxFuture<'static, Cut>) {
     let pumped = Box::pin(pump(chunks, &viewer));
-    let reason = match select(pumped, cut).await {
-        Either::Left(_) => return,
+    // The cut first: nothing is written any more once it is due.
+    let reason = match select(cut, pumped).await {
+        Either::Right(_) => return,
         // The write that was under way is dropped here.
-        Either::Right((reason, _)) => reason,
+        Either::Left((reason, _)) => reason,
     };
     let reason = reason.unwrap_or_else(|| "the viewer has left".to_owned());
     viewer.cut(&reason).await;

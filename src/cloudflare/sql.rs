@@ -66,6 +66,12 @@ impl ObjectSql {
         })
     }
 
+    /// Returns the size of the database in bytes.
+    pub(super) fn database_size(&self) -> u64 {
+        let size = property(&self.sql, "databaseSize").as_f64();
+        size.map_or(0, |size| js::count(size) as u64)
+    }
+
     /// Returns the same JavaScript string for the same statement each time, so that it is not copied again, and
     /// the runtime, which keeps statements by their strings, does not hash it again. Statements are string
     /// constants of this crate, and few, so they are compared by their addresses.

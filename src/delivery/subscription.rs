@@ -7,6 +7,7 @@ use futures_core::Stream;
 use futures_util::stream;
 
 use crate::event::{Cursor, EventId, Reset, StoredEvent};
+use crate::stats::Observing;
 use crate::store::{EventStore, FrameStore, Frames, Page, PageLimit, Watch};
 use crate::sync::MaybeSend;
 use crate::wire;
@@ -25,6 +26,7 @@ pub struct Subscription<S> {
     /// Whether it started at the tail.
     from_tail: bool,
     watch: Watch,
+    observing: Observing,
 }
 
 /// How far a reader has read.
@@ -50,7 +52,11 @@ pub enum Batch<C = Vec<StoredEvent>> {
 impl<S: EventStore> Subscription<S> {
     /// Starts a reader at `cursor`. If the log has ended there, [`has_ended`](Self::has_ended) is
     /// true at once.
-    pub(crate) async fn start(store: Arc<S>, cursor: Cursor) -> Result<Self, S::Error> {
+    pub(crate) async fn start(
+        store: Arc<S>,
+        cursor: Cursor,
+        observing: Observing,
+    ) -> Result<Self, S::Error> {
         let cursor = match cursor {
             _ if !store.is_resumable() => Cursor::Latest,
             cursor => cursor,
@@ -74,12 +80,13 @@ impl<S: EventStore> Subscription<S> {
             limit: PageLimit::default(),
             ended,
             from_tail: cursor == Cursor::Latest,
+            observing,
         })
     }
 
     /// Returns a reader at `position`, where the log had not ended when the position was taken.
     #[cfg_attr(not(feature = "cloudflare"), allow(dead_code))]
-    pub(crate) fn resume(store: Arc<S>, position: Position) -> Self {
+    pub(crate) fn resume(store: Arc<S>, position: Position, observing: Observing) -> Self {
         Self {
             watch: store.watch(),
             store,
@@ -87,6 +94,7 @@ impl<S: EventStore> Subscription<S> {
             limit: PageLimit::default(),
             ended: false,
             from_tail: false,
+            observing,
         }
     }
 
@@ -109,6 +117,11 @@ impl<S: EventStore> Subscription<S> {
             events: limit.events.max(1),
             ..limit
         };
+    }
+
+    #[cfg_attr(not(feature = "cloudflare"), allow(dead_code))]
+    pub(crate) fn observing(&self) -> &Observing {
+        &self.observing
     }
 
     /// Returns whether the events' ids are valid on a later connection: see
@@ -196,6 +209,7 @@ impl<S: EventStore> Subscription<S> {
         let page = R::read(&self.store, self.position.after(), self.limit).await?;
         if let Some(reset) = self.position.reset(&page) {
             self.position = Position::before_oldest(&page);
+            self.observing.tell(|observer| observer.reset());
             return Ok(Some(Batch::Reset(reset)));
         }
         let last = R::last(&page.events);
@@ -203,7 +217,11 @@ impl<S: EventStore> Subscription<S> {
         // the head.
         self.position = Position::behind(last.or(page.head));
         self.ended = self.position.is_end(&page);
-        Ok(R::item(page.events).map(Batch::Events))
+        let item = R::item(page.events);
+        if item.is_some() {
+            self.observing.tell(|observer| observer.page_read());
+        }
+        Ok(item.map(Batch::Events))
     }
 }
 
@@ -243,6 +261,7 @@ impl<S> Clone for Subscription<S> {
         Self {
             store: Arc::clone(&self.store),
             watch: self.watch.clone(),
+            observing: self.observing.clone(),
             ..*self
         }
     }

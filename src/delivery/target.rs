@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::subscription::{Position, Subscription};
 use crate::event::{Cursor, Event, InvalidEvent, NewEvent};
+use crate::stats::{Observer, Observing};
 use crate::store::{Appended, EventStore};
 
 /// A typed event target. Events are stored before anyone sees them, so a subscriber that comes late
@@ -38,6 +39,7 @@ use crate::store::{Appended, EventStore};
 /// ```
 pub struct SseTarget<E, S> {
     store: Arc<S>,
+    observing: Observing,
     event: PhantomData<fn(E)>,
 }
 
@@ -69,7 +71,7 @@ impl<E: Event, S: EventStore> SseTarget<E, S> {
             .map(NewEvent::encode)
             .collect::<Result<Vec<_>, _>>()
             .map_err(DispatchError::Invalid)?;
-        self.store.append(batch).await.map_err(DispatchError::Store)
+        self.append(batch).await
     }
 }
 
@@ -78,8 +80,28 @@ impl<E, S: EventStore> SseTarget<E, S> {
     pub fn new(store: S) -> Self {
         Self {
             store: Arc::new(store),
+            observing: Observing::default(),
             event: PhantomData,
         }
+    }
+
+    /// Sets who is told what is appended and read by this target and its clones: see
+    /// [`Observer`]. Default: nobody.
+    #[must_use]
+    pub fn observed_by(mut self, observer: impl Observer + 'static) -> Self {
+        self.observing = Observing::by(observer);
+        self
+    }
+
+    pub(crate) fn observing(&self) -> &Observing {
+        &self.observing
+    }
+
+    async fn append(&self, batch: Vec<NewEvent>) -> Result<Vec<Appended>, DispatchError<S::Error>> {
+        let outcomes = self.store.append(batch).await;
+        let outcomes = outcomes.map_err(DispatchError::Store)?;
+        self.observing.appended(&outcomes);
+        Ok(outcomes)
     }
 
     /// Returns a reader of the log that starts at `cursor`, with all stored events from there on
@@ -88,13 +110,15 @@ impl<E, S: EventStore> SseTarget<E, S> {
     /// # Errors
     /// When the store fails.
     pub async fn subscribe(&self, cursor: Cursor) -> Result<Subscription<S>, S::Error> {
-        Subscription::start(Arc::clone(&self.store), cursor).await
+        let store = Arc::clone(&self.store);
+        Subscription::start(store, cursor, self.observing.clone()).await
     }
 
     /// Returns the subscription that was at this position: see [`Subscription::resume`].
     #[cfg_attr(not(feature = "cloudflare"), allow(dead_code))]
     pub(crate) fn resume(&self, position: Position) -> Subscription<S> {
-        Subscription::resume(Arc::clone(&self.store), position)
+        let store = Arc::clone(&self.store);
+        Subscription::resume(store, position, self.observing.clone())
     }
 
     /// Returns a target over the same log with another event type, for reading or writing other
@@ -103,6 +127,7 @@ impl<E, S: EventStore> SseTarget<E, S> {
     pub fn typed<T>(&self) -> SseTarget<T, S> {
         SseTarget {
             store: Arc::clone(&self.store),
+            observing: self.observing.clone(),
             event: PhantomData,
         }
     }
@@ -118,6 +143,7 @@ impl<E, S> Clone for SseTarget<E, S> {
     fn clone(&self) -> Self {
         Self {
             store: Arc::clone(&self.store),
+            observing: self.observing.clone(),
             event: PhantomData,
         }
     }
@@ -144,7 +170,7 @@ impl<S: EventStore> SseTarget<NewEvent, S> {
         for event in &batch {
             event.check().map_err(DispatchError::Invalid)?;
         }
-        self.store.append(batch).await.map_err(DispatchError::Store)
+        self.append(batch).await
     }
 }
 

@@ -17,8 +17,9 @@ use std::task::{Context, Poll, ready};
 
 use ::axum::extract::{Path, Request};
 use ::axum::response::{IntoResponse, Response};
-use ::axum::routing::{MethodRouter, Router, any};
-use ::http::StatusCode;
+use ::axum::routing::{MethodRouter, Router, any, get};
+use ::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE};
+use ::http::{HeaderMap, StatusCode};
 use serde::de::DeserializeOwned;
 use tower_layer::Layer;
 use tower_service::Service;
@@ -27,6 +28,7 @@ use super::{RunRoutes, Sse, refuse};
 use crate::cors::{Cors, CorsAnswer, InvalidCors};
 use crate::delivery::SseTarget;
 use crate::refusal::Refusal;
+use crate::stats::Metrics;
 use crate::store::EventStore;
 
 /// Serves the events of this log with the defaults of [`Sse::new`].
@@ -128,6 +130,21 @@ impl<L> RunRoutes<L> {
         }
         router
     }
+}
+
+/// Serves the counts for Prometheus, in the format that the request accepts: see
+/// [`Metrics::answer`]. What they tell of a server is not for everybody: serve them on a port of
+/// their own, or behind what lets in only those who may know.
+pub fn metrics<R>(metrics: Metrics) -> MethodRouter<R>
+where
+    R: Clone + Send + Sync + 'static,
+{
+    get(async move |headers: HeaderMap| {
+        let accept = super::cors::joined(&headers, &ACCEPT);
+        let (content_type, text) = metrics.answer(accept.as_deref());
+        let headers = [(CONTENT_TYPE, content_type), (CACHE_CONTROL, "no-store")];
+        (headers, text)
+    })
 }
 
 /// Answers with the refusal's own status, also to an `EventSource`, since the request is not known

@@ -5,7 +5,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,6 +18,7 @@ use super::Sse;
 use crate::access::Grant;
 use crate::clock;
 use crate::delivery::{Subscription, frames, keep_alive, permitted, reached};
+use crate::stats::{self, Viewing};
 use crate::store::EventStore;
 use crate::sync::{BoxFuture, BoxStream};
 use crate::wire;
@@ -150,6 +151,7 @@ impl<E> SseBody<E> {
             inner: chunks,
             begun,
             is_cut: false,
+            viewing: sse.observing.viewing(),
         };
         Self {
             content: Content::Events(Box::pin(events)),
@@ -165,6 +167,7 @@ pin_project_lite::pin_project! {
         #[pin]
         begun: F,
         is_cut: bool,
+        viewing: Viewing,
     }
 }
 
@@ -182,9 +185,17 @@ where
         }
         if this.begun.poll(context).is_ready() {
             *this.is_cut = true;
+            this.viewing
+                .tell(|observer| observer.cut(stats::Cut::Shutdown));
             return Poll::Ready(Some(Err(StreamCut::Shutdown)));
         }
-        this.inner.poll_next(context)
+        let chunk = ready!(this.inner.poll_next(context));
+        this.viewing.tell(|observer| match &chunk {
+            Some(Ok(bytes)) => observer.sent(bytes.len() as u64),
+            Some(Err(_)) => observer.cut(stats::Cut::Store),
+            None => {}
+        });
+        Poll::Ready(chunk)
     }
 }
 

@@ -47,6 +47,7 @@ use crate::delivery::HEARTBEAT_INTERVAL;
 use crate::delivery::SseTarget;
 use crate::event::Cursor;
 use crate::refusal::Refusal;
+use crate::stats::{Observer, Observing};
 use crate::store::{EventStore, PageLimit};
 use crate::sync::MaybeSend;
 use crate::wire;
@@ -67,6 +68,7 @@ pub struct Sse {
     cors: Option<Cors>,
     sleep: Sleep,
     on_error: OnError,
+    observing: Observing,
 }
 
 type OnError = Arc<dyn Fn(&(dyn Error + 'static)) + Send + Sync>;
@@ -92,6 +94,7 @@ impl Sse {
             cors: None,
             sleep: clock::sleep_with(sleep),
             on_error: Arc::new(|_| {}),
+            observing: Observing::default(),
         }
     }
 
@@ -134,6 +137,14 @@ impl Sse {
         callback: impl Fn(&(dyn Error + 'static)) + Send + Sync + 'static,
     ) -> Self {
         self.on_error = Arc::new(callback);
+        self
+    }
+
+    /// Sets who is told of streams and refusals: see [`Observer`]. What is appended and read is told
+    /// where [`SseTarget::observed_by`] says so. Default: nobody.
+    #[must_use]
+    pub fn observed_by(mut self, observer: impl Observer + 'static) -> Self {
+        self.observing = Observing::by(observer);
         self
     }
 
@@ -257,6 +268,8 @@ impl Sse {
     }
 
     fn refuse_to<E>(&self, caller: &Caller, refusal: Refusal) -> Response<SseBody<E>> {
+        self.observing
+            .tell(|observer| observer.refused(refusal.status()));
         let response = match refusal.hold(caller.accept.as_deref(), random()) {
             Some(_) if caller.head => response(200, wire::HEADERS, SseBody::left_out()),
             Some(time) => response(200, wire::HEADERS, SseBody::hold(time, self)),

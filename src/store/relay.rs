@@ -175,6 +175,21 @@ impl<U: FrameStore + 'static> RelayStore<U> {
         Ok(reached)
     }
 
+    /// Resolves when all events of the log were removed, as far as is known here, or with `false` when
+    /// the log has events again.
+    #[cfg_attr(not(feature = "cloudflare"), allow(dead_code))]
+    pub(crate) async fn until_emptied(&self, emptied: bool) {
+        loop {
+            let listener = self.bell.listen();
+            if let State::Following(ends) = &lock(&self.view).state
+                && (ends.head.is_some() && ends.oldest.is_none()) == emptied
+            {
+                return;
+            }
+            listener.await;
+        }
+    }
+
     /// Waits until something is known, and returns it.
     async fn known(&self) -> Result<Page<()>, RelayError<U::Error>> {
         loop {

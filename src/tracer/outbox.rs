@@ -224,7 +224,8 @@ pub(super) async fn send<S: EventStore>(outbox: Arc<Outbox>, target: SseTarget<(
         let timeout = (outbox.sleep)(outbox.config.dispatch.call_timeout);
         // Events have keys, so sending them again is harmless.
         match select(pin!(target.store().append(batch)), timeout).await {
-            Either::Left((Ok(_), _)) => {
+            Either::Left((Ok(outcomes), _)) => {
+                target.observing().appended(&outcomes);
                 outbox.stored(events);
                 backoff = FIRST_BACKOFF;
                 continue;

@@ -10,16 +10,19 @@ use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{Router, get};
 use serde::Deserialize;
 use ssetarget::http::{RunRoutes, Shutdown, Sse};
-use ssetarget::{Appended, DispatchError, NewEvent};
+use ssetarget::stats::Metrics;
+use ssetarget::{Appended, DispatchError, NewEvent, Refusal, SseTarget};
 use tracing::error;
 
 use crate::job::{self, Jobs};
 use crate::logs::{Logs, is_id};
 use crate::page;
 
-pub fn router<L: Logs>(logs: L, jobs: Jobs, shutdown: &Shutdown) -> Router {
+pub fn router<L: Logs>(logs: L, jobs: Jobs, shutdown: &Shutdown, metrics: Metrics) -> Router {
+    let logs = Counted { logs, metrics };
     let sse = Sse::new()
         .shutdown(shutdown)
+        .observed_by(logs.metrics.clone())
         .on_error(|reason| error!(reason, "the store failed"));
     let found = logs.clone();
     let lookup = move |id: String| {
@@ -28,6 +31,8 @@ pub fn router<L: Logs>(logs: L, jobs: Jobs, shutdown: &Shutdown) -> Router {
     };
     Router::new()
         .route("/", get(page::start).post(start::<L>))
+        // Behind what lets in only those who may know, if people can reach the server from outside.
+        .route("/metrics", ssetarget::axum::metrics(logs.metrics.clone()))
         .route("/assets/{name}", get(page::asset))
         .route("/{id}", get(page::log).post(dispatch::<L>))
         .merge(RunRoutes::with_sse(lookup, sse).into_router())
@@ -36,8 +41,27 @@ pub fn router<L: Logs>(logs: L, jobs: Jobs, shutdown: &Shutdown) -> Router {
 
 #[derive(Clone)]
 struct App<L> {
-    logs: L,
+    logs: Counted<L>,
     jobs: Jobs,
+}
+
+/// Logs whose events are counted.
+#[derive(Clone)]
+struct Counted<L> {
+    logs: L,
+    metrics: Metrics,
+}
+
+impl<L: Logs> Counted<L> {
+    async fn find(&self, id: &str) -> Result<SseTarget<NewEvent, L::Store>, Refusal> {
+        let log = self.logs.find(id).await?;
+        Ok(log.observed_by(self.metrics.clone()))
+    }
+
+    async fn open(&self, id: &str) -> Result<SseTarget<NewEvent, L::Store>, Refusal> {
+        let log = self.logs.open(id).await?;
+        Ok(log.observed_by(self.metrics.clone()))
+    }
 }
 
 #[derive(Deserialize)]

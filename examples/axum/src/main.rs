@@ -31,6 +31,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use ssetarget::http::Shutdown;
+use ssetarget::stats::Metrics;
 use ssetarget::store::redis::RedisClient;
 use tokio::net::TcpListener;
 use tracing::{info, warn};
@@ -77,11 +78,22 @@ async fn run() -> Result<(), Box<dyn Error>> {
     let cors = ssetarget::axum::cors(origins)?.credentials();
 
     let shutdown = Shutdown::new();
+    // Not the URL of Redis, which may have a password.
+    let metrics = |store: &str| Metrics::new().label("store", store);
     let app = match env::var("REDIS_URL") {
-        Ok(url) => app::router(RedisLogs::new(RedisClient::new(&url)?), jobs, &shutdown),
+        Ok(url) => {
+            let logs = RedisLogs::new(RedisClient::new(&url)?);
+            app::router(logs, jobs, &shutdown, metrics("redis"))
+        }
         Err(_) => match env::var("DATA_DIR").as_deref().unwrap_or("data") {
-            ":memory:" => app::router(MemoryLogs::default(), jobs, &shutdown),
-            folder => app::router(FileLogs::new(Path::new(folder))?, jobs, &shutdown),
+            ":memory:" => {
+                let logs = MemoryLogs::default();
+                app::router(logs, jobs, &shutdown, metrics(":memory:"))
+            }
+            folder => {
+                let logs = FileLogs::new(Path::new(folder))?;
+                app::router(logs, jobs, &shutdown, metrics(folder))
+            }
         },
     };
     let app = app.layer(cors);

@@ -134,6 +134,12 @@ impl WorkflowEventsObject {
         })
     }
 
+    /// Backs the RPC method `stats`, which only the Worker's own code can call: answers with
+    /// [`LogStats`](crate::cloudflare::LogStats) as JSON. Stores nothing.
+    pub fn stats(&self) -> Promise {
+        self.with(async move |object| object.stats())
+    }
+
     /// Backs the class's `webSocketMessage`: a Worker acknowledges bytes.
     pub fn web_socket_message(&self, socket: JsValue, message: &JsValue) {
         if let Some(object) = &self.object {
@@ -246,6 +252,10 @@ macro_rules! export_workflow_events {
 
                 pub fn tell(&self, batch: Vec<u8>) -> js_sys::Promise {
                     self.0.tell(batch)
+                }
+
+                pub fn stats(&self) -> js_sys::Promise {
+                    self.0.stats()
                 }
 
                 #[wasm_bindgen(js_name = webSocketMessage)]

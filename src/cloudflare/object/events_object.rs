@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
 
 use cloudflare_workflows::{Runtime, WorkersRuntime};
 use futures_util::future::LocalBoxFuture;
@@ -10,11 +11,13 @@ use worker::Response;
 use worker::worker_sys::web_sys;
 
 use super::config::WorkflowEventsConfig;
+use super::cutoff::Cutoff;
 use super::error::{to_js, to_worker};
 use super::hibernation::HeldStreams;
 use super::log::WorkflowLog;
-use super::relay::Tree;
+use super::relay::{Tree, Watched};
 use super::snapshot::KeptSnapshot;
+use crate::clock;
 use crate::cloudflare::command::LogCommand;
 use crate::cloudflare::hop::Hop;
 use crate::cloudflare::js;
@@ -25,7 +28,9 @@ use crate::cloudflare::refuse::{UNKNOWN_INSTANCE, refuse};
 use crate::cloudflare::request::{SnapshotCall, StreamRequest};
 use crate::cloudflare::response::{self, sse_frame_response_while};
 use crate::cloudflare::sql::ObjectSql;
+use crate::cloudflare::stats::LogStats;
 use crate::refusal::Refusal;
+use crate::stats::{Metrics, Observer};
 use crate::workflow::{Opened, Told};
 
 /// The object that has the log of one instance, or relays the log of another object.
@@ -40,6 +45,10 @@ pub(super) struct EventsObject {
     /// Whether a lifetime is under way, as far as this object knows since it is in memory. Not a `Cell`, which
     /// a panic could leave half-changed as far as the compiler knows.
     pub(super) has_lifetime: AtomicBool,
+    metrics: Metrics,
+    /// When this value was made.
+    since: SystemTime,
+    cutoff: Rc<Cutoff>,
 }
 
 impl EventsObject {
@@ -49,15 +58,21 @@ impl EventsObject {
         env: worker::Env,
         config: WorkflowEventsConfig,
     ) -> worker::Result<Self> {
+        let metrics = Metrics::new();
+        let cutoff = Rc::<Cutoff>::default();
+        let log = WorkflowLog::new(ObjectSql::new(&state)?);
         Ok(Self {
-            log: WorkflowLog::new(ObjectSql::new(&state)?).redact(config.redact),
-            held_streams: HeldStreams::new(&state),
+            log: log.redact(config.redact).observed_by(metrics.clone()),
+            held_streams: HeldStreams::new(&state, metrics.clone()),
             kept_snapshot: KeptSnapshot::default(),
             state,
-            tree: Tree::new(env.clone()),
+            tree: Tree::new(env.clone(), metrics.clone(), Rc::clone(&cutoff)),
             config,
             env,
             has_lifetime: AtomicBool::new(false),
+            metrics,
+            since: WorkersRuntime.now(),
+            cutoff,
         })
     }
 
@@ -65,11 +80,11 @@ impl EventsObject {
     pub(super) async fn answer(&self, request: &web_sys::Request) -> worker::Result<Response> {
         let stream = match StreamRequest::from_object_request(request) {
             Ok(stream) => stream,
-            Err(refusal) => return refuse(refusal),
+            Err(refusal) => return self.refuse(refusal),
         };
         let hop = Hop::from_request(request)?;
         if self.has_revoked(&stream, hop.as_ref()).await? {
-            return refuse(Refusal::NotAllowed);
+            return self.refuse(Refusal::NotAllowed);
         }
         if let Some(call) = SnapshotCall::from_object_request(request) {
             // Boxed: it is compiled when it is asked for.
@@ -90,9 +105,8 @@ impl EventsObject {
             return response.await;
         }
         let target = self.log.target();
-        let is_empty = target.store().is_empty().map_err(to_worker)?;
-        if is_empty && !stream.expected {
-            return refuse(UNKNOWN_INSTANCE);
+        if !self.is_known(&stream)? {
+            return self.refuse(UNKNOWN_INSTANCE);
         }
         let subscription = target.subscribe(stream.cursor).await.map_err(to_worker)?;
         if stream.hibernates && !subscription.has_ended() {
@@ -100,16 +114,27 @@ impl EventsObject {
             return self.held_streams.accept(target, subscription, generation);
         }
         let permit = Permit::new(stream.grant, self.tree.crowd().links());
-        let (timer, leaving) = (visit.timer(), Leaving::of(request));
-        sse_frame_response_while(subscription, timer, leaving, permit, visit)
+        let visit = Watched::new(visit, &self.metrics, &self.cutoff);
+        sse_frame_response_while(subscription, Leaving::of(request), permit, visit)
+    }
+
+    /// Returns whether there are events, or an instance whose events are waited for. Where a run's log was
+    /// deleted there is nothing to wait for.
+    fn is_known(&self, stream: &StreamRequest) -> worker::Result<bool> {
+        let is_empty = self.log.target().store().is_empty().map_err(to_worker)?;
+        Ok(!is_empty || (stream.expected && !self.log.is_deleted().map_err(to_worker)?))
+    }
+
+    fn refuse(&self, refusal: Refusal) -> worker::Result<Response> {
+        self.metrics.refused(refusal.status());
+        refuse(refusal)
     }
 
     /// Answers as [`answer`](Self::answer) does, without a body and without counting a viewer.
     async fn answer_head(&self, stream: &StreamRequest) -> worker::Result<Response> {
         let target = self.log.target();
-        let is_empty = target.store().is_empty().map_err(to_worker)?;
-        if is_empty && !stream.expected {
-            return refuse(UNKNOWN_INSTANCE);
+        if !self.is_known(stream)? {
+            return self.refuse(UNKNOWN_INSTANCE);
         }
         let subscription = target.subscribe(stream.cursor).await.map_err(to_worker)?;
         match subscription.has_ended() {
@@ -168,6 +193,11 @@ impl EventsObject {
         let answer = self.log.obey(command, WorkersRuntime.now());
         let answer = answer.map_err(to_js)?;
         let json = serde_json::to_string(&answer).map_err(|error| error.to_string())?;
+        if *command == LogCommand::Delete {
+            // Before anything is delivered: nobody is to be told of a position in what is gone.
+            self.cutoff.cut();
+            self.held_streams.cut_all(self.log.target());
+        }
         if answer.changed {
             self.kept_snapshot.appended();
             self.held_streams.deliver(self.log.target());
@@ -178,6 +208,32 @@ impl EventsObject {
                 self.expire_later(true).await?;
             }
         }
+        Ok(json.into())
+    }
+
+    /// Backs the RPC method `stats`: returns [`LogStats`] as JSON.
+    pub(super) fn stats(&self) -> Result<JsValue, JsValue> {
+        let state = self.log.state().map_err(to_js)?;
+        let store = self.log.target().store();
+        let span = store.span().map_err(|error| to_js(error.into()))?;
+        let head = store.head().map_err(|error| to_js(error.into()))?;
+        let (here, relayed) = self.tree.crowd().watched();
+        let hibernating = self.held_streams.len(self.log.target()) as u64;
+        let mut counts = self.metrics.counts();
+        counts.viewers = here + hibernating;
+        let stats = LogStats {
+            events: span.map_or(0, |(oldest, newest)| newest.get() - oldest.get() + 1),
+            head,
+            run: state.run,
+            ended: state.ended,
+            newest: state.newest.map(clock::milliseconds),
+            database_bytes: self.log.target().store().sql().database_size(),
+            hibernating,
+            relayed,
+            since: clock::milliseconds(self.since),
+            counts,
+        };
+        let json = serde_json::to_string(&stats).map_err(|error| error.to_string())?;
         Ok(json.into())
     }
 }

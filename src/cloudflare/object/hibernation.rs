@@ -29,6 +29,7 @@ use crate::cloudflare::js;
 use crate::cloudflare::sql::ObjectSql;
 use crate::delivery::{Position, SseTarget, Subscription, frame_bytes};
 use crate::event::{EventId, NewEvent};
+use crate::stats::{Cut, Metrics, Observer};
 use crate::store::{PageLimit, SqliteEventStore};
 use crate::sync::{Mutex, lock};
 
@@ -41,6 +42,7 @@ pub(super) struct HeldStreams {
     connected: Mutex<Option<Roster<HeldStream>>>,
     pace: Mutex<Pace>,
     sweep: Mutex<Sweep>,
+    metrics: Metrics,
 }
 
 /// A stream to a viewer whose response a Worker holds.
@@ -58,12 +60,13 @@ struct HeldStream {
 
 impl HeldStreams {
     /// Returns the streams of the object with this state, which may be from before it woke.
-    pub(super) fn new(state: &worker::durable::State) -> Rc<Self> {
+    pub(super) fn new(state: &worker::durable::State, metrics: Metrics) -> Rc<Self> {
         Rc::new(Self {
             state: JsValue::from(state.as_raw()).unchecked_into(),
             connected: Mutex::default(),
             pace: Mutex::default(),
             sweep: Mutex::default(),
+            metrics,
         })
     }
 
@@ -82,6 +85,7 @@ impl HeldStreams {
         self.with(target, |_| ());
         self.sweep(target);
         self.state.accept_web_socket(&socket)?;
+        self.metrics.opened();
         self.with(target, |connected| {
             let number = connected.number(random);
             let mut viewer = HeldStream {
@@ -124,6 +128,21 @@ impl HeldStreams {
                 });
             }
         }
+    }
+
+    /// Returns how many streams there are.
+    pub(super) fn len(&self, target: &Target) -> usize {
+        self.with(target, |connected| connected.len())
+    }
+
+    /// Cuts all streams off, because the log was deleted.
+    pub(super) fn cut_all(&self, target: &Target) {
+        self.with(target, |connected| {
+            connected.retain(|viewer| {
+                self.metrics.cut(Cut::Deleted);
+                viewer.close(BROKEN, "the log was deleted")
+            });
+        });
     }
 
     /// Delivers to all viewers.
@@ -250,11 +269,15 @@ impl HeldStream {
     /// Sends a page and keeps with the socket how far the stream is.
     fn push(&mut self, page: &Uint8Array) -> Result<(), JsValue> {
         self.credit.sent(page.length());
+        let observing = self.subscription.observing();
+        observing.tell(|observer| observer.sent(u64::from(page.length())));
         js::send_page(&self.socket, page, &self.attachment())
     }
 
     fn fail(&self, error: &dyn fmt::Display) -> bool {
         worker::console_error!("ssetarget: a viewer's stream is cut off: {error}");
+        let observing = self.subscription.observing();
+        observing.tell(|observer| observer.cut(Cut::Store));
         self.close(BROKEN, "the event log failed")
     }
 

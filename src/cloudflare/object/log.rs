@@ -12,6 +12,7 @@ use crate::cloudflare::command::LogState;
 use crate::cloudflare::packed::{InvalidBatch, unpack_facts};
 use crate::delivery::SseTarget;
 use crate::event::{EventId, EventRef, InvalidEvent, NewEvent};
+use crate::stats::Observer;
 use crate::store::{Appended, PageLimit, Sql, SqliteError, SqliteEventStore};
 use crate::sync::{Mutex, lock};
 use crate::task::{Redact, StepEventType, is_report_base};
@@ -39,6 +40,9 @@ pub struct WorkflowLog<Q: Sql> {
 
 /// The prefix of the keys of `restarted` events. Keys of facts begin with the number of their run instead.
 const RUNS: &str = "run/";
+
+/// The end of such a key where the log was deleted under the run.
+const DELETED: &str = "-deleted";
 
 /// How long the lifetimes of an instance wait for a restart to be confirmed, in case that the Worker that
 /// began it is gone.
@@ -93,9 +97,18 @@ impl<Q: Sql> WorkflowLog<Q> {
         self
     }
 
+    /// Sets who is told what is appended and read. Default: nobody.
+    #[must_use]
+    pub fn observed_by(mut self, observer: impl Observer + 'static) -> Self {
+        self.target = self.target.observed_by(observer);
+        self
+    }
+
     /// Opens the log for a lifetime of the instance, and returns its latest run, the facts that the run has,
     /// and a generation for the lifetime. Where the log has [expired](Self::expire), the run is the next
-    /// one, which has no facts yet. A lifetime that opens the log again passes its generation, and keeps it.
+    /// one, which has no facts yet. Where it was [deleted](Self::delete) under the run, the lifetime is told
+    /// that it is over: nothing of that run is stored again. A lifetime that opens the log again passes its
+    /// generation, and keeps it.
     ///
     /// # Errors
     /// When SQLite fails.
@@ -104,14 +117,17 @@ impl<Q: Sql> WorkflowLog<Q> {
         generation: Option<u64>,
         now: SystemTime,
     ) -> Result<Opened, WorkflowLogError<Q::Error>> {
+        let is_deleted = self.is_deleted()?;
         let mut lifetimes = self.lifetimes()?;
         let generation = match generation {
             Some(generation) if lifetimes.is_over(generation) => return Ok(Opened::Over),
+            Some(_) if is_deleted => return Ok(Opened::Over),
             Some(generation) => {
                 lifetimes.is_alive(generation);
                 generation
             }
             None if lifetimes.is_restarting(now) => return Ok(Opened::Restarting),
+            None if is_deleted => return Ok(Opened::Over),
             None => {
                 let least = lifetimes.newest.max(lifetimes.first_alive) + 1;
                 lifetimes.newest = least.max(clock::milliseconds(now));
@@ -149,9 +165,48 @@ impl<Q: Sql> WorkflowLog<Q> {
     /// # Errors
     /// When SQLite fails. Then nothing was deleted.
     pub fn expire(&self) -> Result<(), WorkflowLogError<Q::Error>> {
+        self.remove(false)
+    }
+
+    /// Deletes the events on request, as [`expire`](Self::expire) does, and returns whether there were any.
+    /// If the latest run has not ended, it is marked: what comes of it from now on is not stored, and its
+    /// further lifetimes are [over](Opened::Over). The next run, which a restart or a new instance of this
+    /// id announces, is stored again.
+    ///
+    /// # Errors
+    /// When SQLite fails. Then nothing was deleted.
+    pub fn delete(&self) -> Result<bool, WorkflowLogError<Q::Error>> {
+        let store = self.target.store();
+        if store.is_empty()? {
+            return Ok(false);
+        }
+        self.remove(!store.is_closed()?)?;
+        self.lifetimes()?.announced = None;
+        Ok(true)
+    }
+
+    /// Returns whether the log was [deleted](Self::delete) under a run that had not ended, and no other run
+    /// has begun since.
+    ///
+    /// # Errors
+    /// When SQLite fails.
+    pub fn is_deleted(&self) -> Result<bool, WorkflowLogError<Q::Error>> {
+        let store = self.target.store();
+        if store.emptied()?.is_none() {
+            return Ok(false);
+        }
+        let runs = store.keys(RUNS)?;
+        Ok(runs.last().is_some_and(|run| run.ends_with(DELETED)))
+    }
+
+    /// Removes all events, but for the row with the greatest id and the number of the latest run.
+    fn remove(&self, is_under_way: bool) -> Result<(), WorkflowLogError<Q::Error>> {
         let store = self.target.store();
         if let Some(head) = store.head()? {
-            let run = run_key(self.run()?);
+            let mut run = run_key(self.run()?);
+            if is_under_way {
+                run += DELETED;
+            }
             store.trim_but_key(head, Some(run))?;
         }
         Ok(())
@@ -301,7 +356,12 @@ impl<Q: Sql> WorkflowLog<Q> {
             match store.head()? {
                 // Nothing was there before it.
                 Some(first) if first.get() == 1 => store.remove_all()?,
-                _ => self.expire()?,
+                _ => {
+                    // The run before may still be under way, and its log deleted.
+                    let runs = store.keys(RUNS)?;
+                    let before = runs.iter().rev().nth(1);
+                    self.remove(before.is_some_and(|run| run.ends_with(DELETED)))?;
+                }
             }
         }
         Ok(announced)
@@ -497,6 +557,7 @@ impl<Q: Sql> WorkflowLog<Q> {
             facts.push(event);
         }
         let outcomes = self.target.store().append_now(&facts, writer)?;
+        self.target.observing().appended(&outcomes);
         let stored = |outcome: &&Appended| matches!(outcome, Appended::Stored(_));
         Ok(outcomes.iter().filter(stored).count())
     }
@@ -524,7 +585,10 @@ impl<Q: Sql> WorkflowLog<Q> {
         // Numbers are padded, so the last in the order of strings is the greatest.
         match runs.last() {
             None => Ok(1),
-            Some(run) => run.parse().map_err(|_| SqliteError::Row.into()),
+            Some(run) => {
+                let run = run.strip_suffix(DELETED).unwrap_or(run);
+                run.parse().map_err(|_| SqliteError::Row.into())
+            }
         }
     }
 }

@@ -16,6 +16,8 @@ mod config;
 #[cfg(feature = "cloudflare")]
 mod crowd;
 #[cfg(feature = "cloudflare")]
+mod cutoff;
+#[cfg(feature = "cloudflare")]
 mod error;
 #[cfg(feature = "cloudflare")]
 mod events_object;

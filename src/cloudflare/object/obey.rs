@@ -60,6 +60,7 @@ impl<Q: Sql> WorkflowLog<Q> {
                 self.cancel_restart()?;
                 answer(false, false)
             }
+            LogCommand::Delete => answer(self.delete()?, false),
             LogCommand::Settle {
                 stood,
                 workflow,

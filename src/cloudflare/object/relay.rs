@@ -5,13 +5,15 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use cloudflare_workflows::__private::sleep;
+use cloudflare_workflows::__private::{Timer, sleep};
 use cloudflare_workflows::catch_panic;
-use futures_util::future::{join, select};
+use futures_util::future::{LocalBoxFuture, join, select};
+use js_sys::Uint8Array;
 use wasm_bindgen::prelude::*;
 use worker::{Env, Response};
 
 use super::crowd::{Crowd, Visit};
+use super::cutoff::Cutoff;
 use super::remote_log::RemoteLog;
 use crate::cloudflare::fan_out::Admission;
 use crate::cloudflare::hop::{self, Hop};
@@ -19,10 +21,11 @@ use crate::cloudflare::leaving::Leaving;
 use crate::cloudflare::permit::Permit;
 use crate::cloudflare::refuse::{UNKNOWN_INSTANCE, refuse};
 use crate::cloudflare::request::StreamRequest;
-use crate::cloudflare::response::sse_frame_response_while;
+use crate::cloudflare::response::{Watching, sse_frame_response_while};
 use crate::delivery::SseTarget;
 use crate::event::NewEvent;
 use crate::refusal::Refusal;
+use crate::stats::{Cut, Metrics, Observer, Observing, Viewing};
 use crate::store::{EventStore, RelayError, RelayStore};
 use crate::sync::{Mutex, lock};
 
@@ -30,14 +33,18 @@ use crate::sync::{Mutex, lock};
 pub(super) struct Tree {
     env: Env,
     crowd: Rc<Crowd>,
+    metrics: Metrics,
+    cutoff: Rc<Cutoff>,
     relay: Mutex<Option<Rc<Relay>>>,
 }
 
 impl Tree {
-    pub(super) fn new(env: Env) -> Self {
+    pub(super) fn new(env: Env, metrics: Metrics, cutoff: Rc<Cutoff>) -> Self {
         Self {
             env,
             crowd: Rc::default(),
+            metrics,
+            cutoff,
             relay: Mutex::default(),
         }
     }
@@ -66,8 +73,10 @@ impl Tree {
         let namespace = self.env.durable_object(&hop.binding)?;
         let upstream = RemoteLog::new(namespace, &parent, self.crowd.links())?;
         let relay = Rc::new(Relay {
-            target: SseTarget::new(RelayStore::new(upstream)),
+            target: SseTarget::new(RelayStore::new(upstream)).observed_by(self.metrics.clone()),
             crowd: Rc::clone(&self.crowd),
+            metrics: self.metrics.clone(),
+            cutoff: Rc::clone(&self.cutoff),
             follows: AtomicBool::new(false),
         });
         *lock(&self.relay) = Some(Rc::clone(&relay));
@@ -95,6 +104,8 @@ impl Tree {
 pub(super) struct Relay {
     target: SseTarget<NewEvent, RelayStore<RemoteLog>>,
     crowd: Rc<Crowd>,
+    metrics: Metrics,
+    cutoff: Rc<Cutoff>,
     follows: AtomicBool,
 }
 
@@ -123,13 +134,16 @@ impl Relay {
             }
         }
         let ends = self.target.store().ends(None).await.map_err(failed)?;
-        if ends.oldest.is_none() && !stream.expected {
+        // Of a log whose events were all removed nothing is to be expected: it may have been deleted.
+        if ends.oldest.is_none() && (!stream.expected || ends.head.is_some()) {
+            self.metrics.refused(UNKNOWN_INSTANCE.status());
             return refuse(UNKNOWN_INSTANCE);
         }
         let subscription = self.target.subscribe(stream.cursor).await;
         let subscription = subscription.map_err(failed)?;
         let permit = Permit::new(stream.grant, links);
-        sse_frame_response_while(subscription, visit.timer(), leaving, permit, visit)
+        let visit = Watched::new(visit, &self.metrics, &self.cutoff);
+        sse_frame_response_while(subscription, leaving, permit, visit)
     }
 
     /// Returns the log, and follows it from now on.
@@ -147,9 +161,15 @@ impl Relay {
         wasm_bindgen_futures::spawn_local(async move {
             /// The pause after a panic, before it begins anew.
             const PAUSE: Duration = Duration::from_secs(1);
-            let Relay { target, crowd, .. } = &*following.0;
+            let Relay {
+                target,
+                crowd,
+                cutoff,
+                ..
+            } = &*following.0;
             let watched = async || {
                 let reports = report(crowd, target.store().upstream());
+                let reports = join(reports, cut_when_deleted(target.store(), cutoff));
                 // Reads the object above again and again if it fails.
                 let follow = pin!(join(target.store().follow(sleep), reports));
                 select(follow, pin!(crowd.gone())).await;
@@ -160,6 +180,55 @@ impl Relay {
                 worker::console_error!("ssetarget: a relay begins anew: {error}");
                 sleep(PAUSE).await;
             }
+        });
+    }
+}
+
+/// Cuts off this relay's viewers whenever all events of the log above were removed.
+async fn cut_when_deleted(store: &RelayStore<RemoteLog>, cutoff: &Cutoff) {
+    loop {
+        store.until_emptied(false).await;
+        store.until_emptied(true).await;
+        cutoff.cut();
+    }
+}
+
+/// A viewer's place at an object, and what its stream tells while it is there.
+pub(super) struct Watched {
+    visit: Visit,
+    viewing: Viewing,
+    cutoff: Rc<Cutoff>,
+}
+
+impl Watched {
+    pub(super) fn new(visit: Visit, metrics: &Metrics, cutoff: &Rc<Cutoff>) -> Self {
+        Self {
+            visit,
+            viewing: Observing::by(metrics.clone()).viewing(),
+            cutoff: Rc::clone(cutoff),
+        }
+    }
+}
+
+impl Watching for Watched {
+    fn timer(&self) -> Timer {
+        self.visit.timer()
+    }
+
+    fn cut(&self) -> LocalBoxFuture<'static, &'static str> {
+        let cut = self.cutoff.next();
+        let viewing = self.viewing.observing().clone();
+        Box::pin(async move {
+            cut.await;
+            viewing.tell(|observer| observer.cut(Cut::Deleted));
+            "the log was deleted"
+        })
+    }
+
+    fn sent(&self, chunk: Result<&Uint8Array, ()>) {
+        self.viewing.tell(|observer| match chunk {
+            Ok(chunk) => observer.sent(u64::from(chunk.length())),
+            Err(()) => observer.cut(Cut::Store),
         });
     }
 }

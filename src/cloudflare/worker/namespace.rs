@@ -15,7 +15,9 @@ use crate::cloudflare::fan_out::FanOut;
 use crate::cloudflare::js;
 use crate::cloudflare::packed::pack_facts;
 use crate::cloudflare::request::ObjectRequest;
+use crate::cloudflare::stats::LogStats;
 use crate::event::NewEvent;
+use crate::stats::{Observer, Observing};
 use crate::task::Redact;
 
 /// The `WorkflowEvents` objects of one workflow: one object for each instance.
@@ -32,6 +34,7 @@ pub struct WorkflowEventsNamespace {
     pub(super) transport: Transport,
     pub(super) fan_out: Option<FanOut>,
     pub(super) redact: Option<Redact>,
+    pub(super) observing: Observing,
 }
 
 impl WorkflowEventsNamespace {
@@ -64,6 +67,7 @@ impl WorkflowEventsNamespace {
             transport: Transport::default(),
             fan_out: Some(FanOut::new()),
             redact: None,
+            observing: Observing::default(),
         })
     }
 
@@ -207,6 +211,51 @@ impl WorkflowEventsNamespace {
         let name = self.object_name(instance_id);
         let response = self.request(&name, &ObjectRequest::head(grant)).await?;
         Ok(response.status_code())
+    }
+
+    /// Deletes the log of an instance, and returns whether there were events. Its open streams are cut off,
+    /// and clients that come back are answered with `404`.
+    ///
+    /// What is deleted does not come back: what a run that still goes on dispatches from now on is not
+    /// stored. The next run is stored again, when [`restart`](Self::restart) or [`create`](Self::create)
+    /// announces it. Ids are not given again: one small row without data is left, which has the greatest
+    /// id and the run's number, and is deleted
+    /// [some time later](crate::cloudflare::WorkflowEventsConfig::ids_retention). The instance itself, and
+    /// what the platform has stored of it, is not touched: see `WorkflowInstance::terminate`.
+    ///
+    /// Calling it again, or with an id that nobody knows, changes nothing and returns `false`.
+    ///
+    /// # Errors
+    /// When the object cannot be reached. Then the log may or may not be deleted.
+    pub async fn delete_log(&self, instance_id: &str) -> worker::Result<bool> {
+        if !is_instance_id(instance_id) {
+            return Ok(false);
+        }
+        let deleted = self.command(instance_id, &LogCommand::Delete).await;
+        Ok(deleted.map_err(worker::Error::RustError)?.changed)
+    }
+
+    /// Returns how the log of an instance and its object are: events, viewers, and what the object has
+    /// counted since it is in memory. Of an unknown id it is an empty log. Stores nothing. For developers:
+    /// it says more than viewers should know. Relays count their own viewers; the object only knows how
+    /// many they are.
+    ///
+    /// # Errors
+    /// When the object cannot be reached.
+    pub async fn stats(&self, instance_id: &str) -> worker::Result<LogStats> {
+        let stub: js::EventsStub = self.stub(instance_id)?.into_rpc();
+        let stats = stub.stats().await?.as_string();
+        Ok(serde_json::from_str(&stats.unwrap_or_default())?)
+    }
+
+    /// Sets who is told of the streams and refusals of this Worker: see [`Observer`]. A Worker has no
+    /// memory that lasts: an observer that is to count passes on what it is told, for example to
+    /// Analytics Engine. That a stream is over is told only by the object, see [`stats`](Self::stats).
+    /// Default: nobody.
+    #[must_use]
+    pub fn observed_by(mut self, observer: impl Observer + 'static) -> Self {
+        self.observing = Observing::by(observer);
+        self
     }
 
     /// Has the log of an instance carry out a command, in one call.

@@ -56,7 +56,11 @@ pub async fn serve_sse(
                 Box::pin(serve_granted(request, id, events, grant));
             response.await
         }
-        Err(refusal) => refuse_to(request, refusal),
+        Err(refusal) => {
+            let status = refusal.status();
+            events.observing.tell(|observer| observer.refused(status));
+            refuse_to(request, refusal)
+        }
     }
 }
 
@@ -68,8 +72,17 @@ pub(super) async fn serve_granted(
     grant: Grant,
 ) -> worker::Result<Response> {
     match answer(id, request, events, grant).await {
-        Ok(response) => Ok(response),
-        Err(refusal) => refuse_to(request, refusal),
+        Ok(response) => {
+            if response.status_code() == 200 && request.method() == "GET" {
+                events.observing.tell(|observer| observer.opened());
+            }
+            Ok(response)
+        }
+        Err(refusal) => {
+            let status = refusal.status();
+            events.observing.tell(|observer| observer.refused(status));
+            refuse_to(request, refusal)
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use crate::delivery::{Batch, Subscription};
 use crate::event::{Cursor, EventId, NewEvent};
+use crate::stats::Observing;
 use crate::store::tail::Watch;
 use crate::store::{Appended, EventStore, Page, PageLimit};
 use crate::sync::MaybeSend;
@@ -125,7 +126,7 @@ pub(super) async fn subscribe<'a, S: EventStore>(
     store: &Borrowed<'a, S>,
     cursor: Cursor,
 ) -> Subscription<Borrowed<'a, S>> {
-    let start = Subscription::start(Arc::new(Borrowed(store.0)), cursor);
+    let start = Subscription::start(Arc::new(Borrowed(store.0)), cursor, Observing::default());
     succeed("subscribe", start).await
 }
 

@@ -95,6 +95,12 @@ impl<Q: Sql> SqliteEventStore<Q> {
         }
     }
 
+    /// Returns the database.
+    #[cfg_attr(not(feature = "cloudflare"), allow(dead_code))]
+    pub(crate) fn sql(&self) -> &Q {
+        &self.sql
+    }
+
     /// Returns the oldest and the newest event kept, if there are any.
     pub(crate) fn span(&self) -> Result<Option<(EventId, EventId)>, SqliteError<Q::Error>> {
         let ends = self.with_log(|log| self.ends(log))?;

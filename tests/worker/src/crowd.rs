@@ -66,6 +66,10 @@ impl CrowdEvents {
         self.object.obey(command)
     }
 
+    pub fn stats(&self) -> Promise {
+        self.object.stats()
+    }
+
     pub fn follow(&self, hop: String) -> Promise {
         self.object.follow(hop)
     }

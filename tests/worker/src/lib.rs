@@ -186,6 +186,13 @@ async fn respond(mut request: Request, path: &str, env: Env) -> Result<Response>
             };
             answer(act(&workflow, id, action, &body).await)
         }
+        ([name, id, "log"], Method::Delete) => {
+            let deleted = workflows::events(&env, name)?.delete_log(id).await?;
+            Response::from_json(&deleted)
+        }
+        ([name, id, "stats"], _) => {
+            Response::from_json(&workflows::events(&env, name)?.stats(id).await?)
+        }
         ([name, id, "end"], Method::Post) => {
             let events = workflows::events(&env, name)?;
             let instance = workflows::workflow(&env, name)?.get(id).await?;
