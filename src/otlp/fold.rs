@@ -239,10 +239,13 @@ impl TraceFold {
         match &self.run.root_task {
             // A log of spans may have several roots: each is a run of its own, after the one before.
             Some(root)
-                if is_other(root) && root.ended.is_some() && of == StepEventType::Started =>
+                if is_other(root)
+                    && root.ended.is_some()
+                    && of == StepEventType::Started
+                    && self.run.number < u32::MAX =>
             {
                 self.end_run(Unfinished::LeaveOut, false);
-                self.run = Run::new(&self.trace, self.run.number.saturating_add(1));
+                self.run = Run::new(&self.trace, self.run.number + 1);
             }
             // One that begins within another's time is a part of it.
             Some(root) if is_other(root) => {
