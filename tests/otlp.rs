@@ -1114,6 +1114,66 @@ async fn a_log_that_is_removed_meanwhile_is_an_error() {
     assert!(parts.try_next().await.unwrap().is_none());
 }
 
+#[cfg(feature = "http")]
+#[tokio::test]
+async fn a_server_answers_with_the_trace() {
+    use ssetarget::{Cors, http::Sse};
+
+    let mut log = order();
+    log.0.truncate(9);
+    let target = stored(&log).await;
+    let sse = Sse::new().cors(Cors::new(["https://a.example"]).unwrap());
+    let ask = async |method: &str, query: &str| {
+        let request = http::Request::builder()
+            .method(method)
+            .uri(format!("/x/otlp{query}"));
+        let request = request
+            .header("origin", "https://a.example")
+            .body(())
+            .unwrap();
+        let (head, body) = sse.otlp(&target, &trace(), &request).into_parts();
+        let body: Vec<u8> = body
+            .map_ok(|part| part.to_vec())
+            .try_concat()
+            .await
+            .unwrap();
+        (head, body)
+    };
+    let (head, body) = ask("GET", "").await;
+    assert_eq!(head.status, 200);
+    let header = |name: &str| head.headers[name].to_str().unwrap();
+    assert_eq!(
+        (header("content-type"), header("cache-control")),
+        ("application/json", "no-store")
+    );
+    assert_eq!(header("access-control-allow-origin"), "https://a.example");
+    assert_eq!(vec![body], log.requests(Unfinished::LeaveOut));
+    for query in ["?partial", "?a=b&partial=1"] {
+        let (_, body) = ask("GET", query).await;
+        assert_eq!(vec![body], log.requests(Unfinished::Partial), "{query}");
+    }
+    for query in ["?partial=false", "?partial=0", "?Partial"] {
+        assert_eq!(
+            vec![ask("GET", query).await.1],
+            log.requests(Unfinished::LeaveOut)
+        );
+    }
+    let (head, body) = ask("HEAD", "").await;
+    assert_eq!(
+        (
+            head.status.as_u16(),
+            head.headers["content-type"].as_bytes(),
+            body.len()
+        ),
+        (200, &b"application/json"[..], 0)
+    );
+    let (head, _) = ask("POST", "").await;
+    assert_eq!(
+        (head.status.as_u16(), head.headers["allow"].as_bytes()),
+        (405, &b"GET, HEAD"[..])
+    );
+}
+
 // Any log.
 
 fn any_event() -> impl Strategy<Value = (String, Value)> {
@@ -1204,7 +1264,7 @@ fn any_event() -> impl Strategy<Value = (String, Value)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(400) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(200) })]
 
     #[test]
     fn any_log_gives_a_valid_trace(events in prop::collection::vec(any_event(), 0..60)) {

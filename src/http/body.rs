@@ -19,6 +19,8 @@ use crate::access::Grant;
 use crate::clock;
 use crate::delivery::{Subscription, frames, keep_alive, permitted, reached};
 use crate::store::EventStore;
+#[cfg(feature = "otlp")]
+use crate::sync::MaybeSend;
 use crate::sync::{BoxFuture, BoxStream};
 use crate::wire;
 
@@ -90,6 +92,16 @@ impl<E> SseBody<E> {
     pub(super) fn left_out() -> Self {
         Self {
             content: Content::LeftOut,
+        }
+    }
+
+    /// Returns a body of these parts, without heartbeats.
+    #[cfg(feature = "otlp")]
+    pub(super) fn parts(
+        parts: impl Stream<Item = Result<Bytes, StreamCut<E>>> + MaybeSend + 'static,
+    ) -> Self {
+        Self {
+            content: Content::Events(Box::pin(parts)),
         }
     }
 

@@ -23,6 +23,8 @@
 pub mod axum;
 mod body;
 pub(crate) mod cors;
+#[cfg(feature = "otlp")]
+mod otlp;
 mod shutdown;
 
 use std::collections::hash_map::RandomState;

@@ -5,7 +5,7 @@
 //!
 //! | to | use |
 //! |---|---|
-//! | answer `GET` with the trace of a log | [`document`]; with the feature `http` `ssetarget::http::otlp`; in Workers `serve_otlp` |
+//! | answer `GET` with the trace of a log | [`document`]; with the feature `http` `Sse::otlp`; in Workers `serve_otlp` |
 //! | send it to a receiver, from any server | [`export`] |
 //! | send each run's from Workers | nothing: set `OTEL_EXPORTER_OTLP_ENDPOINT` |
 //! | do something else with the spans | [`TraceFold`] |
@@ -21,6 +21,8 @@ mod trace;
 pub use self::chunks::{Chunk, MAX_BYTES, MAX_SPANS};
 pub use self::fold::{MAX_EVENTS, MAX_WAITING, TraceFold, Unfinished};
 pub use self::ids::{SpanId, TraceId};
+#[cfg(any(feature = "cloudflare", feature = "http"))]
+pub(crate) use self::read::{HEADERS, is_partial};
 pub use self::read::{ReadError, document};
 #[cfg(feature = "cloudflare")]
 pub(crate) use self::read::{Reader, Step};

@@ -85,14 +85,18 @@ struct KeyValue {
 }
 
 #[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
 pub(super) enum AnyValue {
-    StringValue(String),
-    BoolValue(bool),
+    #[serde(rename = "stringValue")]
+    Text(String),
+    #[serde(rename = "boolValue")]
+    Bool(bool),
     /// As a decimal text.
-    IntValue(String),
-    DoubleValue(f64),
-    ArrayValue(Array),
+    #[serde(rename = "intValue")]
+    Int(String),
+    #[serde(rename = "doubleValue")]
+    Double(f64),
+    #[serde(rename = "arrayValue")]
+    Array(Array),
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -102,25 +106,25 @@ pub(super) struct Array {
 
 impl From<&str> for AnyValue {
     fn from(text: &str) -> Self {
-        Self::StringValue(cut(text, MAX_TEXT).to_owned())
+        Self::Text(cut(text, MAX_TEXT).to_owned())
     }
 }
 
 impl From<u32> for AnyValue {
     fn from(number: u32) -> Self {
-        Self::IntValue(number.to_string())
+        Self::Int(number.to_string())
     }
 }
 
 impl From<f64> for AnyValue {
     fn from(number: f64) -> Self {
-        Self::DoubleValue(number)
+        Self::Double(number)
     }
 }
 
 impl From<bool> for AnyValue {
     fn from(value: bool) -> Self {
-        Self::BoolValue(value)
+        Self::Bool(value)
     }
 }
 
@@ -143,7 +147,7 @@ impl AnyValue {
                                 .windows(2)
                                 .all(|two| matches!(two, [a, b] if of(a) == of(b))) =>
                     {
-                        Self::ArrayValue(Array { values })
+                        Self::Array(Array { values })
                     }
                     _ => Self::json(value),
                 }
@@ -156,10 +160,10 @@ impl AnyValue {
     fn of_plain(value: &Value) -> Option<Self> {
         Some(match value {
             Value::String(text) => text.as_str().into(),
-            Value::Bool(value) => Self::BoolValue(*value),
+            Value::Bool(value) => Self::Bool(*value),
             Value::Number(number) => match (number.as_i64(), number.as_f64()) {
-                (Some(whole), _) => Self::IntValue(whole.to_string()),
-                (None, Some(number)) if number.is_finite() => Self::DoubleValue(number),
+                (Some(whole), _) => Self::Int(whole.to_string()),
+                (None, Some(number)) if number.is_finite() => Self::Double(number),
                 _ => Self::json(value),
             },
             _ => return None,
@@ -173,9 +177,9 @@ impl AnyValue {
     /// Returns about how many bytes it takes.
     fn size(&self) -> usize {
         match self {
-            Self::StringValue(text) | Self::IntValue(text) => text.len(),
-            Self::BoolValue(_) | Self::DoubleValue(_) => 8,
-            Self::ArrayValue(array) => array.values.iter().map(|value| 32 + value.size()).sum(),
+            Self::Text(text) | Self::Int(text) => text.len(),
+            Self::Bool(_) | Self::Double(_) => 8,
+            Self::Array(array) => array.values.iter().map(|value| 32 + value.size()).sum(),
         }
     }
 }

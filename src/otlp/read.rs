@@ -145,6 +145,22 @@ pub fn document<E, S: EventStore + 'static>(
     })
 }
 
+/// The headers of a [`document`] as a response, names in lower case.
+#[cfg(any(feature = "cloudflare", feature = "http"))]
+pub(crate) const HEADERS: [(&str, &str); 2] = [
+    ("content-type", "application/json"),
+    ("cache-control", "no-store"),
+];
+
+/// Returns whether a request's query asks for what has not ended, too: `?partial`, with any value but `0` and
+/// `false`.
+#[cfg(any(feature = "cloudflare", feature = "http"))]
+pub(crate) fn is_partial(query: Option<&str>) -> bool {
+    form_urlencoded::parse(query.unwrap_or_default().as_bytes())
+        .find(|(name, _)| name == "partial")
+        .is_some_and(|(_, value)| value != "0" && value != "false")
+}
+
 /// The reason why a log cannot be read to its end.
 #[derive(Debug)]
 #[non_exhaustive]
