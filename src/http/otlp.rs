@@ -56,7 +56,7 @@ impl Sse {
             true => SseBody::left_out(),
             false => {
                 let on_error = Arc::clone(&self.on_error);
-                let parts = document(target, trace, unfinished);
+                let parts = document(&target.typed::<()>(), trace, unfinished);
                 SseBody::parts(parts.map(move |part| {
                     part.map_err(|error| {
                         on_error(&error);
