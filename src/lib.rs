@@ -46,7 +46,6 @@
 //! | `contract` | no | `store::contract`: the test suite for a store of your own |
 //! | `http` | no | the `http` module: responses for hyper, tower and other servers |
 //! | `links` | no | [`access::CapabilityLinks`](access): signed links that say who may watch which run |
-//! | `otlp` | no | the `otlp` module: logs as traces of OpenTelemetry; with `cloudflare` each run is exported when it ends, with `http` `http::otlp` answers `GET` |
 //! | `otlp` | no | the `otlp` module: logs as traces of OpenTelemetry; with `cloudflare` each run is exported when it ends, with `http` `Sse::otlp` answers `GET` |
 //! | `redis` | no | `store::redis`: logs in Redis, over tokio, or over a Worker's sockets with `cloudflare` |
 //! | `rusqlite` | no | `SqliteEventStore::open`: a durable log in an SQLite file, for one process; not for wasm32 |

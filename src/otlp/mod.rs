@@ -18,6 +18,8 @@ mod read;
 mod send;
 mod trace;
 
+#[cfg(feature = "cloudflare")]
+pub(crate) use self::chunks::Document;
 pub use self::chunks::{Chunk, MAX_BYTES, MAX_SPANS};
 pub use self::fold::{MAX_EVENTS, MAX_WAITING, TraceFold, Unfinished};
 pub use self::ids::{SpanId, TraceId};

@@ -68,6 +68,10 @@ impl EventsObject {
         if self.has_revoked(&stream, hop.as_ref()).await? {
             return refuse(Refusal::NotAllowed);
         }
+        #[cfg(feature = "otlp")]
+        if let Some(unfinished) = stream.otlp {
+            return self.answer_otlp(unfinished, stream.head);
+        }
         if stream.head {
             return self.answer_head(&stream).await;
         }

@@ -15,6 +15,8 @@ mod run_routes;
 mod serve;
 mod serve_instance;
 mod serve_log;
+#[cfg(feature = "otlp")]
+mod serve_otlp;
 mod settle;
 mod socket;
 mod transport;
@@ -27,5 +29,7 @@ pub use self::run_routes::RunRoutes;
 pub use self::serve::serve_sse;
 pub use self::serve_instance::{InstanceSse, serve_instance_sse};
 pub use self::serve_log::serve_log;
+#[cfg(feature = "otlp")]
+pub use self::serve_otlp::serve_otlp;
 pub use self::transport::Transport;
 pub use self::watched_run::{WatchedRun, WorkflowRunStep};

@@ -11,6 +11,8 @@ use cloudflare_workflows::Workflow;
 use super::asked::Asked;
 use super::cors::with_cors;
 use super::namespace::WorkflowEventsNamespace;
+#[cfg(feature = "otlp")]
+use super::routes::TraceRoute;
 use super::routes::{Answers, Call, EventsRoute, InstanceRoute, Route};
 use super::serve_instance::InstanceSse;
 use crate::access::{Access, AccessRequest, Grant, Permission};
@@ -25,6 +27,7 @@ use crate::run_path::{self, RunPath};
 /// |---|---|---|
 /// | `GET /<id>/sse` | always | the run's events: see [`serve_sse`](super::serve_sse) |
 /// | `POST /<id>/event` | [`answers`](Self::answers) | sends an event that the run waits for |
+/// | `GET /<id>/otlp` | `trace`, with the feature `otlp` | the run's trace |
 /// | `GET /<id>/instance/sse` | [`instance_log`](Self::instance_log) | the platform's own log of the run |
 ///
 /// What is not switched on is not linked into the Worker.
@@ -95,6 +98,14 @@ impl RunRoutes {
     #[must_use]
     pub fn instance_log(self, workflow: Workflow, options: InstanceSse) -> Self {
         self.with(InstanceRoute { workflow, options })
+    }
+
+    /// Serves the trace of a run at `/<id>/otlp` (feature `otlp`), to whoever may watch it: see
+    /// [`serve_otlp`](super::serve_otlp). Default: it is not served.
+    #[cfg(feature = "otlp")]
+    #[must_use]
+    pub fn trace(self) -> Self {
+        self.with(TraceRoute)
     }
 
     fn with(mut self, route: impl Route + 'static) -> Self {

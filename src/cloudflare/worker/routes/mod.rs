@@ -6,6 +6,8 @@
 mod answers;
 mod events;
 mod instance;
+#[cfg(feature = "otlp")]
+mod trace;
 
 use futures_util::future::LocalBoxFuture;
 use worker::{Response, web_sys};
@@ -13,6 +15,8 @@ use worker::{Response, web_sys};
 pub use self::answers::Answers;
 pub(super) use self::events::EventsRoute;
 pub(super) use self::instance::InstanceRoute;
+#[cfg(feature = "otlp")]
+pub(super) use self::trace::TraceRoute;
 use super::namespace::WorkflowEventsNamespace;
 use crate::access::{Action, Grant};
 use crate::cloudflare::refuse::unreachable;
