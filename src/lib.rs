@@ -36,6 +36,7 @@
 //! | [`tracer`] | spans of any code as events of tasks; a bridge from the crate `tracing` | Workflows, runtimes |
 //! | [`workflow`] | [`WorkflowEventStep`](workflow::WorkflowEventStep) and its dispatch; [`RunView`](workflow::RunView), the state of a run, and [`RunSnapshot`](workflow::RunSnapshot), the same as a tree; [`InstanceFeed`](workflow::InstanceFeed), the platform's own log | JavaScript |
 //! | [`cloudflare`] | the `WorkflowEvents` object, `RunRoutes`, `serve_sse`, `serve_snapshot`, `serve_instance_sse` | (the only one that knows JavaScript) |
+//! | `otlp` | a log as a trace of OpenTelemetry, and its way to a receiver | servers, JavaScript |
 //!
 //! # Features
 //!
@@ -46,6 +47,7 @@
 //! | `contract` | no | `store::contract`: the test suite for a store of your own |
 //! | `http` | no | the `http` module: responses for hyper, tower and other servers |
 //! | `links` | no | [`access::CapabilityLinks`](access): signed links that say who may watch which run |
+//! | `otlp` | no | the `otlp` module: logs as traces of OpenTelemetry; with `cloudflare` each run is exported when it ends, with `http` `Sse::otlp` answers `GET` |
 //! | `redis` | no | `store::redis`: logs in Redis, over tokio, or over a Worker's sockets with `cloudflare` |
 //! | `rusqlite` | no | `SqliteEventStore::open`: a durable log in an SQLite file, for one process; not for wasm32 |
 //! | `tracing` | no | `tracer::SseLayer`: sends spans and events of the crate `tracing` |
@@ -97,6 +99,8 @@ mod event;
 pub mod guide {}
 #[cfg(feature = "http")]
 pub mod http;
+#[cfg(feature = "otlp")]
+pub mod otlp;
 pub mod page;
 mod refusal;
 #[cfg(any(test, feature = "http", feature = "cloudflare"))]

@@ -76,6 +76,33 @@ extern "C" {
     ) -> Result<(), JsValue>;
 }
 
+#[cfg(feature = "otlp")]
+#[wasm_bindgen(inline_js = r#"
+export const postBytes = async (url, headers, body, timeout) => {
+  const signal = AbortSignal.timeout(timeout);
+  const response = await fetch(url, { method: "POST", headers, body, redirect: "manual", signal });
+  const decoder = new TextDecoder();
+  let text = "";
+  // A body may have no end.
+  for await (const chunk of response.body ?? []) {
+    text += decoder.decode(chunk.subarray(0, 4096), { stream: true });
+    if (text.length >= 4096) break;
+  }
+  return [response.status, response.headers.get("retry-after"), text];
+};
+"#)]
+extern "C" {
+    /// Makes a `POST` without following redirects. Returns its status, its `Retry-After` and the beginning of its
+    /// body. Fails after so many milliseconds.
+    #[wasm_bindgen(catch, js_name = postBytes)]
+    pub async fn post_bytes(
+        url: &str,
+        headers: &Array,
+        body: &Uint8Array,
+        timeout: u32,
+    ) -> Result<JsValue, JsValue>;
+}
+
 #[wasm_bindgen]
 extern "C" {
     /// The hibernation side of `DurableObjectState`.

@@ -71,6 +71,9 @@ mod worker;
 
 #[doc(inline)]
 pub use self::fan_out::FanOut;
+#[cfg(all(feature = "cloudflare", feature = "otlp"))]
+#[doc(inline)]
+pub use self::worker::serve_otlp;
 #[cfg(feature = "cloudflare")]
 #[doc(inline)]
 pub use self::{

@@ -6,6 +6,8 @@ use worker::web_sys;
 use super::hop::{HOP, Hop};
 use crate::access::Grant;
 use crate::event::Cursor;
+#[cfg(feature = "otlp")]
+use crate::otlp::Unfinished;
 use crate::refusal::Refusal;
 use crate::{clock, wire};
 
@@ -20,11 +22,16 @@ pub(super) struct StreamRequest {
     pub(super) hibernates: bool,
     /// The viewer's permission, which the object holds the stream to.
     pub(super) grant: Grant,
+    /// Not the events are asked for, but their trace.
+    #[cfg(feature = "otlp")]
+    pub(super) otlp: Option<Unfinished>,
 }
 
 /// Headers of requests to objects.
 const EXPECTED: &str = "ssetarget-expected";
 const UPGRADE: &str = "upgrade";
+#[cfg(feature = "otlp")]
+const OTLP: &str = "ssetarget-otlp";
 const UNTIL: &str = "ssetarget-until";
 const GENERATION: &str = "ssetarget-generation";
 
@@ -48,6 +55,8 @@ impl StreamRequest {
             expected: false,
             hibernates: false,
             grant: Grant::default(),
+            #[cfg(feature = "otlp")]
+            otlp: None,
         })
     }
 
@@ -56,6 +65,14 @@ impl StreamRequest {
         let mut stream = Self::from_request(request)?;
         stream.expected = request.headers().has(EXPECTED).unwrap_or(false);
         stream.hibernates = request.headers().has(UPGRADE).unwrap_or(false);
+        #[cfg(feature = "otlp")]
+        {
+            let wanted = request.headers().get(OTLP).ok().flatten();
+            stream.otlp = wanted.map(|wanted| match wanted.as_str() {
+                "partial" => Unfinished::Partial,
+                _ => Unfinished::LeaveOut,
+            });
+        }
         let number = |name| -> Option<u64> {
             let text = request.headers().get(name).ok().flatten();
             text?.parse().ok()
@@ -77,6 +94,12 @@ impl StreamRequest {
             request.set(UPGRADE, "websocket");
         }
         request.set_grant(self.grant);
+        #[cfg(feature = "otlp")]
+        match self.otlp {
+            None => {}
+            Some(Unfinished::LeaveOut) => request.set(OTLP, "ended"),
+            Some(Unfinished::Partial) => request.set(OTLP, "partial"),
+        }
         if let Some(hop) = hop {
             request.set(HOP, &hop.to_text()?);
         }

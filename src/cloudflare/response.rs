@@ -152,6 +152,19 @@ pub(super) fn hold(time: Duration) -> worker::Result<Response> {
     Ok(response)
 }
 
+/// Returns the response with these chunks as its body, which the object writes.
+#[cfg(feature = "otlp")]
+pub(super) fn stream_as<E: fmt::Display + 'static>(
+    response: ResponseBuilder,
+    chunks: impl Stream<Item = Result<Uint8Array, E>> + 'static,
+) -> worker::Result<Response> {
+    let stream = js::IdentityTransformStream::new()?;
+    let writer = StreamWriter::new(stream.writable().get_writer()?)?;
+    let chunks = boxed(chunks);
+    wasm_bindgen_futures::spawn_local(async move { pump(chunks, &writer).await });
+    Ok(response.stream(stream.readable()))
+}
+
 /// Returns a `200` with these chunks, which this Worker's own request writes, until the permit is over. A viewer
 /// that leaves is noticed at the next chunk or heartbeat.
 pub(super) fn stream_here<E: fmt::Display + 'static>(

@@ -20,6 +20,8 @@ use crate::clock;
 use crate::delivery::{Subscription, frames, keep_alive, permitted, reached};
 use crate::stats::{self, Viewing};
 use crate::store::EventStore;
+#[cfg(feature = "otlp")]
+use crate::sync::MaybeSend;
 use crate::sync::{BoxFuture, BoxStream};
 use crate::wire;
 
@@ -91,6 +93,16 @@ impl<E> SseBody<E> {
     pub(super) fn left_out() -> Self {
         Self {
             content: Content::LeftOut,
+        }
+    }
+
+    /// Returns a body of these parts, without heartbeats.
+    #[cfg(feature = "otlp")]
+    pub(super) fn parts(
+        parts: impl Stream<Item = Result<Bytes, StreamCut<E>>> + MaybeSend + 'static,
+    ) -> Self {
+        Self {
+            content: Content::Events(Box::pin(parts)),
         }
     }
 

@@ -24,6 +24,8 @@ mod access;
 pub mod axum;
 mod body;
 pub(crate) mod cors;
+#[cfg(feature = "otlp")]
+mod otlp;
 mod run_routes;
 mod shutdown;
 mod snapshots;

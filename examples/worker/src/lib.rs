@@ -3,6 +3,7 @@
 //! - `POST /` starts a run
 //! - `GET /<id>` shows it, `GET /<id>/sse` streams its events
 //! - `GET /<id>/instance/sse` streams the platform's own log of it
+//! - `GET /<id>/otlp` is its trace, for tools that read OpenTelemetry's
 //! - `POST /<id>/event` answers what it waits for
 
 mod http;
@@ -36,7 +37,8 @@ async fn fetch(request: Request, env: Env, _context: Context) -> Result<Response
     let runs = RunRoutes::new(events.clone())
         .cors(cors(&env)?)
         .answers(answers)
-        .instance_log(workflow.clone(), InstanceSse::new());
+        .instance_log(workflow.clone(), InstanceSse::new())
+        .trace();
     if let Some(response) = runs.serve(&request).await? {
         return Ok(response);
     }

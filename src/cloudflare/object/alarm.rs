@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use cloudflare_workflows::{Runtime, WorkersRuntime, Workflow};
 use futures_util::future::LocalBoxFuture;
+use worker::Storage;
 
 use super::error::to_worker;
 use super::events_object::EventsObject;
@@ -13,12 +14,21 @@ use super::settle::{self, Asked, Pending};
 impl EventsObject {
     /// Does what the alarm was set for: deletes the log, or asks the platform how the run is.
     pub(super) async fn alarm(&self) -> worker::Result<()> {
-        if self.was_for_settling().await? {
-            return Ok(());
+        #[cfg(feature = "otlp")]
+        {
+            let exported: LocalBoxFuture<'_, _> = Box::pin(self.was_for_export());
+            if exported.await? {
+                return Ok(());
+            }
         }
-        self.expire().await?;
-        let settled: LocalBoxFuture<'_, _> = Box::pin(self.settle());
-        settled.await
+        if !self.was_for_settling().await? {
+            self.expire().await?;
+            let settled: LocalBoxFuture<'_, _> = Box::pin(self.settle());
+            settled.await?;
+        }
+        #[cfg(feature = "otlp")]
+        super::otlp::keep_alarm(&self.state.storage()).await?;
+        Ok(())
     }
 
     /// Notes that a lifetime has ended without the run's end, and has the platform asked.
@@ -47,7 +57,7 @@ impl EventsObject {
         if left < Duration::from_secs(1) {
             return Ok(false);
         }
-        storage.set_alarm(left).await?;
+        arm(&storage, left).await?;
         Ok(true)
     }
 
@@ -113,12 +123,16 @@ impl EventsObject {
     /// Sets the alarm that deletes a log that has ended. Also if it ended before, since its alarm may have
     /// been lost; but a repeated end does not put off the alarm.
     pub(super) async fn expire_later(&self, has_just_ended: bool) -> worker::Result<()> {
+        #[cfg(feature = "otlp")]
+        if has_just_ended {
+            self.export_later().await;
+        }
         let Some(retention) = self.config.retention else {
             return Ok(());
         };
         let storage = self.state.storage();
         if has_just_ended || storage.get_alarm().await?.is_none() {
-            storage.set_alarm(retention).await?;
+            arm(&storage, retention).await?;
         }
         Ok(())
     }
@@ -159,4 +173,11 @@ impl EventsObject {
         }
         Ok(())
     }
+}
+
+/// Sets the alarm, or one for an export that is to be made before.
+pub(super) async fn arm(storage: &Storage, delay: Duration) -> worker::Result<()> {
+    #[cfg(feature = "otlp")]
+    let delay = super::otlp::delay_before_export(storage, delay).await?;
+    storage.set_alarm(delay).await
 }

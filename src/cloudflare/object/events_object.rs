@@ -91,6 +91,10 @@ impl EventsObject {
             let response: LocalBoxFuture<'_, _> = Box::pin(self.snapshot(call));
             return response.await;
         }
+        #[cfg(feature = "otlp")]
+        if let Some(unfinished) = stream.otlp {
+            return self.answer_otlp(unfinished, stream.head);
+        }
         if stream.head {
             return self.answer_head(&stream).await;
         }

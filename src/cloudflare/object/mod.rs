@@ -1,9 +1,11 @@
 //! Runs in the `WorkflowEvents` object: the log of one instance, and those who watch it.
 //!
 //! `class` has the methods that the runtime and the Worker call. `events_object` does what they ask for, with
-//! the log, the hibernating streams and the tree of relays; `alarm` does what is due later. `log` and `obey`
-//! are pure, and are tested natively.
+//! the log, the hibernating streams and the tree of relays; `alarm` does what is due later. `log`, `obey` and
+//! `due` are pure, and are tested natively.
 
+#[cfg(all(feature = "otlp", any(test, feature = "cloudflare")))]
+mod due;
 pub(crate) mod log;
 mod obey;
 
@@ -27,6 +29,8 @@ mod follower;
 mod frame_page;
 #[cfg(feature = "cloudflare")]
 mod hibernation;
+#[cfg(all(feature = "cloudflare", feature = "otlp"))]
+mod otlp;
 #[cfg(feature = "cloudflare")]
 mod relay;
 #[cfg(feature = "cloudflare")]

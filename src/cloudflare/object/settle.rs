@@ -6,8 +6,10 @@ use cloudflare_workflows::{Runtime, WorkersRuntime, Workflow};
 use serde::{Deserialize, Serialize};
 use worker::Storage;
 
+use super::alarm::arm;
 use super::error::to_worker;
 use super::log::WorkflowLog;
+use crate::clock;
 use crate::cloudflare::instance_end::{instance_end, platform_log};
 use crate::cloudflare::sql::ObjectSql;
 
@@ -51,6 +53,9 @@ pub(super) struct Pending {
     pub(super) object: String,
     /// How often the platform was asked.
     tries: u32,
+    /// When it is to be asked, in milliseconds since 1970.
+    #[serde(default)]
+    at: u64,
 }
 
 /// The key of [`Pending`] in storage.
@@ -64,12 +69,22 @@ const TRIES: u32 = 11;
 impl Pending {
     /// Returns a question that was not asked yet.
     pub(super) fn new(object: String) -> Self {
-        Self { object, tries: 0 }
+        Self {
+            object,
+            tries: 0,
+            at: 0,
+        }
     }
 
     /// Returns what is stored, if the platform is still to be asked.
     pub(super) async fn due(storage: &Storage) -> worker::Result<Option<Self>> {
         storage.get(KEY).await
+    }
+
+    /// Returns when the platform is to be asked, in milliseconds since 1970, if it is.
+    #[cfg(feature = "otlp")]
+    pub(super) async fn due_at(storage: &Storage) -> worker::Result<Option<u64>> {
+        Ok(Self::due(storage).await?.map(|pending| pending.at))
     }
 
     /// Sets the alarm for the next question, unless the run has ended, whose alarm is for the log's
@@ -85,10 +100,11 @@ impl Pending {
         }
         let delay = FIRST * 2_u32.pow(self.tries);
         self.tries += 1;
+        self.at = clock::milliseconds(WorkersRuntime.now() + delay);
         storage.put(KEY, self).await?;
         // Not over the alarm of a run that has ended in the meantime.
         if !log.state().map_err(to_worker)?.ended {
-            storage.set_alarm(delay).await?;
+            arm(storage, delay).await?;
         }
         Ok(())
     }

@@ -17,6 +17,8 @@ mod run_routes;
 mod serve;
 mod serve_instance;
 mod serve_log;
+#[cfg(feature = "otlp")]
+mod serve_otlp;
 mod serve_snapshot;
 mod settle;
 mod socket;
@@ -30,6 +32,8 @@ pub use self::run_routes::RunRoutes;
 pub use self::serve::serve_sse;
 pub use self::serve_instance::{InstanceSse, serve_instance_sse};
 pub use self::serve_log::serve_log;
+#[cfg(feature = "otlp")]
+pub use self::serve_otlp::serve_otlp;
 pub use self::serve_snapshot::serve_snapshot;
 pub use self::transport::Transport;
 pub use self::watched_run::{WatchedRun, WorkflowRunStep};

@@ -11,6 +11,8 @@ use cloudflare_workflows::Workflow;
 use super::asked::Asked;
 use super::cors::with_cors;
 use super::namespace::WorkflowEventsNamespace;
+#[cfg(feature = "otlp")]
+use super::routes::TraceRoute;
 use super::routes::{Answers, Call, EventsRoute, InstanceRoute, Route, SnapshotRoute};
 use super::serve_instance::InstanceSse;
 use crate::access::{Access, AccessRequest, Grant, Permission};
@@ -27,6 +29,7 @@ use crate::run_path::{self, RunPath};
 /// | `GET /<id>` | [`snapshots`](Self::snapshots) | the run as it stands, as JSON: see [`serve_snapshot`](super::serve_snapshot) |
 /// | `POST /<id>/event` | [`answers`](Self::answers) | sends an event that the run waits for |
 /// | `POST /<id>/session` | `links` | gives a browser a cookie for the token of a link |
+/// | `GET /<id>/otlp` | `trace`, with the feature `otlp` | the run's trace |
 /// | `GET /<id>/instance/sse` | [`instance_log`](Self::instance_log) | the platform's own log of the run |
 ///
 /// What is not switched on is not linked into the Worker.
@@ -118,6 +121,14 @@ impl RunRoutes {
             links: links.clone(),
         };
         self.access(links).with(session)
+    }
+
+    /// Serves the trace of a run at `/<id>/otlp` (feature `otlp`), to whoever may watch it: see
+    /// [`serve_otlp`](super::serve_otlp). Default: it is not served.
+    #[cfg(feature = "otlp")]
+    #[must_use]
+    pub fn trace(self) -> Self {
+        self.with(TraceRoute)
     }
 
     fn with(mut self, route: impl Route + 'static) -> Self {

@@ -9,6 +9,8 @@ mod instance;
 #[cfg(feature = "links")]
 mod session;
 mod snapshot;
+#[cfg(feature = "otlp")]
+mod trace;
 
 use futures_util::future::LocalBoxFuture;
 use worker::{Response, web_sys};
@@ -19,6 +21,8 @@ pub(super) use self::instance::InstanceRoute;
 #[cfg(feature = "links")]
 pub(super) use self::session::SessionRoute;
 pub(super) use self::snapshot::SnapshotRoute;
+#[cfg(feature = "otlp")]
+pub(super) use self::trace::TraceRoute;
 use super::namespace::WorkflowEventsNamespace;
 use crate::access::{Action, Grant};
 use crate::cloudflare::refuse::unreachable;

@@ -1,0 +1,293 @@
+//! An export of the run's trace that is still to be made, and what an alarm is for beside it. Runs in the object;
+//! pure, and tested natively.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// How long an export is tried, from the end of its run.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// An alarm may be early by less than this.
+const SLACK: u64 = 1_000;
+
+/// A part of the log whose trace is still to be sent. Kept in storage, since an object does not stay in memory until
+/// its alarm. Times are milliseconds since 1970.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Export {
+    /// The object's name, which the object may not know in an alarm.
+    pub(super) object: String,
+    /// The events after this one; 0 for all.
+    pub(super) after: u64,
+    /// The last event of the part, the end of a run.
+    pub(super) until: u64,
+    /// How many requests were accepted of those that it takes.
+    pub(super) sent: u32,
+    /// How often it was tried since its end, or since a request was accepted.
+    pub(super) tries: u32,
+    /// When the run ended.
+    pub(super) since: u64,
+    /// When it is to be tried.
+    pub(super) due: u64,
+}
+
+impl Export {
+    /// Returns the export of a run that ended now with the event `until`. `known` is the one that is still to be
+    /// made, of which this one becomes a part; `exported` is the last event of those that were made.
+    #[must_use]
+    pub(super) fn of_run(
+        known: Option<Self>,
+        exported: Option<u64>,
+        object: &str,
+        until: u64,
+        now: u64,
+    ) -> Self {
+        // The requests of a run do not depend on what follows it, so those that were sent stay sent.
+        let (after, sent) = known
+            .filter(|known| known.until <= until)
+            .map_or((exported.unwrap_or_default(), 0), |known| {
+                (known.after, known.sent)
+            });
+        Self {
+            object: object.to_owned(),
+            after,
+            until,
+            sent,
+            tries: 0,
+            since: now,
+            due: now,
+        }
+    }
+
+    /// Returns whether it is to be tried now.
+    #[must_use]
+    pub(super) fn is_due(&self, now: u64) -> bool {
+        // After the clock was set back, too.
+        self.due <= now.saturating_add(SLACK) || now < self.since
+    }
+
+    /// Notes a try, before it is made. `wait` is how long to wait if it fails, or if the object dies in it.
+    pub(super) fn is_tried(&mut self, wait: Duration, now: u64) {
+        self.tries = self.tries.saturating_add(1);
+        self.waits(wait, now);
+    }
+
+    /// Sets the time of the next try.
+    pub(super) fn waits(&mut self, wait: Duration, now: u64) {
+        self.due = now.saturating_add(milliseconds(wait));
+    }
+
+    /// Returns whether it was tried for long enough.
+    #[must_use]
+    pub(super) fn is_given_up(&self) -> bool {
+        self.due > self.since.saturating_add(milliseconds(GIVE_UP_AFTER))
+    }
+
+    /// Returns what is left after all until `done` was sent: another run that ended meanwhile.
+    #[must_use]
+    pub(super) fn rest(mut self, done: u64, now: u64) -> Option<Self> {
+        if self.until <= done {
+            return None;
+        }
+        self.after = done;
+        (self.sent, self.tries, self.due) = (0, 0, now);
+        Some(self)
+    }
+}
+
+/// Where an object stands whose alarm goes off and which has, or had, an export to make.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Standing {
+    /// When the export is to be tried next; `None` if that is done.
+    pub(super) export: Option<u64>,
+    /// When the platform is to be asked how the run is.
+    pub(super) settle: Option<u64>,
+    /// What the log is.
+    pub(super) log: LogStands,
+    /// Now.
+    pub(super) now: u64,
+}
+
+/// What a log is, for its alarm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LogStands {
+    /// The run goes on, or another one has begun.
+    GoesOn,
+    /// The run has ended, and the log is deleted then. `None` if it is kept.
+    Ended(Option<u64>),
+    /// The log is deleted, or never was.
+    Gone,
+}
+
+/// What an alarm does after the export was looked after.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Then {
+    /// Goes on as if there were no exports.
+    GoOn,
+    /// Goes on as if there were no exports, and forgets the export, whose log is gone, or goes now.
+    ForgetAndGoOn,
+    /// Is set again for this time, or not at all.
+    Wait(Option<u64>),
+}
+
+impl Standing {
+    /// Returns what the alarm does. An alarm that was set for an export must not delete a log before its time, and one
+    /// that was set for something else must not be lost for an export.
+    #[must_use]
+    pub(super) fn then(self) -> Then {
+        let is_due = |time: u64| time <= self.now.saturating_add(SLACK);
+        match self.log {
+            LogStands::Gone => Then::ForgetAndGoOn,
+            LogStands::Ended(Some(expires)) if is_due(expires) => Then::ForgetAndGoOn,
+            LogStands::Ended(expires) => Then::Wait(earlier(self.export, expires)),
+            LogStands::GoesOn if self.settle.is_some_and(is_due) => Then::GoOn,
+            LogStands::GoesOn => Then::Wait(earlier(self.export, self.settle)),
+        }
+    }
+}
+
+/// Returns the earlier of two times, of which there may be none.
+fn earlier(one: Option<u64>, other: Option<u64>) -> Option<u64> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: u64 = 1_000_000_000;
+    const DAY: u64 = 24 * 60 * 60 * 1_000;
+
+    fn export(known: Option<Export>, exported: Option<u64>, until: u64) -> Export {
+        Export::of_run(known, exported, "order/o-1", until, NOW)
+    }
+
+    #[test]
+    fn each_run_is_exported_once() {
+        let first = export(None, None, 20);
+        assert_eq!(
+            (first.after, first.until, first.sent, first.due),
+            (0, 20, 0, NOW)
+        );
+        assert!(first.is_due(NOW));
+        // The next one, after the first was sent; and of one that was restarted before its end, both.
+        assert_eq!(export(None, Some(20), 40).after, 20);
+        assert_eq!(export(None, None, 40).after, 0);
+        // The next one ends while the first is still to be sent.
+        let mut tried = first.clone();
+        tried.is_tried(Duration::from_secs(5), NOW);
+        tried.sent = 1;
+        let both = export(Some(tried.clone()), None, 40);
+        assert_eq!(
+            (both.after, both.until, both.sent, both.tries),
+            (0, 40, 1, 0)
+        );
+        // It ends while the first is being sent.
+        assert_eq!(first.clone().rest(20, NOW + 1), None);
+        let rest = both.rest(20, NOW + 1).unwrap();
+        assert_eq!(
+            (rest.after, rest.until, rest.sent, rest.due),
+            (20, 40, 0, NOW + 1)
+        );
+        // A deleted log begins anew with its ids.
+        let other = Export { until: 50, ..first };
+        assert_eq!(export(Some(other), None, 3).until, 3);
+    }
+
+    #[test]
+    fn it_is_given_up_after_a_day() {
+        let mut export = export(None, None, 20);
+        let (mut now, mut tries) = (NOW, 0);
+        while !export.is_given_up() {
+            assert!(
+                export.is_due(now)
+                    && !export.is_due(now.saturating_sub(2 * SLACK).max(NOW).min(now - 1))
+                    || tries == 0
+            );
+            export.is_tried(Duration::from_secs(900), now);
+            now = export.due;
+            tries += 1;
+        }
+        assert_eq!((tries, export.tries), (97, 97));
+        assert!(now > NOW + DAY && now <= NOW + DAY + 900_000);
+        // A receiver that asks for more patience than that.
+        let mut export = Export::of_run(None, None, "order/o-1", 20, NOW);
+        export.waits(Duration::from_secs(2 * 24 * 60 * 60), NOW);
+        assert!(export.is_given_up());
+        export.waits(Duration::MAX, NOW);
+        assert!(export.is_given_up());
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_puts_off_no_export() {
+        let mut export = export(None, None, 20);
+        export.is_tried(Duration::from_secs(60), NOW);
+        assert!(!export.is_due(NOW + 58_000));
+        assert!(export.is_due(NOW + 59_000) && export.is_due(NOW - 1));
+    }
+
+    /// Every combination of what an object may have to do.
+    #[test]
+    fn an_alarm_loses_nothing_and_is_never_early() {
+        let times = [
+            None,
+            Some(NOW - DAY),
+            Some(NOW),
+            Some(NOW + 10_000),
+            Some(NOW + DAY),
+        ];
+        for export in times {
+            for settle in times {
+                let stands = times.map(LogStands::Ended);
+                for log in stands
+                    .into_iter()
+                    .chain([LogStands::GoesOn, LogStands::Gone])
+                {
+                    let standing = Standing {
+                        export,
+                        settle,
+                        log,
+                        now: NOW,
+                    };
+                    let then = standing.then();
+                    let passed = |time: Option<u64>| time.is_some_and(|time| time <= NOW);
+                    match log {
+                        // What deletes: only when its time has come.
+                        LogStands::Gone => assert_eq!(then, Then::ForgetAndGoOn),
+                        LogStands::Ended(expires) => {
+                            let wanted = match passed(expires) {
+                                true => Then::ForgetAndGoOn,
+                                false => Then::Wait(earlier(export, expires)),
+                            };
+                            assert_eq!(then, wanted, "{standing:?}");
+                        }
+                        LogStands::GoesOn => {
+                            let wanted = match passed(settle) {
+                                true => Then::GoOn,
+                                false => Then::Wait(earlier(export, settle)),
+                            };
+                            assert_eq!(then, wanted, "{standing:?}");
+                        }
+                    }
+                    // Whatever is still to be done has its alarm.
+                    if let Then::Wait(at) = then {
+                        let expires = match log {
+                            LogStands::Ended(expires) => expires,
+                            _ => settle,
+                        };
+                        for due in [export, expires].into_iter().flatten() {
+                            assert!(at.is_some_and(|at| at <= due), "{standing:?}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

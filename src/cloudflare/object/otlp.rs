@@ -1,0 +1,329 @@
+//! The trace of the log: as the answer to a request, and sent to a receiver when a run has ended. Runs in the object.
+
+use std::time::Duration;
+
+use cloudflare_workflows::__private::{message, sleep};
+use cloudflare_workflows::{Runtime, WorkersRuntime};
+use futures_util::stream;
+use js_sys::{Array, Uint8Array};
+use wasm_bindgen::prelude::*;
+use worker::{Response, ResponseBuilder, Storage};
+
+use super::due::{Export, LogStands, Standing, Then};
+use super::error::to_worker;
+use super::events_object::EventsObject;
+use crate::clock;
+use crate::cloudflare::js;
+use crate::cloudflare::refuse::{UNKNOWN_INSTANCE, refuse};
+use crate::cloudflare::response;
+use crate::event::EventId;
+use crate::otlp::{
+    Answer, Document, Exporter, HEADERS, Post, Reader, Step, Trace, Unfinished, Verdict, backoff,
+};
+
+/// The keys in storage: of an [`Export`], and of the last event of those that were made.
+const KEY: &str = "otlp";
+const EXPORTED: &str = "otlp-exported";
+
+impl EventsObject {
+    /// Answers a request for the trace of the log.
+    pub(super) fn answer_otlp(
+        &self,
+        unfinished: Unfinished,
+        head: bool,
+    ) -> worker::Result<Response> {
+        let target = self.log.target();
+        let object = self.state.id().name().unwrap_or_default();
+        if target.store().is_empty().map_err(to_worker)? {
+            return refuse(UNKNOWN_INSTANCE);
+        }
+        let mut response = ResponseBuilder::new();
+        for (name, value) in HEADERS {
+            response = response.with_header(name, value)?;
+        }
+        if head {
+            return Ok(response.empty());
+        }
+        let reader = Reader::new(target, &self.trace(&object)?, unfinished);
+        let state = Some((reader, Document::default()));
+        let parts = stream::try_unfold(state, |state| async move {
+            let Some((mut reader, mut document)) = state else {
+                return Ok(None);
+            };
+            let chunk = reader.next().await.map_err(|error| error.to_string())?;
+            let (bytes, state) = match chunk {
+                Some(chunk) => (document.push(&chunk), Some((reader, document))),
+                None => (document.end(), None),
+            };
+            Ok::<_, String>(Some((Uint8Array::from(bytes.as_slice()), state)))
+        });
+        response::stream_as(response, parts)
+    }
+
+    /// Has the trace of a run that has just ended exported, if the Worker's variables name a receiver. An error is for
+    /// the developer: it changes nothing for the run and its viewers.
+    pub(super) async fn export_later(&self) {
+        if let Err(error) = self.begin_export().await {
+            worker::console_error!("ssetarget: a trace is not exported: {error}");
+        }
+    }
+
+    async fn begin_export(&self) -> worker::Result<()> {
+        if self.exporter()?.is_none() {
+            return Ok(());
+        }
+        let (Some(object), Some(head)) = (
+            self.state.id().name(),
+            self.log.target().store().head().map_err(to_worker)?,
+        ) else {
+            return Ok(());
+        };
+        let storage = self.state.storage();
+        let known = pending(&storage).await?;
+        let exported = storage.get(EXPORTED).await?;
+        let export = Export::of_run(known, exported, &object, head.get(), now());
+        storage.put(KEY, &export).await?;
+        earlier_alarm(&storage, export.due).await
+    }
+
+    /// Tries an export that is due. Returns true if the alarm has nothing else to do.
+    pub(super) async fn was_for_export(&self) -> worker::Result<bool> {
+        let storage = self.state.storage();
+        let state = self.log.state().map_err(to_worker)?;
+        match pending(&storage).await? {
+            Some(export) if !state.empty && export.is_due(now()) => self.try_export(export).await?,
+            Some(_) => {}
+            // The object may have died when an export was done and the alarm was still to be set anew.
+            None if storage.get::<u64>(EXPORTED).await?.is_some() => {}
+            None => return Ok(false),
+        }
+        let export = pending(&storage).await?;
+        // It may have changed meanwhile.
+        let state = self.log.state().map_err(to_worker)?;
+        let retention = self.config.retention;
+        let standing = Standing {
+            export: export.map(|export| export.due),
+            settle: super::settle::Pending::due_at(&storage).await?,
+            log: match (state.empty, state.ended, state.newest.zip(retention)) {
+                (true, _, _) => LogStands::Gone,
+                (false, false, _) => LogStands::GoesOn,
+                (false, true, expires) => LogStands::Ended(
+                    expires.map(|(newest, retention)| clock::milliseconds(newest + retention)),
+                ),
+            },
+            now: now(),
+        };
+        match standing.then() {
+            Then::GoOn => Ok(false),
+            Then::ForgetAndGoOn => {
+                if standing.export.is_some() {
+                    worker::console_error!(
+                        "ssetarget: the log was deleted before its trace was exported"
+                    );
+                    storage.delete(KEY).await?;
+                }
+                Ok(false)
+            }
+            Then::Wait(at) => {
+                if state.ended {
+                    super::settle::Pending::clear(&storage).await?;
+                }
+                // In place of an alarm that was set for a try that failed.
+                match at.map(|at| Duration::from_millis(at.saturating_sub(now()))) {
+                    Some(delay) => storage.set_alarm(delay).await?,
+                    None => storage.delete_alarm().await?,
+                }
+                Ok(true)
+            }
+        }
+    }
+
+    /// Sends what is to be sent, and keeps in storage how far that is.
+    async fn try_export(&self, mut export: Export) -> worker::Result<()> {
+        let storage = self.state.storage();
+        // Before anything else: the object may die in it.
+        let wait = backoff(export.tries + 1, js_sys::Math::random());
+        export.is_tried(wait, now());
+        storage.put(KEY, &export).await?;
+        earlier_alarm(&storage, export.due).await?;
+
+        let wait = match self.send(&mut export, &storage).await {
+            Ok(None) => return self.export_is_done(&export).await,
+            Ok(Some(wait)) => wait,
+            Err(error) => {
+                worker::console_error!("ssetarget: a trace is not exported: {error}");
+                return self.export_is_done(&export).await;
+            }
+        };
+        if let Some(mut latest) = pending(&storage).await? {
+            let soonest = export.due.saturating_sub(now());
+            latest.waits(Duration::from_millis(soonest).max(wait), now());
+            if latest.is_given_up() {
+                worker::console_error!(
+                    "ssetarget: a trace is not exported: its receiver does not take it"
+                );
+                return self.export_is_done(&latest).await;
+            }
+            storage.put(KEY, &latest).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends the rest of the requests. Returns `None` if all were accepted, and how long to wait at least if one is to be
+    /// sent again.
+    async fn send(
+        &self,
+        export: &mut Export,
+        storage: &Storage,
+    ) -> worker::Result<Option<Duration>> {
+        let (Some(exporter), Some(until)) = (self.exporter()?, EventId::new(export.until)) else {
+            return Ok(None);
+        };
+        let trace = self.trace(&export.object)?;
+        let reader = Reader::new(self.log.target(), &trace, Unfinished::LeaveOut);
+        let mut reader = reader.between(EventId::new(export.after), until);
+        let mut number = 0;
+        loop {
+            let chunk = match reader.step().await.map_err(|error| error.to_string())? {
+                Step::Chunk(chunk) => chunk,
+                // Lets the object's other work come first.
+                Step::Read => {
+                    sleep(Duration::ZERO).await;
+                    continue;
+                }
+                Step::End => return Ok(None),
+            };
+            number += 1;
+            if number <= export.sent {
+                continue;
+            }
+            let answer = match post(&exporter.post(chunk)).await {
+                Ok(answer) => answer,
+                Err(error) => {
+                    worker::console_warn!(
+                        "ssetarget: the receiver of traces did not answer: {}",
+                        message(&error)
+                    );
+                    return Ok(Some(Duration::ZERO));
+                }
+            };
+            match Verdict::of(&answer, WorkersRuntime.now()) {
+                Verdict::Accepted { rejected, message } => {
+                    if rejected > 0 || !message.is_empty() {
+                        worker::console_warn!(
+                            "ssetarget: the receiver of traces left out {rejected} spans: {message}"
+                        );
+                    }
+                    export.sent = number;
+                    export.tries = 0;
+                    if let Some(mut latest) = pending(storage).await? {
+                        (latest.sent, latest.tries) = (export.sent, export.tries);
+                        storage.put(KEY, &latest).await?;
+                    }
+                }
+                Verdict::Retry(least) => {
+                    worker::console_warn!(
+                        "ssetarget: the receiver of traces answered {}",
+                        answer.status
+                    );
+                    return Ok(Some(least.unwrap_or_default()));
+                }
+                Verdict::Refused(status) => {
+                    return Err(format!("its receiver answered {status}").into());
+                }
+            }
+        }
+    }
+
+    /// Notes that nothing up to this export's end is to be sent any more.
+    async fn export_is_done(&self, done: &Export) -> worker::Result<()> {
+        let storage = self.state.storage();
+        storage.put(EXPORTED, done.until).await?;
+        // Another run may have ended meanwhile.
+        match pending(&storage)
+            .await?
+            .and_then(|latest| latest.rest(done.until, now()))
+        {
+            Some(rest) => storage.put(KEY, &rest).await,
+            None => storage.delete(KEY).await.map(drop),
+        }
+    }
+
+    /// Returns the exporter that the Worker's variables and secrets describe.
+    fn exporter(&self) -> worker::Result<Option<Exporter>> {
+        let exporter = Exporter::variables(|name| self.variable(name));
+        exporter.map_err(|error| error.to_string().into())
+    }
+
+    fn trace(&self, object: &str) -> worker::Result<Trace> {
+        let (workflow, instance) = object.split_once('/').unwrap_or(("", object));
+        let trace = Trace::new(instance).workflow(workflow);
+        let trace = trace.variables(|name| self.variable(name));
+        trace.map_err(|error| error.to_string().into())
+    }
+
+    fn variable(&self, name: &str) -> Option<String> {
+        // A secret is a text, too.
+        self.env.var(name).ok().map(|value| value.to_string())
+    }
+}
+
+/// Returns the export that is still to be made.
+async fn pending(storage: &Storage) -> worker::Result<Option<Export>> {
+    storage.get(KEY).await
+}
+
+/// Returns the delay of an alarm for something else, or a shorter one if an export is to be made before.
+pub(super) async fn delay_before_export(
+    storage: &Storage,
+    delay: Duration,
+) -> worker::Result<Duration> {
+    let export = pending(storage).await?;
+    let left = export.map(|export| Duration::from_millis(export.due.saturating_sub(now())));
+    Ok(left.map_or(delay, |left| left.min(delay)))
+}
+
+/// Sets the alarm for an export that is still to be made, if nothing else has set an earlier one.
+pub(super) async fn keep_alarm(storage: &Storage) -> worker::Result<()> {
+    match pending(storage).await? {
+        Some(export) => earlier_alarm(storage, export.due).await,
+        None => Ok(()),
+    }
+}
+
+/// Sets the alarm for this time, unless it is set for an earlier one.
+async fn earlier_alarm(storage: &Storage, at: u64) -> worker::Result<()> {
+    let known = storage.get_alarm().await?;
+    let known = known.and_then(|time| u64::try_from(time).ok());
+    if known.is_none_or(|known| at < known) {
+        let delay = Duration::from_millis(at.saturating_sub(now()));
+        storage.set_alarm(delay).await?;
+    }
+    Ok(())
+}
+
+fn now() -> u64 {
+    clock::milliseconds(WorkersRuntime.now())
+}
+
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a status"
+)]
+async fn post(post: &Post) -> Result<Answer, JsValue> {
+    let headers: Array = post
+        .headers
+        .iter()
+        .map(|(name, value)| Array::of2(&name.into(), &value.into()))
+        .collect();
+    let body = Uint8Array::from(&*post.body);
+    let timeout = u32::try_from(post.timeout.as_millis()).unwrap_or(u32::MAX);
+    let answer = js::post_bytes(&post.url, &headers, &body, timeout).await?;
+    let answer = js::array_from(&answer)?;
+    Ok(Answer {
+        status: answer.get(0).as_f64().unwrap_or_default() as u16,
+        retry_after: answer.get(1).as_string(),
+        body: answer.get(2).as_string().unwrap_or_default().into(),
+    })
+}
