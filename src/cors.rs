@@ -133,6 +133,12 @@ impl Cors {
         self
     }
 
+    /// Returns whether pages of this origin may read.
+    #[cfg(feature = "cloudflare")]
+    pub(crate) fn lists(&self, origin: &str) -> bool {
+        self.origins.iter().any(|each| each == origin)
+    }
+
     /// Returns the headers for the response to a request with this method, this `Origin` and this
     /// `Access-Control-Request-Method`. Join the values of a repeated header by commas; such an
     /// origin is on no list.
@@ -215,7 +221,7 @@ fn longer(
 
 /// Returns whether this is how browsers write an origin: scheme, host, and the port if it is not
 /// the default one, in lower case.
-fn is_origin(text: &str) -> bool {
+pub(crate) fn is_origin(text: &str) -> bool {
     let Some((scheme, authority)) = text.split_once("://") else {
         return false;
     };

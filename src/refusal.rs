@@ -29,6 +29,8 @@ pub enum Refusal {
     /// `401` with `WWW-Authenticate: Bearer`: the [hook](crate::access) refused. The words are the same whether
     /// there is such a log or not.
     NotAllowed,
+    /// `403`: a page of an origin that is not listed wants to change something, perhaps with its visitor's cookies.
+    Origin,
     /// `404`: there is no such log. Has the reason.
     NotFound(&'static str),
     /// `405`: the path is asked with other methods.
@@ -48,6 +50,7 @@ impl Refusal {
         match self {
             Self::Cursor(_) | Self::EventType => 400,
             Self::NotAllowed => 401,
+            Self::Origin => 403,
             Self::NotFound(_) => 404,
             Self::Method { .. } => 405,
             Self::Unavailable => 503,
@@ -90,7 +93,7 @@ impl Refusal {
             Self::Method { allow } => Some(("allow", allow)),
             Self::NotAllowed => Some(("www-authenticate", "Bearer")),
             Self::Unavailable => Some(("retry-after", "1")),
-            Self::Cursor(_) | Self::EventType | Self::NotFound(_) => None,
+            Self::Cursor(_) | Self::EventType | Self::Origin | Self::NotFound(_) => None,
         };
         security::PLAIN
             .into_iter()
@@ -121,6 +124,7 @@ impl fmt::Display for Refusal {
             Self::NotAllowed => f.write_str(
                 "a permission is needed: it is missing, wrong, for something else, or no longer valid",
             ),
+            Self::Origin => f.write_str("pages of this origin may not do this"),
             Self::NotFound(reason) => f.write_str(reason),
             Self::Method { allow: "GET, HEAD" } => f.write_str("events are read with GET"),
             Self::Method { allow } => write!(f, "use {allow}"),
@@ -147,6 +151,7 @@ mod tests {
             Refusal::Cursor(InvalidCursor::From),
             Refusal::EventType,
             Refusal::NotAllowed,
+            Refusal::Origin,
             Refusal::NotFound("nothing"),
             Refusal::Method { allow: "GET, HEAD" },
         ] {

@@ -16,6 +16,9 @@
 //! assert_eq!(ASSETS.len(), 2);
 //! ```
 
+#[cfg(any(test, feature = "http", feature = "cloudflare"))]
+pub(crate) mod serve;
+
 use std::fmt::Write as _;
 
 /// The files of the page: one module, and one stylesheet, together less than 24 KiB after gzip.

@@ -9,15 +9,19 @@ use worker::{Request, Response, web_sys};
 use cloudflare_workflows::Workflow;
 
 use super::asked::Asked;
-use super::cors::with_cors;
+use super::cors::{with_cors, with_own_headers};
 use super::namespace::WorkflowEventsNamespace;
 #[cfg(feature = "otlp")]
 use super::routes::TraceRoute;
-use super::routes::{Answers, Call, EventsRoute, InstanceRoute, Route, SnapshotRoute};
+use super::routes::{
+    Answers, AssetsRoute, Call, DeleteRoute, EventsRoute, InstanceRoute, PageRoute, Route,
+    SnapshotRoute, has,
+};
 use super::serve_instance::InstanceSse;
 use crate::access::{Access, AccessRequest, Grant, Permission};
 use crate::cloudflare::refuse::refuse_to;
-use crate::cors::Cors;
+use crate::cors::{Cors, InvalidCors};
+use crate::page::serve::FramedBy;
 use crate::refusal::Refusal;
 use crate::run_path::{self, RunPath};
 
@@ -26,10 +30,12 @@ use crate::run_path::{self, RunPath};
 /// | path | switched on by | what it is |
 /// |---|---|---|
 /// | `GET /<id>/sse` | always | the run's events: see [`serve_sse`](super::serve_sse) |
-/// | `GET /<id>` | [`snapshots`](Self::snapshots) | the run as it stands, as JSON: see [`serve_snapshot`](super::serve_snapshot) |
+/// | `GET /<id>`, for browsers | [`page`](Self::page) | the live page of the run; its files are at `GET /ssetarget/<file>` |
+/// | `GET /<id>`, for programs | [`snapshots`](Self::snapshots) | the run as it stands, as JSON: see [`serve_snapshot`](super::serve_snapshot) |
 /// | `POST /<id>/event` | [`answers`](Self::answers) | sends an event that the run waits for |
 /// | `POST /<id>/session` | `links` | gives a browser a cookie for the token of a link |
 /// | `GET /<id>/otlp` | `trace`, with the feature `otlp` | the run's trace |
+/// | `DELETE /<id>` | [`deletion`](Self::deletion) | deletes the run's log |
 /// | `GET /<id>/instance/sse` | [`instance_log`](Self::instance_log) | the platform's own log of the run |
 ///
 /// What is not switched on is not linked into the Worker.
@@ -96,6 +102,39 @@ impl RunRoutes {
     #[must_use]
     pub fn answers(self, answers: Answers) -> Self {
         self.with(answers)
+    }
+
+    /// Serves the live page of each run at `/<id>`, to clients that accept `text/html`, and its files under
+    /// `/ssetarget/`. It has what else is switched on: it begins with the snapshot, has buttons to answer with, and
+    /// takes links. It may not be framed: see [`page_framed_by`](Self::page_framed_by). Default: there is no page.
+    ///
+    /// Its status is `404` if there is no such run. With links, whose tokens only the page itself can read, a
+    /// client without permission gets the page, too, which is the same for every id: then nothing tells whether
+    /// there is such a run.
+    #[must_use]
+    pub fn page(self) -> Self {
+        self.with(PageRoute::default()).with(AssetsRoute)
+    }
+
+    /// Serves the page as [`page`](Self::page) does, for pages of these origins (and `'self'`) to show in a frame.
+    ///
+    /// # Errors
+    /// [`InvalidCors`] for a string that no browser has as an origin.
+    pub fn page_framed_by(
+        self,
+        origins: impl IntoIterator<Item = impl AsRef<str>>,
+    ) -> Result<Self, InvalidCors> {
+        let framed_by = FramedBy::new(origins)?;
+        Ok(self.with(PageRoute { framed_by }).with(AssetsRoute))
+    }
+
+    /// Lets clients delete a run's log with `DELETE /<id>`, if the [hook](Self::access) grants it
+    /// [`Action::Delete`](crate::access::Action::Delete): `204`, and `404` if there was none. Without a hook, and with
+    /// [`Public`](crate::access::Public), everybody is refused. See
+    /// [`WorkflowEventsNamespace::delete_log`]. Default: clients cannot.
+    #[must_use]
+    pub fn deletion(self) -> Self {
+        self.with(DeleteRoute)
     }
 
     /// Serves snapshots of the runs, as JSON, at `/<id>`: see [`serve_snapshot`](super::serve_snapshot).
@@ -176,6 +215,9 @@ impl RunRoutes {
             let allow = allowed(routes);
             return refuse_to(request, Refusal::Method { allow });
         };
+        if self.is_private && self.is_forged(request, &method) {
+            return refuse_to(request, Refusal::Origin);
+        }
         // An id that cannot be decoded is no instance's either.
         let id = js_sys::decode_uri_component(path.encoded_id).map(String::from);
         let id = id.unwrap_or_default();
@@ -190,17 +232,44 @@ impl RunRoutes {
             _ => Ok(Grant::default()),
         };
         let grant = match grant {
-            Err(refusal) if !route.is_open() => return refuse_to(request, refusal),
+            Err(refusal) if !route.is_open(has(&self.routes, "/session", None)) => {
+                return refuse_to(request, refusal);
+            }
             grant => grant.ok(),
         };
         let call = Call {
             request,
             id: &id,
+            tail: path.tail,
+            prefix: &self.prefix,
+            routes: &self.routes,
             events: &self.events,
             grant,
             is_private: self.is_private,
         };
-        route.serve(call).await
+        let response = route.serve(call).await?;
+        if routes.len() == 1 {
+            return Ok(response);
+        }
+        let response = with_own_headers(response)?;
+        response.headers().append("vary", "accept")?;
+        Ok(response)
+    }
+
+    /// Returns whether the request changes something and comes from a page of another origin that is not
+    /// [listed](Self::cors). Its browser may have added a cookie that the page knows nothing of. What has a
+    /// header of its own was not made by such a page.
+    fn is_forged(&self, request: &web_sys::Request, method: &str) -> bool {
+        let header = |name| request.headers().get(name).ok().flatten();
+        let Some(origin) = header("origin").filter(|_| !["GET", "HEAD"].contains(&method)) else {
+            return false;
+        };
+        let url = request.url();
+        let is_own = url
+            .strip_prefix(&origin)
+            .is_some_and(|rest| rest.starts_with('/'));
+        let is_listed = self.cors.as_ref().is_some_and(|cors| cors.lists(&origin));
+        !is_own && !is_listed && header("authorization").is_none()
     }
 }
 

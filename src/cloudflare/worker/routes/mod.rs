@@ -4,20 +4,26 @@
 //! that a Worker that does not call the method has none of its code.
 
 mod answers;
+mod delete;
 mod events;
 mod instance;
+mod page;
 #[cfg(feature = "links")]
 mod session;
 mod snapshot;
 #[cfg(feature = "otlp")]
 mod trace;
 
+use std::rc::Rc;
+
 use futures_util::future::LocalBoxFuture;
 use worker::{Response, web_sys};
 
 pub use self::answers::Answers;
+pub(super) use self::delete::DeleteRoute;
 pub(super) use self::events::EventsRoute;
 pub(super) use self::instance::InstanceRoute;
+pub(super) use self::page::{AssetsRoute, PageRoute};
 #[cfg(feature = "links")]
 pub(super) use self::session::SessionRoute;
 pub(super) use self::snapshot::SnapshotRoute;
@@ -42,8 +48,10 @@ pub(super) trait Route {
     /// Returns what the hook is asked about, or `None` for a route that gives nothing of a run.
     fn action(&self) -> Option<Action>;
 
-    /// Returns whether a request that the hook refuses is served, too, with no grant.
-    fn is_open(&self) -> bool {
+    /// Returns whether a request that the hook refuses is served, too, with no grant. `takes_links` is whether it may
+    /// have a link that is still to be exchanged.
+    fn is_open(&self, takes_links: bool) -> bool {
+        let _ = takes_links;
         false
     }
 
@@ -62,6 +70,12 @@ pub(super) struct Call<'a> {
     pub(super) request: &'a web_sys::Request,
     /// The id in the path, decoded: empty if that is not possible.
     pub(super) id: &'a str,
+    /// What follows the id in the path.
+    pub(super) tail: &'a str,
+    /// What is before the id in all paths.
+    pub(super) prefix: &'a str,
+    /// All that is switched on.
+    pub(super) routes: &'a [Rc<dyn Route>],
     pub(super) events: &'a WorkflowEventsNamespace,
     /// `None` only where the route [is open](Route::is_open) and the hook refused.
     pub(super) grant: Option<Grant>,
@@ -70,6 +84,11 @@ pub(super) struct Call<'a> {
 }
 
 impl Call<'_> {
+    /// Returns whether runs have a route at this tail, with responses of this media type.
+    fn has(&self, tail: &str, media_type: Option<&str>) -> bool {
+        has(self.routes, tail, media_type)
+    }
+
     /// Asks the run's object whether the link was revoked, where the request came by one: for routes that do not
     /// ask it for events anyway.
     async fn not_revoked(&self, grant: Grant) -> Result<(), Refusal> {
@@ -82,4 +101,14 @@ impl Call<'_> {
             _ => Ok(()),
         }
     }
+}
+
+/// Returns whether one of these routes is at this tail, with responses of this media type.
+pub(super) fn has(routes: &[Rc<dyn Route>], tail: &str, media_type: Option<&str>) -> bool {
+    let path = RunPath {
+        encoded_id: "-",
+        tail,
+    };
+    let mut routes = routes.iter();
+    routes.any(|route| route.is_at(&path) && route.media_type() == media_type)
 }
