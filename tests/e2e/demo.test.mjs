@@ -243,6 +243,88 @@ describe("where a viewer begins", () => {
   });
 });
 
+describe("what a browser gets", () => {
+  test("every page, script and refusal says what a browser may do with it", async () => {
+    const { id } = await finishedRun();
+    const html = { accept: "text/html,*/*;q=0.8" };
+    for (const [path, status, type, headers] of [
+      ["/", 200, "text/html", html],
+      ["/assets/start.js", 200, "text/javascript"],
+      ["/assets/start.css", 200, "text/css"],
+      [`/${id}`, 200, "text/html", html],
+      ["/unknown", 404, "text/html", html],
+      ["/ssetarget/workflow-run.js", 200, "text/javascript"],
+      ["/ssetarget/workflow-run.css", 200, "text/css"],
+      ["/unknown/sse", 404, "text/plain"],
+      ["/unknown", 404, "text/plain"],
+      [`/${id}/event`, 405, "text/plain"],
+      ["/a/b/c", 404, "text/plain"],
+    ]) {
+      const response = await fetch(demo.url + path, { headers });
+      const body = await response.text();
+      assert.equal(response.status, status, path);
+      assert.ok(response.headers.get("content-type").startsWith(type), path);
+      assert.equal(response.headers.get("x-content-type-options"), "nosniff", path);
+      assert.equal(response.headers.get("referrer-policy"), "no-referrer", path);
+      const policy = response.headers.get("content-security-policy");
+      assert.match(policy, /^default-src 'none'/, path);
+      if (type !== "text/html") continue;
+      for (const part of ["script-src 'self'", "style-src 'self'", "connect-src 'self'", "base-uri 'none'", "frame-ancestors 'none'"]) {
+        assert.ok(policy.includes(part), `${path}: ${policy}`);
+      }
+      assert.doesNotMatch(body, /<script>|<style|style=|\son[a-z]+=/, path);
+    }
+  });
+
+  test("a run is a page for people and JSON for programs", async () => {
+    const { id } = await finishedRun();
+    const get = (accept) => fetch(`${demo.url}/${id}`, { headers: accept ? { accept } : {} });
+    for (const [accept, type] of [["text/html,application/xhtml+xml,*/*;q=0.8", "text/html"], ["application/json", "application/json"], ["*/*", "application/json"]]) {
+      const response = await get(accept);
+      assert.ok(response.headers.get("content-type").startsWith(type), accept);
+      assert.match(response.headers.get("vary"), /accept/);
+    }
+    const page = await (await get("text/html")).text();
+    for (const part of [`src="/${id}/sse"`, `snapshot="/${id}"`, `answer="/${id}/event"`]) assert.ok(page.includes(part), page);
+    assert.ok(!page.includes("session="), page);
+    assert.equal((await (await get("application/json")).json()).state, "completed");
+  });
+
+  test("its files are kept for ever by the names in the page, and asked for again by others", async () => {
+    const { id } = await finishedRun();
+    const page = await (await fetch(`${demo.url}/${id}`, { headers: { accept: "text/html" } })).text();
+    const files = [...page.matchAll(/"(\/ssetarget\/[^"]+)"/g)].map(([, path]) => path);
+    assert.equal(files.length, 2);
+    for (const path of files) {
+      const response = await fetch(demo.url + path);
+      assert.match(response.headers.get("cache-control"), /immutable/);
+      await response.text();
+      const [plain] = path.split("?");
+      const again = await fetch(demo.url + plain);
+      assert.equal(again.headers.get("cache-control"), "no-cache");
+      await again.text();
+      const known = await fetch(demo.url + plain, { headers: { "if-none-match": again.headers.get("etag") } });
+      assert.deepEqual([known.status, await known.text()], [304, ""]);
+      assert.equal((await fetch(demo.url + plain, { method: "HEAD" })).status, 200);
+    }
+    assert.equal((await fetch(`${demo.url}/ssetarget/nothing.js`)).status, 404);
+  });
+
+  test("a script gets the page's address, where a redirect would hide it", async () => {
+    const response = await fetch(demo.url, { method: "POST", headers: { accept: "application/json" }, body: "{}" });
+    const { id, page, ...rest } = await response.json();
+    assert.deepEqual([response.status, page, rest], [201, `/${id}`, {}]);
+  });
+
+  test("nobody may delete a run", async () => {
+    const { id, url } = await finishedRun();
+    const response = await fetch(`${demo.url}/${id}`, { method: "DELETE" });
+    assert.equal(response.status, 401);
+    await isReason(response, /^a permission is needed/);
+    assert.equal((await fetch(url, { method: "HEAD" })).status, 200);
+  });
+});
+
 describe("what is refused", () => {
   test("an unknown id is 404", async () => {
     const ids = ["unknown", "a".repeat(100), "a".repeat(101), "a".repeat(300), "-a", "a%20b", "%00", "%F0%9F%AB%96", "..%2Fa", "%2e%2e", "a%3Fb"];
@@ -355,12 +437,13 @@ describe("what is refused", () => {
     const { id } = await finishedRun();
     const routes = [
       ["/", "POST", ["PUT", "DELETE", "PATCH", "OPTIONS", "HEAD"]],
-      [`/${id}`, "GET", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD"]],
+      [`/${id}`, "GET, HEAD, DELETE", ["POST", "PUT", "PATCH", "OPTIONS"]],
       [`/${id}/sse`, "GET, HEAD", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"]],
       [`/${id}/instance/sse`, "GET, HEAD", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"]],
       ["/unknown/sse", "GET, HEAD", ["POST", "PUT", "DELETE"]],
       [`/${id}/event`, "POST", ["GET", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD"]],
-      ["/assets/page.js", "GET", ["POST", "DELETE"]],
+      ["/assets/start.js", "GET", ["POST", "DELETE"]],
+      ["/ssetarget/workflow-run.js", "GET, HEAD", ["POST", "DELETE"]],
     ];
     for (const [path, allow, methods] of routes) {
       for (const method of methods) {

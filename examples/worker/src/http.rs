@@ -5,11 +5,11 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use worker::{Request, Response, ResponseBuilder, Result};
 
-const RUN_PAGE: &str = include_str!("page/index.html");
 const START_PAGE: &str = include_str!("page/start.html");
-const START_SCRIPT: &str = include_str!("page/start.js");
-const SCRIPT: &str = include_str!("page/page.js");
-const STYLE: &str = include_str!("page/page.css");
+const OPEN: &str = include_str!("page/open.html");
+const CLOSED: &str = include_str!("page/closed.html");
+const SCRIPT: &str = include_str!("page/start.js");
+const STYLE: &str = include_str!("page/start.css");
 
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
     connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'self'; \
@@ -105,32 +105,43 @@ pub fn read<T: DeserializeOwned>(body: Body) -> std::result::Result<T, String> {
     serde_json::from_value(Value::Object(body.0)).map_err(|error| brief(&error))
 }
 
-pub fn wants_html(request: &Request) -> bool {
+pub fn accepts(request: &Request, media_type: &str) -> bool {
     let accept = request.headers().get("accept").ok().flatten();
-    accept.is_some_and(|accept| accept.contains("text/html"))
+    accept.is_some_and(|accept| accept.contains(media_type))
 }
 
-/// `303` to the events of a new run.
-pub fn started(id: &str) -> Result<Response> {
+/// `303` to the events of a new run, or where it is closed to its page. For a script, which cannot see where a redirect
+/// goes to, `201`.
+pub fn started(request: &Request, id: &str, link: Option<&str>) -> Result<Response> {
+    let page = link.map_or_else(|| format!("/{id}"), str::to_owned);
+    let target = link.map_or_else(|| format!("/{id}/sse"), str::to_owned);
+    let body = match (link, accepts(request, "application/json")) {
+        (None, false) => serde_json::json!({ "id": id }),
+        _ => serde_json::json!({ "id": id, "page": page }),
+    };
+    let status = match accepts(request, "application/json") {
+        true => 201,
+        false => 303,
+    };
     ResponseBuilder::new()
-        .with_status(303)
-        .with_header("location", &format!("/{id}/sse"))?
-        .from_json(&serde_json::json!({ "id": id }))
+        .with_status(status)
+        .with_header("location", &target)?
+        .with_header("cache-control", "no-store")?
+        .with_header("referrer-policy", "no-referrer")?
+        .from_json(&body)
 }
 
-pub fn run_page(status: u16) -> Result<Response> {
-    file(status, "text/html; charset=utf-8", RUN_PAGE)
-}
-
-pub fn start_page() -> Result<Response> {
-    file(200, "text/html; charset=utf-8", START_PAGE)
+/// The start page, which says who may see what.
+pub fn start_page(is_closed: bool) -> Result<Response> {
+    let access = if is_closed { CLOSED } else { OPEN };
+    let page = START_PAGE.replace("{access}", access.trim());
+    file("text/html; charset=utf-8", &page)
 }
 
 pub fn asset(name: &str) -> Result<Response> {
     match name {
-        "page.js" => file(200, "text/javascript; charset=utf-8", SCRIPT),
-        "start.js" => file(200, "text/javascript; charset=utf-8", START_SCRIPT),
-        "page.css" => file(200, "text/css; charset=utf-8", STYLE),
+        "start.js" => file("text/javascript; charset=utf-8", SCRIPT),
+        "start.css" => file("text/css; charset=utf-8", STYLE),
         _ => text(404, "there is nothing here"),
     }
 }
@@ -140,20 +151,23 @@ pub fn method_not_allowed(allow: &str) -> Result<Response> {
 }
 
 pub fn text(status: u16, reason: &str) -> Result<Response> {
-    Ok(ResponseBuilder::new()
-        .with_status(status)
-        .with_header("content-type", "text/plain; charset=utf-8")?
-        .fixed(format!("{reason}\n").into_bytes()))
+    Ok(guarded(status, "text/plain; charset=utf-8")?.fixed(format!("{reason}\n").into_bytes()))
 }
 
-fn file(status: u16, content_type: &str, content: &str) -> Result<Response> {
-    Ok(ResponseBuilder::new()
+fn file(content_type: &str, content: &str) -> Result<Response> {
+    Ok(guarded(200, content_type)?
+        .with_header("cache-control", "no-cache")?
+        .fixed(content.as_bytes().to_vec()))
+}
+
+/// What a browser may do with a response: no more than it is made for.
+fn guarded(status: u16, content_type: &str) -> Result<ResponseBuilder> {
+    ResponseBuilder::new()
         .with_status(status)
         .with_header("content-type", content_type)?
         .with_header("content-security-policy", POLICY)?
-        .with_header("x-content-type-options", "nosniff")?
-        .with_header("cache-control", "no-cache")?
-        .fixed(content.as_bytes().to_vec()))
+        .with_header("referrer-policy", "no-referrer")?
+        .with_header("x-content-type-options", "nosniff")
 }
 
 /// Responses that exist already, as `ResponseBuilder` does it.

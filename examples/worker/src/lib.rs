@@ -1,16 +1,21 @@
 //! The demo: an order whose progress can be watched live.
 //!
 //! - `POST /` starts a run
-//! - `GET /<id>` shows it, `GET /<id>/sse` streams its events
+//! - `GET /<id>` shows it, to people as a live page, to programs as JSON
+//! - `GET /<id>/sse` streams its events
 //! - `GET /<id>/instance/sse` streams the platform's own log of it
 //! - `GET /<id>/otlp` is its trace, for tools that read OpenTelemetry's
 //! - `POST /<id>/event` answers what it waits for
+//! - `POST /<id>/session` takes the token of a link, and `DELETE /<id>` deletes it, where the demo is closed
 
 mod http;
 mod order;
 
+use std::time::Duration;
+
 use cloudflare_workflows::{CreateOptions, Workflow, WorkflowErrorKind};
 use ssetarget::Cors;
+use ssetarget::access::{Action, CapabilityLinks, LinkGrant, LinkKeys};
 use ssetarget::cloudflare::{
     Answers, InstanceSse, RunRoutes, Transport, WorkflowEventsConfig, WorkflowEventsNamespace,
 };
@@ -31,14 +36,22 @@ async fn fetch(request: Request, env: Env, _context: Context) -> Result<Response
     let events = WorkflowEventsNamespace::from_env(&env, order::EVENTS, order::NAME)?
         .with_workflow(workflow.clone())
         .transport(transport(&env));
+    let links = links(&env)?;
     let answers = Answers::new(workflow.clone())
         .default_type(order::APPROVAL)
         .check(order::check_answer);
     let runs = RunRoutes::new(events.clone())
         .cors(cors(&env)?)
+        .page()
+        .snapshots()
         .answers(answers)
+        .deletion()
         .instance_log(workflow.clone(), InstanceSse::new())
         .trace();
+    let runs = match &links {
+        Some(links) => runs.links(links.clone()),
+        None => runs,
+    };
     if let Some(response) = runs.serve(&request).await? {
         return Ok(response);
     }
@@ -47,16 +60,30 @@ async fn fetch(request: Request, env: Env, _context: Context) -> Result<Response
     // Not `request.method()`, which takes a method that it does not know for GET.
     let method = request.inner().method();
     match (segments.as_slice(), method.as_str()) {
-        ([""], "POST") => start(request, &workflow, &events).await,
-        ([""], "GET") if http::wants_html(&request) => http::start_page(),
+        ([""], "POST") => start(request, &workflow, &events, links.as_ref()).await,
+        ([""], "GET") if http::accepts(&request, "text/html") => http::start_page(links.is_some()),
         ([""], _) => http::method_not_allowed("POST"),
-        ([id], "GET") => page(id, &events).await,
-        ([_], _) => http::method_not_allowed("GET"),
         (["assets", file], "GET") => http::asset(file),
         (["assets", _], _) => http::method_not_allowed("GET"),
         _ => http::text(404, "there is nothing here"),
     }
 }
+
+/// `SSETARGET_KEYS`, a secret, closes the demo: runs are only for those who have a link to them. Default: they are open
+/// to everybody who knows their ids.
+fn links(env: &Env) -> Result<Option<CapabilityLinks>> {
+    const KEYS: &str = "SSETARGET_KEYS";
+    match env.secret(KEYS) {
+        Ok(_) => {
+            let keys = LinkKeys::from_env(env, KEYS)?;
+            Ok(Some(CapabilityLinks::new(keys, order::NAME)))
+        }
+        Err(_) => Ok(None),
+    }
+}
+
+/// How long a link is good for that whoever starts a run gets.
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// `TRANSPORT` of `[vars]` in wrangler.toml, to compare the two.
 fn transport(env: &Env) -> Transport {
@@ -84,6 +111,7 @@ async fn start(
     mut request: Request,
     workflow: &Workflow,
     events: &WorkflowEventsNamespace,
+    links: Option<&CapabilityLinks>,
 ) -> Result<Response> {
     let order = match json_body(&mut request).await {
         Ok(Some(body)) => match http::read::<Order>(body) {
@@ -104,11 +132,28 @@ async fn start(
     let url = request.inner().url();
     let query = url.split_once('?').map_or("", |(_, query)| query);
     let mut query = form_urlencoded::parse(query.as_bytes());
-    if let Some((_, id)) = query.find(|(name, _)| name == "id") {
-        options = options.id(&id);
+    match query.find(|(name, _)| name == "id") {
+        // Whether it is taken would tell strangers of a run.
+        Some(_) if links.is_some() => {
+            return http::text(400, "a closed demo makes up the id itself");
+        }
+        Some((_, id)) => options = options.id(&id),
+        None => {}
     }
     match events.create(workflow, options).await {
-        Ok(instance) => http::started(&instance.id()),
+        Ok(instance) => {
+            let id = instance.id();
+            let link = links.map(|links| {
+                // Up to the path.
+                let origin = url.splitn(4, '/').take(3).collect::<Vec<_>>().join("/");
+                let grant = LinkGrant::run(&id)
+                    .may(Action::Answer)
+                    .may(Action::Delete)
+                    .expires_in(DAY);
+                links.url(&format!("{origin}/{id}"), &grant)
+            });
+            http::started(&request, &id, link.as_deref())
+        }
         Err(error) => match error.kind() {
             WorkflowErrorKind::AlreadyExists => http::text(409, "there is a run with this id"),
             WorkflowErrorKind::InvalidId => http::text(
@@ -118,10 +163,4 @@ async fn start(
             _ => Err(error.into()),
         },
     }
-}
-
-/// `GET /<id>`: the page asks for the events itself, and says so if there are none.
-async fn page(id: &str, events: &WorkflowEventsNamespace) -> Result<Response> {
-    let status = if events.exists(id).await? { 200 } else { 404 };
-    http::run_page(status)
 }
