@@ -71,10 +71,10 @@ for (const transport of ["direct", "hibernating"]) {
       for (const [name, { query = "", ...headers }] of Object.entries(wrong)) {
         for (const id of [run.id, "unknown", "no%20instance", "%FF", "*"]) {
           const path = `${server.url}/links/crowd/${id}`;
-          for (const [method, tail, body] of [["GET", "sse"], ["HEAD", "sse"], ["POST", "event", '{"type":"go"}'], ["POST", "session", headers.authorization?.slice?.(7) ?? ""]]) {
+          for (const [method, tail, body] of [["GET", "sse"], ["HEAD", "sse"], ["POST", "event", '{"type":"go"}'], ["POST", "session", [headers.authorization ?? ""].flat()[0].slice(7)]]) {
             // Which is a token to answer, and good for a session.
             if (name === "to answer only" && id === run.id && method === "POST") continue;
-            if (name === "in a query" && tail === "session") continue;
+            if (tail === "session" && good === body && id === run.id) continue;
             const answer = await raw(method, `${path}/${tail}${query}`, { accept: "text/event-stream", ...headers }, { body });
             assert.equal(answer.status, 401, `${name} ${method} ${id}/${tail}: ${answer.body}`);
             assert.equal(answer.headers["www-authenticate"], "Bearer");
@@ -85,7 +85,7 @@ for (const transport of ["direct", "hibernating"]) {
       assert.equal(seen.size, 1, [...seen].join("\n"));
       assert.equal(await answers(run.id), before, "the run's object was asked");
       // Objects that are called are there: of the unknown ids there is none that has answered anything.
-      assert.equal(await answers("unknown"), "Some([])".length);
+      assert.equal(await answers("unknown"), "Ok([])".length);
       await run.act("terminate");
     });
 
@@ -160,8 +160,8 @@ for (const transport of ["direct", "hibernating"]) {
       assert.equal((await raw("POST", url(run, "event"), bearer(sign(claims(run.id, { scope: "watch answer" }))), { body: '{"type":"go"}' })).status, 401);
       const fresh = await open(url(run), { headers: bearer(sign(claims(run.id, { gen: 1 }))) });
       assert.equal((await fresh.next()).type, "started");
-      // The object forgets what is in memory, and not what was revoked.
-      await server.evict("CrowdEvents", `crowd/${run.id}`);
+      // The object forgets what is in memory, and not what was revoked. It cannot be evicted while it writes a stream.
+      if (transport === "hibernating") await server.evict("CrowdEvents", `crowd/${run.id}`);
       assert.equal((await raw("GET", url(run), bearer(old))).status, 401);
       const again = await open(url(run), { headers: bearer(sign(claims(run.id, { gen: 1 }))) });
       assert.equal((await again.next()).type, "started");
