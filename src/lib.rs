@@ -47,6 +47,7 @@
 //! | `links` | no | [`access::CapabilityLinks`](access): signed links that say who may watch which run |
 //! | `redis` | no | `store::redis`: logs in Redis, over tokio, or over a Worker's sockets with `cloudflare` |
 //! | `rusqlite` | no | `SqliteEventStore::open`: a durable log in an SQLite file, for one process; not for wasm32 |
+//! | `typescript` | no | nothing for users: the crate's own test writes `typescript/types.d.ts` with it |
 //! | `tracing` | no | `tracer::SseLayer`: sends spans and events of the crate `tracing` |
 //!
 //! # Any server

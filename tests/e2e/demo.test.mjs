@@ -355,7 +355,7 @@ describe("what is refused", () => {
     const { id } = await finishedRun();
     const routes = [
       ["/", "POST", ["PUT", "DELETE", "PATCH", "OPTIONS", "HEAD"]],
-      [`/${id}`, "GET", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD"]],
+      [`/${id}`, "GET, HEAD", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"]],
       [`/${id}/sse`, "GET, HEAD", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"]],
       [`/${id}/instance/sse`, "GET, HEAD", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"]],
       ["/unknown/sse", "GET, HEAD", ["POST", "PUT", "DELETE"]],

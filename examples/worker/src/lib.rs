@@ -1,7 +1,8 @@
 //! The demo: an order whose progress can be watched live.
 //!
 //! - `POST /` starts a run
-//! - `GET /<id>` shows it, `GET /<id>/sse` streams its events
+//! - `GET /<id>` shows it: a page for people, a snapshot as JSON for programs
+//! - `GET /<id>/sse` streams its events
 //! - `GET /<id>/instance/sse` streams the platform's own log of it
 //! - `POST /<id>/event` answers what it waits for
 
@@ -36,20 +37,25 @@ async fn fetch(request: Request, env: Env, _context: Context) -> Result<Response
     let runs = RunRoutes::new(events.clone())
         .cors(cors(&env)?)
         .answers(answers)
+        .snapshots()
         .instance_log(workflow.clone(), InstanceSse::new());
-    if let Some(response) = runs.serve(&request).await? {
-        return Ok(response);
-    }
     let path = request.path();
     let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     // Not `request.method()`, which takes a method that it does not know for GET.
     let method = request.inner().method();
+    if let ([id], "GET") = (segments.as_slice(), method.as_str())
+        && !id.is_empty()
+        && http::wants_html(&request)
+    {
+        return page(id, &events).await;
+    }
+    if let Some(response) = runs.serve(&request).await? {
+        return Ok(response);
+    }
     match (segments.as_slice(), method.as_str()) {
         ([""], "POST") => start(request, &workflow, &events).await,
         ([""], "GET") if http::wants_html(&request) => http::start_page(),
         ([""], _) => http::method_not_allowed("POST"),
-        ([id], "GET") => page(id, &events).await,
-        ([_], _) => http::method_not_allowed("GET"),
         (["assets", file], "GET") => http::asset(file),
         (["assets", _], _) => http::method_not_allowed("GET"),
         _ => http::text(404, "there is nothing here"),
