@@ -50,6 +50,7 @@
 //! | `otlp` | no | the `otlp` module: logs as traces of OpenTelemetry; with `cloudflare` each run is exported when it ends, with `http` `Sse::otlp` answers `GET` |
 //! | `redis` | no | `store::redis`: logs in Redis, over tokio, or over a Worker's sockets with `cloudflare` |
 //! | `rusqlite` | no | `SqliteEventStore::open`: a durable log in an SQLite file, for one process; not for wasm32 |
+//! | `typescript` | no | nothing for users: the crate's own test writes `typescript/types.d.ts` with it |
 //! | `tracing` | no | `tracer::SseLayer`: sends spans and events of the crate `tracing` |
 //!
 //! # Any server
