@@ -38,6 +38,16 @@ pub struct ReceivedEvent {
     pub data: String,
 }
 
+impl From<RawEvent> for ReceivedEvent {
+    fn from(event: RawEvent) -> Self {
+        Self {
+            id: event.has_id.then_some(event.last_event_id),
+            event_type: event.event_type,
+            data: event.data,
+        }
+    }
+}
+
 impl ReceivedEvent {
     /// Reads the data as JSON.
     ///
@@ -312,11 +322,7 @@ impl Events {
 
     /// Returns what an event means.
     fn take(&mut self, event: RawEvent) -> Update {
-        let received = ReceivedEvent {
-            id: event.has_id.then_some(event.last_event_id),
-            event_type: event.event_type,
-            data: event.data,
-        };
+        let received = ReceivedEvent::from(event);
         match &*received.event_type {
             "reset" if received.id.is_none() => Update::Reset(received),
             "expired" if received.id.is_none() => Update::Expired(received),

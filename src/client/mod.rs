@@ -64,6 +64,8 @@ pub enum Start {
     /// Where the URL says, which by default is the oldest event.
     #[default]
     Default,
+    /// With the oldest event that is kept, whatever the URL says.
+    Beginning,
     /// With what comes from now on.
     Latest,
     /// With what was stored at this time or later.
@@ -161,6 +163,7 @@ impl RunClient {
         let mut last_event_id = String::new();
         match start {
             Start::Default => {}
+            Start::Beginning => client.urls.start("from", "beginning"),
             Start::Latest => client.urls.start("from", "latest"),
             Start::Since(time) => client.urls.start("since", &milliseconds(time)),
             Start::After(id) => last_event_id = id,
@@ -242,9 +245,7 @@ impl RunClient {
         {
             return Ok(snapshot.view);
         }
-        let mut client = self.clone();
-        client.urls.start("from", "beginning");
-        let mut run = client.watch_from(Start::Default);
+        let mut run = self.watch_from(Start::Beginning);
         while let Some(update) = run.next().await {
             update?;
         }
