@@ -256,7 +256,8 @@ fn describe(task: &TaskView, moment: Moment<'_>, line: &mut Line) {
         },
         Kind::WaitForEvent => {
             let value = serde_json::to_value(task).unwrap_or(Value::Null);
-            let wait = waits_for(&value).unwrap_or_else(|| "waits: --send TYPE".to_owned());
+            let wait =
+                waits_for(&value).unwrap_or_else(|| "waits for an event: --send TYPE".to_owned());
             line.push(Look::Yellow, " ");
             line.push(Look::Yellow, &wait);
             match task.until {
@@ -519,7 +520,10 @@ mod tests {
         assert_eq!(only("sleep")[0], "⠋ o-1 sleeps · 1.0 s");
         assert_eq!(
             only("waitForEvent"),
-            ["⠋ o-1 waits · 1.0 s", "└─ ? a waits: --send TYPE · 1.0 s"]
+            [
+                "⠋ o-1 waits · 1.0 s",
+                "└─ ? a waits for an event: --send TYPE · 1.0 s"
+            ]
         );
         let mut ended = view(vec![]);
         ended.state = RunState::Failed;

@@ -93,7 +93,7 @@ pub(crate) async fn watch(args: Watch, signals: &mut Signals) -> Exit {
     };
     let mut show = Show::new(progress, args.json, client.id());
     let watched = show.watch(&args, &client, signals).await;
-    let restored = show.finish(watched.as_ref().ok().is_some());
+    let restored = show.finish();
     match watched {
         Ok(exit) => match restored {
             Err(error) => output_failed(&error),
@@ -343,15 +343,13 @@ impl Show {
     }
 
     /// Restores the terminal.
-    fn finish(&mut self, has_ended: bool) -> io::Result<()> {
+    fn finish(&mut self) -> io::Result<()> {
         self.write()?;
         let Some(screen) = &mut self.screen else {
             return Ok(());
         };
         let mut above = std::mem::take(&mut self.above);
-        if has_ended {
-            above.extend(self.last.take());
-        }
+        above.extend(self.last.take());
         screen.finish(&above)
     }
 
@@ -452,6 +450,8 @@ impl Show {
         moment.trouble = trouble.as_deref();
         let lines = tree(run.view(), moment, room(rows));
         self.above.extend(above);
+        // What stays when people stop watching.
+        self.last = lines.first().cloned();
         let above = std::mem::take(&mut self.above);
         match &mut self.screen {
             Some(screen) => screen.draw(&above, &lines),
