@@ -46,13 +46,13 @@ use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::workflow::RunView;
+use crate::workflow::{RunSnapshot, RunView};
 use urls::RunUrls;
 
 pub use error::ClientError;
 pub use events::{Events, ReceivedEvent, Update};
 pub use parser::{EventParser, EventTooLarge, MAX_EVENT, RawEvent};
-pub use watch::{Outcome, RunWatch, Snapshot};
+pub use watch::{Outcome, RunWatch};
 
 /// The largest snapshot that is read: 64 MiB.
 const MAX_SNAPSHOT: usize = 64 << 20;
@@ -181,7 +181,7 @@ impl RunClient {
             true => None,
             false => self.snapshot().await?,
         };
-        let cursor = snapshot.as_ref().and_then(|snapshot| snapshot.view.cursor);
+        let cursor = snapshot.as_ref().and_then(|snapshot| snapshot.cursor);
         let start = match cursor {
             Some(cursor) => Start::After(cursor.to_string()),
             None => Start::Default,
@@ -203,7 +203,7 @@ impl RunClient {
     ///
     /// # Errors
     /// When the server refuses the token.
-    pub async fn snapshot(&self) -> Result<Option<Snapshot>, ClientError> {
+    pub async fn snapshot(&self) -> Result<Option<RunSnapshot>, ClientError> {
         if self.urls.is_instance {
             return Ok(None);
         }
@@ -229,7 +229,7 @@ impl RunClient {
                     return None;
                 }
             }
-            Snapshot::read(&json).map(Ok)
+            watch::read_snapshot(&json).map(Ok)
         };
         let read = tokio::time::timeout(self.answer_within, reading).await;
         read.unwrap_or_default().transpose()
@@ -241,9 +241,9 @@ impl RunClient {
     /// As the stream of [`Events`].
     pub async fn ended(&self) -> Result<RunView, ClientError> {
         if let Some(snapshot) = self.snapshot().await?
-            && snapshot.view.state.has_ended()
+            && snapshot.state.has_ended()
         {
-            return Ok(snapshot.view);
+            return Ok(snapshot.into_view());
         }
         let mut run = self.watch_from(Start::Beginning);
         while let Some(update) = run.next().await {

@@ -4,13 +4,11 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::Poll;
 
-use futures_core::Stream;
-use serde_json::Value;
-
 use super::error::ClientError;
 use super::events::{Events, ReceivedEvent, Update};
 use crate::event::EventId;
-use crate::workflow::{RunState, RunView, TERMINATED};
+use crate::workflow::{RunSnapshot, RunState, RunView, TERMINATED};
+use futures_core::Stream;
 
 /// How a run has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,17 +44,16 @@ impl Outcome {
 pub struct RunWatch {
     events: Events,
     view: RunView,
-    snapshot: Option<Snapshot>,
+    began_with: Option<RunSnapshot>,
 }
 
 impl RunWatch {
-    pub(super) fn new(events: Events, snapshot: Option<Snapshot>) -> Self {
+    pub(super) fn new(events: Events, snapshot: Option<RunSnapshot>) -> Self {
+        let view = snapshot.clone().map(RunSnapshot::into_view);
         Self {
             events,
-            view: snapshot
-                .as_ref()
-                .map_or_else(RunView::new, |snapshot| snapshot.view.clone()),
-            snapshot,
+            view: view.unwrap_or_default(),
+            began_with: snapshot,
         }
     }
 
@@ -87,8 +84,8 @@ impl RunWatch {
 
     /// Returns the snapshot that the view began with. `None` where the server has none.
     #[must_use]
-    pub fn snapshot(&self) -> Option<&Snapshot> {
-        self.snapshot.as_ref()
+    pub fn snapshot(&self) -> Option<&RunSnapshot> {
+        self.began_with.as_ref()
     }
 
     /// Returns the stream of events.
@@ -127,54 +124,9 @@ fn apply_event(view: &mut RunView, event: &ReceivedEvent) {
     }
 }
 
-/// A run as a server tells it at once.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct Snapshot {
-    /// The name of the workflow, where there is one.
-    pub workflow: Option<String>,
-    /// Which run of the instance it is, from 1, where the server says.
-    pub run: Option<u64>,
-    /// The run.
-    pub view: RunView,
-}
-
-impl Snapshot {
-    /// Reads the JSON of a snapshot: tasks in tasks. Returns `None` for any other JSON.
-    pub(super) fn read(json: &[u8]) -> Option<Self> {
-        let mut value: Value = serde_json::from_slice(json).ok()?;
-        let mut flat = Vec::new();
-        flatten(value.get_mut("tasks")?.take(), &mut flat)?;
-        let snapshot = value.as_object_mut()?;
-        let workflow = snapshot
-            .get("workflow")
-            .and_then(Value::as_str)
-            .map(str::to_owned);
-        let run = snapshot.get("run").and_then(Value::as_u64);
-        snapshot.insert("tasks".to_owned(), Value::Array(flat));
-        let view = serde_json::from_value(value).ok()?;
-        Some(Self {
-            workflow,
-            run,
-            view,
-        })
-    }
-}
-
-/// Moves tasks out of their groups, each after its group. A task of a task without an end could
-/// be as deep as JSON may be, which is 128 levels.
-fn flatten(tasks: Value, flat: &mut Vec<Value>) -> Option<()> {
-    let Value::Array(tasks) = tasks else {
-        return None;
-    };
-    for mut task in tasks {
-        let inner = task.as_object_mut()?.remove("tasks");
-        flat.push(task);
-        if let Some(inner) = inner {
-            flatten(inner, flat)?;
-        }
-    }
-    Some(())
+/// Reads the JSON of a snapshot. Returns `None` for any other JSON.
+pub(super) fn read_snapshot(json: &[u8]) -> Option<RunSnapshot> {
+    serde_json::from_slice(json).ok()
 }
 
 #[cfg(test)]
@@ -202,12 +154,12 @@ mod tests {
 
     #[test]
     fn a_snapshot_is_a_view_and_events_go_on_from_it() {
-        let snapshot = Snapshot::read(SNAPSHOT.as_bytes()).unwrap();
+        let snapshot = read_snapshot(SNAPSHOT.as_bytes()).unwrap();
         assert_eq!(
             (snapshot.workflow.as_deref(), snapshot.run),
-            (Some("order"), Some(2))
+            (Some("order"), 2)
         );
-        let mut view = snapshot.view;
+        let mut view = snapshot.into_view();
         let ids: Vec<_> = view
             .tasks
             .iter()
@@ -238,14 +190,14 @@ mod tests {
             r#"{"tasks":[]}"#,
             r#"{"tasks":[],"state":"other"}"#,
         ] {
-            assert_eq!(Snapshot::read(json.as_bytes()), None, "{json}");
+            assert_eq!(read_snapshot(json.as_bytes()), None, "{json}");
         }
         let deep = format!(
             "{}{}",
             r#"{"state":"running","tasks":[{"tasks":"#.repeat(100_000),
             "[]"
         );
-        assert_eq!(Snapshot::read(deep.as_bytes()), None);
+        assert_eq!(read_snapshot(deep.as_bytes()), None);
     }
 
     #[test]

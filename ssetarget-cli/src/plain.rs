@@ -80,8 +80,8 @@ fn details(data: &Value) -> Vec<String> {
     if let Some(error) = text(data, "error").or(text(&data["error"], "message")) {
         details.push(error.to_owned());
     }
-    if let Some(wait) = waits_for(data) {
-        details.push(wait);
+    if let Some(event_type) = text(data, "eventType") {
+        details.push(waits_for(event_type));
     }
     if let Some(until) = text(data, "until") {
         details.push(format!("until {until}"));
@@ -104,9 +104,8 @@ fn details(data: &Value) -> Vec<String> {
 }
 
 /// Returns what a wait waits for, and how to answer it.
-pub(crate) fn waits_for(data: &Value) -> Option<String> {
-    let event_type = text(data, "eventType")?;
-    Some(format!("waits for \"{event_type}\": --send {event_type}"))
+pub(crate) fn waits_for(event_type: &str) -> String {
+    format!("waits for \"{event_type}\": --send {event_type}")
 }
 
 fn text<'a>(data: &'a Value, name: &str) -> Option<&'a str> {

@@ -201,10 +201,10 @@ pub(crate) fn duration(time: Duration) -> String {
 
 /// Returns whole seconds in words: what is left of a time.
 pub(crate) fn countdown(time: Duration) -> String {
-    match time.as_secs() {
-        0 => "1 s".to_owned(),
-        seconds @ 1..10 => format!("{} s", seconds + 1),
-        _ => duration(time),
+    let seconds = time.as_secs() + u64::from(time.subsec_nanos() > 0);
+    match seconds {
+        0..10 => format!("{seconds} s"),
+        _ => duration(Duration::from_secs(seconds)),
     }
 }
 

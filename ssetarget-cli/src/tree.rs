@@ -3,7 +3,6 @@
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, SystemTime};
 
-use serde_json::Value;
 use ssetarget::client::Outcome;
 use ssetarget::task::Kind;
 use ssetarget::workflow::{RunState, RunView, TaskState, TaskView};
@@ -255,9 +254,10 @@ fn describe(task: &TaskView, moment: Moment<'_>, line: &mut Line) {
             None => line.push(Look::Dim, &format!(" sleeps, {}", elapsed())),
         },
         Kind::WaitForEvent => {
-            let value = serde_json::to_value(task).unwrap_or(Value::Null);
-            let wait =
-                waits_for(&value).unwrap_or_else(|| "waits for an event: --send TYPE".to_owned());
+            let wait = match &task.event_type {
+                Some(event_type) => waits_for(event_type),
+                None => "waits for an event: --send TYPE".to_owned(),
+            };
             line.push(Look::Yellow, " ");
             line.push(Look::Yellow, &wait);
             match task.until {
@@ -344,7 +344,7 @@ impl Finished {
             if !is_many {
                 for attempt in task.failed_attempts.iter().skip(printed.attempts) {
                     ended.push((
-                        task.ended.unwrap_or(moment.now),
+                        attempt.ended,
                         false,
                         failed_attempt(task, attempt.attempt, &attempt.error, moment),
                     ));
@@ -412,7 +412,7 @@ fn end_of(task: &TaskView, moment: Moment<'_>) -> Line {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -475,13 +475,19 @@ mod tests {
                 "flaky",
                 "do",
                 Some("part"),
-                &json!({"failedAttempts": [{"attempt": 1, "error": "no"}], "retryAt": "2026-11-24T09:00:20.000Z"}),
+                &json!({"failedAttempts": [{"attempt": 1, "error": "no", "ended": "2026-11-24T09:00:10.000Z"}], "retryAt": "2026-11-24T09:00:20.000Z"}),
             ),
             task(
                 "nap",
                 "sleep",
                 None,
                 &json!({"until": "2026-11-24T10:00:00.000Z"}),
+            ),
+            task(
+                "yes",
+                "waitForEvent",
+                None,
+                &json!({"eventType": "ap\u{1b}proval", "until": "2026-11-25T09:00:00.000Z"}),
             ),
             task("lost", "do", Some("gone"), &json!({})),
         ]);
@@ -491,8 +497,9 @@ mod tests {
                 "⠋ o-1 running · 12 s · 1 done",
                 "├─ ⠋ part · 12 s",
                 "│  ├─ ⠋ pack ━━━━────── 42 % 4 of 10 · 12 s",
-                "│  └─ ⠋ flaky attempt 2 in 9 s · 12 s",
+                "│  └─ ⠋ flaky attempt 2 in 8 s · 12 s",
                 "├─ ◷ nap sleeps, 59 min 48 s left",
+                "├─ ? yes waits for \"ap\u{fffd}proval\": --send ap\u{fffd}proval · 23 h 59 min left",
                 "└─ ⠋ lost · 12 s",
             ]
         );
@@ -505,7 +512,7 @@ mod tests {
         }
         assert_eq!(
             text(&tree(&run, moment(12), 4), 200).last().unwrap(),
-            "└─ … and 3 more under way"
+            "└─ … and 4 more under way"
         );
     }
 
@@ -556,7 +563,7 @@ mod tests {
             ended(
                 "a",
                 "2026-11-24T09:00:02.000Z",
-                &json!({"state": "completed", "failedAttempts": [{"attempt": 1, "error": "not yet"}]}),
+                &json!({"state": "completed", "failedAttempts": [{"attempt": 1, "error": "not yet", "ended": "2026-11-24T09:00:01.000Z"}]}),
             ),
             task("c", "do", None, &json!({})),
         ]);

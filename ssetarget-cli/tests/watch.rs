@@ -536,7 +536,7 @@ async fn positions_are_asked_for() {
 
 #[tokio::test]
 async fn a_snapshot_spares_the_replay_and_lines_do_not_use_it() {
-    let snapshot = r#"{"id":"o-1","state":"running","started":"2026-11-24T09:00:00.000Z","cursor":5,"tasks":[{"taskId":"a-1","step":"a","kind":"do","count":1,"parentId":null,"state":"completed","started":"2026-11-24T09:00:00.000Z","ended":"2026-11-24T09:00:02.000Z"}]}"#;
+    let snapshot = r#"{"id":"o-1","run":1,"taskCount":1,"state":"running","started":"2026-11-24T09:00:00.000Z","cursor":5,"tasks":[{"taskId":"a-1","step":"a","kind":"do","count":1,"parentId":null,"state":"completed","started":"2026-11-24T09:00:00.000Z","ended":"2026-11-24T09:00:02.000Z"}]}"#;
     let answers = [
         Answer::status("200 OK")
             .header("content-type: application/json; charset=utf-8")
