@@ -2,6 +2,8 @@
 
 use ssetarget::client::ReceivedEvent;
 
+use crate::text::is_hostile;
+
 /// Returns `{"id":…,"event":…,"data":…}` and a line end. Data that is JSON stays as it is, but for
 /// white space between its parts; other data becomes a string. Characters that could harm a terminal
 /// are escaped.
@@ -35,9 +37,7 @@ fn push_json(line: &mut String, json: &str) {
         }
         in_string ^= character == '"' && !is_escaped;
         is_escaped = character == '\\' && !is_escaped;
-        if character.is_ascii() && !character.is_ascii_control() {
-            line.push(character);
-        } else if crate::text::clean(character.encode_utf8(&mut [0; 4])).contains(character) {
+        if !is_hostile(character) {
             line.push(character);
         } else {
             let mut units = [0; 2];

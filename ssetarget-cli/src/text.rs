@@ -12,7 +12,7 @@ const MOST_MARKS: usize = 4;
 /// Returns whether a character could make a terminal, or its reader, see something else than text:
 /// control characters with all escape sequences, characters that turn the direction of text, that
 /// are invisible, or that end a line.
-fn is_hostile(character: char) -> bool {
+pub(crate) fn is_hostile(character: char) -> bool {
     character.is_control()
         || matches!(character,
             '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'

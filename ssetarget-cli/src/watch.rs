@@ -371,7 +371,8 @@ impl Show {
         }
         match update {
             Update::Connected => {
-                if self.trouble.take().is_some() && self.screen.is_none() {
+                let was_lost = self.trouble.take().is_some();
+                if was_lost && self.screen.is_none() {
                     complain("connected again");
                 }
             }

@@ -1,4 +1,5 @@
 //! The program as people and scripts use it: exit codes, output, cuts, tokens, signals, against scripted and real servers.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "../../tests/support/script.rs"]
 mod script;

@@ -1,4 +1,5 @@
 //! A server that answers each request with the next of its answers, byte by byte as it is told.
+#![allow(clippy::unwrap_used)]
 #![allow(dead_code, reason = "not every file of tests needs all of it")]
 
 use std::collections::VecDeque;

@@ -1,4 +1,5 @@
 //! Runs the program.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![allow(dead_code, reason = "not every file of tests needs all of it")]
 
 use std::path::PathBuf;
