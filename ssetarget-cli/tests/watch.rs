@@ -354,7 +354,7 @@ async fn hostile_text_never_reaches_the_terminal() {
             "waitForEvent",
             &format!(",\"eventType\":\"{hostile}\""),
         ),
-        format!("id: 5\nevent: no\u{9b}te\u{1b}[2J\ndata: raw \u{1b}[2J\u{9b}\u{202e}\u{7}\n\n"),
+        "id: 5\nevent: no\u{9b}te\u{1b}[2J\ndata: raw \u{1b}[2J\u{9b}\u{202e}\u{7}\n\n".to_owned(),
         end("failed", &format!(",\"error\":\"{hostile}\"")),
     ];
     for mode in ["--json", "--progress=plain", "--progress=tty"] {
