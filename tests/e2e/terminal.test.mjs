@@ -1,5 +1,9 @@
 // The terminal client against the demo, the test Worker and the axum example: pipes, cuts, restarts, answers, exit codes, a real terminal.
 import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import { readFileSync } from "node:fs";
+import { createServer } from "node:https";
+import path from "node:path";
 import { after, before, describe, test } from "node:test";
 import { dataFolder, serveAxum } from "./lib/axum.mjs";
 import { isWaiting, serve, startRun } from "./lib/demo.mjs";
@@ -160,6 +164,34 @@ describe("the test Worker", () => {
     const { code, stdout } = await watching;
     assert.equal(code, 0);
     sameLog(stdout, await run.readAll());
+  });
+});
+
+describe("over TLS", { skip: spawnSync("openssl", ["version"]).status === 0 ? false : "openssl is missing" }, () => {
+  let server, folder, authority;
+  before(async () => {
+    folder = dataFolder();
+    authority = path.join(folder, "cert.pem");
+    const key = path.join(folder, "key.pem");
+    const names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE"];
+    const made = spawnSync("openssl", ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-keyout", key, "-out", authority, ...names]);
+    assert.equal(made.status, 0, String(made.stderr));
+    server = createServer({ key: readFileSync(key), cert: readFileSync(authority) }, (request, response) => {
+      response.writeHead(200, { "content-type": "text/event-stream" });
+      response.end('id: 1\nevent: workflow_completed\ndata: {"instanceId":"a","eventId":1,"timestamp":0,"type":"workflow_completed"}\n\n');
+    });
+    await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+  });
+  after(() => server?.close());
+
+  test("a certificate of an authority that the machine trusts is good, any other is not", async () => {
+    const url = `https://localhost:${server.address().port}/o-1`;
+    const args = ["watch", url, "--json", "--retry-for", "1s"];
+    const trusted = await terminal(args, { env: { SSL_CERT_FILE: authority } });
+    assert.deepEqual([trusted.code, parsed(trusted.stdout).length], [0, 1], trusted.stderr);
+    const other = await terminal(args);
+    assert.deepEqual([other.code, other.stdout], [6, ""]);
+    assert.match(other.stderr, /certificate/i);
   });
 });
 
