@@ -380,7 +380,7 @@ impl Show {
                 if self.screen.is_none() {
                     let time = duration(*retry_in);
                     complain(&format!(
-                        "the connection is lost ({reason}), trying again in {time}"
+                        "the connection is lost, trying again in {time}: {reason}"
                     ));
                 }
                 self.trouble = Some((clean(reason), SystemTime::now() + *retry_in));
@@ -439,7 +439,7 @@ impl Show {
         let trouble = self.trouble.as_ref().map(|(reason, again)| {
             let left = again.duration_since(SystemTime::now()).unwrap_or_default();
             format!(
-                "the connection is lost ({reason}), trying again in {}",
+                "the connection is lost, trying again in {}: {reason}",
                 countdown(left)
             )
         });
