@@ -469,7 +469,6 @@ export class WorkflowRun extends Base {
     if (ui.earlier.hidden === offers) ui.earlier.hidden = !offers;
     this.#activeEvent ??= events[0] ?? null;
     ui.look = { active: this.#activeEvent, selected: ui.panel.event };
-    ui.indexes ??= new Map();
     ui.events.draw(events, (/** @type {any} */ event) => this.#eventIndex(event), null);
   }
 
