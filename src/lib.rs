@@ -29,6 +29,7 @@
 //! | `refusal` | [`Refusal`]: the status, headers and words of a request that gets no events | servers |
 //! | `cors` | [`Cors`]: which pages of other origins may read | servers |
 //! | [`access`] | [`Access`](access::Access): the hook that decides who may look | servers, tokens |
+//! | [`page`] | the live page of a run: the element `<workflow-run>` as constants, and its document | servers |
 //! | `http` | requests to responses by the whole wire contract, graceful shutdown | any particular server |
 //! | `axum` | a handler in one line, CORS for a whole router | |
 //! | [`stats`] | [`Observer`](stats::Observer): a hook that counts what happens; [`Metrics`](stats::Metrics), as text for Prometheus | servers |
