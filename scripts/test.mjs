@@ -96,6 +96,9 @@ const GROUPS = {
       await check(`docs of ${crate}, native`, "cargo", ["doc", "-p", crate, "--no-deps", "--features", native.join(",")], strict);
       await check(`docs of ${crate}, wasm`, "cargo", ["doc", "-p", crate, "--no-deps", "--features", wasm.join(","), ...WASM], strict);
     }
+    await cargoTest("typescript/types.d.ts is what the Rust types give", ["-p", "ssetarget", "--features", "typescript", "--test", "typescript"]);
+    const tsc = ["node_modules/typescript/bin/tsc", "--noEmit", "--strict", "--exactOptionalPropertyTypes", "--target", "es2022", "--lib", "es2022,dom"];
+    await check("typescript/example.ts", process.execPath, [...tsc, "typescript/example.ts"]);
     // Compiled only: nothing runs wasm here, and the guide's examples that need no Worker run natively.
     const compiled = { CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER: "true" };
     await cargoTest("examples in docs, wasm", ["-p", "ssetarget", "--doc", "--features", "cloudflare", ...WASM, "--", "guide", "cloudflare"], compiled);
@@ -141,6 +144,7 @@ const GROUPS = {
       return ONE_PASSED;
     });
     await check("build of the axum example", "cargo", ["build", "-p", "ssetarget-axum-example"]);
+    await check("build of the terminal client", "cargo", ["build", "-p", "ssetarget-cli"]);
     await nodeTest("e2e", files);
     const again = files.filter((file) => FOR_EACH_TRANSPORT.some((name) => file.endsWith(`/${name}.test.mjs`)));
     if (again.length > 0) await nodeTest("e2e, hibernating", again, { TRANSPORT: "hibernating" });

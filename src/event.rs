@@ -110,14 +110,18 @@ pub enum Cursor {
 
 /// Reports a position that cannot be honoured: it is beyond the log's head, or older than what the
 /// log keeps.
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reset {
     /// The requested position. `None` is the start of a log that was empty when the subscriber
     /// came; events were removed before the subscriber read them.
+    #[cfg_attr(feature = "typescript", ts(as = "Option<f64>"))]
     pub requested: Option<EventId>,
     /// The oldest event kept. `None` if there is none.
+    #[cfg_attr(feature = "typescript", ts(as = "Option<f64>"))]
     pub oldest: Option<EventId>,
     /// The greatest id ever assigned. `None` if none was.
+    #[cfg_attr(feature = "typescript", ts(as = "Option<f64>"))]
     pub head: Option<EventId>,
 }
 

@@ -29,9 +29,11 @@
 //! | `refusal` | [`Refusal`]: the status, headers and words of a request that gets no events | servers |
 //! | `cors` | [`Cors`]: which pages of other origins may read | servers |
 //! | [`access`] | [`Access`](access::Access): the hook that decides who may look | servers, tokens |
+//! | [`page`] | the live page of a run: the element `<workflow-run>` as constants, and its document | servers |
 //! | `http` | requests to responses by the whole wire contract, graceful shutdown | any particular server |
 //! | `axum` | a handler in one line, CORS for a whole router | |
 //! | [`stats`] | [`Observer`](stats::Observer): a hook that counts what happens; [`Metrics`](stats::Metrics), as text for Prometheus | servers |
+//! | `client` | `RunClient`: the other end of a stream, for programs | servers |
 //! | [`task`] | tasks, their names and their events; shared by the next two | logs, runtimes |
 //! | [`tracer`] | spans of any code as events of tasks; a bridge from the crate `tracing` | Workflows, runtimes |
 //! | [`workflow`] | [`WorkflowEventStep`](workflow::WorkflowEventStep) and its dispatch; [`RunView`](workflow::RunView), the state of a run, and [`RunSnapshot`](workflow::RunSnapshot), the same as a tree; [`InstanceFeed`](workflow::InstanceFeed), the platform's own log | JavaScript |
@@ -43,6 +45,7 @@
 //! | feature | default | what it adds |
 //! |---|---|---|
 //! | `axum` | no | the `axum` module: a handler for axum 0.8 in one line, and CORS; implies `http` |
+//! | `client` | no | the `client` module: a run from its URL, through every cut, to the end; over tokio, not for wasm32 |
 //! | `cloudflare` | no | the `cloudflare` module, for Workers; on native targets it compiles but does not run |
 //! | `contract` | no | `store::contract`: the test suite for a store of your own |
 //! | `http` | no | the `http` module: responses for hyper, tower and other servers |
@@ -50,6 +53,7 @@
 //! | `otlp` | no | the `otlp` module: logs as traces of OpenTelemetry; with `cloudflare` each run is exported when it ends, with `http` `Sse::otlp` answers `GET` |
 //! | `redis` | no | `store::redis`: logs in Redis, over tokio, or over a Worker's sockets with `cloudflare` |
 //! | `rusqlite` | no | `SqliteEventStore::open`: a durable log in an SQLite file, for one process; not for wasm32 |
+//! | `typescript` | no | nothing for users: the crate's own test writes `typescript/types.d.ts` with it |
 //! | `tracing` | no | `tracer::SseLayer`: sends spans and events of the crate `tracing` |
 //!
 //! # Any server
@@ -89,6 +93,8 @@
 pub mod access;
 #[cfg(any(test, feature = "cloudflare"))]
 mod answer;
+#[cfg(all(feature = "client", not(target_family = "wasm")))]
+pub mod client;
 mod clock;
 pub mod cloudflare;
 mod cors;

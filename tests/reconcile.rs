@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use ssetarget::NewEvent;
 use ssetarget::internals::{InstanceEnd, LogCommand, WorkflowLog, read_ended_run};
 use ssetarget::store::{EventStore, PageLimit};
+use ssetarget::task::Redact;
 use ssetarget::workflow::{DispatchConfig, Opened, Told, workflow_started};
 use support::engine::{Engine, FakeRuntime, Trouble, World, WrappedStep, lifetime, now, wrapped};
 use support::sql::Database;
@@ -511,4 +512,40 @@ fn story(log: &Log) -> Vec<String> {
         format!("{of} {task}").trim_end().to_owned()
     };
     facts(log).into_iter().map(line).collect()
+}
+
+#[tokio::test]
+async fn secrets_in_the_platforms_errors_are_not_taken_over() {
+    let secret = "hunter2hunter2";
+    let message = format!("the password: {secret} is wrong");
+    let error = json!({"name": "Error", "message": message});
+    let mut failed = json!({"type": "attempt_errored", "stepName": "pack-1", "attempt": 1});
+    failed["error"] = error;
+    let platform = [
+        (0, json!({"type": "workflow_queued"})),
+        (
+            1,
+            json!({"type": "attempt_started", "stepName": "pack-1", "attempt": 1}),
+        ),
+        (2, failed),
+        (3, json!({"type": "step_errored", "stepName": "pack-1"})),
+        (4, errored(&message)),
+    ];
+    let platform = events(SystemTime::UNIX_EPOCH, platform);
+    // By the platform's log, and by its status alone.
+    for platform in [platform.as_slice(), &[]] {
+        let log = begun_run(&["pack-1"]).await.redact(Some(Redact::SECRETS));
+        let end = InstanceEnd::Failed(Some(message.clone()));
+        assert!(log.settle(None, "order", &end, platform, now()).unwrap());
+        let facts = facts(&log);
+        let errors: Vec<_> = facts
+            .iter()
+            .filter_map(|fact| fact["error"].as_str())
+            .collect();
+        let expected = "the password: [redacted] is wrong";
+        assert_eq!(
+            errors,
+            vec![expected; if platform.is_empty() { 1 } else { 3 }]
+        );
+    }
 }

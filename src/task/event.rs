@@ -61,10 +61,12 @@ impl StepEventType {
 }
 
 /// An event of a task: the `data:` field as JSON, of the type in [`event_type`](Self::of).
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StepEvent {
     #[serde(skip, default = "started")]
+    #[cfg_attr(feature = "typescript", ts(skip))]
     of: StepEventType,
     /// The rule for the texts that are set from now on.
     #[serde(skip)]
@@ -79,11 +81,13 @@ pub struct StepEvent {
     pub count: u32,
     /// When the event was observed, in UTC with milliseconds.
     #[serde(with = "iso")]
+    #[cfg_attr(feature = "typescript", ts(type = "string"))]
     pub timestamp: SystemTime,
     /// The task that this one is part of; `None` for the workflow itself.
     pub parent_id: Option<TaskId>,
     /// The attempt of a `do` step, from 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "typescript", ts(optional))]
     pub attempt: Option<u32>,
     /// The reported progress, from 0 to 100.
     #[serde(
@@ -91,26 +95,33 @@ pub struct StepEvent {
         skip_serializing_if = "Option::is_none",
         serialize_with = "number"
     )]
+    #[cfg_attr(feature = "typescript", ts(optional))]
     pub percent: Option<f64>,
     /// The reported message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "typescript", ts(optional))]
     pub message: Option<String>,
     /// The attributes that the step's code set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "typescript", ts(optional, type = "Record<string, unknown>"))]
     pub attributes: Option<Map<String, Value>>,
     /// The error's message, never a stack.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "typescript", ts(optional))]
     pub error: Option<String>,
     /// When a sleep ends, or a wait times out: of `started`. It is computed when the step is first
     /// observed, and is absent beyond the year 9999.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "iso_option")]
+    #[cfg_attr(feature = "typescript", ts(as = "Option<String>", optional))]
     pub until: Option<SystemTime>,
     /// The type of the event that a wait is for: of `started`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "typescript", ts(optional))]
     pub event_type: Option<String>,
     /// When the next attempt begins, at the earliest: of `attempt_failed`. It is absent if no attempt
     /// follows, and if the time is not known, for example because a function chooses it.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "iso_option")]
+    #[cfg_attr(feature = "typescript", ts(as = "Option<String>", optional))]
     pub retry_at: Option<SystemTime>,
 }
 

@@ -17,6 +17,7 @@ pub use redact::{Redact, RedactedField};
 use self::event::cut;
 
 /// The kind of a task.
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Kind {
@@ -42,6 +43,7 @@ pub enum Kind {
 /// A name of more than [`MAX_TEXT`] bytes is cut, as all strings are, before it is counted and used
 /// in an id. An id has at most 32 KiB: in a longer path, everything before the task's own name is
 /// replaced by `…` and a hash of it.
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct TaskId(String);

@@ -53,6 +53,7 @@ const MAX_ATTRIBUTES_DEPTH: usize = 48;
 /// assert!(view.tasks[0].ended.is_some());
 /// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
 /// ```
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -61,6 +62,7 @@ pub struct RunSnapshot {
     pub id: String,
     /// The workflow's name; `None` for a log that is not a workflow's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "typescript", ts(optional))]
     pub workflow: Option<String>,
     /// The number of the run, from 1: a restart begins the next.
     pub run: u32,
@@ -68,17 +70,22 @@ pub struct RunSnapshot {
     pub state: RunState,
     /// When it began.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "iso_option")]
+    #[cfg_attr(feature = "typescript", ts(as = "Option<String>", optional))]
     pub started: Option<SystemTime>,
     /// When it ended.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "iso_option")]
+    #[cfg_attr(feature = "typescript", ts(as = "Option<String>", optional))]
     pub ended: Option<SystemTime>,
     /// The error, if it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "typescript", ts(optional))]
     pub error: Option<String>,
     /// The id of the last event in it; `None` if there is none yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "typescript", ts(as = "Option<f64>", optional))]
     pub cursor: Option<EventId>,
     /// The number of all tasks, on all levels.
+    #[cfg_attr(feature = "typescript", ts(type = "number"))]
     pub task_count: usize,
     /// The tasks that are not part of another one, in the order in which they began.
     pub tasks: Vec<TaskView>,

@@ -99,6 +99,7 @@ pub struct RunView {
 }
 
 /// The state of a run.
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -133,6 +134,7 @@ impl RunState {
 }
 
 /// The state of a task: a step, or a group of steps.
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -151,48 +153,66 @@ pub struct TaskView {
     pub state: TaskState,
     /// The error, if it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "typescript", ts(optional))]
     pub error: Option<String>,
     /// When it began.
     #[serde(with = "iso")]
+    #[cfg_attr(feature = "typescript", ts(type = "string"))]
     pub started: SystemTime,
     /// When it ended.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "iso_option")]
+    #[cfg_attr(feature = "typescript", ts(as = "Option<String>", optional))]
     pub ended: Option<SystemTime>,
     /// The latest known attempt, from 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "typescript", ts(optional))]
     pub attempt: Option<u32>,
     /// The attempts that failed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(
+        feature = "typescript",
+        ts(as = "Option<Vec<FailedAttempt>>", optional)
+    )]
     pub failed_attempts: Vec<FailedAttempt>,
     /// When the next attempt begins, after one that failed. It is not there if that is not known,
     /// and once the attempt is known to run.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "iso_option")]
+    #[cfg_attr(feature = "typescript", ts(as = "Option<String>", optional))]
     pub retry_at: Option<SystemTime>,
     /// When the sleep ends, or the wait times out.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "iso_option")]
+    #[cfg_attr(feature = "typescript", ts(as = "Option<String>", optional))]
     pub until: Option<SystemTime>,
     /// The type of the event that the wait is for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "typescript", ts(optional))]
     pub event_type: Option<String>,
     /// The latest reported progress, from 0 to 100.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "typescript", ts(optional))]
     pub percent: Option<f64>,
     /// The latest reported message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "typescript", ts(optional))]
     pub message: Option<String>,
     /// The attributes that its code set, or reported last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "typescript", ts(optional, type = "Record<string, unknown>"))]
     pub attributes: Option<Map<String, Value>>,
     /// Its rollback, once that runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "typescript", ts(optional))]
     pub rollback: Option<RollbackView>,
-    /// The tasks that are part of it, in the order in which they began: only in a
-    /// [`RunSnapshot`](crate::workflow::RunSnapshot). The tasks of a [`RunView`] are one list.
+    /// The tasks that are part of it, in the order in which they began.
+    ///
+    /// Only in a [`RunSnapshot`](crate::workflow::RunSnapshot): the tasks of a [`RunView`] are one list.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "typescript", ts(as = "Option<Vec<TaskView>>", optional))]
     pub tasks: Vec<TaskView>,
 }
 
 /// The state of a task, or of its rollback.
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -209,6 +229,7 @@ pub enum TaskState {
 }
 
 /// An attempt that failed.
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -219,10 +240,12 @@ pub struct FailedAttempt {
     pub error: String,
     /// When it failed.
     #[serde(with = "iso")]
+    #[cfg_attr(feature = "typescript", ts(type = "string"))]
     pub ended: SystemTime,
 }
 
 /// The state of a step's rollback.
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -231,12 +254,18 @@ pub struct RollbackView {
     pub state: TaskState,
     /// The latest attempt, from 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "typescript", ts(optional))]
     pub attempt: Option<u32>,
     /// The attempts that failed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(
+        feature = "typescript",
+        ts(as = "Option<Vec<FailedAttempt>>", optional)
+    )]
     pub failed_attempts: Vec<FailedAttempt>,
     /// The error, if it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "typescript", ts(optional))]
     pub error: Option<String>,
 }
 

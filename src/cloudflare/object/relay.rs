@@ -123,17 +123,13 @@ impl Relay {
                 .map_or_else(String::new, |source| format!(": {source}"));
             worker::Error::RustError(format!("{error}{reason}"))
         };
-        let links = self.crowd.links();
-        if let Some(generation) = stream.grant.generation {
-            // Asks the object above, since this one may not follow it yet.
-            let upstream = self.target.store().upstream();
-            let asked = upstream.ends(None).await;
-            asked.map_err(|error| worker::Error::RustError(error.to_string()))?;
-            if links.has_revoked(generation) {
-                return refuse(Refusal::NotAllowed);
-            }
-        }
         let ends = self.target.store().ends(None).await.map_err(failed)?;
+        // Known by now: each page of the object above has it.
+        let links = self.crowd.links();
+        let generation = stream.grant.generation;
+        if generation.is_some_and(|generation| links.has_revoked(generation)) {
+            return refuse(Refusal::NotAllowed);
+        }
         // Of a log whose events were all removed nothing is to be expected: it may have been deleted.
         if ends.oldest.is_none() && (!stream.expected || ends.head.is_some()) {
             self.metrics.refused(UNKNOWN_INSTANCE.status());

@@ -322,9 +322,9 @@ export class WorkflowRun extends Base {
       this.showTask(wanted);
       return;
     }
-    this.#drawHead();
     if (this.#shows === "timeline") this.#drawTimeline();
     else this.#drawEvents();
+    this.#drawHead();
     const run = this.#run;
     this.#ui.panel.paint(this.#now, { slowest: run.slowest, length: run.to !== null && run.from !== null ? run.to - run.from : 0, canAnswer: this.#canAnswer });
     this.#tell();
@@ -348,7 +348,6 @@ export class WorkflowRun extends Base {
     draw(ui.stateIcon, phase);
     say(ui.stateWord, RUN_WORDS[phase] ?? readable(phase, 40));
     say(ui.name, readable(run.id ?? this.getAttribute("label") ?? run.workflow ?? "Run", 200));
-    set(ui.name, "aria-level", this.getAttribute("heading") ?? "2");
     const of = [run.id === null && this.getAttribute("label") === null ? null : run.workflow, run.number > 1 && `run ${run.number}`];
     say(ui.of, readable(of.filter(Boolean).join(" · ")));
     const { from, to } = run;
@@ -430,15 +429,25 @@ export class WorkflowRun extends Base {
     paintAxis(ui.axisHead, ui.back, axis);
 
     set(ui.grid, "aria-rowcount", rows.length + 1);
-    if (this.#active === null || this.#active.row < 0) this.#active = rows[0] ?? null;
+    if (this.#follows && !run.hasEnded) this.#follow(rows.length);
+    const focused = this.#focused();
+    this.#keepActive(rows, focused);
     ui.look = {
       axis, now, selected: this.#selected, active: this.#active, filtered: this.#rows.isFiltered, canAnswer: this.#canAnswer, roots: run.roots.length,
       slowest: run.tasks.length > 1 ? run.slowest : null,
     };
-    if (this.#follows && !run.hasEnded) this.#follow(rows.length);
-    ui.tasks.draw(rows, (/** @type {Task} */ task) => (task.row < rows.length && rows[task.row] === task ? task.row : -1), this.#focused());
+    ui.tasks.draw(rows, (/** @type {Task} */ task) => (rows[task.row] === task ? task.row : -1), focused);
     const offersNow = !this.#follows && !run.hasEnded && rows.length * ui.tasks.height > ui.scroller.clientHeight;
     if (ui.jump.hidden === offersNow) ui.jump.hidden = !offersNow;
+  }
+
+  /** There is always a row that Tab leads to, and it can be seen, unless it has the focus. @param {Task[]} rows @param {Task | null} focused */
+  #keepActive(rows, focused) {
+    const { scroller, tasks } = this.#ui;
+    const top = scroller.scrollTop / tasks.height;
+    const row = this.#active?.row ?? -1;
+    if (rows[row] === this.#active && (this.#active === focused || (row >= top && row < top + scroller.clientHeight / tasks.height - 1))) return;
+    this.#active = rows[Math.min(rows.length - 1, Math.ceil(top))] ?? null;
   }
 
   #emptyText() {
@@ -460,7 +469,6 @@ export class WorkflowRun extends Base {
     if (ui.earlier.hidden === offers) ui.earlier.hidden = !offers;
     this.#activeEvent ??= events[0] ?? null;
     ui.look = { active: this.#activeEvent, selected: ui.panel.event };
-    ui.indexes ??= new Map();
     ui.events.draw(events, (/** @type {any} */ event) => this.#eventIndex(event), null);
   }
 
@@ -668,23 +676,27 @@ export class WorkflowRun extends Base {
 
   /** Tells a screen reader what the run does and which steps failed: nothing else, and not too often. */
   #tell() {
-    const { phase } = this.#run;
-    const link = ["expired", "refused", "unknown"].includes(this.#connection) ? LINK_WORDS[this.#connection] : "";
-    const state = link || (this.#run.started === null && !this.#run.hasEnded ? "" : (RUN_WORDS[phase] ?? phase));
-    if ((state === this.#toldPhase || state === "") && this.#failures.length === 0) return;
-    if (this.#tellTimer !== undefined) return;
-    const wait = Math.max(0, this.#told + TELL_EVERY_MS - performance.now());
-    this.#tellTimer = setTimeout(() => {
-      this.#tellTimer = undefined;
-      this.#told = performance.now();
-      const failures = this.#failures.splice(0);
-      const words = [];
-      if (failures.length === 1) words.push(`${readable(failures[0], 200)}.`);
-      else if (failures.length > 1) words.push(`${failures.length} steps failed.`);
-      if (state !== this.#toldPhase && state !== "") words.push(`${state}.`);
-      this.#toldPhase = state;
-      say(this.#ui.status, words.join(" "));
-    }, wait);
+    if (this.#tellTimer !== undefined || (this.#failures.length === 0 && this.#spoken === this.#toldPhase)) return;
+    this.#tellTimer = setTimeout(
+      () => {
+        this.#tellTimer = undefined;
+        this.#told = performance.now();
+        const failures = this.#failures.splice(0);
+        const words = failures.length > 1 ? [`${failures.length} steps failed.`] : failures.map((text) => `${readable(text, 200)}.`);
+        const state = this.#spoken;
+        if (state !== this.#toldPhase) words.push(`${state}.`);
+        this.#toldPhase = state;
+        say(this.#ui.status, words.join(" "));
+      },
+      Math.max(0, this.#told + TELL_EVERY_MS - performance.now()),
+    );
+  }
+
+  /** The state of the run in a word, or that it may not be seen; what was told last while nothing is known. */
+  get #spoken() {
+    const { phase, from } = this.#run;
+    if (["expired", "refused", "unknown"].includes(this.#connection)) return LINK_WORDS[this.#connection];
+    return from === null ? this.#toldPhase : (RUN_WORDS[phase] ?? phase);
   }
 
   #showTitle() {
@@ -699,7 +711,9 @@ export class WorkflowRun extends Base {
 
   #build() {
     const root = this.attachShadow({ mode: "open", delegatesFocus: false });
+    const level = Number(this.getAttribute("heading")) || 2;
     const panel = new Panel(
+      level + 1,
       () => this.#close(true),
       (type, payload) => sendAnswer(/** @type {URL} */ (this.#url("answer")), type, payload, this.hasAttribute("with-credentials")),
     );
@@ -711,7 +725,7 @@ export class WorkflowRun extends Base {
     ui.stateIcon = icon("queued");
     ui.stateWord = make("span");
     ui.state = make("span", { class: "pill", part: "state" }, ui.stateIcon, ui.stateWord);
-    ui.name = make("div", { class: "run-name", role: "heading", "aria-level": "2", dir: "auto" });
+    ui.name = make("div", { class: "run-name", role: "heading", "aria-level": level, dir: "auto" });
     ui.of = make("span", { class: "of", dir: "auto" });
     ui.elapsed = make("span", { class: "elapsed" });
     ui.linkWord = make("span");

@@ -13,14 +13,15 @@ const MOST_ATTEMPTS = 50;
 const SEND_TIMEOUT_MS = 15_000;
 
 export class Panel {
-  /** @param {() => void} onClose @param {(type: string, payload: any) => Promise<Response>} send */
-  constructor(onClose, send) {
+  /** @param {number} level of its heading @param {() => void} onClose @param {(type: string, payload: any) => Promise<Response>} send */
+  constructor(level, onClose, send) {
+    this.level = level;
     this.send = send;
     /** @type {Task | null} */ this.task = null;
     /** @type {any} */ this.event = null;
     this.version = -1;
     this.mark = icon("queued");
-    this.title = make("div", { class: "panel-title", role: "heading", "aria-level": "3", dir: "auto" });
+    this.title = make("div", { class: "panel-title", role: "heading", "aria-level": level, dir: "auto" });
     const close = make("button", { class: "quiet", type: "button", "aria-label": "Close the details" }, icon("close"));
     close.addEventListener("click", onClose);
     this.facts = make("dl", { class: "facts-list" });
@@ -80,7 +81,7 @@ export class Panel {
     this.#showFacts(this.#factsOf(task, look, now, run));
     if (this.version === task.version) return;
     this.version = task.version;
-    this.body.replaceChildren(...partsOf(task, now));
+    this.body.replaceChildren(...partsOf(task, now, this.level + 1));
   }
 
   /** @param {Task} task @param {string} look @param {number} now @param {{ slowest: Task | null, length: number }} run @returns {[string, string][]} */
@@ -203,8 +204,10 @@ export function sendAnswer(url, type, payload, withCredentials) {
   });
 }
 
-/** @param {Task} task @param {number} now */
-function partsOf(task, now) {
+/** @param {Task} task @param {number} now @param {number} level */
+function partsOf(task, now, level) {
+  const part = (/** @type {string} */ title, /** @type {Node} */ content) =>
+    make("div", { class: "part" }, make("div", { class: "part-title", role: "heading", "aria-level": level, text: title }), content);
   const parts = [];
   if (task.error !== null) parts.push(part("Error", pre("error", readable(task.error, MOST_TEXT, true))));
   if (task.message !== null) parts.push(part("Message", pre("text", readable(task.message, MOST_TEXT, true))));
@@ -220,11 +223,6 @@ function partsOf(task, now) {
   if (task.attributes !== null) parts.push(part("Attributes", pre("data", readable(JSON.stringify(task.attributes, null, 2), MOST_TEXT, true))));
   if (task.rollback !== null) parts.push(part("Rollback", pre("data", readable(JSON.stringify(task.rollback, null, 2), MOST_TEXT, true))));
   return parts;
-}
-
-/** @param {string} title @param {Node} content */
-function part(title, content) {
-  return make("div", { class: "part" }, make("div", { class: "part-title", role: "heading", "aria-level": "4", text: title }), content);
 }
 
 /** @param {string} look @param {string} text */

@@ -85,7 +85,7 @@ async function answer(runs, request, response) {
   const id = decodeURIComponent(first);
   const run = runs.get(id);
   const wantsPage = second === undefined && (request.headers.accept ?? "").includes("text/html");
-  if (wantsPage) return send(response, 200, "text/html; charset=utf-8", html(id, run?.options ?? { snapshot: true }), { "content-security-policy": POLICY });
+  if (wantsPage) return send(response, 200, "text/html; charset=utf-8", html(id, run ? { ...run.options, snapshot: run.options.snapshot || run.snapshot !== null } : { snapshot: true }), { "content-security-policy": POLICY });
   if (!run) return send(response, 404, "text/plain", "unknown");
   if (second === "session") return session(run, await body(request), response);
   if (run.refuse !== null) return send(response, run.refuse, "text/plain", "no");
@@ -99,7 +99,9 @@ async function answer(runs, request, response) {
   }
   if (second === undefined) {
     if (run.snapshot === null) return send(response, 406, "text/plain", "no snapshot");
-    return send(response, 200, "application/json", typeof run.snapshot === "string" ? run.snapshot : JSON.stringify(run.snapshot));
+    run.snapshotText ??= new WeakMap();
+    if (!run.snapshotText.has(run.snapshot)) run.snapshotText.set(run.snapshot, JSON.stringify(run.snapshot));
+    return send(response, 200, "application/json", run.snapshotText.get(run.snapshot));
   }
   return stream(run, url, request, response);
 }

@@ -160,7 +160,7 @@ export class Parser {
       this.#lastId = Number(id);
     } else if (type === "reset") {
       this.#lastId = 0; // begins again at the oldest event kept
-    } else {
+    } else if (type !== "expired") {
       throw new Error(`an event without an id: ${raw}`);
     }
     this.#block = null;

@@ -139,7 +139,7 @@ async fn respond(mut request: Request, path: &str, env: Env) -> Result<Response>
             let events = workflows::events(&env, workflow)?;
             serve_sse(&request, id, &events, &Public).await
         }
-        ([workflow, id, "instance"], _) => {
+        ([workflow, id, "instance"] | [workflow, id, "instance", "sse"], _) => {
             let options = instance_sse(&request)?;
             let workflow = watched::watched(&env, &workflows::binding(workflow))?;
             serve_instance_sse(&request, id, &workflow, options, &Public).await

@@ -1,0 +1,324 @@
+//! A client for programs: the events of a run from its URL, through every cut, to the end (feature
+//! `client`).
+//!
+//! ```no_run
+//! use ssetarget::client::{Outcome, RunClient, Update};
+//!
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! let client = RunClient::new("https://app.example.com/o-1")?;
+//! let mut run = client.watch().await?;
+//! while let Some(update) = run.next().await {
+//!     if let Update::Event(event) = update? {
+//!         println!("{} {}: {:?}", event.event_type, event.data, run.view().state);
+//!     }
+//! }
+//! assert_eq!(run.outcome(), Some(Outcome::Completed));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`RunClient::events`] is the events alone, as a [`Stream`](futures_core::Stream), from any
+//! [`Start`]. Both work with every log that this crate serves: runs, the platform's own log
+//! (`…/instance/sse`), spans, and events of one's own.
+//!
+//! - It comes back after each cut with `Last-Event-ID`, after a delay that doubles with each failure in
+//!   a row, up to 30 s, with jitter. A `retry:` of the server sets the first delay, and `Retry-After` is
+//!   honoured up to 5 min. A connection that is silent for 60 s counts as cut: servers of this crate
+//!   send a heartbeat after 15 s.
+//! - It ends after the event that ends the run, and at `204`.
+//! - `401`, `403`, `404` and `410` are errors at once; `408`, `425`, `429` and `5xx` are tried again.
+//! - It works on tokio, with `time` and `io` enabled. It is not there in WebAssembly.
+//!
+//! [`EventParser`] is the reader of the format alone, for other transports.
+
+mod backoff;
+mod error;
+mod events;
+mod parser;
+mod urls;
+mod watch;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::workflow::{RunSnapshot, RunView};
+use urls::RunUrls;
+
+pub use error::ClientError;
+pub use events::{Events, ReceivedEvent, Update};
+pub use parser::{EventParser, EventTooLarge, MAX_EVENT, RawEvent};
+pub use watch::{Outcome, RunWatch};
+
+/// The largest snapshot that is read: 64 MiB.
+const MAX_SNAPSHOT: usize = 64 << 20;
+
+/// Where a stream starts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Start {
+    /// Where the URL says, which by default is the oldest event.
+    #[default]
+    Default,
+    /// With the oldest event that is kept, whatever the URL says.
+    Beginning,
+    /// With what comes from now on.
+    Latest,
+    /// With what was stored at this time or later.
+    Since(SystemTime),
+    /// After the event with this id.
+    After(String),
+}
+
+/// A client of one run. Clones are cheap and share connections.
+#[derive(Clone)]
+pub struct RunClient {
+    http: reqwest::Client,
+    urls: RunUrls,
+    authorization: Option<HeaderValue>,
+    connect_for: Duration,
+    retry_for: Duration,
+    silence: Duration,
+    answer_within: Duration,
+}
+
+impl RunClient {
+    /// Returns a client of the run with this URL: that of its page (`…/<id>`), of its events
+    /// (`…/<id>/sse`), or of the platform's log of it (`…/<id>/instance/sse`). A token in the fragment
+    /// (`#t=`) is used and not sent as part of the URL. Without a scheme it is `https`, and `http` for
+    /// this machine.
+    ///
+    /// # Errors
+    /// When the URL is none, or names no run.
+    pub fn new(url: &str) -> Result<Self, ClientError> {
+        let urls = RunUrls::parse(url)?;
+        let authorization = urls.token.as_deref().map(events::bearer).transpose()?;
+        Ok(Self {
+            http: http_client()?,
+            urls,
+            authorization,
+            connect_for: Duration::from_secs(30),
+            retry_for: Duration::from_secs(15 * 60),
+            silence: Duration::from_secs(60),
+            answer_within: Duration::from_secs(30),
+        })
+    }
+
+    /// Sends this token as `Authorization: Bearer`, instead of that of the URL.
+    ///
+    /// # Errors
+    /// When the token cannot be a header.
+    pub fn token(mut self, token: &str) -> Result<Self, ClientError> {
+        self.authorization = Some(events::bearer(token)?);
+        Ok(self)
+    }
+
+    /// Sets how long the first connection is tried. Default: 30 s.
+    #[must_use]
+    pub fn connect_for(mut self, time: Duration) -> Self {
+        self.connect_for = time;
+        self
+    }
+
+    /// Sets how long a lost connection is tried again before the client gives up. Default: 15 min.
+    #[must_use]
+    pub fn retry_for(mut self, time: Duration) -> Self {
+        self.retry_for = time;
+        self
+    }
+
+    /// Sets after which time without a byte, not even a heartbeat, a connection counts as cut. Default:
+    /// 60 s.
+    #[must_use]
+    pub fn silence(mut self, time: Duration) -> Self {
+        self.silence = time;
+        self
+    }
+
+    /// Returns the run's id, which is the name of its log.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.urls.id
+    }
+
+    /// Returns the URL of the run's page, without a token or a password.
+    #[must_use]
+    pub fn page_url(&self) -> String {
+        urls::shown(&self.urls.page)
+    }
+
+    /// Returns whether a token is sent.
+    #[must_use]
+    pub fn has_token(&self) -> bool {
+        self.authorization.is_some()
+    }
+
+    /// Returns the events of the run, from `start` on.
+    pub fn events(&self, start: Start) -> Events {
+        let mut client = self.clone();
+        let mut last_event_id = String::new();
+        match start {
+            Start::Default => {}
+            Start::Beginning => client.urls.start("from", "beginning"),
+            Start::Latest => client.urls.start("from", "latest"),
+            Start::Since(time) => client.urls.start("since", &milliseconds(time)),
+            Start::After(id) => last_event_id = id,
+        }
+        Events::new(client, last_event_id)
+    }
+
+    /// Watches the run: from its snapshot, where the server has one, and else from the oldest event.
+    /// Where the URL says from where, it is watched from there.
+    ///
+    /// # Errors
+    /// When the server refuses the token. Everything else shows when events are read.
+    pub async fn watch(&self) -> Result<RunWatch, ClientError> {
+        let snapshot = match self.urls.has_position() {
+            true => None,
+            false => self.snapshot().await?,
+        };
+        let cursor = snapshot.as_ref().and_then(|snapshot| snapshot.cursor);
+        let start = match cursor {
+            Some(cursor) => Start::After(cursor.to_string()),
+            None => Start::Default,
+        };
+        Ok(RunWatch::new(
+            self.events(start),
+            snapshot.filter(|_| cursor.is_some()),
+        ))
+    }
+
+    /// Watches the run from `start` on. The state is complete only if that is its beginning.
+    #[must_use]
+    pub fn watch_from(&self, start: Start) -> RunWatch {
+        RunWatch::new(self.events(start), None)
+    }
+
+    /// Returns the run as it stands, where the server tells that at once. Returns `None` where it does
+    /// not, or cannot be reached.
+    ///
+    /// # Errors
+    /// When the server refuses the token.
+    pub async fn snapshot(&self) -> Result<Option<RunSnapshot>, ClientError> {
+        if self.urls.is_instance {
+            return Ok(None);
+        }
+        let mut request = self.http.get(self.urls.page.clone());
+        request = request.header(ACCEPT, "application/json");
+        if let Some(authorization) = &self.authorization {
+            request = request.header(AUTHORIZATION, authorization.clone());
+        }
+        let reading = async {
+            let mut response = request.send().await.ok()?;
+            let status = response.status().as_u16();
+            if matches!(status, 401 | 403) {
+                return Some(Err(ClientError::NotAllowed { status }));
+            }
+            let content_type = response.headers().get(CONTENT_TYPE)?.to_str().ok()?;
+            if status != 200 || !content_type.starts_with("application/json") {
+                return None;
+            }
+            let mut json = Vec::new();
+            while let Some(chunk) = response.chunk().await.ok()? {
+                json.extend_from_slice(&chunk);
+                if json.len() > MAX_SNAPSHOT {
+                    return None;
+                }
+            }
+            watch::read_snapshot(&json).map(Ok)
+        };
+        let read = tokio::time::timeout(self.answer_within, reading).await;
+        read.unwrap_or_default().transpose()
+    }
+
+    /// Reads the run as it stands when its log has ended, from its snapshot or from all of its events.
+    ///
+    /// # Errors
+    /// As the stream of [`Events`].
+    pub async fn ended(&self) -> Result<RunView, ClientError> {
+        if let Some(snapshot) = self.snapshot().await?
+            && snapshot.state.has_ended()
+        {
+            return Ok(snapshot.into_view());
+        }
+        let mut run = self.watch_from(Start::Beginning);
+        while let Some(update) = run.next().await {
+            update?;
+        }
+        Ok(run.view().clone())
+    }
+
+    /// Sends an event that the run waits for: `POST …/event` with `{"type", "payload"}`. It is sent once.
+    ///
+    /// # Errors
+    /// When it is not known to be taken: the server refuses, or cannot be reached.
+    pub async fn send(
+        &self,
+        event_type: &str,
+        payload: Option<&(impl Serialize + ?Sized)>,
+    ) -> Result<(), ClientError> {
+        let mut body = json!({ "type": event_type });
+        if let Some(payload) = payload {
+            let refused = |error: serde_json::Error| ClientError::Refused {
+                status: 400,
+                reason: error.to_string(),
+            };
+            body["payload"] = serde_json::to_value(payload).map_err(refused)?;
+        }
+        let request = self.http.post(self.urls.answer.clone());
+        let mut request = request
+            .header(CONTENT_TYPE, "application/json")
+            .timeout(self.answer_within)
+            .body(body.to_string());
+        if let Some(authorization) = &self.authorization {
+            request = request.header(AUTHORIZATION, authorization.clone());
+        }
+        let response = request.send().await.map_err(|error| ClientError::GaveUp {
+            reason: events::explain(error),
+        })?;
+        match response.status() {
+            status if status.is_success() => Ok(()),
+            status => Err(events::refusal(status, response).await),
+        }
+    }
+}
+
+impl fmt::Debug for RunClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RunClient")
+            .field("page", &self.page_url())
+            .finish_non_exhaustive()
+    }
+}
+
+fn milliseconds(time: SystemTime) -> String {
+    let since = time
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    since.as_millis().to_string()
+}
+
+/// Sets up HTTP with the certificates of the machine. Where there are none, no `https` URL works.
+fn http_client() -> Result<reqwest::Client, ClientError> {
+    use tokio_rustls::rustls::crypto::ring;
+    use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let setup = |error: &dyn std::error::Error| ClientError::Setup(error.to_string());
+    let tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| setup(&error))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    reqwest::Client::builder()
+        .tls_backend_preconfigured(tls)
+        .connect_timeout(Duration::from_secs(10))
+        .user_agent(concat!("ssetarget/", env!("CARGO_PKG_VERSION")))
+        .build()
+        .map_err(|error| setup(&error))
+}

@@ -1,0 +1,513 @@
+//! The client for programs: cuts, refusals, ends, resets, tokens and snapshots, against scripted and real servers.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![cfg(all(feature = "axum", feature = "client", not(shuttle)))]
+
+#[path = "support/script.rs"]
+mod script;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use script::{Answer, Script};
+use ssetarget::client::{ClientError, Outcome, RunClient, Start, Update};
+use ssetarget::workflow::TaskState;
+use ssetarget::{MemoryEventStore, NewEvent, SseTarget};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+/// An event of a task, as on the wire.
+fn task(id: u64, event_type: &str, name: &str, kind: &str, more: &str) -> String {
+    let task = match kind {
+        "do" => format!("{name}-1"),
+        _ => format!("{name}-1.{kind}"),
+    };
+    format!(
+        "id: {id}\nevent: {event_type}\ndata: {{\"taskId\":\"{task}\",\"step\":\"{name}\",\"kind\":\"{kind}\",\"count\":1,\"timestamp\":\"2026-11-24T09:00:{:02}.000Z\",\"parentId\":null{more}}}\n\n",
+        id % 60
+    )
+}
+
+fn quick(client: RunClient) -> RunClient {
+    client
+        .connect_for(Duration::from_secs(5))
+        .retry_for(Duration::from_secs(5))
+}
+
+async fn all(server: &Script) -> (Vec<String>, Option<ClientError>) {
+    let client = quick(RunClient::new(&format!("{}/o-1", server.url)).unwrap());
+    let mut events = client.events(Start::Default);
+    let mut seen = Vec::new();
+    while let Some(update) = events.next().await {
+        match update {
+            Ok(Update::Connected) => seen.push("connected".to_owned()),
+            Ok(Update::Disconnected { .. }) => seen.push("disconnected".to_owned()),
+            Ok(update) => {
+                let event = update.event().unwrap();
+                let kind = match &update {
+                    Update::Reset(_) => "reset ",
+                    Update::Restarted(_) => "restarted ",
+                    Update::Expired(_) => "expired ",
+                    _ => "",
+                };
+                seen.push(format!(
+                    "{kind}{} {}",
+                    event.id.as_deref().unwrap_or("-"),
+                    event.event_type
+                ));
+            }
+            Err(error) => return (seen, Some(error)),
+        }
+    }
+    (seen, None)
+}
+
+const RETRY: &str = "retry: 20\n\n";
+
+#[tokio::test]
+async fn it_goes_on_after_each_cut_and_ends_with_the_run() {
+    let second = task(2, "started", "b", "do", "");
+    let server = Script::serve([
+        Answer::events(format!(
+            "{RETRY}{}{}",
+            task(1, "started", "o", "workflow", ""),
+            &second[..second.len() - 1]
+        ))
+        .cut(),
+        Answer::status("503 Service Unavailable"),
+        Answer::events(":\n\n"),
+        Answer::events(format!(
+            "{second}{}",
+            task(3, "completed", "o", "workflow", "")
+        ))
+        .byte_by_byte(),
+        Answer::status("500 must not be asked"),
+    ])
+    .await;
+    let (seen, error) = all(&server).await;
+    assert_eq!(error, None);
+    assert_eq!(
+        seen,
+        [
+            "connected",
+            "1 started",
+            "disconnected",
+            "disconnected",
+            "connected",
+            "disconnected",
+            "connected",
+            "2 started",
+            "3 completed"
+        ]
+    );
+    assert_eq!(server.header("last-event-id"), ["", "1", "1", "1"]);
+    assert_eq!(server.header("accept"), ["text/event-stream"; 4]);
+}
+
+#[tokio::test]
+async fn no_content_is_the_end() {
+    let server = Script::serve([
+        Answer::events(format!("{RETRY}id: 4\nevent: note\ndata: a\n\n")),
+        Answer::status("204 No Content"),
+    ])
+    .await;
+    let (seen, error) = all(&server).await;
+    assert_eq!(
+        (seen, error),
+        (
+            ["connected", "4 note", "disconnected"]
+                .map(str::to_owned)
+                .into(),
+            None
+        )
+    );
+    assert_eq!(server.header("last-event-id"), ["", "4"]);
+}
+
+#[tokio::test]
+async fn a_stream_that_stays_open_after_the_end_ends() {
+    let server =
+        Script::serve([
+            Answer::events(task(1, "failed", "o", "workflow", ",\"error\":\"no\"")).open(),
+        ])
+        .await;
+    assert_eq!(all(&server).await.0, ["connected", "1 failed"]);
+}
+
+#[tokio::test]
+async fn a_restart_after_the_end_goes_on() {
+    let text = [
+        task(1, "completed", "o", "workflow", ""),
+        "id: 2\nevent: restarted\ndata: {\"run\":2}\n\n".to_owned(),
+    ];
+    let rest = task(3, "completed", "o", "workflow", "");
+    let server = Script::serve([
+        Answer::events(format!("{RETRY}{}", text.concat())).cut(),
+        Answer::events(rest),
+    ])
+    .await;
+    let (seen, error) = all(&server).await;
+    assert_eq!(error, None);
+    assert_eq!(seen[1..3], ["1 completed", "restarted 2 restarted"]);
+    assert_eq!(seen.last().unwrap(), "3 completed");
+}
+
+#[tokio::test]
+async fn refusals_are_typed() {
+    for (answer, expected) in [
+        (
+            Answer::status("401 Unauthorized"),
+            ClientError::NotAllowed { status: 401 },
+        ),
+        (
+            Answer::status("403 Forbidden"),
+            ClientError::NotAllowed { status: 403 },
+        ),
+        (
+            Answer::status("404 Not Found"),
+            ClientError::UnknownRun { status: 404 },
+        ),
+        (
+            Answer::status("410 Gone"),
+            ClientError::UnknownRun { status: 410 },
+        ),
+        (
+            Answer::status("400 Bad Request").piece("bad position\n"),
+            ClientError::Refused {
+                status: 400,
+                reason: "bad position".into(),
+            },
+        ),
+        (
+            Answer::status("418 Teapot")
+                .piece("x".repeat(100_000))
+                .open(),
+            ClientError::Refused {
+                status: 418,
+                reason: "x".repeat(300),
+            },
+        ),
+        (
+            Answer::status("200 OK").header("content-type: text/html"),
+            ClientError::NotEvents {
+                content_type: "text/html".into(),
+            },
+        ),
+        (
+            Answer::events(vec![b'x'; 5 << 20]).open(),
+            ClientError::TooLarge,
+        ),
+    ] {
+        let server = Script::serve([answer]).await;
+        let (_, error) = all(&server).await;
+        assert_eq!(error, Some(expected));
+        assert_eq!(server.requests().len(), 1, "it is not asked again");
+    }
+}
+
+#[tokio::test]
+async fn it_gives_up_when_a_server_cannot_be_reached_for_too_long() {
+    let dropped = Script::serve([Answer::status("200 OK")]).await.url.clone();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let client = RunClient::new(&format!("{dropped}/o-1"))
+        .unwrap()
+        .connect_for(Duration::from_millis(10));
+    let last = client.events(Start::Default).next().await.unwrap();
+    assert!(matches!(last, Err(ClientError::GaveUp { .. })), "{last:?}");
+
+    // A server that asks for more time than there is.
+    let server = Script::serve([Answer::status("503 Busy").header("retry-after: 60")]).await;
+    let (_, error) = all(&server).await;
+    assert!(matches!(error, Some(ClientError::GaveUp { reason }) if reason.contains("503")));
+}
+
+#[tokio::test]
+async fn a_silent_connection_counts_as_cut() {
+    let server = Script::serve([
+        Answer::events(RETRY).open(),
+        Answer::status("204 No Content"),
+    ])
+    .await;
+    let client = RunClient::new(&format!("{}/o-1", server.url))
+        .unwrap()
+        .silence(Duration::from_millis(200));
+    let updates: Vec<_> = client
+        .events(Start::Default)
+        .map(Result::unwrap)
+        .collect()
+        .await;
+    assert!(
+        matches!(&updates[..], [Update::Connected, Update::Disconnected { reason, .. }] if reason.contains("silent"))
+    );
+}
+
+#[tokio::test]
+async fn an_expired_permission_can_be_renewed() {
+    let server = Script::serve([
+        Answer::events(format!(
+            "{RETRY}id: 1\nevent: note\ndata: a\n\nevent: expired\ndata: {{\"renew\":true}}\n\n"
+        )),
+        Answer::events("id: 2\nevent: note\ndata: b\n\n"),
+        Answer::status("401 Unauthorized"),
+    ])
+    .await;
+    let client = quick(RunClient::new(&format!("{}/o-1#t=first", server.url)).unwrap());
+    let mut events = client.events(Start::Default);
+    let mut seen = Vec::new();
+    let error = loop {
+        match events.next().await.unwrap() {
+            Ok(Update::Expired(_)) => events.set_token("second").unwrap(),
+            Ok(Update::Event(event)) => seen.push(event.data),
+            Ok(_) => {}
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(seen, ["a", "b"]);
+    assert_eq!(error, ClientError::NotAllowed { status: 401 });
+    assert_eq!(
+        server.header("authorization"),
+        ["Bearer first", "Bearer second", "Bearer second"]
+    );
+    assert_eq!(
+        server.header("last-event-id"),
+        ["", "1", "2"],
+        "what has no id does not change the position"
+    );
+    assert!(server.requests()[0].starts_with("GET /o-1/sse HTTP/1.1"));
+}
+
+#[tokio::test]
+async fn a_token_does_not_follow_a_redirect_to_another_host() {
+    let other = Script::serve([Answer::status("204 No Content")]).await;
+    let elsewhere = other.url.replace("127.0.0.1", "localhost");
+    let server =
+        Script::serve([Answer::status("307 Temporary Redirect")
+            .header(&format!("location: {elsewhere}/x/sse"))])
+        .await;
+    let client = RunClient::new(&format!("{}/o-1", server.url))
+        .unwrap()
+        .token("secret")
+        .unwrap();
+    assert_eq!(client.events(Start::Default).collect::<Vec<_>>().await, []);
+    assert_eq!(server.header("authorization"), ["Bearer secret"]);
+    assert_eq!(other.header("authorization"), [""]);
+    assert!(!format!("{client:?}").contains("secret"));
+    assert_eq!(
+        RunClient::new("http://a/o-1")
+            .unwrap()
+            .token("a\nb")
+            .unwrap_err(),
+        ClientError::InvalidToken
+    );
+}
+
+#[tokio::test]
+async fn a_run_is_watched_from_its_snapshot() {
+    let snapshot = r#"{"id":"o-1","workflow":"order","run":1,"state":"running","started":"2026-11-24T09:00:00.000Z","cursor":5,"taskCount":1,
+        "tasks":[{"taskId":"a-1","step":"a","kind":"do","count":1,"parentId":null,"state":"running","started":"2026-11-24T09:00:00.000Z"}]}"#;
+    let server = Script::serve([
+        Answer::status("200 OK")
+            .header("content-type: application/json")
+            .piece(snapshot),
+        Answer::events(format!(
+            "{}{}",
+            task(6, "completed", "a", "do", ""),
+            task(7, "failed", "o", "workflow", ",\"error\":\"no\"")
+        )),
+    ])
+    .await;
+    let client = RunClient::new(&format!("{}/o-1", server.url)).unwrap();
+    let mut run = client.watch().await.unwrap();
+    assert_eq!(run.snapshot().unwrap().workflow.as_deref(), Some("order"));
+    assert_eq!(run.view().tasks[0].state, TaskState::Running);
+    while let Some(update) = run.next().await {
+        update.unwrap();
+    }
+    assert_eq!(run.view().tasks[0].state, TaskState::Completed);
+    assert_eq!(run.outcome(), Some(Outcome::Failed));
+    assert_eq!(server.header("last-event-id"), ["", "5"]);
+    assert_eq!(
+        server.header("accept"),
+        ["application/json", "text/event-stream"]
+    );
+}
+
+#[tokio::test]
+async fn without_a_snapshot_it_begins_with_the_log() {
+    for page in [
+        Answer::status("200 OK")
+            .header("content-type: text/html")
+            .piece("<p>"),
+        Answer::status("404 Not Found"),
+        Answer::status("500 No"),
+    ] {
+        let server = Script::serve([
+            page,
+            Answer::events(task(1, "completed", "o", "workflow", "")),
+        ])
+        .await;
+        let mut run = RunClient::new(&format!("{}/o-1", server.url))
+            .unwrap()
+            .watch()
+            .await
+            .unwrap();
+        while let Some(update) = run.next().await {
+            update.unwrap();
+        }
+        assert_eq!(run.outcome(), Some(Outcome::Completed));
+        assert!(run.snapshot().is_none());
+    }
+    let server = Script::serve([Answer::status("401 Unauthorized")]).await;
+    let refused = RunClient::new(&format!("{}/o-1", server.url))
+        .unwrap()
+        .watch()
+        .await;
+    assert_eq!(refused.err(), Some(ClientError::NotAllowed { status: 401 }));
+}
+
+#[tokio::test]
+async fn how_a_run_ended_is_told_afterwards() {
+    let server = Script::serve_with(|request| match request.lines().next().unwrap() {
+        line if line.contains("?from=beginning ") => Answer::events(format!(
+            "{}{}",
+            task(1, "started", "o", "workflow", ""),
+            task(
+                2,
+                "failed",
+                "o",
+                "workflow",
+                ",\"error\":\"the instance was terminated\""
+            )
+        )),
+        line if line.contains("/sse") => Answer::status("204 No Content"),
+        _ => Answer::status("404 Not Found"),
+    })
+    .await;
+    let client = RunClient::new(&format!("{}/o-1", server.url)).unwrap();
+    let mut run = client.watch_from(Start::After("2".to_owned()));
+    assert_eq!(run.next().await, None);
+    assert_eq!(run.outcome(), None);
+    assert_eq!(
+        Outcome::of(&client.ended().await.unwrap()),
+        Some(Outcome::Terminated)
+    );
+}
+
+#[tokio::test]
+async fn an_answer_is_sent_once() {
+    let server = Script::serve([
+        Answer::status("200 OK"),
+        Answer::status("409 Conflict").piece("the run has ended"),
+    ])
+    .await;
+    let client = RunClient::new(&format!("{}/o-1/sse#t=tok", server.url)).unwrap();
+    client
+        .send("approval", Some(&serde_json::json!({"approved": true})))
+        .await
+        .unwrap();
+    let refused = client.send("approval", None::<&str>).await;
+    assert_eq!(
+        refused,
+        Err(ClientError::Refused {
+            status: 409,
+            reason: "the run has ended".into()
+        })
+    );
+    let requests = server.requests();
+    assert!(requests[0].starts_with("POST /o-1/event HTTP/1.1"));
+    assert!(
+        requests[0].ends_with(r#"{"payload":{"approved":true},"type":"approval"}"#),
+        "{}",
+        requests[0]
+    );
+    assert!(requests[1].ends_with(r#"{"type":"approval"}"#));
+    assert_eq!(server.header("authorization"), ["Bearer tok"; 2]);
+}
+
+/// Passes bytes on, and cuts each connection after another number of them.
+async fn cutting_proxy(to: std::net::SocketAddr) -> std::net::SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let seed = Arc::new(AtomicU64::new(1));
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let seed = Arc::clone(&seed);
+            tokio::spawn(async move {
+                let mut server = TcpStream::connect(to).await.unwrap();
+                let next = seed
+                    .load(Ordering::Relaxed)
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
+                seed.store(next, Ordering::Relaxed);
+                let mut left = (next >> 33) as usize % 60_000 + 300;
+                let (mut from_client, mut to_client) = client.split();
+                let (mut from_server, mut to_server) = server.split();
+                let up = tokio::io::copy(&mut from_client, &mut to_server);
+                let down = async {
+                    let mut buffer = [0; 1024];
+                    while let Ok(read @ 1..) = from_server.read(&mut buffer).await {
+                        let some = read.min(left);
+                        to_client.write_all(&buffer[..some]).await.ok();
+                        left -= some;
+                        if left == 0 {
+                            break;
+                        }
+                    }
+                };
+                tokio::select! { _ = up => {}, () = down => {} }
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_real_log_comes_exactly_once_through_cuts_at_any_byte() {
+    const EVENTS: u64 = 3_000;
+    let target: SseTarget<NewEvent, _> = SseTarget::new(MemoryEventStore::new());
+    let app = axum::Router::new().route("/log/sse", ssetarget::axum::sse(target.clone()));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    let proxy = cutting_proxy(address).await;
+
+    let writing = tokio::spawn(async move {
+        for number in 1..=EVENTS {
+            let event = NewEvent::new(
+                "note",
+                format!("{number} é\n\u{1f680} {}", "x".repeat(number as usize % 90)),
+            )
+            .unwrap();
+            let event = if number == EVENTS {
+                event.terminal()
+            } else {
+                event
+            };
+            target.dispatch_encoded(vec![event]).await.unwrap();
+            if number % 500 == 0 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    });
+    let client = RunClient::new(&format!("http://{proxy}/log")).unwrap();
+    let mut events = client.events(Start::Default);
+    let (mut next, mut cuts) = (1, 0);
+    while let Some(update) = tokio::time::timeout(Duration::from_secs(60), events.next())
+        .await
+        .unwrap()
+    {
+        match update.unwrap() {
+            Update::Event(event) => {
+                assert_eq!(event.id, Some(next.to_string()));
+                assert!(event.data.starts_with(&format!("{next} é\n\u{1f680} ")));
+                next += 1;
+            }
+            Update::Disconnected { .. } => cuts += 1,
+            _ => {}
+        }
+    }
+    writing.await.unwrap();
+    assert_eq!(next, EVENTS + 1);
+    assert!(cuts >= 5, "{cuts} cuts");
+}
