@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 #[cfg(feature = "links")]
 use ::http::header::SET_COOKIE;
-use ::http::header::{ACCEPT, IF_NONE_MATCH, VARY};
+use ::http::header::{ACCEPT, IF_NONE_MATCH};
 use ::http::{HeaderName, HeaderValue, Method, Request, Response};
 use percent_encoding::percent_decode_str;
 
@@ -354,8 +354,7 @@ impl<L> RunRoutes<L> {
                     true => snapshots.private(),
                     false => snapshots,
                 };
-                let response = snapshots.respond(&target, &id, request).await;
-                self.negotiated(response)
+                snapshots.respond(&target, &id, request).await
             }
             #[cfg(feature = "otlp")]
             (Kind::Trace, _) => {
@@ -380,8 +379,7 @@ impl<L> RunRoutes<L> {
         }
         let framed_by = self.page.clone().unwrap_or_default();
         let served = serve_page(&page, &framed_by, is_found, self.is_private);
-        let response = self.readable(request, served_response(served));
-        self.negotiated(response)
+        self.readable(request, served_response(served))
     }
 
     fn asset<E>(&self, request: &Request<()>) -> Response<SseBody<E>> {
@@ -415,15 +413,6 @@ impl<L> RunRoutes<L> {
         response: Response<SseBody<E>>,
     ) -> Response<SseBody<E>> {
         Caller::from_request(&self.sse, request).may_read(response)
-    }
-
-    /// Notes that the response depends on what the client accepts, if it does.
-    fn negotiated<E>(&self, mut response: Response<SseBody<E>>) -> Response<SseBody<E>> {
-        if self.page.is_some() && self.snapshots.is_some() {
-            let accept = HeaderValue::from_static("accept");
-            response.headers_mut().append(VARY, accept);
-        }
-        response
     }
 }
 

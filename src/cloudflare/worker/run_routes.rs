@@ -9,7 +9,7 @@ use worker::{Request, Response, web_sys};
 use cloudflare_workflows::Workflow;
 
 use super::asked::Asked;
-use super::cors::{with_cors, with_own_headers};
+use super::cors::with_cors;
 use super::namespace::WorkflowEventsNamespace;
 #[cfg(feature = "otlp")]
 use super::routes::TraceRoute;
@@ -247,13 +247,7 @@ impl RunRoutes {
             grant,
             is_private: self.is_private,
         };
-        let response = route.serve(call).await?;
-        if routes.len() == 1 {
-            return Ok(response);
-        }
-        let response = with_own_headers(response)?;
-        response.headers().append("vary", "accept")?;
-        Ok(response)
+        route.serve(call).await
     }
 
     /// Returns whether the request changes something and comes from a page of another origin that is not
