@@ -131,7 +131,8 @@ impl RunRoutes {
     /// Lets clients delete a run's log with `DELETE /<id>`, if the [hook](Self::access) grants it
     /// [`Action::Delete`](crate::access::Action::Delete): `204`, and `404` if there was none. Without a hook, and with
     /// [`Public`](crate::access::Public), everybody is refused. See
-    /// [`WorkflowEventsNamespace::delete_log`]. Default: clients cannot.
+    /// [`WorkflowEventsNamespace::delete_log`]. Pages of other origins need
+    /// [`Cors::allow_methods`] with `DELETE`, too. Default: clients cannot.
     #[must_use]
     pub fn deletion(self) -> Self {
         self.with(DeleteRoute)
