@@ -5,8 +5,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use cloudflare_workflows::WorkflowInstanceEvent;
-
 use crate::clock;
 use crate::cloudflare::command::LogState;
 use crate::cloudflare::packed::{InvalidBatch, unpack_facts};
@@ -16,7 +14,9 @@ use crate::stats::Observer;
 use crate::store::{Appended, PageLimit, Sql, SqliteError, SqliteEventStore};
 use crate::sync::{Mutex, lock};
 use crate::task::{Redact, StepEventType, is_report_base};
-use crate::workflow::{Opened, OpenedRun, Reconciled, RunView, Told, reconcile, workflow_started};
+use crate::workflow::{
+    EngineEvent, Opened, OpenedRun, Reconciled, RunView, Told, reconcile, workflow_started,
+};
 
 /// Keeps the facts of one workflow instance, each once, over a log in SQLite.
 ///
@@ -489,7 +489,7 @@ impl<Q: Sql> WorkflowLog<Q> {
         &self,
         stood: Option<(u32, u64)>,
         workflow: &str,
-        platform: &[WorkflowInstanceEvent],
+        platform: &[EngineEvent],
     ) -> Result<Told, WorkflowLogError<Q::Error>> {
         let state = self.state()?;
         if stood.is_some_and(|stood| stood != (state.run, state.generation)) {
