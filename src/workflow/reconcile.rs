@@ -335,6 +335,8 @@ mod tests {
         events.iter().map(event).collect()
     }
 
+    fn missing(ours: &RunView, theirs: &[EngineEvent]) -> Vec<String> {
+        let Reconciled::Missing(facts) = reconcile(ours, "order", theirs, None).unwrap() else {
             panic!("another run's");
         };
         let told = facts.iter().map(|fact| {

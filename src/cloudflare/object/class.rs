@@ -2,7 +2,6 @@
 
 use std::rc::Rc;
 
-use cloudflare_workflows::__private::hold_sockets;
 use futures_util::future::LocalBoxFuture;
 use js_sys::Promise;
 use wasm_bindgen::prelude::*;
@@ -11,9 +10,8 @@ use worker::worker_sys::web_sys;
 use super::config::WorkflowEventsConfig;
 use super::error::to_js;
 use super::events_object::EventsObject;
-use super::follower;
+use super::hibernation::HeldStreams;
 use crate::cloudflare::command::LogCommand;
-use crate::cloudflare::hibernating::BROKEN;
 use crate::cloudflare::hop::Hop;
 use crate::cloudflare::js;
 
@@ -38,7 +36,7 @@ impl WorkflowEventsObject {
         config: WorkflowEventsConfig,
     ) -> Result<Self, JsValue> {
         let state = worker::durable::State::from(state);
-        hold_sockets(&state.as_raw().into(), BROKEN)?;
+        HeldStreams::hold(&state)?;
         let object = EventsObject::new(state, env, config)?;
         Ok(Self {
             object: Some(Rc::new(object)),
@@ -144,32 +142,27 @@ impl WorkflowEventsObject {
     pub fn web_socket_message(&self, socket: JsValue, message: &JsValue) {
         if let Some(object) = &self.object {
             let target = object.log.target();
-            let streams = &object.held_streams;
-            streams.acknowledged(target, &socket.unchecked_into(), message);
+            object.held_streams.acknowledged(target, &socket, message);
         }
     }
 
     /// Backs the class's `webSocketClose` and `webSocketError`: a viewer has left.
     pub fn web_socket_gone(&self, socket: JsValue) {
         if let Some(object) = &self.object {
-            object.held_streams.left(&socket.unchecked_into());
+            object.held_streams.left(&socket);
         }
     }
 
     /// Backs the RPC method `follow`, called only by other objects of the class: returns functions that read
-    /// this object's log, see [`follower`]. `hop` tells this object its place in the tree.
+    /// this object's log, see `follower`. `hop` tells this object its place in the tree.
     pub fn follow(&self, hop: String) -> Promise {
         self.with(async move |object| {
             let hop = Hop::from_text(&hop)?;
-            let crowd = object.tree.crowd();
             if hop.parent().is_none() {
                 // The relay learns it with each page.
                 object.link_generation().await?;
             }
-            match object.tree.relay(Some(&hop))? {
-                Some(relay) => follower::session(relay.target(), crowd, hop.follower),
-                None => follower::session(object.log.target(), crowd, hop.follower),
-            }
+            object.tree.follow(object.log.target(), &hop)
         })
     }
 

@@ -15,8 +15,9 @@ use super::cutoff::Cutoff;
 use super::error::{to_js, to_worker};
 use super::hibernation::HeldStreams;
 use super::log::WorkflowLog;
-use super::relay::{Tree, Watched};
+use super::relay::Tree;
 use super::snapshot::KeptSnapshot;
+use super::watched::Watched;
 use crate::clock;
 use crate::cloudflare::command::LogCommand;
 use crate::cloudflare::hop::Hop;
@@ -117,7 +118,7 @@ impl EventsObject {
             let generation = stream.grant.generation;
             return self.held_streams.accept(target, subscription, generation);
         }
-        let permit = Permit::new(stream.grant, self.tree.crowd().links());
+        let permit = Permit::new(stream.grant, self.tree.links());
         let visit = Watched::new(visit, &self.metrics, &self.cutoff);
         sse_frame_response_while(subscription, Leaving::of(request), permit, visit)
     }
@@ -221,7 +222,7 @@ impl EventsObject {
         let store = self.log.target().store();
         let span = store.span().map_err(|error| to_js(error.into()))?;
         let head = store.head().map_err(|error| to_js(error.into()))?;
-        let (here, relayed) = self.tree.crowd().watched();
+        let (here, relayed) = self.tree.viewers();
         let hibernating = self.held_streams.len(self.log.target()) as u64;
         let mut counts = self.metrics.counts();
         counts.viewers = here + hibernating;

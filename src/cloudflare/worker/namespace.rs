@@ -11,6 +11,7 @@ use super::instance_id::is_instance_id;
 use super::transport::Transport;
 use crate::access::{Grant, Permission};
 use crate::cloudflare::command::{LogAnswer, LogCommand};
+#[cfg(feature = "relays")]
 use crate::cloudflare::fan_out::FanOut;
 use crate::cloudflare::js;
 use crate::cloudflare::packed::pack_facts;
@@ -27,11 +28,13 @@ use crate::task::Redact;
 #[derive(Clone, Debug)]
 pub struct WorkflowEventsNamespace {
     namespace: ObjectNamespace,
+    #[cfg(feature = "relays")]
     pub(super) binding: String,
     pub(super) workflow_name: String,
     pub(super) workflow: Option<Workflow>,
     pub(super) asks_for_unknown: bool,
     pub(super) transport: Transport,
+    #[cfg(feature = "relays")]
     pub(super) fan_out: Option<FanOut>,
     pub(super) redact: Option<Redact>,
     pub(super) observing: Observing,
@@ -60,11 +63,13 @@ impl WorkflowEventsNamespace {
         })?;
         Ok(Self {
             namespace,
+            #[cfg(feature = "relays")]
             binding: binding.to_owned(),
             workflow_name: workflow_name.into(),
             workflow: None,
             asks_for_unknown: false,
             transport: Transport::default(),
+            #[cfg(feature = "relays")]
             fan_out: Some(FanOut::new()),
             redact: None,
             observing: Observing::default(),
@@ -99,7 +104,7 @@ impl WorkflowEventsNamespace {
         self
     }
 
-    /// Sets when viewers of a run are served by relays. When a run has more viewers than one object
+    /// Sets when viewers of a run are served by relays (feature `relays`). When a run has more viewers than one object
     /// serves, further ones go to relays: objects of the same class, which get the events from the run's
     /// own object, or from other relays, and store nothing. Only where the transport is
     /// [`Transport::Direct`]. Viewers get the same bytes. Each relay that is watched is in memory, and
@@ -108,6 +113,7 @@ impl WorkflowEventsNamespace {
     /// Give all Workers that serve a run the same. The binding must have the same name in the Worker
     /// that has the class; otherwise each object serves all its viewers by itself.
     /// Default: [`FanOut::new`].
+    #[cfg(feature = "relays")]
     #[must_use]
     pub fn fan_out(mut self, fan_out: impl Into<Option<FanOut>>) -> Self {
         self.fan_out = fan_out.into();
