@@ -2,6 +2,7 @@
 //!
 //! - `GET /<id>/sse` streams events, as in any Worker that uses the library
 //! - `POST /<id>/append?from=1&batch=1&count=N` appends N batches, one after another
+//! - `POST /<id>/event?number=1` appends one event from outside a workflow, as a webhook's Worker does
 //! - `POST /<id>/append?from=1&batch=1` appends a batch for each byte of the body, as it comes
 //!
 //! The other contestants answer the same requests: see `../servers/driver.mjs`.
@@ -39,6 +40,11 @@ async fn fetch(request: Request, env: Env, _context: Context) -> Result<Response
             wasm_bindgen_futures::spawn_local(task);
             Response::ok(format!("{}\n", last.await?))
         }
+        ([id, "event"], Method::Post) => {
+            let number = number(&request, "number").unwrap_or(1);
+            events.append(id, &[step_event(number)?]).await?;
+            Response::ok(format!("{number}\n"))
+        }
         _ => Response::error("there is nothing here", 404),
     }
 }
@@ -49,6 +55,15 @@ fn fan_out(env: &Env) -> Option<FanOut> {
     let (viewers, relays) = value.split_once('/')?;
     let fan_out = FanOut::new().viewers_per_object(viewers.parse().ok()?);
     Some(fan_out.relays_per_object(relays.parse().ok()?))
+}
+
+/// Returns a number of the query.
+fn number(request: &Request, name: &str) -> Option<u32> {
+    let url = request.inner().url();
+    let (_, query) = url.split_once('?')?;
+    let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    let value = pairs.find(|(key, _)| *key == name)?.1;
+    value.parse().ok()
 }
 
 /// Appends events as a workflow does: through a log that it opens once.
@@ -65,13 +80,7 @@ struct Driver {
 
 impl Driver {
     async fn new(events: WorkflowEventsNamespace, id: &str, request: &Request) -> Result<Self> {
-        let url = request.inner().url();
-        let query = url.split_once('?').map_or("", |(_, query)| query);
-        let number = |name: &str| {
-            let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-            let value = pairs.find(|(key, _)| *key == name)?.1;
-            value.parse::<u32>().ok()
-        };
+        let number = |name| number(request, name);
         let log = ObjectFactLog::new(events, id);
         let opened = log.open(None).await.map_err(|error| error.to_string())?;
         let Opened::Run(opened) = opened else {
