@@ -1096,3 +1096,38 @@ async fn story(world: &World) -> Vec<String> {
     };
     events(&world.log).await.into_iter().map(line).collect()
 }
+
+/// What a webhook appends is kept once by its key, whoever opens or has opened the log, and in the order in which it came.
+#[test]
+fn what_is_told_from_outside_is_kept_once() {
+    let log = Log::new(Database::in_memory());
+    assert_eq!(
+        log.tell(None, &[fact("notice/1")]).unwrap(),
+        Told::Stored(1)
+    );
+    assert_eq!(
+        log.tell(None, &[fact("notice/1")]).unwrap(),
+        Told::Stored(0)
+    );
+    let Opened::Run(opened) = log.open(None, now()).unwrap() else {
+        panic!("it is open");
+    };
+    assert_eq!(
+        (opened.run, opened.facts.as_slice()),
+        (1, &["notice/1".to_owned()][..])
+    );
+    let both = [fact("notice/1"), fact("notice/2")];
+    assert_eq!(log.tell(None, &both).unwrap(), Told::Stored(1));
+    // An event without a key could be there twice, so none of its batch is stored.
+    let keyless = NewEvent::new("parcel", "{}").unwrap();
+    assert!(log.tell(None, &[fact("notice/3"), keyless]).is_err());
+    assert_eq!(
+        log.tell(None, &[fact("notice/3")]).unwrap(),
+        Told::Stored(1)
+    );
+    // It does not end the lifetime that has the log open.
+    assert!(matches!(
+        log.open(Some(opened.generation), now()).unwrap(),
+        Opened::Run(_)
+    ));
+}

@@ -18,6 +18,13 @@ ssetarget::export_workflow_events!(WorkflowEvents);
 #[event(fetch)]
 async fn fetch(request: Request, env: Env, _context: Context) -> Result<Response> {
     let mut events = WorkflowEventsNamespace::from_env(&env, "EVENTS", "bench")?;
+    let path = request.path();
+    let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+    if let [id, "event"] = segments.as_slice() {
+        let number = number(&request, "number").unwrap_or(1);
+        events.append(id, &[step_event(number)?]).await?;
+        return Response::ok(format!("{number}\n"));
+    }
     if env
         .var("TRANSPORT")
         .is_ok_and(|name| name.to_string() == "hibernating")
@@ -29,8 +36,6 @@ async fn fetch(request: Request, env: Env, _context: Context) -> Result<Response
     if let Some(response) = RunRoutes::new(events.clone()).serve(&request).await? {
         return Ok(response);
     }
-    let path = request.path();
-    let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     match (segments.as_slice(), request.method()) {
         ([id, "append"], Method::Post) => {
             let driver = Driver::new(events, id, &request).await?;
@@ -39,11 +44,6 @@ async fn fetch(request: Request, env: Env, _context: Context) -> Result<Response
             let (task, last) = driver.run(request).remote_handle();
             wasm_bindgen_futures::spawn_local(task);
             Response::ok(format!("{}\n", last.await?))
-        }
-        ([id, "event"], Method::Post) => {
-            let number = number(&request, "number").unwrap_or(1);
-            events.append(id, &[step_event(number)?]).await?;
-            Response::ok(format!("{number}\n"))
         }
         _ => Response::error("there is nothing here", 404),
     }

@@ -471,15 +471,19 @@ impl<Q: Sql> WorkflowLog<Q> {
         stood: Option<(u32, u64)>,
         batch: Vec<EventRef<'_>>,
     ) -> Result<Told, WorkflowLogError<Q::Error>> {
-        let state = self.state()?;
-        if stood.is_some_and(|stood| stood != (state.run, state.generation)) {
+        // Not all of `state`: each event that a webhook tells comes here.
+        let run = self.run()?;
+        let (newest, writer) = {
+            let lifetimes = self.lifetimes()?;
+            (lifetimes.newest, lifetimes.first_alive)
+        };
+        if stood.is_some_and(|stood| stood != (run, newest)) {
             return Ok(Told::Stale);
         }
         if self.is_over()? {
             return Ok(Told::Stored(0));
         }
-        let writer = self.lifetimes()?.first_alive;
-        self.store(writer, state.run, None, batch).map(Told::Stored)
+        self.store(writer, run, None, batch).map(Told::Stored)
     }
 
     /// Appends in one batch what the platform's log of an ended run has and this log has not, or,

@@ -132,8 +132,31 @@ impl WorkflowEventsNamespace {
     }
 
     /// Appends events to the latest run of an instance from outside its workflow, in one call, and
-    /// returns how many were new. Each needs a [key](NewEvent::with_key) that no fact of the run itself
-    /// has. A run that has ended takes none.
+    /// returns how many were new. For a webhook, a queue's consumer, a cron job, or any Worker that reports on
+    /// its own: no session is opened, and no facts are read.
+    ///
+    /// Each event needs a [key](NewEvent::with_key) that no fact of the run itself has. The log keeps the first
+    /// event with a key and drops the others, so a call whose answer was lost can be repeated: it stores nothing
+    /// twice, and answers 0 then. The events of one call are stored all or none, next to one another. When this
+    /// returns, they are durable. A run that has ended takes none, and 0 is returned; a log without events begins
+    /// with them, whether or not there is such an instance.
+    ///
+    /// ```no_run
+    /// use ssetarget::NewEvent;
+    /// use ssetarget::cloudflare::WorkflowEventsNamespace;
+    ///
+    /// /// The carrier's webhook: it sends each delivery at least once, under an id of its own.
+    /// async fn delivered(
+    ///     events: &WorkflowEventsNamespace,
+    ///     order: &str,
+    ///     delivery: &str,
+    /// ) -> Result<(), Box<dyn std::error::Error>> {
+    ///     let event = NewEvent::new("parcel", r#"{"state":"delivered"}"#)?;
+    ///     let event = event.with_key(format!("carrier/{delivery}"))?;
+    ///     events.append(order, &[event]).await?;
+    ///     Ok(())
+    /// }
+    /// ```
     ///
     /// # Errors
     /// When the object cannot be reached, or an event cannot be stored. Then none was stored, or the
