@@ -350,6 +350,166 @@ async fn the_router_goes_with_other_routes_of_the_same_paths() {
     }
 }
 
+#[tokio::test]
+async fn a_run_has_a_page_its_files_and_a_snapshot() {
+    const HTML: (&str, &str) = ("Accept", "text/html,*/*;q=0.8");
+    let asked = Asked::default();
+    let routes = RunRoutes::new(lookup(asked).await).prefix("/logs");
+    let bare = routes.clone();
+    let routes = routes
+        .page_framed_by(["https://app.example.com"])
+        .unwrap()
+        .snapshots();
+    for server in servers!(routes) {
+        let page = get(server, "/logs/log", &[HTML]).await;
+        assert_eq!(page.status, 200);
+        assert_eq!(
+            page.header("content-type"),
+            Some("text/html; charset=utf-8")
+        );
+        assert_eq!(page.header("x-content-type-options"), Some("nosniff"));
+        assert_eq!(page.header("referrer-policy"), Some("no-referrer"));
+        assert_eq!(page.header("vary"), Some("accept"));
+        let policy = page.header("content-security-policy").unwrap();
+        assert!(policy.starts_with("default-src 'none'; script-src 'self'"));
+        assert!(
+            policy.ends_with("frame-ancestors https://app.example.com"),
+            "{policy}"
+        );
+        let page = page.text().await;
+        for part in [
+            "src=\"/logs/log/sse\"",
+            "snapshot=\"/logs/log\"",
+            "\"/logs/ssetarget/workflow-run.js?v=",
+        ] {
+            assert!(page.contains(part), "{part}: {page}");
+        }
+        assert!(!page.contains("session="), "{page}");
+
+        for (accept, content_type) in [
+            ("application/json", "application/json"),
+            ("*/*", "application/json"),
+        ] {
+            let snapshot = get(server, "/logs/log", &[("Accept", accept)]).await;
+            assert_eq!(snapshot.header("content-type"), Some(content_type));
+            assert_eq!(snapshot.header("vary"), Some("accept"));
+            assert!(snapshot.text().await.contains("\"cursor\":1"));
+        }
+        assert_eq!(get(server, "/logs/unknown", &[HTML]).await.status, 404);
+        assert_eq!(get(server, "/logs/unknown", &[]).await.status, 404);
+        for method in ["POST", "DELETE"] {
+            assert_eq!(
+                request(server, method, "/logs/log", &[HTML]).await.status,
+                405
+            );
+        }
+
+        let script = get(server, "/logs/ssetarget/workflow-run.js", &[]).await;
+        assert_eq!(script.status, 200);
+        assert_eq!(script.header("cache-control"), Some("no-cache"));
+        assert_eq!(script.header("x-content-type-options"), Some("nosniff"));
+        let etag = script.header("etag").unwrap().to_owned();
+        let known = [("If-None-Match", etag.as_str())];
+        let path = "/logs/ssetarget/workflow-run.js";
+        assert_eq!(get(server, path, &known).await.status, 304);
+        let nothing = get(server, "/logs/ssetarget/nothing.js", &[]).await;
+        assert!([404, 418].contains(&nothing.status));
+        // It is a run's id, too.
+        assert_eq!(get(server, "/logs/ssetarget/sse", &[]).await.status, 404);
+    }
+    let [axum, hyper] = servers!(bare);
+    for (server, status) in [(axum, 404), (hyper, 418)] {
+        assert_eq!(get(server, "/logs/log", &[HTML]).await.status, status);
+        let script = get(server, "/logs/ssetarget/workflow-run.js", &[]).await;
+        assert_eq!(script.status, status);
+    }
+}
+
+#[cfg(feature = "links")]
+#[tokio::test]
+async fn a_link_leads_over_the_page_and_a_session_to_the_events() {
+    use ssetarget::access::{CapabilityLinks, LinkGrant, LinkKeys};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    const HTML: (&str, &str) = ("Accept", "text/html");
+    let keys = LinkKeys::parse("k1:bmV3IG5ldyBuZXcgbmV3IG5ldyBuZXcgbmV3IG5ldyE=").unwrap();
+    let links = CapabilityLinks::new(keys, "logs");
+    let token = links.token(&LinkGrant::run("log"));
+    let asked = Asked::default();
+    let routes = RunRoutes::new(lookup(asked.clone()).await)
+        .page()
+        .snapshots()
+        .links(links);
+    let server = axum_server(routes.into_router()).await;
+
+    // Without a permission: the page is the same for all, and nothing else is there.
+    let known = get(server, "/log", &[HTML]).await;
+    let unknown = get(server, "/nil", &[HTML]).await;
+    assert_eq!(
+        (known.status, known.header("cache-control")),
+        (200, Some("no-store"))
+    );
+    assert_eq!(known.headers(), unknown.headers());
+    let known = known.text().await;
+    assert!(known.contains("session=\"/log/session\""), "{known}");
+    assert_eq!(
+        known.replace("log", "nil"),
+        unknown.text().await.replace("log", "nil")
+    );
+    for path in ["/log", "/log/sse", "/nil/sse"] {
+        assert_eq!(get(server, path, &[]).await.status, 401, "{path}");
+    }
+    assert!(asked.lock().unwrap().is_empty(), "nothing was looked up");
+
+    let post = async |path: &str, body: &str| {
+        let mut connection = tokio::net::TcpStream::connect(server).await.unwrap();
+        let length = body.len();
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+        );
+        connection.write_all(request.as_bytes()).await.unwrap();
+        let mut response = String::new();
+        connection.read_to_string(&mut response).await.unwrap();
+        response
+    };
+    let session = post("/log/session", &token).await;
+    assert!(session.starts_with("HTTP/1.1 200"), "{session}");
+    let cookie = session
+        .split("set-cookie: ")
+        .nth(1)
+        .unwrap()
+        .split(';')
+        .next()
+        .unwrap();
+    assert!(session.contains("Path=/log;"), "{session}");
+    for (path, body) in [
+        ("/nil/session", token.as_str()),
+        ("/log/session", "x"),
+        ("/log/session", ""),
+    ] {
+        let refused = post(path, body).await;
+        assert!(refused.starts_with("HTTP/1.1 401"), "{refused}");
+        assert!(!refused.contains("set-cookie"), "{refused}");
+    }
+    assert!(
+        post("/log/session", &"x".repeat(100_000))
+            .await
+            .starts_with("HTTP/1.1 401")
+    );
+    assert_eq!(get(server, "/log/session", &[]).await.status, 405);
+
+    let permission = [("Cookie", cookie), ("Connection", "close")];
+    assert_eq!(get(server, "/log/sse", &permission).await.status, 200);
+    let snapshot = get(server, "/log", &permission).await;
+    assert!(
+        snapshot
+            .header("cache-control")
+            .unwrap()
+            .contains("private")
+    );
+    assert_eq!(get(server, "/nil/sse", &permission).await.status, 401);
+}
+
 async fn axum_server(app: Router) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

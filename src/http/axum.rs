@@ -25,6 +25,8 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{RunRoutes, Sse, refuse};
+#[cfg(feature = "links")]
+use crate::access::MAX_TOKEN;
 use crate::cors::{Cors, CorsAnswer, InvalidCors};
 use crate::delivery::SseTarget;
 use crate::refusal::Refusal;
@@ -118,6 +120,8 @@ impl<L> RunRoutes<L> {
         R: Clone + Send + Sync + 'static,
     {
         let paths = self.paths();
+        #[cfg(feature = "links")]
+        let sessions = self.clone();
         let serve = any(
             async move |request: Request| match self.serve(&request).await {
                 Some(response) => response.into_response(),
@@ -126,6 +130,24 @@ impl<L> RunRoutes<L> {
         );
         let mut router = Router::new();
         for path in paths {
+            #[cfg(feature = "links")]
+            if path.ends_with("/session") {
+                let routes = sessions.clone();
+                let session = any(async move |request: Request| {
+                    let (head, body) = request.into_parts();
+                    let request = ::http::Request::from_parts(head, ());
+                    let body = ::axum::body::to_bytes(body, MAX_TOKEN + 64).await;
+                    // What is too long is no token.
+                    let body = body.unwrap_or_default();
+                    let response = routes.session::<_, std::convert::Infallible>(&request, &body);
+                    response.map_or_else(
+                        || Refusal::NotFound("there is nothing here").into_response(),
+                        IntoResponse::into_response,
+                    )
+                });
+                router = router.route(&path, session);
+                continue;
+            }
             router = router.route(&path, serve.clone());
         }
         router

@@ -4,20 +4,38 @@ use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 
-use ::http::{Method, Request, Response};
+#[cfg(feature = "links")]
+use ::http::header::SET_COOKIE;
+use ::http::header::{ACCEPT, IF_NONE_MATCH};
+use ::http::{HeaderName, HeaderValue, Method, Request, Response};
 use percent_encoding::percent_decode_str;
 
 use super::access::{decide, head};
-use super::{Sse, SseBody};
+use super::cors::joined;
+use super::{Caller, Snapshots, Sse, SseBody, response};
+#[cfg(feature = "links")]
+use crate::access::CapabilityLinks;
 use crate::access::{Access, AccessRequest, Action, Grant, Permission};
-use crate::cors::Cors;
+use crate::cors::{Cors, InvalidCors};
 use crate::delivery::SseTarget;
+use crate::page::RunPage;
+use crate::page::serve::{FramedBy, Served, is_asset, serve_asset, serve_page};
 use crate::refusal::Refusal;
 use crate::run_path::{self, RunPath};
+#[cfg(feature = "links")]
+use crate::security;
 use crate::store::EventStore;
 use crate::sync::{BoxFuture, MaybeSend, MaybeSync};
 
-/// Serves logs by their ids: `GET <prefix>/<id>/sse`. Leaves other requests alone.
+/// Serves logs by their ids, and what else is switched on. Leaves other requests alone.
+///
+/// | path | switched on by | what it is |
+/// |---|---|---|
+/// | `GET /<id>/sse` | always | the log's events: see [`Sse::respond`] |
+/// | `GET /<id>`, for browsers | [`page`](Self::page) | the live page of the run; its files are at `GET /ssetarget/<file>` |
+/// | `GET /<id>`, for programs | [`snapshots`](Self::snapshots) | the run as it stands, as JSON: see [`Snapshots`] |
+/// | `GET /<id>/otlp` | `trace`, with the feature `otlp` | the run's trace |
+/// | `POST /<id>/session` | `links`, with the feature `links` | gives a browser a cookie for the token of a link |
 ///
 /// It is what `cloudflare::RunRoutes` is on Workers, for any server that has the types of the crate `http`. With axum it
 /// becomes a router: `RunRoutes::into_router`. With hyper:
@@ -53,6 +71,13 @@ pub struct RunRoutes<L> {
     sse: Sse,
     prefix: String,
     access: Option<Hook>,
+    is_private: bool,
+    page: Option<FramedBy>,
+    snapshots: Option<Snapshots>,
+    #[cfg(feature = "otlp")]
+    has_trace: bool,
+    #[cfg(feature = "links")]
+    links: Option<CapabilityLinks>,
 }
 
 type Hook = Arc<dyn Fn(&AccessRequest<'_>) -> BoxFuture<'static, Permission> + Send + Sync>;
@@ -79,6 +104,13 @@ impl<L> RunRoutes<L> {
             sse,
             prefix: String::new(),
             access: None,
+            is_private: false,
+            page: None,
+            snapshots: None,
+            #[cfg(feature = "otlp")]
+            has_trace: false,
+            #[cfg(feature = "links")]
+            links: None,
         }
     }
 
@@ -104,8 +136,94 @@ impl<L> RunRoutes<L> {
         A: Access + Send + Sync + 'static,
         A::Decision: MaybeSend,
     {
+        self.is_private = !hook.is_public();
         self.access = Some(Arc::new(move |request| Box::pin(hook.decide(request))));
         self
+    }
+
+    /// Serves the live page of each run at `/<id>`, to clients that accept `text/html`, and its files under
+    /// `/ssetarget/`. For logs of a [`tracer`](crate::tracer), and others with events of steps. It may not be framed:
+    /// see [`page_framed_by`](Self::page_framed_by). Default: there is no page.
+    ///
+    /// Its status is `404` if `lookup` finds no log. With links, whose tokens only the page itself can read, a client
+    /// without permission gets the page, too, which is the same for every id.
+    #[must_use]
+    pub fn page(mut self) -> Self {
+        self.page = Some(FramedBy::default());
+        self
+    }
+
+    /// Serves the page as [`page`](Self::page) does, for pages of these origins (and `'self'`) to show in a frame.
+    ///
+    /// # Errors
+    /// [`InvalidCors`] for a string that no browser has as an origin.
+    pub fn page_framed_by(
+        mut self,
+        origins: impl IntoIterator<Item = impl AsRef<str>>,
+    ) -> Result<Self, InvalidCors> {
+        self.page = Some(FramedBy::new(origins)?);
+        Ok(self)
+    }
+
+    /// Serves snapshots of the runs, as JSON, at `/<id>`, with the defaults of [`Snapshots`]. Default: they are not
+    /// served.
+    #[must_use]
+    pub fn snapshots(mut self) -> Self {
+        self.snapshots = Some(Snapshots::new(&self.sse));
+        self
+    }
+
+    /// Serves the trace of each run at `/<id>/otlp` (feature `otlp`): see [`Sse::otlp`]. Default: it is not served.
+    #[cfg(feature = "otlp")]
+    #[must_use]
+    pub fn trace(mut self) -> Self {
+        self.has_trace = true;
+        self
+    }
+
+    /// Serves runs to those who have a link to them, and to nobody else (feature `links`): the links are the
+    /// [hook](Self::access), and the page exchanges the token of a link for a cookie. `into_router` serves
+    /// `POST /<id>/session` itself; on other servers call [`session`](Self::session) for it.
+    #[cfg(feature = "links")]
+    #[must_use]
+    pub fn links(mut self, links: CapabilityLinks) -> Self {
+        self.links = Some(links.clone());
+        self.access(links)
+    }
+
+    /// Returns the response to `POST /<id>/session` with this body, the token of a link (feature `links`): `200` with
+    /// the cookie, or the `401` of every other refusal. `None` if the request is for another path. Read no more of a
+    /// body than [`MAX_TOKEN`](crate::access::MAX_TOKEN) bytes.
+    #[cfg(feature = "links")]
+    pub fn session<B, E>(&self, request: &Request<B>, body: &[u8]) -> Option<Response<SseBody<E>>> {
+        let links = self.links.as_ref()?;
+        let path = RunPath::parse(&self.prefix, request.uri().path());
+        let path = path.filter(|path| path.tail == SESSION)?;
+        if *request.method() != Method::POST {
+            let allow = "POST";
+            return Some(self.sse.refuse(request, Refusal::Method { allow }));
+        }
+        let id = percent_decode_str(path.encoded_id).decode_utf8();
+        let page = request.uri().path().strip_suffix(SESSION);
+        let session = std::str::from_utf8(body)
+            .map_err(|_| Refusal::NotAllowed)
+            .and_then(|token| {
+                links.session(&id.unwrap_or_default(), page.unwrap_or_default(), token)
+            });
+        let session = match session {
+            Ok(session) => session,
+            Err(refusal) => return Some(self.sse.refuse(request, refusal)),
+        };
+        let headers = [
+            ("content-type", "application/json"),
+            ("cache-control", "no-store"),
+        ];
+        let headers = headers.into_iter().chain(security::TEXT);
+        let mut response = response(200, headers, SseBody::text(session.body()));
+        if let Ok(cookie) = HeaderValue::from_str(&session.cookie) {
+            response.headers_mut().insert(SET_COOKIE, cookie);
+        }
+        Some(self.readable(request, response))
     }
 
     /// Returns the response if the request is for one of these routes, and `None` if it is for another path. Reads
@@ -123,22 +241,66 @@ impl<L> RunRoutes<L> {
         E: 'static,
         S: EventStore + 'static,
     {
-        let is_mine = RunPath::parse(&self.prefix, request.uri().path())
-            .is_some_and(|path| path.tail == "/sse");
-        let asked = is_mine.then(|| (self.clone(), head(request)));
+        let kind = RunPath::parse(&self.prefix, request.uri().path())
+            .and_then(|path| self.kind(&path, request));
+        let asked = kind.map(|kind| (kind, self.clone(), head(request)));
         async move {
-            let (routes, request) = asked?;
-            Some(routes.answer(&request).await)
+            let (kind, routes, request) = asked?;
+            Some(routes.answer(kind, &request).await)
         }
     }
 
     /// Returns the paths of these routes as axum writes them.
     #[cfg(all(feature = "axum", not(target_family = "wasm")))]
     pub(crate) fn paths(&self) -> Vec<String> {
-        vec![format!("{}/{{id}}/sse", self.prefix)]
+        let mut tails = vec!["/{id}/sse"];
+        if self.page.is_some() || self.snapshots.is_some() {
+            tails.push("/{id}");
+        }
+        if self.page.is_some() {
+            tails.push("/ssetarget/{file}");
+        }
+        #[cfg(feature = "otlp")]
+        if self.has_trace {
+            tails.push("/{id}/otlp");
+        }
+        #[cfg(feature = "links")]
+        if self.links.is_some() {
+            tails.push("/{id}/session");
+        }
+        let paths = tails.iter().map(|tail| format!("{}{tail}", self.prefix));
+        paths.collect()
     }
 
-    async fn answer<F, E, S>(&self, request: &Request<()>) -> Response<SseBody<S::Error>>
+    /// Returns the route that has this path, and, of a path that several have, the one whose media type is accepted,
+    /// else the one that gives JSON, as programs want it.
+    fn kind<B>(&self, path: &RunPath<'_>, request: &Request<B>) -> Option<Kind> {
+        match path.tail {
+            "/sse" => Some(Kind::Events),
+            #[cfg(feature = "otlp")]
+            "/otlp" => self.has_trace.then_some(Kind::Trace),
+            "" => {
+                let accept = joined(request.headers(), &ACCEPT);
+                let wants_html = accept.is_some_and(|accept| accept.contains("text/html"));
+                match (&self.page, &self.snapshots) {
+                    (Some(_), snapshots) if wants_html || snapshots.is_none() => Some(Kind::Page),
+                    (_, Some(_)) => Some(Kind::Snapshot),
+                    _ => None,
+                }
+            }
+            tail => {
+                let name = tail.trim_start_matches('/');
+                let is_file = path.encoded_id == "ssetarget" && is_asset(name);
+                (is_file && self.page.is_some()).then_some(Kind::Asset)
+            }
+        }
+    }
+
+    async fn answer<F, E, S>(
+        &self,
+        kind: Kind,
+        request: &Request<()>,
+    ) -> Response<SseBody<S::Error>>
     where
         L: Fn(String) -> F + MaybeSend + MaybeSync,
         F: Future<Output = Result<SseTarget<E, S>, Refusal>> + MaybeSend + 'static,
@@ -150,8 +312,10 @@ impl<L> RunRoutes<L> {
             return self.sse.refuse(request, Refusal::Method { allow });
         }
         let path = RunPath::parse(&self.prefix, request.uri().path());
-        let encoded = path.map_or("", |path| path.encoded_id);
-        let id = percent_decode_str(encoded)
+        let Some(RunPath { encoded_id, .. }) = path.filter(|_| kind != Kind::Asset) else {
+            return self.asset(request);
+        };
+        let id = percent_decode_str(encoded_id)
             .decode_utf8()
             .unwrap_or_default();
         let permission = match &self.access {
@@ -162,23 +326,124 @@ impl<L> RunRoutes<L> {
             None => Permission::granted(),
         };
         if let Err(refusal) = Grant::from_permission(permission) {
-            return self.sse.refuse(request, refusal);
+            // Who has no permission yet may have a link, which only the page can read, and learns nothing of the run.
+            return match kind == Kind::Page && self.has_links() {
+                true => self.page_of(request, &id, true),
+                false => self.sse.refuse(request, refusal),
+            };
         }
-        if let Some(response) = self.sse.turn_away(request) {
+        if kind == Kind::Events
+            && let Some(response) = self.sse.turn_away(request)
+        {
             return response;
         }
-        if id.is_empty() {
-            let unknown = Refusal::NotFound("there is no such log");
-            return self.sse.refuse(request, unknown);
-        }
-        match (self.lookup)(id.into_owned()).await {
-            Ok(target) => {
+        let found = match id.is_empty() {
+            true => Err(Refusal::NotFound("there is no such log")),
+            false => (self.lookup)(id.clone().into_owned()).await,
+        };
+        let target = match (found, kind) {
+            (Ok(target), _) => target,
+            (Err(Refusal::NotFound(_)), Kind::Page) => return self.page_of(request, &id, false),
+            (Err(refusal), _) => return self.sse.refuse(request, refusal),
+        };
+        match (kind, &self.snapshots) {
+            (Kind::Page, _) => self.page_of(request, &id, true),
+            (Kind::Snapshot, Some(snapshots)) => {
+                let snapshots = snapshots.clone().with_sse(&self.sse);
+                let snapshots = match self.is_private {
+                    true => snapshots.private(),
+                    false => snapshots,
+                };
+                snapshots.respond(&target, &id, request).await
+            }
+            #[cfg(feature = "otlp")]
+            (Kind::Trace, _) => {
+                let trace = crate::otlp::Trace::new(&*id);
+                self.sse.otlp(&target, &trace, request)
+            }
+            _ => {
                 let response = self.sse.respond_permitted(&target, request, permission);
                 response.await
             }
-            Err(refusal) => self.sse.refuse(request, refusal),
         }
     }
+
+    fn page_of<E>(&self, request: &Request<()>, id: &str, is_found: bool) -> Response<SseBody<E>> {
+        let assets = format!("{}/ssetarget", self.prefix);
+        let mut page = RunPage::new(id).prefix(&self.prefix).assets(&assets);
+        if self.snapshots.is_some() {
+            page = page.snapshot();
+        }
+        if self.has_links() {
+            page = page.session();
+        }
+        let framed_by = self.page.clone().unwrap_or_default();
+        let served = serve_page(&page, &framed_by, is_found, self.is_private);
+        self.readable(request, served_response(served))
+    }
+
+    fn asset<E>(&self, request: &Request<()>) -> Response<SseBody<E>> {
+        let known = joined(request.headers(), &IF_NONE_MATCH);
+        let name = request.uri().path().rsplit('/').next();
+        let served = serve_asset(
+            name.unwrap_or_default(),
+            request.uri().query(),
+            known.as_deref(),
+        );
+        match served {
+            Some(served) => self.readable(request, served_response(served)),
+            None => {
+                let refusal = Refusal::NotFound("there is no such file");
+                self.sse.refuse(request, refusal)
+            }
+        }
+    }
+
+    fn has_links(&self) -> bool {
+        #[cfg(feature = "links")]
+        return self.links.is_some();
+        #[cfg(not(feature = "links"))]
+        return false;
+    }
+
+    /// Adds the headers of CORS.
+    fn readable<B, E>(
+        &self,
+        request: &Request<B>,
+        response: Response<SseBody<E>>,
+    ) -> Response<SseBody<E>> {
+        Caller::from_request(&self.sse, request).may_read(response)
+    }
+}
+
+/// A route that is read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Events,
+    Page,
+    Asset,
+    Snapshot,
+    #[cfg(feature = "otlp")]
+    Trace,
+}
+
+#[cfg(feature = "links")]
+const SESSION: &str = "/session";
+
+fn served_response<E>(served: Served) -> Response<SseBody<E>> {
+    let body = match served.status {
+        304 => SseBody::empty(),
+        _ => SseBody::text(served.body.into_owned()),
+    };
+    let mut response = response(served.status, [], body);
+    for (name, value) in served.headers {
+        // All that is in them is checked or our own.
+        if let Ok(value) = HeaderValue::from_str(&value) {
+            let name = HeaderName::from_static(name);
+            response.headers_mut().insert(name, value);
+        }
+    }
+    response
 }
 
 impl<L> fmt::Debug for RunRoutes<L> {

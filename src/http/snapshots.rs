@@ -96,6 +96,12 @@ impl Snapshots {
         self
     }
 
+    /// Takes over the `Cors` and the error callback of `sse`.
+    pub(super) fn with_sse(mut self, sse: &Sse) -> Self {
+        self.sse = sse.clone();
+        self
+    }
+
     /// Returns the response to a request for the snapshot of a log. `id` is the log's name, and distinguishes it
     /// from the other logs of this server. Reads only the request's method, its `If-None-Match`, and what
     /// [`Cors`](crate::cors::Cors) needs.

@@ -103,6 +103,8 @@ pub(crate) fn serve_page(
     headers.push(("content-type", "text/html; charset=utf-8".into()));
     headers.push(("content-security-policy", policy.into()));
     headers.push(("cache-control", cache.into()));
+    // A program gets the snapshot at the same path.
+    headers.push(("vary", "accept".into()));
     Served {
         status: if is_found { 200 } else { 404 },
         headers,

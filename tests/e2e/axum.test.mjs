@@ -40,6 +40,12 @@ describe("the axum example, in a browser", { skip }, () => {
     assert.match(await page.textContent('[data-task="parse-2"]'), /"rows":1200/);
     assert.equal(await page.locator('[data-task="import-1.workflow"] [data-task]').count(), 4);
     page.isClean();
+    // The same on the library's page.
+    await page.click("#run");
+    await page.waitForURL(/\/runs\/job-[0-9a-f]{16}$/);
+    await page.waitForSelector('workflow-run[data-connection="ended"]');
+    await page.waitForSelector('workflow-run .row[data-task="parse-2"]:visible');
+    page.isClean();
     await page.close();
     assert.equal(await server.stop(), 0);
   });

@@ -78,7 +78,7 @@ pub(crate) async fn send(
         framing: Framing::Length(0),
         connection,
     };
-    if method != "HEAD" && status != 204 {
+    if method != "HEAD" && ![204, 304].contains(&status) {
         response.framing = match response.header("content-length") {
             Some(length) => Framing::Length(length.parse().unwrap()),
             None => {

@@ -29,13 +29,17 @@ pub fn router<L: Logs>(logs: L, jobs: Jobs, shutdown: &Shutdown, metrics: Metric
         let logs = found.clone();
         async move { logs.find(&id).await }
     };
+    let logs_by_id = RunRoutes::with_sse(lookup, sse);
+    // The same logs as runs: the library's page, which draws the tasks of a job on a time axis.
+    let runs = logs_by_id.clone().prefix("/runs").page().snapshots();
     Router::new()
         .route("/", get(page::start).post(start::<L>))
         // Behind what lets in only those who may know, if people can reach the server from outside.
         .route("/metrics", ssetarget::axum::metrics(logs.metrics.clone()))
         .route("/assets/{name}", get(page::asset))
         .route("/{id}", get(page::log).post(dispatch::<L>))
-        .merge(RunRoutes::with_sse(lookup, sse).into_router())
+        .merge(logs_by_id.into_router())
+        .merge(runs.into_router())
         .with_state(App { logs, jobs })
 }
 

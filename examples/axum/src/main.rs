@@ -4,6 +4,7 @@
 //! cargo run -p ssetarget-axum-example              then open http://localhost:9876
 //! curl -d 'hello' 'localhost:9876/room?type=note'  dispatch an event to the log "room"
 //! curl -N localhost:9876/room/sse                  watch it
+//! open http://localhost:9876/runs/<id>             a job as a timeline
 //! curl -X POST localhost:9876                      start a job, which traces itself into a log
 //! ```
 //!

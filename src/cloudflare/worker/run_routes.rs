@@ -9,7 +9,7 @@ use worker::{Request, Response, web_sys};
 use cloudflare_workflows::Workflow;
 
 use super::asked::Asked;
-use super::cors::{with_cors, with_own_headers};
+use super::cors::with_cors;
 use super::namespace::WorkflowEventsNamespace;
 #[cfg(feature = "otlp")]
 use super::routes::TraceRoute;
@@ -131,7 +131,8 @@ impl RunRoutes {
     /// Lets clients delete a run's log with `DELETE /<id>`, if the [hook](Self::access) grants it
     /// [`Action::Delete`](crate::access::Action::Delete): `204`, and `404` if there was none. Without a hook, and with
     /// [`Public`](crate::access::Public), everybody is refused. See
-    /// [`WorkflowEventsNamespace::delete_log`]. Default: clients cannot.
+    /// [`WorkflowEventsNamespace::delete_log`]. Pages of other origins need
+    /// [`Cors::allow_methods`] with `DELETE`, too. Default: clients cannot.
     #[must_use]
     pub fn deletion(self) -> Self {
         self.with(DeleteRoute)
@@ -247,13 +248,7 @@ impl RunRoutes {
             grant,
             is_private: self.is_private,
         };
-        let response = route.serve(call).await?;
-        if routes.len() == 1 {
-            return Ok(response);
-        }
-        let response = with_own_headers(response)?;
-        response.headers().append("vary", "accept")?;
-        Ok(response)
+        route.serve(call).await
     }
 
     /// Returns whether the request changes something and comes from a page of another origin that is not

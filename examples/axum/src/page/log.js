@@ -6,6 +6,7 @@ let ended = false;
 
 document.title = id;
 document.querySelector("#name").textContent = id;
+document.querySelector("#run").href = `/runs/${id}`;
 
 const source = new EventSource(`/${id}/sse`);
 source.addEventListener("open", () => connection("live"));
