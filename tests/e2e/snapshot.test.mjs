@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import { QUICK, answer, isTerminal, isWaiting, serve, startRun } from "./lib/demo.mjs";
+import { serveAxum } from "./lib/axum.mjs";
 import { open, readAll } from "./lib/sse.mjs";
 
 let demo;
@@ -118,6 +119,31 @@ describe("a snapshot of a run", () => {
   });
 });
 
+test("of a job on the axum server, whose code is instrumented with tracing", { timeout: 60_000 }, async () => {
+  const server = await serveAxum();
+  try {
+    const started = await fetch(`${server.url}/?workMs=20`, { method: "POST", redirect: "manual" });
+    const { id } = await started.json();
+    const ask = (headers) => fetch(`${server.url}/${id}`, { headers: { accept: "application/json", ...headers } });
+    const early = await (await ask()).json();
+    const rest = early.cursor === undefined ? "" : `?lastEventId=${early.cursor}`;
+    const after = await readAll(`${server.url}/${id}/sse${rest}`);
+    const all = await readAll(`${server.url}/${id}/sse`);
+    assert.deepEqual(after.map(({ raw }) => raw), all.slice(early.cursor ?? 0).map(({ raw }) => raw));
+    const { workflow: _, ...expected } = fold(id, all);
+    const response = await ask();
+    const etag = response.headers.get("etag");
+    assert.deepEqual(await response.json(), expected);
+    assert.equal(expected.state, "completed");
+    assert.ok(expected.tasks.length > 0);
+    assert.equal((await ask({ "if-none-match": etag })).status, 304);
+    const unknown = await fetch(`${server.url}/unknown`, { headers: { accept: "application/json" } });
+    assert.equal(unknown.status, 404);
+  } finally {
+    await server.kill();
+  }
+});
+
 /** The same fold as the library's, written once more: what the wire says. */
 function fold(id, events) {
   const run = { id, workflow: "order", run: 1, state: "queued" };
@@ -139,7 +165,7 @@ function fold(id, events) {
     }
     const { taskId, step, kind, count, parentId, timestamp, attempt, percent, message, attributes, error, until, eventType, retryAt } = json;
     if (type === "started") {
-      tasks.set(taskId, { taskId, step, kind, count, parentId: parentId === "order-1.workflow" ? null : parentId, state: "running", started: timestamp, ...given({ until, eventType }), tasks: [] });
+      tasks.set(taskId, { taskId, step, kind, count, parentId: parentId?.endsWith(".workflow") ? null : parentId, state: "running", started: timestamp, ...given({ until, eventType }), tasks: [] });
       continue;
     }
     const task = tasks.get(taskId);

@@ -5,6 +5,7 @@
 //! curl -d 'hello' 'localhost:9876/room?type=note'  dispatch an event to the log "room"
 //! curl -N localhost:9876/room/sse                  watch it
 //! curl -X POST localhost:9876                      start a job, which traces itself into a log
+//! curl -H 'accept: application/json' localhost:9876/room    see how it stands
 //! ```
 //!
 //! | variable | |
