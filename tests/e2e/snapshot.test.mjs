@@ -31,10 +31,15 @@ describe("a snapshot of a run", () => {
       while (!done(await take())) await new Promise((resolve) => setTimeout(resolve, 30));
     };
     const isAt = (kind) => ({ tasks }) => tasks.some((task) => task.kind === kind);
+    // The local engine goes on with a run that was killed once it gets an event, whichever that is.
+    const crash = async () => {
+      await demo.restart();
+      await answer(demo.url, id, { type: "other" });
+    };
     await until(isAt("sleep"));
-    await demo.restart();
+    await crash();
     await until(isAt("waitForEvent"));
-    await demo.restart();
+    await crash();
     const waits = await take();
     await answer(demo.url, id, { payload: { by: "ann" } });
     await until(({ state }) => state === "completed");
@@ -43,17 +48,14 @@ describe("a snapshot of a run", () => {
     assert.ok(taken.length > 5, `${taken.length} snapshots`);
     for (const json of taken) {
       assert.deepEqual(json, fold(id, all.slice(0, json.cursor)), `at ${json.cursor}`);
-      const rest = await open(`${demo.url}/${id}/sse?lastEventId=${json.cursor}`);
-      if (json.cursor === all.at(-1).id) {
-        assert.equal(rest.response.status, 204);
-        continue;
-      }
-      assert.deepEqual((await rest.rest()).map(({ raw }) => raw), all.slice(json.cursor).map(({ raw }) => raw));
+      const rest = `${demo.url}/${id}/sse?lastEventId=${json.cursor}`;
+      if (json.cursor === all.at(-1).id) assert.equal((await fetch(rest)).status, 204);
+      else assert.deepEqual((await readAll(rest)).map(({ raw }) => raw), all.slice(json.cursor).map(({ raw }) => raw));
     }
     assert.equal(taken.at(-1).cursor, all.at(-1).id);
     const wait = waits.tasks.find(({ kind }) => kind === "waitForEvent");
     assert.deepEqual([wait.eventType, wait.state], ["waiting", "running"]);
-    assert.equal(Date.parse(wait.until) - Date.parse(wait.started), 24 * 3600 * 1000);
+    assert.equal(Date.parse(wait.until) - Date.parse(wait.started), 3600 * 1000);
     const sleep = waits.tasks.find(({ kind }) => kind === "sleep");
     assert.equal(Date.parse(sleep.until) - Date.parse(sleep.started), 2000);
     const group = taken.at(-1).tasks.find(({ taskId }) => taskId === "fulfil-1.group");
@@ -160,7 +162,7 @@ function fold(id, events) {
       continue;
     }
     if (json.kind === "workflow") {
-      Object.assign(run, { state: "running", started: json.timestamp });
+      if (type === "started") Object.assign(run, { state: "running", started: json.timestamp });
       continue;
     }
     const { taskId, step, kind, count, parentId, timestamp, attempt, percent, message, attributes, error, until, eventType, retryAt } = json;
