@@ -81,7 +81,7 @@ const KEPT = new Set("document window location history event name status top len
 function shortNames(tokens) {
   const uses = new Map();
   const other = new Set(KEPT);
-  const variables = new Set();
+  const variables = parametersOf(tokens);
   const open = [];
   tokens.forEach(({ text, isText }, index) => {
     if (isText) return;
@@ -109,6 +109,31 @@ function shortNames(tokens) {
       if (short.length < name.length) names.set(name, short);
     }
   }
+  return names;
+}
+
+/** The names of plain parameters: of arrows, functions, methods and `catch`. */
+function parametersOf(tokens) {
+  const names = new Set();
+  const starts = [];
+  tokens.forEach(({ text, isText }, index) => {
+    if (isText) return;
+    const after = tokens[index + 1]?.text;
+    if (text === "(") starts.push(index);
+    if (/^[a-z]\w*$/i.test(text) && after === "=" && tokens[index + 2]?.text === ">") names.add(text);
+    if (text !== ")") return;
+    const start = starts.pop();
+    const isArrow = after === "=" && tokens[index + 2]?.text === ">";
+    const before = tokens[start - 1]?.text;
+    const isFunction = after === "{" && /^#?[a-z]\w*$/i.test(before) && !["if", "for", "while", "switch"].includes(before);
+    if (!isArrow && !isFunction) return;
+    let depth = 0;
+    for (let at = start + 1; at < index; at += 1) {
+      if ("([{".includes(tokens[at].text)) depth += 1;
+      else if (")]}".includes(tokens[at].text)) depth -= 1;
+      else if (depth === 0 && "(,".includes(tokens[at - 1].text) && /^[a-z]\w*$/i.test(tokens[at].text)) names.add(tokens[at].text);
+    }
+  });
   return names;
 }
 

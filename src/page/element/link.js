@@ -205,7 +205,7 @@ export class Link {
 
   #unknown() {
     if (this.tries >= UNKNOWN_TRIES) return this.#say("unknown", "");
-    this.#later("there is no such run, or not yet", null, "unknown");
+    this.#later("", null, "unknown");
   }
 
   /**
@@ -218,7 +218,7 @@ export class Link {
     const asked = Number(answer?.headers.get("retry-after") ?? 0) * 1000 || 0;
     const delay = Math.max(Math.min(asked, 10 * LONGEST_DELAY_MS), longest * (0.5 + Math.random() / 2));
     this.tries += 1;
-    this.#say(state, `${why}; next try in ${Math.max(1, Math.round(delay / 1000))} s`);
+    this.#say(state, `${why}${why && "; "}next try in ${Math.max(1, Math.round(delay / 1000))} s`);
     this.#soon(delay);
   }
 
