@@ -24,8 +24,9 @@ function script(sources) {
   const code = sources.map((source) =>
     source.replace(/^import .*\n/gm, "").replace(/^export (?=(?:async )?(?:function\*?|class|const) (\w+))/gm, (word, name) => (EXPORTED.includes(name) ? word : "")),
   );
-  const tokens = [...tokensOf(code.join("\n"))];
-  const names = shortNames(tokens);
+  const all = [...tokensOf(code.join("\n"))];
+  const names = shortNames(all);
+  const tokens = joinedConstants(all);
   let out = "";
   for (const { text, isText } of tokens) {
     const token = isText ? text : (names.get(text) ?? text);
@@ -110,6 +111,29 @@ function shortNames(tokens) {
     }
   }
   return names;
+}
+
+/** `const a = 1; const b = 2;` is `const a = 1, b = 2;`. */
+function joinedConstants(tokens) {
+  const joined = [];
+  /** The first word of the statement that each open bracket is in. */
+  const starts = [null];
+  for (let at = 0; at < tokens.length; at += 1) {
+    const { text, isText } = tokens[at];
+    const last = starts.length - 1;
+    if (text === ";" && starts[last] === "const" && tokens[at + 1]?.text === "const") {
+      joined.push({ text: ",", isText: false });
+      at += 1;
+      continue;
+    }
+    joined.push(tokens[at]);
+    if (isText) continue;
+    if (text === ";") starts[last] = null;
+    else starts[last] ??= text;
+    if ("([{".includes(text)) starts.push(null);
+    else if (")]}".includes(text)) starts.pop();
+  }
+  return joined;
 }
 
 /** The names of plain parameters: of arrows, functions, methods and `catch`. */

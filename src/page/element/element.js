@@ -375,7 +375,7 @@ export class WorkflowRun extends Base {
     say(ui.collapse, this.#isCollapsed ? "Expand all" : "Collapse all");
     const isTimeline = this.#shows === "timeline" && run.tasks.length > 0;
     if (ui.filterTools.hidden === isTimeline) ui.filterTools.hidden = !isTimeline;
-    say(ui.matches, this.#rows.isFiltered && !this.#rows.stale ? count(this.#rows.matches, "match").replace("matchs", "matches") : "");
+    say(ui.matches, this.#rows.isFiltered && !this.#rows.stale ? count(this.#rows.matches, "match", "matches") : "");
   }
 
   #factsLine() {
