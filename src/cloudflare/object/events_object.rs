@@ -60,7 +60,11 @@ impl EventsObject {
     ) -> worker::Result<Self> {
         let metrics = Metrics::new();
         let cutoff = Rc::<Cutoff>::default();
-        let log = WorkflowLog::new(ObjectSql::new(&state)?);
+        let sql = ObjectSql::new(&state)?;
+        let log = match config.retention.events {
+            Some(events) => WorkflowLog::with_max_events(sql, events),
+            None => WorkflowLog::new(sql),
+        };
         Ok(Self {
             log: log.redact(config.redact).observed_by(metrics.clone()),
             held_streams: HeldStreams::new(&state, metrics.clone()),
