@@ -203,6 +203,7 @@ impl EventsObject {
         let json = serde_json::to_string(&answer).map_err(|error| error.to_string())?;
         if *command == LogCommand::Delete {
             // Before anything is delivered: nobody is to be told of a position in what is gone.
+            self.kept_snapshot.clear();
             self.cutoff.cut();
             self.held_streams.cut_all(self.log.target());
         }
