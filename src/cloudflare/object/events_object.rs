@@ -61,7 +61,11 @@ impl EventsObject {
     ) -> worker::Result<Self> {
         let metrics = Metrics::new();
         let cutoff = Rc::<Cutoff>::default();
-        let log = WorkflowLog::new(ObjectSql::new(&state)?);
+        let sql = ObjectSql::new(&state)?;
+        let log = match config.retention.events {
+            Some(events) => WorkflowLog::with_max_events(sql, events),
+            None => WorkflowLog::new(sql),
+        };
         Ok(Self {
             log: log.redact(config.redact).observed_by(metrics.clone()),
             held_streams: HeldStreams::new(&state, metrics.clone()),
@@ -200,6 +204,7 @@ impl EventsObject {
         let json = serde_json::to_string(&answer).map_err(|error| error.to_string())?;
         if *command == LogCommand::Delete {
             // Before anything is delivered: nobody is to be told of a position in what is gone.
+            self.kept_snapshot.clear();
             self.cutoff.cut();
             self.held_streams.cut_all(self.log.target());
         }

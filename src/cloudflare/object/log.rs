@@ -11,7 +11,7 @@ use crate::cloudflare::packed::{InvalidBatch, unpack_facts};
 use crate::delivery::SseTarget;
 use crate::event::{EventId, EventRef, InvalidEvent, NewEvent};
 use crate::stats::Observer;
-use crate::store::{Appended, PageLimit, Sql, SqliteError, SqliteEventStore};
+use crate::store::{Appended, PageLimit, Retention, Sql, SqliteError, SqliteEventStore};
 use crate::sync::{Mutex, lock};
 use crate::task::{Redact, StepEventType, is_report_base};
 use crate::workflow::{
@@ -95,6 +95,27 @@ impl<Q: Sql> WorkflowLog<Q> {
     pub fn redact(mut self, rule: Option<Redact>) -> Self {
         self.redact = rule;
         self
+    }
+
+    /// Returns the log in this database, of which only the newest `events` are kept. The keys of the others
+    /// are, too, so that no fact is stored twice.
+    pub fn with_max_events(sql: Q, events: usize) -> Self {
+        let retention = Retention::for_ever().max_events(events);
+        let store = SqliteEventStore::new(sql).retention(retention).keep_keys();
+        Self {
+            target: SseTarget::new(store),
+            lifetimes: Mutex::default(),
+            redact: None,
+        }
+    }
+
+    /// Returns whether all events of the latest run are kept.
+    pub(super) fn has_whole_run(&self) -> Result<bool, WorkflowLogError<Q::Error>> {
+        let store = self.target.store();
+        Ok(match self.run()? {
+            1 => store.span()?.is_none_or(|(oldest, _)| oldest.get() == 1),
+            run => store.keeps_key(run_key(run))?,
+        })
     }
 
     /// Sets who is told what is appended and read. Default: nobody.

@@ -120,6 +120,10 @@ impl<Q: Sql> WorkflowLog<Q> {
         let outcome = outcome.as_ref().map_err(AsRef::as_ref).copied();
         let told = match platform.last() {
             None => self.tell(stood, &[workflow_ended(workflow, outcome, now)?])?,
+            // With a part of our own log it cannot be compared.
+            Some(last) if last.is_terminal() && !self.has_whole_run()? => {
+                self.tell(stood, &[workflow_ended(workflow, outcome, now)?])?
+            }
             Some(last) if last.is_terminal() => self.tell_missing(stood, workflow, platform)?,
             Some(_) => return Ok(false),
         };
