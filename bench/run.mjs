@@ -1,5 +1,5 @@
 // npm run bench [-- --short] [--trials N] [--scenarios a,b] [--contestants a,b] [--save] [--note TEXT]
-// npm run bench -- --redis | --axum [--short] [--save]
+// npm run bench -- --redis | --axum | --native [--short] [--trials N] [--scenarios a,b] [--save]
 // npm run bench -- --profile [--scenarios a] [--contestants a]
 // npm run bench -- --docs
 //
@@ -15,6 +15,7 @@ import { machine } from "./lib/machine.mjs";
 import { printTable, saveMeasured, saveResults } from "./lib/report.mjs";
 import { GZIP_AT_MOST, ROWS_AT_MOST, SCENARIOS, clientArgs, storedEvents } from "./lib/scenarios.mjs";
 import { measureAxum } from "./axum.mjs";
+import { measureNative } from "./native.mjs";
 import { profiled, saveProfile } from "./profile.mjs";
 import { compareOnRedis } from "./redis/run.mjs";
 import { Storage, serve } from "./lib/workerd.mjs";
@@ -39,6 +40,10 @@ main(async () => {
   if (options.axum) {
     await buildClient();
     return measureAxum(folder, { client, machine: machine(options), short: options.short });
+  }
+  if (options.native) {
+    await buildClient();
+    return measureNative(folder, { client, machine: machine(options), ...options });
   }
   await ensureNodeModules();
   await ensureRust();
@@ -72,6 +77,7 @@ function parseOptions() {
       redis: { type: "boolean", default: false },
       profile: { type: "boolean", default: false },
       axum: { type: "boolean", default: false },
+      native: { type: "boolean", default: false },
       note: { type: "string" },
     },
   });
@@ -83,10 +89,10 @@ function parseOptions() {
   const isName = (text) => SCENARIOS.some(({ name }) => name === text);
   const matches = ({ name, onlyIfNamed }) => (text) => (isName(text) || onlyIfNamed ? name === text : name.startsWith(text));
   const scenarios = SCENARIOS.filter((scenario) => (wanted ? wanted.some(matches(scenario)) : !scenario.onlyIfNamed));
-  if (scenarios.length === 0) {
+  if (scenarios.length === 0 && !values.native) {
     throw new Failure(`no scenario is or begins with ${values.scenarios}; there are ${SCENARIOS.map(({ name }) => name).join(", ")}.`);
   }
-  return { ...values, trials, contestants, scenarios };
+  return { ...values, trials, contestants, scenarios, wanted };
 }
 
 async function buildClient() {

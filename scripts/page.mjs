@@ -24,8 +24,9 @@ function script(sources) {
   const code = sources.map((source) =>
     source.replace(/^import .*\n/gm, "").replace(/^export (?=(?:async )?(?:function\*?|class|const) (\w+))/gm, (word, name) => (EXPORTED.includes(name) ? word : "")),
   );
-  const tokens = [...tokensOf(code.join("\n"))];
-  const names = shortNames(tokens);
+  const all = [...tokensOf(code.join("\n"))];
+  const names = shortNames(all);
+  const tokens = joinedConstants(all);
   let out = "";
   for (const { text, isText } of tokens) {
     const token = isText ? text : (names.get(text) ?? text);
@@ -81,7 +82,7 @@ const KEPT = new Set("document window location history event name status top len
 function shortNames(tokens) {
   const uses = new Map();
   const other = new Set(KEPT);
-  const variables = new Set();
+  const variables = parametersOf(tokens);
   const open = [];
   tokens.forEach(({ text, isText }, index) => {
     if (isText) return;
@@ -109,6 +110,54 @@ function shortNames(tokens) {
       if (short.length < name.length) names.set(name, short);
     }
   }
+  return names;
+}
+
+/** `const a = 1; const b = 2;` is `const a = 1, b = 2;`. */
+function joinedConstants(tokens) {
+  const joined = [];
+  /** The first word of the statement that each open bracket is in. */
+  const starts = [null];
+  for (let at = 0; at < tokens.length; at += 1) {
+    const { text, isText } = tokens[at];
+    const last = starts.length - 1;
+    if (text === ";" && starts[last] === "const" && tokens[at + 1]?.text === "const") {
+      joined.push({ text: ",", isText: false });
+      at += 1;
+      continue;
+    }
+    joined.push(tokens[at]);
+    if (isText) continue;
+    if (text === ";") starts[last] = null;
+    else starts[last] ??= text;
+    if ("([{".includes(text)) starts.push(null);
+    else if (")]}".includes(text)) starts.pop();
+  }
+  return joined;
+}
+
+/** The names of plain parameters: of arrows, functions, methods and `catch`. */
+function parametersOf(tokens) {
+  const names = new Set();
+  const starts = [];
+  tokens.forEach(({ text, isText }, index) => {
+    if (isText) return;
+    const after = tokens[index + 1]?.text;
+    if (text === "(") starts.push(index);
+    if (/^[a-z]\w*$/i.test(text) && after === "=" && tokens[index + 2]?.text === ">") names.add(text);
+    if (text !== ")") return;
+    const start = starts.pop();
+    const isArrow = after === "=" && tokens[index + 2]?.text === ">";
+    const before = tokens[start - 1]?.text;
+    const isFunction = after === "{" && /^#?[a-z]\w*$/i.test(before) && !["if", "for", "while", "switch"].includes(before);
+    if (!isArrow && !isFunction) return;
+    let depth = 0;
+    for (let at = start + 1; at < index; at += 1) {
+      if ("([{".includes(tokens[at].text)) depth += 1;
+      else if (")]}".includes(tokens[at].text)) depth -= 1;
+      else if (depth === 0 && "(,".includes(tokens[at - 1].text) && /^[a-z]\w*$/i.test(tokens[at].text)) names.add(tokens[at].text);
+    }
+  });
   return names;
 }
 

@@ -51,6 +51,8 @@
 //! | `http` | no | the `http` module: responses for hyper, tower and other servers |
 //! | `links` | no | [`access::CapabilityLinks`](access): signed links that say who may watch which run |
 //! | `otlp` | no | the `otlp` module: logs as traces of OpenTelemetry; with `cloudflare` each run is exported when it ends, with `http` `Sse::otlp` answers `GET` |
+//! | `relays` | no | with `cloudflare`: viewers past 500 of a run are served by relays |
+//! | `hibernation` | no | with `cloudflare`: `Transport::Hibernating` |
 //! | `redis` | no | `store::redis`: logs in Redis, over tokio, or over a Worker's sockets with `cloudflare` |
 //! | `rusqlite` | no | `SqliteEventStore::open`: a durable log in an SQLite file, for one process; not for wasm32 |
 //! | `typescript` | no | nothing for users: the crate's own test writes `typescript/types.d.ts` with it |
@@ -146,5 +148,5 @@ pub mod internals {
     pub use crate::cloudflare::command::{InstanceEnd, LogAnswer, LogCommand, LogState};
     pub use crate::cloudflare::object::log::{Announced, WorkflowLog, WorkflowLogError};
     pub use crate::cloudflare::packed::{InvalidBatch, pack_facts};
-    pub use crate::workflow::read_ended_run;
+    pub use crate::workflow::{EngineEvent, EngineEvents, ended_run_options, read_ended_run};
 }

@@ -511,3 +511,69 @@ async fn a_real_log_comes_exactly_once_through_cuts_at_any_byte() {
     assert_eq!(next, EVENTS + 1);
     assert!(cuts >= 5, "{cuts} cuts");
 }
+
+/// A log of a run whose events are dispatched as they are on the wire.
+fn step(event_type: &str, task: &str, kind: &str, second: u64) -> NewEvent {
+    let data = format!(
+        "{{\"taskId\":\"{task}\",\"step\":\"{task}\",\"kind\":\"{kind}\",\"count\":1,\"timestamp\":\"2026-11-24T09:{:02}:{:02}.000Z\",\"parentId\":null}}",
+        second / 60 % 60,
+        second % 60
+    );
+    NewEvent::new(event_type, data).unwrap()
+}
+
+#[tokio::test]
+async fn a_real_snapshot_and_what_follows_are_the_whole_log() {
+    const TASKS: u64 = 200;
+    let target: SseTarget<NewEvent, _> = SseTarget::new(MemoryEventStore::new());
+    let sse = ssetarget::http::Sse::new();
+    let snapshots = ssetarget::http::Snapshots::new(&sse);
+    let log = target.clone();
+    let page = axum::routing::get(move |request: axum::extract::Request| {
+        let (snapshots, log) = (snapshots.clone(), log.clone());
+        async move { snapshots.respond(&log, "run", &request).await }
+    });
+    let app = axum::Router::new()
+        .route("/run", page)
+        .route("/run/sse", sse.route(target.clone()));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/run", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, app).await });
+
+    let dispatch = async |event| target.dispatch_encoded(vec![event]).await.unwrap();
+    dispatch(step("started", "run.workflow", "workflow", 0)).await;
+    let mut watching = Vec::new();
+    for number in 1..=TASKS {
+        let task = format!("task-{number}");
+        dispatch(step("started", &task, "do", number)).await;
+        if number % 40 == 0 {
+            let client = RunClient::new(&url).unwrap();
+            let mut run = client.watch().await.unwrap();
+            let tasks = run.snapshot().unwrap().task_count;
+            assert_eq!(
+                (tasks as u64, run.view().tasks.len() as u64),
+                (number, number)
+            );
+            watching.push(tokio::spawn(async move {
+                while let Some(update) = run.next().await {
+                    update.unwrap();
+                }
+                run.view().clone()
+            }));
+        }
+        dispatch(step("completed", &task, "do", number + 1)).await;
+    }
+    let end = step("completed", "run.workflow", "workflow", TASKS + 2);
+    dispatch(end.terminal()).await;
+
+    let mut whole = RunClient::new(&url).unwrap().watch_from(Start::Beginning);
+    while let Some(update) = whole.next().await {
+        update.unwrap();
+    }
+    assert_eq!(whole.outcome(), Some(Outcome::Completed));
+    for run in watching {
+        assert_eq!(run.await.unwrap(), *whole.view());
+    }
+    let over = RunClient::new(&url).unwrap().ended().await.unwrap();
+    assert_eq!(over, *whole.view());
+}

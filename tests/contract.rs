@@ -20,7 +20,7 @@ use Fault::{
     SmallBatches, SmallRing, Sound, StillClosed, WaitsAlways,
 };
 use bytes::Bytes;
-use ssetarget::store::{Bell, FramePage, FrameStore, Frames, contract};
+use ssetarget::store::{Bell, FramePage, FrameStore, Frames, Retention, contract};
 use ssetarget::{
     Appended, Batch, EventId, EventStore, MemoryEventStore, NewEvent, NullEventStore, Page,
     PageLimit, frames,
@@ -255,6 +255,27 @@ fn frames_that_are_not_the_bytes_of_the_events_are_caught() {
     for fault in [IgnoresLimit, HeadOfPage, NormalisesLines, OneShort] {
         let caught = check(fault);
         assert!(caught.is_err(), "{fault:?}");
+    }
+}
+
+#[test]
+fn stores_that_keep_another_number_of_events_are_caught() {
+    let keeping = |other: fn(usize) -> Option<usize>| {
+        outcome(contract::check_bounded(async |retention| {
+            let mut kept = Retention::for_ever();
+            kept.events = retention.events.and_then(other);
+            MemoryEventStore::new().retention(kept)
+        }))
+    };
+    assert_eq!(keeping(Some), Ok(()));
+    for other in [
+        |events| Some(events + 1),
+        |events| Some(events - 1),
+        |_| None,
+        |events| Some(if events == 3 { 3 } else { 6 }),
+    ] as [fn(usize) -> Option<usize>; 4]
+    {
+        assert!(keeping(other).is_err());
     }
 }
 

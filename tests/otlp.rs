@@ -1264,7 +1264,7 @@ fn any_event() -> impl Strategy<Value = (String, Value)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(200) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(100) })]
 
     #[test]
     fn any_log_gives_a_valid_trace(events in prop::collection::vec(any_event(), 0..60)) {

@@ -362,6 +362,36 @@ async fn a_log_that_has_expired_goes_on_with_the_next_run() {
     assert_eq!(opened(&log, None).run, 2);
 }
 
+/// A run that says more than its log keeps, replayed in further lifetimes.
+#[tokio::test]
+async fn a_log_that_keeps_the_newest_events_stores_no_fact_twice() {
+    let database = Database::in_memory();
+    let log = || WorkflowLog::with_max_events(database.clone(), 10);
+    let facts: Vec<_> = (0..200).map(|n| fact(&format!("a-{n}:started"))).collect();
+    let first = log();
+    let run = opened(&first, None);
+    for batch in facts.chunks(7) {
+        let told = first.append(run.generation, 1, batch.to_vec(), now()).await;
+        assert_eq!(told.unwrap(), Told::Stored(batch.len()));
+    }
+    for log in [first, log()] {
+        let kept = events(&log).await;
+        assert_eq!(kept.len(), 10);
+        assert_eq!(kept[0].id.get(), 191);
+        let again = opened(&log, None);
+        assert_eq!((again.run, again.facts.len()), (1, 200));
+        let told = log.append(again.generation, 1, facts.clone(), now()).await;
+        assert_eq!(told.unwrap(), Told::Stored(0));
+    }
+    let log = log();
+    let ended = log.settle(None, "order", &InstanceEnd::Completed, &[], now());
+    assert!(ended.unwrap());
+    assert_eq!(events(&log).await.len(), 10);
+    // The rows of a whole log go with it.
+    assert!(log.delete().unwrap());
+    assert_eq!(keys(&log), ["run/0000000001"]);
+}
+
 /// What somebody has had deleted does not come back, though the run goes on.
 #[tokio::test(start_paused = true)]
 async fn a_log_that_is_deleted_under_a_run_stays_deleted_until_the_next_run() {
@@ -1095,4 +1125,39 @@ async fn story(world: &World) -> Vec<String> {
         }
     };
     events(&world.log).await.into_iter().map(line).collect()
+}
+
+/// What a webhook appends is kept once by its key, whoever opens or has opened the log, and in the order in which it came.
+#[test]
+fn what_is_told_from_outside_is_kept_once() {
+    let log = Log::new(Database::in_memory());
+    assert_eq!(
+        log.tell(None, &[fact("notice/1")]).unwrap(),
+        Told::Stored(1)
+    );
+    assert_eq!(
+        log.tell(None, &[fact("notice/1")]).unwrap(),
+        Told::Stored(0)
+    );
+    let Opened::Run(opened) = log.open(None, now()).unwrap() else {
+        panic!("it is open");
+    };
+    assert_eq!(
+        (opened.run, opened.facts.as_slice()),
+        (1, &["notice/1".to_owned()][..])
+    );
+    let both = [fact("notice/1"), fact("notice/2")];
+    assert_eq!(log.tell(None, &both).unwrap(), Told::Stored(1));
+    // An event without a key could be there twice, so none of its batch is stored.
+    let keyless = NewEvent::new("parcel", "{}").unwrap();
+    assert!(log.tell(None, &[fact("notice/3"), keyless]).is_err());
+    assert_eq!(
+        log.tell(None, &[fact("notice/3")]).unwrap(),
+        Told::Stored(1)
+    );
+    // It does not end the lifetime that has the log open.
+    assert!(matches!(
+        log.open(Some(opened.generation), now()).unwrap(),
+        Opened::Run(_)
+    ));
 }

@@ -19,6 +19,9 @@ fn a_file_keeps_the_promise() {
         async || open(&files.next()),
         async |store: &SqliteEventStore<SqliteFile>, last| store.trim(last).unwrap(),
     ));
+    block_on(contract::check_bounded(async |retention| {
+        open(&files.next()).retention(retention)
+    }));
 }
 
 #[test]

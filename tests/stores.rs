@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use futures_executor::block_on;
 use ssetarget::internals::WorkflowLog;
-use ssetarget::store::{FrameStore, Sql, SqlValue, contract};
+use ssetarget::store::{FrameStore, Retention, Sql, SqlValue, contract};
 use ssetarget::workflow::{Opened, Told};
 use ssetarget::{
     Appended, Batch, Cursor, EventId, EventStore, MemoryEventStore, NewEvent, NullEventStore, Page,
@@ -141,6 +141,142 @@ fn sqlite_says_what_it_removed() {
         async || SqliteEventStore::new(Database::in_memory()),
         trim,
     ));
+}
+
+#[test]
+fn stores_that_are_bounded_by_count_keep_the_newest() {
+    block_on(contract::check_bounded(async |retention| {
+        MemoryEventStore::new().retention(retention)
+    }));
+    block_on(contract::check_bounded(async |retention| {
+        SqliteEventStore::new(Database::in_memory()).retention(retention)
+    }));
+    // Again as if it had left memory after each append.
+    block_on(contract::check_bounded(async |retention| {
+        Forgetful(SqliteEventStore::new(Database::in_memory()).retention(retention))
+    }));
+
+    struct Forgetful(SqliteEventStore<Database>);
+    impl EventStore for Forgetful {
+        type Error = <SqliteEventStore<Database> as EventStore>::Error;
+        async fn append(&self, batch: Vec<NewEvent>) -> Result<Vec<Appended>, Self::Error> {
+            let outcomes = self.0.append(batch).await;
+            self.0.forget();
+            outcomes
+        }
+        async fn read(
+            &self,
+            after: Option<EventId>,
+            limit: PageLimit,
+        ) -> Result<Page, Self::Error> {
+            self.0.read(after, limit).await
+        }
+        async fn changed(&self, after: Option<EventId>) -> Result<(), Self::Error> {
+            self.0.changed(after).await
+        }
+        async fn before(&self, time: SystemTime) -> Result<Option<EventId>, Self::Error> {
+            self.0.before(time).await
+        }
+    }
+}
+
+#[test]
+fn sqlite_that_is_bounded_keeps_the_promise_and_few_rows() {
+    let retention = Retention::for_ever()
+        .max_events(1000)
+        .max_age(Duration::from_secs(3600));
+    block_on(contract::check(async || {
+        SqliteEventStore::new(Database::in_memory()).retention(retention)
+    }));
+    let trim = async |store: &SqliteEventStore<Database>, last| store.trim(last).unwrap();
+    block_on(contract::check_trimmed(
+        async || SqliteEventStore::new(Database::in_memory()).retention(retention),
+        trim,
+    ));
+    block_on(async {
+        let database = Database::in_memory();
+        let store = SqliteEventStore::new(database.clone())
+            .retention(Retention::for_ever().max_events(100));
+        for number in 0..1_000 {
+            let batch = vec![event(&number.to_string(), "")];
+            store.append(batch).await.unwrap();
+            let rows = database.exec("SELECT count(*) FROM events", &[]).unwrap();
+            let Some(SqlValue::Integer(rows)) = rows[0].first() else {
+                panic!("a count is a number");
+            };
+            assert!(*rows <= 165, "{rows} rows after {number}");
+        }
+        let page = store.read(None, PageLimit::default()).await.unwrap();
+        assert_eq!((page.events.len(), page.events[0].id.get()), (100, 901));
+    });
+}
+
+/// What is cleared on request is gone with its keys, and its ids are not given again.
+#[test]
+fn logs_are_cleared() {
+    block_on(async {
+        let memory = MemoryEventStore::new();
+        memory.clear();
+        cleared(&memory, async || memory.clear()).await;
+        let sqlite = SqliteEventStore::new(Database::in_memory());
+        sqlite.clear().unwrap();
+        cleared(&sqlite, async || sqlite.clear().unwrap()).await;
+    });
+
+    async fn cleared<S: EventStore>(store: &S, clear: impl AsyncFn()) {
+        let page = async || store.read(None, PageLimit::default()).await.unwrap();
+        store
+            .append(vec![event("a", "1"), event("b", "2").terminal()])
+            .await
+            .unwrap();
+        for _ in 0..2 {
+            clear().await;
+            let left = page().await;
+            let head = EventId::new(2);
+            assert_eq!((left.events.len(), left.oldest), (0, None));
+            assert_eq!((left.head, left.trimmed, left.closed), (head, head, false));
+        }
+        let again = store.append(vec![event("a", "3")]).await.unwrap();
+        assert_eq!(again, [Appended::Stored(EventId::new(3).unwrap())]);
+        assert_eq!(page().await.events.len(), 1);
+    }
+}
+
+#[test]
+fn sqlite_leaves_out_what_is_too_old() {
+    block_on(async {
+        let age = Duration::from_millis(400);
+        let store = || {
+            let store = SqliteEventStore::new(Database::in_memory());
+            store.retention(Retention::for_ever().max_age(age))
+        };
+        let store = store();
+        let append = async |data: &str| store.append(vec![event(data, "")]).await.unwrap();
+        let read = async || store.read(None, PageLimit::default()).await.unwrap();
+        append("1").await;
+        append("2").await;
+        std::thread::sleep(age / 2);
+        append("3").await;
+        assert_eq!(read().await.events.len(), 3);
+        std::thread::sleep(age / 2 + Duration::from_millis(20));
+        let page = read().await;
+        let ends = (page.oldest, page.trimmed, page.head);
+        let id = |number| EventId::new(number);
+        assert_eq!(page.events.len(), 1);
+        assert_eq!(ends, (id(3), id(2), id(3)));
+        std::thread::sleep(age / 2 + Duration::from_millis(20));
+        let page = read().await;
+        let ends = (page.events.len(), page.oldest, page.trimmed, page.head);
+        assert_eq!(ends, (0, None, id(3), id(3)));
+        // It is gone for one that opens the log anew, too, and ids go on.
+        store.forget();
+        assert_eq!(read().await.oldest, None);
+        append("4").await;
+        let page = read().await;
+        assert_eq!((page.oldest, page.trimmed), (id(4), id(3)));
+        store.trim(id(4).unwrap()).unwrap();
+        assert_eq!(read().await.oldest, None);
+    });
 }
 
 #[test]

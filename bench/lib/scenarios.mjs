@@ -41,6 +41,18 @@ export const SCENARIOS = [
     rows: [{ ...SOONER, title: "all 50 events", metric: "resumeMs", atLeast: 8, aim: 12 }],
   },
 
+  {
+    name: "resume-4",
+    title: "resume of the last 50 of 10,000, 4 at a time",
+    client: ["resume", { path: "/log/sse", after: 9_950, expect: 10_000, times: 400, together: 4 }],
+    stored: 10_000,
+    short: { times: 8 },
+    rows: [
+      { title: "clients that have all 50", metric: "resumesPerSecond", unit: "/s", better: "higher" },
+      { ...SOONER, title: "CPU for each", metric: "cpuUsPerResume", unit: "µs" },
+    ],
+  },
+
   fanOut(1, 1, 2_000),
   fanOut(10, 1, 1_000, { atLeast: 2.4, aimsAtRoofline: true }),
   fanOut(100, 1, 1_000, { atLeast: 15, aim: 23 }),
@@ -63,6 +75,9 @@ export const SCENARIOS = [
       { ...SOONER, title: "latency, p99", metric: "p99Ms" },
     ],
   },
+
+  requests("request", { logs: 1, viewers: 1, rate: 50, seconds: 6 }, "50 events/s by one request each, 1 viewer"),
+  requests("requests", { logs: 500, viewers: 1, rate: 1, seconds: 8 }, "500 instances with a viewer each, 1 event/s each by one request"),
 
   ingest(1, 3_000, { atLeast: 1, aim: 1.2 }),
   ingest(10, 1_000),
@@ -105,9 +120,23 @@ export const SCENARIOS = [
     evictions: true,
     rows: [
       { title: "evictions of the object while it was watched", metric: "evictions", unit: "", better: "higher" },
+      { ...SOONER, title: "CPU to connect one", metric: "connectUsPerViewer", unit: "µs" },
       { ...SOONER, title: "CPU in a second", metric: "cpuMsPerSecond" },
       { ...SOONER, title: "memory for each viewer", metric: "memoryPerViewer", unit: "KB", share: true },
       { ...SOONER, title: "the next event at all of them", metric: "nextEventMs" },
+    ],
+  },
+  {
+    name: "storm",
+    title: "2,000 viewers come back at once, 50 events behind, to a log of 10 MB",
+    client: ["storm", { path: "/log/sse", clients: 2_000, after: 32_950, expect: 33_000 }],
+    stored: 33_000,
+    short: { clients: 20, after: 950, expect: 1_000 },
+    shortStored: 1_000,
+    rows: [
+      { ...SOONER, title: "all are live", metric: "allLiveMs" },
+      { ...SOONER, title: "CPU for each", metric: "cpuUsPerViewer", unit: "µs" },
+      { ...GROWTH, title: "memory growth of the process" },
     ],
   },
   {
@@ -158,6 +187,22 @@ function fanOut(viewers, batch, batches, target = {}) {
     client: ["fan-out", { viewers, batch, batches }],
     short: { viewers: Math.min(viewers, 20), batches: batch === 1 ? 10 : 3 },
     rows: [{ ...deliveriesPerSecond, ...target }],
+  };
+}
+
+function requests(name, sizes, title) {
+  return {
+    name,
+    title,
+    client: ["requests", sizes],
+    short: { logs: Math.min(sizes.logs, 10), seconds: 1 },
+    rows: [
+      { ...SOONER, title: "latency, p50", metric: "p50Ms" },
+      { ...SOONER, title: "latency, p99", metric: "p99Ms" },
+      { ...SOONER, title: "answer, p50", metric: "requestP50Ms" },
+      { ...SOONER, title: "answer, p99", metric: "requestP99Ms" },
+      { ...SOONER, title: "CPU for each event", metric: "cpuUsPerEvent", unit: "µs" },
+    ],
   };
 }
 

@@ -188,7 +188,7 @@ async function startServer({ command }, url, log) {
 }
 
 /** A Redis of its own, that keeps nothing on disk. */
-async function startRedis() {
+export async function startRedis() {
   const folder = mkdtempSync(path.join(tmpdir(), "ssetarget-bench-redis-"));
   const port = await freePort();
   const child = start("redis-server", ["--port", `${port}`, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", folder]);

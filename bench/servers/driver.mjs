@@ -2,6 +2,7 @@
 //
 // - `GET /<id>/sse` streams the events of an instance
 // - `POST /<id>/append?from=1&batch=1&count=N` appends N batches, one after another
+// - `POST /<id>/event?number=1` appends one event, from outside a workflow, as a webhook's Worker does
 // - `POST /<id>/append?from=1&batch=1` appends a batch for each byte of the body, as it comes
 //
 // The one of this library is `../worker`.
@@ -13,9 +14,16 @@ export function contestant({ sse, log, event }) {
       const [, id, action] = new URL(request.url).pathname.split("/");
       if (action === "sse") return sse(id, request, env);
       if (action === "append") return append(request, log(id, env), event);
+      if (action === "event") return one(request, log(id, env), event);
       return new Response("there is nothing here\n", { status: 404 });
     },
   };
+}
+
+async function one(request, log, event) {
+  const number = Number(new URL(request.url).searchParams.get("number"));
+  await log([event(number)]);
+  return new Response(`${number}\n`);
 }
 
 async function append(request, log, event) {

@@ -2,6 +2,7 @@
 // the Rust toolchains lands in git-ignored folders of this repository.
 import { existsSync, readFileSync, rmSync } from "node:fs";
 import path from "node:path";
+import { TARGETS, fetchReleased, wasmBindgenRelease } from "./released.mjs";
 import { Failure, at, capture, run } from "./run.mjs";
 
 const WORKER_BUILD = "0.8.7";
@@ -65,7 +66,7 @@ export async function ensureWorkerTools() {
     workerBuild: await ensureProgram("worker-build", "worker-build", WORKER_BUILD, ["--locked"]),
     // Its own lock file does not resolve for 0.2.130, hence no --locked. Its features are ways to
     // do TLS, which only its test runner needs.
-    wasmBindgen: await ensureProgram("wasm-bindgen-cli", "wasm-bindgen", wasmBindgen, ["--no-default-features"]),
+    wasmBindgen: await ensureProgram("wasm-bindgen-cli", "wasm-bindgen", wasmBindgen, ["--no-default-features"], releasedWasmBindgen(wasmBindgen)),
   };
   rmSync(TOOLS_TARGET, { recursive: true, force: true });
   return tools;
@@ -83,10 +84,22 @@ const FAST_BUILD = {
   CARGO_PROFILE_RELEASE_DEBUG: "0",
 };
 
-async function ensureProgram(crate, program, version, flags) {
+/**
+ * The released binary of wasm-bindgen for this machine, if its checksum is pinned: `npm run tools:pin`. worker-build
+ * releases none.
+ */
+function releasedWasmBindgen(version) {
+  const pinned = JSON.parse(readFileSync(at("scripts/lib/released.json"), "utf8"))["wasm-bindgen"];
+  const target = TARGETS[`${process.platform}-${process.arch}`];
+  const sha256 = pinned.version === version && pinned.checksums[target];
+  return sha256 ? { ...wasmBindgenRelease(version, target), sha256 } : null;
+}
+
+async function ensureProgram(crate, program, version, flags, released = null) {
   const folder = at(".tools", `${crate}-${version}`);
   const binary = path.join(folder, "bin", program);
   if (existsSync(binary)) return binary;
+  if (released && (await fetchReleased(program, released, folder))) return binary;
 
   console.log(`Building ${crate} ${version} into .tools (once; one to three minutes on 2 cores)`);
   const args = ["install", crate, "--version", version, "--bin", program, "--root", folder, ...flags];

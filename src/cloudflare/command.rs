@@ -3,8 +3,9 @@
 
 use std::time::SystemTime;
 
-use cloudflare_workflows::WorkflowInstanceEvent;
 use serde::{Deserialize, Serialize};
+
+use crate::workflow::EngineEvent;
 
 /// A command to the log of an instance.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -53,7 +54,7 @@ pub enum LogCommand {
         /// The platform's own log of it, as `read_ended_run` reads it; empty
         /// if it is not known.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
-        platform: Vec<WorkflowInstanceEvent>,
+        platform: Vec<EngineEvent>,
     },
 }
 

@@ -1,12 +1,12 @@
 //! How an instance has ended, asked from the platform. Runs in the Worker and in the object.
 
-use cloudflare_workflows::__private::{Payloads, PlatformLog};
+use cloudflare_workflows::__private::{Payloads, PlatformEvents, PlatformLog};
 use cloudflare_workflows::{
-    InstanceState, InstanceStatus, WorkersRuntime, Workflow, WorkflowError, WorkflowInstanceEvent,
+    InstanceState, InstanceStatus, WorkersRuntime, Workflow, WorkflowError,
 };
 
 use super::command::InstanceEnd;
-use crate::workflow::read_ended_run;
+use crate::workflow::{EngineEvent, EngineEvents, ended_run_options, read_ended_run};
 
 /// Returns how an instance has ended, `None` while it goes on. States that the platform may leave again are
 /// no ends.
@@ -38,10 +38,19 @@ pub(super) async fn platform_log(
     workflow: &Workflow,
     instance: &str,
     end: &InstanceEnd,
-) -> Vec<WorkflowInstanceEvent> {
+) -> Vec<EngineEvent> {
     if *end == InstanceEnd::Missing {
         return Vec::new();
     }
     let log = PlatformLog::new(workflow, instance, Payloads::default());
-    read_ended_run(&log, &WorkersRuntime).await
+    let subscribe = async { log.open(&ended_run_options()).await.ok().map(Brief) };
+    read_ended_run(subscribe, &WorkersRuntime).await
+}
+
+struct Brief(PlatformEvents);
+
+impl EngineEvents for Brief {
+    async fn next_json(&mut self) -> Option<String> {
+        self.0.next_brief().await.ok().flatten()
+    }
 }

@@ -48,6 +48,7 @@ impl Links {
     }
 
     /// Resolves when the generation is raised.
+    #[cfg(feature = "relays")]
     pub(super) async fn raised(&self) {
         self.bell.listen().await;
     }

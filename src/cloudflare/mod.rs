@@ -31,18 +31,21 @@
 
 // Pure, and tested natively.
 pub(crate) mod command;
-#[cfg(any(test, feature = "cloudflare"))]
+#[cfg(any(test, feature = "hibernation"))]
 mod credit;
 #[doc(hidden)] // For tests; `FanOut` is what users set.
 pub mod fan_out;
-#[cfg(any(test, feature = "cloudflare"))]
+#[cfg(any(test, feature = "hibernation"))]
 mod hibernating;
 pub(crate) mod object;
 pub(crate) mod packed;
 
 #[cfg(feature = "cloudflare")]
 mod callback;
-#[cfg(feature = "cloudflare")]
+#[cfg(all(feature = "cloudflare", not(feature = "relays")))]
+#[path = "no_hop.rs"]
+mod hop;
+#[cfg(feature = "relays")]
 mod hop;
 #[cfg(feature = "cloudflare")]
 mod instance_end;

@@ -3,7 +3,6 @@
 use js_sys::Array;
 use worker::web_sys;
 
-use super::hop::{HOP, Hop};
 use crate::access::Grant;
 use crate::event::Cursor;
 #[cfg(feature = "otlp")]
@@ -85,7 +84,7 @@ impl StreamRequest {
     }
 
     /// Writes a new request from what was understood: nothing else of the client's request reaches the object.
-    pub(super) fn to_object_request(&self, hop: Option<&Hop>) -> worker::Result<ObjectRequest> {
+    pub(super) fn to_object_request(&self) -> ObjectRequest {
         let mut request = ObjectRequest::new(if self.head { "HEAD" } else { "GET" });
         if self.expected {
             request.set(EXPECTED, "1");
@@ -100,9 +99,6 @@ impl StreamRequest {
             Some(Unfinished::LeaveOut) => request.set(OTLP, "ended"),
             Some(Unfinished::Partial) => request.set(OTLP, "partial"),
         }
-        if let Some(hop) = hop {
-            request.set(HOP, &hop.to_text()?);
-        }
         match self.cursor {
             Cursor::Beginning => {}
             Cursor::After(id) => request.set("last-event-id", &id.to_string()),
@@ -111,7 +107,7 @@ impl StreamRequest {
                 request.url += &format!("?since={}", clock::milliseconds(time));
             }
         }
-        Ok(request)
+        request
     }
 }
 
@@ -197,7 +193,7 @@ impl ObjectRequest {
         }
     }
 
-    fn set(&mut self, name: &str, value: &str) {
+    pub(super) fn set(&mut self, name: &str, value: &str) {
         self.headers.push(&Array::of2(&name.into(), &value.into()));
     }
 }

@@ -15,9 +15,9 @@ pub use permit::expire_at;
 pub use subscription::{Batch, Subscription};
 pub use target::{DispatchError, SseTarget};
 
-#[cfg(feature = "cloudflare")]
+#[cfg(feature = "hibernation")]
 pub(crate) use body::frame_bytes;
 #[cfg(any(feature = "cloudflare", feature = "http"))]
 pub(crate) use permit::{permitted, reached};
-#[cfg(feature = "cloudflare")]
+#[cfg(feature = "hibernation")]
 pub(crate) use subscription::Position;

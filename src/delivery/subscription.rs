@@ -85,7 +85,7 @@ impl<S: EventStore> Subscription<S> {
     }
 
     /// Returns a reader at `position`, where the log had not ended when the position was taken.
-    #[cfg_attr(not(feature = "cloudflare"), allow(dead_code))]
+    #[cfg_attr(not(feature = "hibernation"), allow(dead_code))]
     pub(crate) fn resume(store: Arc<S>, position: Position, observing: Observing) -> Self {
         Self {
             watch: store.watch(),
@@ -100,7 +100,7 @@ impl<S: EventStore> Subscription<S> {
 
     /// Returns the position for [`resume`](Self::resume), which is more exact than
     /// [`cursor`](Self::cursor).
-    #[cfg_attr(not(feature = "cloudflare"), allow(dead_code))]
+    #[cfg_attr(not(feature = "hibernation"), allow(dead_code))]
     pub(crate) fn position(&self) -> Position {
         self.position
     }
@@ -119,7 +119,7 @@ impl<S: EventStore> Subscription<S> {
         };
     }
 
-    #[cfg_attr(not(feature = "cloudflare"), allow(dead_code))]
+    #[cfg_attr(not(feature = "hibernation"), allow(dead_code))]
     pub(crate) fn observing(&self) -> &Observing {
         &self.observing
     }

@@ -115,7 +115,7 @@ impl<E, S: EventStore> SseTarget<E, S> {
     }
 
     /// Returns the subscription that was at this position: see [`Subscription::resume`].
-    #[cfg_attr(not(feature = "cloudflare"), allow(dead_code))]
+    #[cfg_attr(not(feature = "hibernation"), allow(dead_code))]
     pub(crate) fn resume(&self, position: Position) -> Subscription<S> {
         let store = Arc::clone(&self.store);
         Subscription::resume(store, position, self.observing.clone())

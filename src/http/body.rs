@@ -203,7 +203,12 @@ where
         }
         let chunk = ready!(this.inner.poll_next(context));
         this.viewing.tell(|observer| match &chunk {
-            Some(Ok(bytes)) => observer.sent(bytes.len() as u64),
+            Some(Ok(bytes)) => {
+                observer.sent(bytes.len() as u64);
+                if bytes == wire::EXPIRED {
+                    observer.cut(stats::Cut::Expired);
+                }
+            }
             Some(Err(_)) => observer.cut(stats::Cut::Store),
             None => {}
         });

@@ -12,7 +12,7 @@ use super::ids::TraceId;
 /// use ssetarget::otlp::Trace;
 ///
 /// let trace = Trace::new("order-1").workflow("order");
-/// assert_eq!(trace.trace_id(1).to_string(), "05e3e1b6a1f1d7ee61ef6f7dbb5ad6d2");
+/// assert_eq!(trace.trace_id(1).to_string(), "ea37b42b1c3b60951f13dc801405f2f5");
 /// ```
 #[derive(Clone, Debug)]
 pub struct Trace {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::bell::Bell;
-use super::{Appended, EventStore, Page, PageLimit};
+use super::{Appended, EventStore, Page, PageLimit, Retention};
 use crate::clock::Clock;
 use crate::event::{EventId, NewEvent, StoredEvent};
 use crate::sync::{Mutex, lock};
@@ -49,7 +49,7 @@ impl MemoryEventStore {
     /// Keeps the newest `events` events, at least 1. Default: unlimited.
     #[must_use]
     pub fn max_events(self, events: usize) -> Self {
-        lock(&self.log).max_events = events.max(1);
+        lock(&self.log).retention.events = Some(events);
         self
     }
 
@@ -59,7 +59,14 @@ impl MemoryEventStore {
     /// get one that is too old, but an idle store keeps its memory.
     #[must_use]
     pub fn max_age(self, age: Duration) -> Self {
-        lock(&self.log).max_age = Some(age);
+        lock(&self.log).retention.age = Some(age);
+        self
+    }
+
+    /// Sets both limits: see [`max_events`](Self::max_events) and [`max_age`](Self::max_age).
+    #[must_use]
+    pub fn retention(self, retention: Retention) -> Self {
+        lock(&self.log).retention = retention;
         self
     }
 
@@ -74,6 +81,15 @@ impl MemoryEventStore {
     /// stored.
     pub fn trim(&self, last: EventId) {
         lock(&self.log).trim(last);
+    }
+
+    /// Removes all events with their keys, for example on request. Their ids are not given again, and
+    /// whoever has not read them all is reset. Does nothing to a log that has none.
+    pub fn clear(&self) {
+        let mut log = lock(&self.log);
+        if let Some(head) = log.head() {
+            log.trim(head);
+        }
     }
 }
 
@@ -119,8 +135,7 @@ struct Log {
     keys: HashSet<Arc<str>>,
     /// When the last event was stored, even if it was removed since.
     newest: SystemTime,
-    max_events: usize,
-    max_age: Option<Duration>,
+    retention: Retention,
 }
 
 #[derive(Debug)]
@@ -137,8 +152,7 @@ impl Default for Log {
             removed: 0,
             keys: HashSet::new(),
             newest: SystemTime::UNIX_EPOCH,
-            max_events: usize::MAX,
-            max_age: None,
+            retention: Retention::for_ever(),
         }
     }
 }
@@ -151,7 +165,7 @@ impl Log {
             .map(|event| self.push(&event, now))
             .collect();
         // Not before the whole batch is there, so that a key that comes twice in it is noticed.
-        while self.events.len() > self.max_events {
+        while self.events.len() > self.retention.most() {
             self.remove_oldest();
         }
         outcomes
@@ -224,7 +238,7 @@ impl Log {
     /// Removes events that are too old and returns the time, which never decreases.
     fn expire(&mut self, now: SystemTime) -> SystemTime {
         let now = now.max(self.newest);
-        if let Some(age) = self.max_age {
+        if let Some(age) = self.retention.age {
             while let Some(oldest) = self.events.front()
                 && let Some(end) = oldest.event.timestamp.checked_add(age)
                 && end <= now

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | [`MemoryEventStore`] | everything, or the newest by count and age, as long as the process lives | one process |
 //! | [`NullEventStore`] | nothing but what is in transit to those who are connected | one process |
-//! | [`SqliteEventStore`] | everything, in a Durable Object's storage, or in a file (feature `rusqlite`: `SqliteEventStore::open`) | one object or process |
+//! | [`SqliteEventStore`] | everything, or the newest by count and age, in a Durable Object's storage, or in a file (feature `rusqlite`: `SqliteEventStore::open`) | one object or process |
 //! | `redis::RedisEventStore` (feature `redis`) | everything, or the newest by count and age | any number of servers and Workers |
 //! | [`RelayStore`] | the newest frames of a log that is elsewhere | the viewers of one place |
 //! | a store of your own | see [`EventStore`] and `contract` | |
@@ -25,6 +25,7 @@ mod null;
 #[cfg(feature = "redis")]
 pub mod redis;
 mod relay;
+mod retention;
 mod sqlite;
 mod tail;
 
@@ -33,6 +34,7 @@ pub use frames::{FrameBytes, FramePage, FrameStore, Frames};
 pub use memory::MemoryEventStore;
 pub use null::NullEventStore;
 pub use relay::{RelayError, RelayStore};
+pub use retention::Retention;
 pub use sqlite::{Sql, SqlRow, SqlValue, SqliteError, SqliteEventStore};
 #[cfg(all(feature = "rusqlite", not(target_family = "wasm")))]
 pub use sqlite::{SqliteFile, SqliteFileError};

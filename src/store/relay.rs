@@ -177,7 +177,7 @@ impl<U: FrameStore + 'static> RelayStore<U> {
 
     /// Resolves when all events of the log were removed, as far as is known here, or with `false` when
     /// the log has events again.
-    #[cfg_attr(not(feature = "cloudflare"), allow(dead_code))]
+    #[cfg_attr(not(feature = "relays"), allow(dead_code))]
     pub(crate) async fn until_emptied(&self, emptied: bool) {
         loop {
             let listener = self.bell.listen();

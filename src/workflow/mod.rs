@@ -7,6 +7,7 @@
 //! keeps each fact once.
 
 mod dispatch;
+mod ended_run;
 mod event_step;
 mod feed;
 mod reconcile;
@@ -16,11 +17,11 @@ pub(crate) mod snapshot_cache;
 mod view;
 
 pub use dispatch::{BatchedDispatch, DispatchConfig, FactLog, Opened, OpenedRun, Told};
+pub use ended_run::{EngineEvent, EngineEvents, ended_run_options, read_ended_run};
 pub use event_step::{
     Dispatch, Fact, Flush, StepInfo, WorkflowEventStep, workflow_ended, workflow_started,
 };
 pub use feed::{InstanceFeed, InstanceFeedItem, InstanceLogIds};
-pub use reconcile::read_ended_run;
 pub(crate) use reconcile::{RUN_FAILED, Reconciled, TERMINATED, reconcile};
 pub use snapshot::{MAX_DEPTH, RunSnapshot};
 pub use view::{FailedAttempt, RollbackView, RunState, RunView, TaskState, TaskView};

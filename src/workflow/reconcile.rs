@@ -5,59 +5,14 @@
 //! between a step's end and its fact, and a lifetime that the platform ends does not say how the
 //! run goes on. The platform's log is always there, and decides.
 
-use std::pin::pin;
 use std::time::Duration;
 
-use cloudflare_workflows::{
-    InstanceEvents, InstanceLog, Runtime, StepName, SubscribeOptions, WorkflowInstanceEvent,
-    WorkflowInstanceEventData as Data, WorkflowInstanceEventType as Type,
-};
-use futures_util::future::{Either, select};
+use cloudflare_workflows::{StepName, WorkflowInstanceEventType as Type};
 
+use super::ended_run::EngineEvent;
 use super::view::{RunView, TaskState, TaskView};
 use crate::event::{InvalidEvent, NewEvent};
 use crate::task::{Form, Kind, Redact, StepEvent, StepEventType, Task, TaskCounter, TaskId};
-
-/// Reads what `WorkflowLog::settle` needs from the platform's own log of an instance whose run has
-/// ended: the ends of the run and of its steps, without params and outputs.
-///
-/// Returns all of these events or none. It returns none if the log fails, does not come to its end
-/// within 5 seconds, or has more than 2,000 of these events or more than 512 KiB of them as JSON.
-/// Then the run is settled by its status alone. The subscription is closed when this returns.
-pub async fn read_ended_run<L: InstanceLog>(
-    log: &L,
-    runtime: &impl Runtime,
-) -> Vec<WorkflowInstanceEvent> {
-    let timeout = pin!(runtime.sleep(READ_TIMEOUT));
-    match select(pin!(read_to_end(log)), timeout).await {
-        Either::Left((events, _)) => events.unwrap_or_default(),
-        Either::Right(_) => Vec::new(),
-    }
-}
-
-const READ_TIMEOUT: Duration = Duration::from_secs(5);
-const MAX_EVENTS: usize = 2_000;
-/// The events go to an object in one call, whose limit is above 1 MiB.
-const MAX_BYTES: usize = 512 * 1024;
-
-async fn read_to_end<L: InstanceLog>(log: &L) -> Option<Vec<WorkflowInstanceEvent>> {
-    let options = SubscribeOptions::new().filter(EVENT_TYPES.iter().copied());
-    let mut subscription = log.subscribe(&options).await.ok()?;
-    let (mut events, mut bytes) = (Vec::new(), 0);
-    loop {
-        // If the terminal event is missing, the engine has ended and not the run.
-        let event = subscription.next().await.ok()??.redacted();
-        bytes += serde_json::to_string(&event).ok()?.len();
-        let ended = event.is_terminal();
-        events.push(event);
-        if events.len() > MAX_EVENTS || bytes > MAX_BYTES {
-            return None;
-        }
-        if ended {
-            return Some(events);
-        }
-    }
-}
 
 /// The result of comparing the two logs for the latest run of ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,7 +28,7 @@ pub(crate) enum Reconciled {
 }
 
 /// Compares a run as our log has it with the platform's log of the instance, read from its
-/// beginning. The platform's events may be filtered by `EVENT_TYPES`.
+/// beginning, as `read_ended_run` reads it.
 ///
 /// Only ends are supplied, and only of tasks whose `started` our log has: steps hidden by
 /// [`should_dispatch`](crate::workflow::event_step::WorkflowEventStep::should_dispatch) stay
@@ -87,7 +42,7 @@ pub(crate) enum Reconciled {
 pub(crate) fn reconcile(
     ours: &RunView,
     workflow: &str,
-    platform: &[WorkflowInstanceEvent],
+    platform: &[EngineEvent],
     redact: Option<Redact>,
 ) -> Result<Reconciled, InvalidEvent> {
     if is_of_later_run(ours, platform) {
@@ -112,24 +67,6 @@ pub(crate) fn reconcile(
     Ok(Reconciled::Missing(missing.facts))
 }
 
-/// The types of the platform's events that [`reconcile`] reads.
-const EVENT_TYPES: &[Type] = &[
-    Type::WorkflowQueued,
-    Type::WorkflowStarted,
-    Type::WorkflowRunning,
-    Type::WorkflowCompleted,
-    Type::WorkflowErrored,
-    Type::WorkflowTerminated,
-    Type::StepCompleted,
-    Type::StepErrored,
-    Type::AttemptStarted,
-    Type::AttemptErrored,
-    Type::SleepStarted,
-    Type::SleepCompleted,
-    Type::WaitCompleted,
-    Type::WaitTimedOut,
-];
-
 /// The error of a run that was terminated from outside.
 pub(crate) const TERMINATED: &str = "the instance was terminated";
 /// The error of a run that failed without a message.
@@ -146,7 +83,7 @@ const SKEW: Duration = Duration::from_millis(500);
 /// Returns whether the platform's log is about a run after ours. That log begins anew with each
 /// run, so it is if it begins after our run has ended, or after the last thing that ours knows of
 /// the run's steps.
-fn is_of_later_run(ours: &RunView, platform: &[WorkflowInstanceEvent]) -> bool {
+fn is_of_later_run(ours: &RunView, platform: &[EngineEvent]) -> bool {
     let Some(first) = platform.first() else {
         return false;
     };
@@ -164,7 +101,7 @@ fn is_of_later_run(ours: &RunView, platform: &[WorkflowInstanceEvent]) -> bool {
 
 /// Returns whether the platform's log is about a run before ours. A run's `started` may be
 /// dispatched before the run begins, but never before the previous run has ended.
-fn is_of_earlier_run(ours: &RunView, platform: &[WorkflowInstanceEvent]) -> bool {
+fn is_of_earlier_run(ours: &RunView, platform: &[EngineEvent]) -> bool {
     let ended = platform.last().filter(|last| last.is_terminal());
     let (Some(ended), Some(started)) = (ended, ours.started) else {
         return false;
@@ -184,44 +121,40 @@ struct Missing<'a> {
 }
 
 impl<'a> Missing<'a> {
-    fn read(&mut self, event: &WorkflowInstanceEvent) -> Result<(), InvalidEvent> {
+    fn read(&mut self, event: &EngineEvent) -> Result<(), InvalidEvent> {
         use StepEventType::{Completed, Failed};
-        match &event.data {
-            Data::AttemptStarted { step_name, attempt } => self.begin(step_name, *attempt, None),
-            Data::AttemptErrored {
-                step_name,
-                attempt,
-                error,
-                ..
-            } => self.begin(step_name, *attempt, Some(error.message.clone())),
-            Data::StepCompleted { step_name, .. } => {
-                let attempt = self.attempt(step_name).map(|(_, attempt, _)| *attempt);
-                let task = self.step(Kind::Do, step_name);
+        let step = &event.step;
+        match event.event_type {
+            Type::AttemptStarted => self.begin(step, event.attempt, None),
+            Type::AttemptErrored => self.begin(step, event.attempt, Some(event.error.clone())),
+            Type::StepCompleted => {
+                let attempt = self.attempt(step).map(|(_, attempt, _)| *attempt);
+                let task = self.step(Kind::Do, step);
                 self.end(task, Completed, event, |fact| fact.attempt(attempt))?;
             }
-            Data::StepErrored { step_name } => self.failed(step_name, event)?,
-            Data::SleepStarted { step_name, .. } => self.sleeps.push((step_name.clone(), false)),
-            Data::SleepCompleted { step_name } => {
-                let task = self.wake(step_name);
+            Type::StepErrored => self.failed(step, event)?,
+            Type::SleepStarted => self.sleeps.push((step.clone(), false)),
+            Type::SleepCompleted => {
+                let task = self.wake(step);
                 self.end(task, Completed, event, |fact| fact)?;
             }
-            Data::WaitCompleted { step_name } => {
-                let task = self.step(Kind::WaitForEvent, step_name);
+            Type::WaitCompleted => {
+                let task = self.step(Kind::WaitForEvent, step);
                 self.end(task, Completed, event, |fact| fact)?;
             }
-            Data::WaitTimedOut { step_name } => {
-                let task = self.step(Kind::WaitForEvent, step_name);
+            Type::WaitTimedOut => {
+                let task = self.step(Kind::WaitForEvent, step);
                 self.end(task, Failed, event, |fact| fact.error(TIMED_OUT))?;
             }
-            Data::WorkflowCompleted { .. } => self.run_ended(Completed, None, event)?,
-            Data::WorkflowErrored { error } => {
-                let message = match error.message.as_str() {
+            Type::WorkflowCompleted => self.run_ended(Completed, None, event)?,
+            Type::WorkflowErrored => {
+                let message = match event.error.as_str() {
                     "" => RUN_FAILED,
                     message => message,
                 };
                 self.run_ended(Failed, Some(message), event)?;
             }
-            Data::WorkflowTerminated => self.run_ended(Failed, Some(TERMINATED), event)?,
+            Type::WorkflowTerminated => self.run_ended(Failed, Some(TERMINATED), event)?,
             _ => {}
         }
         Ok(())
@@ -236,11 +169,7 @@ impl<'a> Missing<'a> {
         self.attempts.iter().find(|(of, ..)| of == step)
     }
 
-    fn failed(
-        &mut self,
-        step: &StepName,
-        event: &WorkflowInstanceEvent,
-    ) -> Result<(), InvalidEvent> {
+    fn failed(&mut self, step: &StepName, event: &EngineEvent) -> Result<(), InvalidEvent> {
         let Some(task) = self.step(Kind::Do, step).filter(|task| is_open(task)) else {
             return Ok(());
         };
@@ -303,7 +232,7 @@ impl<'a> Missing<'a> {
         &mut self,
         task: Option<&TaskView>,
         of: StepEventType,
-        event: &WorkflowInstanceEvent,
+        event: &EngineEvent,
         more: impl FnOnce(StepEvent) -> StepEvent,
     ) -> Result<(), InvalidEvent> {
         if let Some(task) = task.filter(|task| is_open(task)) {
@@ -313,7 +242,7 @@ impl<'a> Missing<'a> {
         Ok(())
     }
 
-    fn fact(&self, of: StepEventType, task: &TaskView, event: &WorkflowInstanceEvent) -> StepEvent {
+    fn fact(&self, of: StepEventType, task: &TaskView, event: &EngineEvent) -> StepEvent {
         let named = Task {
             id: task.task_id.clone(),
             step: task.step.clone(),
@@ -329,7 +258,7 @@ impl<'a> Missing<'a> {
         &mut self,
         of: StepEventType,
         error: Option<&str>,
-        event: &WorkflowInstanceEvent,
+        event: &EngineEvent,
     ) -> Result<(), InvalidEvent> {
         let ended = StepEvent::new(of, &self.root, None, event.timestamp).redact(self.redact);
         let ended = match error {
@@ -391,19 +320,22 @@ mod tests {
     const NINE: u64 = 1_795_510_800_000;
 
     /// Builds the platform's log, with times in seconds after nine o'clock.
-    fn platform(events: &[(u64, Value)]) -> Vec<WorkflowInstanceEvent> {
-        let event = |(number, (second, event)): (u64, &(u64, Value))| {
-            let mut event = event.clone();
-            let fields = event.as_object_mut().unwrap();
-            fields.insert("instanceId".into(), json!("a"));
-            fields.insert("eventId".into(), json!(number));
-            fields.insert("timestamp".into(), json!(NINE + second * 1000));
-            serde_json::from_value(event).unwrap()
+    fn platform(events: &[(u64, Value)]) -> Vec<EngineEvent> {
+        let event = |(second, event): &(u64, Value)| {
+            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            let brief = json!([
+                event["type"],
+                NINE + second * 1000,
+                text(&event["stepName"]),
+                event["attempt"].as_u64().unwrap_or_default(),
+                text(&event["error"]["message"]),
+            ]);
+            serde_json::from_value(brief).unwrap()
         };
-        (1..).zip(events).map(event).collect()
+        events.iter().map(event).collect()
     }
 
-    fn missing(ours: &RunView, theirs: &[WorkflowInstanceEvent]) -> Vec<String> {
+    fn missing(ours: &RunView, theirs: &[EngineEvent]) -> Vec<String> {
         let Reconciled::Missing(facts) = reconcile(ours, "order", theirs, None).unwrap() else {
             panic!("another run's");
         };

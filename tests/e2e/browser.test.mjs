@@ -90,7 +90,7 @@ describe("in a browser", { skip }, () => {
   test("an unknown run is named as such", async () => {
     const page = await visit(`${demo.url}/unknown-run`);
     await page.waitForSelector('workflow-run[data-connection="unknown"]');
-    await page.waitForSelector("workflow-run .banner:text('There is no such run')");
+    await page.waitForSelector("workflow-run .banner:has-text('There is no such run')");
     await picture(page, "unknown");
     await page.close();
   });

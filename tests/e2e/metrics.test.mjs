@@ -1,13 +1,21 @@
 // The counters of the axum example, read by Prometheus's own parsers.
 import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
 import { mkdirSync } from "node:fs";
 import path from "node:path";
 import { after, before, describe, test } from "node:test";
 
 import { dataFolder, serveAxum } from "./lib/axum.mjs";
-import { withPackages } from "./lib/python.mjs";
+import { ensurePython } from "../../scripts/lib/python.mjs";
 
-const { skip, python } = withPackages("prometheus", "prometheus-client==0.26.0");
+const { missing, python } = await ensurePython("tests/e2e/lib/prometheus.txt");
+
+/** Runs code, and returns what it prints. */
+function run(code, input) {
+  const { status, stdout, stderr } = spawnSync(python, ["-c", code], { encoding: "utf8", input });
+  assert.equal(status, 0, stderr);
+  return stdout;
+}
 
 /** Prints all families as JSON: by name, their type, help and samples. */
 const PARSE = `
@@ -25,7 +33,7 @@ const FORMATS = [
   { which: "open", accept: "application/openmetrics-text;version=1.0.0", type: "application/openmetrics-text; version=1.0.0; charset=utf-8" },
 ];
 
-describe("the counters of a server", { skip }, () => {
+describe("the counters of a server", { skip: missing }, () => {
   // Its name is a label's value.
   const folder = path.join(dataFolder(), 'a "b" \\ c\nd é');
   let server;
@@ -39,7 +47,7 @@ describe("the counters of a server", { skip }, () => {
     const response = await fetch(`${server.url}/metrics`, { headers: { accept } });
     assert.equal(response.status, 200);
     assert.equal(response.headers.get("content-type"), type);
-    return JSON.parse(python(PARSE, `${which}\n${await response.text()}`));
+    return JSON.parse(run(PARSE, `${which}\n${await response.text()}`));
   }
 
   test("are text that Prometheus and OpenMetrics accept, and they count", async () => {

@@ -179,6 +179,52 @@ describe("the page in a browser", { skip }, () => {
     await late.close();
   });
 
+  test("tries that are under way at the same time do not get in each other's way", async () => {
+    const events = order(Date.now(), { until: "live" });
+    const { run, page } = await open(events);
+    await row(page, "load parcel 4-1", "running");
+    run.snapshot = { id: run.id, ...(await page.evaluate(() => document.querySelector("workflow-run").view)) };
+    await page.close();
+    run.slow = [400, 100, 10];
+    const late = await visit(`${server.url}/${run.id}`);
+    await late.waitForSelector("workflow-run");
+    await late.evaluate(() => {
+      document.querySelector("workflow-run").renew();
+      document.querySelector("workflow-run").renew();
+    });
+    await row(late, "load parcel 4-1", "running");
+    run.add("completed", { ...events.at(-1)[1], timestamp: new Date().toISOString(), attempt: 1 });
+    await late.waitForTimeout(600);
+    await row(late, "load parcel 4-1", "completed");
+    assert.equal(run.streams.size, 1);
+    late.isClean();
+    await late.close();
+  });
+
+  test("a clock that is wrong does not make times wrong", async () => {
+    for (const off of [-3_600_000, 3_600_000]) {
+      const { run, page } = await open(new Script(Date.now() - 5000).begin().events);
+      await page.waitForSelector('workflow-run[data-state="running"]');
+      run.snapshot = { id: run.id, ...(await page.evaluate(() => document.querySelector("workflow-run").view)) };
+      await page.close();
+      const context = await browser.newContext();
+      await context.addInitScript((ms) => {
+        const now = Date.now;
+        Date.now = () => now() + ms;
+      }, off);
+      const wrong = await context.newPage();
+      await wrong.goto(`${server.url}/${run.id}`);
+      await wrong.waitForSelector('workflow-run[data-connection="live"]');
+      const nap = new Script(Date.now());
+      nap.task("nap", { kind: "sleep", until: nap.at(600_000) });
+      run.add(...nap.events[0]);
+      await row(wrong, "nap-1.sleep", "sleeping");
+      assert.match(await wrong.textContent("workflow-run .elapsed"), /^\d+ s$/);
+      assert.match(await wrong.evaluate(() => inRow("nap-1.sleep", ".label").textContent), /^wakes in (9 min|10 min 0)/);
+      await context.close();
+    }
+  });
+
   test("reset, restarted and a position that is too far", async () => {
     const s = new Script(Date.now()).begin();
     s.step("first", 1).end("no");

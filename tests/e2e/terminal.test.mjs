@@ -148,7 +148,7 @@ describe("the test Worker", () => {
     const run = await start(server, WAITS);
     const watching = terminal(["watch", run.sse]);
     await watching.line(/waits for "go"/);
-    await run.act("terminate");
+    await run.act("end");
     const ended = await watching;
     assert.equal(ended.code, 3, ended.stdout + ended.stderr);
     assert.equal((await terminal(["watch", `${run.url}/instance/sse`, "--json"])).code, 3);

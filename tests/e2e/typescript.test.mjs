@@ -28,7 +28,7 @@ function compile(name, source) {
   return stdout;
 }
 
-test("a real run is of the types", { timeout: 120_000 }, async () => {
+test("a real run is of the types", { timeout: 300_000 }, async () => {
   const id = await startRun(demo.url);
   const snapshot = async () => (await fetch(`${demo.url}/${id}`, { headers: { accept: "application/json" } })).text();
   const viewer = await open(`${demo.url}/${id}/sse`);
@@ -47,7 +47,7 @@ test("a real run is of the types", { timeout: 120_000 }, async () => {
 
   // And the compiler does look.
   const [first] = log;
-  assert.match(compile("more.ts", literals([{ ...first, json: { ...first.json, other: 1 } }])), /'other' does not exist/);
+  assert.match(compile("more.ts", literals([{ ...first, json: { ...first.json, other: 1 } }])), /other.* does not exist/);
   assert.match(compile("less.ts", literals([{ ...first, json: { ...first.json, kind: undefined } }])), /kind/);
   assert.match(compile("state.ts", snapshots(waiting.replace('"running"', '"dreaming"'))), /dreaming/);
 });

@@ -28,7 +28,7 @@ def with_base64(value):
     return read
 
 
-request = ParseDict(with_base64(json.load(sys.stdin)), ExportTraceServiceRequest(), ignore_unknown_fields=False)
+request = ParseDict(with_base64(json.load(sys.stdin.buffer)), ExportTraceServiceRequest(), ignore_unknown_fields=False)
 spans = [
     {
         "trace": span.trace_id.hex(),

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use futures_util::future::join_all;
 use ssetarget::store::contract;
 use ssetarget::store::redis::{RedisClient, RedisEventStore};
-use ssetarget::{Batch, Cursor, EventStore, NewEvent, PageLimit, SseTarget, Subscription};
+use ssetarget::{
+    Appended, Batch, Cursor, EventStore, NewEvent, PageLimit, SseTarget, Subscription,
+};
 
 use crate::harness::tests;
 use crate::server::Server;
@@ -20,6 +22,21 @@ tests! {
             async |store, last| store.trim(last).await.unwrap(),
         )
         .await;
+        contract::check_bounded(async |retention| {
+            RedisEventStore::new(&client, &name()).retention(retention)
+        })
+        .await;
+        let log = RedisEventStore::new(&client, &name());
+        log.clear().await.unwrap();
+        let event = || NewEvent::new("event", "").unwrap().with_key("key").unwrap();
+        log.append(vec![event()]).await.unwrap();
+        let head = log.ends(None).await.unwrap().head;
+        log.clear().await.unwrap();
+        log.clear().await.unwrap();
+        let page = log.read(None, PageLimit::default()).await.unwrap();
+        assert_eq!((page.oldest, page.head, page.trimmed), (None, head, head));
+        let again = log.append(vec![event()]).await.unwrap();
+        assert!(matches!(again[0], Appended::Stored(id) if Some(id) > head));
         assert_eq!(server.connections(), 1);
     }
 

@@ -31,6 +31,8 @@ struct Connection {
     outgoing: Vec<u8>,
     response: Response,
     viewer: Option<Viewer>,
+    /// When a response that is no stream was whole.
+    answered: Option<Instant>,
     /// The body of a response that is no stream of events, or of a refusal.
     text: Vec<u8>,
     /// Nothing is read: the client has stalled.
@@ -73,6 +75,22 @@ impl Hub {
         let head =
             format!("POST {path} HTTP/1.1\r\nhost: bench\r\ncontent-length: {size}\r\n\r\n{body}");
         self.open(head, None)
+    }
+
+    /// Sends another request over the connection of one that [has been answered](Self::answered).
+    pub(crate) fn post_again(&mut self, id: Id, path: &str) -> Result<()> {
+        if let Some(connection) = self.connections.get_mut(id) {
+            connection.response = Response::new();
+            connection.answered = None;
+            connection.text.clear();
+        }
+        let head = format!("POST {path} HTTP/1.1\r\nhost: bench\r\ncontent-length: 0\r\n\r\n");
+        self.send(id, head.as_bytes())
+    }
+
+    /// When the whole response to the latest request had come.
+    pub(crate) fn answered(&self, id: Id) -> Option<Instant> {
+        self.connections.get(id)?.answered
     }
 
     /// Sends a request whose body comes byte by byte: see [`send_byte`](Self::send_byte).
@@ -189,6 +207,7 @@ impl Hub {
             outgoing: head.into_bytes(),
             response: Response::new(),
             viewer,
+            answered: None,
             text: Vec::new(),
             stalled: false,
             queued: false,
@@ -250,12 +269,16 @@ impl Connection {
             response,
             viewer,
             text,
+            answered,
             ..
         } = self;
         response.feed(bytes, |body| match viewer {
             Some(viewer) => viewer.feed(body, now),
             None => text.extend_from_slice(body),
         })?;
+        if response.is_complete() {
+            answered.get_or_insert(now);
+        }
         if !matches!(response.status(), 0 | 200 | 201) {
             let reason = String::from_utf8_lossy(text);
             return Err(format!("the server answered {}: {reason}", response.status()).into());

@@ -18,6 +18,8 @@ pub(crate) fn run(scenario: &str, args: &Args) -> Result<Value> {
         "resume" => bench.resume(args),
         "fan-out" => bench.fan_out(args),
         "latency" => bench.latency(args),
+        "requests" => bench.requests(args),
+        "storm" => bench.storm(args),
         "ingest" => bench.ingest(args),
         "stalled" => bench.stalled(args),
         "idle" => bench.idle(args),
@@ -81,35 +83,80 @@ impl Bench {
     fn resume(&mut self, args: &Args) -> Result<Value> {
         let (path, after) = (args.text("path")?, args.number("after")?);
         let (times, expect) = (args.count("times")?, args.number("expect")?);
+        let together = usize::try_from(args.number_or("together", 1)?)?;
         self.resume_once(path, expect - 1, expect)?;
         self.start();
         let mut ids = Vec::with_capacity(times);
         let mut taken = Vec::with_capacity(times);
-        for _ in 0..times {
-            let (id, milliseconds) = self.resume_once(path, after, expect)?;
-            ids.push(id);
-            taken.push(milliseconds);
+        while ids.len() < times {
+            for (id, milliseconds) in self.resume_together(path, together, after, expect)? {
+                ids.push(id);
+                taken.push(milliseconds);
+            }
         }
+        let seconds = self.started.elapsed().as_secs_f64();
         let mut report = self.report(&ids, expect - after, true);
         report["resumeMs"] = json!(percentile(&mut taken, 50));
+        report["resumesPerSecond"] = json!(rate(ids.len() as u64, seconds));
+        let cpu = report["cpuMs"].as_f64();
+        report["cpuUsPerResume"] = json!(cpu.map(|ms| ms * 1000.0 / ids.len() as f64));
         Ok(report)
     }
 
-    /// Reads a log's events after this one up to the newest, and says how long it took.
-    fn resume_once(&mut self, path: &str, after: u64, newest: u64) -> Result<(Id, f64)> {
+    /// `clients=` viewers of `path=` that all come back at once after the event `after=`; then comes event
+    /// `expect=` + 1, which each has when it is live.
+    fn storm(&mut self, args: &Args) -> Result<Value> {
+        let (path, after) = (args.text("path")?, args.number("after")?);
+        let (clients, expect) = (args.count("clients")?, args.number("expect")?);
+        self.start();
+        let mut ids = Vec::with_capacity(clients);
+        for _ in 0..clients {
+            ids.push(self.hub.view(path, after, Viewer::new(after))?);
+        }
+        let post = format!("/log/append?from={}&batch=1&count=1", expect + 1);
+        self.hub.post(&post, "")?;
+        let complete = self.run_until_have(&ids, expect + 1 - after, |_| false)?;
+        let mut report = self.report(&ids, expect + 1 - after, complete);
+        report["allLiveMs"] = json!(report["seconds"].as_f64().map(|seconds| seconds * 1000.0));
+        let cpu = report["cpuMs"].as_f64();
+        report["cpuUsPerViewer"] = json!(cpu.map(|ms| ms * 1000.0 / clients as f64));
+        Ok(report)
+    }
+
+    /// So many clients resume at once: see [`resume_once`](Self::resume_once).
+    fn resume_together(
+        &mut self,
+        path: &str,
+        clients: usize,
+        after: u64,
+        newest: u64,
+    ) -> Result<Vec<(Id, f64)>> {
         let started = Instant::now();
-        let id = self.hub.view(path, after, Viewer::new(after))?;
+        let mut ids = Vec::with_capacity(clients);
+        for _ in 0..clients {
+            ids.push(self.hub.view(path, after, Viewer::new(after))?);
+        }
         let has_all = |hub: &Hub| {
-            let viewer = hub.viewer(id);
-            viewer.is_some_and(|viewer| viewer.sequence.distinct >= newest - after)
+            let mut viewers = ids.iter().filter_map(|id| hub.viewer(*id));
+            viewers.all(|viewer| viewer.sequence.distinct >= newest - after)
         };
         if !self.hub.run(started + PATIENCE, has_all)? {
             return Err("a client did not get what it resumed for".into());
         }
-        let last = self.hub.viewer(id).and_then(|viewer| viewer.last);
-        let taken = last.map_or(Duration::ZERO, |last| last - started);
-        self.hub.close(id);
-        Ok((id, taken.as_secs_f64() * 1000.0))
+        let mut resumed = Vec::with_capacity(clients);
+        for id in ids {
+            let last = self.hub.viewer(id).and_then(|viewer| viewer.last);
+            let taken = last.map_or(Duration::ZERO, |last| last - started);
+            self.hub.close(id);
+            resumed.push((id, taken.as_secs_f64() * 1000.0));
+        }
+        Ok(resumed)
+    }
+
+    /// Reads a log's events after this one up to the newest, and says how long it took.
+    fn resume_once(&mut self, path: &str, after: u64, newest: u64) -> Result<(Id, f64)> {
+        let resumed = self.resume_together(path, 1, after, newest)?;
+        resumed.first().copied().ok_or_else(|| "no client".into())
     }
 
     /// `viewers=` viewers get `batches=` batches of `batch=` events, sent as fast as they are taken.
@@ -162,8 +209,16 @@ impl Bench {
             self.hub.end_bytes(driver)?;
         }
 
+        let mut latencies = self.latencies(&watching, &sent)?;
+        report["p50Ms"] = json!(percentile(&mut latencies, 50));
+        report["p99Ms"] = json!(percentile(&mut latencies, 99));
+        Ok(report)
+    }
+
+    /// Milliseconds from the sending of each log's events to each of its viewers.
+    fn latencies(&self, watching: &[Vec<Id>], sent: &[Vec<Instant>]) -> Result<Vec<f64>> {
         let mut latencies = Vec::new();
-        for (viewers, sent) in watching.iter().zip(&sent) {
+        for (viewers, sent) in watching.iter().zip(sent) {
             for viewer in viewers.iter().filter_map(|id| self.hub.viewer(*id)) {
                 for (id, time) in viewer.times.iter().flatten() {
                     // The first event of a log is the one that all wait for at the beginning.
@@ -176,9 +231,70 @@ impl Bench {
                 }
             }
         }
+        Ok(latencies)
+    }
+
+    /// `logs=` logs with `viewers=` viewers each get `rate=` events a second each for `seconds=`, each event by a
+    /// request of its own, as a webhook's.
+    fn requests(&mut self, args: &Args) -> Result<Value> {
+        let (logs, viewers) = (args.count("logs")?, args.count("viewers")?);
+        let (rate, seconds) = (args.number("rate")?, args.number("seconds")?);
+        let mut watching: Vec<Vec<Id>> = Vec::new();
+        for log in 0..logs {
+            watching.push(self.open(&format!("log-{log}"), viewers, true)?);
+        }
+        self.cap += Duration::from_secs(seconds);
+        self.start();
+        let count = rate * seconds;
+        let interval = Duration::from_secs(1) / u32::try_from(rate)? / u32::try_from(logs)?;
+        let mut sent: Vec<Vec<Instant>> = vec![Vec::new(); logs];
+        // Requests go over connections on which the one before was answered.
+        let (mut idle, mut busy) = (Vec::new(), Vec::<(Id, Instant)>::new());
+        let mut taken = Vec::new();
+        for turn in 0..u32::try_from(count)? * u32::try_from(logs)? {
+            let due = self.started + interval * turn;
+            self.hub.run(due, |_| false)?;
+            self.collect(&mut busy, &mut idle, &mut taken);
+            let log = turn as usize % logs;
+            let Some(sent) = sent.get_mut(log) else {
+                continue;
+            };
+            let path = format!("/log-{log}/event?number={}", sent.len() + 2);
+            let now = Instant::now();
+            sent.push(now);
+            let id = match idle.pop() {
+                Some(id) => {
+                    self.hub.post_again(id, &path)?;
+                    id
+                }
+                None => self.hub.post(&path, "")?,
+            };
+            busy.push((id, now));
+        }
+        let all: Vec<Id> = watching.iter().flatten().copied().collect();
+        let complete = self.run_until_have(&all, 1 + count, |hub| {
+            busy.iter().any(|(id, _)| hub.answered(*id).is_none())
+        })?;
+        self.collect(&mut busy, &mut idle, &mut taken);
+        let mut report = self.report(&all, 1 + count, complete);
+        let mut latencies = self.latencies(&watching, &sent)?;
         report["p50Ms"] = json!(percentile(&mut latencies, 50));
         report["p99Ms"] = json!(percentile(&mut latencies, 99));
+        report["requestP50Ms"] = json!(percentile(&mut taken, 50));
+        report["requestP99Ms"] = json!(percentile(&mut taken, 99));
         Ok(report)
+    }
+
+    /// Moves the connections whose request was answered to the idle ones, with the milliseconds that it took.
+    fn collect(&self, busy: &mut Vec<(Id, Instant)>, idle: &mut Vec<Id>, taken: &mut Vec<f64>) {
+        busy.retain(|(id, sent)| {
+            let Some(answered) = self.hub.answered(*id) else {
+                return true;
+            };
+            taken.push(answered.duration_since(*sent).as_secs_f64() * 1000.0);
+            idle.push(*id);
+            false
+        });
     }
 
     /// `batches=` batches of `batch=` events to the log `log=`, with nobody watching.
@@ -240,7 +356,9 @@ impl Bench {
         self.append_first(&post(1))?;
         let mut ids = self.watch(path, 1, false)?;
         let before = self.server.memory();
+        self.start();
         ids.extend(self.watch(path, viewers - 1, false)?);
+        let connected = self.usage(viewers as u64 - 1);
         let watched = self.server.memory();
         self.start();
         let end = self.started + Duration::from_secs(seconds);
@@ -253,6 +371,7 @@ impl Bench {
         let mut report = self.report(&ids, 2, complete);
         let grown = difference(watched, before);
         report["nextEventMs"] = json!(report["seconds"].as_f64().map(|seconds| seconds * 1000.0));
+        report["connectUsPerViewer"] = connected["cpuUsPerEvent"].clone();
         report["cpuMsPerSecond"] = json!(cpu.map(|cpu| cpu / seconds as f64));
         report["memoryPerViewer"] = json!(grown.map(|bytes| bytes as f64 / viewers as f64));
         Ok(report)

@@ -2,6 +2,7 @@
 //!
 //! - `GET /<id>/sse` streams events, as in any Worker that uses the library
 //! - `POST /<id>/append?from=1&batch=1&count=N` appends N batches, one after another
+//! - `POST /<id>/event?number=1` appends one event from outside a workflow, as a webhook's Worker does
 //! - `POST /<id>/append?from=1&batch=1` appends a batch for each byte of the body, as it comes
 //!
 //! The other contestants answer the same requests: see `../servers/driver.mjs`.
@@ -17,6 +18,13 @@ ssetarget::export_workflow_events!(WorkflowEvents);
 #[event(fetch)]
 async fn fetch(request: Request, env: Env, _context: Context) -> Result<Response> {
     let mut events = WorkflowEventsNamespace::from_env(&env, "EVENTS", "bench")?;
+    let path = request.path();
+    let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+    if let [id, "event"] = segments.as_slice() {
+        let number = number(&request, "number").unwrap_or(1);
+        events.append(id, &[step_event(number)?]).await?;
+        return Response::ok(format!("{number}\n"));
+    }
     if env
         .var("TRANSPORT")
         .is_ok_and(|name| name.to_string() == "hibernating")
@@ -28,8 +36,6 @@ async fn fetch(request: Request, env: Env, _context: Context) -> Result<Response
     if let Some(response) = RunRoutes::new(events.clone()).serve(&request).await? {
         return Ok(response);
     }
-    let path = request.path();
-    let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     match (segments.as_slice(), request.method()) {
         ([id, "append"], Method::Post) => {
             let driver = Driver::new(events, id, &request).await?;
@@ -51,6 +57,15 @@ fn fan_out(env: &Env) -> Option<FanOut> {
     Some(fan_out.relays_per_object(relays.parse().ok()?))
 }
 
+/// Returns a number of the query.
+fn number(request: &Request, name: &str) -> Option<u32> {
+    let url = request.inner().url();
+    let (_, query) = url.split_once('?')?;
+    let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    let value = pairs.find(|(key, _)| *key == name)?.1;
+    value.parse().ok()
+}
+
 /// Appends events as a workflow does: through a log that it opens once.
 struct Driver {
     log: ObjectFactLog,
@@ -65,13 +80,7 @@ struct Driver {
 
 impl Driver {
     async fn new(events: WorkflowEventsNamespace, id: &str, request: &Request) -> Result<Self> {
-        let url = request.inner().url();
-        let query = url.split_once('?').map_or("", |(_, query)| query);
-        let number = |name: &str| {
-            let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-            let value = pairs.find(|(key, _)| *key == name)?.1;
-            value.parse::<u32>().ok()
-        };
+        let number = |name| number(request, name);
         let log = ObjectFactLog::new(events, id);
         let opened = log.open(None).await.map_err(|error| error.to_string())?;
         let Opened::Run(opened) = opened else {

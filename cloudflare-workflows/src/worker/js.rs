@@ -15,6 +15,11 @@ export function instanceEventJson(event, withParams, withOutputs) {
   if (withParams && params !== undefined) rest.params = params;
   return JSON.stringify(rest, (_, value) => (typeof value === "bigint" ? `${value}` : value));
 }
+export function instanceEventBrief({ type, timestamp, stepName = "", attempt = 0, error, output }) {
+  if (output instanceof ReadableStream) void output.cancel();
+  const whole = (text) => `${text}`.toWellFormed();
+  return JSON.stringify([type, timestamp, whole(stepName), attempt, whole(error?.message ?? "")]);
+}
 export const uuid = () => crypto.randomUUID();
 "#)]
 extern "C" {
@@ -27,6 +32,9 @@ extern "C" {
         with_params: bool,
         with_outputs: bool,
     ) -> Result<String, JsValue>;
+    /// Returns the type, time, step, attempt and error's message of such an event as a JSON array.
+    #[wasm_bindgen(catch, js_name = instanceEventBrief)]
+    pub fn instance_event_brief(event: &JsValue) -> Result<String, JsValue>;
     /// Returns a random id.
     #[wasm_bindgen(catch, js_name = uuid)]
     pub fn uuid() -> Result<String, JsValue>;

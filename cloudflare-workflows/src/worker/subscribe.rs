@@ -143,13 +143,9 @@ impl PlatformLog {
         let instance = self.workflow.get(&self.id).await?;
         Ok(WorkflowInstance::new(&self.workflow, instance))
     }
-}
 
-impl InstanceLog for PlatformLog {
-    type Error = WorkflowError;
-    type Events = PlatformEvents;
-
-    async fn subscribe(&self, options: &SubscribeOptions) -> Result<PlatformEvents, WorkflowError> {
+    /// Subscribes, as the method of the same name of [`InstanceLog`] does.
+    pub async fn open(&self, options: &SubscribeOptions) -> Result<PlatformEvents, WorkflowError> {
         let object = js_sys::Object::new();
         if let Some(cursor) = options.cursor {
             set(&object, "cursor", &id_to_js(cursor));
@@ -164,6 +160,15 @@ impl InstanceLog for PlatformLog {
             subscription: subscription.unchecked_into(),
             payloads: self.payloads,
         })
+    }
+}
+
+impl InstanceLog for PlatformLog {
+    type Error = WorkflowError;
+    type Events = PlatformEvents;
+
+    async fn subscribe(&self, options: &SubscribeOptions) -> Result<PlatformEvents, WorkflowError> {
+        self.open(options).await
     }
 
     async fn has_ended(&self) -> Result<bool, WorkflowError> {
@@ -183,14 +188,32 @@ pub struct PlatformEvents {
     payloads: Payloads,
 }
 
+impl PlatformEvents {
+    /// Waits for the next event, and returns its type, milliseconds since 1970, step, attempt and the error's
+    /// message as a JSON array, without reading the rest of it. `None` when the subscription is over.
+    pub async fn next_brief(&mut self) -> Result<Option<String>, WorkflowError> {
+        let Some(result) = self.next_result().await? else {
+            return Ok(None);
+        };
+        let brief = js::instance_event_brief(&property(&result, "value"));
+        let _ = js::dispose(&result);
+        Ok(Some(brief?))
+    }
+
+    async fn next_result(&mut self) -> Result<Option<JsValue>, WorkflowError> {
+        let result = self.subscription.next().await?;
+        let is_done = property(&result, "done").is_truthy();
+        Ok((!is_done).then_some(result))
+    }
+}
+
 impl InstanceEvents for PlatformEvents {
     type Error = WorkflowError;
 
     async fn next(&mut self) -> Result<Option<WorkflowInstanceEvent>, WorkflowError> {
-        let result = self.subscription.next().await?;
-        if property(&result, "done").is_truthy() {
+        let Some(result) = self.next_result().await? else {
             return Ok(None);
-        }
+        };
         let Payloads { params, outputs } = self.payloads;
         let event = property(&result, "value");
         let read = |params, outputs| {

@@ -1,15 +1,16 @@
 //! The routes.
 
+use std::convert::Infallible;
 use std::error::Error;
 use std::time::Duration;
 
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, Query, Request, State};
 use axum::http::StatusCode;
-use axum::http::header::LOCATION;
+use axum::http::header::{ACCEPT, LOCATION};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{Router, get};
 use serde::Deserialize;
-use ssetarget::http::{RunRoutes, Shutdown, Sse};
+use ssetarget::http::{RunRoutes, Shutdown, Snapshots, Sse};
 use ssetarget::stats::Metrics;
 use ssetarget::{Appended, DispatchError, NewEvent, Refusal, SseTarget};
 use tracing::error;
@@ -24,6 +25,7 @@ pub fn router<L: Logs>(logs: L, jobs: Jobs, shutdown: &Shutdown, metrics: Metric
         .shutdown(shutdown)
         .observed_by(logs.metrics.clone())
         .on_error(|reason| error!(reason, "the store failed"));
+    let snapshots = Snapshots::new(&sse);
     let found = logs.clone();
     let lookup = move |id: String| {
         let logs = found.clone();
@@ -37,16 +39,41 @@ pub fn router<L: Logs>(logs: L, jobs: Jobs, shutdown: &Shutdown, metrics: Metric
         // Behind what lets in only those who may know, if people can reach the server from outside.
         .route("/metrics", ssetarget::axum::metrics(logs.metrics.clone()))
         .route("/assets/{name}", get(page::asset))
-        .route("/{id}", get(page::log).post(dispatch::<L>))
+        .route("/{id}", get(show::<L>).post(dispatch::<L>))
         .merge(logs_by_id.into_router())
         .merge(runs.into_router())
-        .with_state(App { logs, jobs })
+        .with_state(App {
+            logs,
+            jobs,
+            snapshots,
+        })
 }
 
 #[derive(Clone)]
 struct App<L> {
     logs: Counted<L>,
     jobs: Jobs,
+    snapshots: Snapshots,
+}
+
+/// `GET /<id>`: the log's page, or for a program that accepts JSON the snapshot of its job.
+async fn show<L: Logs>(
+    State(app): State<App<L>>,
+    Path(id): Path<String>,
+    request: Request,
+) -> Response {
+    let accept = request.headers().get(ACCEPT);
+    let accept = accept.and_then(|accept| accept.to_str().ok());
+    if !accept.is_some_and(|accept| accept.contains("application/json")) {
+        return page::log().await;
+    }
+    match app.logs.find(&id).await {
+        Ok(log) => {
+            let response = app.snapshots.respond(&log, &id, &request).await;
+            response.into_response()
+        }
+        Err(refusal) => ssetarget::http::refuse::<Infallible>(refusal).into_response(),
+    }
 }
 
 /// Logs whose events are counted.

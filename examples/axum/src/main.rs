@@ -6,6 +6,7 @@
 //! curl -N localhost:9876/room/sse                  watch it
 //! open http://localhost:9876/runs/<id>             a job as a timeline
 //! curl -X POST localhost:9876                      start a job, which traces itself into a log
+//! curl -H 'accept: application/json' localhost:9876/room    see how it stands
 //! ```
 //!
 //! | variable | |

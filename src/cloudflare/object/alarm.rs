@@ -50,7 +50,7 @@ impl EventsObject {
             .newest
             .map(|newest| WorkersRuntime.now().duration_since(newest));
         let age = age.and_then(Result::ok).unwrap_or_default();
-        let Some(retention) = self.config.retention else {
+        let Some(retention) = self.config.retention.age else {
             return Ok(true);
         };
         let left = retention.saturating_sub(age);
@@ -127,7 +127,7 @@ impl EventsObject {
         if has_just_ended {
             self.export_later().await;
         }
-        let Some(retention) = self.config.retention else {
+        let Some(retention) = self.config.retention.age else {
             return Ok(());
         };
         let storage = self.state.storage();
@@ -142,7 +142,7 @@ impl EventsObject {
     async fn expire(&self) -> worker::Result<()> {
         let store = self.log.target().store();
         let storage = self.state.storage();
-        if self.config.retention.is_some() && store.is_closed().map_err(to_worker)? {
+        if self.config.retention.age.is_some() && store.is_closed().map_err(to_worker)? {
             // The alarm first: a row that is left for ever is worse than an alarm too many.
             storage.set_alarm(self.config.ids_retention).await?;
             self.log.expire().map_err(to_worker)?;

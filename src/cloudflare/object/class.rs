@@ -2,7 +2,6 @@
 
 use std::rc::Rc;
 
-use cloudflare_workflows::__private::hold_sockets;
 use futures_util::future::LocalBoxFuture;
 use js_sys::Promise;
 use wasm_bindgen::prelude::*;
@@ -11,9 +10,8 @@ use worker::worker_sys::web_sys;
 use super::config::WorkflowEventsConfig;
 use super::error::to_js;
 use super::events_object::EventsObject;
-use super::follower;
+use super::hibernation::HeldStreams;
 use crate::cloudflare::command::LogCommand;
-use crate::cloudflare::hibernating::BROKEN;
 use crate::cloudflare::hop::Hop;
 use crate::cloudflare::js;
 
@@ -38,7 +36,7 @@ impl WorkflowEventsObject {
         config: WorkflowEventsConfig,
     ) -> Result<Self, JsValue> {
         let state = worker::durable::State::from(state);
-        hold_sockets(&state.as_raw().into(), BROKEN)?;
+        HeldStreams::hold(&state)?;
         let object = EventsObject::new(state, env, config)?;
         Ok(Self {
             object: Some(Rc::new(object)),
@@ -126,12 +124,15 @@ impl WorkflowEventsObject {
     }
 
     /// Backs the RPC method `tell`, which only the Worker's own code can call: appends facts to
-    /// the latest run from outside the workflow, and answers how many were new.
-    pub fn tell(&self, batch: Vec<u8>) -> Promise {
-        self.with(async move |object| {
-            let told = object.log.tell_packed(&batch).map_err(to_js)?;
-            object.finish_append(told)
-        })
+    /// the latest run from outside the workflow, and answers how many were new, or a promise of it. No promise of
+    /// Rust's is made where none is needed: it costs as much as the insert.
+    ///
+    /// # Errors
+    /// When an event cannot be stored. Then none was.
+    pub fn tell(&self, batch: &[u8]) -> Result<JsValue, JsValue> {
+        let object = self.object.clone().ok_or("this object has no state")?;
+        let told = object.log.tell_packed(batch).map_err(to_js)?;
+        object.finish_append(told)
     }
 
     /// Backs the RPC method `stats`, which only the Worker's own code can call: answers with
@@ -144,32 +145,27 @@ impl WorkflowEventsObject {
     pub fn web_socket_message(&self, socket: JsValue, message: &JsValue) {
         if let Some(object) = &self.object {
             let target = object.log.target();
-            let streams = &object.held_streams;
-            streams.acknowledged(target, &socket.unchecked_into(), message);
+            object.held_streams.acknowledged(target, &socket, message);
         }
     }
 
     /// Backs the class's `webSocketClose` and `webSocketError`: a viewer has left.
     pub fn web_socket_gone(&self, socket: JsValue) {
         if let Some(object) = &self.object {
-            object.held_streams.left(&socket.unchecked_into());
+            object.held_streams.left(&socket);
         }
     }
 
     /// Backs the RPC method `follow`, called only by other objects of the class: returns functions that read
-    /// this object's log, see [`follower`]. `hop` tells this object its place in the tree.
+    /// this object's log, see `follower`. `hop` tells this object its place in the tree.
     pub fn follow(&self, hop: String) -> Promise {
         self.with(async move |object| {
             let hop = Hop::from_text(&hop)?;
-            let crowd = object.tree.crowd();
             if hop.parent().is_none() {
                 // The relay learns it with each page.
                 object.link_generation().await?;
             }
-            match object.tree.relay(Some(&hop))? {
-                Some(relay) => follower::session(relay.target(), crowd, hop.follower),
-                None => follower::session(object.log.target(), crowd, hop.follower),
-            }
+            object.tree.follow(object.log.target(), &hop)
         })
     }
 
@@ -250,8 +246,8 @@ macro_rules! export_workflow_events {
                     self.0.obey(command)
                 }
 
-                pub fn tell(&self, batch: Vec<u8>) -> js_sys::Promise {
-                    self.0.tell(batch)
+                pub fn tell(&self, batch: Vec<u8>) -> Result<JsValue, JsValue> {
+                    self.0.tell(&batch)
                 }
 
                 pub fn stats(&self) -> js_sys::Promise {

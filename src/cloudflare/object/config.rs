@@ -2,15 +2,18 @@
 
 use std::time::Duration;
 
+use crate::store::Retention;
 use crate::task::Redact;
 
 /// How a `WorkflowEvents` object behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct WorkflowEventsConfig {
-    /// How long the log of a finished run is kept. Then its events are deleted and its id is unknown
-    /// again. `None` keeps it for ever. Default: 7 days.
-    pub retention: Option<Duration>,
+    /// How much of a log is kept. `age` is how long the log of a finished run is: then its events are deleted
+    /// and its id is unknown again; the log of a run that goes on does not age. `events` is how many of the
+    /// newest events of a log are kept, also while its run goes on: a viewer who has not read the others gets
+    /// `event: reset`. Default: all events, for 7 days.
+    pub retention: Retention,
     /// How long one small row of a deleted log is kept, counted from the deletion. During that time a
     /// further run of the same instance goes on with the log's ids and run numbers, so that a client that
     /// comes back with an id of the deleted log is notified that it missed events (`event: reset`). Then
@@ -34,7 +37,7 @@ impl WorkflowEventsConfig {
     #[must_use]
     pub const fn new() -> Self {
         Self {
-            retention: Some(DAY.saturating_mul(7)),
+            retention: Retention::for_ever().max_age(DAY.saturating_mul(7)),
             ids_retention: DAY.saturating_mul(30),
             workflows: &[],
             redact: None,
@@ -66,17 +69,27 @@ impl WorkflowEventsConfig {
         self
     }
 
-    /// Sets [`retention`](Self::retention). Default: 7 days.
+    /// Sets how long the log of a finished run is kept: the `age` of [`retention`](Self::retention).
+    /// Default: 7 days.
     #[must_use]
-    pub const fn retention(mut self, retention: Duration) -> Self {
-        self.retention = Some(retention);
+    pub const fn retention(mut self, age: Duration) -> Self {
+        self.retention.age = Some(age);
+        self
+    }
+
+    /// Sets how many of the newest events of a log are kept: the `events` of [`retention`](Self::retention). A
+    /// small row of each further one is left until the log is deleted, so that no fact is stored twice.
+    /// Default: all are kept.
+    #[must_use]
+    pub const fn max_events(mut self, events: usize) -> Self {
+        self.retention = self.retention.max_events(events);
         self
     }
 
     /// Keeps the log of a finished run for ever. Default: it is kept for [`retention`](Self::retention).
     #[must_use]
     pub const fn keep_for_ever(mut self) -> Self {
-        self.retention = None;
+        self.retention.age = None;
         self
     }
 

@@ -15,8 +15,9 @@ use super::cutoff::Cutoff;
 use super::error::{to_js, to_worker};
 use super::hibernation::HeldStreams;
 use super::log::WorkflowLog;
-use super::relay::{Tree, Watched};
+use super::relay::Tree;
 use super::snapshot::KeptSnapshot;
+use super::watched::Watched;
 use crate::clock;
 use crate::cloudflare::command::LogCommand;
 use crate::cloudflare::hop::Hop;
@@ -60,7 +61,11 @@ impl EventsObject {
     ) -> worker::Result<Self> {
         let metrics = Metrics::new();
         let cutoff = Rc::<Cutoff>::default();
-        let log = WorkflowLog::new(ObjectSql::new(&state)?);
+        let sql = ObjectSql::new(&state)?;
+        let log = match config.retention.events {
+            Some(events) => WorkflowLog::with_max_events(sql, events),
+            None => WorkflowLog::new(sql),
+        };
         Ok(Self {
             log: log.redact(config.redact).observed_by(metrics.clone()),
             held_streams: HeldStreams::new(&state, metrics.clone()),
@@ -117,7 +122,7 @@ impl EventsObject {
             let generation = stream.grant.generation;
             return self.held_streams.accept(target, subscription, generation);
         }
-        let permit = Permit::new(stream.grant, self.tree.crowd().links());
+        let permit = Permit::new(stream.grant, self.tree.links());
         let visit = Watched::new(visit, &self.metrics, &self.cutoff);
         sse_frame_response_while(subscription, Leaving::of(request), permit, visit)
     }
@@ -199,6 +204,7 @@ impl EventsObject {
         let json = serde_json::to_string(&answer).map_err(|error| error.to_string())?;
         if *command == LogCommand::Delete {
             // Before anything is delivered: nobody is to be told of a position in what is gone.
+            self.kept_snapshot.clear();
             self.cutoff.cut();
             self.held_streams.cut_all(self.log.target());
         }
@@ -221,7 +227,7 @@ impl EventsObject {
         let store = self.log.target().store();
         let span = store.span().map_err(|error| to_js(error.into()))?;
         let head = store.head().map_err(|error| to_js(error.into()))?;
-        let (here, relayed) = self.tree.crowd().watched();
+        let (here, relayed) = self.tree.viewers();
         let hibernating = self.held_streams.len(self.log.target()) as u64;
         let mut counts = self.metrics.counts();
         counts.viewers = here + hibernating;

@@ -15,7 +15,7 @@
 use std::fmt;
 use std::rc::Rc;
 
-use cloudflare_workflows::__private::sleep;
+use cloudflare_workflows::__private::{hold_sockets, sleep};
 use futures_util::FutureExt;
 use js_sys::{Array, Object, Reflect, Uint8Array};
 use wasm_bindgen::prelude::*;
@@ -59,6 +59,11 @@ struct HeldStream {
 }
 
 impl HeldStreams {
+    /// Has the sockets of the object with this state closed when the WebAssembly instance dies.
+    pub(super) fn hold(state: &worker::durable::State) -> Result<(), JsValue> {
+        hold_sockets(&state.as_raw().into(), BROKEN)
+    }
+
     /// Returns the streams of the object with this state, which may be from before it woke.
     pub(super) fn new(state: &worker::durable::State, metrics: Metrics) -> Rc<Self> {
         Rc::new(Self {
@@ -185,7 +190,8 @@ impl HeldStreams {
     }
 
     /// Backs the class's `webSocketMessage`: a viewer took a number of bytes.
-    pub(super) fn acknowledged(&self, target: &Target, socket: &js::WebSocket, message: &JsValue) {
+    pub(super) fn acknowledged(&self, target: &Target, socket: &JsValue, message: &JsValue) {
+        let socket: &js::WebSocket = socket.unchecked_ref();
         let bytes = message.as_string().and_then(|text| text.parse().ok());
         let Some(bytes) = bytes else {
             // The message is not of this crate's making. Closing fails if the socket is gone already.
@@ -210,7 +216,8 @@ impl HeldStreams {
     }
 
     /// Backs the class's `webSocketClose` and `webSocketError`: a viewer has left.
-    pub(super) fn left(&self, socket: &js::WebSocket) {
+    pub(super) fn left(&self, socket: &JsValue) {
+        let socket: &js::WebSocket = socket.unchecked_ref();
         if let Some(connected) = lock(&self.connected).as_mut()
             && let Some(number) = number(socket)
         {

@@ -5,18 +5,18 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use cloudflare_workflows::WorkflowInstanceEvent;
-
 use crate::clock;
 use crate::cloudflare::command::LogState;
 use crate::cloudflare::packed::{InvalidBatch, unpack_facts};
 use crate::delivery::SseTarget;
 use crate::event::{EventId, EventRef, InvalidEvent, NewEvent};
 use crate::stats::Observer;
-use crate::store::{Appended, PageLimit, Sql, SqliteError, SqliteEventStore};
+use crate::store::{Appended, PageLimit, Retention, Sql, SqliteError, SqliteEventStore};
 use crate::sync::{Mutex, lock};
 use crate::task::{Redact, StepEventType, is_report_base};
-use crate::workflow::{Opened, OpenedRun, Reconciled, RunView, Told, reconcile, workflow_started};
+use crate::workflow::{
+    EngineEvent, Opened, OpenedRun, Reconciled, RunView, Told, reconcile, workflow_started,
+};
 
 /// Keeps the facts of one workflow instance, each once, over a log in SQLite.
 ///
@@ -95,6 +95,27 @@ impl<Q: Sql> WorkflowLog<Q> {
     pub fn redact(mut self, rule: Option<Redact>) -> Self {
         self.redact = rule;
         self
+    }
+
+    /// Returns the log in this database, of which only the newest `events` are kept. The keys of the others
+    /// are, too, so that no fact is stored twice.
+    pub fn with_max_events(sql: Q, events: usize) -> Self {
+        let retention = Retention::for_ever().max_events(events);
+        let store = SqliteEventStore::new(sql).retention(retention).keep_keys();
+        Self {
+            target: SseTarget::new(store),
+            lifetimes: Mutex::default(),
+            redact: None,
+        }
+    }
+
+    /// Returns whether all events of the latest run are kept.
+    pub(super) fn has_whole_run(&self) -> Result<bool, WorkflowLogError<Q::Error>> {
+        let store = self.target.store();
+        Ok(match self.run()? {
+            1 => store.span()?.is_none_or(|(oldest, _)| oldest.get() == 1),
+            run => store.keeps_key(run_key(run))?,
+        })
     }
 
     /// Sets who is told what is appended and read. Default: nobody.
@@ -471,15 +492,19 @@ impl<Q: Sql> WorkflowLog<Q> {
         stood: Option<(u32, u64)>,
         batch: Vec<EventRef<'_>>,
     ) -> Result<Told, WorkflowLogError<Q::Error>> {
-        let state = self.state()?;
-        if stood.is_some_and(|stood| stood != (state.run, state.generation)) {
+        // Not all of `state`: each event that a webhook tells comes here.
+        let run = self.run()?;
+        let (newest, writer) = {
+            let lifetimes = self.lifetimes()?;
+            (lifetimes.newest, lifetimes.first_alive)
+        };
+        if stood.is_some_and(|stood| stood != (run, newest)) {
             return Ok(Told::Stale);
         }
         if self.is_over()? {
             return Ok(Told::Stored(0));
         }
-        let writer = self.lifetimes()?.first_alive;
-        self.store(writer, state.run, None, batch).map(Told::Stored)
+        self.store(writer, run, None, batch).map(Told::Stored)
     }
 
     /// Appends in one batch what the platform's log of an ended run has and this log has not, or,
@@ -489,7 +514,7 @@ impl<Q: Sql> WorkflowLog<Q> {
         &self,
         stood: Option<(u32, u64)>,
         workflow: &str,
-        platform: &[WorkflowInstanceEvent],
+        platform: &[EngineEvent],
     ) -> Result<Told, WorkflowLogError<Q::Error>> {
         let state = self.state()?;
         if stood.is_some_and(|stood| stood != (state.run, state.generation)) {

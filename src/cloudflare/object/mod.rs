@@ -15,7 +15,7 @@ mod alarm;
 mod class;
 #[cfg(feature = "cloudflare")]
 mod config;
-#[cfg(feature = "cloudflare")]
+#[cfg(feature = "relays")]
 mod crowd;
 #[cfg(feature = "cloudflare")]
 mod cutoff;
@@ -23,17 +23,23 @@ mod cutoff;
 mod error;
 #[cfg(feature = "cloudflare")]
 mod events_object;
-#[cfg(feature = "cloudflare")]
+#[cfg(feature = "relays")]
 mod follower;
-#[cfg(feature = "cloudflare")]
+#[cfg(feature = "relays")]
 mod frame_page;
-#[cfg(feature = "cloudflare")]
+#[cfg(feature = "hibernation")]
+mod hibernation;
+#[cfg(all(feature = "cloudflare", not(feature = "hibernation")))]
+#[path = "no_hibernation.rs"]
 mod hibernation;
 #[cfg(all(feature = "cloudflare", feature = "otlp"))]
 mod otlp;
-#[cfg(feature = "cloudflare")]
+#[cfg(all(feature = "cloudflare", not(feature = "relays")))]
+#[path = "no_relay.rs"]
 mod relay;
-#[cfg(feature = "cloudflare")]
+#[cfg(feature = "relays")]
+mod relay;
+#[cfg(feature = "relays")]
 mod remote_log;
 #[cfg(feature = "cloudflare")]
 mod revoked;
@@ -41,6 +47,8 @@ mod revoked;
 mod settle;
 #[cfg(feature = "cloudflare")]
 mod snapshot;
+#[cfg(feature = "cloudflare")]
+mod watched;
 
 #[cfg(feature = "cloudflare")]
 pub use self::{class::WorkflowEventsObject, config::WorkflowEventsConfig};

@@ -2,14 +2,14 @@
 
 use std::time::{Duration, SystemTime};
 
-use cloudflare_workflows::WorkflowInstanceEvent;
-
 use super::log::{Announced, WorkflowLog, WorkflowLogError};
 use crate::clock;
 use crate::cloudflare::command::{InstanceEnd, LogAnswer, LogCommand};
 use crate::store::Sql;
 use crate::task::RedactedField;
-use crate::workflow::{RUN_FAILED, TERMINATED, Told, workflow_ended, workflow_started};
+use crate::workflow::{
+    EngineEvent, RUN_FAILED, TERMINATED, Told, workflow_ended, workflow_started,
+};
 
 /// How long an instance may be unknown to the platform after its newest event. Later an announced one counts
 /// as never created, and any other as gone.
@@ -90,7 +90,7 @@ impl<Q: Sql> WorkflowLog<Q> {
         stood: Option<(u32, u64)>,
         workflow: &str,
         end: &InstanceEnd,
-        platform: &[WorkflowInstanceEvent],
+        platform: &[EngineEvent],
         now: SystemTime,
     ) -> Result<bool, WorkflowLogError<Q::Error>> {
         let state = self.state()?;
@@ -120,6 +120,10 @@ impl<Q: Sql> WorkflowLog<Q> {
         let outcome = outcome.as_ref().map_err(AsRef::as_ref).copied();
         let told = match platform.last() {
             None => self.tell(stood, &[workflow_ended(workflow, outcome, now)?])?,
+            // With a part of our own log it cannot be compared.
+            Some(last) if last.is_terminal() && !self.has_whole_run()? => {
+                self.tell(stood, &[workflow_ended(workflow, outcome, now)?])?
+            }
             Some(last) if last.is_terminal() => self.tell_missing(stood, workflow, platform)?,
             Some(_) => return Ok(false),
         };

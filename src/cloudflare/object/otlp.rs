@@ -100,7 +100,7 @@ impl EventsObject {
         let export = pending(&storage).await?;
         // It may have changed meanwhile.
         let state = self.log.state().map_err(to_worker)?;
-        let retention = self.config.retention;
+        let retention = self.config.retention.age;
         let standing = Standing {
             export: export.map(|export| export.due),
             settle: super::settle::Pending::due_at(&storage).await?,

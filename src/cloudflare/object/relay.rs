@@ -5,28 +5,32 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use cloudflare_workflows::__private::{Timer, sleep};
+use cloudflare_workflows::__private::sleep;
 use cloudflare_workflows::catch_panic;
-use futures_util::future::{LocalBoxFuture, join, select};
-use js_sys::Uint8Array;
+use futures_util::future::{join, select};
 use wasm_bindgen::prelude::*;
 use worker::{Env, Response};
 
-use super::crowd::{Crowd, Visit};
+use super::crowd::Crowd;
+pub(super) use super::crowd::Visit;
 use super::cutoff::Cutoff;
+use super::follower;
 use super::remote_log::RemoteLog;
+use super::watched::Watched;
 use crate::cloudflare::fan_out::Admission;
 use crate::cloudflare::hop::{self, Hop};
 use crate::cloudflare::leaving::Leaving;
+use crate::cloudflare::links::Links;
 use crate::cloudflare::permit::Permit;
 use crate::cloudflare::refuse::{UNKNOWN_INSTANCE, refuse};
 use crate::cloudflare::request::StreamRequest;
-use crate::cloudflare::response::{Watching, sse_frame_response_while};
+use crate::cloudflare::response::sse_frame_response_while;
+use crate::cloudflare::sql::ObjectSql;
 use crate::delivery::SseTarget;
 use crate::event::NewEvent;
 use crate::refusal::Refusal;
-use crate::stats::{Cut, Metrics, Observer, Observing, Viewing};
-use crate::store::{EventStore, RelayError, RelayStore};
+use crate::stats::{Metrics, Observer};
+use crate::store::{EventStore, RelayError, RelayStore, SqliteEventStore};
 use crate::sync::{Mutex, lock};
 
 /// An object's part in a tree of relays.
@@ -83,8 +87,27 @@ impl Tree {
         Ok(Some(relay))
     }
 
-    pub(super) fn crowd(&self) -> &Rc<Crowd> {
-        &self.crowd
+    /// Returns the functions by which a relay reads this object's log: see [`follower`]. `hop` is the object's
+    /// place in the tree.
+    pub(super) fn follow(
+        &self,
+        log: &SseTarget<NewEvent, SqliteEventStore<ObjectSql>>,
+        hop: &Hop,
+    ) -> Result<JsValue, JsValue> {
+        match self.relay(Some(hop))? {
+            Some(relay) => follower::session(relay.target(), &self.crowd, hop.follower),
+            None => follower::session(log, &self.crowd, hop.follower),
+        }
+    }
+
+    /// Returns what is known of the generation of the run's links.
+    pub(super) fn links(&self) -> &Rc<Links> {
+        self.crowd.links()
+    }
+
+    /// Returns how many viewers are here, and how many below.
+    pub(super) fn viewers(&self) -> (u64, u64) {
+        self.crowd.watched()
     }
 
     /// Returns, for tests, how many viewers are here, how many below, and whether the object follows another.
@@ -186,46 +209,6 @@ async fn cut_when_deleted(store: &RelayStore<RemoteLog>, cutoff: &Cutoff) {
         store.until_emptied(false).await;
         store.until_emptied(true).await;
         cutoff.cut();
-    }
-}
-
-/// A viewer's place at an object, and what its stream tells while it is there.
-pub(super) struct Watched {
-    visit: Visit,
-    viewing: Viewing,
-    cutoff: Rc<Cutoff>,
-}
-
-impl Watched {
-    pub(super) fn new(visit: Visit, metrics: &Metrics, cutoff: &Rc<Cutoff>) -> Self {
-        Self {
-            visit,
-            viewing: Observing::by(metrics.clone()).viewing(),
-            cutoff: Rc::clone(cutoff),
-        }
-    }
-}
-
-impl Watching for Watched {
-    fn timer(&self) -> Timer {
-        self.visit.timer()
-    }
-
-    fn cut(&self) -> LocalBoxFuture<'static, &'static str> {
-        let cut = self.cutoff.next();
-        let viewing = self.viewing.observing().clone();
-        Box::pin(async move {
-            cut.await;
-            viewing.tell(|observer| observer.cut(Cut::Deleted));
-            "the log was deleted"
-        })
-    }
-
-    fn sent(&self, chunk: Result<&Uint8Array, ()>) {
-        self.viewing.tell(|observer| match chunk {
-            Ok(chunk) => observer.sent(u64::from(chunk.length())),
-            Err(()) => observer.cut(Cut::Store),
-        });
     }
 }
 

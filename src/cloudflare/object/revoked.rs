@@ -63,7 +63,7 @@ impl EventsObject {
 
     /// Returns the generation of the run's links.
     pub(super) async fn link_generation(&self) -> worker::Result<u64> {
-        let links = self.tree.crowd().links();
+        let links = self.tree.links();
         if let Some(known) = links.known() {
             return Ok(known);
         }
@@ -97,7 +97,7 @@ impl EventsObject {
             // Nothing else would ever delete it.
             storage.set_alarm(KEPT).await?;
         }
-        self.tree.crowd().links().learn(generation);
+        self.tree.links().learn(generation);
         self.held_streams.revoke(self.log.target(), generation);
         Ok(generation)
     }

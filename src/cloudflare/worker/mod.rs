@@ -11,6 +11,10 @@ mod lifecycle;
 #[cfg(feature = "links")]
 mod link_keys;
 mod namespace;
+#[cfg(not(feature = "relays"))]
+#[path = "no_route.rs"]
+mod route;
+#[cfg(feature = "relays")]
 mod route;
 mod routes;
 mod run_routes;
@@ -21,6 +25,7 @@ mod serve_log;
 mod serve_otlp;
 mod serve_snapshot;
 mod settle;
+#[cfg(feature = "hibernation")]
 mod socket;
 mod transport;
 mod watched_run;

@@ -11,6 +11,7 @@ use super::instance_id::is_instance_id;
 use super::transport::Transport;
 use crate::access::{Grant, Permission};
 use crate::cloudflare::command::{LogAnswer, LogCommand};
+#[cfg(feature = "relays")]
 use crate::cloudflare::fan_out::FanOut;
 use crate::cloudflare::js;
 use crate::cloudflare::packed::pack_facts;
@@ -27,11 +28,13 @@ use crate::task::Redact;
 #[derive(Clone, Debug)]
 pub struct WorkflowEventsNamespace {
     namespace: ObjectNamespace,
+    #[cfg(feature = "relays")]
     pub(super) binding: String,
     pub(super) workflow_name: String,
     pub(super) workflow: Option<Workflow>,
     pub(super) asks_for_unknown: bool,
     pub(super) transport: Transport,
+    #[cfg(feature = "relays")]
     pub(super) fan_out: Option<FanOut>,
     pub(super) redact: Option<Redact>,
     pub(super) observing: Observing,
@@ -60,11 +63,13 @@ impl WorkflowEventsNamespace {
         })?;
         Ok(Self {
             namespace,
+            #[cfg(feature = "relays")]
             binding: binding.to_owned(),
             workflow_name: workflow_name.into(),
             workflow: None,
             asks_for_unknown: false,
             transport: Transport::default(),
+            #[cfg(feature = "relays")]
             fan_out: Some(FanOut::new()),
             redact: None,
             observing: Observing::default(),
@@ -99,7 +104,7 @@ impl WorkflowEventsNamespace {
         self
     }
 
-    /// Sets when viewers of a run are served by relays. When a run has more viewers than one object
+    /// Sets when viewers of a run are served by relays (feature `relays`). When a run has more viewers than one object
     /// serves, further ones go to relays: objects of the same class, which get the events from the run's
     /// own object, or from other relays, and store nothing. Only where the transport is
     /// [`Transport::Direct`]. Viewers get the same bytes. Each relay that is watched is in memory, and
@@ -108,6 +113,7 @@ impl WorkflowEventsNamespace {
     /// Give all Workers that serve a run the same. The binding must have the same name in the Worker
     /// that has the class; otherwise each object serves all its viewers by itself.
     /// Default: [`FanOut::new`].
+    #[cfg(feature = "relays")]
     #[must_use]
     pub fn fan_out(mut self, fan_out: impl Into<Option<FanOut>>) -> Self {
         self.fan_out = fan_out.into();
@@ -126,8 +132,31 @@ impl WorkflowEventsNamespace {
     }
 
     /// Appends events to the latest run of an instance from outside its workflow, in one call, and
-    /// returns how many were new. Each needs a [key](NewEvent::with_key) that no fact of the run itself
-    /// has. A run that has ended takes none.
+    /// returns how many were new. For a webhook, a queue's consumer, a cron job, or any Worker that reports on
+    /// its own: no session is opened, and no facts are read.
+    ///
+    /// Each event needs a [key](NewEvent::with_key) that no fact of the run itself has. The log keeps the first
+    /// event with a key and drops the others, so a call whose answer was lost can be repeated: it stores nothing
+    /// twice, and answers 0 then. The events of one call are stored all or none, next to one another. When this
+    /// returns, they are durable. A run that has ended takes none, and 0 is returned; a log without events begins
+    /// with them, whether or not there is such an instance.
+    ///
+    /// ```no_run
+    /// use ssetarget::NewEvent;
+    /// use ssetarget::cloudflare::WorkflowEventsNamespace;
+    ///
+    /// /// The carrier's webhook: it sends each delivery at least once, under an id of its own.
+    /// async fn delivered(
+    ///     events: &WorkflowEventsNamespace,
+    ///     order: &str,
+    ///     delivery: &str,
+    /// ) -> Result<(), Box<dyn std::error::Error>> {
+    ///     let event = NewEvent::new("parcel", r#"{"state":"delivered"}"#)?;
+    ///     let event = event.with_key(format!("carrier/{delivery}"))?;
+    ///     events.append(order, &[event]).await?;
+    ///     Ok(())
+    /// }
+    /// ```
     ///
     /// # Errors
     /// When the object cannot be reached, or an event cannot be stored. Then none was stored, or the

@@ -7,7 +7,7 @@ use worker::Response;
 
 use super::namespace::WorkflowEventsNamespace;
 use crate::cloudflare::fan_out::{Admission, Place, Search};
-use crate::cloudflare::hop::{Hop, admission};
+use crate::cloudflare::hop::{HOP, Hop, admission};
 use crate::cloudflare::request::StreamRequest;
 
 /// Sends the request to the object that takes this viewer, and returns its answer.
@@ -66,7 +66,10 @@ async fn send_to(
     const TRIES: u32 = 3;
     let name = hop.map_or_else(|| root.to_owned(), Hop::object_name);
     let tries = if place == Place::ROOT { TRIES } else { 1 };
-    let request = stream.to_object_request(hop)?;
+    let mut request = stream.to_object_request();
+    if let Some(hop) = hop {
+        request.set(HOP, &hop.to_text()?);
+    }
     let mut tried = 1;
     loop {
         let response = events.request(&name, &request).await;

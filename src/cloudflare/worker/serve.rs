@@ -1,7 +1,9 @@
 //! The answer to a viewer who asks for the events of an instance. Runs in the Worker.
 
 use futures_util::future::LocalBoxFuture;
-use wasm_bindgen::{JsCast, JsValue};
+#[cfg(feature = "hibernation")]
+use wasm_bindgen::JsCast;
+use wasm_bindgen::JsValue;
 use worker::{Request, Response, web_sys};
 
 use super::asked::may_watch;
@@ -9,11 +11,15 @@ use super::cors::with_own_headers;
 use super::instance_id::is_instance_id;
 use super::namespace::WorkflowEventsNamespace;
 use super::route;
+#[cfg(feature = "hibernation")]
 use super::socket::socket_response;
+#[cfg(feature = "hibernation")]
 use super::transport::Transport;
 use crate::access::{Access, Grant};
 use crate::cloudflare::js;
+#[cfg(feature = "hibernation")]
 use crate::cloudflare::leaving::Leaving;
+#[cfg(feature = "hibernation")]
 use crate::cloudflare::permit::Permit;
 use crate::cloudflare::refuse::{UNKNOWN_INSTANCE, refuse_to, unreachable};
 use crate::cloudflare::request::StreamRequest;
@@ -94,7 +100,11 @@ async fn answer(
 ) -> Result<Response, Refusal> {
     let mut stream = StreamRequest::from_request(request)?;
     stream.grant = grant;
-    stream.hibernates = events.transport == Transport::Hibernating && !stream.head;
+    #[cfg(feature = "hibernation")]
+    let stream = StreamRequest {
+        hibernates: events.transport == Transport::Hibernating && !stream.head,
+        ..stream
+    };
     if !is_instance_id(instance_id) {
         return Err(UNKNOWN_INSTANCE);
     }
@@ -154,13 +164,15 @@ fn for_viewer(
     request: &web_sys::Request,
     grant: Grant,
 ) -> Result<Response, Refusal> {
-    let response = match response.status_code() {
-        101 => over_socket(response, request, grant),
-        _ => with_own_headers(response),
-    };
-    response.map_err(|error| unreachable(&error))
+    #[cfg(feature = "hibernation")]
+    if response.status_code() == 101 {
+        return over_socket(response, request, grant).map_err(|error| unreachable(&error));
+    }
+    let _ = (request, grant);
+    with_own_headers(response).map_err(|error| unreachable(&error))
 }
 
+#[cfg(feature = "hibernation")]
 fn over_socket(
     response: Response,
     request: &web_sys::Request,

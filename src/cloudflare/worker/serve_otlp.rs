@@ -75,7 +75,7 @@ async fn answer(
     });
     let name = events.object_name(instance_id);
     let ask = async || {
-        let request = stream.to_object_request(None)?;
+        let request = stream.to_object_request();
         events.request(&name, &request).await
     };
     // An object that was reset is there again at the next request.

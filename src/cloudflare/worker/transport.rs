@@ -10,7 +10,7 @@ pub enum Transport {
     /// GB-s an hour for each run that is watched.
     #[default]
     Direct,
-    /// The Worker holds the viewer's response, and a hibernatable WebSocket joins it to the object,
+    /// (Feature `hibernation`.) The Worker holds the viewer's response, and a hibernatable WebSocket joins it to the object,
     /// which leaves memory while nothing happens, however many people watch. Heartbeats come from
     /// the Worker.
     ///
@@ -24,5 +24,6 @@ pub enum Transport {
     ///
     /// Both ends notice when the other is gone without a word: the Worker asks every 15 seconds, and the
     /// object's runtime answers without waking it. A viewer's stream is then cut off within 30 seconds.
+    #[cfg(feature = "hibernation")]
     Hibernating,
 }

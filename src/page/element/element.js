@@ -18,6 +18,8 @@ const DRAW_EVERY_MS = 60;
 const CLOCK_MS = 1000;
 /** Between two things that a screen reader is told. */
 const TELL_EVERY_MS = 1500;
+/** How long the connection may be away before a reader is told. */
+const BRIEF_MS = 2000;
 /** Below this width, in rem, the bar is under the name. */
 const NARROW_REM = 46;
 /** The most events that are kept to be shown as they came. */
@@ -43,6 +45,7 @@ export class WorkflowRun extends Base {
   /** @type {Link | null} */ #link = null;
   /** @type {string} */ #connection = "idle";
   #why = "";
+  /** Since when it is so. */ #since = 0;
   /** How far this computer's clock is ahead of the log's; below zero if it is behind. */ #ahead = 0;
   /** @type {{ id: number | null, type: string, data: string }[]} */ #events = [];
   #loadedEarlier = false;
@@ -264,6 +267,7 @@ export class WorkflowRun extends Base {
 
   /** @param {string} connection @param {string} why */
   #linked(connection, why) {
+    if (connection !== this.#connection) this.#since = performance.now();
     this.#connection = connection;
     this.#why = why;
     this.#stateChanged();
@@ -344,6 +348,10 @@ export class WorkflowRun extends Base {
     const run = this.#run;
     const now = this.#now;
     const { phase } = run;
+    // The browser asks once more after the end; nothing is wrong.
+    const link = this.#connection === "reconnecting" && run.hasEnded ? "ended" : this.#connection;
+    const isKnown = run.from !== null || link === "live";
+    if (ui.state.hidden === isKnown) ui.state.hidden = !isKnown;
     set(ui.state, "data-look", phase);
     draw(ui.stateIcon, phase);
     say(ui.stateWord, RUN_WORDS[phase] ?? readable(phase, 40));
@@ -354,10 +362,8 @@ export class WorkflowRun extends Base {
     say(ui.elapsed, from === null ? "" : to === null ? duration(now - from, true) : duration(to - from));
     set(ui.elapsed, "title", from === null ? null : `Began ${clock(from, now)}${to === null ? "" : `, ended ${clock(to, now)}`}`);
 
-    // The browser asks once more after the end; nothing is wrong.
-    const link = this.#connection === "reconnecting" && run.hasEnded ? "ended" : this.#connection;
     set(ui.link, "data-link", link);
-    say(ui.linkWord, LINK_WORDS[link] ?? link);
+    say(ui.linkWord, LINK_WORDS[link]);
 
     say(ui.facts, this.#factsLine());
     this.#drawBanners(link, now);
@@ -367,9 +373,9 @@ export class WorkflowRun extends Base {
     const hasGroups = run.tasks.length > run.roots.length;
     if (ui.collapse.hidden === hasGroups) ui.collapse.hidden = !hasGroups;
     say(ui.collapse, this.#isCollapsed ? "Expand all" : "Collapse all");
-    const isTimeline = this.#shows === "timeline";
+    const isTimeline = this.#shows === "timeline" && run.tasks.length > 0;
     if (ui.filterTools.hidden === isTimeline) ui.filterTools.hidden = !isTimeline;
-    say(ui.matches, this.#rows.isFiltered && !this.#rows.stale ? count(this.#rows.matches, "match").replace("matchs", "matches") : "");
+    say(ui.matches, this.#rows.isFiltered && !this.#rows.stale ? count(this.#rows.matches, "match", "matches") : "");
   }
 
   #factsLine() {
@@ -394,10 +400,12 @@ export class WorkflowRun extends Base {
     banner(ui.failure, failure && readable(failure, 4000, true));
 
     const lost = run.lost === null ? "" : "Older events are no longer kept: what is shown begins in the middle.";
-    const why = link === "ended" || link === "live" ? "" : this.#why;
-    const notices = [NOTICES[link] ?? "", why && `${why[0].toUpperCase()}${why.slice(1)}.`, lost];
+    // A cut that is over in a moment is no news.
+    const isBrief = link === "reconnecting" && performance.now() - this.#since < BRIEF_MS;
+    const why = link === "ended" || link === "live" || isBrief ? "" : this.#why;
+    const notices = [isBrief ? "" : NOTICES[link], why && `${why[0].toUpperCase()}${why.slice(1)}.`, lost];
     banner(ui.notice, notices.filter(Boolean).join(" "));
-    const again = ["expired", "refused", "unknown"].includes(link) || (link === "reconnecting" && why !== "");
+    const again = ["expired", "refused", "unknown"].includes(link) || why !== "";
     if (ui.again.hidden === again) ui.again.hidden = !again;
 
     let waiting = null;
@@ -414,10 +422,14 @@ export class WorkflowRun extends Base {
     const run = this.#run;
     const rows = this.#rows.of(run.roots);
     const now = this.#now;
+    const isEmpty = rows.length === 0;
+    if (ui.empty.hidden === isEmpty) {
+      ui.empty.hidden = !isEmpty;
+      ui.grid.hidden = ui.back.hidden = isEmpty;
+      ui.resized = true;
+    }
+    if (isEmpty) say(ui.emptyText, this.#emptyText());
     this.#measure();
-
-    if (ui.empty.hidden !== rows.length > 0) ui.empty.hidden = rows.length > 0;
-    if (rows.length === 0) say(ui.emptyText, this.#emptyText());
 
     const start = run.from ?? now;
     // Tasks may say that they ended a moment after the run.
@@ -571,6 +583,8 @@ export class WorkflowRun extends Base {
       this.#replaceHash(hash);
     }
     this.#draw();
+    // The details may have taken the room that it was in.
+    if (task.row >= 0) this.#scrollTo(task.row);
     if (answers) (panel.type.value === "" ? panel.type : panel.payload).focus();
   }
 
@@ -710,7 +724,7 @@ export class WorkflowRun extends Base {
   // ------------------------------------------------------------------ building
 
   #build() {
-    const root = this.attachShadow({ mode: "open", delegatesFocus: false });
+    const root = this.attachShadow({ mode: "open" });
     const level = Number(this.getAttribute("heading")) || 2;
     const panel = new Panel(
       level + 1,
@@ -762,10 +776,10 @@ export class WorkflowRun extends Base {
     );
     ui.space = make("div", { class: "space" });
     ui.scroller = make("div", { class: "scroller", role: "rowgroup" }, ui.space);
-    ui.back = make("div", { class: "back", "aria-hidden": "true" });
+    ui.back = make("div", { class: "back", "aria-hidden": "true", hidden: true });
     ui.emptyText = make("p");
     ui.empty = make("div", { class: "empty" }, ui.emptyText);
-    ui.grid = make("div", { class: "grid", role: "treegrid", "aria-label": "Tasks", "aria-colcount": "4", part: "grid" }, make("div", { role: "rowgroup", class: "columns-group" }, ui.columns), ui.scroller);
+    ui.grid = make("div", { class: "grid", role: "treegrid", "aria-label": "Tasks", "aria-colcount": "4", part: "grid", hidden: true }, make("div", { role: "rowgroup", class: "columns-group" }, ui.columns), ui.scroller);
     ui.jump = make("button", { class: "jump", type: "button", hidden: true }, icon("down"), new Text("Jump to now"));
     ui.timelineView = make("div", { class: "view" }, ui.back, ui.grid, ui.empty, ui.jump);
 
@@ -984,7 +998,7 @@ export class WorkflowRun extends Base {
 const NOTICES = {
   expired: "The permission to watch this run has run out. Open a new link to go on.",
   refused: "You may not watch this run: the link is wrong, or it is too old.",
-  unknown: "There is no such run.",
+  unknown: "There is no such run, or not yet.",
   reconnecting: "Reconnecting.",
 };
 

@@ -41,6 +41,7 @@ export class Link {
     /** @type {EventSource | null} */ this.source = null;
     this.token = options.token;
     this.tries = 0;
+    /** Goes up with each start: what an earlier one has asked for is not wanted any more. */ this.turn = 0;
     this.askedAt = -Infinity;
     this.hasSnapshot = options.snapshot === null;
     this.wasLive = false;
@@ -58,12 +59,13 @@ export class Link {
     clearTimeout(this.timer);
     this.timer = undefined;
     if (this.closed) return;
+    this.turn += 1;
     if (this.state !== "reconnecting") this.#say(this.wasLive ? "reconnecting" : "connecting", "");
     if (this.token !== null && this.options.session !== null) {
       if (!(await this.#exchange(this.token))) return;
     }
     if (!this.hasSnapshot && !(await this.#load())) return;
-    if (!this.closed) this.#open();
+    this.#open();
   }
 
   /** Takes a new token, and goes on where it was. @param {string | null} token */
@@ -101,10 +103,12 @@ export class Link {
     const answer = await this.#ask(/** @type {URL} */ (this.options.snapshot), { headers: { accept: "application/json" } });
     if (answer === null) return false;
     const { status } = answer;
+    const { turn } = this;
     if (answer.ok) {
       const sent = Date.parse(answer.headers.get("date") ?? "");
       try {
         const snapshot = await answer.json();
+        if (this.#isOver(turn)) return false;
         // The header has whole seconds, so less than two of them say nothing.
         if (!Number.isNaN(sent) && Math.abs(Date.now() - sent) > 2000) this.handlers.onClock(Date.now() - sent);
         this.handlers.onSnapshot(snapshot);
@@ -112,7 +116,7 @@ export class Link {
         this.hasSnapshot = true;
         return true;
       } catch {
-        this.#later("the snapshot could not be read");
+        if (!this.#isOver(turn)) this.#later("the snapshot could not be read");
         return false;
       }
     }
@@ -205,7 +209,7 @@ export class Link {
 
   #unknown() {
     if (this.tries >= UNKNOWN_TRIES) return this.#say("unknown", "");
-    this.#later("there is no such run, or not yet", null, "unknown");
+    this.#later("", null, "unknown");
   }
 
   /**
@@ -218,7 +222,7 @@ export class Link {
     const asked = Number(answer?.headers.get("retry-after") ?? 0) * 1000 || 0;
     const delay = Math.max(Math.min(asked, 10 * LONGEST_DELAY_MS), longest * (0.5 + Math.random() / 2));
     this.tries += 1;
-    this.#say(state, `${why}; next try in ${Math.max(1, Math.round(delay / 1000))} s`);
+    this.#say(state, `${why}${why && "; "}next try in ${Math.max(1, Math.round(delay / 1000))} s`);
     this.#soon(delay);
   }
 
@@ -228,16 +232,30 @@ export class Link {
     this.timer = setTimeout(() => this.start(), delay);
   }
 
-  /** Asks, or says why not and tries again later. @param {URL | string} url @param {RequestInit} init @returns {Promise<Response | null>} */
+  /**
+   * Asks, or says why not and tries again later. `null`, too, if something else is under way meanwhile.
+   * @param {URL | string} url @param {RequestInit} init @returns {Promise<Response | null>}
+   */
   async #ask(url, init) {
+    const { turn } = this;
+    // Only the head has to come in time: a snapshot may be long, and the line slow.
+    const control = new AbortController();
+    const timer = setTimeout(() => control.abort(), REQUEST_TIMEOUT_MS);
     try {
       const credentials = this.options.withCredentials ? "include" : "same-origin";
-      const answer = await fetch(url, { ...init, credentials, cache: init.method === undefined ? "no-cache" : "no-store", signal: AbortSignal.timeout(REQUEST_TIMEOUT_MS) });
-      return this.closed ? null : answer;
+      const answer = await fetch(url, { ...init, credentials, cache: init.method === undefined ? "no-cache" : "no-store", signal: control.signal });
+      return this.#isOver(turn) ? null : answer;
     } catch {
-      this.#later("the server cannot be reached");
+      if (!this.#isOver(turn)) this.#later("the server cannot be reached");
       return null;
+    } finally {
+      clearTimeout(timer);
     }
+  }
+
+  /** Whether what began in that turn is not wanted any more. @param {number} turn */
+  #isOver(turn) {
+    return this.closed || turn !== this.turn;
   }
 
   #url() {

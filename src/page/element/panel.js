@@ -86,10 +86,11 @@ export class Panel {
 
   /** @param {Task} task @param {string} look @param {number} now @param {{ slowest: Task | null, length: number }} run @returns {[string, string][]} */
   #factsOf(task, look, now, run) {
-    const share = run.length > 0 && task.ended !== null ? ` (${percentage((100 * length(task)) / run.length)} of the run)` : "";
+    const percent = run.length > 0 ? (100 * length(task)) / run.length : 0;
+    const share = percent >= 1 ? ` (${percentage(Math.round(percent))} of the run)` : "";
     /** @type {[string, string | null | false][]} */
     const facts = [
-      ["State", TASK_WORDS[look] ?? look],
+      ["State", TASK_WORDS[look]],
       ["Kind", task.children.length > 0 ? `group of ${count(task.children.length, "task")}` : (KIND_WORDS[task.kind] ?? readable(task.kind, 40))],
       [task.ended === null ? "For" : "Took", timeOf(task, now) && timeOf(task, now) + share],
       ["Began", task.started !== null && clock(task.started, now)],

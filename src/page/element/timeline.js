@@ -80,7 +80,7 @@ export function paintTask(row, task, index, { axis, now, selected, active, slowe
   say(row.step, readable(task.step, 200));
   set(row.step, "title", task.step.length > 24 ? readable(task.step, 400) : null);
   say(row.badges, badgesOf(task, slowest));
-  say(row.status, TASK_WORDS[how] ?? how);
+  say(row.status, TASK_WORDS[how]);
   say(row.time, timeOf(task, now));
   const asks = canAnswer && task.kind === "waitForEvent" && task.state === "running";
   if (row.answer.hidden === asks) row.answer.hidden = !asks;
@@ -172,6 +172,7 @@ function badgesOf(task, slowest) {
   const tries = Math.max(task.attempt ?? 0, failed + (task.state === "running" || task.state === "completed" ? 1 : 0));
   if (failed > 0 && tries > 1) badges.push(`×${tries}`);
   if (task === slowest) badges.push("slowest");
+  if (task.rollback !== null) badges.push(`rollback ${readable(task.rollback.state, 20)}`);
   return badges.join(" · ");
 }
 

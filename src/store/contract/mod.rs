@@ -17,6 +17,7 @@
 //! |---|---|
 //! | outlives its process | [`check_reopened`], too |
 //! | removes old events | [`check_trimmed`], too |
+//! | can be told how many events to keep | [`check_bounded`], too |
 //! | has the bytes of the wire ready, as a [`FrameStore`](super::FrameStore) | [`check_frames`], too |
 //! | keeps no events: its [`is_resumable`](EventStore::is_resumable) is `false` | [`check_transient`] instead of [`check`] |
 //!
@@ -54,7 +55,9 @@ pub use facts::{awkward_keys, keys};
 pub use frames::check_frames;
 pub use order::{empty_batch, empty_log, order};
 pub use pages::{ends, page_of_bytes, page_of_events, positions, terminal};
-pub use retention::{check_trimmed, trimmed_as_a_whole, trimmed_in_part, trimmed_under_readers};
+pub use retention::{
+    check_bounded, check_trimmed, trimmed_as_a_whole, trimmed_in_part, trimmed_under_readers,
+};
 pub use time::times;
 pub use transient::{check_transient, transient, transient_end, transient_readers};
 pub use wakeups::{

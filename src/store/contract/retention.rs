@@ -9,7 +9,7 @@ use super::tools::{
     plain, read, stored, subscribe, yield_now,
 };
 use crate::event::{Cursor, EventId};
-use crate::store::{Appended, EventStore, Page, PageLimit};
+use crate::store::{Appended, EventStore, Page, PageLimit, Retention};
 
 /// Checks a store that removes old events. `trim` must remove the events up to and including the
 /// one with this id, by whatever means the store has. `new_store` is called more than once, as for
@@ -21,6 +21,80 @@ pub async fn check_trimmed<S: EventStore>(
     trimmed_in_part(&new_store().await, &mut trim).await;
     trimmed_as_a_whole(&new_store().await, &mut trim).await;
     trimmed_under_readers(&new_store().await, &mut trim).await;
+}
+
+/// Checks a store that can be told how many events to keep. `new_store` returns a store over an empty log with
+/// this retention, which has a number of events and no age.
+pub async fn check_bounded<S: EventStore>(mut new_store: impl AsyncFnMut(Retention) -> S) {
+    newest_by_count(&new_store(Retention::for_ever().max_events(3)).await).await;
+    newest_by_count_for_long(&new_store(Retention::for_ever().max_events(5)).await).await;
+}
+
+/// The newest 3 events are kept, however many come at once. Their keys are known, ids go on, and a subscriber
+/// that has not read the others is reset.
+async fn newest_by_count<S: EventStore>(store: &S) {
+    let store = &Borrowed(store);
+    let mut early = subscribe(store, Cursor::Latest).await;
+    let keys = ["1", "2", "3", "4", "5"];
+    let batch = keys.map(|key| keyed(key, key)).to_vec();
+    let ids = stored(&append(store.0, batch).await, "five new keys");
+    let page = everything(store.0).await;
+    expect_data(&page, &["3", "4", "5"], "the newest three of five");
+    assert_eq!((page.oldest, page.head), (Some(ids[2]), Some(ids[4])));
+    assert!(
+        page.trimmed >= Some(ids[1]),
+        "two were removed, the page says {:?}",
+        page.trimmed
+    );
+    expect_reset(&mut early, Some(ids[2]), ids[4]).await;
+    expect_next(&mut early, &["3", "4", "5"]).await;
+    let mut gone = subscribe(store, Cursor::After(ids[0])).await;
+    expect_reset(&mut gone, Some(ids[2]), ids[4]).await;
+    expect_next(&mut gone, &["3", "4", "5"]).await;
+
+    let outcomes = append(store.0, vec![keyed("4", "again"), keyed("6", "6")]).await;
+    assert_eq!(
+        outcomes[0],
+        Appended::Duplicate,
+        "the key of an event that is kept"
+    );
+    assert!(stored(&outcomes[1..], "a new key")[0] > ids[4]);
+    let page = everything(store.0).await;
+    expect_data(&page, &["4", "5", "6"], "after a further append");
+    // A position that is kept is good.
+    let mut exact = subscribe(store, Cursor::After(ids[3])).await;
+    expect_next(&mut exact, &["5", "6"]).await;
+    append(store.0, vec![plain("7").terminal()]).await;
+    for reader in [&mut early, &mut exact] {
+        let wanted: &[&str] = match reader.cursor() {
+            Cursor::After(id) if id == ids[4] => &["6", "7"],
+            _ => &["7"],
+        };
+        expect_next(reader, wanted).await;
+    }
+    assert!(everything(store.0).await.closed, "the newest is terminal");
+}
+
+/// Always the newest 5 are kept, while many come.
+async fn newest_by_count_for_long<S: EventStore>(store: &S) {
+    let mut kept = Vec::new();
+    for number in 1..=200_u32 {
+        let data = number.to_string();
+        let outcomes = append(store, vec![keyed(&data, &data)]).await;
+        kept.extend(stored(&outcomes, "a new key"));
+        if kept.len() > 5 {
+            kept.remove(0);
+        }
+        let page = everything(store).await;
+        let ids: Vec<_> = page.events.iter().map(|event| event.id).collect();
+        assert_eq!(ids, kept, "the newest five of {number}");
+        assert_eq!(
+            (page.oldest, page.head),
+            (ids.first().copied(), ids.last().copied())
+        );
+    }
+    let again = append(store, vec![keyed("198", "again")]).await;
+    assert_eq!(again, [Appended::Duplicate]);
 }
 
 /// After the oldest events were removed, every page says which ids are left and which are gone. Ids

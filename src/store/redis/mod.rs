@@ -84,7 +84,7 @@ use redis::Value;
 
 use crate::clock;
 use crate::event::{EventId, NewEvent, StoredEvent};
-use crate::store::{Appended, EventStore, Page, PageLimit};
+use crate::store::{Appended, EventStore, Page, PageLimit, Retention};
 
 mod answer;
 mod budget;
@@ -179,6 +179,14 @@ impl RedisEventStore {
         self
     }
 
+    /// Sets both limits: see [`max_events`](Self::max_events) and [`max_age`](Self::max_age).
+    #[must_use]
+    pub fn retention(mut self, retention: Retention) -> Self {
+        self.limits.events = retention.events.map(|events| events.max(1));
+        self.limits.age = retention.age;
+        self
+    }
+
     /// Deletes the log when nothing was appended for this long, in whole milliseconds, at least
     /// one. Default: never.
     #[must_use]
@@ -206,6 +214,18 @@ impl RedisEventStore {
         let args = [last.as_bytes()];
         let trimmed = self.client.run(script, self.keys(), &args, true).await;
         trimmed.map(drop)
+    }
+
+    /// Removes all events with their keys, for example on request: see [`trim`](Self::trim). What is
+    /// left is a small hash with the greatest id. Does nothing to a log that has no events.
+    ///
+    /// # Errors
+    /// As [`trim`](Self::trim).
+    pub async fn clear(&self) -> Result<(), RedisError> {
+        match self.ends(None).await?.head {
+            Some(head) => self.trim(head).await,
+            None => Ok(()),
+        }
     }
 
     /// Returns the names of the log's keys.

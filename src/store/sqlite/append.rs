@@ -63,7 +63,9 @@ impl<Q: Sql> SqliteEventStore<Q> {
             let lines = wire::encode_numbered(id, event.event_type, event.data, &mut frames);
             ends.size += event.data.len() as u64;
             ends.head = Some(id);
-            ends.oldest = ends.oldest.or(ends.head);
+            if ends.oldest.is_none() {
+                (ends.oldest, ends.oldest_time) = (ends.head, ends.time);
+            }
             ends.closed = event.terminal;
             rows.push(Row {
                 id,
@@ -125,7 +127,11 @@ impl<Q: Sql> SqliteEventStore<Q> {
         if ends.closed {
             log.keys = None;
         }
-        log.ends = Some(ends);
+        log.ends = Some(self.bounded(ends));
+        if self.remove_rows(log).is_err() {
+            // The events are stored; the next append removes what is too old.
+            *log = Log::default();
+        }
         Ok(outcomes)
     }
 }

@@ -11,6 +11,10 @@ pub(super) struct Ends {
     /// Whether the table has the column `writer`. Tables of the first version do not.
     pub(super) has_writer: bool,
     pub(super) oldest: Option<EventId>,
+    /// When the oldest event was stored; 0 if it was not looked up.
+    pub(super) oldest_time: u64,
+    /// The events up to this id have no rows any more, or rows without content.
+    pub(super) removed: u64,
     pub(super) head: Option<EventId>,
     pub(super) closed: bool,
     /// When the newest event was stored, or removed if no event is left.
@@ -47,10 +51,11 @@ impl Ends {
 
 impl<Q: Sql> SqliteEventStore<Q> {
     pub(super) fn ends(&self, log: &mut Log<Q::Bytes>) -> Result<Ends, SqliteError<Q::Error>> {
-        if let Some(ends) = log.ends {
-            return Ok(ends);
-        }
-        let ends = self.read_ends()?;
+        let ends = match log.ends {
+            Some(ends) => ends,
+            None => self.bounded(self.read_ends()?),
+        };
+        let ends = self.aged(ends)?;
         log.ends = Some(ends);
         Ok(ends)
     }
@@ -80,11 +85,15 @@ impl<Q: Sql> SqliteEventStore<Q> {
             });
         };
         let mut columns = newest.into_iter();
+        let oldest = id(columns.next())?;
+        let head = id(columns.next())?;
         Ok(Ends {
             has_table: true,
             has_writer,
-            oldest: id(columns.next())?,
-            head: id(columns.next())?,
+            oldest,
+            oldest_time: 0,
+            removed: oldest.map_or(head.map_or(0, EventId::get), |oldest| oldest.get() - 1),
+            head,
             closed: number(columns.next())? & TERMINAL != 0,
             time: number(columns.next())?,
             size: number(columns.next())?,

@@ -2,7 +2,8 @@
 
 use std::time::SystemTime;
 
-use super::column::{REMOVED, integer};
+use super::column::{REMOVED, integer, number};
+use super::ends::Ends;
 use super::{Log, Sql, SqlValue, SqliteError, SqliteEventStore};
 use crate::clock;
 use crate::event::EventId;
@@ -31,6 +32,18 @@ impl<Q: Sql> SqliteEventStore<Q> {
         self.trim_but_key(last, None)
     }
 
+    /// Removes all events with their keys, for example on request: see [`trim`](Self::trim). Does nothing to
+    /// a log that has none.
+    ///
+    /// # Errors
+    /// When SQLite fails. Then nothing was removed.
+    pub fn clear(&self) -> Result<(), SqliteError<Q::Error>> {
+        match self.head()? {
+            Some(head) => self.trim(head),
+            None => Ok(()),
+        }
+    }
+
     /// As [`trim`](Self::trim), but keeps this key: its fact is known until more events are
     /// removed.
     pub(crate) fn trim_but_key(
@@ -40,11 +53,12 @@ impl<Q: Sql> SqliteEventStore<Q> {
     ) -> Result<(), SqliteError<Q::Error>> {
         self.with_log(|log| {
             let ends = self.ends(log)?;
-            let (Some(oldest), Some(head)) = (ends.oldest, ends.head) else {
+            // Also where no event is kept: there may be rows of those that are too old.
+            let Some(head) = ends.head else {
                 return Ok(());
             };
             let last = last.min(head);
-            if last < oldest {
+            if last.get() <= ends.removed {
                 return Ok(());
             }
             let key = key.map_or(SqlValue::Null, SqlValue::Text);
@@ -69,6 +83,83 @@ impl<Q: Sql> SqliteEventStore<Q> {
             Ok(())
         })?;
         self.bell.ring();
+        Ok(())
+    }
+
+    /// Leaves out the oldest events that are too many. Their rows stay for now.
+    pub(super) fn bounded(&self, mut ends: Ends) -> Ends {
+        let (Some(oldest), Some(head)) = (ends.oldest, ends.head) else {
+            return ends;
+        };
+        let most = self.retention.most() as u64;
+        let first = head.get().saturating_sub(most.saturating_sub(1));
+        if first > oldest.get() {
+            (ends.oldest, ends.oldest_time) = (EventId::new(first), 0);
+        }
+        ends
+    }
+
+    /// Leaves out the events that are too old. Their rows stay for now.
+    pub(super) fn aged(&self, mut ends: Ends) -> Result<Ends, SqliteError<Q::Error>> {
+        let (Some(age), Some(oldest), Some(head)) = (self.retention.age, ends.oldest, ends.head)
+        else {
+            return Ok(ends);
+        };
+        let now = clock::milliseconds(clock::now()).max(ends.time);
+        let age = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+        let Some(cutoff) = now.checked_sub(age) else {
+            return Ok(ends);
+        };
+        if ends.oldest_time == 0 {
+            ends.oldest_time = self.time_of(oldest)?;
+        }
+        if ends.oldest_time > cutoff {
+            return Ok(ends);
+        }
+        let last = self.last_before(oldest, head, cutoff + 1)?;
+        ends.oldest = EventId::new(last + 1).filter(|oldest| *oldest <= head);
+        ends.oldest_time = 0;
+        ends.closed &= ends.oldest.is_some();
+        Ok(ends)
+    }
+
+    fn time_of(&self, event: EventId) -> Result<u64, SqliteError<Q::Error>> {
+        let select = "SELECT time FROM events WHERE id = ?1";
+        let time = self.sql.exec(select, &[integer(event.get())])?;
+        number(time.into_iter().flatten().next())
+    }
+
+    /// Removes the rows of events that are left out, if they are many.
+    pub(super) fn remove_rows(&self, log: &mut Log<Q::Bytes>) -> Result<(), SqliteError<Q::Error>> {
+        /// The fewest that are removed at a time.
+        const FEWEST: u64 = 64;
+        let Some(ends) = &mut log.ends else {
+            return Ok(());
+        };
+        let Some(last) = ends.oldest.map(|oldest| oldest.get() - 1) else {
+            return Ok(());
+        };
+        let many = self.retention.events.map_or(0, |events| events as u64 / 4);
+        if last.saturating_sub(ends.removed) < many.max(FEWEST) {
+            return Ok(());
+        }
+        let range = [integer(ends.removed), integer(last), integer(REMOVED)];
+        if self.keeps_keys {
+            let empty = "UPDATE events SET terminal = ?3, data = NULL, frame = '' WHERE id > ?1 AND id <= ?2";
+            self.sql.run(empty, &range)?;
+            ends.removed = last;
+            return Ok(());
+        }
+        ends.removed = last;
+        self.sql.run_all(&[
+            (
+                "UPDATE events SET terminal = ?2, key = NULL, data = NULL, frame = '' WHERE id = ?1",
+                vec![integer(last), integer(REMOVED)],
+            ),
+            ("DELETE FROM events WHERE id < ?1", vec![integer(last)]),
+        ])?;
+        // Those of the removed events are among them.
+        log.keys = None;
         Ok(())
     }
 

@@ -28,6 +28,20 @@ impl<Q: Sql> SqliteEventStore<Q> {
         })
     }
 
+    /// Returns whether the event with this key is kept.
+    pub(crate) fn keeps_key(&self, key: String) -> Result<bool, SqliteError<Q::Error>> {
+        self.with_log(|log| {
+            let Some(oldest) = self.ends(log)?.oldest else {
+                return Ok(false);
+            };
+            let found = self.sql.exec(
+                "SELECT id FROM events WHERE id >= ?1 AND key = ?2 LIMIT 1",
+                &[integer(oldest.get()), SqlValue::Text(key)],
+            )?;
+            Ok(!found.is_empty())
+        })
+    }
+
     /// As [`keys`](Self::keys), with fewer of the keys that end in a colon and a number: of those
     /// that differ only in the number, only the greatest is returned if `only_newest` returns true
     /// for the part before the number. Takes little memory, even for a long log.

@@ -26,7 +26,7 @@ use crate::event::{EventId, EventRef, NewEvent};
 use crate::store::bell::Bell;
 use crate::store::frames::{FrameBytes, FramePage, FrameStore};
 use crate::store::tail::{Tail, Watch};
-use crate::store::{Appended, EventStore, Page, PageLimit, Watched};
+use crate::store::{Appended, EventStore, Page, PageLimit, Retention, Watched};
 use crate::sync::{Mutex, lock};
 
 /// A log in one table, `events`, which is created by the first append: reading a log that was
@@ -46,6 +46,9 @@ pub struct SqliteEventStore<Q: Sql> {
     bell: Bell,
     log: Arc<Mutex<Log<Q::Bytes>>>,
     audience: Mutex<Weak<Audience<Q::Bytes>>>,
+    retention: Retention,
+    /// Whether the keys of events that pass the retention are remembered.
+    keeps_keys: bool,
 }
 
 /// The table's only writer remembers this of it. SQLite has it all, so it may be forgotten at any
@@ -92,7 +95,28 @@ impl<Q: Sql> SqliteEventStore<Q> {
             bell: Bell::new(),
             log: Arc::default(),
             audience: Mutex::default(),
+            retention: Retention::for_ever(),
+            keeps_keys: false,
         }
+    }
+
+    /// Sets how much is kept. Default: everything.
+    ///
+    /// Readers never get an event that has passed a limit. Its row is removed by an append, many at a
+    /// time, so the table has up to a quarter more rows, or 64, than are kept, and an idle log keeps
+    /// its size. A key is forgotten some time after its event was removed: the same fact may then be
+    /// stored again.
+    #[must_use]
+    pub fn retention(mut self, retention: Retention) -> Self {
+        self.retention = retention;
+        self
+    }
+
+    /// Remembers the keys of events that pass the [retention](Self::retention): a small row of each is left.
+    #[cfg_attr(not(any(test, feature = "cloudflare")), allow(dead_code))]
+    pub(crate) fn keep_keys(mut self) -> Self {
+        self.keeps_keys = true;
+        self
     }
 
     /// Returns the database.

@@ -103,7 +103,18 @@ impl<Q: Sql> SqliteEventStore<Q> {
         let (Some(oldest), Some(head)) = (ends.oldest, ends.head) else {
             return Ok(None);
         };
-        let time = clock::milliseconds(time);
+        let last = self.last_before(oldest, head, clock::milliseconds(time))?;
+        Ok(EventId::new(last).filter(|before| *before >= oldest))
+    }
+
+    /// Returns the id of the last event, from `oldest` to `head`, that was stored before this time; the id
+    /// before the oldest if none was.
+    pub(super) fn last_before(
+        &self,
+        oldest: EventId,
+        head: EventId,
+        time: u64,
+    ) -> Result<u64, SqliteError<Q::Error>> {
         let (mut low, mut high) = (oldest.get(), head.get() + 1);
         while low < high {
             let middle = low + (high - low) / 2;
@@ -116,7 +127,7 @@ impl<Q: Sql> SqliteEventStore<Q> {
                 _ => high = middle,
             }
         }
-        Ok(EventId::new(low - 1).filter(|before| *before >= oldest))
+        Ok(low - 1)
     }
 }
 

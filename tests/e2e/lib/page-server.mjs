@@ -99,6 +99,7 @@ async function answer(runs, request, response) {
   }
   if (second === undefined) {
     if (run.snapshot === null) return send(response, 406, "text/plain", "no snapshot");
+    await new Promise((resolve) => setTimeout(resolve, run.slow?.shift() ?? 0));
     run.snapshotText ??= new WeakMap();
     if (!run.snapshotText.has(run.snapshot)) run.snapshotText.set(run.snapshot, JSON.stringify(run.snapshot));
     return send(response, 200, "application/json", run.snapshotText.get(run.snapshot));

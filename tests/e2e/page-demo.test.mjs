@@ -1,0 +1,81 @@
+// <workflow-run> on the demo: a run whose server is killed in the middle, followed on one page.
+import assert from "node:assert/strict";
+import net from "node:net";
+import { after, before, describe, test } from "node:test";
+import { launch, skip, visit } from "./lib/browser.mjs";
+import { serve, startRun } from "./lib/demo.mjs";
+
+describe("the demo's page", { skip }, () => {
+  let demo;
+  let relay;
+  let browser;
+  before(async () => {
+    demo = await serve();
+    // A restarted server has another port; to the browser it has to be the same.
+    relay = await relayTo(() => demo.url);
+    browser = await launch();
+  });
+  after(async () => {
+    await browser?.close();
+    await relay?.close();
+    await demo?.stop();
+  });
+
+  test("the server is killed and restarted while the run runs: the page goes on, and ends as the server says", async () => {
+    const id = await startRun(demo.url, { params: { workMs: 500 } });
+    const page = await visit(browser, `${relay.url}/${id}`);
+    await page.waitForSelector('workflow-run .row[data-task="charge card-1"]:visible');
+    await page.evaluate(() => {
+      window.connections = [];
+      document.addEventListener("run-state", ({ detail }) => window.connections.push(detail.connection));
+    });
+    await demo.restart();
+    relay.cut();
+    await page.waitForSelector('workflow-run .row[data-task="wait for approval-1.waitForEvent"] .answer:visible', { timeout: 60_000 });
+    await page.click('workflow-run .row[data-task="wait for approval-1.waitForEvent"] .answer');
+    await page.fill("#answer-payload", '{"by": "Ada"}');
+    await page.press("#answer-payload", "Control+Enter");
+    await page.waitForSelector('workflow-run[data-state="completed"][data-connection="ended"]', { timeout: 60_000 });
+    assert.ok((await page.evaluate(() => window.connections)).includes("reconnecting"));
+
+    const view = await page.evaluate(() => document.querySelector("workflow-run").view);
+    const answer = await fetch(`${demo.url}/${id}`, { headers: { accept: "application/json" } });
+    assert.deepEqual(view, await answer.json());
+    await page.close();
+
+    const late = await visit(browser, `${relay.url}/${id}#task=${encodeURIComponent("pack parcel-1")}`, { viewport: { width: 360, height: 740 } });
+    await late.waitForSelector("workflow-run .panel:visible >> text=pack parcel");
+    await late.waitForSelector('workflow-run[data-connection="ended"]');
+    assert.deepEqual(await late.evaluate(() => document.querySelector("workflow-run").view), view);
+    late.isClean();
+    await late.close();
+  });
+});
+
+/** Hands every connection on to where `target` says, byte by byte. */
+async function relayTo(target) {
+  const sockets = new Set();
+  const server = net.createServer((socket) => {
+    const other = net.connect(Number(new URL(target()).port), "127.0.0.1");
+    for (const end of [socket, other]) {
+      sockets.add(end);
+      end.on("error", () => {});
+      end.on("close", () => {
+        sockets.delete(end);
+        socket.destroy();
+        other.destroy();
+      });
+    }
+    socket.pipe(other).pipe(socket);
+  });
+  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const cut = () => sockets.forEach((socket) => socket.destroy());
+  return {
+    url: `http://127.0.0.1:${server.address().port}`,
+    cut,
+    async close() {
+      cut();
+      await new Promise((resolve) => server.close(resolve));
+    },
+  };
+}
