@@ -108,7 +108,8 @@ describe("in a browser", { skip }, () => {
       await page.click("workflow-run .answer-form button[type=submit]");
       await page.waitForSelector('workflow-run[data-state="completed"][data-connection="ended"]');
       // By the cookie alone, from the list.
-      const url = page.url();
+      // Behind its `#` it names the task whose details are shown.
+      const [url] = page.url().split("#");
       await page.goto(demo.url);
       await page.click("#runs a");
       await page.waitForSelector('workflow-run[data-state="completed"][data-connection="ended"]');
