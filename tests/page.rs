@@ -20,7 +20,7 @@ fn the_page_and_the_view_make_the_same_of_the_same_events() {
             let stored = StoredEvent {
                 id: EventId::new(index as u64 + 1).unwrap(),
                 event_type: event[0].as_str().unwrap().to_owned(),
-                data: event[1].to_string().into(),
+                data: event[1].to_string(),
                 timestamp: SystemTime::UNIX_EPOCH,
             };
             view.apply(&stored).unwrap();

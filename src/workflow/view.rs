@@ -346,6 +346,7 @@ impl RunView {
     }
 
     /// Goes on behind an event that is not applied.
+    #[cfg(any(feature = "http", feature = "cloudflare"))]
     pub(crate) fn pass(&mut self, id: EventId) {
         self.cursor = self.cursor.max(Some(id));
     }
@@ -364,6 +365,7 @@ impl RunView {
     }
 
     /// Returns about how many bytes of memory it takes.
+    #[cfg(any(feature = "http", feature = "cloudflare"))]
     pub(crate) fn weight(&self) -> usize {
         let tasks = self.tasks.iter().map(TaskView::weight);
         tasks.sum::<usize>() + size_of::<Self>() + self.error.as_ref().map_or(0, String::len)
@@ -731,6 +733,7 @@ impl TaskView {
         task
     }
 
+    #[cfg(any(feature = "http", feature = "cloudflare"))]
     fn weight(&self) -> usize {
         /// What the index has of a task.
         const INDEXED: usize = 48;
@@ -776,11 +779,13 @@ fn restarted_run(data: &str) -> Option<u32> {
     Some(restarted.run)
 }
 
+#[cfg(any(feature = "http", feature = "cloudflare"))]
 fn pair_weight((name, value): (&String, &Value)) -> usize {
     name.len() + weight_of(value)
 }
 
 /// Returns about how many bytes of memory a value takes. It is as deep as a JSON reader lets it be.
+#[cfg(any(feature = "http", feature = "cloudflare"))]
 fn weight_of(value: &Value) -> usize {
     size_of::<Value>()
         + match value {
