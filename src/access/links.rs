@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Map, Value};
 
+use super::generations::LinkGenerations;
 use super::keys::LinkKeys;
 use super::{Access, AccessRequest, Action, Permission, cookie, token};
 use crate::clock::{self, Clock};
@@ -49,6 +50,7 @@ pub struct CapabilityLinks {
     clock: Clock,
     takes_query: bool,
     tags: Option<Tags>,
+    generations: Option<LinkGenerations>,
 }
 
 type Tags = Arc<dyn Fn(&str, &str) -> bool + Send + Sync>;
@@ -63,6 +65,7 @@ impl CapabilityLinks {
             clock: Clock::default(),
             takes_query: false,
             tags: None,
+            generations: None,
         }
     }
 
@@ -80,6 +83,13 @@ impl CapabilityLinks {
     #[must_use]
     pub fn tags(mut self, has: impl Fn(&str, &str) -> bool + Send + Sync + 'static) -> Self {
         self.tags = Some(Arc::new(has));
+        self
+    }
+
+    /// Refuses links that were revoked there. Default: none are; in a Worker the run's object knows them.
+    #[must_use]
+    pub fn generations(mut self, generations: &LinkGenerations) -> Self {
+        self.generations = Some(generations.clone());
         self
     }
 
@@ -200,6 +210,10 @@ impl CapabilityLinks {
             None => 0,
             Some(generation) => generation.as_u64()?,
         };
+        let revoked = self.generations.as_ref();
+        if revoked.is_some_and(|generations| generation < generations.of(id)) {
+            return None;
+        }
         let allowed = scope(claims.get("scope")?);
         let may = match action {
             Some(action) => allowed.contains(&action),
