@@ -1,6 +1,6 @@
 //! Capability links: what a token allows, and that every way of being wrong is refused in the same way.
-
-#![allow(clippy::unwrap_used, reason = "a test")]
+#![cfg(not(shuttle))]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use std::time::{Duration, SystemTime};
 
@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use sha2::Sha256;
 use ssetarget::Refusal;
 use ssetarget::access::{
-    Access, AccessRequest, Action, CapabilityLinks, LinkGrant, LinkKeys, MAX_LIFETIME, MAX_TOKEN,
-    Permission,
+    Access, AccessRequest, Action, CapabilityLinks, LinkGenerations, LinkGrant, LinkKeys,
+    MAX_LIFETIME, MAX_TOKEN, Permission,
 };
 
 const KEY: &[u8] = b"an old key of forty bytes, in base64 54 ";
@@ -480,7 +480,7 @@ fn a_bearer_comes_before_a_cookie_and_that_before_a_query() {
         (format!("x{name}={good}"), false),
         (format!("{name}=\"{good}\""), false),
         (format!("{name}={good}x"), false),
-        (name.to_string(), false),
+        (name.to_owned(), false),
         (String::new(), false),
     ] {
         assert_eq!(
@@ -523,6 +523,28 @@ fn a_session_is_a_cookie_for_the_run() {
         "{}",
         hostile.cookie
     );
+}
+
+#[test]
+fn revoked_links_of_a_run_are_refused_and_others_are_not() {
+    let generations = LinkGenerations::new();
+    let links = links().generations(&generations);
+    let watches =
+        |id: &str, token: &str| check(&links, id, Action::Watch, token) != Permission::Refused;
+    let (old, fleet) = (token(json!({})), token(json!({ "sub": "*" })));
+    let revoked = generations.revoked("o-1", 0);
+    assert!(watches("o-1", &old) && watches("o-1", &fleet));
+    assert_eq!(generations.revoke("o-1"), 1);
+    futures_executor::block_on(revoked);
+    assert!(!watches("o-1", &old) && !watches("o-1", &fleet) && watches("o-2", &fleet));
+    let new = links.token(&LinkGrant::run("o-1").generation(1));
+    assert!(watches("o-1", &new));
+    // Another process goes on where this one was, and no lower.
+    generations.restore("o-1", 3);
+    generations.restore("o-1", 2);
+    assert_eq!([generations.of("o-1"), generations.of("o-2")], [3, 0]);
+    assert!(!watches("o-1", &new));
+    assert!(links.session("o-1", "/o-1", &new).is_err());
 }
 
 #[test]

@@ -71,6 +71,23 @@ async fn a_stream_ends_at_the_end_of_its_permission_and_not_before() {
 }
 
 #[tokio::test]
+async fn a_stream_ends_when_its_permission_is_revoked() {
+    let target = log().await;
+    let (revoke, revoked) = tokio::sync::oneshot::channel::<()>();
+    let revoked = async move { drop(revoked.await) };
+    let permission = Permission::granted_until(SystemTime::now() + Duration::from_secs(60));
+    let response = Sse::new()
+        .respond_while(&target, &request("GET"), permission, revoked)
+        .await;
+    let mut body = response.into_body();
+    assert_eq!(body.next().await.unwrap().unwrap(), wire::HEARTBEAT);
+    assert!(body.next().await.unwrap().unwrap().starts_with(b"id: 1\n"));
+    revoke.send(()).unwrap();
+    assert_eq!(body.next().await.unwrap().unwrap(), wire::EXPIRED);
+    assert!(body.next().await.is_none());
+}
+
+#[tokio::test]
 async fn a_request_without_a_permission_gets_one_refusal() {
     let target = log().await;
     let past = Permission::granted_until(SystemTime::now() - Duration::from_millis(1));

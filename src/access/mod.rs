@@ -28,6 +28,8 @@
 #[cfg(feature = "links")]
 mod cookie;
 #[cfg(feature = "links")]
+mod generations;
+#[cfg(feature = "links")]
 mod keys;
 #[cfg(feature = "links")]
 mod links;
@@ -37,6 +39,8 @@ mod token;
 use std::future::{Future, Ready, ready};
 use std::time::SystemTime;
 
+#[cfg(feature = "links")]
+pub use self::generations::LinkGenerations;
 #[cfg(feature = "links")]
 pub use self::keys::{InvalidKeys, LinkKeys};
 #[cfg(feature = "links")]

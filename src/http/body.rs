@@ -127,8 +127,13 @@ impl<E> SseBody<E> {
         }
     }
 
-    /// Returns the body with the events, up to the end of the permission.
-    pub(super) fn stream<S>(subscription: Subscription<S>, sse: &Sse, grant: Grant) -> Self
+    /// Returns the body with the events, up to the end of the permission, or until it is revoked.
+    pub(super) fn stream<S>(
+        subscription: Subscription<S>,
+        sse: &Sse,
+        grant: Grant,
+        revoked: Option<BoxFuture<'static, ()>>,
+    ) -> Self
     where
         S: EventStore<Error = E> + 'static,
         E: Error + 'static,
@@ -151,8 +156,12 @@ impl<E> SseBody<E> {
         let chunks = keep_alive(opening.chain(chunks), sse.heartbeat, move |duration| {
             sleep(duration)
         });
-        let chunks: BoxStream<'static, _> = match grant.until {
+        let chunks: BoxStream<'static, _> = match revoked {
             None => Box::pin(chunks),
+            Some(revoked) => Box::pin(permitted(chunks, revoked)),
+        };
+        let chunks: BoxStream<'static, _> = match grant.until {
+            None => chunks,
             Some(until) => {
                 let sleep = Arc::clone(&sse.sleep);
                 let sleep = move |duration| sleep(duration);

@@ -51,7 +51,7 @@ use crate::event::Cursor;
 use crate::refusal::Refusal;
 use crate::stats::{Observer, Observing};
 use crate::store::{EventStore, PageLimit};
-use crate::sync::MaybeSend;
+use crate::sync::{BoxFuture, MaybeSend};
 use crate::wire;
 
 pub use body::{SseBody, StreamCut};
@@ -190,6 +190,35 @@ impl Sse {
     where
         S: EventStore + 'static,
     {
+        self.respond_to(target, request, permission, None)
+    }
+
+    /// Returns the response that [`respond_permitted`](Self::respond_permitted) returns, whose stream also ends when
+    /// `revoked` resolves.
+    pub fn respond_while<E, S, B, F>(
+        &self,
+        target: &SseTarget<E, S>,
+        request: &Request<B>,
+        permission: Permission,
+        revoked: F,
+    ) -> impl Future<Output = Response<SseBody<S::Error>>> + MaybeSend + use<E, S, B, F>
+    where
+        S: EventStore + 'static,
+        F: Future<Output = ()> + MaybeSend + 'static,
+    {
+        self.respond_to(target, request, permission, Some(Box::pin(revoked)))
+    }
+
+    fn respond_to<E, S, B>(
+        &self,
+        target: &SseTarget<E, S>,
+        request: &Request<B>,
+        permission: Permission,
+        revoked: Option<BoxFuture<'static, ()>>,
+    ) -> impl Future<Output = Response<SseBody<S::Error>>> + MaybeSend + use<E, S, B>
+    where
+        S: EventStore + 'static,
+    {
         let caller = Caller::from_request(self, request);
         let grant = Grant::from_permission(permission);
         let wanted = grant.and_then(|grant| Ok((grant, StreamRequest::from_request(request)?)));
@@ -200,7 +229,7 @@ impl Sse {
                 return preflight;
             }
             let response = match wanted {
-                Ok((grant, wanted)) => sse.stream(&target, wanted, grant).await,
+                Ok((grant, wanted)) => sse.stream(&target, wanted, grant, revoked).await,
                 Err(refusal) => Err(refusal),
             };
             match response {
@@ -285,6 +314,7 @@ impl Sse {
         target: &SseTarget<(), S>,
         wanted: StreamRequest,
         grant: Grant,
+        revoked: Option<BoxFuture<'static, ()>>,
     ) -> Result<Response<SseBody<S::Error>>, Refusal>
     where
         S: EventStore + 'static,
@@ -301,7 +331,7 @@ impl Sse {
         }
         let body = match wanted.head {
             true => SseBody::left_out(),
-            false => SseBody::stream(subscription, self, grant),
+            false => SseBody::stream(subscription, self, grant, revoked),
         };
         Ok(response(200, wire::HEADERS, body))
     }

@@ -169,9 +169,8 @@ impl WorkflowEventsNamespace {
     }
 
     /// Revokes all links to an instance's run that were made so far: raises their generation by one, and returns it.
-    /// Give it to the links that are made from now on, with
-    /// [`LinkGrant::generation`](crate::access::LinkGrant::generation). Streams that are open with an earlier one end
-    /// with the event `expired`, and requests get `401`.
+    /// Give it to the links that are made from now on, with `LinkGrant::generation`. Streams that are open with an
+    /// earlier one end with the event `expired`, and requests get `401`.
     ///
     /// It is one number in the storage of the run's object, kept for 30 days at least, after which no link from
     /// before can be good; nothing is stored for runs whose links are never revoked. Links to many runs, and to all
