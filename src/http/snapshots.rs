@@ -34,7 +34,7 @@ use crate::workflow::snapshot_cache::{
 /// # let sse = Sse::with_sleep(|_| std::future::pending());
 /// let snapshots = Snapshots::new(&sse);
 /// let target: SseTarget<NewEvent, _> = SseTarget::new(MemoryEventStore::new());
-/// target.dispatch(&NewEvent::new("note", "hello")?).await?;
+/// target.dispatch_encoded(vec![NewEvent::new("note", "hello")?]).await?;
 ///
 /// let request = Request::get("/job-1").header("accept", "application/json").body(())?;
 /// let response = snapshots.respond(&target, "job-1", &request).await;

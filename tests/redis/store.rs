@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use futures_util::StreamExt;
 use futures_util::future::join_all;
 use ssetarget::store::contract;
 use ssetarget::store::redis::{RedisClient, RedisEventStore};
@@ -38,6 +39,44 @@ tests! {
         let again = log.append(vec![event()]).await.unwrap();
         assert!(matches!(again[0], Appended::Stored(id) if Some(id) > head));
         assert_eq!(server.connections(), 1);
+    }
+
+    // A store for each request, as a server has that keeps none: the view is known by the log's name.
+    async fn snapshots_are_read_once() {
+        let server = Server::forgetful();
+        let client = RedisClient::new(&server.url()).unwrap();
+        let log = || SseTarget::<NewEvent, _>::new(RedisEventStore::new(&client, "log"));
+        let started = |step: u32| {
+            let data = format!(
+                r#"{{"taskId":"s{step}-1","step":"s{step}","kind":"do","count":1,"timestamp":"2026-11-24T09:00:00.000Z","parentId":null}}"#
+            );
+            NewEvent::new("started", data).unwrap()
+        };
+        log().dispatch_encoded((0..3_000).map(started).collect()).await.unwrap();
+        let snapshots = ssetarget::http::Snapshots::new(&ssetarget::http::Sse::new());
+        let ask = async |known: &str| {
+            let request = http::Request::get("/").header("if-none-match", known).body(());
+            let response = snapshots.respond(&log(), "log", &request.unwrap()).await;
+            let etag = response.headers().get("etag").cloned();
+            let etag = etag.map(|etag| etag.to_str().unwrap().to_owned());
+            let status = response.status().as_u16();
+            let chunks: Vec<_> = response.into_body().map(|chunk| chunk.unwrap()).collect().await;
+            (status, etag.unwrap_or_default(), chunks.concat())
+        };
+        let count = |json: &[u8]| {
+            let read: ssetarget::workflow::RunSnapshot = serde_json::from_slice(json).unwrap();
+            (read.task_count, read.cursor)
+        };
+        let (status, etag, json) = ask("").await;
+        assert_eq!((status, count(&json).0), (200, 3_000));
+        assert_eq!(ask(&etag).await, (304, etag.clone(), Vec::new()));
+        log().dispatch_encoded(vec![started(3_000)]).await.unwrap();
+        let (status, _, json) = ask(&etag).await;
+        assert_eq!((status, count(&json).0), (200, 3_001));
+        assert_eq!(count(&json).1, log().store().ends(None).await.unwrap().head);
+        // A log that was emptied is not shown from memory.
+        log().store().clear().await.unwrap();
+        assert_eq!(count(&ask("").await.2), (0, None));
     }
 
     async fn is_the_same_after_reopening() {

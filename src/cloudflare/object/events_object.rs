@@ -209,7 +209,8 @@ impl EventsObject {
             self.held_streams.cut_all(self.log.target());
         }
         if answer.changed {
-            self.kept_snapshot.appended();
+            // A deleted log is in no memory, either.
+            self.kept_snapshot.clear();
             self.held_streams.deliver(self.log.target());
             let after = self.log.state().map_err(to_js)?;
             if after.empty {

@@ -11,8 +11,10 @@ use crate::workflow::snapshot_cache::{
     HEADERS, SnapshotAnswer, SnapshotCache, SnapshotRequest, TOO_LARGE, TOO_LARGE_REASON,
 };
 
-/// What the object keeps between two requests for a snapshot: the view, of at most about 32 MiB (100,000 events
-/// of 50,000 steps take about 27 MB), and its JSON until something is appended.
+/// What the object keeps between two requests for a snapshot: the view, and its JSON until something is appended.
+///
+/// 100,000 events of 50,000 steps take 36 MB and 10 MB of JSON. A view that is weighed at more than 32 MiB is
+/// given up; what is weighed is a little less than what the allocator takes.
 #[derive(Default)]
 pub(super) struct KeptSnapshot {
     kept: Mutex<Option<Kept>>,
