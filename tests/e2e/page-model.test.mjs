@@ -44,6 +44,7 @@ test("a snapshot and the events after it make the same as all events", () => {
       events.slice(at).forEach(([type, data], index) => run.apply(type, data, at + index + 1));
       assert.deepEqual(sorted(flat(run)), sorted(flat(fold(events))), `${until} after ${at}`);
       assert.deepEqual(run.counts, fold(events).counts);
+      assert.equal(run.errors, run.tasks.filter(({ state, failedAttempts }) => state === "failed" || failedAttempts.length > 0).length);
       assert.equal(run.open.size, fold(events).open.size);
       assert.equal(run.activity.busy, fold(events).activity.busy, `${until} after ${at}`);
       assert.equal(run.phase, fold(events).phase);

@@ -368,8 +368,7 @@ export class WorkflowRun extends Base {
     say(ui.facts, this.#factsLine());
     this.#drawBanners(link, now);
 
-    const { counts } = run;
-    say(ui.errorsCount, counts.failed > 0 ? ` ${counts.failed.toLocaleString("en")}` : "");
+    say(ui.errorsCount, run.errors > 0 ? run.errors.toLocaleString("en") : "");
     const hasGroups = run.tasks.length > run.roots.length;
     if (ui.collapse.hidden === hasGroups) ui.collapse.hidden = !hasGroups;
     say(ui.collapse, this.#isCollapsed ? "Expand all" : "Collapse all");
