@@ -243,6 +243,11 @@ test("a bar has a segment for each attempt, and not too many", () => {
   assert.deepEqual(looks("charge card-1"), ["attempt", "attempt", "completed"]);
   assert.deepEqual(looks("hand over-1"), ["attempt", "attempt", "attempt"]);
   assert.deepEqual(looks("tell the customer-1"), ["stopped"]);
+  // The log says a moment after the last attempt that it was the last.
+  const late = new Script(END).begin();
+  const task1 = late.task("late");
+  late.wait(20).failAttempt(task1, 1, "no").wait(20).fail(task1, "no", { attempt: 1 });
+  assert.deepEqual(segmentsOf(fold(late.events).byId.get("late-1"), END), [{ from: END, to: END + 40, look: "attempt" }]);
   const s = new Script(END).begin();
   const stubborn = s.task("stubborn");
   for (let n = 1; n <= 500; n += 1) s.wait(10).failAttempt(stubborn, n, "no", { retryAt: s.at(5) });

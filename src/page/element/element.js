@@ -746,7 +746,7 @@ export class WorkflowRun extends Base {
     ui.facts = make("p", { class: "facts" });
     ui.status = make("div", { class: "unseen", role: "status" });
 
-    ui.failure = make("div", { class: "banner", "data-look": "failed", hidden: true }, icon("failed"), make("p", { dir: "auto" }));
+    ui.failure = make("div", { class: "banner", "data-look": "failed", hidden: true }, icon("failed"), make("p", { dir: "auto", tabindex: "0" }));
     ui.again = button("Try again", { hidden: true });
     ui.notice = make("div", { class: "banner", "data-look": "notice", hidden: true }, make("p"), ui.again);
     ui.waitAnswer = button("Answer…", { class: "primary" });
