@@ -47,6 +47,7 @@ async function live() {
     look();
     window.long.length = 0;
   });
+  const used = await processorTime(page);
   let group;
   let sent = 0;
   const began = performance.now();
@@ -67,10 +68,21 @@ async function live() {
   }
   const seconds = (performance.now() - began) / 1000;
   await page.waitForFunction((last) => document.querySelector("workflow-run").view.cursor === last, run.events.at(-1).id);
+  const cpu = await used();
   const { long, most, frames } = await page.evaluate(() => ({ long: window.long, most: window.most, frames: window.frames }));
   say(`${LIVE_EVENTS} events, live`, `${Math.round(sent / seconds)} a second for ${seconds.toFixed(1)} s: ${tasks(long)}; ${Math.round(frames / seconds)} frames a second; ${most} row elements at most`);
+  say("of its main thread, each second", `${Math.round(cpu.ScriptDuration / seconds)} ms of scripts, ${Math.round((cpu.LayoutDuration + cpu.RecalcStyleDuration) / seconds)} ms of style and layout (processor time)`);
   await page.close();
   run.cut();
+}
+
+/** Returns a function that resolves to the processor time of the page's main thread since now, in milliseconds: other work of the machine does not count. */
+async function processorTime(page) {
+  const session = await page.context().newCDPSession(page);
+  await session.send("Performance.enable", { timeDomain: "threadTicks" });
+  const read = async () => (await session.send("Performance.getMetrics")).metrics;
+  const before = new Map((await read()).map(({ name, value }) => [name, value]));
+  return async () => Object.fromEntries((await read()).map(({ name, value }) => [name, (value - before.get(name)) * 1000]));
 }
 
 async function stored(events) {
@@ -105,7 +117,7 @@ async function replay(events) {
   for (let n = 0; n < events / 2; n += 1) s.step("import record", 1);
   for (const [type, data] of s.events) run.add(type, data);
   const page = await visit("replay");
-  await page.waitForFunction((last) => document.querySelector("workflow-run")?.view.cursor === last, run.events.at(-1).id, { timeout: 60_000, polling: 250 });
+  await page.waitForFunction((last) => document.querySelector("workflow-run")?.view?.cursor === last, run.events.at(-1).id, { timeout: 60_000, polling: 250 });
   const { ms, long } = await page.evaluate(() => ({ ms: performance.now(), long: window.long }));
   say(`${events} events, read one by one`, `all there ${(ms / 1000).toFixed(1)} s after the navigation; ${tasks(long)}`);
   await page.close();

@@ -31,6 +31,9 @@ describe("the demo's page", { skip }, () => {
     });
     await demo.restart();
     relay.cut();
+    // What brings an instance back whose engine was killed: an event of any type.
+    const woken = await fetch(`${demo.url}/${id}/event`, { method: "POST", headers: { "content-type": "application/json" }, body: '{"type":"wake-up"}' });
+    assert.ok(woken.ok, await woken.text());
     await page.waitForSelector('workflow-run .row[data-task="wait for approval-1.waitForEvent"] .answer:visible', { timeout: 60_000 });
     await page.click('workflow-run .row[data-task="wait for approval-1.waitForEvent"] .answer');
     await page.fill("#answer-payload", '{"by": "Ada"}');

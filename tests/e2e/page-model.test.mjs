@@ -44,6 +44,7 @@ test("a snapshot and the events after it make the same as all events", () => {
       events.slice(at).forEach(([type, data], index) => run.apply(type, data, at + index + 1));
       assert.deepEqual(sorted(flat(run)), sorted(flat(fold(events))), `${until} after ${at}`);
       assert.deepEqual(run.counts, fold(events).counts);
+      assert.equal(run.errors, run.tasks.filter(({ state, failedAttempts }) => state === "failed" || failedAttempts.length > 0).length);
       assert.equal(run.open.size, fold(events).open.size);
       assert.equal(run.activity.busy, fold(events).activity.busy, `${until} after ${at}`);
       assert.equal(run.phase, fold(events).phase);
@@ -242,6 +243,11 @@ test("a bar has a segment for each attempt, and not too many", () => {
   assert.deepEqual(looks("charge card-1"), ["attempt", "attempt", "completed"]);
   assert.deepEqual(looks("hand over-1"), ["attempt", "attempt", "attempt"]);
   assert.deepEqual(looks("tell the customer-1"), ["stopped"]);
+  // The log says a moment after the last attempt that it was the last.
+  const late = new Script(END).begin();
+  const task1 = late.task("late");
+  late.wait(20).failAttempt(task1, 1, "no").wait(20).fail(task1, "no", { attempt: 1 });
+  assert.deepEqual(segmentsOf(fold(late.events).byId.get("late-1"), END), [{ from: END, to: END + 40, look: "attempt" }]);
   const s = new Script(END).begin();
   const stubborn = s.task("stubborn");
   for (let n = 1; n <= 500; n += 1) s.wait(10).failAttempt(stubborn, n, "no", { retryAt: s.at(5) });

@@ -144,9 +144,11 @@ export function segmentsOf(task, now) {
       at = to;
     }
   });
-  // The last attempt of a step that failed is its end.
-  const over = task.state === "failed" && segments.length > 0 && at >= end - 1;
-  if (!over && !(task.retryAt !== null && task.retryAt > now && at >= end)) segments.push({ from: at, to: Math.max(end, at), look: lookOf(task) });
+  // The last attempt of a step that failed is its end, though the log says so a moment later.
+  const last = segments.at(-1);
+  const isOver = task.state === "failed" && last !== undefined && (task.attempt ?? 0) <= (failedAttempts.at(-1)?.attempt ?? 0);
+  if (isOver) last.to = end;
+  else if (!(task.retryAt !== null && task.retryAt > now && at >= end)) segments.push({ from: at, to: Math.max(end, at), look: lookOf(task) });
   return segments;
 }
 

@@ -368,8 +368,7 @@ export class WorkflowRun extends Base {
     say(ui.facts, this.#factsLine());
     this.#drawBanners(link, now);
 
-    const { counts } = run;
-    say(ui.errorsCount, counts.failed > 0 ? ` ${counts.failed.toLocaleString("en")}` : "");
+    say(ui.errorsCount, run.errors > 0 ? run.errors.toLocaleString("en") : "");
     const hasGroups = run.tasks.length > run.roots.length;
     if (ui.collapse.hidden === hasGroups) ui.collapse.hidden = !hasGroups;
     say(ui.collapse, this.#isCollapsed ? "Expand all" : "Collapse all");
@@ -747,7 +746,7 @@ export class WorkflowRun extends Base {
     ui.facts = make("p", { class: "facts" });
     ui.status = make("div", { class: "unseen", role: "status" });
 
-    ui.failure = make("div", { class: "banner", "data-look": "failed", hidden: true }, icon("failed"), make("p", { dir: "auto" }));
+    ui.failure = make("div", { class: "banner", "data-look": "failed", hidden: true }, icon("failed"), make("p", { dir: "auto", tabindex: "0" }));
     ui.again = button("Try again", { hidden: true });
     ui.notice = make("div", { class: "banner", "data-look": "notice", hidden: true }, make("p"), ui.again);
     ui.waitAnswer = button("Answer…", { class: "primary" });

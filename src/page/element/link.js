@@ -43,12 +43,13 @@ export class Link {
     this.tries = 0;
     /** Goes up with each start: what an earlier one has asked for is not wanted any more. */ this.turn = 0;
     this.askedAt = -Infinity;
+    /** Until when the server does not want to be asked. */ this.notBefore = 0;
     this.hasSnapshot = options.snapshot === null;
     this.wasLive = false;
     this.closed = false;
     /** @type {ReturnType<typeof setTimeout> | undefined} */ this.timer = undefined;
     this.hurry = () => {
-      if (this.timer !== undefined && !document.hidden) this.#soon(0);
+      if (this.timer !== undefined && !document.hidden) this.#soon(Math.max(0, this.notBefore - Date.now()));
     };
     addEventListener("online", this.hurry);
     document.addEventListener("visibilitychange", this.hurry);
@@ -219,8 +220,9 @@ export class Link {
   #later(why, answer = null, state = "reconnecting") {
     if (this.closed) return;
     const longest = Math.min(LONGEST_DELAY_MS, FIRST_DELAY_MS * 2 ** this.tries);
-    const asked = Number(answer?.headers.get("retry-after") ?? 0) * 1000 || 0;
-    const delay = Math.max(Math.min(asked, 10 * LONGEST_DELAY_MS), longest * (0.5 + Math.random() / 2));
+    const asked = Math.min(Number(answer?.headers.get("retry-after")) * 1000 || 0, 10 * LONGEST_DELAY_MS);
+    const delay = Math.max(asked, longest * (0.5 + Math.random() / 2));
+    this.notBefore = Date.now() + asked;
     this.tries += 1;
     this.#say(state, `${why}${why && "; "}next try in ${Math.max(1, Math.round(delay / 1000))} s`);
     this.#soon(delay);

@@ -75,6 +75,7 @@ export class Run {
     this.counts = { running: 0, completed: 0, failed: 0, stopped: 0 };
     this.waits = 0;
     this.sleeps = 0;
+    /** How many tasks failed, or had an attempt that did. */ this.errors = 0;
     /** The step that took longest, of those that are over. @type {Task | null} */ this.slowest = null;
     this.activity = new Activity();
     this.hasCriticalPath = false;
@@ -153,8 +154,6 @@ export class Run {
     this.started = instant(snapshot.started);
     /** @type {[number, number][]} */
     const spans = [];
-    /** @type {Set<Task>} */
-    const groups = new Set();
     // Without recursion: it is others who say how deep it goes.
     const left = [...(Array.isArray(snapshot.tasks) ? snapshot.tasks : [])].reverse();
     while (left.length > 0) {
@@ -164,7 +163,7 @@ export class Run {
       const inner = Array.isArray(data.tasks) ? data.tasks : [];
       for (let n = inner.length - 1; n >= 0; n -= 1) left.push(inner[n]);
       restore(task, data);
-      if (inner.length > 0) groups.add(task);
+      if (hasErrors(task)) this.errors += 1;
       if (task.state !== "running") this.#close(task);
     }
     this.tasks.sort((a, b) => (a.started ?? 0) - (b.started ?? 0));
@@ -257,6 +256,7 @@ export class Run {
       this.activity.resume(task);
     }
     task.version += 1;
+    if (type.includes("failed") && !hasErrors(task)) this.errors += 1;
     if (Number.isFinite(data.attempt)) task.attempt = data.attempt;
     switch (type) {
       case "attempt_failed": {

@@ -133,7 +133,7 @@ function session(run, token, response) {
 function asset(name, response) {
   const type = TYPES[name?.split(".").at(-1)];
   if (!type) return send(response, 404, "text/plain", "unknown");
-  send(response, 200, type, readFileSync(new URL(name, FOLDER)));
+  send(response, 200, type, readFileSync(new URL(name, FOLDER)), { "access-control-allow-origin": "*" });
 }
 
 /** As `RunPage::html` in src/page/mod.rs. */
