@@ -11,7 +11,7 @@ const STORES = {
   broadcast: { title: "broadcast" },
   memory: { title: "memory" },
   sqlite: { title: "SQLite", place: sqliteFile },
-  redis: { title: "Redis", place: redisServer },
+  redis: { title: "Redis", place: redisServer, sparse: 1 },
 };
 
 const idle = (viewers) => ["idle", { viewers, seconds: 20 }, { viewers: 50, seconds: 1 }];
@@ -99,7 +99,7 @@ async function attempt({ client: [scenario, sizes, small], stored }, name, { cli
   try {
     const server = await start(name, argument);
     try {
-      const all = { ...sizes, capMs: 30_000, ...(short && small) };
+      const all = { ...sizes, capMs: 30_000, sparse: STORES[name].sparse ?? 0, ...(short && small) };
       const args = Object.entries(all).map(([key, value]) => `${key}=${value}`);
       if (stored) {
         await client(server, ["ingest", "log=log", "batch=100", `batches=${all.expect / 100}`]);

@@ -1,5 +1,6 @@
 //! The scenarios: each takes `port=` and `pid=` of a server that has just been started.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
@@ -8,9 +9,10 @@ use crate::Result;
 use crate::args::Args;
 use crate::hub::{Hub, Id};
 use crate::process::Process;
-use crate::viewer::Viewer;
+use crate::viewer::{BY_NUMBER, Viewer};
 
-/// Runs a scenario; the report is one JSON object.
+/// Runs a scenario; the report is one JSON object. With `sparse=1` ids are not 1, 2, 3, and the numbers that the driver
+/// put into the events are checked in their place.
 pub(crate) fn run(scenario: &str, args: &Args) -> Result<Value> {
     let mut bench = Bench::new(args)?;
     match scenario {
@@ -44,6 +46,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 impl Bench {
     fn new(args: &Args) -> Result<Self> {
+        BY_NUMBER.store(args.number_or("sparse", 0)? == 1, Ordering::Relaxed);
         Ok(Self {
             hub: Hub::new(args.number("port")?)?,
             server: Process::new(args.number("pid")?),

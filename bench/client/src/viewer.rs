@@ -1,9 +1,13 @@
 //! What one stream has received so far.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use crate::sequence::Sequence;
 use crate::sse::{Parser, Received};
+
+/// Whether events are known by the driver's numbers: the ids of some stores, as those of Redis, are not 1, 2, 3.
+pub(crate) static BY_NUMBER: AtomicBool = AtomicBool::new(false);
 
 /// A viewer: parses, checks and takes times.
 pub(crate) struct Viewer {
@@ -41,7 +45,12 @@ impl Viewer {
             times,
         } = self;
         parser.feed(bytes, |Received { id, number }| {
-            let Some(id) = id else { return };
+            let Some(mut id) = id else { return };
+            if BY_NUMBER.load(Ordering::Relaxed)
+                && let Some(number) = number
+            {
+                id = number;
+            }
             sequence.record(id, number);
             first.get_or_insert(now);
             *last = Some(now);
