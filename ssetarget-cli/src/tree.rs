@@ -1,5 +1,6 @@
 //! A run as a few lines: what runs now, and what has ended since they were last drawn.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, SystemTime};
 
@@ -16,6 +17,8 @@ const MOST_LINES: usize = 12;
 const MOST_FINISHED: usize = 200;
 /// The last of them that are told nevertheless.
 const LAST_FINISHED: usize = 20;
+/// How many characters of the run's name are shown: two of the five parts of a UUID.
+const MOST_OF_NAME: usize = 20;
 /// How many columns a bar has.
 const BAR: u32 = 10;
 
@@ -163,7 +166,7 @@ pub(crate) fn root(view: &RunView, moment: Moment<'_>) -> Line {
     };
     line.push(look, mark);
     line.push(Look::Plain, " ");
-    line.push(Look::Bold, moment.name);
+    line.push(Look::Bold, &short(moment.name, moment.abilities));
     line.push(Look::Plain, " ");
     line.push(look, state(view, outcome, moment));
     if let Some(started) = view.started {
@@ -186,6 +189,18 @@ pub(crate) fn root(view: &RunView, moment: Moment<'_>) -> Line {
         line.push(Look::Red, error);
     }
     line
+}
+
+/// Returns a name that leaves room for the state on a narrow terminal. The whole one is in the URL, which is
+/// printed first.
+fn short(name: &str, abilities: Abilities) -> Cow<'_, str> {
+    match name.char_indices().nth(MOST_OF_NAME) {
+        Some((end, _)) => {
+            let more = if abilities.unicode { "…" } else { "..." };
+            format!("{}{more}", &name[..end]).into()
+        }
+        None => name.into(),
+    }
 }
 
 fn state(view: &RunView, outcome: Option<Outcome>, moment: Moment<'_>) -> &'static str {
