@@ -1,5 +1,6 @@
 //! The wake-up: "look again", and nothing more.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
@@ -20,30 +21,8 @@ pub struct Bell {
 #[derive(Debug, Default)]
 struct State {
     rings: u64,
-    /// In the order of their numbers, in which listeners mostly come to wait. With 10,000 of them this is faster than a
-    /// tree, and less code.
-    waiting: Vec<(u64, Waker)>,
+    waiting: BTreeMap<u64, Waker>,
     next_listener: u64,
-}
-
-impl State {
-    fn find(&self, number: u64) -> Result<usize, usize> {
-        if self.waiting.last().is_none_or(|(last, _)| *last < number) {
-            return Err(self.waiting.len());
-        }
-        self.waiting.binary_search_by_key(&number, |(of, _)| *of)
-    }
-
-    /// Keeps a waker, and returns the one that it replaces.
-    fn wait(&mut self, number: u64, waker: Waker) -> Option<Waker> {
-        match self.find(number) {
-            Ok(index) => Some(std::mem::replace(&mut self.waiting[index].1, waker)),
-            Err(index) => {
-                self.waiting.insert(index, (number, waker));
-                None
-            }
-        }
-    }
 }
 
 impl Bell {
@@ -62,7 +41,7 @@ impl Bell {
         };
         // Outside the lock, here and below: a waker that is woken, cloned or dropped may run
         // anything, and so come to this bell.
-        for (_, waker) in waiting {
+        for waker in waiting.into_values() {
             waker.wake();
         }
     }
@@ -97,7 +76,7 @@ impl Future for Listener<'_> {
         if state.rings != self.heard {
             return Poll::Ready(());
         }
-        let earlier = state.wait(self.number, waker);
+        let earlier = state.waiting.insert(self.number, waker);
         drop(state);
         drop(earlier);
         Poll::Pending
@@ -109,8 +88,7 @@ impl Drop for Listener<'_> {
     fn drop(&mut self) {
         let waker = {
             let mut state = lock(&self.bell.state);
-            let found = state.find(self.number).ok();
-            found.map(|index| state.waiting.remove(index))
+            state.waiting.remove(&self.number)
         };
         drop(waker);
     }
