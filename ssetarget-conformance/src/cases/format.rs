@@ -642,8 +642,8 @@ fn data_separators(probe: &Probe) -> Outcome {
 }
 
 fn data_utf8(probe: &Probe) -> Outcome {
-    // Of a length that has no factor in common with sizes of buffers.
-    echoes(probe, &"é€𝄞x".repeat(6_007))
+    // 11 bytes: no factor in common with sizes of buffers.
+    echoes(probe, &"é€𝄞xy".repeat(6_007))
 }
 
 fn data_long(probe: &Probe) -> Outcome {
