@@ -127,9 +127,9 @@ impl Transcript {
         };
         let data: Vec<Vec<u8>> = values(b"data").collect();
         if !data.is_empty() {
-            let event_type = values(b"event").last().filter(|name| !name.is_empty());
+            let event_type = values(b"event").next_back().filter(|name| !name.is_empty());
             self.events.push(Event {
-                id: values(b"id").filter(|id| !id.contains(&0)).last(),
+                id: values(b"id").rfind(|id| !id.contains(&0)),
                 event_type: event_type.unwrap_or_else(|| b"message".to_vec()),
                 data: data.join(&b"\n"[..]),
                 raw: block.raw.clone(),
@@ -153,8 +153,8 @@ mod tests {
             .iter()
             .map(|e| (e.id.as_deref(), &e.event_type[..], &e.data[..]))
             .collect();
-        let expected: [(Option<&[u8]>, &[u8], &[u8]); 2] =
-            [(Some(b"1"), b"message", b"a\nb"), (None, b"t", b"")];
+        type Seen<'a> = (Option<&'a [u8]>, &'a [u8], &'a [u8]);
+        let expected: [Seen<'_>; 2] = [(Some(b"1"), b"message", b"a\nb"), (None, b"t", b"")];
         assert_eq!(seen, expected);
         assert_eq!(all.retries, [b"x"]);
         assert_eq!(all.ids, [&b"1"[..], b"2\0"]);
