@@ -56,6 +56,22 @@ impl Replies {
     }
 }
 
+/// Returns the replies of bytes that come in these chunks, `None` if they are no RESP, for tests.
+#[doc(hidden)]
+#[must_use]
+pub fn resp_replies(chunks: &[&[u8]]) -> Option<Vec<Value>> {
+    let mut replies = Replies::default();
+    let mut all = Vec::new();
+    for chunk in chunks {
+        let fed = replies.feed(chunk, |value| {
+            all.push(value);
+            Ok(())
+        });
+        fed.ok()?;
+    }
+    Some(all)
+}
+
 /// A reader that would block where its bytes end.
 struct Chunk<'a> {
     bytes: &'a [u8],
