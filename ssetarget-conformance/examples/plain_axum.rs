@@ -11,13 +11,17 @@ use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::routing::{get, post};
 use futures_util::stream::{self, Stream};
 use tokio::sync::broadcast::{self, Receiver, Sender};
 
 #[derive(Clone, Default)]
-struct Channels(Arc<Mutex<HashMap<String, (u64, Sender<Sent>)>>>);
+struct Channels(Arc<Mutex<HashMap<String, Channel>>>);
+
+/// The last id, and where events go.
+type Channel = (u64, Sender<Sent>);
 
 #[derive(Clone)]
 struct Sent {
@@ -53,19 +57,24 @@ async fn send(
     Path(id): Path<String>,
     Query(query): Query<HashMap<String, String>>,
     data: String,
-) {
+) -> StatusCode {
+    let event_type = query.get("type").cloned().unwrap_or_default();
+    // `Event::event` panics at these, as its documentation says.
+    if event_type.contains(['\n', '\r']) {
+        return StatusCode::BAD_REQUEST;
+    }
     let mut channels = channels.0.lock().unwrap();
     let (last, sender) = channels
         .entry(id)
         .or_insert_with(|| (0, broadcast::channel(256).0));
     *last += 1;
-    let event_type = query.get("type").cloned().unwrap_or_default();
     // Without viewers it is lost.
     let _ = sender.send(Sent {
         id: *last,
         event_type,
         data,
     });
+    StatusCode::OK
 }
 
 #[tokio::main]

@@ -594,7 +594,7 @@ impl Server {
     }
 
     fn encode(&self, id: u64, entry: &Entry, bytes: &mut Vec<u8>) {
-        let end = if self.has("line-ends") && id % 2 == 0 {
+        let end = if self.has("line-ends") && id.is_multiple_of(2) {
             "\r"
         } else {
             "\n"
