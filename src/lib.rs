@@ -147,6 +147,8 @@ pub use sync::{MaybeSend, MaybeSync};
 pub mod internals {
     pub use crate::cloudflare::command::{InstanceEnd, LogAnswer, LogCommand, LogState};
     pub use crate::cloudflare::object::log::{Announced, WorkflowLog, WorkflowLogError};
-    pub use crate::cloudflare::packed::{InvalidBatch, pack_facts};
+    pub use crate::cloudflare::packed::{InvalidBatch, pack_facts, unpack};
+    #[cfg(feature = "redis")]
+    pub use crate::store::redis::resp_replies;
     pub use crate::workflow::{EngineEvent, EngineEvents, ended_run_options, read_ended_run};
 }

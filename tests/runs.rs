@@ -1008,6 +1008,38 @@ async fn a_run_that_is_restarted_from_a_late_step_is_told_from_its_beginning() {
     assert_eq!(all[first.len() + 1..], first);
 }
 
+#[tokio::test(start_paused = true)]
+async fn reports_beyond_the_limit_of_an_attempt_are_not_stored_and_a_warning_says_what_to_do() {
+    let (engine, world): (Rc<Engine>, _) = (Rc::default(), World::new());
+    let config = DispatchConfig::batched().max_reports(3);
+    let step = wrapped(&engine, &world, config);
+    let body = step.workflow(async |step| {
+        step.run("loop", async move |attempt: StepContext| {
+            for number in 1..=10 {
+                attempt.progress(Progress::percent(f64::from(number)));
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            Ok(())
+        })
+        .await
+    });
+    lifetime(&engine, body).await.unwrap();
+    let all = types(&world.log).await;
+    let reports = all.iter().filter(|line| line.contains("progress"));
+    assert_eq!(reports.count(), 3, "{all:?}");
+    assert!(all.iter().any(|line| line.contains("completed")));
+    let warnings = world.warnings.borrow();
+    let told: Vec<_> = warnings
+        .iter()
+        .filter(|text| text.contains("3 times"))
+        .collect();
+    assert_eq!(told.len(), 1, "{warnings:?}");
+    assert!(
+        told[0].contains("loop-1") && told[0].contains("report less often"),
+        "{told:?}"
+    );
+}
+
 /// An instance that reports much is opened, and its log wakes, with little in hand.
 #[tokio::test]
 async fn many_reports_cost_little() {

@@ -14,6 +14,9 @@ export const CONTESTANTS = {
   "ours-hibernating": { title: "ours, hibernating", worker: "bench", vars: { TRANSPORT: "hibernating" } },
 };
 
+/** Not contestants: for docs/conformance.md only. */
+export const PEERS = { hono: { title: "hono's streamSSE", source: "hono.mjs" } };
+
 /** Not a contestant: pages from memory, to see what the client and the runtime can do. */
 export const STATIC = { title: "static stream", source: "static.mjs", stateless: true };
 
@@ -35,7 +38,7 @@ export async function buildContestants(names) {
 }
 
 export function contestant(name) {
-  const found = name === "static" ? STATIC : (CONTESTANTS[name] ?? tree(name));
+  const found = name === "static" ? STATIC : (CONTESTANTS[name] ?? PEERS[name] ?? tree(name));
   if (!found) throw new Failure(`there is no contestant called ${name}; choose ${Object.keys(CONTESTANTS).join(", ")}.`);
   return found;
 }

@@ -77,6 +77,22 @@ pub(crate) fn unpack_facts(batch: &[u8]) -> Result<Vec<EventRef<'_>>, InvalidBat
     Ok(events)
 }
 
+/// Unpacks a batch into types, data, keys and whether each event is the last, for tests.
+///
+/// # Errors
+/// [`InvalidBatch`].
+#[doc(hidden)]
+pub fn unpack(batch: &[u8]) -> Result<Vec<Unpacked>, InvalidBatch> {
+    let owned = |event: EventRef<'_>| {
+        let key = event.key.map(|key| key.to_owned());
+        let (event_type, data) = (event.event_type.to_owned(), event.data.to_owned());
+        (event_type, data, key, event.terminal)
+    };
+    Ok(unpack_facts(batch)?.into_iter().map(owned).collect())
+}
+
+type Unpacked = (String, String, Option<String>, bool);
+
 /// The strings that no event has taken yet.
 struct Strings<'a>(&'a str);
 

@@ -134,6 +134,9 @@ pub struct DispatchConfig {
     /// What is done to errors, messages and attributes before they are stored or sent. Default:
     /// nothing.
     pub redact: Option<Redact>,
+    /// How many reports (`progress`) of one attempt are taken; a warning says when further ones are not.
+    /// A bound on what a loop can make a run's log grow by. Default: 100,000.
+    pub max_reports: u32,
 }
 
 impl DispatchConfig {
@@ -146,6 +149,7 @@ impl DispatchConfig {
             end_timeout: Duration::from_secs(10),
             call_timeout: Duration::from_secs(3),
             redact: None,
+            max_reports: 100_000,
         }
     }
 
@@ -189,6 +193,13 @@ impl DispatchConfig {
     #[must_use]
     pub const fn redact(mut self, rule: Redact) -> Self {
         self.redact = Some(rule);
+        self
+    }
+
+    /// Sets [`max_reports`](Self::max_reports).
+    #[must_use]
+    pub const fn max_reports(mut self, reports: u32) -> Self {
+        self.max_reports = reports;
         self
     }
 
@@ -352,6 +363,18 @@ where
     }
 
     fn dispatch(&self, fact: Fact) {
+        let most = self.shared.config.max_reports;
+        if let Fact::Report { task, number, .. } = &fact
+            && *number > most
+        {
+            if *number == most.saturating_add(1) {
+                self.shared.runtime.warn(&format!(
+                    "{task} has reported {most} times in one attempt, and further reports are not stored: \
+                     report less often, for example when the percentage changes"
+                ));
+            }
+            return;
+        }
         {
             let mut state = self.shared.state.borrow_mut();
             // Facts about the lifetime itself, learnt during a wait, do not end the wait.

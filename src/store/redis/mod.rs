@@ -108,6 +108,8 @@ use watch::Watch;
 pub use client::RedisClient;
 pub use config::RedisConfig;
 pub use error::{RedisError, RedisErrorKind};
+#[doc(hidden)]
+pub use protocol::resp_replies;
 pub use server::RedisServer;
 pub use transport::RedisTransport;
 

@@ -48,18 +48,34 @@ impl Replies {
         loop {
             match self.parser.parse_value(&mut chunk) {
                 Ok(value) => take(value)?,
-                // The parser keeps what it has of an incomplete reply when its reader would block.
-                Err(_) if chunk.drained => return Ok(()),
+                // The parser keeps what it has of an incomplete reply when its reader would block. Bytes that are
+                // no RESP are an error also where no more have come.
+                Err(error) if chunk.drained && error.is_io_error() => return Ok(()),
                 Err(error) => return Err(RedisError::unexpected(error.to_string())),
             }
         }
     }
 }
 
+/// Returns the replies of bytes that come in these chunks, `None` if they are no RESP, for tests.
+#[doc(hidden)]
+#[must_use]
+pub fn resp_replies(chunks: &[&[u8]]) -> Option<Vec<Value>> {
+    let mut replies = Replies::default();
+    let mut all = Vec::new();
+    for chunk in chunks {
+        let fed = replies.feed(chunk, |value| {
+            all.push(value);
+            Ok(())
+        });
+        fed.ok()?;
+    }
+    Some(all)
+}
+
 /// A reader that would block where its bytes end.
 struct Chunk<'a> {
     bytes: &'a [u8],
-    /// What the parser's error says of it is private.
     drained: bool,
 }
 
