@@ -16,6 +16,8 @@ const LONGEST_ASKED_MS = 300_000;
 /** How long a stream may stay open after the event that ends a run. */
 const AFTER_THE_END_MS = 5000;
 const ANSWER_WITHIN_MS = 30_000;
+/** A permission that runs out sooner is not renewed at once. */
+const RENEW_AGAIN_MS = 2000;
 /** The most characters of one event. Servers of ssetarget send 1 MiB at most. */
 const MAX_EVENT = 4 << 20;
 /** A snapshot has no more levels of tasks. */
@@ -281,6 +283,7 @@ class Link {
     /** Since when nothing came. */ this.since = Date.now();
     this.hasEnded = false;
     this.hasRenewed = false;
+    this.renewedAt = -Infinity;
     if (options.transport === "eventsource" && (options.token !== undefined || options.headers !== undefined)) {
       throw new TypeError("an EventSource cannot send headers: use a cookie, or the transport `fetch`");
     }
@@ -366,8 +369,11 @@ class Link {
     return this.later(reason, 1000 * Number(response.headers.get("retry-after")) || 0);
   }
 
-  /** Asks for a new permission: once, until something has come with it. */
+  /** Asks for a new permission: once, until something has come with it, and not again and again. */
   async renew(why) {
+    if (Date.now() - this.renewedAt < RENEW_AGAIN_MS) await this.later("the new permission has run out at once");
+    if (this.isStopped) return;
+    this.renewedAt = Date.now();
     this.hasRenewed = true;
     this.say("renewing", why);
     let token;
