@@ -10,6 +10,7 @@ use futures_util::StreamExt;
 use launchdarkly_sdk_transport::HyperTransport;
 use sseer::EventSource;
 use sseer::reqwest::StreamEvent;
+use sseer::retry::Constant;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -47,7 +48,9 @@ async fn with_eventsource_client(url: &str, is_set: bool) -> Result<(), Box<dyn 
 }
 
 async fn with_sseer(url: &str, is_set: bool) -> Result<(), Box<dyn Error>> {
-    let mut events = EventSource::new(reqwest::Client::new().get(url))?;
+    let retry = Constant::new(Duration::from_millis(10), None);
+    let request = reqwest::Client::new().get(url);
+    let mut events = EventSource::new_with_retry(request, retry)?;
     while let Some(event) = events.next().await {
         match event {
             Ok(StreamEvent::Event(event)) => tell(Some(&event.id), &event.event, &event.data),
