@@ -13,7 +13,6 @@ use crate::cloudflare::refuse::{UNKNOWN_INSTANCE, refuse};
 use crate::cloudflare::request::DurableCall;
 use crate::cloudflare::response::{in_javascript, stream_as};
 use crate::durable_streams::{Answer, Ask, Content, Failure, Means, answer};
-use crate::store::EventStore;
 use crate::sync::BoxFuture;
 
 impl EventsObject {
