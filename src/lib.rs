@@ -31,6 +31,7 @@
 //! | [`access`] | [`Access`](access::Access): the hook that decides who may look | servers, tokens |
 //! | [`page`] | the live page of a run: the element `<workflow-run>` as constants, and its document | servers |
 //! | `http` | requests to responses by the whole wire contract, graceful shutdown | any particular server |
+//! | `durable_streams` | a log in the Durable Streams protocol, for reading | servers |
 //! | `axum` | a handler in one line, CORS for a whole router | |
 //! | [`stats`] | [`Observer`](stats::Observer): a hook that counts what happens; [`Metrics`](stats::Metrics), as text for Prometheus | servers |
 //! | `client` | `RunClient`: the other end of a stream, for programs | servers |
@@ -48,6 +49,7 @@
 //! | `client` | no | the `client` module: a run from its URL, through every cut, to the end; over tokio, not for wasm32 |
 //! | `cloudflare` | no | the `cloudflare` module, for Workers; on native targets it compiles but does not run |
 //! | `contract` | no | `store::contract`: the test suite for a store of your own |
+//! | `durable-streams` | no | with `http` and `cloudflare`: logs in the Durable Streams protocol, for reading |
 //! | `http` | no | the `http` module: responses for hyper, tower and other servers |
 //! | `links` | no | [`access::CapabilityLinks`](access): signed links that say who may watch which run |
 //! | `otlp` | no | the `otlp` module: logs as traces of OpenTelemetry; with `cloudflare` each run is exported when it ends, with `http` `Sse::otlp` answers `GET` |
@@ -101,6 +103,11 @@ mod clock;
 pub mod cloudflare;
 mod cors;
 mod delivery;
+#[cfg(all(
+    feature = "durable-streams",
+    any(feature = "http", feature = "cloudflare")
+))]
+mod durable_streams;
 mod event;
 #[cfg(any(doc, doctest))]
 #[doc = include_str!("../docs/workflows.md")]

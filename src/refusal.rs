@@ -26,6 +26,8 @@ pub enum Refusal {
     Cursor(InvalidCursor),
     /// `400`: a requested event type is not one of the platform's.
     EventType,
+    /// `400`: a request of the Durable Streams protocol has an offset, or a mode, that is none.
+    Offset,
     /// `401` with `WWW-Authenticate: Bearer`: the [hook](crate::access) refused. The words are the same whether
     /// there is such a log or not.
     NotAllowed,
@@ -33,6 +35,8 @@ pub enum Refusal {
     Origin,
     /// `404`: there is no such log. Has the reason.
     NotFound(&'static str),
+    /// `410`: a request of the Durable Streams protocol has an offset that is not in the log, or not any more.
+    Gone,
     /// `405`: the path is asked with other methods.
     Method {
         /// The methods that are answered, as in `Allow`.
@@ -48,11 +52,12 @@ impl Refusal {
     #[must_use]
     pub fn status(&self) -> u16 {
         match self {
-            Self::Cursor(_) | Self::EventType => 400,
+            Self::Cursor(_) | Self::EventType | Self::Offset => 400,
             Self::NotAllowed => 401,
             Self::Origin => 403,
             Self::NotFound(_) => 404,
             Self::Method { .. } => 405,
+            Self::Gone => 410,
             Self::Unavailable => 503,
         }
     }
@@ -93,7 +98,12 @@ impl Refusal {
             Self::Method { allow } => Some(("allow", allow)),
             Self::NotAllowed => Some(("www-authenticate", "Bearer")),
             Self::Unavailable => Some(("retry-after", "1")),
-            Self::Cursor(_) | Self::EventType | Self::Origin | Self::NotFound(_) => None,
+            Self::Cursor(_)
+            | Self::EventType
+            | Self::Offset
+            | Self::Origin
+            | Self::NotFound(_)
+            | Self::Gone => None,
         };
         security::PLAIN
             .into_iter()
@@ -121,6 +131,10 @@ impl fmt::Display for Refusal {
             Self::EventType => f.write_str(
                 "invalid types: use event types of the platform, such as step_started, with commas between them",
             ),
+            Self::Offset => f.write_str(
+                "invalid offset or live: use offset=-1, now, or one of an answer, and live=long-poll or sse with it",
+            ),
+            Self::Gone => f.write_str("this offset is not in the log: begin with offset=-1"),
             Self::NotAllowed => f.write_str(
                 "a permission is needed: it is missing, wrong, for something else, or no longer valid",
             ),

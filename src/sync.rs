@@ -40,9 +40,21 @@ pub(crate) use futures_util::future::BoxFuture;
 pub(crate) use futures_util::future::LocalBoxFuture as BoxFuture;
 
 /// A boxed stream, `Send` where there are threads.
-#[cfg(all(feature = "http", not(target_family = "wasm")))]
+#[cfg(all(
+    any(
+        feature = "http",
+        all(feature = "durable-streams", feature = "cloudflare")
+    ),
+    not(target_family = "wasm")
+))]
 pub(crate) use futures_util::stream::BoxStream;
-#[cfg(all(feature = "http", target_family = "wasm"))]
+#[cfg(all(
+    any(
+        feature = "http",
+        all(feature = "durable-streams", feature = "cloudflare")
+    ),
+    target_family = "wasm"
+))]
 pub(crate) use futures_util::stream::LocalBoxStream as BoxStream;
 
 /// Locks data that cannot be left half-changed: whatever panics under the lock does so before the

@@ -69,7 +69,7 @@ impl Permit {
     }
 
     /// Returns a future that resolves when the permit is over, `None` if it never is.
-    fn over(&self) -> Option<LocalBoxFuture<'static, ()>> {
+    pub(super) fn over(&self) -> Option<LocalBoxFuture<'static, ()>> {
         let Grant { until, generation } = self.grant;
         let revocable = self.links.clone().zip(generation);
         if until.is_none() && revocable.is_none() {

@@ -24,6 +24,18 @@ pub(super) struct StreamRequest {
     /// Not the events are asked for, but their trace.
     #[cfg(feature = "otlp")]
     pub(super) otlp: Option<Unfinished>,
+    /// Not the events are asked for, but a part of them in the Durable Streams protocol.
+    #[cfg(feature = "durable-streams")]
+    pub(super) durable: Option<DurableCall>,
+}
+
+/// A request in the Durable Streams protocol, as the Worker got it.
+#[cfg(feature = "durable-streams")]
+pub(super) struct DurableCall {
+    pub(super) query: String,
+    pub(super) if_none_match: Option<String>,
+    /// Not everybody may see the run, so shared caches may keep nothing of it.
+    pub(super) is_private: bool,
 }
 
 /// Headers of requests to objects.
@@ -31,6 +43,10 @@ const EXPECTED: &str = "ssetarget-expected";
 const UPGRADE: &str = "upgrade";
 #[cfg(feature = "otlp")]
 const OTLP: &str = "ssetarget-otlp";
+#[cfg(feature = "durable-streams")]
+const DURABLE: &str = "ssetarget-durable";
+#[cfg(feature = "durable-streams")]
+const PRIVATE: &str = "ssetarget-private";
 const UNTIL: &str = "ssetarget-until";
 const GENERATION: &str = "ssetarget-generation";
 
@@ -56,6 +72,8 @@ impl StreamRequest {
             grant: Grant::default(),
             #[cfg(feature = "otlp")]
             otlp: None,
+            #[cfg(feature = "durable-streams")]
+            durable: None,
         })
     }
 
@@ -70,6 +88,15 @@ impl StreamRequest {
             stream.otlp = wanted.map(|wanted| match wanted.as_str() {
                 "partial" => Unfinished::Partial,
                 _ => Unfinished::LeaveOut,
+            });
+        }
+        #[cfg(feature = "durable-streams")]
+        {
+            let header = |name| request.headers().get(name).ok().flatten();
+            stream.durable = header(DURABLE).map(|query| DurableCall {
+                query,
+                if_none_match: header("if-none-match"),
+                is_private: header(PRIVATE).is_some(),
             });
         }
         let number = |name| -> Option<u64> {
@@ -98,6 +125,16 @@ impl StreamRequest {
             None => {}
             Some(Unfinished::LeaveOut) => request.set(OTLP, "ended"),
             Some(Unfinished::Partial) => request.set(OTLP, "partial"),
+        }
+        #[cfg(feature = "durable-streams")]
+        if let Some(call) = &self.durable {
+            request.set(DURABLE, &call.query);
+            if let Some(tags) = &call.if_none_match {
+                request.set("if-none-match", tags);
+            }
+            if call.is_private {
+                request.set(PRIVATE, "1");
+            }
         }
         match self.cursor {
             Cursor::Beginning => {}

@@ -153,7 +153,7 @@ pub(super) fn hold(time: Duration) -> worker::Result<Response> {
 }
 
 /// Returns the response with these chunks as its body, which the object writes.
-#[cfg(feature = "otlp")]
+#[cfg(any(feature = "durable-streams", feature = "otlp"))]
 pub(super) fn stream_as<E: fmt::Display + 'static>(
     response: ResponseBuilder,
     chunks: impl Stream<Item = Result<Uint8Array, E>> + 'static,

@@ -132,6 +132,14 @@ impl<E, S: EventStore> SseTarget<E, S> {
         }
     }
 
+    #[cfg(all(
+        feature = "durable-streams",
+        any(feature = "http", feature = "cloudflare")
+    ))]
+    pub(crate) fn shared_store(&self) -> Arc<S> {
+        Arc::clone(&self.store)
+    }
+
     /// Returns the log itself.
     #[must_use]
     pub fn store(&self) -> &S {

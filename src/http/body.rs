@@ -20,7 +20,7 @@ use crate::clock;
 use crate::delivery::{Subscription, frames, keep_alive, permitted, reached};
 use crate::stats::{self, Viewing};
 use crate::store::EventStore;
-#[cfg(feature = "otlp")]
+#[cfg(any(feature = "durable-streams", feature = "otlp"))]
 use crate::sync::MaybeSend;
 use crate::sync::{BoxFuture, BoxStream};
 use crate::wire;
@@ -97,7 +97,7 @@ impl<E> SseBody<E> {
     }
 
     /// Returns a body of these parts, without heartbeats.
-    #[cfg(feature = "otlp")]
+    #[cfg(any(feature = "durable-streams", feature = "otlp"))]
     pub(super) fn parts(
         parts: impl Stream<Item = Result<Bytes, StreamCut<E>>> + MaybeSend + 'static,
     ) -> Self {
@@ -106,7 +106,7 @@ impl<E> SseBody<E> {
         }
     }
 
-    pub(super) fn text(text: String) -> Self {
+    pub(super) fn text(text: impl Into<Bytes>) -> Self {
         Self {
             content: Content::Text(Some(text.into())),
         }

@@ -24,6 +24,8 @@ mod access;
 pub mod axum;
 mod body;
 pub(crate) mod cors;
+#[cfg(feature = "durable-streams")]
+mod durable_streams;
 #[cfg(feature = "otlp")]
 mod otlp;
 mod run_routes;

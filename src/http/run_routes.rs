@@ -34,6 +34,7 @@ use crate::sync::{BoxFuture, MaybeSend, MaybeSync};
 /// | `GET /<id>/sse` | always | the log's events: see [`Sse::respond`] |
 /// | `GET /<id>`, for browsers | [`page`](Self::page) | the live page of the run; its files are at `GET /ssetarget/<file>` |
 /// | `GET /<id>`, for programs | [`snapshots`](Self::snapshots) | the run as it stands, as JSON: see [`Snapshots`] |
+/// | `GET /<id>/stream` | `durable_streams`, with the feature `durable-streams` | the log's events in the Durable Streams protocol |
 /// | `GET /<id>/otlp` | `trace`, with the feature `otlp` | the run's trace |
 /// | `POST /<id>/session` | `links`, with the feature `links` | gives a browser a cookie for the token of a link |
 ///
@@ -74,6 +75,8 @@ pub struct RunRoutes<L> {
     is_private: bool,
     page: Option<FramedBy>,
     snapshots: Option<Snapshots>,
+    #[cfg(feature = "durable-streams")]
+    has_streams: bool,
     #[cfg(feature = "otlp")]
     has_trace: bool,
     #[cfg(feature = "links")]
@@ -107,6 +110,8 @@ impl<L> RunRoutes<L> {
             is_private: false,
             page: None,
             snapshots: None,
+            #[cfg(feature = "durable-streams")]
+            has_streams: false,
             #[cfg(feature = "otlp")]
             has_trace: false,
             #[cfg(feature = "links")]
@@ -170,6 +175,15 @@ impl<L> RunRoutes<L> {
     #[must_use]
     pub fn snapshots(mut self) -> Self {
         self.snapshots = Some(Snapshots::new(&self.sse));
+        self
+    }
+
+    /// Serves each log at `/<id>/stream` for clients of the Durable Streams protocol (feature `durable-streams`): see
+    /// [`Sse::durable_stream`]. Default: it is not served.
+    #[cfg(feature = "durable-streams")]
+    #[must_use]
+    pub fn durable_streams(mut self) -> Self {
+        self.has_streams = true;
         self
     }
 
@@ -260,6 +274,10 @@ impl<L> RunRoutes<L> {
         if self.page.is_some() {
             tails.push("/ssetarget/{file}");
         }
+        #[cfg(feature = "durable-streams")]
+        if self.has_streams {
+            tails.push("/{id}/stream");
+        }
         #[cfg(feature = "otlp")]
         if self.has_trace {
             tails.push("/{id}/otlp");
@@ -277,6 +295,8 @@ impl<L> RunRoutes<L> {
     fn kind<B>(&self, path: &RunPath<'_>, request: &Request<B>) -> Option<Kind> {
         match path.tail {
             "/sse" => Some(Kind::Events),
+            #[cfg(feature = "durable-streams")]
+            "/stream" => self.has_streams.then_some(Kind::Stream),
             #[cfg(feature = "otlp")]
             "/otlp" => self.has_trace.then_some(Kind::Trace),
             "" => {
@@ -356,6 +376,12 @@ impl<L> RunRoutes<L> {
                 };
                 snapshots.respond(&target, &id, request).await
             }
+            #[cfg(feature = "durable-streams")]
+            (Kind::Stream, _) => {
+                let sse = &self.sse;
+                let response = sse.durable_stream_of(&target, request, permission, self.is_private);
+                response.await
+            }
             #[cfg(feature = "otlp")]
             (Kind::Trace, _) => {
                 let trace = crate::otlp::Trace::new(&*id);
@@ -423,6 +449,8 @@ enum Kind {
     Page,
     Asset,
     Snapshot,
+    #[cfg(feature = "durable-streams")]
+    Stream,
     #[cfg(feature = "otlp")]
     Trace,
 }

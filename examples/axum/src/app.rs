@@ -31,7 +31,7 @@ pub fn router<L: Logs>(logs: L, jobs: Jobs, shutdown: &Shutdown, metrics: Metric
         let logs = found.clone();
         async move { logs.find(&id).await }
     };
-    let logs_by_id = RunRoutes::with_sse(lookup, sse);
+    let logs_by_id = RunRoutes::with_sse(lookup, sse).durable_streams();
     // The same logs as runs: the library's page, which draws the tasks of a job on a time axis.
     let runs = logs_by_id.clone().prefix("/runs").page().snapshots();
     Router::new()

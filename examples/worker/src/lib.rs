@@ -4,6 +4,7 @@
 //! - `GET /<id>` shows it, to people as a live page, to programs as JSON
 //! - `GET /<id>/sse` streams its events
 //! - `GET /<id>/instance/sse` streams the platform's own log of it
+//! - `GET /<id>/stream` has its events for clients of the Durable Streams protocol
 //! - `GET /<id>/otlp` is its trace, for tools that read OpenTelemetry's
 //! - `POST /<id>/event` answers what it waits for
 //! - `POST /<id>/session` takes the token of a link, and `DELETE /<id>` deletes it, where the demo is closed
@@ -47,7 +48,8 @@ async fn fetch(request: Request, env: Env, _context: Context) -> Result<Response
         .answers(answers)
         .deletion()
         .instance_log(workflow.clone(), InstanceSse::new())
-        .trace();
+        .trace()
+        .durable_streams();
     let runs = match &links {
         Some(links) => runs.links(links.clone()),
         None => runs,

@@ -100,6 +100,13 @@ impl EventsObject {
         if let Some(unfinished) = stream.otlp {
             return self.answer_otlp(unfinished, stream.head);
         }
+        #[cfg(feature = "durable-streams")]
+        if let Some(call) = &stream.durable {
+            // Boxed: it is compiled when it is asked for.
+            let response: LocalBoxFuture<'_, _> =
+                Box::pin(self.answer_durable(call, stream.head, stream.grant));
+            return response.await;
+        }
         if stream.head {
             return self.answer_head(&stream).await;
         }

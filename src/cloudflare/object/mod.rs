@@ -19,6 +19,8 @@ mod config;
 mod crowd;
 #[cfg(feature = "cloudflare")]
 mod cutoff;
+#[cfg(all(feature = "cloudflare", feature = "durable-streams"))]
+mod durable_streams;
 #[cfg(feature = "cloudflare")]
 mod error;
 #[cfg(feature = "cloudflare")]

@@ -40,7 +40,19 @@ pub(super) async fn with_cors(
         false => with_own_headers(response.await?)?,
     };
     apply(&answer, response.headers())?;
+    #[cfg(feature = "durable-streams")]
+    expose_stream(response.headers())?;
     Ok(response)
+}
+
+/// Lets pages that may read a durable stream read where it ends, too.
+#[cfg(feature = "durable-streams")]
+fn expose_stream(headers: &Headers) -> worker::Result<()> {
+    const EXPOSE: &str = "access-control-expose-headers";
+    if headers.has("stream-next-offset")? && headers.has(EXPOSE)? {
+        headers.append(EXPOSE, crate::durable_streams::EXPOSED)?;
+    }
+    Ok(())
 }
 
 fn answer(cors: &Cors, request: &web_sys::Request) -> CorsAnswer {

@@ -11,6 +11,8 @@ use cloudflare_workflows::Workflow;
 use super::asked::Asked;
 use super::cors::with_cors;
 use super::namespace::WorkflowEventsNamespace;
+#[cfg(feature = "durable-streams")]
+use super::routes::DurableStreamRoute;
 #[cfg(feature = "otlp")]
 use super::routes::TraceRoute;
 use super::routes::{
@@ -34,6 +36,7 @@ use crate::run_path::{self, RunPath};
 /// | `GET /<id>`, for programs | [`snapshots`](Self::snapshots) | the run as it stands, as JSON: see [`serve_snapshot`](super::serve_snapshot) |
 /// | `POST /<id>/event` | [`answers`](Self::answers) | sends an event that the run waits for |
 /// | `POST /<id>/session` | `links` | gives a browser a cookie for the token of a link |
+/// | `GET /<id>/stream` | `durable_streams`, with the feature `durable-streams` | the run's events in the Durable Streams protocol |
 /// | `GET /<id>/otlp` | `trace`, with the feature `otlp` | the run's trace |
 /// | `DELETE /<id>` | [`deletion`](Self::deletion) | deletes the run's log |
 /// | `GET /<id>/instance/sse` | [`instance_log`](Self::instance_log) | the platform's own log of the run |
@@ -161,6 +164,15 @@ impl RunRoutes {
             links: links.clone(),
         };
         self.access(links).with(session)
+    }
+
+    /// Serves the run at `/<id>/stream` for clients of the Durable Streams protocol (feature `durable-streams`), for
+    /// reading, to whoever may watch it: see `http::Sse::durable_stream`. `404` for an instance that has no events.
+    /// Default: it is not served.
+    #[cfg(feature = "durable-streams")]
+    #[must_use]
+    pub fn durable_streams(self) -> Self {
+        self.with(DurableStreamRoute)
     }
 
     /// Serves the trace of a run at `/<id>/otlp` (feature `otlp`), to whoever may watch it: see

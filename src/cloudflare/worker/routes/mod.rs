@@ -5,6 +5,8 @@
 
 mod answers;
 mod delete;
+#[cfg(feature = "durable-streams")]
+mod durable_stream;
 mod events;
 mod instance;
 mod page;
@@ -21,6 +23,8 @@ use worker::{Response, web_sys};
 
 pub use self::answers::Answers;
 pub(super) use self::delete::DeleteRoute;
+#[cfg(feature = "durable-streams")]
+pub(super) use self::durable_stream::DurableStreamRoute;
 pub(super) use self::events::EventsRoute;
 pub(super) use self::instance::InstanceRoute;
 pub(super) use self::page::{AssetsRoute, PageRoute};
