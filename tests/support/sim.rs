@@ -480,6 +480,11 @@ impl World {
         *self.outside.borrow_mut() = Some(outside);
     }
 
+    /// Nobody acts any more.
+    pub(crate) fn clear_outside(&self) {
+        self.outside.take();
+    }
+
     fn outside(&self) -> Option<Rc<dyn Outside>> {
         self.outside.borrow().clone()
     }

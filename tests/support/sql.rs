@@ -98,6 +98,12 @@ impl Database {
         state.connection.query_row(&set, [], |_| Ok(())).unwrap();
     }
 
+    /// Lets statements succeed again.
+    pub(crate) fn heal(&self) {
+        let mut state = self.state.lock().unwrap();
+        (state.failures, state.successes) = (0, None);
+    }
+
     /// Lets the next `failures` statements fail.
     pub(crate) fn fail_next(&self, failures: usize) {
         self.state.lock().unwrap().failures = failures;

@@ -33,7 +33,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-pub use platform::PlatformEntry;
+pub use platform::{PlatformEntry, PlatformError};
 
 /// A record of one log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -183,6 +183,8 @@ pub enum End {
     Cut,
     /// It is open, everything has come to rest, and the viewer should have all that there is.
     Idle,
+    /// The same for one log of a merged stream, which a log leaves with its terminal event.
+    IdleMerged,
 }
 
 /// A promise.

@@ -26,8 +26,11 @@ pub(crate) struct Log {
     platform: Option<Vec<PlatformEntry>>,
     gaps: Vec<Gap>,
     ends: Vec<EndSeen>,
+    /// Viewers of the tail that were answered 204.
+    latest_ended: Vec<String>,
     resets: Vec<ResetSeen>,
-    idle: Vec<(String, u64)>,
+    /// Viewers that wait, where, and whether they may at a terminal event that others follow.
+    idle: Vec<(String, u64, bool)>,
 }
 
 /// What is known of an event, by source.
@@ -223,7 +226,9 @@ impl Log {
         if status == 204 {
             let at = match from {
                 From::After(id) => Some(id),
-                From::Beginning | From::Latest => None,
+                From::Beginning => None,
+                // Where the tail was is not known here; only that a terminal event was there.
+                From::Latest => return self.latest_ended.push(name),
             };
             self.ends.push(EndSeen {
                 viewer: name,
@@ -318,13 +323,13 @@ impl Log {
                     what: "came to the end of its stream",
                 });
             }
-            End::Idle => {
+            End::Idle | End::IdleMerged => {
                 let at = match viewer.place {
                     Place::Behind(id) => id,
                     Place::Oldest => self.trimmed,
                     Place::Unknown => return,
                 };
-                self.idle.push((name, at));
+                self.idle.push((name, at, how == End::IdleMerged));
             }
         }
     }
@@ -395,8 +400,10 @@ impl Log {
                 ));
             }
         }
-        for (viewer, at) in &self.idle {
-            if let Some((missed, _)) = self.events.range(at + 1..).next() {
+        for (viewer, at, is_merged) in &self.idle {
+            if let Some((missed, _)) = self.events.range(at + 1..).next()
+                && !(*is_merged && self.is_terminal(*at))
+            {
                 wrong.push(format!("{viewer} waits behind {at}, without {missed}"));
             }
         }
@@ -422,6 +429,15 @@ impl Log {
     }
 
     fn check_ends(&mut self) {
+        let has_terminal = || self.events.keys().any(|id| self.is_terminal(*id));
+        if let Some(viewer) = self.latest_ended.first()
+            && self.trimmed == 0
+            && !has_terminal()
+        {
+            let message =
+                format!("{viewer} was answered 204 at the tail of a log that never ended");
+            self.broken(Rule::End, message);
+        }
         for end in std::mem::take(&mut self.ends) {
             let EndSeen {
                 viewer,
