@@ -345,6 +345,7 @@ pub(crate) struct World {
     /// By how much the clocks are behind.
     pub(crate) slow: Cell<Duration>,
     random: Cell<u64>,
+    is_loud: bool,
     pub(crate) troubles: Cell<Troubles>,
     pub(crate) habit: Cell<Habit>,
     /// The workflow is [`at_once`], and not [`order`].
@@ -424,6 +425,7 @@ impl World {
             engine: Engine::default(),
             now: Cell::new(Duration::from_secs(1_795_000_000)),
             slow: Cell::new(Duration::ZERO),
+            is_loud: std::env::var_os("SSETARGET_WALK_LOG").is_some(),
             random: Cell::new(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1),
             troubles: Cell::new(troubles),
             habit: Cell::new(Habit::Returns),
@@ -478,11 +480,6 @@ impl World {
     /// Has this act between polls, and carry out what lifetimes ask of the log.
     pub(crate) fn set_outside(&self, outside: Rc<dyn Outside>) {
         *self.outside.borrow_mut() = Some(outside);
-    }
-
-    /// Nobody acts any more.
-    pub(crate) fn clear_outside(&self) {
-        self.outside.take();
     }
 
     fn outside(&self) -> Option<Rc<dyn Outside>> {
@@ -573,6 +570,13 @@ impl World {
         SystemTime::UNIX_EPOCH + self.now.get().saturating_sub(self.slow.get())
     }
 
+    /// Tells what happens, where `SSETARGET_WALK_LOG` is set.
+    pub(crate) fn say(&self, what: impl FnOnce() -> String) {
+        if self.is_loud {
+            eprintln!("{:?} {}", self.now.get(), what());
+        }
+    }
+
     /// From 0 to below `end`.
     pub(crate) fn random(&self, end: u64) -> u64 {
         let mut x = self.random.get();
@@ -626,7 +630,18 @@ impl World {
             Ok(match call {
                 Call::Open(generation) => {
                     let opened = self.place.memory().log().open(generation, now);
-                    Answer::Opened(opened.unwrap())
+                    let opened = opened.unwrap();
+                    self.say(|| match &opened {
+                        Opened::Run(run) => format!(
+                            "opened by {generation:?}: generation {}, run {}, ended {}, {} facts",
+                            run.generation,
+                            run.run,
+                            run.ended,
+                            run.facts.len()
+                        ),
+                        opened => format!("opened by {generation:?}: {opened:?}"),
+                    });
+                    Answer::Opened(opened)
                 }
                 Call::Append(generation, run, batch) => {
                     let bytes = batch.iter().map(NewEvent::size).sum();
@@ -640,6 +655,10 @@ impl World {
                             Ok(told.unwrap())
                         }
                     };
+                    self.say(|| {
+                        let keys: Vec<_> = batch.iter().filter_map(NewEvent::key).collect();
+                        format!("appended by {generation} to run {run}: {appended:?}: {keys:?}")
+                    });
                     match appended {
                         Ok(told) => Answer::Told(told),
                         Err(error) => return reply.give(Err(error)),
@@ -1372,6 +1391,9 @@ impl Sim {
                 .map(|(_, disturbance)| disturbance);
             if let Some(outside) = world.outside() {
                 disturbance = disturbance.or(outside.between(world));
+            }
+            if let Some(disturbance) = disturbance {
+                world.say(|| format!("{disturbance:?}"));
             }
             match disturbance {
                 Some(Disturbance::Kill) => {

@@ -60,7 +60,8 @@ struct Attempts {
 struct Viewer {
     place: Place,
     seen: BTreeSet<u64>,
-    last: Option<Event>,
+    /// The greatest id that was known when it connected.
+    head: u64,
     has_expired: bool,
 }
 
@@ -220,7 +221,7 @@ impl Log {
                 viewer.seen.clear();
             }
             viewer.place = place;
-            viewer.last = None;
+            viewer.head = head;
             viewer.has_expired = false;
         }
         if status == 204 {
@@ -240,7 +241,7 @@ impl Log {
     }
 
     fn seen(&mut self, name: String, event: Event) {
-        let (head, trimmed) = (self.head, self.trimmed);
+        let trimmed = self.trimmed;
         let viewer = self.viewers.entry(name.clone()).or_default();
         let Some(id) = event.id else {
             match event.event_type.as_str() {
@@ -249,7 +250,8 @@ impl Log {
                     self.resets.push(ResetSeen {
                         viewer: name,
                         requested: data["requested"].as_u64(),
-                        head,
+                        // It may have been on its way for long.
+                        head: viewer.head,
                         trimmed,
                     });
                     let next = data["oldest"].as_u64().map(|oldest| oldest - 1);
@@ -259,7 +261,6 @@ impl Log {
                 }
                 _ => viewer.has_expired = true,
             }
-            viewer.last = Some(event);
             return;
         };
         let mut wrong = Vec::new();
@@ -282,7 +283,6 @@ impl Log {
             Place::Unknown => {}
         }
         viewer.place = Place::Behind(id);
-        viewer.last = Some(event.clone());
         self.head = self.head.max(id);
         let known = self.events.entry(id).or_default();
         if let Some((other, of)) = &known.seen
@@ -309,12 +309,16 @@ impl Log {
 
     fn ended(&mut self, name: String, how: End) {
         let head = self.head;
+        let trimmed = self.trimmed;
         let viewer = self.viewers.entry(name.clone()).or_default();
         match how {
             End::Cut => {}
             End::Clean if viewer.has_expired => {}
             End::Clean => {
-                let at = viewer.last.as_ref().and_then(|event| event.id);
+                let at = match viewer.place {
+                    Place::Behind(id) => Some(id),
+                    Place::Oldest | Place::Unknown => None,
+                };
                 self.ends.push(EndSeen {
                     viewer: name,
                     at,
@@ -326,7 +330,7 @@ impl Log {
             End::Idle | End::IdleMerged => {
                 let at = match viewer.place {
                     Place::Behind(id) => id,
-                    Place::Oldest => self.trimmed,
+                    Place::Oldest => trimmed,
                     Place::Unknown => return,
                 };
                 self.idle.push((name, at, how == End::IdleMerged));
