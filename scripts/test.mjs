@@ -145,6 +145,7 @@ const GROUPS = {
     });
     await check("build of the axum example", "cargo", ["build", "-p", "ssetarget-axum-example"]);
     await check("build of the terminal client", "cargo", ["build", "-p", "ssetarget-cli"]);
+    await check("build of the checker", "cargo", ["build", "-p", "ssetarget-checker"]);
     await nodeTest("e2e", files);
     const again = files.filter((file) => FOR_EACH_TRANSPORT.some((name) => file.endsWith(`/${name}.test.mjs`)));
     if (again.length > 0) await nodeTest("e2e, hibernating", again, { TRANSPORT: "hibernating" });

@@ -345,6 +345,9 @@ pub(crate) struct World {
     /// By how much the clocks are behind.
     pub(crate) slow: Cell<Duration>,
     random: Cell<u64>,
+    /// Two lifetimes were at work at the same time: the log may listen to the one whose engine is gone, until the
+    /// other one's next lifetime.
+    is_abandoned: Cell<bool>,
     is_loud: bool,
     pub(crate) troubles: Cell<Troubles>,
     pub(crate) habit: Cell<Habit>,
@@ -426,6 +429,7 @@ impl World {
             now: Cell::new(Duration::from_secs(1_795_000_000)),
             slow: Cell::new(Duration::ZERO),
             is_loud: std::env::var_os("SSETARGET_WALK_LOG").is_some(),
+            is_abandoned: Cell::new(false),
             random: Cell::new(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1),
             troubles: Cell::new(troubles),
             habit: Cell::new(Habit::Returns),
@@ -814,7 +818,9 @@ impl World {
     /// Before the engine ends a lifetime because the run waits, the log has everything.
     pub(crate) fn check_before_wait(&self, last: &str) {
         // While a restart is to be confirmed it waits for nobody.
-        let waits = self.troubles.get() == Troubles::None && self.is_confirmed.get();
+        let waits = self.troubles.get() == Troubles::None
+            && self.is_confirmed.get()
+            && !self.is_abandoned.get();
         if waits && !self.at_once.get() {
             let memory = self.place.memory();
             let page = memory.target().store().read(None, ALL);
@@ -1404,6 +1410,7 @@ impl Sim {
                 Some(Disturbance::Reset) => self.reset(),
                 Some(Disturbance::Abandon) => {
                     self.reset();
+                    world.is_abandoned.set(true);
                     world.zombies.borrow_mut().push(self.clone());
                     return (None, polls);
                 }
