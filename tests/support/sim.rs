@@ -347,7 +347,7 @@ pub(crate) struct World {
     random: Cell<u64>,
     /// Two lifetimes were at work at the same time: the log may listen to the one whose engine is gone, until the
     /// other one's next lifetime.
-    is_abandoned: Cell<bool>,
+    pub(crate) is_abandoned: Cell<bool>,
     is_loud: bool,
     pub(crate) troubles: Cell<Troubles>,
     pub(crate) habit: Cell<Habit>,
