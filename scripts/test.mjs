@@ -24,6 +24,8 @@ const WASM_FEATURES = ["cloudflare", "worker"];
 /** The files of tests/ that are about what is written and read as JSON. */
 const VALUES = ["fake_step", "instance_log", "steps", "values", "view", "workflow"];
 const WORKER_PACKAGES = ["ssetarget-bench-worker", "ssetarget-demo", "ssetarget-test-worker", "ssetarget-workflows-example"];
+/** Programs that end-to-end tests run. */
+const PROGRAMS = ["ssetarget-axum-example", "ssetarget-checker", "ssetarget-cli", "ssetarget-conformance"];
 const E2E_TEST_TIMEOUT_MS = 180_000;
 /** What viewers get must not depend on how it gets to them: these run with the transport that is not the default, too. */
 const FOR_EACH_TRANSPORT = ["binding-events", "browser", "clients", "crash", "demo", "exactly-once", "framing", "panic", "stalled", "trap", "viewers"];
@@ -34,6 +36,7 @@ main(async () => {
   const started = Date.now();
 
   const groups = group ? [group] : Object.keys(GROUPS);
+  inAll = !group;
   await attempt("setup", async () => {
     await ensureRust();
     await ensureNodeModules();
@@ -64,6 +67,9 @@ main(async () => {
 
 /** Groups of checks that build Workers and run them. */
 const NEEDS_WORKERS = ["e2e", "bench"];
+
+/** Whether all groups run. */
+let inAll = false;
 
 /** Whether a check runs beside others, and is to leave them the processor and the screen. */
 const inBackground = new AsyncLocalStorage();
@@ -145,9 +151,9 @@ const GROUPS = {
       checkSize(await dryRun());
       return ONE_PASSED;
     });
-    await check("build of the axum example", "cargo", ["build", "-p", "ssetarget-axum-example"]);
-    await check("build of the terminal client", "cargo", ["build", "-p", "ssetarget-cli"]);
-    await check("build of the suite for SSE servers", "cargo", ["build", "-p", "ssetarget-conformance"]);
+    // With all checks, what `cargo test` builds anyway. Alone, with the features that they need and no more.
+    const programs = inAll ? [...NATIVE, ...nativeFeatures(), "--bins", "--tests"] : PROGRAMS.flatMap((name) => ["-p", name]);
+    await check("build of the native programs", "cargo", ["build", ...programs]);
     await nodeTest("e2e", files);
     const again = files.filter((file) => FOR_EACH_TRANSPORT.some((name) => file.endsWith(`/${name}.test.mjs`)));
     if (again.length > 0) await nodeTest("e2e, hibernating", again, { TRANSPORT: "hibernating" });

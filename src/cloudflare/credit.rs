@@ -46,13 +46,13 @@ impl Credit {
 
 /// A reader's account.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Taken {
+pub struct Taken {
     unacknowledged: u32,
 }
 
 impl Taken {
     /// Counts bytes that were taken. Returns how many to acknowledge now, if any.
-    pub(crate) fn take(&mut self, bytes: u32) -> Option<u32> {
+    pub fn take(&mut self, bytes: u32) -> Option<u32> {
         self.unacknowledged = self.unacknowledged.saturating_add(bytes);
         (self.unacknowledged > CREDIT / 2).then(|| std::mem::take(&mut self.unacknowledged))
     }

@@ -31,23 +31,36 @@ pub(crate) const PONG: &str = "pong";
 /// The object is notified that a socket has closed after its viewer was removed, and its number may be another
 /// viewer's by then. So a call with a number also says which viewer it means.
 #[derive(Debug)]
-pub(crate) struct Roster<V> {
+pub struct Roster<V> {
     viewers: BTreeMap<u32, V>,
 }
 
+impl<V> Default for Roster<V> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl<V> Roster<V> {
-    pub(crate) fn new() -> Self {
+    /// Returns one without viewers.
+    pub fn new() -> Self {
         Self {
             viewers: BTreeMap::new(),
         }
     }
 
-    pub(crate) fn len(&self) -> usize {
+    /// Returns whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.viewers.is_empty()
+    }
+
+    /// Returns how many viewers there are.
+    pub fn len(&self) -> usize {
         self.viewers.len()
     }
 
     /// Returns a number that no viewer here has, from `random`.
-    pub(crate) fn number(&self, mut random: impl FnMut() -> u32) -> u32 {
+    pub fn number(&self, mut random: impl FnMut() -> u32) -> u32 {
         loop {
             let number = random();
             if !self.viewers.contains_key(&number) {
@@ -56,27 +69,25 @@ impl<V> Roster<V> {
         }
     }
 
-    pub(crate) fn insert(&mut self, number: u32, viewer: V) {
+    /// Adds a viewer.
+    pub fn insert(&mut self, number: u32, viewer: V) {
         self.viewers.insert(number, viewer);
     }
 
     /// Returns the viewer of this number, if it is the one that is meant.
-    pub(crate) fn get_mut(
-        &mut self,
-        number: u32,
-        is_meant: impl FnOnce(&V) -> bool,
-    ) -> Option<&mut V> {
+    pub fn get_mut(&mut self, number: u32, is_meant: impl FnOnce(&V) -> bool) -> Option<&mut V> {
         let viewer = self.viewers.get_mut(&number)?;
         is_meant(viewer).then_some(viewer)
     }
 
     /// Removes the viewer of this number, if it is the one that is meant.
-    pub(crate) fn remove(&mut self, number: u32, is_meant: impl FnOnce(&V) -> bool) -> Option<V> {
+    pub fn remove(&mut self, number: u32, is_meant: impl FnOnce(&V) -> bool) -> Option<V> {
         self.get_mut(number, is_meant)?;
         self.viewers.remove(&number)
     }
 
-    pub(crate) fn retain(&mut self, mut keep: impl FnMut(&mut V) -> bool) {
+    /// Removes those that are not to be kept.
+    pub fn retain(&mut self, mut keep: impl FnMut(&mut V) -> bool) {
         self.viewers.retain(|_, viewer| keep(viewer));
     }
 }
@@ -90,14 +101,15 @@ const ROUND_MS_PER_VIEWER: f64 = 0.05;
 ///
 /// Times are the clock's, in milliseconds. It may be set back; pauses do not get longer by that.
 #[derive(Debug, Default)]
-pub(crate) struct Pace {
+pub struct Pace {
     last: Option<f64>,
     /// Whether another round is scheduled.
     is_due: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Round {
+/// When to deliver.
+pub enum Round {
     /// Deliver now: call [`Pace::begin`].
     Now,
     /// Deliver after this long: then call [`Pace::begin`].
@@ -108,7 +120,7 @@ pub(crate) enum Round {
 
 impl Pace {
     /// Returns when to deliver new events to this many viewers.
-    pub(crate) fn next(&mut self, viewers: usize, now: f64) -> Round {
+    pub fn next(&mut self, viewers: usize, now: f64) -> Round {
         if self.is_due {
             return Round::Due;
         }
@@ -124,7 +136,7 @@ impl Pace {
     }
 
     /// Notes that a round begins.
-    pub(crate) fn begin(&mut self, now: f64) {
+    pub fn begin(&mut self, now: f64) {
         self.last = Some(now);
         self.is_due = false;
     }
@@ -133,13 +145,14 @@ impl Pace {
 /// Tells the Worker whether the other end of a socket is there. A socket whose other end is gone without
 /// a word looks like one on which nothing happens.
 #[derive(Debug, Default)]
-pub(crate) struct Pulse {
+pub struct Pulse {
     is_asked: bool,
     is_heard: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Beat {
+/// What to do at a beat.
+pub enum Beat {
     /// Ask whether it is there.
     Ask,
     /// Nothing came since the last beat: the other end is gone.
@@ -148,12 +161,12 @@ pub(crate) enum Beat {
 
 impl Pulse {
     /// Notes that something came.
-    pub(crate) fn heard(&mut self) {
+    pub fn heard(&mut self) {
         self.is_heard = true;
     }
 
     /// Returns what to do at a beat. Beats are as far apart as an answer may take.
-    pub(crate) fn beat(&mut self) -> Beat {
+    pub fn beat(&mut self) -> Beat {
         let is_heard = std::mem::take(&mut self.is_heard);
         if self.is_asked && !is_heard {
             return Beat::Dead;
@@ -171,13 +184,13 @@ const SWEEP_MS: f64 = 30_000.0;
 /// Decides when an object looks for viewers whose Workers are gone without a word. It only does so when it is
 /// awake anyway.
 #[derive(Debug, Default)]
-pub(crate) struct Sweep {
+pub struct Sweep {
     last: Option<f64>,
 }
 
 impl Sweep {
     /// Returns whether to look now, and notes that it is done.
-    pub(crate) fn is_due(&mut self, now: f64) -> bool {
+    pub fn is_due(&mut self, now: f64) -> bool {
         if let Some(last) = self.last
             && (last..last + SWEEP_MS).contains(&now)
         {
@@ -188,7 +201,7 @@ impl Sweep {
     }
 
     /// Returns whether a Worker is gone that gave its last sign at `heard`.
-    pub(crate) fn is_gone(heard: f64, now: f64) -> bool {
+    pub fn is_gone(heard: f64, now: f64) -> bool {
         now - heard > SILENCE_MS
     }
 }
@@ -201,7 +214,7 @@ const MOST_BYTES_OF_ONE: usize = 8 << 20;
 
 /// The bytes that an isolate holds because viewers have not taken them yet.
 #[derive(Debug, Default)]
-pub(crate) struct Budget {
+pub struct Budget {
     queues: BTreeMap<u64, Queue>,
     bytes: usize,
     entered: u64,
@@ -218,14 +231,14 @@ struct Queue {
 
 impl Budget {
     /// Adds a viewer, and returns its number.
-    pub(crate) fn enter(&mut self) -> u64 {
+    pub fn enter(&mut self) -> u64 {
         self.entered += 1;
         self.queues.insert(self.entered, Queue::default());
         self.entered
     }
 
     /// Removes a viewer and its bytes.
-    pub(crate) fn leave(&mut self, viewer: u64) {
+    pub fn leave(&mut self, viewer: u64) {
         if let Some(queue) = self.queues.remove(&viewer) {
             self.bytes = self.bytes.saturating_sub(queue.bytes);
         }
@@ -233,7 +246,7 @@ impl Budget {
 
     /// Counts bytes that came for a viewer. Returns the viewers to cut off, which are not counted any more: one
     /// that holds too much, or, where all together hold too much, those that have taken nothing for longest.
-    pub(crate) fn queued(&mut self, viewer: u64, bytes: usize) -> Vec<u64> {
+    pub fn queued(&mut self, viewer: u64, bytes: usize) -> Vec<u64> {
         self.time += 1;
         let Some(queue) = self.queues.get_mut(&viewer) else {
             return Vec::new();
@@ -261,7 +274,7 @@ impl Budget {
     }
 
     /// Counts bytes that a viewer took.
-    pub(crate) fn taken(&mut self, viewer: u64, bytes: usize) {
+    pub fn taken(&mut self, viewer: u64, bytes: usize) {
         self.time += 1;
         if let Some(queue) = self.queues.get_mut(&viewer) {
             let bytes = bytes.min(queue.bytes);

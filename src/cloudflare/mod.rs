@@ -31,14 +31,16 @@
 
 // Pure, and tested natively.
 pub(crate) mod command;
-#[cfg(any(test, feature = "hibernation"))]
-mod credit;
+#[cfg(any(feature = "hibernation", not(target_family = "wasm")))]
+pub(crate) mod credit;
 #[doc(hidden)] // For tests; `FanOut` is what users set.
 pub mod fan_out;
-#[cfg(any(test, feature = "hibernation"))]
-mod hibernating;
+#[cfg(any(feature = "hibernation", not(target_family = "wasm")))]
+pub(crate) mod hibernating;
 pub(crate) mod object;
 pub(crate) mod packed;
+#[cfg(any(feature = "hibernation", not(target_family = "wasm")))]
+pub(crate) mod pushed;
 
 #[cfg(feature = "cloudflare")]
 mod callback;

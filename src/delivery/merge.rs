@@ -216,8 +216,9 @@ const FORM: &str = "m1";
 const DIGITS: usize = 8;
 
 impl MergedCursor {
-    /// Returns where to start in the log of this name; `None` if the position does not name it.
-    fn of(&self, name: &str) -> Option<Cursor> {
+    /// Returns the position in the log of this name; `None` if this position does not name the log.
+    #[must_use]
+    pub fn of(&self, name: &str) -> Option<Cursor> {
         let id = *self.0.get(&hash(name))?;
         Some(EventId::new(id).map_or(Cursor::Beginning, Cursor::After))
     }

@@ -15,9 +15,9 @@ pub use permit::expire_at;
 pub use subscription::{Batch, Subscription};
 pub use target::{DispatchError, SseTarget};
 
-#[cfg(feature = "hibernation")]
+#[cfg(any(feature = "hibernation", not(target_family = "wasm")))]
 pub(crate) use body::frame_bytes;
 #[cfg(any(feature = "cloudflare", feature = "http"))]
 pub(crate) use permit::{permitted, reached};
-#[cfg(feature = "hibernation")]
+#[cfg(any(feature = "hibernation", not(target_family = "wasm")))]
 pub(crate) use subscription::Position;

@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 
+import { Records } from "./lib/checker.mjs";
 import { Follower } from "./lib/follower.mjs";
 import { play } from "./lib/order.mjs";
 import { Gate, at, assertAgrees, assertDense, facts, lines, start } from "./lib/script.mjs";
@@ -114,7 +115,8 @@ test("killed after every single event", async () => {
 
   const run = await start(server, ops);
   await run.event("go");
-  const client = new Follower(run);
+  const records = new Records();
+  const client = new Follower(run, records);
   for (let event = 1; event < expected.length; event += 1) {
     await client.next();
     await server.kill();
@@ -127,5 +129,8 @@ test("killed after every single event", async () => {
   const withoutAttempt = (log) => facts(log).map(({ attempt, ...fact }) => fact);
   assert.deepEqual(withoutAttempt(events), withoutAttempt(expected));
   await run.ended();
-  assertAgrees(events, await run.platform());
+  const platform = await run.platform();
+  assertAgrees(events, platform);
+  records.stored(run.id, await run.readAll(), platform);
+  records.check();
 });

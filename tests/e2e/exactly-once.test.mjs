@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 
+import { Records } from "./lib/checker.mjs";
 import { Follower } from "./lib/follower.mjs";
 import { harness } from "./lib/harness.mjs";
 import { Gate, at, assertAgrees, assertDense, facts, lines, start } from "./lib/script.mjs";
@@ -144,7 +145,8 @@ describe("restart()", () => {
     const gate = new Gate(server, "restart-1");
     await gate.open();
     const run = await start(server, script(gate));
-    const client = new Follower(run);
+    const records = new Records();
+    const client = new Follower(run, records);
     await client.next();
     assert.deepEqual(lines(await client.rest()), withIds(once)); // it got a 204
     await run.ended();
@@ -158,7 +160,10 @@ describe("restart()", () => {
     assert.deepEqual(lines(events.slice(14)), withIds(once, 15));
     await run.ended();
     assertAgrees(events.slice(14), await run.platform());
-    assert.deepEqual((await run.readAll()).map(({ raw }) => raw), events.map(({ raw }) => raw));
+    const stored = await run.readAll();
+    records.stored(run.id, stored, await run.platform());
+    records.check();
+    assert.deepEqual(stored.map(({ raw }) => raw), events.map(({ raw }) => raw));
   });
 
   test("in the middle of a step: the first run stays as it was, the second is whole", async () => {

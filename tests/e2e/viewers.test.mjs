@@ -1,6 +1,7 @@
 // Many viewers of one run, whenever they come and go: each gets every event once, in order.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
+import { Records } from "./lib/checker.mjs";
 import { answer, isWaiting, serve, startRun } from "./lib/demo.mjs";
 import { open, readAll } from "./lib/sse.mjs";
 
@@ -30,16 +31,24 @@ test("twenty viewers of a live run, late ones, and one at every id", async () =>
   await Promise.all(seen);
   const late = await Promise.all(Array.from({ length: 5 }, () => open(url)));
   await answer(demo.url, id);
-  const all = raw(await first.rest());
+  const events = await first.rest();
+  const all = raw(events);
+  const records = new Records();
+  const transcript = async (name, from, viewer) => records.transcript(id, name, { from, events: await viewer.rest() });
 
   for (const viewer of [...early, ...late]) assert.deepEqual(raw(await viewer.rest()), all);
   for (const { from, viewer } of midway) assert.deepEqual(raw(await viewer.rest()), all.slice(from), `behind ${from}`);
+  for (const [number, viewer] of [...early, ...late].entries()) await transcript(`viewer ${number}`, undefined, viewer);
+  for (const { from, viewer } of midway) await transcript(`behind ${from}`, from, viewer);
 
   // And behind every event once it is over; behind the last there is nothing more to come.
   for (let from = 1; from < all.length; from += 1) {
     assert.deepEqual(raw(await readAll(url, { lastEventId: from })), all.slice(from), `behind ${from}`);
   }
   assert.equal((await fetch(url, { headers: { "last-event-id": `${all.length}` } })).status, 204);
+  records.connected(id, "last", all.length, 204);
+  records.stored(id, events);
+  records.check();
 });
 
 test("viewers that leave after every number of events and come back", async () => {

@@ -89,6 +89,21 @@ impl Database {
         std::mem::take(&mut self.state.lock().unwrap().statements)
     }
 
+    /// Lets the disk be full, so that SQLite says so by itself, or no longer.
+    pub(crate) fn set_full(&self, full: bool) {
+        let state = self.state.lock().unwrap();
+        // As few pages as there are, or SQLite's own limit.
+        let pages = if full { 1 } else { 4_294_967_294_i64 };
+        let set = format!("PRAGMA max_page_count = {pages}");
+        state.connection.query_row(&set, [], |_| Ok(())).unwrap();
+    }
+
+    /// Lets statements succeed again.
+    pub(crate) fn heal(&self) {
+        let mut state = self.state.lock().unwrap();
+        (state.failures, state.successes) = (0, None);
+    }
+
     /// Lets the next `failures` statements fail.
     pub(crate) fn fail_next(&self, failures: usize) {
         self.state.lock().unwrap().failures = failures;

@@ -16,21 +16,20 @@ use std::fmt;
 use std::rc::Rc;
 
 use cloudflare_workflows::__private::{hold_sockets, sleep};
-use futures_util::FutureExt;
 use js_sys::{Array, Object, Reflect, Uint8Array};
 use wasm_bindgen::prelude::*;
 use worker::{Response, ResponseBuilder};
 
-use crate::cloudflare::credit::Credit;
 use crate::cloudflare::hibernating::{
     BROKEN, END, EXPIRED, PING, PONG, Pace, Roster, Round, Sweep,
 };
 use crate::cloudflare::js;
+use crate::cloudflare::pushed::{Kept, Pushed, PushedStream};
 use crate::cloudflare::sql::ObjectSql;
-use crate::delivery::{Position, SseTarget, Subscription, frame_bytes};
-use crate::event::{EventId, NewEvent};
+use crate::delivery::{SseTarget, Subscription};
+use crate::event::NewEvent;
 use crate::stats::{Cut, Metrics, Observer};
-use crate::store::{PageLimit, SqliteEventStore};
+use crate::store::SqliteEventStore;
 use crate::sync::{Mutex, lock};
 
 type Target = SseTarget<NewEvent, SqliteEventStore<ObjectSql>>;
@@ -47,10 +46,14 @@ pub(super) struct HeldStreams {
 
 /// A stream to a viewer whose response a Worker holds.
 struct HeldStream {
+    stream: PushedStream<SqliteEventStore<ObjectSql>>,
+    place: Place,
+}
+
+/// Where a viewer is.
+struct Place {
     socket: js::WebSocket,
     number: u32,
-    subscription: Subscription<SqliteEventStore<ObjectSql>>,
-    credit: Credit,
     /// When the viewer came, by the clock, in milliseconds. `None` for a stream of an earlier version of this
     /// crate, whose Worker sends no pings.
     since: Option<f64>,
@@ -94,17 +97,18 @@ impl HeldStreams {
         self.with(target, |connected| {
             let number = connected.number(random);
             let mut viewer = HeldStream {
-                socket,
-                number,
-                subscription,
-                credit: Credit::default(),
-                since: Some(js_sys::Date::now()),
-                generation,
+                stream: PushedStream::new(subscription),
+                place: Place {
+                    socket,
+                    number,
+                    since: Some(js_sys::Date::now()),
+                    generation,
+                },
             };
-            viewer.socket.serialize_attachment(&viewer.attachment())?;
-            if let Some(opening) = viewer.subscription.opening() {
-                viewer.push(&Uint8Array::from(opening.as_slice()))?;
-            }
+            let kept = viewer.place.attachment(viewer.stream.kept());
+            viewer.place.socket.serialize_attachment(&kept)?;
+            let HeldStream { stream, place } = &mut viewer;
+            stream.open(|page, kept| place.send(page, kept))?;
             if viewer.deliver() {
                 connected.insert(number, viewer);
             }
@@ -165,12 +169,13 @@ impl HeldStreams {
         }
         self.with(target, |connected| {
             connected.retain(|viewer| {
-                let answered = self.state.auto_response_timestamp(&viewer.socket);
+                let answered = self.state.auto_response_timestamp(&viewer.place.socket);
                 // A `Date`, once there was an answer.
                 let answered = answered
                     .ok()
                     .and_then(|date| Some(date.dyn_ref::<js_sys::Date>()?.get_time()));
                 let heard = viewer
+                    .place
                     .since
                     .map(|since| answered.unwrap_or(since).max(since));
                 let is_gone = heard.is_some_and(|heard| Sweep::is_gone(heard, now));
@@ -183,7 +188,7 @@ impl HeldStreams {
     pub(super) fn revoke(&self, target: &Target, generation: u64) {
         self.with(target, |connected| {
             connected.retain(|viewer| {
-                let is_revoked = viewer.generation.is_some_and(|of| of < generation);
+                let is_revoked = viewer.place.generation.is_some_and(|of| of < generation);
                 !is_revoked || viewer.close(EXPIRED, "the link was revoked")
             });
         });
@@ -202,7 +207,7 @@ impl HeldStreams {
             let number = number(socket)?;
             let is_meant = |viewer: &HeldStream| viewer.has(socket);
             let viewer = connected.get_mut(number, is_meant)?;
-            viewer.credit.acknowledged(bytes);
+            viewer.stream.acknowledged(bytes);
             let is_kept = viewer.deliver() && viewer.save();
             if !is_kept {
                 connected.remove(number, is_meant);
@@ -241,7 +246,7 @@ impl HeldStreams {
         for socket in self.state.web_sockets().unwrap_or_default() {
             let socket: js::WebSocket = socket.unchecked_into();
             match HeldStream::resume(target, socket.clone()) {
-                Some(viewer) => connected.insert(viewer.number, viewer),
+                Some(viewer) => connected.insert(viewer.place.number, viewer),
                 // Closing fails for a socket that is closed already.
                 None => drop(socket.close(BROKEN, "its place is not known")),
             }
@@ -250,74 +255,19 @@ impl HeldStreams {
     }
 }
 
-impl HeldStream {
-    /// Pushes events while there is credit. Returns whether the stream is still to be kept.
-    fn deliver(&mut self) -> bool {
-        while let Some(bytes) = self.credit.left() {
-            self.subscription.set_page_limit(page_limit(bytes));
-            // Ready at once, because SQLite is in the object.
-            match self.subscription.try_next_frames().now_or_never() {
-                Some(Ok(Some(batch))) => {
-                    if self.push(&frame_bytes(batch)).is_err() {
-                        return self.close(BROKEN, "it cannot be sent to");
-                    }
-                }
-                Some(Ok(None)) if self.subscription.has_ended() => {
-                    return self.close(END, "the end");
-                }
-                Some(Ok(None)) => return true,
-                Some(Err(error)) => return self.fail(&error),
-                None => return self.fail(&"it does not answer at once"),
-            }
-        }
-        true
-    }
-
+impl Place {
     /// Sends a page and keeps with the socket how far the stream is.
-    fn push(&mut self, page: &Uint8Array) -> Result<(), JsValue> {
-        self.credit.sent(page.length());
-        let observing = self.subscription.observing();
-        observing.tell(|observer| observer.sent(u64::from(page.length())));
-        js::send_page(&self.socket, page, &self.attachment())
-    }
-
-    fn fail(&self, error: &dyn fmt::Display) -> bool {
-        worker::console_error!("ssetarget: a viewer's stream is cut off: {error}");
-        let observing = self.subscription.observing();
-        observing.tell(|observer| observer.cut(Cut::Store));
-        self.close(BROKEN, "the event log failed")
-    }
-
-    fn close(&self, code: u16, reason: &str) -> bool {
-        // Closing fails for a viewer that is gone.
-        let _ = self.socket.close(code, reason);
-        false
-    }
-
-    /// Returns whether this is the stream's socket.
-    fn has(&self, socket: &js::WebSocket) -> bool {
-        Object::is(&self.socket, socket)
-    }
-
-    /// Keeps the position and the credit with the socket. Returns whether the stream is still to be kept.
-    fn save(&self) -> bool {
-        let saved = self.socket.serialize_attachment(&self.attachment());
-        saved.is_ok() || self.close(BROKEN, "its place cannot be kept")
+    fn send(&self, page: &Uint8Array, kept: Kept) -> Result<(), JsValue> {
+        js::send_page(&self.socket, page, &self.attachment(kept))
     }
 
     /// Returns what is kept with the socket: number, position, credit used, when the viewer came, and the generation
     /// of the link if it came by one.
-    fn attachment(&self) -> Array {
-        let position = match self.subscription.position() {
-            Position::Oldest => OLDEST,
-            Position::Start => START,
-            #[allow(clippy::cast_precision_loss, reason = "ids are below 2^53")]
-            Position::After(id) => id.get() as f64,
-        };
+    fn attachment(&self, (position, unacknowledged): Kept) -> Array {
         let kept = Array::of3(
             &self.number.into(),
             &position.into(),
-            &self.credit.unacknowledged().into(),
+            &unacknowledged.into(),
         );
         if let Some(since) = self.since {
             kept.push(&since.into());
@@ -328,40 +278,62 @@ impl HeldStream {
         }
         kept
     }
+}
+
+impl HeldStream {
+    /// Pushes events while there is credit. Returns whether the stream is still to be kept.
+    fn deliver(&mut self) -> bool {
+        let Self { stream, place } = self;
+        match stream.deliver(|page, kept| place.send(page, kept)) {
+            Pushed::Waits => true,
+            Pushed::Ended => self.close(END, "the end"),
+            Pushed::Unsent => self.close(BROKEN, "it cannot be sent to"),
+            Pushed::Failed(error) => self.fail(&error),
+            Pushed::Late => self.fail(&"it does not answer at once"),
+        }
+    }
+
+    fn fail(&self, error: &dyn fmt::Display) -> bool {
+        worker::console_error!("ssetarget: a viewer's stream is cut off: {error}");
+        let observing = self.stream.observing();
+        observing.tell(|observer| observer.cut(Cut::Store));
+        self.close(BROKEN, "the event log failed")
+    }
+
+    fn close(&self, code: u16, reason: &str) -> bool {
+        // Closing fails for a viewer that is gone.
+        let _ = self.place.socket.close(code, reason);
+        false
+    }
+
+    /// Returns whether this is the stream's socket.
+    fn has(&self, socket: &js::WebSocket) -> bool {
+        Object::is(&self.place.socket, socket)
+    }
+
+    /// Keeps the position and the credit with the socket. Returns whether the stream is still to be kept.
+    fn save(&self) -> bool {
+        let kept = self.place.attachment(self.stream.kept());
+        let saved = self.place.socket.serialize_attachment(&kept);
+        saved.is_ok() || self.close(BROKEN, "its place cannot be kept")
+    }
 
     /// Restores a stream from its socket, `None` if the socket is closing and has lost what was kept with it.
     fn resume(target: &Target, socket: js::WebSocket) -> Option<Self> {
         let attachment = socket.deserialize_attachment().ok()?;
         let kept = |index| Reflect::get_u32(&attachment, index).ok()?.as_f64();
         let (number, position, unacknowledged) = (kept(0)?, kept(1)?, kept(2)?);
-        let position = match position {
-            OLDEST => Position::Oldest,
-            START => Position::Start,
-            id => Position::After(EventId::new(id as u64)?),
-        };
         Some(Self {
-            socket,
-            number: number as u32,
-            subscription: target.resume(position),
-            credit: Credit::resume(unacknowledged as u32),
-            since: kept(3),
-            generation: kept(4).map(|generation| generation as u64),
+            stream: PushedStream::resume(target, (position, unacknowledged as u32))?,
+            place: Place {
+                socket,
+                number: number as u32,
+                since: kept(3),
+                generation: kept(4).map(|generation| generation as u64),
+            },
         })
     }
 }
-
-/// A limit of `bytes` bytes, with the event limit scaled in proportion.
-fn page_limit(bytes: u32) -> PageLimit {
-    let page = PageLimit::default();
-    let bytes = bytes as usize;
-    PageLimit {
-        events: page.events * bytes / page.bytes,
-        bytes,
-    }
-}
-
-const OLDEST: f64 = -1.0;
-const START: f64 = 0.0;
 
 #[allow(
     clippy::cast_possible_truncation,

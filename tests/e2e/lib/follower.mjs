@@ -4,10 +4,12 @@ import { open } from "./sse.mjs";
 
 export class Follower {
   #stream;
+  #records;
 
-  /** Follows a run of `script.mjs`. */
-  constructor(run) {
+  /** Follows a run of `script.mjs`. What it sees goes to `records` (checker.mjs) under the run's id, if they are given. */
+  constructor(run, records) {
     this.run = run;
+    this.#records = records;
     /** Every event that was seen, in the order of seeing. */
     this.events = [];
   }
@@ -15,13 +17,14 @@ export class Follower {
   /** The next event, over as many connections as it takes. */
   async next() {
     for (;;) {
-      this.#stream ??= await open(this.run.sse, { lastEventId: this.events.at(-1)?.id });
+      this.#stream ??= await this.#open();
       // A connection that ends or breaks does not say whether that is the end: the next one does.
       const event = await this.#stream.next().catch(() => null);
       if (event) {
-        this.events.push(event);
+        this.#saw(event);
         return event;
       }
+      this.#records?.ended(this.run.id, "follower", "cut");
       this.#stream = undefined;
     }
   }
@@ -39,13 +42,17 @@ export class Follower {
     for (;;) {
       const event = await this.#stream?.next().catch(() => null);
       if (event) {
-        this.events.push(event);
+        this.#saw(event);
         continue;
       }
       this.#stream?.close();
       this.#stream = undefined;
+      this.#records?.ended(this.run.id, "follower", "cut");
       const response = await fetch(this.run.sse, { headers: { "last-event-id": `${this.events.at(-1).id}` } });
-      if (response.status === 204) return this.events;
+      if (response.status === 204) {
+        this.#records?.connected(this.run.id, "follower", this.events.at(-1).id, 204);
+        return this.events;
+      }
       assert.equal(response.status, 200, await (response.status === 200 || response.text()));
       await response.body.cancel();
       await this.next();
@@ -54,6 +61,19 @@ export class Follower {
 
   close() {
     this.#stream?.close();
+    if (this.#stream) this.#records?.ended(this.run.id, "follower", "cut");
     this.#stream = undefined;
+  }
+
+  async #open() {
+    const lastEventId = this.events.at(-1)?.id;
+    const stream = await open(this.run.sse, { lastEventId });
+    this.#records?.connected(this.run.id, "follower", lastEventId);
+    return stream;
+  }
+
+  #saw(event) {
+    this.events.push(event);
+    this.#records?.seen(this.run.id, "follower", event);
   }
 }

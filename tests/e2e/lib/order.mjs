@@ -1,6 +1,7 @@
 // A run that has everything, and ways to disturb it.
 import assert from "node:assert/strict";
 
+import { Records } from "./checker.mjs";
 import { Follower } from "./follower.mjs";
 import { Gate, at, assertAgrees, assertDense, start } from "./script.mjs";
 
@@ -44,7 +45,7 @@ let number = 0;
 
 /**
  * Plays the run to its end and returns its log, which it has compared with the platform's and with
- * what a client saw that came back after each interruption.
+ * what a client saw that came back after each interruption, by the rules of tests/checker, too.
  *
  * `disturb` has functions of `(run, gate, client)`, called in the middle of the tasks of their
  * names; `every` is called after every event. `options` are those of `start`.
@@ -52,7 +53,8 @@ let number = 0;
 export async function play(server, disturb = {}, options = {}) {
   const gate = new Gate(server, `gate-${(number += 1)}`);
   const run = await start(server, ORDER(gate), options);
-  const client = new Follower(run);
+  const records = new Records();
+  const client = new Follower(run, records);
   const until = async (holds) => {
     for (;;) {
       const event = await client.next();
@@ -75,6 +77,10 @@ export async function play(server, disturb = {}, options = {}) {
   const events = await run.readAll();
   assertDense(events);
   assert.deepEqual(seen.map(({ raw }) => raw), events.map(({ raw }) => raw));
-  assertAgrees(events, await run.platform());
+  const platform = await run.platform();
+  assertAgrees(events, platform);
+  records.transcript(run.id, "late", { events });
+  records.stored(run.id, events, platform);
+  records.check();
   return events;
 }

@@ -1,0 +1,81 @@
+// npm run test:mutations [-- NAME...] [-- --quick]: puts mended faults back, one at a time, into a copy of the
+// crate under target/, and has the walk look for each. The list is tests/mutations.json: what each undoes, and
+// where the walk does not come to the place, another file of tests that is to notice (`by`).
+//
+// Ends with a list of what was caught; exits with 1 if a fault was not, or if its text is no longer there.
+import { cpSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import path from "node:path";
+import { pathToFileURL } from "node:url";
+import { Failure, at, capture, main, run } from "./lib/run.mjs";
+import { ensureRust } from "./lib/setup.mjs";
+
+const STEPS = 300_000;
+/** A mutated walk may go round in circles. */
+const SECONDS = 240;
+
+/** Puts each of these faults back. Resolves to `[{ name, undoes, outcome }]`, where the outcome is "caught" or says why not. */
+export async function mutations({ names = [], quick = false, seed = 1 } = {}) {
+  const all = JSON.parse(readFileSync(at("tests/mutations.json"), "utf8"));
+  const unknown = names.filter((name) => !all.some((mutation) => mutation.name === name));
+  if (unknown.length > 0) throw new Failure(`tests/mutations.json has no ${unknown.join(", ")}.`);
+  const chosen = all.filter((mutation) => (names.length > 0 ? names.includes(mutation.name) : !quick || mutation.quick));
+  const tree = copy();
+  const sound = await test(tree, "the walk without a fault", seed);
+  if (!sound.ok) throw new Failure("the walk fails without any fault put back.");
+  const results = [];
+  for (const { name, file, from, to, undoes, by = "walk" } of chosen) {
+    const target = path.join(tree, file);
+    const text = readFileSync(target, "utf8");
+    const parts = text.split(from);
+    let outcome;
+    if (parts.length !== 2) outcome = `its text is ${parts.length - 1} times in ${file}`;
+    else {
+      writeFileSync(target, parts.join(to));
+      const { ok, output } = await test(tree, name, seed, by);
+      writeFileSync(target, text);
+      outcome = ok ? "not caught" : output.includes("could not compile") ? "does not compile" : "caught";
+    }
+    console.log(`${outcome === "caught" ? "✔" : "✖"} ${name}: ${outcome}`);
+    results.push({ name, undoes, by, outcome });
+  }
+  return results;
+}
+
+/** Copies what git knows. Files keep their times, so that cargo compiles again only what is changed. */
+function copy() {
+  const tree = at("target/mutations/tree");
+  const files = capture("git", ["ls-files", "-z"])?.split("\0").filter(Boolean);
+  if (!files) throw new Failure("git does not tell which files there are.");
+  rmSync(path.join(tree, "src"), { recursive: true, force: true });
+  for (const file of files) {
+    const to = path.join(tree, file);
+    mkdirSync(path.dirname(to), { recursive: true });
+    cpSync(at(file), to, { preserveTimestamps: true });
+  }
+  return tree;
+}
+
+function test(tree, title, seed, by = "walk") {
+  // A folder of outputs of its own: cargo would take what is compiled there for this tree.
+  const env = { ...process.env, CARGO_TARGET_DIR: at("target/mutations/target"), SSETARGET_WALK_SEED: String(seed), SSETARGET_WALK_STEPS: String(STEPS), RUST_BACKTRACE: "0" };
+  const args = [String(SECONDS), "cargo", "test", "-p", "ssetarget", "--test", by, ...(by === "walk" ? ["a_walk"] : [])];
+  return run(title, "timeout", args, { cwd: tree, env, quiet: true });
+}
+
+/** Says what was caught. Returns whether all was. */
+export function report(results) {
+  console.log("");
+  for (const { name, undoes, by, outcome } of results) console.log(`${outcome === "caught" ? "✔" : "✖"} ${name}: ${undoes} (${outcome} by ${by})`);
+  const caught = results.filter(({ outcome }) => outcome === "caught").length;
+  console.log(`${caught} of ${results.length} faults were caught`);
+  return caught === results.length;
+}
+
+if (import.meta.url === pathToFileURL(process.argv[1]).href) {
+  main(async () => {
+    await ensureRust();
+    const args = process.argv.slice(2);
+    const names = args.filter((arg) => !arg.startsWith("--"));
+    if (!report(await mutations({ names, quick: args.includes("--quick") }))) process.exitCode = 1;
+  });
+}

@@ -1,0 +1,126 @@
+//! A run's log beside the platform's own log of the same run.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::Event;
+
+/// An entry of the platform's log, as its API returns it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PlatformEntry {
+    /// `attempt_completed`, `step_started`, `sleep_completed`…
+    #[serde(rename = "type")]
+    pub entry_type: String,
+    /// The step with its count: `pay-1`.
+    #[serde(default, rename = "stepName")]
+    pub step_name: Option<String>,
+    /// The attempt, from 1.
+    #[serde(default)]
+    pub attempt: Option<u64>,
+    /// The error.
+    #[serde(default)]
+    pub error: Option<PlatformError>,
+}
+
+/// The error of an entry.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PlatformError {
+    /// Its message.
+    #[serde(default)]
+    pub message: String,
+}
+
+/// What the platform says of an attempt that it killed, which is no failure of the step's code.
+const KILLED: &str = "Attempt failed due to internal workflows error";
+
+/// Returns what differs between the latest run of the log and the platform's entries of it: each step begun and
+/// ended once, in the same order, with the same attempts and outcomes.
+pub(crate) fn difference(events: &[Event], entries: &[PlatformEntry]) -> Option<String> {
+    let latest = events
+        .rsplit(|event| event.event_type == "restarted")
+        .next()
+        .unwrap_or_default();
+    let ours: Vec<String> = latest.iter().flat_map(of_event).collect();
+    let theirs: Vec<String> = entries.iter().filter_map(of_entry).collect();
+    let same = ours
+        .iter()
+        .zip(&theirs)
+        .take_while(|(a, b)| is_same(a, b))
+        .count();
+    if same == ours.len() && same == theirs.len() {
+        return None;
+    }
+    let at = |lines: &[String]| lines.get(same).map_or("nothing", String::as_str).to_owned();
+    Some(format!(
+        "behind {same} entries that agree the log says {}, the platform {}",
+        at(&ours),
+        at(&theirs)
+    ))
+}
+
+/// Compares two lines. A lifetime that found a step's result in the engine's cache does not know of which attempt it
+/// is.
+fn is_same(ours: &str, theirs: &str) -> bool {
+    let unknown = ours.strip_prefix("attempt null completed ");
+    match unknown {
+        Some(name) => {
+            let mut words = theirs.splitn(4, ' ');
+            words.next() == Some("attempt")
+                && words.next().is_some()
+                && words.next() == Some("completed")
+                && words.next() == Some(name)
+        }
+        None => ours == theirs,
+    }
+}
+
+fn of_event(event: &Event) -> Vec<String> {
+    let Ok(task) = serde_json::from_str::<Value>(&event.data) else {
+        return Vec::new();
+    };
+    let text = |name: &str| task[name].as_str().unwrap_or_default();
+    let of = event.event_type.as_str();
+    let is_step = task["taskId"].is_string() && text("kind") != "workflow";
+    if !is_step || text("taskId").ends_with(".group") || of == "progress" {
+        return Vec::new();
+    }
+    let name = format!("{}-{}", text("step"), task["count"]);
+    let attempt = &task["attempt"];
+    let wait = match text("kind") {
+        "sleep" | "sleepUntil" => Some("sleep"),
+        "waitForEvent" => Some("wait"),
+        _ => None,
+    };
+    match (wait, of) {
+        (Some(wait), _) => vec![format!("{wait} {of} {name}")],
+        (None, "attempt_failed") => vec![format!("attempt {attempt} errored {name}")],
+        // What the platform says in two entries.
+        (None, "completed") => vec![
+            format!("attempt {attempt} completed {name}"),
+            format!("step {of} {name}"),
+        ],
+        (None, _) => vec![format!("step {of} {name}")],
+    }
+}
+
+fn of_entry(entry: &PlatformEntry) -> Option<String> {
+    let mut parts = entry.entry_type.splitn(3, '_');
+    let (what, how) = (parts.next()?, parts.next().unwrap_or_default());
+    let is_killed = entry
+        .error
+        .as_ref()
+        .is_some_and(|error| error.message == KILLED);
+    if what == "workflow" || entry.entry_type == "attempt_started" || is_killed {
+        return None;
+    }
+    let name = entry.step_name.as_deref().unwrap_or_default();
+    if what == "attempt" {
+        let attempt = entry.attempt.unwrap_or_default();
+        return Some(format!("attempt {attempt} {how} {name}"));
+    }
+    let how = match how {
+        "errored" | "timed" => "failed",
+        how => how,
+    };
+    Some(format!("{what} {how} {name}"))
+}
