@@ -12,6 +12,7 @@ import path from "node:path";
 import { Failure, at, capture, isStopping, main, run as runShown } from "./lib/run.mjs";
 import { buildWorker } from "./lib/build.mjs";
 import { checkSize, dryRun } from "./lib/deploy.mjs";
+import { wrongFiles } from "./lib/files.mjs";
 import { readmeCrate, workflowsReadmeCrate } from "./lib/readme.mjs";
 import { ensureNodeModules, ensureRust, ensureWorkerTools, modernNode, nodeEnv } from "./lib/setup.mjs";
 
@@ -76,6 +77,11 @@ function run(title, command, args, options = {}) {
 const GROUPS = {
   async lint() {
     await check("rustfmt", "cargo", ["fmt", "--all", "--check"]);
+    await attempt("files of ARCHITECTURE.md", async () => {
+      const wrong = wrongFiles();
+      if (wrong.length > 0) throw new Failure(wrong.join("\n"));
+      return ONE_PASSED;
+    });
     await check("clippy, native", "cargo", ["clippy", ...NATIVE, "--all-targets", ...nativeFeatures(), ...DENY_WARNINGS]);
     await check("clippy, wasm libraries", "cargo", ["clippy", ...LIBRARIES, "--features", "ssetarget/cloudflare", ...WASM, ...DENY_WARNINGS]);
     await check("clippy, Workers", "cargo", ["clippy", ...WORKER_PACKAGES.flatMap((name) => ["-p", name]), ...WASM, ...DENY_WARNINGS]);
