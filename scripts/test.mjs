@@ -23,7 +23,7 @@ const LIBRARIES = CRATES.flatMap((crate) => ["-p", crate]);
 const WASM_FEATURES = ["cloudflare", "worker"];
 /** The files of tests/ that are about what is written and read as JSON. */
 const VALUES = ["fake_step", "instance_log", "steps", "values", "view", "workflow"];
-const WORKER_PACKAGES = ["ssetarget-bench-worker", "ssetarget-demo", "ssetarget-test-worker", "ssetarget-workflows-example"];
+const WORKER_PACKAGES = ["ssetarget-bench-worker", "ssetarget-demo", "ssetarget-recipes", "ssetarget-test-worker", "ssetarget-workflows-example"];
 const E2E_TEST_TIMEOUT_MS = 180_000;
 /** What viewers get must not depend on how it gets to them: these run with the transport that is not the default, too. */
 const FOR_EACH_TRANSPORT = ["binding-events", "browser", "clients", "crash", "demo", "exactly-once", "framing", "panic", "stalled", "trap", "viewers"];
@@ -117,6 +117,7 @@ const GROUPS = {
     const others = "serde_json/arbitrary_precision,serde_json/preserve_order";
     await cargoTest("with other features of serde_json", ["-p", "ssetarget", "--features", others, "--lib", ...VALUES.flatMap((file) => ["--test", file])]);
     await cargoTest("Workflows with other features of serde_json", ["-p", "cloudflare-workflows", "--features", `testing,${others}`, "--lib"]);
+    await cargoTest("the examples for Workers, natively", ["-p", "ssetarget-recipes", "-p", "ssetarget-workflows-example"]);
     await cargoTest("the README's crate, natively", ["--manifest-path", path.join(await readmeCrate(), "Cargo.toml")], { CARGO_TARGET_DIR: at("target") });
     await cargoTest("the crate of the README of Workflows, natively", ["--manifest-path", path.join(await workflowsReadmeCrate(), "Cargo.toml")], { CARGO_TARGET_DIR: at("target") });
     if (existsSync(at("tests/shuttle.rs"))) {
