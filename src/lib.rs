@@ -148,5 +148,7 @@ pub mod internals {
     pub use crate::cloudflare::command::{InstanceEnd, LogAnswer, LogCommand, LogState};
     pub use crate::cloudflare::object::log::{Announced, WorkflowLog, WorkflowLogError};
     pub use crate::cloudflare::packed::{InvalidBatch, pack_facts};
-    pub use crate::workflow::{EngineEvent, EngineEvents, ended_run_options, read_ended_run};
+    pub use crate::workflow::ended_run::{
+        EngineEvent, EngineEvents, ended_run_options, read_ended_run,
+    };
 }
