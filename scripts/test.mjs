@@ -12,6 +12,7 @@ import path from "node:path";
 import { Failure, at, capture, isStopping, main, run as runShown } from "./lib/run.mjs";
 import { buildWorker } from "./lib/build.mjs";
 import { checkSize, dryRun } from "./lib/deploy.mjs";
+import { wrongFiles } from "./lib/files.mjs";
 import { readmeCrate, workflowsReadmeCrate } from "./lib/readme.mjs";
 import { typescriptExamples } from "./lib/typescript.mjs";
 import { ensureNodeModules, ensureRust, ensureWorkerTools, modernNode, nodeEnv } from "./lib/setup.mjs";
@@ -23,7 +24,7 @@ const LIBRARIES = CRATES.flatMap((crate) => ["-p", crate]);
 const WASM_FEATURES = ["cloudflare", "worker"];
 /** The files of tests/ that are about what is written and read as JSON. */
 const VALUES = ["fake_step", "instance_log", "steps", "values", "view", "workflow"];
-const WORKER_PACKAGES = ["ssetarget-bench-worker", "ssetarget-demo", "ssetarget-test-worker", "ssetarget-workflows-example"];
+const WORKER_PACKAGES = ["ssetarget-bench-worker", "ssetarget-demo", "ssetarget-recipes", "ssetarget-test-worker", "ssetarget-workflows-example"];
 /** Programs that end-to-end tests run. */
 const PROGRAMS = ["ssetarget-axum-example", "ssetarget-checker", "ssetarget-cli", "ssetarget-conformance"];
 const E2E_TEST_TIMEOUT_MS = 180_000;
@@ -83,6 +84,11 @@ function run(title, command, args, options = {}) {
 const GROUPS = {
   async lint() {
     await check("rustfmt", "cargo", ["fmt", "--all", "--check"]);
+    await attempt("files of ARCHITECTURE.md", async () => {
+      const wrong = wrongFiles();
+      if (wrong.length > 0) throw new Failure(wrong.join("\n"));
+      return ONE_PASSED;
+    });
     await check("clippy, native", "cargo", ["clippy", ...NATIVE, "--all-targets", ...nativeFeatures(), ...DENY_WARNINGS]);
     await check("clippy, wasm libraries", "cargo", ["clippy", ...LIBRARIES, "--features", "ssetarget/cloudflare", ...WASM, ...DENY_WARNINGS]);
     await check("clippy, Workers", "cargo", ["clippy", ...WORKER_PACKAGES.flatMap((name) => ["-p", name]), ...WASM, ...DENY_WARNINGS]);
@@ -119,6 +125,7 @@ const GROUPS = {
     const others = "serde_json/arbitrary_precision,serde_json/preserve_order";
     await cargoTest("with other features of serde_json", ["-p", "ssetarget", "--features", others, "--lib", ...VALUES.flatMap((file) => ["--test", file])]);
     await cargoTest("Workflows with other features of serde_json", ["-p", "cloudflare-workflows", "--features", `testing,${others}`, "--lib"]);
+    await cargoTest("the examples for Workers, natively", ["-p", "ssetarget-recipes", "-p", "ssetarget-workflows-example"]);
     await cargoTest("the README's crate, natively", ["--manifest-path", path.join(await readmeCrate(), "Cargo.toml")], { CARGO_TARGET_DIR: at("target") });
     await cargoTest("the crate of the README of Workflows, natively", ["--manifest-path", path.join(await workflowsReadmeCrate(), "Cargo.toml")], { CARGO_TARGET_DIR: at("target") });
     if (existsSync(at("tests/shuttle.rs"))) {

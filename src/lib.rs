@@ -165,4 +165,7 @@ pub mod internals {
         pushed::{Kept, Pushed, PushedStream},
     };
     pub use crate::workflow::{EngineEvent, EngineEvents, ended_run_options, read_ended_run};
+    pub use crate::workflow::ended_run::{
+        EngineEvent, EngineEvents, ended_run_options, read_ended_run,
+    };
 }

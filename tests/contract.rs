@@ -118,7 +118,7 @@ type Check<S> = for<'a> fn(&'a S) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
 macro_rules! checks {
     ($($name:ident $(($trim:expr))?),* $(,)?) => {
         &[$((stringify!($name), |store| {
-            Box::pin(async move { contract::$name(store $(, &mut { $trim })?).await })
+            Box::pin(async move { contract::checks::$name(store $(, &mut { $trim })?).await })
         })),*]
     };
 }

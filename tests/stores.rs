@@ -54,8 +54,8 @@ fn memory_of_a_certain_age_says_what_it_removed() {
         store.stands_still.store(true, Ordering::SeqCst);
     };
     block_on(async {
-        contract::trimmed_in_part(&HourByHour::new(100 * HOUR), &mut { trim }).await;
-        contract::trimmed_as_a_whole(&HourByHour::new(100 * HOUR), &mut { trim }).await;
+        contract::checks::trimmed_in_part(&HourByHour::new(100 * HOUR), &mut { trim }).await;
+        contract::checks::trimmed_as_a_whole(&HourByHour::new(100 * HOUR), &mut { trim }).await;
     });
 
     struct HourByHour {

@@ -21,8 +21,17 @@ const HEAD: &str = "\
 // Generated from the Rust types: see tests/typescript.rs. Times are ISO 8601 in UTC with milliseconds.
 ";
 
-/// The fields of each event besides those of all, required and optional.
-const EVENTS: [(&str, &str, &str, &[&str], &[&str]); 5] = [
+/// An event's name on the wire, its type's name and description, and its fields besides those of all events: those that
+/// are required, and those that are optional.
+type Row = (
+    &'static str,
+    &'static str,
+    &'static str,
+    &'static [&'static str],
+    &'static [&'static str],
+);
+
+const EVENTS: [Row; 5] = [
     (
         "started",
         "StartedEvent",

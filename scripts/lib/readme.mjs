@@ -4,9 +4,9 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { Failure, at, root } from "./run.mjs";
 
-/** Writes the crate of README.md to a new folder outside the repository; resolves to the folder, whose parent is new, too. */
+/** Writes the crate of README.md and docs/start.md to a new folder outside the repository; resolves to the folder, whose parent is new, too. */
 export function readmeCrate() {
-  return crateOf(["README.md", "docs/workflows.md"], ["Cargo.toml", "wrangler.toml", "src/lib.rs", "src/lib.rs"]);
+  return crateOf(["docs/start.md", "README.md", "docs/workflows.md"], ["Cargo.toml", "wrangler.toml", "src/lib.rs", "src/lib.rs"]);
 }
 
 /** The same for the README of cloudflare-workflows. */

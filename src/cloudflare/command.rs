@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use crate::workflow::EngineEvent;
+use crate::workflow::ended_run::EngineEvent;
 
 /// A command to the log of an instance.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

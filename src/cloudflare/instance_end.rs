@@ -6,7 +6,7 @@ use cloudflare_workflows::{
 };
 
 use super::command::InstanceEnd;
-use crate::workflow::{EngineEvent, EngineEvents, ended_run_options, read_ended_run};
+use crate::workflow::ended_run::{EngineEvent, EngineEvents, ended_run_options, read_ended_run};
 
 /// Returns how an instance has ended, `None` while it goes on. States that the platform may leave again are
 /// no ends.

@@ -180,12 +180,6 @@ impl<'a> RunPage<'a> {
     }
 }
 
-/// Returns the document of a run: the same as [`RunPage::html`].
-#[must_use]
-pub fn run_page(options: &RunPage<'_>) -> String {
-    options.html()
-}
-
 // Made by scripts/page.mjs from the folder `element`, where they are to be read.
 const SCRIPT: &str = include_str!("workflow-run.js");
 const STYLESHEET: &str = include_str!("workflow-run.css");
@@ -287,7 +281,7 @@ mod tests {
             assert!(html.contains(there), "{there}: {html}");
         }
         assert_eq!(
-            run_page(&page),
+            page.html(),
             page.clone()
                 .title("o-1")
                 .title("An order")

@@ -7,7 +7,7 @@
 //! keeps each fact once.
 
 mod dispatch;
-mod ended_run;
+pub(crate) mod ended_run;
 mod event_step;
 mod feed;
 mod reconcile;
@@ -17,7 +17,6 @@ pub(crate) mod snapshot_cache;
 mod view;
 
 pub use dispatch::{BatchedDispatch, DispatchConfig, FactLog, Opened, OpenedRun, Told};
-pub use ended_run::{EngineEvent, EngineEvents, ended_run_options, read_ended_run};
 pub use event_step::{
     Dispatch, Fact, Flush, StepInfo, WorkflowEventStep, workflow_ended, workflow_started,
 };

@@ -33,15 +33,21 @@ test("the Worker of the README runs its workflow and streams it", async () => {
   const events = await readAll(`${server.url}/${id}/sse`);
   assert.deepEqual(events.map(({ type, json }) => `${type} ${json.taskId}`), [
     "started greeting-1.workflow",
-    "started find out the name-1",
-    "completed find out the name-1",
+    "started write-1",
+    "completed write-1",
     "started think-1.sleep",
     "completed think-1.sleep",
-    "started greet-1",
-    "completed greet-1",
+    "started send-1",
+    "completed send-1",
     "completed greeting-1.workflow",
   ]);
 
   const again = await fetch(`${server.url}/${id}/sse`, { headers: { "last-event-id": "8" } });
   assert.equal(again.status, 204);
+
+  const page = await fetch(`${server.url}/${id}`, { headers: { accept: "text/html" } });
+  assert.equal(page.status, 200);
+  assert.match(await page.text(), /<workflow-run /);
+  const snapshot = await fetch(`${server.url}/${id}`, { headers: { accept: "application/json" } });
+  assert.equal((await snapshot.json()).state, "completed");
 });

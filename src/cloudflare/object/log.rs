@@ -14,9 +14,8 @@ use crate::stats::Observer;
 use crate::store::{Appended, PageLimit, Retention, Sql, SqliteError, SqliteEventStore};
 use crate::sync::{Mutex, lock};
 use crate::task::{Redact, StepEventType, is_report_base};
-use crate::workflow::{
-    EngineEvent, Opened, OpenedRun, Reconciled, RunView, Told, reconcile, workflow_started,
-};
+use crate::workflow::ended_run::EngineEvent;
+use crate::workflow::{Opened, OpenedRun, Reconciled, RunView, Told, reconcile, workflow_started};
 
 /// Keeps the facts of one workflow instance, each once, over a log in SQLite.
 ///

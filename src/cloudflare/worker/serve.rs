@@ -45,7 +45,7 @@ use crate::refusal::Refusal;
 /// [`Cors`](crate::cors::Cors).
 ///
 /// No request stores anything. Where a run has more viewers than one object serves, others get the
-/// same from relays: see [`WorkflowEventsNamespace::fan_out`].
+/// same from relays (feature `relays`): see `WorkflowEventsNamespace::fan_out`.
 ///
 /// # Errors
 /// When a response cannot be made.

@@ -21,10 +21,7 @@
 //! | has the bytes of the wire ready, as a [`FrameStore`](super::FrameStore) | [`check_frames`], too |
 //! | keeps no events: its [`is_resumable`](EventStore::is_resumable) is `false` | [`check_transient`] instead of [`check`] |
 //!
-//! Each check can also be called on its own, to see which one fails. All of them take a store over
-//! an empty log.
-//!
-//! A check panics when the promise is broken, and the panic says how. A check whose wake-up is lost
+//! All of them take stores over empty logs. A check panics when the promise is broken, and the panic says how. A check whose wake-up is lost
 //! does not return, so give the test a timeout if your store can lose one.
 
 #![allow(
@@ -47,23 +44,29 @@ mod tools;
 mod transient;
 mod wakeups;
 
+use self::checks::*;
 use super::EventStore;
-pub use atomicity::{concurrent_appends, dropped_futures};
-pub use data::{awkward_data, huge_batch, large_batch, large_data, many_lines};
 pub use durability::check_reopened;
-pub use facts::{awkward_keys, keys};
 pub use frames::check_frames;
-pub use order::{empty_batch, empty_log, order};
-pub use pages::{ends, page_of_bytes, page_of_events, positions, terminal};
-pub use retention::{
-    check_bounded, check_trimmed, trimmed_as_a_whole, trimmed_in_part, trimmed_under_readers,
-};
-pub use time::times;
-pub use transient::{check_transient, transient, transient_end, transient_readers};
-pub use wakeups::{
-    changed_at_once, changed_between_read_and_wait, changed_by_append, changed_for_every_waiter,
-    follow,
-};
+pub use retention::{check_bounded, check_trimmed};
+pub use transient::check_transient;
+
+/// The checks one by one, for the crate's own tests. Not part of the public API.
+#[doc(hidden)]
+pub mod checks {
+    pub use super::atomicity::{concurrent_appends, dropped_futures};
+    pub use super::data::{awkward_data, huge_batch, large_batch, large_data, many_lines};
+    pub use super::facts::{awkward_keys, keys};
+    pub use super::order::{empty_batch, empty_log, order};
+    pub use super::pages::{ends, page_of_bytes, page_of_events, positions, terminal};
+    pub use super::retention::{trimmed_as_a_whole, trimmed_in_part, trimmed_under_readers};
+    pub use super::time::times;
+    pub use super::transient::{transient, transient_end, transient_readers};
+    pub use super::wakeups::{
+        changed_at_once, changed_between_read_and_wait, changed_by_append,
+        changed_for_every_waiter, follow,
+    };
+}
 
 /// Runs every check that all resumable stores must pass. `new_store` is called once for each of
 /// them and must return a store over an empty log that nobody else uses.

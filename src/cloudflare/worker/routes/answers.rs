@@ -23,7 +23,7 @@ use crate::run_path::RunPath;
 /// |---|---|
 /// | `200` | the platform has the event, also if the run does not wait for it yet; `{"sent": "approval"}` |
 /// | `400` | the body is not such JSON, the type is not up to 100 letters, digits, `-` and `_`, or the [check](Self::check) refused; the body is the reason, as plain text |
-/// | `401` | the [hook](super::RunRoutes::access) refused [`Action::Answer`] |
+/// | `401` | the [hook](crate::cloudflare::RunRoutes::access) refused [`Action::Answer`] |
 /// | `404` | there is no such run |
 /// | `409` | the run has ended |
 /// | `413` | the body or the payload is larger |
