@@ -155,16 +155,14 @@ pub mod internals {
     pub use crate::cloudflare::command::{InstanceEnd, LogAnswer, LogCommand, LogState};
     pub use crate::cloudflare::object::log::{Announced, WorkflowLog, WorkflowLogError};
     pub use crate::cloudflare::packed::{InvalidBatch, pack_facts, unpack};
-    #[cfg(feature = "redis")]
-    pub use crate::store::redis::resp_replies;
-    pub use crate::cloudflare::packed::{InvalidBatch, pack_facts};
     #[cfg(any(feature = "hibernation", not(target_family = "wasm")))]
     pub use crate::cloudflare::{
         credit::Taken,
         hibernating::{Beat, Budget, Pace, Pulse, Roster, Round, Sweep},
         pushed::{Kept, Pushed, PushedStream},
     };
-    pub use crate::workflow::{EngineEvent, EngineEvents, ended_run_options, read_ended_run};
+    #[cfg(feature = "redis")]
+    pub use crate::store::redis::resp_replies;
     pub use crate::workflow::ended_run::{
         EngineEvent, EngineEvents, ended_run_options, read_ended_run,
     };

@@ -1023,7 +1023,7 @@ async fn reports_beyond_the_limit_of_an_attempt_are_not_stored_and_a_warning_say
         })
         .await
     });
-    lifetime(&engine, body).await.unwrap();
+    lifetime(&engine, body).await.unwrap().unwrap();
     let all = types(&world.log).await;
     let reports = all.iter().filter(|line| line.contains("progress"));
     assert_eq!(reports.count(), 3, "{all:?}");
