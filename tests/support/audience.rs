@@ -229,12 +229,15 @@ impl FrameStore for Relay {
 
 type Following = Polled<Pin<Box<dyn Future<Output = ()>>>>;
 
+/// The viewers of an object whose streams are pushed, each with its number.
+type PushedRoster = Roster<(u32, PushedStream<Store>)>;
+
 /// Streams over sockets that outlive the memory of the object of log 0.
 #[derive(Default)]
 struct Held {
     sockets: BTreeMap<u32, Socket>,
     /// The streams in the object's memory, while that is this one.
-    roster: Option<(Arc<Memory>, Roster<(u32, PushedStream<Store>)>)>,
+    roster: Option<(Arc<Memory>, PushedRoster)>,
     pace: Pace,
     due: Option<u64>,
     budget: Budget,
