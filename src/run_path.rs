@@ -5,7 +5,7 @@
 pub(crate) struct RunPath<'a> {
     /// The id as the path has it, percent-encoded. Never empty.
     pub(crate) encoded_id: &'a str,
-    /// What follows: empty, or from its slash on, like `/sse`.
+    /// The rest of the path after the id: empty, or from its slash on, like `/sse`.
     pub(crate) tail: &'a str,
 }
 

@@ -1,6 +1,6 @@
 //! Headers that keep a browser from doing more with a response than it is made for.
 
-/// What refusals are.
+/// The content type of refusals.
 pub(crate) const PLAIN: [(&str, &str); 2] = [
     ("content-type", "text/plain; charset=utf-8"),
     ("cache-control", "no-store"),

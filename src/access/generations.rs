@@ -1,4 +1,4 @@
-//! Which links were revoked, for servers whose logs do not know it themselves.
+//! Remembers which links were revoked, for servers whose logs do not know it themselves.
 
 use std::collections::BTreeMap;
 use std::fmt;

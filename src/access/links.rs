@@ -93,8 +93,9 @@ impl CapabilityLinks {
         self
     }
 
-    /// Also takes a token from the query (`?token=…`), if it is good for at most 120 more seconds: URLs are in logs
-    /// and histories. For clients that can neither set a header nor keep a cookie. Default: they are ignored.
+    /// Accepts a token in the query (`?token=…`), too, if it is good for at most 120 more seconds, since URLs are in
+    /// logs and histories. Use it for clients that can neither set a header nor keep a cookie. Default: such tokens are
+    /// ignored.
     #[must_use]
     pub fn query_tokens(mut self) -> Self {
         self.takes_query = true;
@@ -169,7 +170,7 @@ impl CapabilityLinks {
     /// requests below `path`, which is the path of the run's page as in the request: `/o-1`, or
     /// `/runs/o-1`. White space around the token is ignored.
     ///
-    /// Whether the link was revoked is not asked here, since that needs the log: what the cookie is used for is
+    /// This does not ask whether the link was revoked, which only the log knows. The requests that use the cookie are
     /// refused then.
     ///
     /// # Errors
@@ -308,7 +309,7 @@ impl fmt::Debug for CapabilityLinks {
     }
 }
 
-/// What a link allows, to whom it is given, and for how long.
+/// A permission to put into a link: for which runs, for which actions, and for how long.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LinkGrant {
     subject: String,
@@ -351,7 +352,7 @@ impl LinkGrant {
         }
     }
 
-    /// Also lets the holder do this. Default: only watching.
+    /// Adds an action that the holder may do. Default: only [`Action::Watch`].
     #[must_use]
     pub fn may(mut self, action: Action) -> Self {
         if !self.scope.contains(&action) {
@@ -389,7 +390,8 @@ pub struct LinkSession {
     /// The value of the `Set-Cookie` header of the response: `__Secure-ssetarget`, with `HttpOnly`, `Secure` and
     /// `SameSite=Lax`, for the run's path and what remains of the token's time.
     pub cookie: String,
-    /// What remains of the token's time, in whole seconds. A duration, since clocks of browsers are wrong.
+    /// The time for which the token is still good, in whole seconds. It is a duration because clocks of browsers are
+    /// wrong.
     pub expires_in: Duration,
 }
 

@@ -22,8 +22,8 @@
 //! # assert_eq!(decide(&request), Permission::granted());
 //! ```
 //!
-//! Compare secrets in constant time, with a crate made for it, unless they are long and random and the time of a
-//! comparison tells little: a hook that compares hashes of both is safe.
+//! Compare secrets in constant time, with a crate made for it. A hook that compares hashes of both strings is safe, too:
+//! the time of a comparison then says nothing about the secret.
 
 #[cfg(feature = "links")]
 mod cookie;
@@ -73,8 +73,8 @@ pub trait Access {
     /// The future of a decision. Servers with threads need it to be `Send`.
     type Decision: Future<Output = Permission> + 'static;
 
-    /// Decides about a request. Must not tell ids that exist from ids that do not, not even by the time it takes,
-    /// if ids are secret.
+    /// Decides about a request. If ids are secret, the decision and the time it takes must be the same for ids that
+    /// exist and ids that do not.
     fn decide(&self, request: &AccessRequest<'_>) -> Self::Decision;
 
     /// Returns whether everybody may do everything, so that shared caches may keep responses. Default: no.
@@ -120,7 +120,7 @@ impl Access for Permission {
     }
 }
 
-/// What a hook knows about a request.
+/// A request, as a hook sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AccessRequest<'a> {
@@ -128,7 +128,7 @@ pub struct AccessRequest<'a> {
     pub workflow: Option<&'a str>,
     /// The id in the path, decoded. Comes from anybody: there may be no such run. Empty if it cannot be decoded.
     pub id: &'a str,
-    /// What the client wants to do.
+    /// The action that the client asks for.
     pub action: Action,
     /// The header `Authorization`.
     pub authorization: Option<&'a str>,
@@ -185,7 +185,7 @@ impl<'a> AccessRequest<'a> {
     }
 }
 
-/// What a client wants to do with a run.
+/// An action on a run that a client can ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Action {

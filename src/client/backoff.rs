@@ -1,4 +1,4 @@
-//! How long a client waits before it comes back.
+//! Computes how long a client waits before it comes back.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Duration;

@@ -1,17 +1,17 @@
-//! What can go wrong for a client.
+//! The errors of a client.
 
 use std::fmt;
 
 use super::parser::EventTooLarge;
 
-/// Why a client stops before the run's end.
+/// The reason why a client stops before the run's end.
 ///
-/// The texts of servers are in it as they came. Whoever shows them in a terminal must make them
-/// harmless first.
+/// It contains strings of the server as they came. Escape control characters before you print them in
+/// a terminal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ClientError {
-    /// The URL is none, or names no run. Has the reason.
+    /// The string is no URL, or the URL names no run. The value is the reason.
     InvalidUrl(String),
     /// `401` or `403`: the token is missing, wrong or has expired.
     NotAllowed {
@@ -39,7 +39,7 @@ pub enum ClientError {
     TooLarge,
     /// The server could not be reached for too long.
     GaveUp {
-        /// What went wrong the last time.
+        /// The reason of the last failure.
         reason: String,
     },
     /// The token cannot be a header.

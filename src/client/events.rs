@@ -104,7 +104,7 @@ impl ReceivedEvent {
     }
 }
 
-/// What an [`Events`] stream returns.
+/// An item of an [`Events`] stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Update {
@@ -112,9 +112,9 @@ pub enum Update {
     Connected,
     /// There is no connection now. The client comes back by itself.
     Disconnected {
-        /// Why. May have text of the server.
+        /// The reason. It may contain text of the server.
         reason: String,
-        /// How long it waits.
+        /// The time until it tries again.
         retry_in: Duration,
     },
     /// The next event.

@@ -57,11 +57,11 @@ pub use watch::{Outcome, RunWatch};
 /// The largest snapshot that is read: 64 MiB.
 const MAX_SNAPSHOT: usize = 64 << 20;
 
-/// Where a stream starts.
+/// The position at which a stream starts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Start {
-    /// Where the URL says, which by default is the oldest event.
+    /// At the position in the URL, or with the oldest event if the URL has none.
     #[default]
     Default,
     /// With the oldest event that is kept, whatever the URL says.
@@ -171,8 +171,8 @@ impl RunClient {
         Events::new(client, last_event_id)
     }
 
-    /// Watches the run: from its snapshot, where the server has one, and else from the oldest event.
-    /// Where the URL says from where, it is watched from there.
+    /// Watches the run from its snapshot, or from the oldest event if the server has no snapshot. A
+    /// position in the URL counts before both.
     ///
     /// # Errors
     /// When the server refuses the token. Everything else shows when events are read.
@@ -198,8 +198,8 @@ impl RunClient {
         RunWatch::new(self.events(start), None)
     }
 
-    /// Returns the run as it stands, where the server tells that at once. Returns `None` where it does
-    /// not, or cannot be reached.
+    /// Returns the run as it stands, in one request. Returns `None` if the server has no snapshots, or
+    /// cannot be reached.
     ///
     /// # Errors
     /// When the server refuses the token.

@@ -15,10 +15,10 @@ pub struct RawEvent {
     pub event_type: String,
     /// The `data:` fields, with a line end between two of them.
     pub data: String,
-    /// Whether the event itself had an `id:` field.
+    /// True if the event itself had an `id:` field.
     pub has_id: bool,
-    /// The id of this or an earlier event of the stream: what a client would come back with. Empty
-    /// where there was none.
+    /// The id of this or an earlier event of the stream, with which a client comes back. Empty if there
+    /// was none.
     pub last_event_id: String,
 }
 

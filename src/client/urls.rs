@@ -4,7 +4,7 @@ use reqwest::Url;
 
 use super::error::ClientError;
 
-/// Where a run's events, page and snapshot are, and where what it waits for is sent.
+/// The URLs of a run: its events, page, snapshot and answers.
 #[derive(Clone)]
 pub(super) struct RunUrls {
     /// `…/<id>/sse` or `…/<id>/instance/sse`.

@@ -10,11 +10,11 @@ use crate::event::EventId;
 use crate::workflow::{RunSnapshot, RunState, RunView, TERMINATED};
 use futures_core::Stream;
 
-/// How a run has ended.
+/// The way in which a run has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Outcome {
-    /// Well.
+    /// It completed.
     Completed,
     /// It failed.
     Failed,
@@ -25,8 +25,8 @@ pub enum Outcome {
 impl Outcome {
     /// Returns how the run of a view has ended, or `None` if it has not.
     ///
-    /// Our own log says of a terminated run that it failed, with a fixed text; a run whose own code
-    /// fails with this very text is taken for terminated.
+    /// The log of this crate stores a termination as a failure with a fixed error. A run whose own code
+    /// fails with the same error counts as terminated.
     #[must_use]
     pub fn of(view: &RunView) -> Option<Self> {
         match view.state {

@@ -17,15 +17,15 @@ use crate::event::StoredEvent;
 use crate::task::{Kind, StepEventType, iso, iso_option};
 use crate::workflow::TERMINATED;
 
-/// The most reports of a span that become events of it: 128. Of more, the first and the last 64 are kept, and
-/// the others are counted.
+/// The most reports of a span that become events of it: 128. If there are more, the first 64 and the last 64 are kept,
+/// and the others are counted.
 pub const MAX_EVENTS: usize = 128;
 
-/// About the most bytes of all reports that wait for their spans to end: 4 MiB. Further ones are dropped and
+/// The most bytes, roughly, of all reports that wait for their spans to end: 4 MiB. Further ones are dropped and
 /// counted.
 pub const MAX_WAITING: usize = 4 * 1024 * 1024;
 
-/// What becomes of tasks that have not ended.
+/// Says whether tasks that have not ended get a span.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Unfinished {
     /// They have no span yet. Neither has the run itself, if it has not ended.

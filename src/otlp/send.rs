@@ -16,7 +16,7 @@ use crate::clock;
 use crate::delivery::SseTarget;
 use crate::store::EventStore;
 
-/// Where traces are sent to: a receiver of OTLP over HTTP that takes JSON.
+/// A receiver of traces: OTLP over HTTP, as JSON.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Exporter {
     url: String,
@@ -211,13 +211,13 @@ impl fmt::Debug for Exporter {
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Post {
-    /// Where to.
+    /// The URL.
     pub url: String,
     /// Names in lower case, and values.
     pub headers: Vec<(String, String)>,
     /// The body: JSON.
     pub body: Bytes,
-    /// How long it may take, with its answer.
+    /// The time limit, for the request and its answer together.
     pub timeout: Duration,
 }
 
@@ -307,13 +307,13 @@ pub(crate) fn backoff(tries: u32, random: f64) -> Duration {
         .mul_f64(0.5 + share / 2.0)
 }
 
-/// What an export came to.
+/// The result of an export.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Exported {
-    /// How many requests were accepted.
+    /// The number of requests that were accepted.
     pub requests: usize,
-    /// How many spans the receiver says that it did not take.
+    /// The number of spans that the receiver says it did not take.
     pub rejected: u64,
     /// The receiver's latest word about accepted requests; empty if it said nothing.
     pub message: String,
@@ -323,8 +323,8 @@ pub struct Exported {
 /// answer, or an error if there is none. `sleep` is the runtime's timer, such as `tokio::time::sleep`.
 ///
 /// A request without an answer, and one that is answered with 429, 502, 503 or 504, is made again with the same
-/// bytes: after 5 seconds, then 10, doubled up to 15 minutes, or later where `Retry-After` says so. What was
-/// accepted is not sent again, also where the receiver did not take all of its spans (`partialSuccess`).
+/// bytes: after 5 seconds, then 10, doubled up to 15 minutes, or later if `Retry-After` says so. A request that was
+/// accepted is not sent again, even if the receiver did not take all of its spans (`partialSuccess`).
 ///
 /// Call it when the log has ended, for example after [`Tracer::with_root`](crate::tracer::Tracer::with_root).
 /// Tasks that have not ended are left out.

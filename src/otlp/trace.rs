@@ -1,4 +1,4 @@
-//! What a trace is named by.
+//! The names from which a trace's ids are made.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::ids::TraceId;
 
-/// What a log's trace is named by: the ids of its spans, and the service that they are of.
+/// Names the trace of a log: its ids are made from the log's name, and its spans belong to a service.
 ///
 /// ```
 /// use ssetarget::otlp::Trace;

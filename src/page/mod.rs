@@ -1,6 +1,6 @@
 //! The live page of a run: the element `<workflow-run>` and its stylesheet as constants, and the document around it.
 //!
-//! Any server can hand them out; [`RunPage`] says where it does so. The element is described in
+//! Any server can serve them; [`RunPage`] takes the paths at which it does. The element is described in
 //! [docs/page.md](https://github.com/oselvar/ssetarget/blob/main/docs/page.md).
 //!
 //! ```

@@ -1,4 +1,4 @@
-//! What a server answers for the page and its files: statuses, headers and bodies, the same on every server.
+//! Answers requests for the page and its files: statuses, headers and bodies, the same on every server.
 
 use std::borrow::Cow;
 

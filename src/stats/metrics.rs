@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::text::{Format, Kind, Text};
 use super::{Cut, Observer};
 
-/// Counts what it is told, and renders the counts as text for Prometheus and for what reads
+/// Counts what it is notified of, and renders the counts as text for Prometheus and for what reads
 /// OpenMetrics. Clones share the counts.
 ///
 /// A count is one addition to a number in memory; nothing is allocated and nothing is locked. The
@@ -21,7 +21,7 @@ use super::{Cut, Observer};
 /// | `ssetarget_events_appended_total` | events that were stored |
 /// | `ssetarget_events_deduplicated_total` | events that were not stored since their key was there |
 /// | `ssetarget_pages_read_total` | pages that were read from stores for subscribers |
-/// | `ssetarget_resets_total` | subscribers that were told that their position is gone |
+/// | `ssetarget_resets_total` | subscribers that got a reset, because their position was gone |
 /// | `ssetarget_refusals_total{status}` | requests that were refused |
 /// | `ssetarget_cuts_total{cause}` | streams that were broken off before their end |
 /// | `ssetarget_sent_bytes_total` | bytes of streams, with heartbeats |
@@ -74,7 +74,7 @@ pub struct Counts {
     pub deduplicated: u64,
     /// Pages that were read from stores for subscribers.
     pub pages: u64,
-    /// Subscribers that were told that their position is gone.
+    /// Subscribers that got a reset, because their position was gone.
     pub resets: u64,
     /// Requests that were refused, with whatever status.
     pub refused: u64,
@@ -210,7 +210,7 @@ impl Metrics {
             ),
             (
                 "ssetarget_resets",
-                "Subscribers that were told that their position is gone.",
+                "Subscribers that got a reset, because their position was gone.",
                 counts.resets,
             ),
             (

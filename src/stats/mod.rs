@@ -1,4 +1,4 @@
-//! What happens to logs and their viewers, counted.
+//! Counts what happens to logs and their viewers.
 //!
 //! An [`Observer`] is called at each place where something happens that an operator wants to count.
 //! [`Metrics`] is one that counts, and renders the counts as the text that Prometheus reads.
@@ -20,7 +20,7 @@
 //! # }).unwrap();
 //! ```
 //!
-//! | who is told | of what |
+//! | set the observer with | it is notified of |
 //! |---|---|
 //! | `SseTarget::observed_by` | events appended and deduplicated, pages read, resets |
 //! | `http::Sse::observed_by` | streams opened and closed, bytes, cuts, refusals |
@@ -41,7 +41,7 @@ use crate::sync::{MaybeSend, MaybeSync};
 #[cfg(target_has_atomic = "64")]
 pub use metrics::{Counts, Metrics};
 
-/// Is told what happens to logs and viewers. All methods do nothing by default.
+/// Is notified of what happens to logs and viewers. All methods do nothing by default.
 ///
 /// They are called in the middle of the work, on whichever thread does it: they must be quick, must
 /// not wait, and must not panic. Where no observer is set nothing is called.
@@ -55,7 +55,7 @@ pub trait Observer: MaybeSend + MaybeSync {
     /// A page of at least one event was read for a subscriber, stored or new.
     fn page_read(&self) {}
 
-    /// A subscriber was told that its position is gone: see [`Reset`](crate::event::Reset).
+    /// A subscriber got a reset, because its position is gone: see [`Reset`](crate::event::Reset).
     fn reset(&self) {}
 
     /// A stream to a viewer has begun.

@@ -22,10 +22,8 @@ before(async () => {
   folder = generate(NAME);
   copyFileSync(at("Cargo.lock"), path.join(folder, "Cargo.lock")); // the versions that the tools here fit
   symlinkSync(at("node_modules"), path.join(folder, "node_modules"));
-  const installed = path.dirname(path.dirname(tools.workerBuild));
   env = nodeEnv({
     CARGO_TARGET_DIR: at("target"),
-    CARGO_INSTALL_ROOT: installed, // where `cargo install` finds that there is nothing to do
     WASM_BINDGEN_BIN: tools.wasmBindgen,
     WASM_OPT_BIN: at("node_modules/.bin/wasm-opt"),
     ESBUILD_BIN: at("node_modules/.bin/esbuild"),

@@ -244,7 +244,7 @@ impl WorkflowEventsNamespace {
     /// Deletes the log of an instance, and returns whether there were events. Its open streams are cut off,
     /// and clients that come back are answered with `404`.
     ///
-    /// What is deleted does not come back: what a run that still goes on dispatches from now on is not
+    /// A deleted log does not come back: what a run that still goes on dispatches from now on is not
     /// stored. The next run is stored again, when [`restart`](Self::restart) or [`create`](Self::create)
     /// announces it. Ids are not given again: one small row without data is left, which has the greatest
     /// id and the run's number, and is deleted

@@ -41,7 +41,7 @@ use crate::run_path::{self, RunPath};
 /// | `DELETE /<id>` | [`deletion`](Self::deletion) | deletes the run's log |
 /// | `GET /<id>/instance/sse` | [`instance_log`](Self::instance_log) | the platform's own log of the run |
 ///
-/// What is not switched on is not linked into the Worker.
+/// A route that is not switched on is not linked into the Worker.
 ///
 /// ```ignore
 /// let runs = RunRoutes::new(events).prefix("/orders").access(links);

@@ -93,7 +93,7 @@ pub(super) async fn serve_instance_granted(
     }
 }
 
-/// What [`serve_instance_sse`] shows of an instance.
+/// Chooses what [`serve_instance_sse`] shows of an instance.
 ///
 /// Default: all types of events, without params and outputs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

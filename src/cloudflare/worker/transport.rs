@@ -1,6 +1,6 @@
-//! How bytes get from the object to the Worker. Runs in the Worker.
+//! Chooses how bytes get from the object to the Worker. Runs in the Worker.
 
-/// How events get from the object that has them to the Worker that answers a viewer. Viewers see no
+/// The way of events from the object that has them to the Worker that answers a viewer. Viewers see no
 /// difference: the bytes, statuses and positions are the same.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
