@@ -184,7 +184,7 @@ export const CLIENTS = [
     name: `Rust \`${name}\``,
     version: () => rustVersion(name),
     missing: () => !existsSync(RUST) && "npm run clients builds it",
-    set: { "eventsource-client": "leave the loop at `SSE::Connected` with `204`", sseer: "leave the loop at `204`" }[name],
+    set: { "eventsource-client": "leave the loop at `SSE::Connected` with `204`", sseer: "leave the loop when a stream ends that had no event: it does not show the `204`" }[name],
     follow: (url, tell, signal, isSet) => lines(RUST, [name, url, ...(isSet ? ["--set"] : [])], tell, signal),
   })),
   {
