@@ -350,7 +350,7 @@ export const line = (cells) => `| ${cells.join(" | ")} |`;
 
 /** The rows of the table in docs/clients.md, by the names of the clients. */
 export function tableIn(text) {
-  const rows = text.match(/<!-- clients -->\n(?:\|.*\n){2}(.*?)<!-- \/clients -->/s)[1].split("\n").filter(Boolean);
+  const rows = text.match(/<!-- clients -->\n(?:\|[^\n]*\n){2}(.*?)<!-- \/clients -->/s)[1].split("\n").filter(Boolean);
   const find = (row) => CLIENTS.find(({ name }) => row.startsWith(`| ${name} `))?.name ?? row;
   return new Map(rows.map((row) => [find(row), row]));
 }
