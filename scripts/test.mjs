@@ -112,7 +112,7 @@ const GROUPS = {
     await cargoTest("typescript/types.d.ts is what the Rust types give", ["-p", "ssetarget", "--features", "typescript", "--test", "typescript"]);
     const tsc = ["node_modules/typescript/bin/tsc", "--noEmit", "--strict", "--exactOptionalPropertyTypes", "--target", "es2022", "--lib", "es2022,dom"];
     await check("typescript/example.ts", process.execPath, [...tsc, "typescript/example.ts"]);
-    await check("the examples of docs/typescript.md", process.execPath, [tsc[0], ...typescriptExamples()]);
+    await check("the examples in TypeScript in the docs", process.execPath, [tsc[0], ...typescriptExamples()]);
     // Compiled only: nothing runs wasm here, and the guide's examples that need no Worker run natively.
     const compiled = { CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER: "true" };
     await cargoTest("examples in docs, wasm", ["-p", "ssetarget", "--doc", "--features", "cloudflare", ...WASM, "--", "guide", "cloudflare"], compiled);

@@ -16,6 +16,7 @@ const LONGEST_ASKED_MS = 300_000;
 /** How long a stream may stay open after the event that ends a run. */
 const AFTER_THE_END_MS = 5000;
 const ANSWER_WITHIN_MS = 30_000;
+const SNAPSHOT_WITHIN_MS = 120_000;
 /** A permission that runs out sooner is not renewed at once. */
 const RENEW_AGAIN_MS = 2000;
 /** The most characters of one event. Servers of ssetarget send 1 MiB at most. */
@@ -443,6 +444,7 @@ async function loadSnapshot(link) {
     if (link.isStopped) return undefined;
     link.say("connecting");
     const control = link.controller();
+    const timer = setTimeout(() => control.abort(), SNAPSHOT_WITHIN_MS);
     try {
       const response = await link.ask(new URL(url, link.url).href, "application/json", control);
       if (link.isStopped) return undefined;
@@ -457,6 +459,7 @@ async function loadSnapshot(link) {
       if (error instanceof WatchError) throw error;
       if (!link.isStopped) await link.later("the snapshot was cut off");
     } finally {
+      clearTimeout(timer);
       control.release();
     }
   }

@@ -1,4 +1,4 @@
-// What the compiler says of the examples in docs/typescript.md.
+// What the compiler says of the examples in the docs.
 import { cpSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { at } from "./run.mjs";
@@ -11,8 +11,8 @@ export function typescriptExamples() {
   mkdirSync(installed, { recursive: true });
   for (const name of ["package.json", "types.d.ts", "watch.d.ts", "watch.js"]) cpSync(at("typescript", name), path.join(installed, name));
   writeFileSync(path.join(folder, "package.json"), '{ "type": "module" }\n');
-  const blocks = readFileSync(at("docs/typescript.md"), "utf8").matchAll(/^```(tsx?)\n(.*?)^```$/gms);
-  const files = [...blocks].map(([, ending, source], index) => {
+  const blocks = ["docs/typescript.md", "docs/durable-streams.md"].flatMap((file) => [...readFileSync(at(file), "utf8").matchAll(/^```(tsx?)\n(.*?)^```$/gms)]);
+  const files = blocks.map(([, ending, source], index) => {
     const file = path.join(folder, `example-${index + 1}.${ending}`);
     writeFileSync(file, `${source}\nexport {};\n`);
     return file;

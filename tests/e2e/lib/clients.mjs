@@ -184,7 +184,7 @@ export const CLIENTS = [
     name: `Rust \`${name}\``,
     version: () => rustVersion(name),
     missing: () => !existsSync(RUST) && "npm run clients builds it",
-    set: { "eventsource-client": "leave the loop at `SSE::Connected` with `204`", sseer: "leave the loop at `204`" }[name],
+    set: { "eventsource-client": "leave the loop at `SSE::Connected` with `204`", sseer: "leave the loop when a stream ends that had no event: it does not show the `204`" }[name],
     follow: (url, tell, signal, isSet) => lines(RUST, [name, url, ...(isSet ? ["--set"] : [])], tell, signal),
   })),
   {
@@ -350,7 +350,7 @@ export const line = (cells) => `| ${cells.join(" | ")} |`;
 
 /** The rows of the table in docs/clients.md, by the names of the clients. */
 export function tableIn(text) {
-  const rows = text.match(/<!-- clients -->\n(?:\|.*\n){2}(.*?)<!-- \/clients -->/s)[1].split("\n").filter(Boolean);
+  const rows = text.match(/<!-- clients -->\n(?:\|[^\n]*\n){2}(.*?)<!-- \/clients -->/s)[1].split("\n").filter(Boolean);
   const find = (row) => CLIENTS.find(({ name }) => row.startsWith(`| ${name} `))?.name ?? row;
   return new Map(rows.map((row) => [find(row), row]));
 }

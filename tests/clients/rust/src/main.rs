@@ -51,11 +51,16 @@ async fn with_sseer(url: &str, is_set: bool) -> Result<(), Box<dyn Error>> {
     let retry = Constant::new(Duration::from_millis(10), None);
     let request = reqwest::Client::new().get(url);
     let mut events = EventSource::new_with_retry(request, retry)?;
+    let mut is_empty = true;
     while let Some(event) = events.next().await {
         match event {
-            Ok(StreamEvent::Event(event)) => tell(Some(&event.id), &event.event, &event.data),
-            Ok(StreamEvent::Open) => {}
-            Err(error) if is_set && error.status_code().is_some_and(|status| status == 204) => break,
+            Ok(StreamEvent::Event(event)) => {
+                is_empty = false;
+                tell(Some(&event.id), &event.event, &event.data);
+            }
+            Ok(StreamEvent::Open) => is_empty = true,
+            // It does not show the status.
+            Err(error) if is_set && is_empty && error.is_stream_ended() => break,
             Err(_) => {}
         }
     }
