@@ -166,5 +166,4 @@ pub mod internals {
     pub use crate::workflow::ended_run::{
         EngineEvent, EngineEvents, ended_run_options, read_ended_run,
     };
-    pub use crate::workflow::{EngineEvent, EngineEvents, ended_run_options, read_ended_run};
 }
