@@ -1,5 +1,6 @@
-// npm run conformance [-- NAME...]: the suite for any SSE server (ssetarget-conformance) against this library's
-// servers, and those that one can compare with. Writes docs/conformance.md if no names are given, and prints it.
+// npm run conformance [-- [--save] NAME...]: the suite for any SSE server (ssetarget-conformance) against this
+// library's servers, and those that one can compare with. Writes docs/conformance.md, if no names are given or with
+// --save, and prints it.
 import { spawn, spawnSync } from "node:child_process";
 import { writeFileSync } from "node:fs";
 import { Failure, at, main, run } from "./lib/run.mjs";
@@ -81,7 +82,9 @@ const SERVERS = {
 };
 
 main(async () => {
-  const names = process.argv.slice(2);
+  const args = process.argv.slice(2);
+  const names = args.filter((arg) => arg !== "--save");
+  const saves = names.length === 0 || names.length < args.length;
   const unknown = names.find((name) => !(name in SERVERS));
   if (unknown) throw new Failure(`there is no server called ${unknown}; choose ${Object.keys(SERVERS).join(", ")}.`);
   await ensureRust();
@@ -109,16 +112,19 @@ main(async () => {
   }
   const text = page(results);
   console.log(`\n${text}`);
-  if (names.length === 0) writeFileSync(at("docs/conformance.md"), text);
+  if (saves) writeFileSync(at("docs/conformance.md"), text);
   process.exit(0); // whatever a server has left open
 });
 
 async function check(url, profile) {
   const program = `${process.env.CARGO_TARGET_DIR ?? at("target")}/debug/ssetarget-conformance`;
-  const { output } = await run("ssetarget-conformance", program, ["--json", "--profile", at(PROFILES, profile), url], { quiet: true });
-  const line = output.split("\n").find((line) => line.startsWith("{"));
-  if (!line) throw new Failure(`ssetarget-conformance said: ${output}`);
-  return JSON.parse(line).cases;
+  const child = spawn(program, ["--json", "--profile", at(PROFILES, profile), url], { stdio: ["ignore", "pipe", "inherit"] });
+  let output = "";
+  child.stdout.setEncoding("utf8").on("data", (text) => (output += text));
+  const code = await new Promise((resolve, reject) => child.once("error", reject).once("close", resolve));
+  // 1 says that a case failed, which is what is asked here.
+  if (code > 1) throw new Failure(`ssetarget-conformance ended with ${code}.`);
+  return JSON.parse(output).cases;
 }
 
 async function cargo(args) {
