@@ -1,7 +1,6 @@
 // npm run fuzz [-- TARGET [SECONDS]]: cargo-fuzz for one target of fuzz/, or for each, 60 seconds by default.
 // Needs the toolchain nightly and a C++ compiler; brings cargo-fuzz with it. What it finds is in fuzz/artifacts.
-import { existsSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { existsSync, mkdirSync, readdirSync } from "node:fs";
 import path from "node:path";
 import { Failure, at, capture, main, run } from "./lib/run.mjs";
 
@@ -16,12 +15,12 @@ main(async () => {
   const program = await cargoFuzz();
   for (const name of target ? [target] : targets) {
     // New inputs go elsewhere: the corpora of the repository are small on purpose.
-    const found = mkdtempSync(path.join(tmpdir(), "ssetarget-fuzz-"));
+    const found = at("fuzz/target/found", name);
+    mkdirSync(found, { recursive: true });
     const flags = [`-max_total_time=${seconds}`, "-rss_limit_mb=1024", "-timeout=10", "-max_len=4096", "-print_final_stats=1"];
     const args = ["+nightly", "fuzz", "run", "--fuzz-dir", at("fuzz"), name, found, at("fuzz/corpus", name), "--", ...flags];
     const env = { ...process.env, PATH: `${path.dirname(program)}${path.delimiter}${process.env.PATH}` };
     const { ok } = await run(name, "cargo", args, { env });
-    rmSync(found, { recursive: true, force: true });
     if (!ok) throw new Failure(`${name}: see above, and fuzz/artifacts/${name}.`);
   }
 });

@@ -19,7 +19,12 @@ export class WorkflowEvents extends DurableObject {
       }),
     )
     .post("/:id", async (context) => {
-      const message = { id: String((this.#last += 1)), event: context.req.query("type"), data: await context.req.text() };
+      const event = context.req.query("type");
+      // `writeSSE` throws at these.
+      if (/[\r\n]/.test(event)) return context.text("a type is one line", 400);
+      // `text()` would take a byte order mark away.
+      const data = new TextDecoder("utf-8", { ignoreBOM: true }).decode(await context.req.arrayBuffer());
+      const message = { id: String((this.#last += 1)), event, data };
       for (const stream of this.#viewers) stream.writeSSE(message).catch(() => this.#viewers.delete(stream));
       return context.text("sent");
     });
