@@ -268,7 +268,7 @@ impl Held {
     fn with<T>(
         &mut self,
         place: &Place,
-        work: impl FnOnce(&mut Roster<(u32, PushedStream<Store>)>, &mut BTreeMap<u32, Socket>) -> T,
+        work: impl FnOnce(&mut PushedRoster, &mut BTreeMap<u32, Socket>) -> T,
     ) -> T {
         let memory = place.memory();
         let kept = self.roster.take();
