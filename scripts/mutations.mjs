@@ -52,7 +52,7 @@ function copy() {
   for (const file of files) {
     const to = path.join(tree, file);
     mkdirSync(path.dirname(to), { recursive: true });
-    cpSync(at(file), to, { preserveTimestamps: true });
+    cpSync(at(file), to, { preserveTimestamps: true, dereference: true });
   }
   return tree;
 }
