@@ -9,7 +9,7 @@ import { pathToFileURL } from "node:url";
 import { Failure, at, capture, main, run } from "./lib/run.mjs";
 import { ensureRust } from "./lib/setup.mjs";
 
-const STEPS = 300_000;
+const STEPS = 150_000;
 /** A mutated walk may go round in circles. */
 const SECONDS = 240;
 
