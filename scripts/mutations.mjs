@@ -9,7 +9,7 @@ import { pathToFileURL } from "node:url";
 import { Failure, at, capture, main, run } from "./lib/run.mjs";
 import { ensureRust } from "./lib/setup.mjs";
 
-const STEPS = 300_000;
+const STEPS = 150_000;
 /** A mutated walk may go round in circles. */
 const SECONDS = 240;
 
@@ -20,6 +20,8 @@ export async function mutations({ names = [], quick = false, seed = 1 } = {}) {
   if (unknown.length > 0) throw new Failure(`tests/mutations.json has no ${unknown.join(", ")}.`);
   const chosen = all.filter((mutation) => (names.length > 0 ? names.includes(mutation.name) : !quick || mutation.quick));
   const tree = copy();
+  const built = await cargo(tree, "build of the copy", ["--no-run", "--test", "runs", "--test", "walk"], {});
+  if (!built.ok) throw new Failure("the copy does not compile.");
   const sound = await test(tree, "the walk without a fault", seed);
   if (!sound.ok) throw new Failure("the walk fails without any fault put back.");
   const results = [];
@@ -50,16 +52,21 @@ function copy() {
   for (const file of files) {
     const to = path.join(tree, file);
     mkdirSync(path.dirname(to), { recursive: true });
-    cpSync(at(file), to, { preserveTimestamps: true });
+    cpSync(at(file), to, { preserveTimestamps: true, dereference: true });
   }
   return tree;
 }
 
 function test(tree, title, seed, by = "walk") {
+  const vars = { SSETARGET_WALK_SEED: String(seed), SSETARGET_WALK_STEPS: String(STEPS), RUST_BACKTRACE: "0" };
+  return cargo(tree, title, ["--test", by, ...(by === "walk" ? ["a_walk"] : [])], vars, SECONDS);
+}
+
+/** Runs `cargo test` in the copy. */
+function cargo(tree, title, args, vars, seconds = 3600) {
   // A folder of outputs of its own: cargo would take what is compiled there for this tree.
-  const env = { ...process.env, CARGO_TARGET_DIR: at("target/mutations/target"), SSETARGET_WALK_SEED: String(seed), SSETARGET_WALK_STEPS: String(STEPS), RUST_BACKTRACE: "0" };
-  const args = [String(SECONDS), "cargo", "test", "-p", "ssetarget", "--test", by, ...(by === "walk" ? ["a_walk"] : [])];
-  return run(title, "timeout", args, { cwd: tree, env, quiet: true });
+  const env = { ...process.env, CARGO_TARGET_DIR: at("target/mutations/target"), ...vars };
+  return run(title, "timeout", [String(seconds), "cargo", "test", "-p", "ssetarget", ...args], { cwd: tree, env, quiet: true });
 }
 
 /** Says what was caught. Returns whether all was. */

@@ -727,7 +727,7 @@ async fn the_rest_of_a_sleep_is_not_doubted() {
     assert_eq!(facts(&engine, body).await, told);
 }
 
-/// A lifetime that is over says so at its end, and tells nothing else but what is sure.
+/// A lifetime that is over says so when it looks like that and at its end, and tells nothing else but what is sure.
 #[tokio::test(start_paused = true)]
 async fn a_lifetime_that_is_over_dispatches_over() {
     let engine = Rc::<Engine>::default();
@@ -753,6 +753,7 @@ async fn a_lifetime_that_is_over_dispatches_over() {
         "started price-1",
         "started quick-1",
         "Alive",
+        "Lost",
         "completed quick-1",
         "Over",
     ];

@@ -248,7 +248,7 @@ fn a_backlog_is_sent_in_parts_and_in_order() {
     for (steps, size) in [(2_000, 10), (40, LARGE)] {
         let world = World::new(1, Troubles::Dead);
         let recover = Rc::clone(&world);
-        let (result, _) = world.process(None, async move |step| {
+        let (result, _) = world.process(None, async move |step, _| {
             for number in 0..steps {
                 let report = async move |attempt: StepContext| {
                     let filler = "\"".repeat(size / 2);

@@ -263,6 +263,8 @@ struct State {
     restarting: bool,
     /// The lifetime has ended, and nothing waits for the log any more.
     ended: bool,
+    /// This lifetime looks lost, and a later one may have begun.
+    lost: bool,
     /// A later lifetime has begun. This one sends nothing more.
     over: bool,
     /// The workflow waits, so the log is released once everything is sent.
@@ -301,6 +303,8 @@ struct Run {
     had_ended: bool,
     /// Whether facts that the log does not know are held.
     holds: bool,
+    /// This lifetime looked lost when it opened the log, and nothing has shown yet that it goes on.
+    was_lost: bool,
 }
 
 /// The facts that the log has, or will have once the outgoing ones are stored.
@@ -378,7 +382,12 @@ where
         {
             let mut state = self.shared.state.borrow_mut();
             // Facts about the lifetime itself, learnt during a wait, do not end the wait.
-            state.waiting &= matches!(fact, Fact::Doubt | Fact::Alive | Fact::Over);
+            state.waiting &= matches!(fact, Fact::Doubt | Fact::Lost | Fact::Alive | Fact::Over);
+            match &fact {
+                Fact::Lost => state.lost = true,
+                Fact::Alive => state.lost = false,
+                _ => {}
+            }
             if let Fact::Event(event) = &fact {
                 state.terminal |= event.is_terminal();
             }
@@ -518,6 +527,9 @@ impl<L: FactLog, R: Runtime> Shared<L, R> {
     async fn send_batch(&self) -> Result<Sent, String> {
         let to_open = self.state.borrow().to_open();
         if let Some(generation) = to_open {
+            if generation.is_some() && self.state.borrow_mut().yields() {
+                return Ok(Sent::Nothing);
+            }
             let opened = self.call(self.log.open(generation)).await?;
             let mut state = self.state.borrow_mut();
             state.failing = false;
@@ -620,10 +632,26 @@ impl State {
         }
     }
 
+    /// Returns whether the log is not to be opened again: somebody else has told it something, which is probably a
+    /// later lifetime, because this one looks lost. Opening the log would end that one.
+    fn yields(&mut self) -> bool {
+        if self.lost {
+            match self.queue.has_over() {
+                true => self.give_up(),
+                // Until it is known whether it is lost.
+                false => self.rest(),
+            }
+        }
+        self.lost
+    }
+
     /// Takes the answer to an opening of the log, the first or a later one. Facts of this lifetime
     /// that the log does not have are sent.
     fn opened(&mut self, opened: OpenedRun) {
         self.stale = false;
+        if self.lost && self.run.is_none() {
+            self.queue.distrust();
+        }
         let known = Known::from_iter(opened.facts);
         match &mut self.run {
             None => {
@@ -633,7 +661,8 @@ impl State {
                     known,
                     history: History::default(),
                     had_ended: opened.ended,
-                    holds: opened.ended,
+                    holds: opened.ended || self.lost,
+                    was_lost: self.lost,
                 });
             }
             // The engine has proved that this lifetime is of the next run, of which the log has
@@ -662,7 +691,11 @@ impl State {
                 Queued::Fact(fact) => run.take_fact(fact, &mut self.outgoing),
                 Queued::End if run.had_ended => run.history.drop_held(),
                 Queued::End => {
-                    run.release(&mut self.outgoing);
+                    // What is sure has to follow what is not.
+                    match run.was_lost {
+                        true => run.history.drop_held(),
+                        false => run.release(&mut self.outgoing),
+                    }
                     self.unsettled = !self.terminal;
                 }
             }
@@ -736,6 +769,19 @@ impl Queue {
         self.entries.push_back(queued);
     }
 
+    /// Drops what proves that the engine runs, because it may be gone since. What the log has may be of a later
+    /// lifetime, which ran the same code.
+    fn distrust(&mut self) {
+        let proves =
+            |queued: &Queued| matches!(queued, Queued::Fact(Fact::Live { .. } | Fact::Alive));
+        self.entries.retain(|queued| !proves(queued));
+    }
+
+    fn has_over(&self) -> bool {
+        let is_over = |queued: &Queued| matches!(queued, Queued::Fact(Fact::Over));
+        self.entries.iter().any(is_over)
+    }
+
     fn pop(&mut self) -> Option<Queued> {
         let queued = self.entries.pop_front()?;
         if let Some((task, attempt)) = report_of(&queued) {
@@ -784,7 +830,7 @@ impl Run {
                 self.release(outgoing);
             }
             Fact::Doubt => self.holds = true,
-            Fact::Over => {}
+            Fact::Lost | Fact::Over => {}
         }
     }
 
@@ -838,6 +884,7 @@ impl Run {
 
     /// Sends the held facts, since the run goes on.
     fn release(&mut self, outgoing: &mut VecDeque<NewEvent>) {
+        self.was_lost = false;
         if std::mem::take(&mut self.holds) {
             let mut history = std::mem::take(&mut self.history);
             for remembered in history

@@ -140,6 +140,10 @@ pub enum Fact {
     /// that happens in a replay, and in a run that is begun again only to be rolled back. From here
     /// on, facts that the log does not know are to be held.
     Doubt,
+    /// A step ended with an error that looks like the end of this lifetime. A later one may have begun, so what the
+    /// log has from now on is no proof of a restart. [`Alive`](Self::Alive) follows if it was none, else
+    /// [`Over`](Self::Over).
+    Lost,
     /// The engine has proved that the run goes on in this lifetime: it called the code of a step,
     /// or it makes the workflow wait. Held facts are to be sent.
     Alive,
@@ -541,7 +545,11 @@ impl<D: Dispatch> Life<D> {
         self.alive.set(false);
         self.epoch.set(self.epoch.get() + 1);
         self.losses.set(self.losses.get() + 1);
+        let was_lost = self.is_lost();
         self.withheld.borrow_mut().get_or_insert_default();
+        if !was_lost {
+            self.dispatch_unless_ended(Fact::Lost);
+        }
     }
 
     /// Judges a wait that returned without an error. `epoch` is the epoch in which the wait began.

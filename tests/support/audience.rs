@@ -268,7 +268,7 @@ impl Held {
     fn with<T>(
         &mut self,
         place: &Place,
-        work: impl FnOnce(&mut Roster<(u32, PushedStream<Store>)>, &mut BTreeMap<u32, Socket>) -> T,
+        work: impl FnOnce(&mut PushedRoster, &mut BTreeMap<u32, Socket>) -> T,
     ) -> T {
         let memory = place.memory();
         let kept = self.roster.take();
@@ -585,6 +585,12 @@ impl Audience {
             return;
         }
         let (way, log) = (self.clients[number].way, self.clients[number].log);
+        for asked in 0..self.logs.len() {
+            if way == Way::Merged || asked == log {
+                let viewer = self.clients[number].name.clone();
+                self.record(asked, Record::Asked { viewer });
+            }
+        }
         let hours = self.hours.clone();
         let sleep = move |duration| hours.sleep(duration);
         let any = |source: &Source| match source {

@@ -456,11 +456,8 @@ impl World {
         disturbance: Option<(u32, Disturbance)>,
     ) -> (Option<Result<String, StepError>>, u32) {
         let world = Rc::clone(self);
-        let (result, polls) = self.process(disturbance, async move |step| {
-            let here = Rc::new(Here {
-                sim: world.sim(),
-                world,
-            });
+        let (result, polls) = self.process(disturbance, async move |step, sim| {
+            let here = Rc::new(Here { world, sim });
             let result = match here.at_once.get() {
                 true => at_once(&step, &here).await,
                 false => order(&step, &here).await,
@@ -518,7 +515,7 @@ impl World {
     pub(crate) fn process<T: serde::Serialize + 'static>(
         self: &Rc<Self>,
         disturbance: Option<(u32, Disturbance)>,
-        body: impl AsyncFnOnce(Wrapped) -> Result<T, StepError> + 'static,
+        body: impl AsyncFnOnce(Wrapped, Sim) -> Result<T, StepError> + 'static,
     ) -> (Option<Result<T, StepError>>, u32) {
         // What was on its way when the last process died has arrived by now, or never will, or
         // comes while this one is at work.
@@ -544,6 +541,8 @@ impl World {
             counts: Rc::default(),
         };
         let step = WorkflowEventStep::new(step, "order", dispatch);
+        let here = sim.clone();
+        let body = async move |step| body(step, here).await;
         let run = async move { step.workflow(body).await };
         let ended = sim.run(run, disturbance);
         *self.sim.borrow_mut() = None;

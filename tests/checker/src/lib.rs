@@ -60,6 +60,11 @@ pub enum Record {
         #[serde(default)]
         after: Option<u64>,
     },
+    /// A viewer asks for the log. To be recorded where the answer takes its time: it is of this moment or later.
+    Asked {
+        /// The viewer.
+        viewer: String,
+    },
     /// A viewer asked for the log and was answered.
     Connected {
         /// The viewer. Connections of one client have one name, so that what comes twice is noticed.

@@ -60,7 +60,8 @@ struct Attempts {
 struct Viewer {
     place: Place,
     seen: BTreeSet<u64>,
-    /// The greatest id that was known when it connected.
+    /// The greatest id that was known when it asked for the log, before and after the answer.
+    asked: Option<u64>,
     head: u64,
     has_expired: bool,
 }
@@ -108,6 +109,10 @@ impl Log {
                 answer,
                 after,
             } => self.append(events, &answer, after),
+            Record::Asked { viewer } => {
+                let head = self.head;
+                self.viewers.entry(viewer).or_default().asked = Some(head);
+            }
             Record::Connected {
                 viewer,
                 from,
@@ -210,6 +215,7 @@ impl Log {
     fn connected(&mut self, name: String, from: From, status: u16) {
         let head = self.head;
         let viewer = self.viewers.entry(name.clone()).or_default();
+        let head = viewer.asked.take().unwrap_or(head);
         let place = match from {
             From::Beginning => Place::Oldest,
             From::After(id) => Place::Behind(id),
