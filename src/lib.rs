@@ -117,6 +117,15 @@ pub mod http;
 #[cfg(feature = "otlp")]
 pub mod otlp;
 pub mod page;
+#[cfg(any(
+    feature = "cloudflare",
+    all(feature = "client", not(target_family = "wasm"))
+))]
+#[cfg_attr(
+    not(all(feature = "client", not(target_family = "wasm"))),
+    allow(dead_code, unreachable_pub)
+)]
+mod parser;
 mod refusal;
 #[cfg(any(test, feature = "http", feature = "cloudflare"))]
 mod run_path;
@@ -135,8 +144,9 @@ pub use crate::http::axum;
 pub use cors::{Cors, CorsAnswer, InvalidCors};
 pub use delivery::{
     Batch, DecodeError, DecodeEvent, DispatchError, Folded, HEARTBEAT_INTERVAL,
-    InvalidMergedCursor, ListenError, MAX_MERGED, MergeError, MergedCursor, MergedSubscription,
-    SseTarget, Stored, Subscription, body, expire_at, frame_body, frames, keep_alive,
+    InvalidMergedCursor, InvalidRuns, ListenError, MAX_MERGED, MergeError, MergedCursor,
+    MergedSubscription, SseTarget, Stored, Subscription, body, expire_at, frame_body, frames,
+    keep_alive,
 };
 pub use event::{
     Cursor, Event, EventId, InvalidEvent, InvalidEventId, NewEvent, Reset, StoredEvent,

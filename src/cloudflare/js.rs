@@ -76,6 +76,27 @@ extern "C" {
     ) -> Result<(), JsValue>;
 }
 
+#[wasm_bindgen(inline_js = r#"
+export const byteReader = (stream) => stream.getReader();
+export const readChunk = async (reader) => (await reader.read()).value;
+export const cancelReader = (reader) => {
+  reader.cancel().catch(() => {});
+};
+"#)]
+extern "C" {
+    /// The reader of a stream of bytes.
+    #[wasm_bindgen(extends = Object)]
+    pub type ByteReader;
+    #[wasm_bindgen(catch, js_name = byteReader)]
+    pub fn byte_reader(stream: &JsValue) -> Result<ByteReader, JsValue>;
+    /// Returns the next chunk, `undefined` at the end.
+    #[wasm_bindgen(catch, js_name = readChunk)]
+    pub async fn read_chunk(reader: &ByteReader) -> Result<JsValue, JsValue>;
+    /// Has the stream's source stop.
+    #[wasm_bindgen(catch, js_name = cancelReader)]
+    pub fn cancel_reader(reader: &ByteReader) -> Result<(), JsValue>;
+}
+
 #[cfg(feature = "otlp")]
 #[wasm_bindgen(inline_js = r#"
 export const postBytes = async (url, headers, body, timeout) => {

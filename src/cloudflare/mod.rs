@@ -89,7 +89,7 @@ pub use self::{
     worker::{
         Answers, InstanceSse, ObjectFactLog, ObjectFactLogError, ObjectFactLogErrorKind, RunRoutes,
         Transport, WatchedRun, WorkflowEventsNamespace, WorkflowRunStep, serve_instance_sse,
-        serve_log, serve_snapshot, serve_sse,
+        serve_log, serve_merged, serve_snapshot, serve_sse,
     },
 };
 

@@ -3,6 +3,7 @@
 //! - `POST /` starts a run
 //! - `GET /<id>` shows it, to people as a live page, to programs as JSON
 //! - `GET /<id>/sse` streams its events
+//! - `GET /sse?run=<id>&run=<id>` streams the events of several
 //! - `GET /<id>/instance/sse` streams the platform's own log of it
 //! - `GET /<id>/stream` has its events for clients of the Durable Streams protocol
 //! - `GET /<id>/otlp` is its trace, for tools that read OpenTelemetry's
@@ -43,6 +44,7 @@ async fn fetch(request: Request, env: Env, _context: Context) -> Result<Response
         .check(order::check_answer);
     let runs = RunRoutes::new(events.clone())
         .cors(cors(&env)?)
+        .merged()
         .page()
         .snapshots()
         .answers(answers)

@@ -21,6 +21,7 @@ mod run_routes;
 mod serve;
 mod serve_instance;
 mod serve_log;
+mod serve_merged;
 #[cfg(feature = "otlp")]
 mod serve_otlp;
 mod serve_snapshot;
@@ -37,6 +38,7 @@ pub use self::run_routes::RunRoutes;
 pub use self::serve::serve_sse;
 pub use self::serve_instance::{InstanceSse, serve_instance_sse};
 pub use self::serve_log::serve_log;
+pub use self::serve_merged::serve_merged;
 #[cfg(feature = "otlp")]
 pub use self::serve_otlp::serve_otlp;
 pub use self::serve_snapshot::serve_snapshot;

@@ -25,7 +25,8 @@ pub async fn serve(request: &Request, what: &str, workflow: &str, env: &Env) -> 
     });
     let all = |routes: RunRoutes| {
         let log = InstanceSse::new();
-        routes.answers(answers.clone()).instance_log(binding, log)
+        let routes = routes.answers(answers.clone()).merged();
+        routes.instance_log(binding, log)
     };
     let routes = match what {
         "open" => all(routes),
