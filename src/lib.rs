@@ -129,6 +129,8 @@ mod parser;
 mod refusal;
 #[cfg(any(test, feature = "http", feature = "cloudflare"))]
 mod run_path;
+#[cfg_attr(not(feature = "index"), allow(dead_code, unreachable_pub))]
+mod runs;
 mod security;
 pub mod stats;
 pub mod store;
@@ -176,4 +178,5 @@ pub mod internals {
     pub use crate::workflow::ended_run::{
         EngineEvent, EngineEvents, ended_run_options, read_ended_run,
     };
+    pub use crate::runs::{ListFilter, Reporter, RunFold, RunIndex, RunReport, Stands, Typical};
 }

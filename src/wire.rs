@@ -211,7 +211,7 @@ pub(crate) fn start(query: Option<&str>) -> Result<Cursor, InvalidCursor> {
     }
     match parameter(query, "since") {
         None => Ok(Cursor::Beginning),
-        Some(time) => since(&time).map(Cursor::Since).ok_or(InvalidCursor::Since),
+        Some(text) => time(&text).map(Cursor::Since).ok_or(InvalidCursor::Since),
     }
 }
 
@@ -232,7 +232,8 @@ pub fn accepts_events(accept: Option<&str>) -> bool {
         .any(|range| range.trim().eq_ignore_ascii_case(CONTENT_TYPE))
 }
 
-fn since(text: &str) -> Option<SystemTime> {
+/// Reads a time as RFC 3339 in UTC, or as milliseconds since 1970.
+pub(crate) fn time(text: &str) -> Option<SystemTime> {
     if text.bytes().all(|byte| byte.is_ascii_digit()) {
         return text.parse().ok().map(clock::from_milliseconds);
     }
