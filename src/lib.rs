@@ -154,6 +154,9 @@ pub use event::{
     Cursor, Event, EventId, InvalidEvent, InvalidEventId, NewEvent, Reset, StoredEvent,
 };
 pub use refusal::Refusal;
+pub use runs::InvalidList;
+#[cfg(feature = "index")]
+pub use runs::{RunEntry, Typical};
 #[cfg(feature = "redis")]
 pub use store::redis::{RedisClient, RedisEventStore};
 pub use store::{

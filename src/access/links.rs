@@ -197,7 +197,11 @@ impl CapabilityLinks {
         let subject = claims.get("sub")?.as_str()?;
         let is_subject = match subject.split_once(':') {
             _ if subject == "*" => true,
-            Some(("tag", tag)) => self.tags.as_ref().is_some_and(|has| has(id, tag)),
+            // The list of the runs with the tag, or one of them.
+            Some(("tag", tag)) => {
+                id.strip_prefix("tag:") == Some(tag)
+                    || self.tags.as_ref().is_some_and(|has| has(id, tag))
+            }
             Some(("run", run)) => run == id,
             _ => subject == id,
         };

@@ -203,6 +203,12 @@ extern "C" {
     #[wasm_bindgen(method, catch)]
     pub async fn follow(this: &EventsStub, hop: &str) -> Result<JsValue, JsValue>;
 
+    /// A stub of an index of runs.
+    #[wasm_bindgen(extends = Object)]
+    pub type IndexStub;
+    #[wasm_bindgen(method, catch)]
+    pub async fn take(this: &IndexStub, report: &str) -> Result<JsValue, JsValue>;
+
     /// The functions that `follow` returns, which read the log.
     #[wasm_bindgen(extends = Object)]
     pub type FollowSession;

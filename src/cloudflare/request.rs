@@ -227,7 +227,7 @@ impl ObjectRequest {
         }
     }
 
-    fn new(method: &'static str) -> Self {
+    pub(super) fn new(method: &'static str) -> Self {
         Self {
             method,
             url: "http://workflow-events/".to_owned(),

@@ -8,6 +8,11 @@ mod entry;
 mod index;
 mod report;
 
+#[cfg_attr(not(feature = "index"), allow(unused_imports))]
 pub use self::entry::{RunEntry, RunFold};
-pub use self::index::{InvalidList, ListFilter, RunIndex, RunIndexError, Typical};
-pub use self::report::{MAX_TAGS, Reporter, RunReport, Stands, is_tag};
+#[cfg_attr(not(feature = "index"), allow(unused_imports))]
+pub use self::index::{InvalidList, ListFilter, RunIndex, Typical};
+#[cfg(feature = "index")]
+pub(crate) use self::report::{MAX_TAGS, is_tag};
+#[cfg_attr(not(feature = "index"), allow(unused_imports))]
+pub use self::report::{Reporter, RunReport, Stands};

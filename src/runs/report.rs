@@ -68,11 +68,11 @@ const PATIENCE: u64 = 10_000;
 const LONGEST: u64 = 15 * 60_000;
 
 /// The most tags of a run.
-pub const MAX_TAGS: usize = 4;
+pub(crate) const MAX_TAGS: usize = 4;
 
 /// Returns whether a run can have this tag: 1 to 64 letters, digits, `-`, `_` and `.`.
 #[must_use]
-pub fn is_tag(tag: &str) -> bool {
+pub(crate) fn is_tag(tag: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     (1..=64).contains(&tag.len()) && tag.bytes().all(allowed)
 }

@@ -31,6 +31,9 @@ mod socket;
 mod transport;
 mod watched_run;
 
+#[cfg(feature = "index")]
+pub(super) use self::{asked::Asked, cors::with_own_headers};
+
 pub use self::fact_log::{ObjectFactLog, ObjectFactLogError, ObjectFactLogErrorKind};
 pub use self::namespace::WorkflowEventsNamespace;
 pub use self::routes::Answers;

@@ -33,6 +33,7 @@ use crate::run_path::{self, RunPath};
 /// |---|---|---|
 /// | `GET /<id>/sse` | always | the run's events: see [`serve_sse`](super::serve_sse) |
 /// | `GET /sse?run=<id>&run=<id>` | [`merged`](Self::merged) | the events of several runs in one stream |
+/// | `GET /runs`, `GET /runs/sse` | `runs`, with the feature `index` | the list of all runs, and what changes in it |
 /// | `GET /<id>`, for browsers | [`page`](Self::page) | the live page of the run; its files are at `GET /ssetarget/<file>` |
 /// | `GET /<id>`, for programs | [`snapshots`](Self::snapshots) | the run as it stands, as JSON: see [`serve_snapshot`](super::serve_snapshot) |
 /// | `POST /<id>/event` | [`answers`](Self::answers) | sends an event that the run waits for |
@@ -190,6 +191,16 @@ impl RunRoutes {
     #[must_use]
     pub fn trace(self) -> Self {
         self.with(TraceRoute)
+    }
+
+    /// Serves the list of all runs at `/runs`, and what changes in it at `/runs/sse` (feature `index`): see
+    /// [`serve_runs`](crate::cloudflare::serve_runs) and [`serve_runs_sse`](crate::cloudflare::serve_runs_sse). The hook is
+    /// asked about the id `*`, or `tag:<tag>`. The run whose id is `runs` has no page, snapshot and stream then. Default:
+    /// they are not served.
+    #[cfg(feature = "index")]
+    #[must_use]
+    pub fn runs(self, index: crate::cloudflare::RunIndexNamespace) -> Self {
+        self.with(super::routes::RunsRoute { index })
     }
 
     fn with(mut self, route: impl Route + 'static) -> Self {

@@ -11,6 +11,8 @@ mod events;
 mod instance;
 mod merged;
 mod page;
+#[cfg(feature = "index")]
+mod runs;
 #[cfg(feature = "links")]
 mod session;
 mod snapshot;
@@ -30,6 +32,8 @@ pub(super) use self::events::EventsRoute;
 pub(super) use self::instance::InstanceRoute;
 pub(super) use self::merged::MergedRoute;
 pub(super) use self::page::{AssetsRoute, PageRoute};
+#[cfg(feature = "index")]
+pub(super) use self::runs::RunsRoute;
 #[cfg(feature = "links")]
 pub(super) use self::session::SessionRoute;
 pub(super) use self::snapshot::SnapshotRoute;

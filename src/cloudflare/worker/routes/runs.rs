@@ -1,0 +1,40 @@
+//! `GET /runs` and `GET /runs/sse` (feature `index`). Runs in the Worker.
+
+use futures_util::future::LocalBoxFuture;
+use worker::Response;
+
+use super::{Call, READ, Route};
+use crate::access::Action;
+use crate::cloudflare::index::{RunIndexNamespace, serve_list_asking, serve_sse_asking};
+use crate::run_path::RunPath;
+
+/// The list of runs, and what changes in it.
+pub(in crate::cloudflare::worker) struct RunsRoute {
+    pub(in crate::cloudflare::worker) index: RunIndexNamespace,
+}
+
+impl Route for RunsRoute {
+    fn is_at(&self, path: &RunPath<'_>) -> bool {
+        path.encoded_id == "runs" && ["", "/sse"].contains(&path.tail)
+    }
+
+    fn is_of_many(&self) -> bool {
+        true
+    }
+
+    fn methods(&self) -> &'static str {
+        READ
+    }
+
+    /// It asks the hook itself, about `*` or a tag.
+    fn action(&self) -> Option<Action> {
+        None
+    }
+
+    fn serve<'a>(&'a self, call: Call<'a>) -> LocalBoxFuture<'a, worker::Result<Response>> {
+        match call.tail {
+            "" => Box::pin(serve_list_asking(call.request, &self.index, call.hook)),
+            _ => Box::pin(serve_sse_asking(call.request, &self.index, call.hook)),
+        }
+    }
+}
