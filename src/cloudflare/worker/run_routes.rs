@@ -193,7 +193,8 @@ impl RunRoutes {
         self.with(TraceRoute)
     }
 
-    /// Serves the list of all runs at `/runs`, and what changes in it at `/runs/sse` (feature `index`): see
+    /// Serves the list of all runs at `/runs`, and what changes in it at `/runs/sse` (feature `index`), and the files of the
+    /// table `<workflow-runs>` under `/ssetarget/`: see
     /// [`serve_runs`](crate::cloudflare::serve_runs) and [`serve_runs_sse`](crate::cloudflare::serve_runs_sse). The hook is
     /// asked about the id `*`, or `tag:<tag>`. The run whose id is `runs` has no page, snapshot and stream then. Default:
     /// they are not served.
@@ -201,6 +202,7 @@ impl RunRoutes {
     #[must_use]
     pub fn runs(self, index: crate::cloudflare::RunIndexNamespace) -> Self {
         self.with(super::routes::RunsRoute { index })
+            .with(super::routes::RunsAssetsRoute)
     }
 
     fn with(mut self, route: impl Route + 'static) -> Self {

@@ -33,7 +33,7 @@ pub(super) use self::instance::InstanceRoute;
 pub(super) use self::merged::MergedRoute;
 pub(super) use self::page::{AssetsRoute, PageRoute};
 #[cfg(feature = "index")]
-pub(super) use self::runs::RunsRoute;
+pub(super) use self::runs::{RunsAssetsRoute, RunsRoute};
 #[cfg(feature = "links")]
 pub(super) use self::session::SessionRoute;
 pub(super) use self::snapshot::SnapshotRoute;
