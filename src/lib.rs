@@ -53,6 +53,7 @@
 //! | `http` | no | the `http` module: responses for hyper, tower and other servers |
 //! | `links` | no | [`access::CapabilityLinks`](access): signed links that say who may watch which run |
 //! | `otlp` | no | the `otlp` module: logs as traces of OpenTelemetry; with `cloudflare` each run is exported when it ends, with `http` `Sse::otlp` answers `GET` |
+//! | `index` | no | with `cloudflare`: `export_run_index!`, an object that lists all runs of a workflow, and those of a tag, live |
 //! | `relays` | no | with `cloudflare`: viewers past 500 of a run are served by relays |
 //! | `hibernation` | no | with `cloudflare`: `Transport::Hibernating` |
 //! | `redis` | no | `store::redis`: logs in Redis, over tokio, or over a Worker's sockets with `cloudflare` |

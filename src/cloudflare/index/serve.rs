@@ -28,7 +28,8 @@ use crate::wire;
 /// [`serve_runs_sse`] goes on, as `lastEventId`. `typical` is how long runs took that completed lately, if there are five
 /// at least: a median, and a range that leaves out a tenth at each end. What is not there is absent.
 ///
-/// `access` is asked for [`Action::Watch`] of the id `*`, or of `tag:<tag>`.
+/// `access` is asked for [`Action::Watch`] of the id `*`, or of `tag:<tag>`, with
+/// [`is_list`](AccessRequest::is_list).
 /// [`LinkGrant::tag`](crate::access::LinkGrant::tag) and [`LinkGrant::all_runs`](crate::access::LinkGrant::all_runs)
 /// grant it.
 ///
@@ -130,7 +131,9 @@ async fn may_watch(
                 .map_or("*".to_owned(), |tag| format!("tag:{tag}"));
             let decision = {
                 let asked = Asked::from_request(request);
-                hook(&asked.about(Some(&index.workflow_name), &id, Action::Watch))
+                let mut asked = asked.about(Some(&index.workflow_name), &id, Action::Watch);
+                asked.is_list = true;
+                hook(&asked)
             };
             Grant::from_permission(decision.await)?
         }
