@@ -289,7 +289,7 @@ impl<L> RunRoutes<L> {
     pub(crate) fn paths(&self) -> Vec<String> {
         let mut tails = vec!["/{id}/sse"];
         if self.is_merged {
-            tails.push(MERGED);
+            tails.push("/sse");
         }
         if self.page.is_some() || self.snapshots.is_some() {
             tails.push("/{id}");
@@ -550,9 +550,6 @@ enum Kind {
     #[cfg(feature = "otlp")]
     Trace,
 }
-
-/// The path of merged streams.
-const MERGED: &str = "/sse";
 
 #[cfg(feature = "links")]
 const SESSION: &str = "/session";

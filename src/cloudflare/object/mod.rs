@@ -8,6 +8,7 @@
     all(feature = "otlp", any(test, feature = "cloudflare")),
     feature = "index"
 ))]
+#[cfg_attr(not(feature = "otlp"), allow(dead_code))]
 mod due;
 pub(crate) mod log;
 mod obey;
