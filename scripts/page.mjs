@@ -1,4 +1,5 @@
-// node scripts/page.mjs [--check]: makes what browsers get, src/page/workflow-run.js and .css, out of src/page/element.
+// node scripts/page.mjs [--check]: makes what browsers get, src/page/workflow-run.js and .css out of src/page/element, and
+// src/page/workflow-runs.js and .css out of src/page/runs, which takes over some of the element.
 //
 // The modules are joined into one, in which comments, spaces and the imports between them are left out, and names that nobody
 // outside can know are short. It knows as much of JavaScript as src/page/element needs: each statement there ends with a
@@ -9,15 +10,24 @@ import { fileURLToPath } from "node:url";
 const FOLDER = new URL("../src/page/", import.meta.url);
 /** In this order each module comes after those that it imports. */
 const MODULES = ["text", "model", "axis", "rows", "dom", "link", "pool", "timeline", "panel", "element"];
-/** What the joined module exports. */
-const EXPORTED = ["WorkflowRun"];
+const RUNS_MODULES = ["element/text", "element/dom", "element/pool", "runs/list", "runs/table"];
+/** What the joined modules export. */
+const EXPORTED = ["WorkflowRun", "WorkflowRuns"];
 
 /** The files, by their name in src/page. */
 export function made() {
-  return { "workflow-run.js": script(MODULES.map((name) => read(`element/${name}.js`))), "workflow-run.css": stylesheet(read("element/workflow-run.css")) };
+  const looks = read("element/workflow-run.css");
+  // Colours, buttons and the head of the page: what both have.
+  const shared = looks.slice(looks.indexOf(":host {"), looks.indexOf(".facts {"));
+  return {
+    "workflow-run.js": script("workflow-run", "element", MODULES.map((name) => read(`element/${name}.js`))),
+    "workflow-run.css": stylesheet("workflow-run", "element", looks),
+    "workflow-runs.js": script("workflow-runs", "runs", RUNS_MODULES.map((name) => read(`${name}.js`))),
+    "workflow-runs.css": stylesheet("workflow-runs", "runs", shared + read("runs/workflow-runs.css")),
+  };
 }
 
-function script(sources) {
+function script(element, folder, sources) {
   const declared = sources.flatMap((source) => [...source.matchAll(/^(?:export )?(?:async )?(?:function\*?|class|const|let) (\w+)/gm)].map((match) => match[1]));
   const twice = declared.filter((name, index) => declared.indexOf(name) !== index);
   if (twice.length > 0) throw new Error(`two modules have the same name at the top: ${twice.join(", ")}`);
@@ -36,7 +46,7 @@ function script(sources) {
     if (token === ";" && out.length - out.lastIndexOf("\n") > 4000) out += "\n";
   }
   out = out.replaceAll(";}", "}").replaceAll(",}", "}").replaceAll(",)", ")").replaceAll(",]", "]");
-  return `/* <workflow-run>: made by scripts/page.mjs from src/page/element, where it is to be read. */\n${out}\n`;
+  return `/* <${element}>: made by scripts/page.mjs from src/page/${folder}, where it is to be read. */\n${out}\n`;
 }
 
 const TOKEN = /(?<space>\s+|\/\/.*|\/\*[^]*?\*\/)|(?<quoted>"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*')|(?<word>#?[\w$]+)|(?<other>[^])/y;
@@ -167,8 +177,8 @@ function letters(number) {
   return (rest > 0 ? letters(rest - 1) : "") + alphabet[number % alphabet.length];
 }
 
-function stylesheet(source) {
-  return `/* <workflow-run>: made by scripts/page.mjs from src/page/element/workflow-run.css, where it is to be read. */\n${source
+function stylesheet(element, folder, source) {
+  return `/* <${element}>: made by scripts/page.mjs from src/page/${folder}/${element}.css, where it is to be read. */\n${source
     .replace(/\/\*[^]*?\*\//g, "")
     .replace(/\s+/g, " ")
     .replace(/ ?([{};,]) ?/g, "$1")
@@ -186,7 +196,7 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
     if (!process.argv.includes("--check")) {
       writeFileSync(new URL(name, FOLDER), text);
     } else if (read(name) !== text) {
-      console.error(`src/page/${name} is not what src/page/element gives: run node scripts/page.mjs`);
+      console.error(`src/page/${name} is not what it is made of gives: run node scripts/page.mjs`);
       process.exitCode = 1;
     }
   }

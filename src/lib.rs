@@ -53,6 +53,7 @@
 //! | `http` | no | the `http` module: responses for hyper, tower and other servers |
 //! | `links` | no | [`access::CapabilityLinks`](access): signed links that say who may watch which run |
 //! | `otlp` | no | the `otlp` module: logs as traces of OpenTelemetry; with `cloudflare` each run is exported when it ends, with `http` `Sse::otlp` answers `GET` |
+//! | `index` | no | with `cloudflare`: `export_run_index!`, an object that lists all runs of a workflow, and those of a tag, live |
 //! | `relays` | no | with `cloudflare`: viewers past 500 of a run are served by relays |
 //! | `hibernation` | no | with `cloudflare`: `Transport::Hibernating` |
 //! | `redis` | no | `store::redis`: logs in Redis, over tokio, or over a Worker's sockets with `cloudflare` |
@@ -117,9 +118,20 @@ pub mod http;
 #[cfg(feature = "otlp")]
 pub mod otlp;
 pub mod page;
+#[cfg(any(
+    feature = "cloudflare",
+    all(feature = "client", not(target_family = "wasm"))
+))]
+#[cfg_attr(
+    not(all(feature = "client", not(target_family = "wasm"))),
+    allow(dead_code, unreachable_pub)
+)]
+mod parser;
 mod refusal;
 #[cfg(any(test, feature = "http", feature = "cloudflare"))]
 mod run_path;
+#[cfg_attr(not(feature = "index"), allow(dead_code, unreachable_pub))]
+mod runs;
 mod security;
 pub mod stats;
 pub mod store;
@@ -135,13 +147,17 @@ pub use crate::http::axum;
 pub use cors::{Cors, CorsAnswer, InvalidCors};
 pub use delivery::{
     Batch, DecodeError, DecodeEvent, DispatchError, Folded, HEARTBEAT_INTERVAL,
-    InvalidMergedCursor, ListenError, MAX_MERGED, MergeError, MergedCursor, MergedSubscription,
-    SseTarget, Stored, Subscription, body, expire_at, frame_body, frames, keep_alive,
+    InvalidMergedCursor, InvalidRuns, ListenError, MAX_MERGED, MergeError, MergedCursor,
+    MergedSubscription, SseTarget, Stored, Subscription, body, expire_at, frame_body, frames,
+    keep_alive,
 };
 pub use event::{
     Cursor, Event, EventId, InvalidEvent, InvalidEventId, NewEvent, Reset, StoredEvent,
 };
 pub use refusal::Refusal;
+pub use runs::InvalidList;
+#[cfg(feature = "index")]
+pub use runs::{RunEntry, Typical};
 #[cfg(feature = "redis")]
 pub use store::redis::{RedisClient, RedisEventStore};
 pub use store::{
@@ -166,4 +182,5 @@ pub mod internals {
     pub use crate::workflow::ended_run::{
         EngineEvent, EngineEvents, ended_run_options, read_ended_run,
     };
+    pub use crate::runs::{ListFilter, Reporter, RunFold, RunIndex, RunReport, Stands, Typical};
 }

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::delivery::InvalidRuns;
+use crate::runs::InvalidList;
 use crate::security;
 use crate::wire::{self, InvalidCursor};
 
@@ -24,6 +26,10 @@ use crate::wire::{self, InvalidCursor};
 pub enum Refusal {
     /// `400`: the position to start from is malformed.
     Cursor(InvalidCursor),
+    /// `400`: the runs of a merged stream are none, too many, or one of them is named twice.
+    Runs(InvalidRuns),
+    /// `400`: the query of a list of runs cannot be understood.
+    List(InvalidList),
     /// `400`: a requested event type is not one of the platform's.
     EventType,
     /// `400`: a request of the Durable Streams protocol has an offset, or a mode, that is none.
@@ -52,7 +58,11 @@ impl Refusal {
     #[must_use]
     pub fn status(&self) -> u16 {
         match self {
-            Self::Cursor(_) | Self::EventType | Self::Offset => 400,
+            Self::Cursor(_)
+            | Self::Runs(_)
+            | Self::List(_)
+            | Self::EventType
+            | Self::Offset => 400,
             Self::NotAllowed => 401,
             Self::Origin => 403,
             Self::NotFound(_) => 404,
@@ -99,6 +109,8 @@ impl Refusal {
             Self::NotAllowed => Some(("www-authenticate", "Bearer")),
             Self::Unavailable => Some(("retry-after", "1")),
             Self::Cursor(_)
+            | Self::Runs(_)
+            | Self::List(_)
             | Self::EventType
             | Self::Offset
             | Self::Origin
@@ -124,10 +136,18 @@ impl From<InvalidCursor> for Refusal {
     }
 }
 
+impl From<InvalidRuns> for Refusal {
+    fn from(reason: InvalidRuns) -> Self {
+        Self::Runs(reason)
+    }
+}
+
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Cursor(reason) => reason.fmt(f),
+            Self::Runs(reason) => reason.fmt(f),
+            Self::List(reason) => reason.fmt(f),
             Self::EventType => f.write_str(
                 "invalid types: use event types of the platform, such as step_started, with commas between them",
             ),

@@ -182,30 +182,44 @@ fn line_end(text: &str) -> Option<usize> {
 /// # Errors
 /// [`InvalidCursor`] if the one that counts is malformed.
 pub fn cursor(last_event_id: Option<&str>, query: Option<&str>) -> Result<Cursor, InvalidCursor> {
-    let parameter = |name: &str| {
-        form_urlencoded::parse(query.unwrap_or_default().as_bytes())
-            .find(|(key, value)| key == name && !value.is_empty())
-            .map(|(_, value)| value)
-    };
-    let id = last_event_id
+    match self::last_event_id(last_event_id, query) {
+        Some(id) => id.parse().map(Cursor::After).map_err(InvalidCursor::Id),
+        None => start(query),
+    }
+}
+
+/// Returns the id of the last event that a client has, from its header or its query.
+pub(crate) fn last_event_id<'a>(
+    header: Option<&'a str>,
+    query: Option<&'a str>,
+) -> Option<Cow<'a, str>> {
+    header
         .map(|id| id.trim_matches([' ', '\t']))
         .filter(|id| !id.is_empty())
         .map(Cow::Borrowed)
-        .or_else(|| parameter("lastEventId"))
-        .or_else(|| parameter("last_event_id"));
-    if let Some(id) = id {
-        return id.parse().map(Cursor::After).map_err(InvalidCursor::Id);
-    }
-    match parameter("from").as_deref() {
+        .or_else(|| parameter(query, "lastEventId"))
+        .or_else(|| parameter(query, "last_event_id"))
+}
+
+/// Returns where a client without an id wants to start: `from`, `since`, else the beginning.
+pub(crate) fn start(query: Option<&str>) -> Result<Cursor, InvalidCursor> {
+    match parameter(query, "from").as_deref() {
         None => {}
         Some("beginning") => return Ok(Cursor::Beginning),
         Some("latest") => return Ok(Cursor::Latest),
         Some(_) => return Err(InvalidCursor::From),
     }
-    match parameter("since") {
+    match parameter(query, "since") {
         None => Ok(Cursor::Beginning),
-        Some(time) => since(&time).map(Cursor::Since).ok_or(InvalidCursor::Since),
+        Some(text) => time(&text).map(Cursor::Since).ok_or(InvalidCursor::Since),
     }
+}
+
+/// Returns the first value of this name in a query that is not empty.
+pub(crate) fn parameter<'a>(query: Option<&'a str>, name: &str) -> Option<Cow<'a, str>> {
+    form_urlencoded::parse(query.unwrap_or_default().as_bytes())
+        .find(|(key, value)| key == name && !value.is_empty())
+        .map(|(_, value)| value)
 }
 
 /// Returns whether a request's `Accept` names [`CONTENT_TYPE`], as that of every `EventSource` does
@@ -218,7 +232,8 @@ pub fn accepts_events(accept: Option<&str>) -> bool {
         .any(|range| range.trim().eq_ignore_ascii_case(CONTENT_TYPE))
 }
 
-fn since(text: &str) -> Option<SystemTime> {
+/// Reads a time as RFC 3339 in UTC, or as milliseconds since 1970.
+pub(crate) fn time(text: &str) -> Option<SystemTime> {
     if text.bytes().all(|byte| byte.is_ascii_digit()) {
         return text.parse().ok().map(clock::from_milliseconds);
     }
@@ -235,12 +250,17 @@ pub enum InvalidCursor {
     From,
     /// `since` is not a time.
     Since,
+    /// The `Last-Event-ID` of a merged stream is not one of its ids.
+    Merged,
 }
 
 impl fmt::Display for InvalidCursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Id(reason) => write!(f, "invalid Last-Event-ID: {reason}"),
+            Self::Merged => f.write_str(
+                "invalid Last-Event-ID: it is not a position of a merged stream: use the id of its last event",
+            ),
             Self::From => f.write_str("invalid from: use from=latest or from=beginning"),
             Self::Since => f.write_str(
                 "invalid since: use a time such as 2026-11-24T09:00:00Z, or milliseconds since 1970",

@@ -597,3 +597,40 @@ proptest! {
 fn claims_text() -> String {
     claims().to_string()
 }
+
+#[test]
+fn a_link_to_a_tag_is_good_for_the_list_of_that_tag_alone() {
+    let keys = LinkKeys::parse("k1:bmV3IG5ldyBuZXcgbmV3IG5ldyBuZXcgbmV3IG5ldyE=").unwrap();
+    let links = CapabilityLinks::new(keys, "order");
+    let token = format!("Bearer {}", links.token(&LinkGrant::tag("red")));
+    for (id, is_granted) in [
+        ("tag:red", true),
+        ("tag:blue", false),
+        ("red", false),
+        ("*", false),
+        ("tag:", false),
+    ] {
+        let mut request = AccessRequest::new(id, Action::Watch);
+        request.is_list = true;
+        request.authorization = Some(&token);
+        let granted = links.check(&request) != Permission::Refused;
+        assert_eq!(granted, is_granted, "{id}");
+    }
+    let all = format!("Bearer {}", links.token(&LinkGrant::all_runs()));
+    for id in ["*", "tag:red"] {
+        let mut request = AccessRequest::new(id, Action::Watch);
+        request.is_list = true;
+        request.authorization = Some(&all);
+        assert_ne!(links.check(&request), Permission::Refused, "{id}");
+    }
+    // A link to a run is none to a list, whatever the run's id is.
+    for id in ["o-1", "*", "tag:red"] {
+        let run = format!("Bearer {}", links.token(&LinkGrant::run(id)));
+        for list in ["*", "tag:red", "tag:o-1"] {
+            let mut request = AccessRequest::new(list, Action::Watch);
+            request.is_list = true;
+            request.authorization = Some(&run);
+            assert_eq!(links.check(&request), Permission::Refused, "{id} {list}");
+        }
+    }
+}

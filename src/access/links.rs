@@ -142,7 +142,9 @@ impl CapabilityLinks {
             return Permission::Refused;
         }
         let now = seconds(self.clock.now());
-        let holds = |token: &str| self.claims(token, request.id, Some(request.action), now);
+        let is_list = request.is_list;
+        let holds =
+            |token: &str| self.claims(token, request.id, Some(request.action), now, is_list);
         let claims = match request.authorization.and_then(bearer) {
             Some(token) => holds(token),
             None => {
@@ -178,7 +180,7 @@ impl CapabilityLinks {
     pub fn session(&self, id: &str, path: &str, token: &str) -> Result<LinkSession, Refusal> {
         let token = token.trim();
         let now = seconds(self.clock.now());
-        let claims = self.claims(token, id, None, now);
+        let claims = self.claims(token, id, None, now, false);
         let claims = claims.ok_or(Refusal::NotAllowed)?;
         let lifetime = Duration::from_secs(claims.expires - now);
         Ok(LinkSession {
@@ -188,7 +190,14 @@ impl CapabilityLinks {
     }
 
     /// Returns what a token allows, if it is good for this at this time.
-    fn claims(&self, token: &str, id: &str, action: Option<Action>, now: u64) -> Option<Claims> {
+    fn claims(
+        &self,
+        token: &str,
+        id: &str,
+        action: Option<Action>,
+        now: u64,
+        is_list: bool,
+    ) -> Option<Claims> {
         let claims = token::verify(token, &self.keys)?;
         let is_for = |name: &str, wanted: &str| match claims.get(name) {
             Some(Value::String(one)) => one == wanted,
@@ -198,6 +207,8 @@ impl CapabilityLinks {
         let subject = claims.get("sub")?.as_str()?;
         let is_subject = match subject.split_once(':') {
             _ if subject == "*" => true,
+            // No link to a run is one to a list, whatever the run's id is.
+            _ if is_list => subject.starts_with("tag:") && subject == id,
             Some(("tag", tag)) => self.tags.as_ref().is_some_and(|has| has(id, tag)),
             Some(("run", run)) => run == id,
             _ => subject == id,
@@ -330,7 +341,7 @@ impl LinkGrant {
         })
     }
 
-    /// Lets the holder watch all runs with this tag for an hour: see [`CapabilityLinks::tags`].
+    /// Lets the holder watch all runs with this tag for an hour: see [`CapabilityLinks::tags`]. And the list of those runs.
     #[must_use]
     pub fn tag(tag: &str) -> Self {
         Self::to(format!("tag:{tag}"))

@@ -128,6 +128,8 @@ pub struct AccessRequest<'a> {
     pub workflow: Option<&'a str>,
     /// The id in the path, decoded. Comes from anybody: there may be no such run. Empty if it cannot be decoded.
     pub id: &'a str,
+    /// Whether it is about a list of runs, and no run: the id is `*`, for all of the workflow, or `tag:<tag>`.
+    pub is_list: bool,
     /// The action that the client asks for.
     pub action: Action,
     /// The header `Authorization`.
@@ -147,6 +149,7 @@ impl<'a> AccessRequest<'a> {
         Self {
             workflow: None,
             id,
+            is_list: false,
             action,
             authorization: None,
             cookies: None,

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::parser::EventTooLarge;
+use crate::parser::EventTooLarge;
 
 /// The reason why a client stops before the run's end.
 ///

@@ -16,9 +16,9 @@ use tokio::time::{Instant, Sleep, sleep};
 use super::RunClient;
 use super::backoff::{Backoff, random};
 use super::error::ClientError;
-use super::parser::{EventParser, RawEvent};
 use crate::delivery::DecodeEvent;
 use crate::event::{EventId, StoredEvent};
+use crate::parser::{EventParser, RawEvent};
 use crate::task::{Kind, StepEvent, StepEventType};
 use cloudflare_workflows::WorkflowInstanceEvent;
 

@@ -34,7 +34,6 @@
 mod backoff;
 mod error;
 mod events;
-mod parser;
 mod urls;
 mod watch;
 
@@ -49,9 +48,9 @@ use serde_json::json;
 use crate::workflow::{RunSnapshot, RunView};
 use urls::RunUrls;
 
+pub use crate::parser::{EventParser, EventTooLarge, MAX_EVENT, RawEvent};
 pub use error::ClientError;
 pub use events::{Events, ReceivedEvent, Update};
-pub use parser::{EventParser, EventTooLarge, MAX_EVENT, RawEvent};
 pub use watch::{Outcome, RunWatch};
 
 /// The largest snapshot that is read: 64 MiB.

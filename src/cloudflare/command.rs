@@ -19,6 +19,9 @@ pub enum LogCommand {
         workflow: String,
         /// Milliseconds since 1970.
         time: u64,
+        /// The tags of the instance, for the index of runs.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        tags: Vec<String>,
     },
     /// See [`WorkflowLog::take_back`](crate::cloudflare::object::log::WorkflowLog::take_back).
     TakeBack,

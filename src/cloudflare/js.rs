@@ -76,6 +76,27 @@ extern "C" {
     ) -> Result<(), JsValue>;
 }
 
+#[wasm_bindgen(inline_js = r#"
+export const byteReader = (stream) => stream.getReader();
+export const readChunk = async (reader) => (await reader.read()).value;
+export const cancelReader = (reader) => {
+  reader.cancel().catch(() => {});
+};
+"#)]
+extern "C" {
+    /// The reader of a stream of bytes.
+    #[wasm_bindgen(extends = Object)]
+    pub type ByteReader;
+    #[wasm_bindgen(catch, js_name = byteReader)]
+    pub fn byte_reader(stream: &JsValue) -> Result<ByteReader, JsValue>;
+    /// Returns the next chunk, `undefined` at the end.
+    #[wasm_bindgen(catch, js_name = readChunk)]
+    pub async fn read_chunk(reader: &ByteReader) -> Result<JsValue, JsValue>;
+    /// Has the stream's source stop.
+    #[wasm_bindgen(catch, js_name = cancelReader)]
+    pub fn cancel_reader(reader: &ByteReader) -> Result<(), JsValue>;
+}
+
 #[cfg(feature = "otlp")]
 #[wasm_bindgen(inline_js = r#"
 export const postBytes = async (url, headers, body, timeout) => {
@@ -181,6 +202,12 @@ extern "C" {
 
     #[wasm_bindgen(method, catch)]
     pub async fn follow(this: &EventsStub, hop: &str) -> Result<JsValue, JsValue>;
+
+    /// A stub of an index of runs.
+    #[wasm_bindgen(extends = Object)]
+    pub type IndexStub;
+    #[wasm_bindgen(method, catch)]
+    pub async fn take(this: &IndexStub, report: &str) -> Result<JsValue, JsValue>;
 
     /// The functions that `follow` returns, which read the log.
     #[wasm_bindgen(extends = Object)]

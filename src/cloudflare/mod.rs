@@ -49,6 +49,8 @@ mod callback;
 mod hop;
 #[cfg(feature = "relays")]
 mod hop;
+#[cfg(feature = "index")]
+mod index;
 #[cfg(feature = "cloudflare")]
 mod instance_end;
 #[cfg(feature = "cloudflare")]
@@ -76,6 +78,9 @@ mod worker;
 
 #[doc(inline)]
 pub use self::fan_out::FanOut;
+#[cfg(feature = "index")]
+#[doc(inline)]
+pub use self::index::{InvalidTags, RunIndexNamespace, serve_runs, serve_runs_sse};
 #[cfg(all(feature = "cloudflare", feature = "otlp"))]
 #[doc(inline)]
 pub use self::worker::serve_otlp;
@@ -89,7 +94,7 @@ pub use self::{
     worker::{
         Answers, InstanceSse, ObjectFactLog, ObjectFactLogError, ObjectFactLogErrorKind, RunRoutes,
         Transport, WatchedRun, WorkflowEventsNamespace, WorkflowRunStep, serve_instance_sse,
-        serve_log, serve_snapshot, serve_sse,
+        serve_log, serve_merged, serve_snapshot, serve_sse,
     },
 };
 
@@ -97,6 +102,8 @@ pub use self::{
 #[cfg(feature = "cloudflare")]
 #[doc(hidden)]
 pub mod __private {
+    #[cfg(feature = "index")]
+    pub use super::index::RunIndexObject;
     pub use super::object::WorkflowEventsObject;
     pub use cloudflare_workflows::__private::{
         extend_durable_object, js_sys, pastey, wasm_bindgen, wasm_bindgen_futures, worker,

@@ -64,7 +64,12 @@ impl StreamRequest {
         // A header that is there more than once comes joined by commas, and is no id.
         let header = request.headers().get("last-event-id").ok().flatten();
         let cursor = wire::cursor(header.as_deref(), query(&request.url()))?;
-        Ok(Self {
+        Ok(Self::at(cursor, head))
+    }
+
+    /// Returns a request for the events after this position.
+    pub(super) fn at(cursor: Cursor, head: bool) -> Self {
+        Self {
             cursor,
             head,
             expected: false,
@@ -74,7 +79,7 @@ impl StreamRequest {
             otlp: None,
             #[cfg(feature = "durable-streams")]
             durable: None,
-        })
+        }
     }
 
     /// Reads, in the object, what [`to_object_request`](Self::to_object_request) wrote.
@@ -222,7 +227,7 @@ impl ObjectRequest {
         }
     }
 
-    fn new(method: &'static str) -> Self {
+    pub(super) fn new(method: &'static str) -> Self {
         Self {
             method,
             url: "http://workflow-events/".to_owned(),

@@ -101,6 +101,18 @@ impl<S: EventStore + 'static> MergedSubscription<S> {
         })
     }
 
+    /// Has ids keep the positions of these logs, which are not there any more: a client that comes back names them
+    /// again.
+    #[must_use]
+    pub fn remember(mut self, gone: &[String], cursor: &MergedCursor) -> Self {
+        for name in gone {
+            if let Some(position) = cursor.of(name) {
+                self.cursor.set(name, position);
+            }
+        }
+        self
+    }
+
     /// Returns whether all logs have ended, and the client has all their events. Answer `204` then.
     #[must_use]
     pub fn has_ended(&self) -> bool {
@@ -130,8 +142,7 @@ impl<S: EventStore + 'static> MergedSubscription<S> {
                 Some(Batch::Reset(reset)) => {
                     self.cursor.set(&name, subscription.cursor());
                     let mut out = Vec::new();
-                    let data = add_run_id(&wire::reset_data(&reset), &name);
-                    wire::encode_unnumbered("reset", &data, &mut out);
+                    encode_reset_of(&name, &wire::reset_data(&reset), &mut out);
                     Some(out)
                 }
                 Some(Batch::Events(events)) => Some(self.encode(&name, &events)),
@@ -158,9 +169,7 @@ impl<S: EventStore + 'static> MergedSubscription<S> {
         let mut out = Vec::new();
         for event in events {
             self.cursor.set(name, Cursor::After(event.id));
-            out.extend_from_slice(format!("id: {}\n", self.cursor).as_bytes());
-            let data = add_run_id(&event.data, name);
-            wire::encode_unnumbered(&event.event_type, &data, &mut out);
+            encode_event(&self.cursor, name, &event.event_type, &event.data, &mut out);
         }
         out
     }
@@ -180,6 +189,23 @@ impl<S: EventStore> fmt::Debug for MergedSubscription<S> {
             .field("cursor", &self.cursor)
             .finish_non_exhaustive()
     }
+}
+
+/// Appends the bytes of an event of the log of this name. `cursor` is the position behind it.
+pub(crate) fn encode_event(
+    cursor: &MergedCursor,
+    name: &str,
+    event_type: &str,
+    data: &str,
+    out: &mut Vec<u8>,
+) {
+    out.extend_from_slice(format!("id: {cursor}\n").as_bytes());
+    wire::encode_unnumbered(event_type, &add_run_id(data, name), out);
+}
+
+/// Appends the bytes of the `reset` of the log of this name, whose data in its own stream is `data`.
+pub(crate) fn encode_reset_of(name: &str, data: &str, out: &mut Vec<u8>) {
+    wire::encode_unnumbered("reset", &add_run_id(data, name), out);
 }
 
 /// Returns the data with a first member `runId`.
@@ -223,7 +249,7 @@ impl MergedCursor {
         Some(EventId::new(id).map_or(Cursor::Beginning, Cursor::After))
     }
 
-    fn set(&mut self, name: &str, cursor: Cursor) {
+    pub(crate) fn set(&mut self, name: &str, cursor: Cursor) {
         let id = match cursor {
             Cursor::After(id) => id.get(),
             _ => 0,

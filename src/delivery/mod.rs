@@ -4,6 +4,7 @@
 mod body;
 mod listen;
 mod merge;
+mod merged_request;
 mod permit;
 mod subscription;
 mod target;
@@ -11,12 +12,17 @@ mod target;
 pub use body::{HEARTBEAT_INTERVAL, body, frame_body, frames, keep_alive};
 pub use listen::{DecodeError, DecodeEvent, Folded, ListenError, Stored};
 pub use merge::{InvalidMergedCursor, MAX_MERGED, MergeError, MergedCursor, MergedSubscription};
+pub use merged_request::InvalidRuns;
 pub use permit::expire_at;
 pub use subscription::{Batch, Subscription};
 pub use target::{DispatchError, SseTarget};
 
 #[cfg(any(feature = "hibernation", not(target_family = "wasm")))]
 pub(crate) use body::frame_bytes;
+#[cfg(feature = "cloudflare")]
+pub(crate) use merge::{encode_event, encode_reset_of};
+#[cfg(any(feature = "cloudflare", feature = "http"))]
+pub(crate) use merged_request::MergedRequest;
 #[cfg(any(feature = "cloudflare", feature = "http"))]
 pub(crate) use permit::{permitted, reached};
 #[cfg(any(feature = "hibernation", not(target_family = "wasm")))]

@@ -20,9 +20,7 @@ use crate::clock;
 use crate::delivery::{Subscription, frames, keep_alive, permitted, reached};
 use crate::stats::{self, Viewing};
 use crate::store::EventStore;
-#[cfg(any(feature = "durable-streams", feature = "otlp"))]
-use crate::sync::MaybeSend;
-use crate::sync::{BoxFuture, BoxStream};
+use crate::sync::{BoxFuture, BoxStream, MaybeSend};
 use crate::wire;
 
 /// The body of a response of [`Sse::respond`], both an [`http_body::Body`] and a [`Stream`] of
@@ -139,23 +137,36 @@ impl<E> SseBody<E> {
         E: Error + 'static,
     {
         let numbered = subscription.is_resumable();
-        let on_error = Arc::clone(&sse.on_error);
         let opening = stream::iter(subscription.opening()).map(|opening| Ok(Bytes::from(opening)));
-        let chunks = subscription.into_stream().map(move |batch| match batch {
-            Ok(batch) => Ok(Bytes::from(frames(&batch, numbered))),
-            Err(error) => {
+        let chunks = subscription
+            .into_stream()
+            .map(move |batch| batch.map(|batch| Bytes::from(frames(&batch, numbered))));
+        Self::chunks(opening.chain(chunks), sse, grant, revoked)
+    }
+
+    /// Returns the body with these chunks, and heartbeats, up to the end of the permission, or until it is revoked.
+    pub(super) fn chunks(
+        chunks: impl Stream<Item = Result<Bytes, E>> + MaybeSend + 'static,
+        sse: &Sse,
+        grant: Grant,
+        revoked: Option<BoxFuture<'static, ()>>,
+    ) -> Self
+    where
+        E: Error + 'static,
+    {
+        let on_error = Arc::clone(&sse.on_error);
+        let chunks = chunks.map(move |chunk| {
+            chunk.map_err(|error| {
                 on_error(&error);
-                Err(StreamCut::Store(error))
-            }
+                StreamCut::Store(error)
+            })
         });
         let sleep = Arc::clone(&sse.sleep);
         let begun = match &sse.shutdown {
             Some(shutdown) => Either::Left(shutdown.reached(&sleep)),
             None => Either::Right(future::pending()),
         };
-        let chunks = keep_alive(opening.chain(chunks), sse.heartbeat, move |duration| {
-            sleep(duration)
-        });
+        let chunks = keep_alive(chunks, sse.heartbeat, move |duration| sleep(duration));
         let chunks: BoxStream<'static, _> = match revoked {
             None => Box::pin(chunks),
             Some(revoked) => Box::pin(permitted(chunks, revoked)),

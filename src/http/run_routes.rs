@@ -8,16 +8,17 @@ use std::sync::Arc;
 use ::http::header::SET_COOKIE;
 use ::http::header::{ACCEPT, IF_NONE_MATCH};
 use ::http::{HeaderName, HeaderValue, Method, Request, Response};
+use futures_util::future::join_all;
 use percent_encoding::percent_decode_str;
 
 use super::access::{decide, head};
 use super::cors::joined;
-use super::{Caller, Snapshots, Sse, SseBody, response};
+use super::{Caller, LAST_EVENT_ID, Snapshots, Sse, SseBody, response};
 #[cfg(feature = "links")]
 use crate::access::CapabilityLinks;
 use crate::access::{Access, AccessRequest, Action, Grant, Permission};
 use crate::cors::{Cors, InvalidCors};
-use crate::delivery::SseTarget;
+use crate::delivery::{MergeError, MergedRequest, MergedSubscription, SseTarget};
 use crate::page::RunPage;
 use crate::page::serve::{FramedBy, Served, is_asset, serve_asset, serve_page};
 use crate::refusal::Refusal;
@@ -26,12 +27,14 @@ use crate::run_path::{self, RunPath};
 use crate::security;
 use crate::store::EventStore;
 use crate::sync::{BoxFuture, MaybeSend, MaybeSync};
+use crate::wire;
 
 /// Serves logs by their ids, and what else is switched on. Leaves other requests alone.
 ///
 /// | path | switched on by | what it is |
 /// |---|---|---|
 /// | `GET /<id>/sse` | always | the log's events: see [`Sse::respond`] |
+/// | `GET /sse?run=<id>&run=<id>` | [`merged`](Self::merged) | the events of several logs in one stream |
 /// | `GET /<id>`, for browsers | [`page`](Self::page) | the live page of the run; its files are at `GET /ssetarget/<file>` |
 /// | `GET /<id>`, for programs | [`snapshots`](Self::snapshots) | the run as it stands, as JSON: see [`Snapshots`] |
 /// | `GET /<id>/stream` | `durable_streams`, with the feature `durable-streams` | the log's events in the Durable Streams protocol |
@@ -73,6 +76,7 @@ pub struct RunRoutes<L> {
     prefix: String,
     access: Option<Hook>,
     is_private: bool,
+    is_merged: bool,
     page: Option<FramedBy>,
     snapshots: Option<Snapshots>,
     #[cfg(feature = "durable-streams")]
@@ -108,6 +112,7 @@ impl<L> RunRoutes<L> {
             prefix: String::new(),
             access: None,
             is_private: false,
+            is_merged: false,
             page: None,
             snapshots: None,
             #[cfg(feature = "durable-streams")]
@@ -143,6 +148,21 @@ impl<L> RunRoutes<L> {
     {
         self.is_private = !hook.is_public();
         self.access = Some(Arc::new(move |request| Box::pin(hook.decide(request))));
+        self
+    }
+
+    /// Serves the events of several logs in one stream, at `/sse?run=<id>&run=<id>`, up to
+    /// [`MAX_MERGED`](crate::MAX_MERGED): see [`MergedSubscription`]. A log whose id is `sse` has no page and no
+    /// snapshot then. Default: it is not served.
+    ///
+    /// Beside the statuses of [`Sse::respond`]: `400` for runs that are none, too many, or named twice, and for an id
+    /// that is none of a merged stream; what `lookup` refuses with for a log that the client's position does not name.
+    /// One that it names and that is not there any more leaves the stream. The hook decides about every run before
+    /// anything is looked up, and refuses all of them where it refuses one; the stream ends at the earliest of the
+    /// permissions' ends.
+    #[must_use]
+    pub fn merged(mut self) -> Self {
+        self.is_merged = true;
         self
     }
 
@@ -268,6 +288,9 @@ impl<L> RunRoutes<L> {
     #[cfg(all(feature = "axum", not(target_family = "wasm")))]
     pub(crate) fn paths(&self) -> Vec<String> {
         let mut tails = vec!["/{id}/sse"];
+        if self.is_merged {
+            tails.push("/sse");
+        }
         if self.page.is_some() || self.snapshots.is_some() {
             tails.push("/{id}");
         }
@@ -297,6 +320,7 @@ impl<L> RunRoutes<L> {
             "/sse" => Some(Kind::Events),
             #[cfg(feature = "durable-streams")]
             "/stream" => self.has_streams.then_some(Kind::Stream),
+            "" if self.is_merged && path.encoded_id == "sse" => Some(Kind::Merged),
             #[cfg(feature = "otlp")]
             "/otlp" => self.has_trace.then_some(Kind::Trace),
             "" => {
@@ -330,6 +354,9 @@ impl<L> RunRoutes<L> {
             // A preflight, or a method that no route has.
             let allow = "GET, HEAD";
             return self.sse.refuse(request, Refusal::Method { allow });
+        }
+        if kind == Kind::Merged {
+            return self.answer_merged(request).await;
         }
         let path = RunPath::parse(&self.prefix, request.uri().path());
         let Some(RunPath { encoded_id, .. }) = path.filter(|_| kind != Kind::Asset) else {
@@ -394,6 +421,74 @@ impl<L> RunRoutes<L> {
         }
     }
 
+    async fn answer_merged<F, E, S>(&self, request: &Request<()>) -> Response<SseBody<S::Error>>
+    where
+        L: Fn(String) -> F + MaybeSend + MaybeSync,
+        F: Future<Output = Result<SseTarget<E, S>, Refusal>> + MaybeSend + 'static,
+        S: EventStore + 'static,
+    {
+        let response = async {
+            let query = request.uri().query();
+            let runs = MergedRequest::runs(query)?;
+            let grant = self.grant_for_all(&runs, request).await?;
+            let header = joined(request.headers(), &LAST_EVENT_ID);
+            let wanted = MergedRequest::parse(header.as_deref(), query)?;
+            let targets = join_all(runs.iter().map(|run| (self.lookup)(run.clone()))).await;
+            let (mut logs, mut gone) = (Vec::new(), Vec::new());
+            for (run, target) in runs.into_iter().zip(targets) {
+                match target {
+                    Ok(target) => logs.push((run, target)),
+                    Err(Refusal::NotFound(_)) if wanted.cursor.of(&run).is_some() => gone.push(run),
+                    Err(refusal) => return Err(refusal),
+                }
+            }
+            if logs.is_empty() {
+                return Ok(response(204, wire::END_HEADERS, SseBody::empty()));
+            }
+            let merged =
+                MergedSubscription::start(logs, wanted.cursor.clone(), wanted.others).await;
+            let merged = merged.map_err(|error| {
+                if let MergeError::Store(error) = &error {
+                    (self.sse.on_error)(error);
+                }
+                Refusal::Unavailable
+            })?;
+            let merged = merged.remember(&gone, &wanted.cursor);
+            if merged.has_ended() {
+                return Ok(response(204, wire::END_HEADERS, SseBody::empty()));
+            }
+            let body = match *request.method() == Method::HEAD {
+                true => SseBody::left_out(),
+                false => SseBody::chunks(merged.into_stream(), &self.sse, grant, None),
+            };
+            Ok(response(200, wire::HEADERS, body))
+        };
+        match response.await {
+            Ok(response) => self.readable(request, response),
+            Err(refusal) => self.sse.refuse(request, refusal),
+        }
+    }
+
+    /// Has the hook decide about each run, and returns what all of its permissions grant.
+    async fn grant_for_all(
+        &self,
+        runs: &[String],
+        request: &Request<()>,
+    ) -> Result<Grant, Refusal> {
+        let Some(hook) = &self.access else {
+            return Ok(Grant::default());
+        };
+        let hook = |asked: &AccessRequest<'_>| hook(asked);
+        let decide = |run: &String| decide(&hook, request, run, Action::Watch);
+        let permissions = join_all(runs.iter().map(decide)).await;
+        let grants = permissions.into_iter().map(Grant::from_permission);
+        let grants = grants.collect::<Result<Vec<_>, _>>()?;
+        Ok(Grant {
+            until: grants.iter().filter_map(|grant| grant.until).min(),
+            generation: None,
+        })
+    }
+
     fn page_of<E>(&self, request: &Request<()>, id: &str, is_found: bool) -> Response<SseBody<E>> {
         let assets = format!("{}/ssetarget", self.prefix);
         let mut page = RunPage::new(id).prefix(&self.prefix).assets(&assets);
@@ -446,6 +541,7 @@ impl<L> RunRoutes<L> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Events,
+    Merged,
     Page,
     Asset,
     Snapshot,

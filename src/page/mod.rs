@@ -37,6 +37,23 @@ pub const ASSETS: &[Asset] = &[
     },
 ];
 
+/// The files of the table of all runs, `<workflow-runs>`: one module, and one stylesheet, together less than 10 KiB after
+/// gzip. They need none of [`ASSETS`]. See [docs/runs.md](https://github.com/oselvar/ssetarget/blob/main/docs/runs.md).
+pub const RUNS_ASSETS: &[Asset] = &[
+    Asset {
+        name: "workflow-runs.js",
+        content_type: "text/javascript; charset=utf-8",
+        hash: RUNS_HASH,
+        body: RUNS_SCRIPT,
+    },
+    Asset {
+        name: "workflow-runs.css",
+        content_type: "text/css; charset=utf-8",
+        hash: RUNS_HASH,
+        body: RUNS_STYLESHEET,
+    },
+];
+
 /// A policy under which a [`RunPage`] works: everything from its own origin, nothing inline. It does not say which
 /// pages may frame this one.
 pub const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
@@ -61,6 +78,12 @@ pub struct Asset {
 #[must_use]
 pub fn asset(name: &str) -> Option<&'static Asset> {
     ASSETS.iter().find(|asset| asset.name == name)
+}
+
+/// Returns the file of the table of all runs with this name, such as `workflow-runs.js`.
+#[must_use]
+pub fn runs_asset(name: &str) -> Option<&'static Asset> {
+    RUNS_ASSETS.iter().find(|asset| asset.name == name)
 }
 
 /// The document of a run: the element alone, which fills the window. It has no script or style of its own, and
@@ -184,11 +207,24 @@ impl<'a> RunPage<'a> {
 const SCRIPT: &str = include_str!("workflow-run.js");
 const STYLESHEET: &str = include_str!("workflow-run.css");
 
-const HASH_BYTES: [u8; 16] = hex(fnv1a(STYLESHEET, fnv1a(SCRIPT, 0xcbf2_9ce4_8422_2325)));
-const HASH: &str = match std::str::from_utf8(&HASH_BYTES) {
-    Ok(hash) => hash,
-    Err(_) => "0",
-};
+const RUNS_SCRIPT: &str = include_str!("workflow-runs.js");
+const RUNS_STYLESHEET: &str = include_str!("workflow-runs.css");
+
+const HASH_BYTES: [u8; 16] = hash_of(SCRIPT, STYLESHEET);
+const HASH: &str = as_text(&HASH_BYTES);
+const RUNS_HASH_BYTES: [u8; 16] = hash_of(RUNS_SCRIPT, RUNS_STYLESHEET);
+const RUNS_HASH: &str = as_text(&RUNS_HASH_BYTES);
+
+const fn hash_of(script: &str, stylesheet: &str) -> [u8; 16] {
+    hex(fnv1a(stylesheet, fnv1a(script, 0xcbf2_9ce4_8422_2325)))
+}
+
+const fn as_text(digits: &'static [u8; 16]) -> &'static str {
+    match std::str::from_utf8(digits) {
+        Ok(hash) => hash,
+        Err(_) => "0",
+    }
+}
 
 /// The hash FNV-1a, which is short enough to run while compiling. Nobody is kept from making two files with one hash:
 /// they are all ours.

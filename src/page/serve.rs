@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::{CONTENT_SECURITY_POLICY, RunPage, asset};
+use super::{Asset, CONTENT_SECURITY_POLICY, RunPage, asset};
 use crate::cors::{InvalidCors, is_origin};
 
 /// A response, before it is one of a server's own.
@@ -54,7 +54,15 @@ pub(crate) fn serve_asset(
     query: Option<&str>,
     if_none_match: Option<&str>,
 ) -> Option<Served> {
-    let asset = asset(name)?;
+    Some(serve_file(asset(name)?, query, if_none_match))
+}
+
+/// Returns the answer to a request for this file.
+pub(crate) fn serve_file(
+    asset: &'static Asset,
+    query: Option<&str>,
+    if_none_match: Option<&str>,
+) -> Served {
     let etag = format!("\"{}\"", asset.hash);
     let mut pairs = query.unwrap_or_default().split('&');
     let is_fixed = pairs.any(|pair| pair.strip_prefix("v=") == Some(asset.hash));
@@ -75,18 +83,18 @@ pub(crate) fn serve_asset(
     headers.push(("access-control-allow-origin", "*".into()));
     headers.push(("content-security-policy", "default-src 'none'".into()));
     if is_known {
-        return Some(Served {
+        return Served {
             status: 304,
             headers,
             body: "".into(),
-        });
+        };
     }
     headers.push(("content-type", asset.content_type.into()));
-    Some(Served {
+    Served {
         status: 200,
         headers,
         body: asset.body.into(),
-    })
+    }
 }
 
 /// Returns the page of a run. `is_found` is whether there is one: its page says so, too. `is_private` has nobody keep

@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 use worker::{Request, Response, ResponseBuilder, Result};
 
 const START_PAGE: &str = include_str!("page/start.html");
+const RUNS: &str = include_str!("page/runs.html");
 const OPEN: &str = include_str!("page/open.html");
 const CLOSED: &str = include_str!("page/closed.html");
 const SCRIPT: &str = include_str!("page/start.js");
@@ -131,10 +132,15 @@ pub fn started(request: &Request, id: &str, link: Option<&str>) -> Result<Respon
         .from_json(&body)
 }
 
-/// The start page, which says who may see what.
+/// The start page, which has all orders where everybody may see them, and says who may see what.
 pub fn start_page(is_closed: bool) -> Result<Response> {
     let access = if is_closed { CLOSED } else { OPEN };
-    let page = START_PAGE.replace("{access}", access.trim());
+    // Who has only a link may not see the others.
+    let runs = if is_closed { "" } else { RUNS };
+    let page = START_PAGE
+        .replace("{access}", access.trim())
+        .replace("{runs}", runs.trim())
+        .replace("{hash}", ssetarget::page::RUNS_ASSETS[0].hash);
     file("text/html; charset=utf-8", &page)
 }
 

@@ -3,6 +3,8 @@
 //! - `POST /` starts a run
 //! - `GET /<id>` shows it, to people as a live page, to programs as JSON
 //! - `GET /<id>/sse` streams its events
+//! - `GET /sse?run=<id>&run=<id>` streams the events of several
+//! - `GET /runs` lists all, and `GET /runs/sse` streams what changes in the list
 //! - `GET /<id>/instance/sse` streams the platform's own log of it
 //! - `GET /<id>/stream` has its events for clients of the Durable Streams protocol
 //! - `GET /<id>/otlp` is its trace, for tools that read OpenTelemetry's
@@ -18,7 +20,8 @@ use cloudflare_workflows::{CreateOptions, Workflow, WorkflowErrorKind};
 use ssetarget::Cors;
 use ssetarget::access::{Action, CapabilityLinks, LinkGrant, LinkKeys};
 use ssetarget::cloudflare::{
-    Answers, InstanceSse, RunRoutes, Transport, WorkflowEventsConfig, WorkflowEventsNamespace,
+    Answers, InstanceSse, RunIndexNamespace, RunRoutes, Transport, WorkflowEventsConfig,
+    WorkflowEventsNamespace,
 };
 use worker::{Context, Env, Request, Response, Result, event};
 
@@ -28,8 +31,11 @@ use order::{Order, OrderWorkflow};
 cloudflare_workflows::export_workflow!(OrderWorkflow);
 ssetarget::export_workflow_events!(
     WorkflowEvents,
-    WorkflowEventsConfig::new().workflows(&[(order::NAME, "ORDER")])
+    WorkflowEventsConfig::new()
+        .workflows(&[(order::NAME, "ORDER")])
+        .index(order::RUNS)
 );
+ssetarget::export_run_index!(RunIndex);
 
 #[event(fetch)]
 async fn fetch(request: Request, env: Env, _context: Context) -> Result<Response> {
@@ -43,6 +49,8 @@ async fn fetch(request: Request, env: Env, _context: Context) -> Result<Response
         .check(order::check_answer);
     let runs = RunRoutes::new(events.clone())
         .cors(cors(&env)?)
+        .merged()
+        .runs(RunIndexNamespace::from_env(&env, order::RUNS, order::NAME)?)
         .page()
         .snapshots()
         .answers(answers)

@@ -82,6 +82,8 @@ pub struct OrderWorkflow {
 /// The workflow's name and the binding of its events, as in wrangler.toml.
 pub const NAME: &str = "order";
 pub const EVENTS: &str = "WORKFLOW_EVENTS";
+/// The binding of the index of runs.
+pub const RUNS: &str = "RUNS";
 
 /// The type of the event that has an [`Approval`].
 pub const APPROVAL: &str = "waiting";

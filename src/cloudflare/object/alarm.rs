@@ -7,17 +7,21 @@ use cloudflare_workflows::{Runtime, WorkersRuntime, Workflow};
 use futures_util::future::LocalBoxFuture;
 use worker::Storage;
 
+#[cfg(any(feature = "otlp", feature = "index"))]
+use super::due::{LogStands, Standing, Then, earlier};
 use super::error::to_worker;
 use super::events_object::EventsObject;
 use super::settle::{self, Asked, Pending};
+#[cfg(any(feature = "otlp", feature = "index"))]
+use crate::clock;
 
 impl EventsObject {
     /// Does what the alarm was set for: deletes the log, or asks the platform how the run is.
     pub(super) async fn alarm(&self) -> worker::Result<()> {
-        #[cfg(feature = "otlp")]
+        #[cfg(any(feature = "otlp", feature = "index"))]
         {
-            let exported: LocalBoxFuture<'_, _> = Box::pin(self.was_for_export());
-            if exported.await? {
+            let waits: LocalBoxFuture<'_, _> = Box::pin(self.was_for_others());
+            if waits.await? {
                 return Ok(());
             }
         }
@@ -26,9 +30,74 @@ impl EventsObject {
             let settled: LocalBoxFuture<'_, _> = Box::pin(self.settle());
             settled.await?;
         }
-        #[cfg(feature = "otlp")]
-        super::otlp::keep_alarm(&self.state.storage()).await?;
+        #[cfg(feature = "index")]
+        self.tell_index().await?;
+        #[cfg(any(feature = "otlp", feature = "index"))]
+        {
+            let storage = self.state.storage();
+            if let Some(at) = others_due(&storage).await? {
+                earlier_alarm(&storage, at).await?;
+            }
+        }
         Ok(())
+    }
+
+    /// Looks after what an alarm may be for beside the log itself: exports of the run's trace, and the index of runs.
+    /// Returns true if the alarm has nothing else to do.
+    #[cfg(any(feature = "otlp", feature = "index"))]
+    async fn was_for_others(&self) -> worker::Result<bool> {
+        #[cfg(feature = "otlp")]
+        let exports = self.exports().await?;
+        #[cfg(not(feature = "otlp"))]
+        let exports: Option<Option<u64>> = None;
+        #[cfg(feature = "index")]
+        let index = match self.config.index {
+            Some(_) => Some(self.tell_index().await?),
+            None => None,
+        };
+        #[cfg(not(feature = "index"))]
+        let index: Option<Option<u64>> = None;
+        if exports.is_none() && index.is_none() {
+            return Ok(false);
+        }
+        let storage = self.state.storage();
+        // It may have changed meanwhile.
+        let state = self.log.state().map_err(to_worker)?;
+        let retention = self.config.retention.age;
+        let standing = Standing {
+            export: exports.flatten(),
+            index: index.flatten(),
+            settle: Pending::due_at(&storage).await?,
+            log: match (state.empty, state.ended, state.newest.zip(retention)) {
+                (true, _, _) => LogStands::Gone,
+                (false, false, _) => LogStands::GoesOn,
+                (false, true, expires) => LogStands::Ended(
+                    expires.map(|(newest, retention)| clock::milliseconds(newest + retention)),
+                ),
+            },
+            now: now(),
+        };
+        match standing.then() {
+            Then::GoOn => Ok(false),
+            Then::ForgetAndGoOn => {
+                #[cfg(feature = "otlp")]
+                if standing.export.is_some() {
+                    self.forget_export().await?;
+                }
+                Ok(false)
+            }
+            Then::Wait(at) => {
+                if state.ended {
+                    Pending::clear(&storage).await?;
+                }
+                // In place of an alarm that was set for a try that failed.
+                match at.map(|at| Duration::from_millis(at.saturating_sub(now()))) {
+                    Some(delay) => storage.set_alarm(delay).await?,
+                    None => storage.delete_alarm().await?,
+                }
+                Ok(true)
+            }
+        }
     }
 
     /// Notes that a lifetime has ended without the run's end, and has the platform asked.
@@ -103,6 +172,10 @@ impl EventsObject {
             self.held_streams.deliver(self.log.target());
             let state = self.log.state().map_err(to_worker)?;
             Pending::clear(&storage).await?;
+            #[cfg(feature = "index")]
+            if state.empty {
+                self.index_removed().await?;
+            }
             return match state.empty {
                 true => self.clear().await,
                 false => self.expire_later(true).await,
@@ -133,6 +206,11 @@ impl EventsObject {
         let storage = self.state.storage();
         if has_just_ended || storage.get_alarm().await?.is_none() {
             arm(&storage, retention).await?;
+            // A report to the index may have become due meanwhile.
+            #[cfg(feature = "index")]
+            if let Some(at) = others_due(&storage).await? {
+                earlier_alarm(&storage, at).await?;
+            }
         }
         Ok(())
     }
@@ -175,9 +253,41 @@ impl EventsObject {
     }
 }
 
-/// Sets the alarm, or one for an export that is to be made before.
+/// Sets the alarm, or an earlier one for an export, or for the index, that is due before.
 pub(super) async fn arm(storage: &Storage, delay: Duration) -> worker::Result<()> {
-    #[cfg(feature = "otlp")]
-    let delay = super::otlp::delay_before_export(storage, delay).await?;
+    #[cfg(any(feature = "otlp", feature = "index"))]
+    let delay = match others_due(storage).await? {
+        Some(at) => delay.min(Duration::from_millis(at.saturating_sub(now()))),
+        None => delay,
+    };
     storage.set_alarm(delay).await
+}
+
+/// Returns when an export, or a report to the index, is due.
+#[cfg(any(feature = "otlp", feature = "index"))]
+async fn others_due(storage: &Storage) -> worker::Result<Option<u64>> {
+    let due: Option<u64> = None;
+    #[cfg(feature = "otlp")]
+    let due = earlier(due, super::otlp::due(storage).await?);
+    #[cfg(feature = "index")]
+    let due = earlier(due, super::index::due(storage).await?);
+    Ok(due)
+}
+
+/// Sets the alarm for this time, unless it is set for an earlier one.
+#[cfg(any(feature = "otlp", feature = "index"))]
+pub(super) async fn earlier_alarm(storage: &Storage, at: u64) -> worker::Result<()> {
+    let known = storage.get_alarm().await?;
+    let known = known.and_then(|time| u64::try_from(time).ok());
+    if known.is_none_or(|known| at < known) {
+        let delay = Duration::from_millis(at.saturating_sub(now()));
+        storage.set_alarm(delay).await?;
+    }
+    Ok(())
+}
+
+/// Returns the time in milliseconds since 1970.
+#[cfg(any(feature = "otlp", feature = "index"))]
+pub(super) fn now() -> u64 {
+    clock::milliseconds(WorkersRuntime.now())
 }

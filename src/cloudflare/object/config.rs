@@ -28,6 +28,10 @@ pub struct WorkflowEventsConfig {
     /// What is done to the messages of errors that the object takes over from the platform, when it ends the
     /// log of a run that did not do so itself. Default: nothing.
     pub redact: Option<Redact>,
+    /// The binding of the index of runs (feature `index`), the class of which `export_run_index!` exports: the runs'
+    /// objects tell it how their runs stand. Default: none; then nothing is told, and costs nothing.
+    #[cfg(feature = "index")]
+    pub index: Option<&'static str>,
 }
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -41,7 +45,17 @@ impl WorkflowEventsConfig {
             ids_retention: DAY.saturating_mul(30),
             workflows: &[],
             redact: None,
+            #[cfg(feature = "index")]
+            index: None,
         }
+    }
+
+    /// Sets [`index`](Self::index), a binding as in `wrangler.toml`. Default: none.
+    #[cfg(feature = "index")]
+    #[must_use]
+    pub const fn index(mut self, binding: &'static str) -> Self {
+        self.index = Some(binding);
+        self
     }
 
     /// Sets [`workflows`](Self::workflows), names and bindings as in `wrangler.toml`. Default: none.

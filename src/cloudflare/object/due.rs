@@ -1,5 +1,5 @@
-//! An export of the run's trace that is still to be made, and what an alarm is for beside it. Runs in the object;
-//! pure, and tested natively.
+//! An export of the run's trace that is still to be made, and what an alarm is for beside it and beside the index of
+//! runs. Runs in the object; pure, and tested natively.
 
 use std::time::Duration;
 
@@ -95,11 +95,13 @@ impl Export {
     }
 }
 
-/// Where an object stands whose alarm goes off and which has, or had, an export to make.
+/// Where an object stands whose alarm goes off and which has, or had, an export to make, or an index to tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Standing {
     /// When the export is to be tried next; `None` if that is done.
     pub(super) export: Option<u64>,
+    /// When the index of runs is to be told something; `None` if it knows all.
+    pub(super) index: Option<u64>,
     /// When the platform is to be asked how the run is.
     pub(super) settle: Option<u64>,
     /// What the log is.
@@ -119,7 +121,7 @@ pub(super) enum LogStands {
     Gone,
 }
 
-/// What an alarm does after the export was looked after.
+/// What an alarm does after the export and the index were looked after.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Then {
     /// Goes on as if there were no exports.
@@ -131,23 +133,24 @@ pub(super) enum Then {
 }
 
 impl Standing {
-    /// Returns what the alarm does. An alarm that was set for an export must not delete a log before its time, and one
-    /// that was set for something else must not be lost for an export.
+    /// Returns what the alarm does. An alarm that was set for an export, or for the index, must not delete a log before its time, and one
+    /// that was set for something else must not be lost for them.
     #[must_use]
     pub(super) fn then(self) -> Then {
         let is_due = |time: u64| time <= self.now.saturating_add(SLACK);
+        let others = earlier(self.export, self.index);
         match self.log {
             LogStands::Gone => Then::ForgetAndGoOn,
             LogStands::Ended(Some(expires)) if is_due(expires) => Then::ForgetAndGoOn,
-            LogStands::Ended(expires) => Then::Wait(earlier(self.export, expires)),
+            LogStands::Ended(expires) => Then::Wait(earlier(others, expires)),
             LogStands::GoesOn if self.settle.is_some_and(is_due) => Then::GoOn,
-            LogStands::GoesOn => Then::Wait(earlier(self.export, self.settle)),
+            LogStands::GoesOn => Then::Wait(earlier(others, self.settle)),
         }
     }
 }
 
 /// Returns the earlier of two times, of which there may be none.
-fn earlier(one: Option<u64>, other: Option<u64>) -> Option<u64> {
+pub(super) fn earlier(one: Option<u64>, other: Option<u64>) -> Option<u64> {
     match (one, other) {
         (Some(one), Some(other)) => Some(one.min(other)),
         (one, other) => one.or(other),
@@ -243,7 +246,10 @@ mod tests {
             Some(NOW + 10_000),
             Some(NOW + DAY),
         ];
-        for export in times {
+        let others = times
+            .iter()
+            .flat_map(|export| times.map(|index| (*export, index)));
+        for (export, index) in others {
             for settle in times {
                 let stands = times.map(LogStands::Ended);
                 for log in stands
@@ -252,6 +258,7 @@ mod tests {
                 {
                     let standing = Standing {
                         export,
+                        index,
                         settle,
                         log,
                         now: NOW,
@@ -264,14 +271,14 @@ mod tests {
                         LogStands::Ended(expires) => {
                             let wanted = match passed(expires) {
                                 true => Then::ForgetAndGoOn,
-                                false => Then::Wait(earlier(export, expires)),
+                                false => Then::Wait(earlier(earlier(export, index), expires)),
                             };
                             assert_eq!(then, wanted, "{standing:?}");
                         }
                         LogStands::GoesOn => {
                             let wanted = match passed(settle) {
                                 true => Then::GoOn,
-                                false => Then::Wait(earlier(export, settle)),
+                                false => Then::Wait(earlier(earlier(export, index), settle)),
                             };
                             assert_eq!(then, wanted, "{standing:?}");
                         }
@@ -282,7 +289,7 @@ mod tests {
                             LogStands::Ended(expires) => expires,
                             _ => settle,
                         };
-                        for due in [export, expires].into_iter().flatten() {
+                        for due in [export, index, expires].into_iter().flatten() {
                             assert!(at.is_some_and(|at| at <= due), "{standing:?}");
                         }
                     }

@@ -41,6 +41,8 @@ pub(super) struct EventsObject {
     pub(super) held_streams: Rc<HeldStreams>,
     pub(super) kept_snapshot: KeptSnapshot,
     pub(super) tree: Tree,
+    #[cfg(feature = "index")]
+    pub(super) indexing: super::index::Indexing,
     pub(super) config: WorkflowEventsConfig,
     pub(super) env: worker::Env,
     /// Whether a lifetime is under way, as far as this object knows since it is in memory. Not a `Cell`, which
@@ -72,6 +74,8 @@ impl EventsObject {
             kept_snapshot: KeptSnapshot::default(),
             state,
             tree: Tree::new(env.clone(), metrics.clone(), Rc::clone(&cutoff)),
+            #[cfg(feature = "index")]
+            indexing: super::index::Indexing::default(),
             config,
             env,
             has_lifetime: AtomicBool::new(false),
@@ -188,8 +192,13 @@ impl EventsObject {
         self.kept_snapshot.appended();
         self.held_streams.deliver(self.log.target());
         let is_closed = self.log.target().store().is_closed();
+        let is_closed = is_closed.map_err(|error| to_js(error.into()))?;
         let answer = JsValue::from_f64(stored as f64);
-        if !is_closed.map_err(|error| to_js(error.into()))? {
+        #[cfg(feature = "index")]
+        if stored > 0 {
+            self.index_later(is_closed);
+        }
+        if !is_closed {
             return Ok(answer);
         }
         let end = js::promise(async move {
@@ -201,10 +210,14 @@ impl EventsObject {
 
     /// Carries out a command of the Worker, and returns a
     /// [`LogAnswer`](crate::cloudflare::command::LogAnswer) as JSON.
-    pub(super) async fn obey(&self, command: &LogCommand) -> Result<JsValue, JsValue> {
+    pub(super) async fn obey(self: &Rc<Self>, command: &LogCommand) -> Result<JsValue, JsValue> {
         if let LogCommand::Links { revoke } = command {
             let links: LocalBoxFuture<'_, _> = Box::pin(self.links(*revoke));
             return Ok(links.await?.to_string().into());
+        }
+        #[cfg(feature = "index")]
+        if let LogCommand::Announce { tags, .. } = command {
+            self.index_tags(tags).await?;
         }
         let answer = self.log.obey(command, WorkersRuntime.now());
         let answer = answer.map_err(to_js)?;
@@ -222,9 +235,13 @@ impl EventsObject {
             let after = self.log.state().map_err(to_js)?;
             if after.empty {
                 self.clear().await?;
+                #[cfg(feature = "index")]
+                self.index_removed().await?;
             } else if after.ended {
                 self.expire_later(true).await?;
             }
+            #[cfg(feature = "index")]
+            self.index_later(after.ended || after.empty);
         }
         Ok(json.into())
     }

@@ -4,7 +4,11 @@
 //! the log, the hibernating streams and the tree of relays; `alarm` does what is due later. `log`, `obey` and
 //! `due` are pure, and are tested natively.
 
-#[cfg(all(feature = "otlp", any(test, feature = "cloudflare")))]
+#[cfg(any(
+    all(feature = "otlp", any(test, feature = "cloudflare")),
+    feature = "index"
+))]
+#[cfg_attr(not(feature = "otlp"), allow(dead_code))]
 mod due;
 pub(crate) mod log;
 mod obey;
@@ -34,6 +38,8 @@ mod hibernation;
 #[cfg(all(feature = "cloudflare", not(feature = "hibernation")))]
 #[path = "no_hibernation.rs"]
 mod hibernation;
+#[cfg(feature = "index")]
+mod index;
 #[cfg(all(feature = "cloudflare", feature = "otlp"))]
 mod otlp;
 #[cfg(all(feature = "cloudflare", not(feature = "relays")))]

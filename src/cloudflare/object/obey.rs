@@ -35,7 +35,7 @@ impl<Q: Sql> WorkflowLog<Q> {
         };
         Ok(match command {
             LogCommand::State | LogCommand::Links { .. } => answer(false, false),
-            LogCommand::Announce { workflow, time } => {
+            LogCommand::Announce { workflow, time, .. } => {
                 let started = workflow_started(workflow, clock::from_milliseconds(*time))?;
                 match self.announce(&started, now)? {
                     Announced::New { stored } => answer(stored, false),

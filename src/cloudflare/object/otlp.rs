@@ -9,10 +9,10 @@ use js_sys::{Array, Uint8Array};
 use wasm_bindgen::prelude::*;
 use worker::{Response, ResponseBuilder, Storage};
 
-use super::due::{Export, LogStands, Standing, Then};
+use super::alarm::{earlier_alarm, now};
+use super::due::Export;
 use super::error::to_worker;
 use super::events_object::EventsObject;
-use crate::clock;
 use crate::cloudflare::js;
 use crate::cloudflare::refuse::{UNKNOWN_INSTANCE, refuse};
 use crate::cloudflare::response;
@@ -86,8 +86,8 @@ impl EventsObject {
         earlier_alarm(&storage, export.due).await
     }
 
-    /// Tries an export that is due. Returns true if the alarm has nothing else to do.
-    pub(super) async fn was_for_export(&self) -> worker::Result<bool> {
+    /// Tries an export that is due. Returns whether there are, or were, exports, and when the next is to be tried.
+    pub(super) async fn exports(&self) -> worker::Result<Option<Option<u64>>> {
         let storage = self.state.storage();
         let state = self.log.state().map_err(to_worker)?;
         match pending(&storage).await? {
@@ -95,47 +95,15 @@ impl EventsObject {
             Some(_) => {}
             // The object may have died when an export was done and the alarm was still to be set anew.
             None if storage.get::<u64>(EXPORTED).await?.is_some() => {}
-            None => return Ok(false),
+            None => return Ok(None),
         }
-        let export = pending(&storage).await?;
-        // It may have changed meanwhile.
-        let state = self.log.state().map_err(to_worker)?;
-        let retention = self.config.retention.age;
-        let standing = Standing {
-            export: export.map(|export| export.due),
-            settle: super::settle::Pending::due_at(&storage).await?,
-            log: match (state.empty, state.ended, state.newest.zip(retention)) {
-                (true, _, _) => LogStands::Gone,
-                (false, false, _) => LogStands::GoesOn,
-                (false, true, expires) => LogStands::Ended(
-                    expires.map(|(newest, retention)| clock::milliseconds(newest + retention)),
-                ),
-            },
-            now: now(),
-        };
-        match standing.then() {
-            Then::GoOn => Ok(false),
-            Then::ForgetAndGoOn => {
-                if standing.export.is_some() {
-                    worker::console_error!(
-                        "ssetarget: the log was deleted before its trace was exported"
-                    );
-                    storage.delete(KEY).await?;
-                }
-                Ok(false)
-            }
-            Then::Wait(at) => {
-                if state.ended {
-                    super::settle::Pending::clear(&storage).await?;
-                }
-                // In place of an alarm that was set for a try that failed.
-                match at.map(|at| Duration::from_millis(at.saturating_sub(now()))) {
-                    Some(delay) => storage.set_alarm(delay).await?,
-                    None => storage.delete_alarm().await?,
-                }
-                Ok(true)
-            }
-        }
+        Ok(Some(pending(&storage).await?.map(|export| export.due)))
+    }
+
+    /// Forgets an export whose log goes now.
+    pub(super) async fn forget_export(&self) -> worker::Result<()> {
+        worker::console_error!("ssetarget: the log was deleted before its trace was exported");
+        self.state.storage().delete(KEY).await.map(drop)
     }
 
     /// Sends what is to be sent, and keeps in storage how far that is.
@@ -273,37 +241,9 @@ async fn pending(storage: &Storage) -> worker::Result<Option<Export>> {
     storage.get(KEY).await
 }
 
-/// Returns the delay of an alarm for something else, or a shorter one if an export is to be made before.
-pub(super) async fn delay_before_export(
-    storage: &Storage,
-    delay: Duration,
-) -> worker::Result<Duration> {
-    let export = pending(storage).await?;
-    let left = export.map(|export| Duration::from_millis(export.due.saturating_sub(now())));
-    Ok(left.map_or(delay, |left| left.min(delay)))
-}
-
-/// Sets the alarm for an export that is still to be made, if nothing else has set an earlier one.
-pub(super) async fn keep_alarm(storage: &Storage) -> worker::Result<()> {
-    match pending(storage).await? {
-        Some(export) => earlier_alarm(storage, export.due).await,
-        None => Ok(()),
-    }
-}
-
-/// Sets the alarm for this time, unless it is set for an earlier one.
-async fn earlier_alarm(storage: &Storage, at: u64) -> worker::Result<()> {
-    let known = storage.get_alarm().await?;
-    let known = known.and_then(|time| u64::try_from(time).ok());
-    if known.is_none_or(|known| at < known) {
-        let delay = Duration::from_millis(at.saturating_sub(now()));
-        storage.set_alarm(delay).await?;
-    }
-    Ok(())
-}
-
-fn now() -> u64 {
-    clock::milliseconds(WorkersRuntime.now())
+/// Returns when an export is to be tried.
+pub(super) async fn due(storage: &Storage) -> worker::Result<Option<u64>> {
+    Ok(pending(storage).await?.map(|export| export.due))
 }
 
 #[allow(

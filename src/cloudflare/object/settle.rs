@@ -82,7 +82,7 @@ impl Pending {
     }
 
     /// Returns when the platform is to be asked, in milliseconds since 1970, if it is.
-    #[cfg(feature = "otlp")]
+    #[cfg(any(feature = "otlp", feature = "index"))]
     pub(super) async fn due_at(storage: &Storage) -> worker::Result<Option<u64>> {
         Ok(Self::due(storage).await?.map(|pending| pending.at))
     }

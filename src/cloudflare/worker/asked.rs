@@ -7,7 +7,7 @@ use crate::cloudflare::request::query;
 use crate::refusal::Refusal;
 
 /// The parts of a request that a hook may look at.
-pub(super) struct Asked {
+pub(in crate::cloudflare) struct Asked {
     authorization: Option<String>,
     cookies: Option<String>,
     origin: Option<String>,
@@ -15,7 +15,7 @@ pub(super) struct Asked {
 }
 
 impl Asked {
-    pub(super) fn from_request(request: &web_sys::Request) -> Self {
+    pub(in crate::cloudflare) fn from_request(request: &web_sys::Request) -> Self {
         let header = |name| request.headers().get(name).ok().flatten();
         Self {
             authorization: header("authorization"),
@@ -25,7 +25,7 @@ impl Asked {
         }
     }
 
-    pub(super) fn about<'a>(
+    pub(in crate::cloudflare) fn about<'a>(
         &'a self,
         workflow: Option<&'a str>,
         id: &'a str,

@@ -79,7 +79,7 @@ fn apply(answer: &CorsAnswer, headers: &Headers) -> worker::Result<()> {
 
 /// Returns the same response with headers that can be set: those of a response that came from an object
 /// cannot. The runtime itself hands on the body.
-pub(super) fn with_own_headers(response: Response) -> worker::Result<Response> {
+pub(in crate::cloudflare) fn with_own_headers(response: Response) -> worker::Result<Response> {
     let headers = web_sys::Headers::new_with_headers(&response.headers().0)?;
     Ok(response.with_headers(Headers(headers)))
 }

@@ -83,6 +83,10 @@ impl WorkflowEventsNamespace {
         let command = LogCommand::Announce {
             workflow: self.workflow_name.clone(),
             time: clock::milliseconds(now),
+            #[cfg(feature = "index")]
+            tags: self.tags.clone(),
+            #[cfg(not(feature = "index"))]
+            tags: Vec::new(),
         };
         match self.command(id, &command).await {
             Ok(answer) => Some((answer, now)),

@@ -21,6 +21,7 @@ mod run_routes;
 mod serve;
 mod serve_instance;
 mod serve_log;
+mod serve_merged;
 #[cfg(feature = "otlp")]
 mod serve_otlp;
 mod serve_snapshot;
@@ -30,6 +31,9 @@ mod socket;
 mod transport;
 mod watched_run;
 
+#[cfg(feature = "index")]
+pub(super) use self::{asked::Asked, cors::with_own_headers};
+
 pub use self::fact_log::{ObjectFactLog, ObjectFactLogError, ObjectFactLogErrorKind};
 pub use self::namespace::WorkflowEventsNamespace;
 pub use self::routes::Answers;
@@ -37,6 +41,7 @@ pub use self::run_routes::RunRoutes;
 pub use self::serve::serve_sse;
 pub use self::serve_instance::{InstanceSse, serve_instance_sse};
 pub use self::serve_log::serve_log;
+pub use self::serve_merged::serve_merged;
 #[cfg(feature = "otlp")]
 pub use self::serve_otlp::serve_otlp;
 pub use self::serve_snapshot::serve_snapshot;

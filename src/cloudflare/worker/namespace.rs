@@ -37,6 +37,8 @@ pub struct WorkflowEventsNamespace {
     #[cfg(feature = "relays")]
     pub(super) fan_out: Option<FanOut>,
     pub(super) redact: Option<Redact>,
+    #[cfg(feature = "index")]
+    pub(super) tags: Vec<String>,
     pub(super) observing: Observing,
 }
 
@@ -72,6 +74,8 @@ impl WorkflowEventsNamespace {
             #[cfg(feature = "relays")]
             fan_out: Some(FanOut::new()),
             redact: None,
+            #[cfg(feature = "index")]
+            tags: Vec::new(),
             observing: Observing::default(),
         })
     }
@@ -129,6 +133,25 @@ impl WorkflowEventsNamespace {
     pub fn redact(mut self, rule: Redact) -> Self {
         self.redact = Some(rule);
         self
+    }
+
+    /// Sets the tags of the instances that are [created](Self::create) with this (feature `index`), such as a customer or
+    /// a team: up to 4, each of 1 to 64 letters, digits, `-`, `_` and `.`. A run is in the list of its workflow and in
+    /// those of its tags. A restart keeps them. Default: none.
+    ///
+    /// # Errors
+    /// When there are more, or one is not such a tag.
+    #[cfg(feature = "index")]
+    pub fn tags(
+        mut self,
+        tags: impl IntoIterator<Item = impl Into<String>>,
+    ) -> Result<Self, crate::cloudflare::InvalidTags> {
+        self.tags = tags.into_iter().map(Into::into).collect();
+        let are_tags = self.tags.iter().all(|tag| crate::runs::is_tag(tag));
+        match are_tags && self.tags.len() <= crate::runs::MAX_TAGS {
+            true => Ok(self),
+            false => Err(crate::cloudflare::InvalidTags),
+        }
     }
 
     /// Appends events to the latest run of an instance from outside its workflow, in one call, and

@@ -16,8 +16,8 @@ use super::routes::DurableStreamRoute;
 #[cfg(feature = "otlp")]
 use super::routes::TraceRoute;
 use super::routes::{
-    Answers, AssetsRoute, Call, DeleteRoute, EventsRoute, InstanceRoute, PageRoute, Route,
-    SnapshotRoute, has,
+    Answers, AssetsRoute, Call, DeleteRoute, EventsRoute, InstanceRoute, MergedRoute, PageRoute,
+    Route, SnapshotRoute, has,
 };
 use super::serve_instance::InstanceSse;
 use crate::access::{Access, AccessRequest, Grant, Permission};
@@ -32,6 +32,8 @@ use crate::run_path::{self, RunPath};
 /// | path | switched on by | what it is |
 /// |---|---|---|
 /// | `GET /<id>/sse` | always | the run's events: see [`serve_sse`](super::serve_sse) |
+/// | `GET /sse?run=<id>&run=<id>` | [`merged`](Self::merged) | the events of several runs in one stream |
+/// | `GET /runs`, `GET /runs/sse` | `runs`, with the feature `index` | the list of all runs, and what changes in it |
 /// | `GET /<id>`, for browsers | [`page`](Self::page) | the live page of the run; its files are at `GET /ssetarget/<file>` |
 /// | `GET /<id>`, for programs | [`snapshots`](Self::snapshots) | the run as it stands, as JSON: see [`serve_snapshot`](super::serve_snapshot) |
 /// | `POST /<id>/event` | [`answers`](Self::answers) | sends an event that the run waits for |
@@ -141,6 +143,14 @@ impl RunRoutes {
         self.with(DeleteRoute)
     }
 
+    /// Serves the events of several runs in one stream, at `/sse?run=<id>&run=<id>`: see
+    /// [`serve_merged`](super::serve_merged). The hook decides about every run, and all are refused where it refuses
+    /// one. A run whose id is `sse` has no page and no snapshot then. Default: it is not served.
+    #[must_use]
+    pub fn merged(self) -> Self {
+        self.with(MergedRoute)
+    }
+
     /// Serves snapshots of the runs, as JSON, at `/<id>`: see [`serve_snapshot`](super::serve_snapshot).
     /// Default: they are not served.
     #[must_use]
@@ -183,6 +193,18 @@ impl RunRoutes {
         self.with(TraceRoute)
     }
 
+    /// Serves the list of all runs at `/runs`, and what changes in it at `/runs/sse` (feature `index`), and the files of the
+    /// table `<workflow-runs>` under `/ssetarget/`: see
+    /// [`serve_runs`](crate::cloudflare::serve_runs) and [`serve_runs_sse`](crate::cloudflare::serve_runs_sse). The hook is
+    /// asked about the id `*`, or `tag:<tag>`. The run whose id is `runs` has no page, snapshot and stream then. Default:
+    /// they are not served.
+    #[cfg(feature = "index")]
+    #[must_use]
+    pub fn runs(self, index: crate::cloudflare::RunIndexNamespace) -> Self {
+        self.with(super::routes::RunsRoute { index })
+            .with(super::routes::RunsAssetsRoute)
+    }
+
     fn with(mut self, route: impl Route + 'static) -> Self {
         self.routes.push(Rc::new(route));
         self
@@ -205,6 +227,9 @@ impl RunRoutes {
         if routes.is_empty() {
             return Ok(None);
         }
+        let of_many = routes.iter().copied().filter(|route| route.is_of_many());
+        let of_many: Vec<&dyn Route> = of_many.collect();
+        let routes = if of_many.is_empty() { routes } else { of_many };
         let request = request.inner();
         // Boxed: else it would be part of the handler's own poll function, which the runtime
         // optimizes as a whole if it is polled often, for 0.1 s of CPU.
@@ -257,6 +282,7 @@ impl RunRoutes {
             prefix: &self.prefix,
             routes: &self.routes,
             events: &self.events,
+            hook: self.access.as_deref(),
             grant,
             is_private: self.is_private,
         };

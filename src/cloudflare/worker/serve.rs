@@ -105,6 +105,17 @@ async fn answer(
         hibernates: events.transport == Transport::Hibernating && !stream.head,
         ..stream
     };
+    let response = open_stream(instance_id, stream, events).await?;
+    for_viewer(response, request, grant)
+}
+
+/// Has the object of an instance open a stream, and returns its answer. Has the platform asked beside it how the run
+/// is, if its binding is known.
+pub(super) async fn open_stream(
+    instance_id: &str,
+    stream: StreamRequest,
+    events: &WorkflowEventsNamespace,
+) -> Result<Response, Refusal> {
     if !is_instance_id(instance_id) {
         return Err(UNKNOWN_INSTANCE);
     }
@@ -121,10 +132,9 @@ async fn answer(
         let _ = js::wait_until(&settled);
     }
     if response.status_code() != UNKNOWN_INSTANCE.status() {
-        return for_viewer(response, request, grant);
+        return Ok(response);
     }
-    let answer: LocalBoxFuture<'_, _> =
-        Box::pin(answer_unknown(instance_id, stream, request, events));
+    let answer: LocalBoxFuture<'_, _> = Box::pin(answer_unknown(instance_id, stream, events));
     answer.await
 }
 
@@ -132,15 +142,13 @@ async fn answer(
 async fn answer_unknown(
     instance_id: &str,
     mut stream: StreamRequest,
-    request: &web_sys::Request,
     events: &WorkflowEventsNamespace,
 ) -> Result<Response, Refusal> {
     match events.state_of_unknown(instance_id).await {
         Ok(Some(state)) => {
             // One that has ended has either dispatched its events by now or never will.
             stream.expected = !state.has_ended();
-            let response = ask_object(instance_id, &stream, events).await?;
-            for_viewer(response, request, stream.grant)
+            ask_object(instance_id, &stream, events).await
         }
         Ok(None) => Err(UNKNOWN_INSTANCE),
         Err(error) => Err(unreachable(&error.into())),

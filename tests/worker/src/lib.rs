@@ -87,6 +87,14 @@ ssetarget::export_workflow_events!(
         .ids_retention(Duration::from_secs(10))
 );
 
+ssetarget::export_workflow_events!(
+    ListedEvents,
+    WorkflowEventsConfig::new()
+        .workflows(&[("listed", "LISTED")])
+        .index("RUNS")
+);
+ssetarget::export_run_index!(RunIndex);
+
 #[event(fetch)]
 async fn fetch(request: Request, env: Env, _context: Context) -> Result<Response> {
     let path = request.path();
@@ -148,6 +156,37 @@ async fn respond(mut request: Request, path: &str, env: Env) -> Result<Response>
         ([name], Method::Post) => {
             let workflow = workflows::workflow(&env, name)?;
             answer(create(&workflow, request.json().await?).await)
+        }
+        ([name, "tagged"], Method::Post) => {
+            let create: Value = request.json().await?;
+            let tags = create["tags"].as_array().cloned().unwrap_or_default();
+            let tags = tags.iter().filter_map(Value::as_str);
+            let events = workflows::events(&env, name)?.tags(tags);
+            let events = events.map_err(|error| error.to_string())?;
+            let mut options = CreateOptions::new().params(&create["params"])?;
+            if let Some(id) = create["id"].as_str() {
+                options = options.id(id);
+            }
+            let workflow = workflows::workflow(&env, name)?;
+            let created = events.create(&workflow, options);
+            answer(
+                created
+                    .await
+                    .map(|instance| js(&json!({ "id": instance.id() }))),
+            )
+        }
+        ([name, id, "terminated"], Method::Post) => {
+            let instance = workflows::workflow(&env, name)?.get(id).await?;
+            let events = workflows::events(&env, name)?;
+            events.terminate(&instance, TerminateOptions::new()).await?;
+            Response::ok("")
+        }
+        ([name, id, "restarted"], Method::Post) => {
+            let instance = workflows::workflow(&env, name)?.get(id).await?;
+            workflows::events(&env, name)?
+                .restart(&instance, None)
+                .await?;
+            Response::ok("")
         }
         ([name, "javascript", what], Method::Post) => {
             let params = values::params_from_javascript(what)?;

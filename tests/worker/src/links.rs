@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use ssetarget::access::{Action, CapabilityLinks, LinkGrant, LinkKeys};
-use ssetarget::cloudflare::{Answers, RunRoutes};
+use ssetarget::cloudflare::{Answers, RunIndexNamespace, RunRoutes};
 use worker::{Env, Request, Response, Result};
 
 use crate::workflows;
@@ -24,6 +24,7 @@ pub async fn ask(env: &Env, way: &str, workflow: &str, request: &Request) -> Res
     let routes = RunRoutes::new(workflows::events(env, workflow)?)
         .prefix(&format!("/{way}/{workflow}"))
         .answers(Answers::new(workflows::workflow(env, workflow)?))
+        .runs(RunIndexNamespace::from_env(env, "RUNS", workflow)?)
         .links(links);
     let response = routes.serve(request).await?;
     response.map_or_else(|| Response::error("there is nothing here", 404), Ok)
@@ -31,7 +32,11 @@ pub async fn ask(env: &Env, way: &str, workflow: &str, request: &Request) -> Res
 
 /// Makes a link for `seconds`, of a `generation`, that also lets its holder answer.
 pub fn make(env: &Env, workflow: &str, id: &str, wanted: &Value) -> Result<Response> {
-    let grant = LinkGrant::run(id)
+    let grant = match id.strip_prefix("tag:") {
+        Some(tag) => LinkGrant::tag(tag),
+        None => LinkGrant::run(id),
+    };
+    let grant = grant
         .may(Action::Answer)
         .expires_in(Duration::from_secs(
             wanted["seconds"].as_u64().unwrap_or(60),

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use ssetarget::Cors;
 use ssetarget::access::{AccessRequest, Action, Permission};
-use ssetarget::cloudflare::{Answers, InstanceSse, RunRoutes};
+use ssetarget::cloudflare::{Answers, InstanceSse, RunIndexNamespace, RunRoutes};
 use worker::{Date, Delay, Env, Request, Response, Result};
 
 use crate::workflows;
@@ -17,6 +17,7 @@ pub async fn serve(request: &Request, what: &str, workflow: &str, env: &Env) -> 
     let events = workflows::events(env, workflow)?;
     let binding = workflows::workflow(env, workflow)?;
     let routes = RunRoutes::new(events).prefix(&format!("routes/{what}/{workflow}/"));
+    let index = RunIndexNamespace::from_env(env, "RUNS", workflow)?;
     let answers = Answers::new(binding.clone()).check(|event_type, payload| {
         match event_type == "go" && payload.is_string() {
             true => Err("going takes no words".to_owned()),
@@ -25,7 +26,9 @@ pub async fn serve(request: &Request, what: &str, workflow: &str, env: &Env) -> 
     });
     let all = |routes: RunRoutes| {
         let log = InstanceSse::new();
-        routes.answers(answers.clone()).instance_log(binding, log)
+        let routes = routes.answers(answers.clone()).merged();
+        let routes = routes.runs(index.clone());
+        routes.instance_log(binding, log)
     };
     let routes = match what {
         "open" => all(routes),

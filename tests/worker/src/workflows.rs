@@ -18,6 +18,7 @@ pub fn events_binding(name: &str) -> &'static str {
         "fragile" => "FRAGILE_EVENTS",
         "broken" => "BROKEN_EVENTS",
         "crowd" => "CROWD_EVENTS",
+        "listed" => "LISTED_EVENTS",
         _ => "EVENTS",
     }
 }

@@ -9,7 +9,10 @@ mod delete;
 mod durable_stream;
 mod events;
 mod instance;
+mod merged;
 mod page;
+#[cfg(feature = "index")]
+mod runs;
 #[cfg(feature = "links")]
 mod session;
 mod snapshot;
@@ -27,13 +30,17 @@ pub(super) use self::delete::DeleteRoute;
 pub(super) use self::durable_stream::DurableStreamRoute;
 pub(super) use self::events::EventsRoute;
 pub(super) use self::instance::InstanceRoute;
+pub(super) use self::merged::MergedRoute;
 pub(super) use self::page::{AssetsRoute, PageRoute};
+#[cfg(feature = "index")]
+pub(super) use self::runs::{RunsAssetsRoute, RunsRoute};
 #[cfg(feature = "links")]
 pub(super) use self::session::SessionRoute;
 pub(super) use self::snapshot::SnapshotRoute;
 #[cfg(feature = "otlp")]
 pub(super) use self::trace::TraceRoute;
 use super::namespace::WorkflowEventsNamespace;
+use super::serve_merged::Decide;
 use crate::access::{Action, Grant};
 use crate::cloudflare::refuse::unreachable;
 use crate::refusal::Refusal;
@@ -59,6 +66,11 @@ pub(super) trait Route {
         false
     }
 
+    /// Returns whether it gives something of many runs. It has precedence over those of a run whose id is its path.
+    fn is_of_many(&self) -> bool {
+        false
+    }
+
     /// Returns the type of the response, where several routes share a path and a method.
     fn media_type(&self) -> Option<&'static str> {
         None
@@ -81,6 +93,8 @@ pub(super) struct Call<'a> {
     /// All that is switched on.
     pub(super) routes: &'a [Rc<dyn Route>],
     pub(super) events: &'a WorkflowEventsNamespace,
+    /// Decides about each request; everybody may do everything if there is none.
+    pub(super) hook: Option<Decide<'a>>,
     /// `None` only where the route [is open](Route::is_open) and the hook refused.
     pub(super) grant: Option<Grant>,
     /// Not everybody may see the run, so shared caches may keep nothing of it.

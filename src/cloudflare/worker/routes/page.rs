@@ -114,7 +114,7 @@ impl Route for AssetsRoute {
     }
 }
 
-fn respond(served: Served) -> worker::Result<Response> {
+pub(super) fn respond(served: Served) -> worker::Result<Response> {
     let mut response = ResponseBuilder::new().with_status(served.status);
     for (name, value) in &served.headers {
         response = response.with_header(name, value)?;

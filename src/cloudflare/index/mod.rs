@@ -1,0 +1,15 @@
+//! The index of runs on Workers: an object for each workflow, and one for each of its tags (feature `index`).
+//!
+//! `class` and `object` run in the index's object; `namespace` and `serve` in the Worker. What an index is, is in
+//! `crate::runs`; what tells it, in `object/index.rs`.
+
+mod class;
+mod namespace;
+mod object;
+mod serve;
+
+pub use self::class::RunIndexObject;
+pub use self::namespace::{InvalidTags, RunIndexNamespace};
+pub use self::serve::{serve_runs, serve_runs_sse};
+
+pub(super) use self::serve::{serve_list_asking, serve_sse_asking};

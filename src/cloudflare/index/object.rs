@@ -1,0 +1,95 @@
+//! One index of runs: takes reports, and answers with lists and streams. Runs in its object.
+
+use cloudflare_workflows::__private::Timer;
+use cloudflare_workflows::{Runtime, WorkersRuntime};
+use futures_util::future::{LocalBoxFuture, pending};
+use js_sys::Uint8Array;
+use wasm_bindgen::prelude::*;
+use worker::worker_sys::web_sys;
+use worker::{Response, ResponseBuilder};
+
+use crate::cloudflare::leaving::Leaving;
+use crate::cloudflare::permit::Permit;
+use crate::cloudflare::refuse::refuse;
+use crate::cloudflare::request::{StreamRequest, query};
+use crate::cloudflare::response::{self, Watching, sse_frame_response_while};
+use crate::cloudflare::sql::ObjectSql;
+use crate::refusal::Refusal;
+use crate::runs::{ListFilter, RunIndex, RunReport};
+
+/// The header of a request for a list.
+pub(super) const LIST: &str = "ssetarget-list";
+
+pub(super) struct IndexObject {
+    index: RunIndex<ObjectSql>,
+}
+
+impl IndexObject {
+    pub(super) fn new(state: &worker::durable::State) -> worker::Result<Self> {
+        let index = RunIndex::new(ObjectSql::new(state)?);
+        Ok(Self { index })
+    }
+
+    /// Takes a report, as JSON. The runtime holds the answer back until it is durable.
+    pub(super) fn take(&self, report: &str) -> Result<JsValue, JsValue> {
+        let report: RunReport = serde_json::from_str(report).map_err(|error| error.to_string())?;
+        let taken = self.index.take(&report, WorkersRuntime.now());
+        Ok(taken.map_err(|error| error.to_string())?.into())
+    }
+
+    pub(super) async fn answer(&self, request: &web_sys::Request) -> worker::Result<Response> {
+        let is_list = request.headers().has(LIST).unwrap_or_default();
+        if is_list {
+            return self.list(request);
+        }
+        let stream = match StreamRequest::from_object_request(request) {
+            Ok(stream) => stream,
+            Err(refusal) => return refuse(refusal),
+        };
+        let subscription = self.index.target().subscribe(stream.cursor).await;
+        let subscription = subscription.map_err(|error| error.to_string())?;
+        if stream.head {
+            return response::left_out();
+        }
+        let permit = Permit::until_end(stream.grant);
+        sse_frame_response_while(
+            subscription,
+            Leaving::of(request),
+            permit,
+            Viewer(Timer::new()),
+        )
+    }
+
+    fn list(&self, request: &web_sys::Request) -> worker::Result<Response> {
+        let filter = match ListFilter::parse(query(&request.url())) {
+            Ok(filter) => filter,
+            Err(reason) => return refuse(Refusal::List(reason)),
+        };
+        let list = self.index.list(&filter, WorkersRuntime.now());
+        let list = list.map_err(|error| error.to_string())?;
+        let response = ResponseBuilder::new()
+            .with_header("content-type", "application/json")?
+            .with_header("cache-control", "no-store")?
+            .with_header("x-content-type-options", "nosniff")?
+            .with_header("referrer-policy", "no-referrer")?;
+        Ok(match &*request.method() {
+            "HEAD" => response.empty(),
+            _ => response.fixed(list.into_bytes()),
+        })
+    }
+}
+
+/// A viewer of the changes.
+struct Viewer(Timer);
+
+impl Watching for Viewer {
+    fn timer(&self) -> Timer {
+        self.0.clone()
+    }
+
+    fn cut(&self) -> LocalBoxFuture<'static, &'static str> {
+        Box::pin(pending())
+    }
+
+    fn sent(&self, _: Result<&Uint8Array, ()>) {}
+}

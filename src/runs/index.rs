@@ -1,0 +1,412 @@
+//! An index of runs in SQLite: the latest of each, and a log of what changed.
+
+use std::fmt;
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use super::report::RunReport;
+use crate::clock;
+use crate::delivery::SseTarget;
+use crate::event::{EventRef, NewEvent};
+use crate::store::{Retention, Sql, SqlRow, SqlValue, SqliteError, SqliteEventStore};
+use crate::sync::{Mutex, lock};
+use crate::wire;
+use crate::workflow::RunState;
+
+/// An index of runs.
+///
+/// It keeps the latest of each run in the table `runs`, and the newest changes in a log, whose events are `run`, with
+/// the entry as data, and `removed`, with the `id`. A list has the position of the log at which it is true.
+#[derive(Debug)]
+pub struct RunIndex<Q: Sql> {
+    target: SseTarget<NewEvent, SqliteEventStore<Q>>,
+    has_tables: Mutex<bool>,
+}
+
+/// How many changes the log keeps. A viewer who missed more is reset, and reads the list again.
+const CHANGES: usize = 10_000;
+
+/// Of how many runs the times are kept, for [`Typical`].
+const TIMES: i64 = 50;
+
+/// Of how many the times must be known to say what is typical.
+const FEWEST: usize = 5;
+
+const TABLES: [&str; 3] = [
+    "CREATE TABLE IF NOT EXISTS runs (id TEXT PRIMARY KEY, version INTEGER NOT NULL, began INTEGER NOT NULL, \
+     state TEXT NOT NULL, expires INTEGER, entry TEXT) WITHOUT ROWID",
+    "CREATE INDEX IF NOT EXISTS runs_began ON runs (began, id)",
+    "CREATE TABLE IF NOT EXISTS times (number INTEGER PRIMARY KEY, took INTEGER NOT NULL)",
+];
+
+const KNOWN: &str = "SELECT version, began FROM runs WHERE id = ?1";
+const PUT: &str = "INSERT INTO runs (id, version, began, state, expires, entry) VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
+     ON CONFLICT (id) DO UPDATE SET version = ?2, began = ?3, state = ?4, expires = ?5, entry = ?6";
+const PRUNE: &str = "DELETE FROM runs WHERE expires <= ?1";
+const ADD_TIME: &str = "INSERT INTO times (took) VALUES (?1)";
+const TRIM_TIMES: &str = "DELETE FROM times WHERE number <= (SELECT max(number) FROM times) - ?1";
+const ALL_TIMES: &str = "SELECT took FROM times ORDER BY took";
+const LIST: &str = "SELECT entry, began, id FROM runs WHERE entry IS NOT NULL \
+     AND (?1 IS NULL OR instr(?1, ',' || state || ',') > 0) AND began >= ?2 AND began < ?3 \
+     AND (began < ?4 OR (began = ?4 AND id < ?5)) AND (expires IS NULL OR expires > ?6) \
+     ORDER BY began DESC, id DESC LIMIT ?7";
+const COUNT: &str = "SELECT count(*) FROM runs WHERE entry IS NOT NULL";
+
+/// How long it is known that a log was deleted, so that a report from before does not bring it back.
+const REMOVED_FOR: u64 = 30 * 24 * 60 * 60 * 1_000;
+
+/// Which runs a list has, and where its page begins.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ListFilter {
+    /// States with commas around them.
+    states: Option<String>,
+    since: u64,
+    until: Option<u64>,
+    limit: u32,
+    /// The run after which the page begins: when it began, and its id.
+    after: Option<(u64, String)>,
+}
+
+/// The most runs of a page, and how many it has by default.
+const MOST: u32 = 500;
+const USUAL: u32 = 100;
+
+/// The error for a list whose query cannot be understood. Answer `400` with its `Display` as the text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum InvalidList {
+    /// A state is none of a run.
+    State,
+    /// `since` or `until` is not a time.
+    Time,
+    /// `limit` is not a number from 1 to 500.
+    Limit,
+    /// `cursor` is not one that a page gave.
+    Cursor,
+    /// `tag` is not one that a run can have.
+    Tag,
+}
+
+/// How long runs took that completed lately.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct Typical {
+    /// Of how many runs that is.
+    pub runs: usize,
+    /// Half of them took no longer, in milliseconds.
+    pub median_ms: u64,
+    /// One in ten took no longer.
+    pub low_ms: u64,
+    /// Nine in ten took no longer.
+    pub high_ms: u64,
+}
+
+impl ListFilter {
+    /// Reads a query: `state` (several with commas), `since` and `until` (times of beginning, as RFC 3339 or in
+    /// milliseconds since 1970), `limit`, and `cursor`, the `next` of the page before. Values that are empty do not count.
+    ///
+    /// # Errors
+    /// [`InvalidList`] for the first that is malformed.
+    pub fn parse(query: Option<&str>) -> Result<Self, InvalidList> {
+        let value = |name: &str| wire::parameter(query, name);
+        let time = |name: &str| match value(name) {
+            None => Ok(None),
+            Some(text) => wire::time(&text)
+                .map(|time| Some(clock::milliseconds(time)))
+                .ok_or(InvalidList::Time),
+        };
+        let states = match value("state") {
+            None => None,
+            Some(states) => {
+                for state in states.split(',') {
+                    let state = serde_json::Value::from(state);
+                    serde_json::from_value::<RunState>(state).map_err(|_| InvalidList::State)?;
+                }
+                Some(format!(",{states},"))
+            }
+        };
+        let limit = match value("limit") {
+            None => USUAL,
+            Some(limit) => limit.parse().map_err(|_| InvalidList::Limit)?,
+        };
+        if !(1..=MOST).contains(&limit) {
+            return Err(InvalidList::Limit);
+        }
+        let after = match value("cursor") {
+            None => None,
+            Some(cursor) => {
+                let (began, id) = cursor.split_once('~').ok_or(InvalidList::Cursor)?;
+                let began: u64 = began.parse().map_err(|_| InvalidList::Cursor)?;
+                let fits = began < (1 << 53) && id.len() <= 300;
+                Some((began, id.to_owned())).filter(|_| fits)
+            }
+        };
+        if value("cursor").is_some() && after.is_none() {
+            return Err(InvalidList::Cursor);
+        }
+        Ok(Self {
+            states,
+            since: time("since")?.unwrap_or_default().min(1 << 53),
+            until: time("until")?,
+            limit,
+            after,
+        })
+    }
+}
+
+impl<Q: Sql> RunIndex<Q> {
+    /// Returns the index in this database. Stores nothing.
+    pub fn new(sql: Q) -> Self {
+        let retention = Retention::for_ever().max_events(CHANGES);
+        Self {
+            target: SseTarget::new(SqliteEventStore::new(sql).retention(retention)),
+            has_tables: Mutex::default(),
+        }
+    }
+
+    /// Returns the log of changes.
+    #[must_use]
+    pub fn target(&self) -> &SseTarget<NewEvent, SqliteEventStore<Q>> {
+        &self.target
+    }
+
+    fn sql(&self) -> Result<&Q, RunIndexError<Q::Error>> {
+        let sql = self.target.store().sql();
+        let mut has_tables = lock(&self.has_tables);
+        if !*has_tables {
+            for table in TABLES {
+                sql.run(table, &[]).map_err(RunIndexError::Sql)?;
+            }
+            *has_tables = true;
+        }
+        Ok(sql)
+    }
+
+    /// Takes a report, if it is newer than what is known of the run. Returns whether it is.
+    ///
+    /// # Errors
+    /// When SQLite fails. The report may be taken then; taking it again changes nothing.
+    pub fn take(
+        &self,
+        report: &RunReport,
+        now: SystemTime,
+    ) -> Result<bool, RunIndexError<Q::Error>> {
+        let sql = self.sql()?;
+        let text = |text: &str| SqlValue::Text(text.to_owned());
+        let known = sql
+            .exec(KNOWN, &[text(&report.id)])
+            .map_err(RunIndexError::Sql)?;
+        if let Some(row) = known.first() {
+            let (version, began) = (integer(row, 0)?, integer(row, 1)?);
+            if report.version <= version && report.began <= began {
+                return Ok(false);
+            }
+        }
+        let now = clock::milliseconds(now);
+        let (event_type, data, state) = match &report.entry {
+            Some(entry) => ("run", json(entry)?, json(&entry.state)?),
+            None => ("removed", json(&Removed { id: &report.id })?, String::new()),
+        };
+        let expires = match report.entry {
+            Some(_) => report.expires,
+            None => Some(now.saturating_add(REMOVED_FOR)),
+        };
+        let entry = match report.entry {
+            Some(_) => SqlValue::Text(data.clone()),
+            None => SqlValue::Null,
+        };
+        // Without an await in between, so all or none of it takes effect where this is an object's storage; and where
+        // it is not, a change that is told twice does no harm.
+        sql.run(
+            PUT,
+            &[
+                text(&report.id),
+                whole(report.version),
+                whole(report.began),
+                text(state.trim_matches('"')),
+                expires.map_or(SqlValue::Null, whole),
+                entry,
+            ],
+        )
+        .map_err(RunIndexError::Sql)?;
+        if let Some(entry) = &report.entry
+            && entry.state == RunState::Completed
+            && let Some((started, ended)) = entry.started.zip(entry.ended)
+        {
+            let took = ended.duration_since(started).unwrap_or_default();
+            let took = u64::try_from(took.as_millis()).unwrap_or_default();
+            sql.run(ADD_TIME, &[whole(took)])
+                .map_err(RunIndexError::Sql)?;
+            sql.run(TRIM_TIMES, &[SqlValue::Integer(TIMES)])
+                .map_err(RunIndexError::Sql)?;
+        }
+        let event = NewEvent::new(event_type, data).map_err(|_| RunIndexError::Row)?;
+        let stored = self.target.store().append_now(&[EventRef::from(&event)], 0);
+        let stored = stored.map_err(RunIndexError::Store)?;
+        self.target.observing().appended(&stored);
+        // Now and then: what has gone is left out of lists anyway.
+        let head = self.target.store().head().map_err(RunIndexError::Store)?;
+        if head.is_some_and(|head| head.get() % 64 == 0) {
+            sql.run(PRUNE, &[whole(now)]).map_err(RunIndexError::Sql)?;
+        }
+        Ok(true)
+    }
+
+    /// Returns a page of runs, the latest first, as JSON: `runs`, an array of [`RunEntry`](super::RunEntry); `next`,
+    /// the cursor of the next page if there is one; `cursor`, the position in the log of changes at which it is true, if
+    /// there is one; `typical`, if there is anything to say: see [`Typical`].
+    ///
+    /// # Errors
+    /// When SQLite fails.
+    pub fn list(
+        &self,
+        filter: &ListFilter,
+        now: SystemTime,
+    ) -> Result<String, RunIndexError<Q::Error>> {
+        let sql = self.sql()?;
+        const LAST: u64 = 1 << 53;
+        let (began, id) = filter.after.clone().unwrap_or((LAST, String::new()));
+        let params = [
+            filter.states.clone().map_or(SqlValue::Null, SqlValue::Text),
+            whole(filter.since),
+            whole(filter.until.unwrap_or(LAST).min(LAST)),
+            whole(began),
+            SqlValue::Text(id),
+            whole(clock::milliseconds(now)),
+            whole(u64::from(filter.limit) + 1),
+        ];
+        let rows = sql.exec(LIST, &params).map_err(RunIndexError::Sql)?;
+        let limit = filter.limit as usize;
+        let mut page = String::from("{\"runs\":[");
+        for (number, row) in rows.iter().take(limit).enumerate() {
+            if number > 0 {
+                page.push(',');
+            }
+            page.push_str(string(row, 0)?);
+        }
+        page.push(']');
+        if let Some(row) = rows
+            .get(limit.saturating_sub(1))
+            .filter(|_| rows.len() > limit)
+        {
+            let next = format!("{}~{}", integer(row, 1)?, string(row, 2)?);
+            let next = json(&next)?;
+            page += &format!(",\"next\":{next}");
+        }
+        if let Some(head) = self.target.store().head().map_err(RunIndexError::Store)? {
+            page += &format!(",\"cursor\":{head}");
+        }
+        if let Some(typical) = self.typical()? {
+            let typical = json(&typical)?;
+            page += &format!(",\"typical\":{typical}");
+        }
+        page.push('}');
+        Ok(page)
+    }
+
+    /// Returns how long runs took that completed lately; `None` if those are fewer than 5.
+    ///
+    /// # Errors
+    /// When SQLite fails.
+    pub fn typical(&self) -> Result<Option<Typical>, RunIndexError<Q::Error>> {
+        let rows = self.sql()?.exec(ALL_TIMES, &[]);
+        let rows = rows.map_err(RunIndexError::Sql)?;
+        let times = rows.iter().map(|row| integer(row, 0));
+        let times = times.collect::<Result<Vec<_>, _>>()?;
+        let at = |share: usize| times.get((times.len().saturating_sub(1)) * share / 10);
+        let is_enough = times.len() >= FEWEST;
+        let typical = at(1).zip(at(5)).zip(at(9)).filter(|_| is_enough);
+        Ok(typical.map(|((low, median), high)| Typical {
+            runs: times.len(),
+            median_ms: *median,
+            low_ms: *low,
+            high_ms: *high,
+        }))
+    }
+
+    /// Returns how many runs there are.
+    ///
+    /// # Errors
+    /// When SQLite fails.
+    pub fn count(&self) -> Result<u64, RunIndexError<Q::Error>> {
+        let rows = self.sql()?.exec(COUNT, &[]).map_err(RunIndexError::Sql)?;
+        rows.first().map_or(Ok(0), |row| integer(row, 0))
+    }
+}
+
+#[derive(Serialize)]
+struct Removed<'a> {
+    id: &'a str,
+}
+
+fn json<E>(value: &impl Serialize) -> Result<String, RunIndexError<E>> {
+    serde_json::to_string(value).map_err(|_| RunIndexError::Row)
+}
+
+fn whole<B>(number: u64) -> SqlValue<B> {
+    SqlValue::Integer(i64::try_from(number).unwrap_or(i64::MAX))
+}
+
+fn integer<B, E>(row: &SqlRow<B>, column: usize) -> Result<u64, RunIndexError<E>> {
+    match row.get(column) {
+        Some(SqlValue::Integer(number)) => u64::try_from(*number).map_err(|_| RunIndexError::Row),
+        _ => Err(RunIndexError::Row),
+    }
+}
+
+fn string<B, E>(row: &SqlRow<B>, column: usize) -> Result<&str, RunIndexError<E>> {
+    match row.get(column) {
+        Some(SqlValue::Text(text)) => Ok(text),
+        _ => Err(RunIndexError::Row),
+    }
+}
+
+/// Why an index failed.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum RunIndexError<E> {
+    /// SQLite failed.
+    Sql(E),
+    /// The log of changes failed.
+    Store(SqliteError<E>),
+    /// A row, or a report, is not of this index.
+    Row,
+}
+
+impl<E: fmt::Display> fmt::Display for RunIndexError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sql(error) => write!(f, "the index of runs failed: {error}"),
+            Self::Store(error) => write!(f, "the index of runs failed: {error}"),
+            Self::Row => f.write_str("the index of runs has something that is not its own"),
+        }
+    }
+}
+
+impl<E: std::error::Error + 'static> std::error::Error for RunIndexError<E> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Sql(error) => Some(error),
+            Self::Store(error) => Some(error),
+            Self::Row => None,
+        }
+    }
+}
+
+impl fmt::Display for InvalidList {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::State => "invalid state: use states of a run, such as running, with commas between them",
+            Self::Time => {
+                "invalid since or until: use a time such as 2026-11-24T09:00:00Z, or milliseconds since 1970"
+            }
+            Self::Limit => "invalid limit: use a number from 1 to 500",
+            Self::Cursor => "invalid cursor: use the next of the page before",
+            Self::Tag => "invalid tag: a tag has 1 to 64 letters, digits, -, _ and .",
+        })
+    }
+}
+
+impl std::error::Error for InvalidList {}

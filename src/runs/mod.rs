@@ -1,0 +1,18 @@
+//! An index of runs: what a list of all runs shows, kept up to date by the runs' own logs.
+//!
+//! `entry` folds a log to what a list shows of a run; `report` decides when a log tells the index, and what is still to
+//! be told; `index` is the index itself, over SQLite: a table with the latest of each run, and a log of changes, which
+//! viewers follow like any other. Pure: the objects that do it on Workers are in `cloudflare`.
+
+mod entry;
+mod index;
+mod report;
+
+#[cfg_attr(not(feature = "index"), allow(unused_imports))]
+pub use self::entry::{RunEntry, RunFold};
+#[cfg_attr(not(feature = "index"), allow(unused_imports))]
+pub use self::index::{InvalidList, ListFilter, RunIndex, Typical};
+#[cfg(feature = "index")]
+pub(crate) use self::report::{MAX_TAGS, is_tag};
+#[cfg_attr(not(feature = "index"), allow(unused_imports))]
+pub use self::report::{Reporter, RunReport, Stands};

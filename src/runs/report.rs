@@ -1,0 +1,363 @@
+//! When the log of a run tells the index, and what is still to be told.
+
+use serde::{Deserialize, Serialize};
+
+use super::entry::{RunEntry, RunFold};
+use crate::event::StoredEvent;
+use crate::workflow::RunState;
+
+/// What a run's log tells an index: the run as it stands, or that it is gone.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RunReport {
+    /// The id of the instance.
+    pub id: String,
+    /// Grows with each report of a log.
+    pub version: u64,
+    /// When the run began, in milliseconds since 1970. A log that was deleted with all that was known of it begins with
+    /// a small version again, and later.
+    pub began: u64,
+    /// When the entry goes, with the log itself, in milliseconds since 1970; `None` if it stays.
+    pub expires: Option<u64>,
+    /// The run; `None` if its log was deleted.
+    pub entry: Option<RunEntry>,
+}
+
+/// Where the log of a run stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stands {
+    /// The greatest id that was given; 0 for none.
+    pub head: u64,
+    /// Whether the run has ended.
+    pub ended: bool,
+    /// Now, in milliseconds since 1970.
+    pub now: u64,
+}
+
+/// What a run's log remembers of what it has told the index. Kept with the log.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Reporter {
+    /// The object's name, which the object may not know in an alarm.
+    pub object: String,
+    /// The tags of the run.
+    pub tags: Vec<String>,
+    /// The log, as far as it was folded.
+    pub fold: RunFold,
+    /// Whether the log was deleted on request, and has nothing new since.
+    pub removed: bool,
+    /// The version that every index has.
+    told: u64,
+    /// What is in it: the run and its state.
+    shown: Option<(u32, RunState)>,
+    /// When it was told, in milliseconds since 1970.
+    at: u64,
+    /// When to look again, if something is to be told.
+    pub due: Option<u64>,
+    /// How often a report was not taken, in a row.
+    tries: u32,
+}
+
+/// The least time between two reports of changed states.
+const STATES: u64 = 5_000;
+/// The least time between two reports of which only the latest task and its progress differ.
+const PROGRESS: u64 = 30_000;
+/// How long an answer to a report is waited for before it is made again.
+const PATIENCE: u64 = 10_000;
+/// The longest pause before a report is made again.
+const LONGEST: u64 = 15 * 60_000;
+
+/// The most tags of a run.
+pub(crate) const MAX_TAGS: usize = 4;
+
+/// Returns whether a run can have this tag: 1 to 64 letters, digits, `-`, `_` and `.`.
+#[must_use]
+pub(crate) fn is_tag(tag: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    (1..=64).contains(&tag.len()) && tag.bytes().all(allowed)
+}
+
+impl Reporter {
+    /// Returns one that has told nothing.
+    #[must_use]
+    pub fn new(object: String) -> Self {
+        Self {
+            object,
+            ..Self::default()
+        }
+    }
+
+    fn version(&self, head: u64) -> u64 {
+        match self.removed {
+            true => (head * 2 + 1).max(self.told + 1 - self.told % 2),
+            false => head * 2,
+        }
+    }
+
+    /// Returns when something is to be told; `None` if every index knows all.
+    #[must_use]
+    pub fn wanted(&self, stands: Stands) -> Option<u64> {
+        let is_told = match self.removed {
+            true => self.told % 2 == 1,
+            false => self.told == self.version(stands.head),
+        };
+        if is_told || (self.told == 0 && (self.removed || stands.head == 0)) {
+            return None;
+        }
+        if self.tries > 0 {
+            return Some(self.due.unwrap_or(stands.now));
+        }
+        if self.told == 0 || stands.ended || self.removed {
+            return Some(stands.now);
+        }
+        // After the clock was set back, too.
+        let after = match self.is_small_change() {
+            true if self.fold.cursor >= stands.head => PROGRESS,
+            _ => STATES,
+        };
+        let due = (self.at + after).min(stands.now + after);
+        Some(due)
+    }
+
+    fn is_small_change(&self) -> bool {
+        self.shown == Some((self.fold.run(), self.fold.state()))
+    }
+
+    /// Reads the next events of the log.
+    pub fn apply(&mut self, events: &[StoredEvent]) {
+        for event in events {
+            self.fold.apply(event);
+        }
+    }
+
+    /// Returns the report that is to be made now. It counts as made in vain until it [is told](Self::is_told):
+    /// store this value, and set an alarm for [`due`](Self::due), before it is made.
+    pub fn report(&mut self, stands: Stands, retention: Option<u64>) -> Option<RunReport> {
+        let (workflow, id) = self.object.split_once('/')?;
+        let entry = self.fold.entry(id, workflow, &self.tags);
+        let ended = self.fold.ended().filter(|_| stands.ended);
+        let report = RunReport {
+            id: id.to_owned(),
+            version: self.version(stands.head),
+            began: self.fold.began(),
+            expires: ended.zip(retention).map(|(ended, age)| ended + age),
+            entry: (!self.removed).then_some(entry),
+        };
+        self.due = Some(stands.now + PATIENCE);
+        Some(report)
+    }
+
+    /// Notes that every index has this report.
+    pub fn is_told(&mut self, report: &RunReport, now: u64) {
+        self.told = report.version;
+        let shown = report.entry.as_ref();
+        self.shown = shown.map(|entry| (entry.run, entry.state));
+        (self.at, self.due, self.tries) = (now, None, 0);
+    }
+
+    /// Notes that an index did not take the report.
+    pub fn has_failed(&mut self, now: u64) {
+        let pause = 1_000_u64 << self.tries.min(10);
+        self.tries = self.tries.saturating_add(1);
+        self.due = Some(now + pause.min(LONGEST));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+    use crate::event::EventId;
+
+    /// A log, an index that takes reports or does not, and an alarm.
+    #[derive(Default)]
+    struct Run {
+        reporter: Reporter,
+        head: u64,
+        ended: bool,
+        now: u64,
+        down: bool,
+        told: Vec<(u64, Option<RunState>)>,
+        log: Vec<StoredEvent>,
+    }
+
+    impl Run {
+        fn new() -> Self {
+            Self {
+                reporter: Reporter::new("order/o-1".to_owned()),
+                now: 1_000_000,
+                ..Self::default()
+            }
+        }
+
+        fn stands(&self) -> Stands {
+            Stands {
+                head: self.head,
+                ended: self.ended,
+                now: self.now,
+            }
+        }
+
+        fn add(&mut self, event_type: &str, data: &str) {
+            self.head += 1;
+            self.reporter.removed = false;
+            let event = StoredEvent {
+                id: EventId::new(self.head).unwrap(),
+                event_type: event_type.to_owned(),
+                data: data.to_owned(),
+                timestamp: clock::from_milliseconds(self.now),
+            };
+            self.log.push(event);
+            self.work();
+        }
+
+        /// Reads what is new in the log.
+        fn fold(&mut self) {
+            let read = usize::try_from(self.reporter.fold.cursor).unwrap();
+            self.reporter.apply(&self.log[read.min(self.log.len())..]);
+        }
+
+        /// Does what an object does after an append, and in an alarm.
+        fn work(&mut self) {
+            while let Some(at) = self.reporter.wanted(self.stands()) {
+                if at > self.now {
+                    self.reporter.due = Some(at);
+                    break;
+                }
+                self.fold();
+                if self.reporter.wanted(self.stands()).unwrap_or(at) > self.now {
+                    continue;
+                }
+                let report = self.reporter.report(self.stands(), None).unwrap();
+                // The object dies here now and then: what was stored is all that is left.
+                let stored = serde_json::to_string(&self.reporter).unwrap();
+                self.reporter = serde_json::from_str(&stored).unwrap();
+                if self.down {
+                    self.reporter.has_failed(self.now);
+                    break;
+                }
+                let state = report.entry.as_ref().map(|entry| entry.state);
+                self.told.push((report.version, state));
+                self.reporter.is_told(&report, self.now);
+            }
+        }
+
+        /// Lets alarms go off up to this time.
+        fn pass(&mut self, milliseconds: u64) {
+            let end = self.now + milliseconds;
+            while let Some(due) = self.reporter.due.filter(|due| *due <= end) {
+                self.now = due.max(self.now + 1);
+                self.work();
+            }
+            self.now = end;
+        }
+    }
+
+    const STARTED: &str = r#"{"taskId":"order-1.workflow","kind":"workflow"}"#;
+    const STEP: &str = r#"{"taskId":"a-1","step":"a","kind":"do"}"#;
+    const WAIT: &str = r#"{"taskId":"w","step":"w","kind":"waitForEvent"}"#;
+
+    #[test]
+    fn a_short_run_makes_two_reports() {
+        let mut run = Run::new();
+        run.add("started", STARTED);
+        for _ in 0..50 {
+            run.add("started", STEP);
+            run.add("completed", STEP);
+            run.pass(10);
+        }
+        run.ended = true;
+        run.add("completed", STARTED);
+        run.pass(100_000);
+        let states: Vec<_> = run.told.iter().map(|(_, state)| *state).collect();
+        assert_eq!(states, [Some(RunState::Running), Some(RunState::Completed)]);
+        assert_eq!(run.reporter.wanted(run.stands()), None);
+    }
+
+    #[test]
+    fn states_come_after_seconds_and_progress_after_more() {
+        let mut run = Run::new();
+        run.add("started", STARTED);
+        run.pass(1_000);
+        run.add("started", WAIT);
+        run.pass(10_000);
+        assert_eq!(run.told.len(), 2);
+        assert_eq!(run.told[1].1, Some(RunState::Waiting));
+        run.add("completed", WAIT);
+        run.pass(20_000);
+        assert_eq!(run.told.len(), 3);
+        // An hour of progress, twice a second.
+        for _ in 0..7_200 {
+            run.add("progress", r#"{"taskId":"a-1","percent":1}"#);
+            run.pass(500);
+        }
+        let reports = run.told.len() - 3;
+        assert!((115..=121).contains(&reports), "{reports}");
+        let versions: Vec<_> = run.told.iter().map(|(version, _)| *version).collect();
+        assert!(versions.is_sorted());
+    }
+
+    #[test]
+    fn what_is_not_taken_is_told_again_and_again() {
+        let mut run = Run::new();
+        run.down = true;
+        run.add("started", STARTED);
+        run.ended = true;
+        run.add("failed", STARTED);
+        run.pass(3 * 60 * 60_000);
+        assert!(run.told.is_empty());
+        assert!(run.reporter.due.unwrap() <= run.now + LONGEST);
+        run.down = false;
+        run.pass(LONGEST);
+        assert_eq!(run.told, [(4, Some(RunState::Failed))]);
+        run.pass(LONGEST);
+        assert_eq!(run.told.len(), 1);
+    }
+
+    #[test]
+    fn a_deleted_log_is_told_once_and_a_new_run_after_it() {
+        let mut run = Run::new();
+        run.add("started", STARTED);
+        run.reporter.removed = true;
+        run.work();
+        run.pass(60_000);
+        assert_eq!(run.told, [(2, Some(RunState::Running)), (3, None)]);
+        run.add("restarted", r#"{"run":2}"#);
+        run.add("started", STARTED);
+        run.pass(60_000);
+        let last = run.told.last().unwrap();
+        assert_eq!(*last, (6, Some(RunState::Running)));
+        // One that was announced and not created: its log is as if it had never been.
+        let mut run = Run::new();
+        run.add("started", STARTED);
+        run.head = 0;
+        run.reporter.removed = true;
+        run.work();
+        assert_eq!(run.told.last(), Some(&(3, None)));
+        // Nobody was told of it.
+        let mut run = Run::new();
+        run.reporter.removed = true;
+        run.work();
+        assert!(run.told.is_empty());
+    }
+
+    #[test]
+    fn a_log_that_ages_out_is_no_report() {
+        let mut run = Run::new();
+        run.ended = true;
+        run.add("completed", STARTED);
+        assert_eq!(run.told.len(), 1);
+        // The head stays, the events are gone.
+        assert_eq!(run.reporter.wanted(run.stands()), None);
+    }
+
+    #[test]
+    fn tags_are_short_words() {
+        for tag in ["a", "customer-7", "team_a.b", &"x".repeat(64)] {
+            assert!(is_tag(tag), "{tag}");
+        }
+        for tag in ["", "a b", "a/b", "a:b", "*", "é", &"x".repeat(65)] {
+            assert!(!is_tag(tag), "{tag}");
+        }
+    }
+}

@@ -1,0 +1,181 @@
+// The index of runs: every run is in the list as its own log has it, through kill -9, failures, restarts, terminations
+// and deletions; pages, filters and tags; the live stream and what it is resumed with; who may.
+import assert from "node:assert/strict";
+import { after, before, test } from "node:test";
+
+import { Run, json, start } from "./lib/script.mjs";
+import { serve } from "./lib/wrangler.mjs";
+
+const SECRET = `k1:${Buffer.from("a key of 32 bytes for this test!").toString("base64url")}`;
+
+let server;
+before(async () => {
+  server = await serve({ vars: { SSETARGET_KEYS: SECRET } });
+});
+after(() => server?.stop());
+
+const runs = (query = "", what = "open") => `${server.url}/routes/${what}/listed/runs${query}`;
+const list = (query) => json(runs(query));
+const SHORT = [{ do: { name: "a" } }];
+const WAITS = [{ do: { name: "a" } }, { wait: { name: "w", type: "go" } }, { do: { name: "b" } }];
+const FAILS = [{ do: { name: "a", attempts: [{ fail: "no" }], retries: { limit: 0, delay: 1 } } }];
+
+async function begin(ops, { id, tags } = {}) {
+  const created = await json(`${server.url}/listed/tagged`, { method: "POST", body: JSON.stringify({ id, tags, params: { ops } }) });
+  return new Run(server, "listed", created.id);
+}
+
+/** Waits until the list says so of each of these runs. */
+async function listed(wanted, { tag, seconds = 40 } = {}) {
+  const end = Date.now() + seconds * 1000;
+  for (;;) {
+    const page = await list(`?limit=500${tag ? `&tag=${tag}` : ""}`);
+    const states = new Map(page.runs.map((run) => [run.id, run.state]));
+    const wrong = wanted.filter(([run, state]) => states.get(run.id) !== state);
+    if (wrong.length === 0) return page;
+    if (Date.now() > end) assert.fail(JSON.stringify(wrong.map(([run, state]) => [run.id, state, states.get(run.id)])));
+    await new Promise((resolve) => setTimeout(resolve, 250));
+  }
+}
+
+/** Follows the changes into a map of runs, from a list on; comes back with its last id. */
+class Live {
+  runs = new Map();
+  resets = 0;
+
+  async read() {
+    const page = await list("?limit=500");
+    this.runs = new Map(page.runs.map((run) => [run.id, run]));
+    this.lastId = page.cursor;
+    return this;
+  }
+
+  follow() {
+    this.abort = new AbortController();
+    this.done = this.#follow(this.abort.signal).catch(() => {});
+    return this;
+  }
+
+  async #follow(signal) {
+    const response = await fetch(runs("/sse"), { signal, headers: this.lastId ? { "last-event-id": `${this.lastId}` } : {} });
+    assert.equal(response.status, 200);
+    let text = "";
+    for await (const part of response.body.pipeThrough(new TextDecoderStream())) {
+      text += part;
+      for (let end; (end = text.indexOf("\n\n")) !== -1; text = text.slice(end + 2)) {
+        const fields = Object.fromEntries(text.slice(0, end).split("\n").filter((line) => line !== ":").map((line) => line.split(/: (.*)/s)));
+        if (fields.event === "reset") this.resets += 1;
+        const data = JSON.parse(fields.data);
+        if (fields.event === "run") this.runs.set(data.id, data);
+        if (fields.event === "removed") this.runs.delete(data.id);
+        if (fields.id) this.lastId = Number(fields.id);
+      }
+    }
+  }
+
+  async stop() {
+    this.abort?.abort();
+    await this.done;
+  }
+}
+
+test("runs are listed as they begin, wait, fail and end, with their tags", { timeout: 180_000 }, async () => {
+  const [short, fails, waits] = [await begin(SHORT, { tags: ["red"] }), await begin(FAILS), await begin(WAITS, { tags: ["red", "blue"] })];
+  const page = await listed([[short, "completed"], [fails, "failed"], [waits, "waiting"]]);
+  const of = (run) => page.runs.find(({ id }) => id === run.id);
+  assert.deepEqual(of(waits).tags, ["red", "blue"]);
+  assert.deepEqual([of(waits).task, of(waits).run, of(waits).workflow, of(waits).ended], ["w", 1, "listed", undefined]);
+  assert.match(of(fails).error, /no/);
+  const own = (await short.readAll()).at(-1).json.timestamp;
+  assert.equal(of(short).ended, own);
+  // The latest first.
+  assert.deepEqual(page.runs.map(({ id }) => id), [waits.id, fails.id, short.id]);
+  const ids = async (query) => (await list(query)).runs.map(({ id }) => id);
+  assert.deepEqual(await ids("?state=failed,waiting"), [waits.id, fails.id]);
+  assert.deepEqual(await ids("?tag=red"), [waits.id, short.id]);
+  assert.deepEqual(await ids("?tag=blue&state=completed"), []);
+  assert.deepEqual(await ids(`?since=${encodeURIComponent(of(waits).started)}`), [waits.id]);
+  const first = await list("?limit=2");
+  assert.deepEqual((await list(`?limit=2&cursor=${encodeURIComponent(first.next)}`)).runs.map(({ id }) => id), [short.id]);
+  // The end, a restart, a termination.
+  await waits.event("go");
+  await waits.ended();
+  await listed([[waits, "completed"]], { tag: "blue" });
+  await fetch(`${waits.url}/restarted`, { method: "POST" });
+  const again = await listed([[waits, "waiting"]], { tag: "blue" });
+  assert.equal(again.runs[0].run, 2);
+  await fetch(`${waits.url}/terminated`, { method: "POST" });
+  const terminated = await listed([[waits, "terminated"]]);
+  assert.match(terminated.runs.find(({ id }) => id === waits.id).error, /terminated/);
+  // The log is deleted: it is in no list.
+  assert.equal(await json(`${waits.url}/log`, { method: "DELETE" }), true);
+  await listed([[waits, undefined]]);
+  await listed([[waits, undefined]], { tag: "blue" });
+});
+
+test("30 runs, killed in the middle: the list and the live stream agree with every log", { timeout: 300_000 }, async () => {
+  const live = (await new Live().read()).follow();
+  const all = await Promise.all(Array.from({ length: 30 }, (_, index) => begin(index % 3 === 0 ? FAILS : WAITS)));
+  const waiting = all.filter((_, index) => index % 3 !== 0);
+  await Promise.all(waiting.map((run) => run.reached("waiting")));
+  await Promise.all(waiting.slice(0, 5).map((run) => run.event("go")));
+  await server.kill();
+  await live.stop();
+  await server.start();
+  await Promise.all(waiting.slice(0, 5).map((run) => run.event("go").catch(() => {})));
+  live.follow();
+  await Promise.all(waiting.slice(5, 10).map((run) => run.event("go")));
+  await Promise.all(waiting.slice(0, 10).map((run) => run.ended()));
+  const states = all.map((run, index) => [run, index % 3 === 0 ? "failed" : waiting.indexOf(run) < 10 ? "completed" : "waiting"]);
+  // What was not told when the runtime was killed is told by the alarms.
+  const page = await listed(states, { seconds: 90 });
+  assert.equal(page.runs.filter(({ id }) => all.some((run) => run.id === id)).length, 30);
+  for (let tries = 0; live.lastId < page.cursor && tries < 100; tries += 1) await new Promise((resolve) => setTimeout(resolve, 100));
+  await live.stop();
+  assert.equal(live.resets, 0);
+  for (const [run] of states) assert.deepEqual(live.runs.get(run.id), page.runs.find(({ id }) => id === run.id), run.id);
+  assert.ok(page.typical.runs >= 5 && page.typical.lowMs <= page.typical.medianMs && page.typical.medianMs <= page.typical.highMs);
+  const stats = await json(`${waiting[0].url}/stats`);
+  assert.equal(stats.ended, true);
+});
+
+test("what cannot be served has a status and a reason", { timeout: 60_000 }, async () => {
+  for (const [query, reason] of [["?state=x", /invalid state/], ["?limit=0", /invalid limit/], ["?since=x", /invalid since/], ["?cursor=x", /invalid cursor/], ["?tag=a%20b", /invalid tag/], ["/sse?tag=%2F", /invalid tag/], ["/sse?lastEventId=x", /invalid Last-Event-ID/]]) {
+    const response = await fetch(runs(query));
+    assert.equal(response.status, 400, query);
+    assert.match(await response.text(), reason);
+  }
+  for (const path of ["", "/sse"]) assert.equal((await fetch(runs(path), { method: "POST" })).status, 405);
+  const head = await fetch(runs("/sse"), { method: "HEAD" });
+  assert.deepEqual([head.status, head.headers.get("content-type")], [200, "text/event-stream"]);
+});
+
+test("the hook is asked about all runs, or about the tag", { timeout: 60_000 }, async () => {
+  const status = async (path, key) => {
+    const abort = new AbortController();
+    const response = await fetch(runs(path, "closed"), { headers: { authorization: `Bearer ${key}` }, signal: abort.signal });
+    abort.abort();
+    return response.status;
+  };
+  for (const path of ["", "/sse"]) {
+    assert.equal(await status(path, "key of *"), 200);
+    assert.equal(await status(path, "key of tag:red"), 401);
+    assert.equal(await status(`${path}?tag=red`, "key of tag:red"), 200);
+    assert.equal(await status(`${path}?tag=blue`, "key of tag:red"), 401);
+    assert.equal(await status(`${path}?tag=red`, "nothing"), 401);
+  }
+  // A link to a tag is good for its list, and for no other.
+  const { url } = await json(`${server.url}/link/listed/tag:red`, { method: "POST", body: "{}" });
+  const token = url.split("#t=")[1];
+  const asked = (query) => fetch(`${server.url}/links/listed/runs${query}`, { headers: { authorization: `Bearer ${token}` } });
+  assert.equal((await asked("?tag=red")).status, 200);
+  assert.equal((await asked("?tag=blue")).status, 401);
+  assert.equal((await asked("")).status, 401);
+});
+
+test("a run without an index tells nobody", async () => {
+  const run = await start(server, SHORT);
+  await run.ended();
+  const page = await json(`${server.url}/routes/open/alpha/runs`);
+  assert.deepEqual(page, { runs: [] });
+});
