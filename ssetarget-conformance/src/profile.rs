@@ -22,6 +22,8 @@ pub struct Profile {
     pub append: Option<Template>,
     /// Ends a stream.
     pub end: Option<Template>,
+    /// What is in the data of the event after which `end` may be sent. Default: it may be sent at once.
+    pub end_after: Option<String>,
     /// The data of the event number `{n}` that is appended. Default: `event number {n}.`
     #[serde(default = "Profile::default_text")]
     pub text: String,
@@ -165,6 +167,7 @@ impl Profile {
             start: None,
             append: None,
             end: None,
+            end_after: None,
             text: Self::default_text(),
             marker: None,
             echo: false,

@@ -450,8 +450,18 @@ fn heartbeat_blank(probe: &Probe) -> Outcome {
 fn ended(probe: &Probe) -> Outcome<(Stream<'_>, Viewer<'_>)> {
     let stream = probe.start()?;
     let mut viewer = stream.viewed(2)?;
-    stream.end()?;
     let longest = probe.patience.max(Duration::from_secs(2)) * 2;
+    if let Some(marker) = &probe.profile.end_after {
+        let may_end = viewer.read_until(longest, |all| {
+            all.events.iter().any(|event| has(event, marker))
+        });
+        check(
+            may_end,
+            format!("an event with {}", shown(marker.as_bytes())),
+            || viewer.shown(),
+        )?;
+    }
+    stream.end()?;
     let until = Instant::now() + longest;
     while viewer.end().is_none() && viewer.trouble().is_none() && Instant::now() < until {
         viewer.read_for(Duration::from_millis(200));
