@@ -177,10 +177,10 @@ pub mod internals {
         hibernating::{Beat, Budget, Pace, Pulse, Roster, Round, Sweep},
         pushed::{Kept, Pushed, PushedStream},
     };
+    pub use crate::runs::{ListFilter, Reporter, RunFold, RunIndex, RunReport, Stands, Typical};
     #[cfg(feature = "redis")]
     pub use crate::store::redis::resp_replies;
     pub use crate::workflow::ended_run::{
         EngineEvent, EngineEvents, ended_run_options, read_ended_run,
     };
-    pub use crate::runs::{ListFilter, Reporter, RunFold, RunIndex, RunReport, Stands, Typical};
 }

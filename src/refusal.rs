@@ -58,11 +58,7 @@ impl Refusal {
     #[must_use]
     pub fn status(&self) -> u16 {
         match self {
-            Self::Cursor(_)
-            | Self::Runs(_)
-            | Self::List(_)
-            | Self::EventType
-            | Self::Offset => 400,
+            Self::Cursor(_) | Self::Runs(_) | Self::List(_) | Self::EventType | Self::Offset => 400,
             Self::NotAllowed => 401,
             Self::Origin => 403,
             Self::NotFound(_) => 404,
