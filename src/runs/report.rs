@@ -101,7 +101,12 @@ impl Reporter {
             true => self.told % 2 == 1,
             false => self.told == self.version(stands.head),
         };
-        if is_told || (self.told == 0 && (self.removed || stands.head == 0)) {
+        // Of a log that is as if it had never been there is nothing to tell: its entry goes by itself.
+        let is_nothing = match self.removed {
+            true => self.told == 0,
+            false => stands.head == 0,
+        };
+        if is_told || is_nothing {
             return None;
         }
         if self.tries > 0 {
@@ -347,7 +352,9 @@ mod tests {
         run.ended = true;
         run.add("completed", STARTED);
         assert_eq!(run.told.len(), 1);
-        // The head stays, the events are gone.
+        // The head stays, the events are gone; at last the storage is deleted.
+        assert_eq!(run.reporter.wanted(run.stands()), None);
+        run.head = 0;
         assert_eq!(run.reporter.wanted(run.stands()), None);
     }
 
