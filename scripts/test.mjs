@@ -110,7 +110,7 @@ const GROUPS = {
       await check(`docs of ${crate}, wasm`, "cargo", ["doc", "-p", crate, "--no-deps", "--features", wasm.join(","), ...WASM], strict);
     }
     await cargoTest("typescript/types.d.ts is what the Rust types give", ["-p", "ssetarget", "--features", "typescript", "--test", "typescript"]);
-    const tsc = ["node_modules/typescript/bin/tsc", "--noEmit", "--strict", "--exactOptionalPropertyTypes", "--target", "es2022", "--lib", "es2022,dom"];
+    const tsc = ["node_modules/typescript/bin/tsc", "--noEmit", "--strict", "--exactOptionalPropertyTypes", "--target", "es2022", "--module", "es2022", "--moduleResolution", "bundler", "--lib", "es2022,dom"];
     await check("typescript/example.ts", process.execPath, [...tsc, "typescript/example.ts"]);
     await check("the examples in TypeScript in the docs", process.execPath, [tsc[0], ...typescriptExamples()]);
     // Compiled only: nothing runs wasm here, and the guide's examples that need no Worker run natively.

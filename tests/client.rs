@@ -285,14 +285,16 @@ async fn a_token_does_not_follow_a_redirect_to_another_host() {
         Script::serve([Answer::status("307 Temporary Redirect")
             .header(&format!("location: {elsewhere}/x/sse"))])
         .await;
-    let client = RunClient::new(&format!("{}/o-1", server.url))
+    let client = RunClient::new(&format!("{}/o-1?token=in-the-query", server.url))
         .unwrap()
         .token("secret")
         .unwrap();
     assert_eq!(client.events(Start::Default).collect::<Vec<_>>().await, []);
     assert_eq!(server.header("authorization"), ["Bearer secret"]);
     assert_eq!(other.header("authorization"), [""]);
-    assert!(!format!("{client:?}").contains("secret"));
+    assert!(!other.requests().concat().contains("in-the-query"));
+    let shown = format!("{client:?}");
+    assert!(!shown.contains("secret") && !shown.contains("in-the-query"));
     assert_eq!(
         RunClient::new("http://a/o-1")
             .unwrap()

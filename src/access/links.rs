@@ -168,6 +168,18 @@ impl CapabilityLinks {
         }
     }
 
+    /// Returns a future that resolves when links of this generation to a run are revoked, `None` if that is not known
+    /// [here](Self::generations).
+    #[cfg(feature = "http")]
+    pub(crate) fn revoked(
+        &self,
+        id: &str,
+        generation: u64,
+    ) -> Option<crate::sync::BoxFuture<'static, ()>> {
+        let generations = self.generations.as_ref()?;
+        Some(Box::pin(generations.revoked(id, generation)))
+    }
+
     /// Exchanges a link's token, the body of `POST <path>/session`, for a cookie that the browser sends with
     /// requests below `path`, which is the path of the run's page as in the request: `/o-1`, or
     /// `/runs/o-1`. White space around the token is ignored.

@@ -317,6 +317,8 @@ fn http_client() -> Result<reqwest::Client, ClientError> {
     reqwest::Client::builder()
         .tls_backend_preconfigured(tls)
         .connect_timeout(Duration::from_secs(10))
+        // It would tell a server that another redirects to the whole URL, with a token in its query.
+        .referer(false)
         .user_agent(concat!("ssetarget/", env!("CARGO_PKG_VERSION")))
         .build()
         .map_err(|error| setup(&error))

@@ -103,9 +103,10 @@ impl RunUrls {
     }
 }
 
-/// Returns a URL as people may see it: without a password.
+/// Returns a URL as people may see it: without a password, and without a token in its query.
 pub(super) fn shown(url: &Url) -> String {
     let mut url = url.clone();
+    retain_query(&mut url, |name| name != "token");
     // They fail for URLs that cannot have them, which have none.
     let _ = url.set_username("");
     let _ = url.set_password(None);
@@ -231,5 +232,8 @@ mod tests {
     fn passwords_are_not_shown() {
         let urls = RunUrls::parse("https://me:secret@a.example/o").unwrap();
         assert_eq!(shown(&urls.page), "https://a.example/o");
+        let urls = RunUrls::parse("https://a.example/o?token=secret&k=1").unwrap();
+        assert_eq!(shown(&urls.page), "https://a.example/o?k=1");
+        assert_eq!(urls.events.query(), Some("token=secret&k=1"), "it is sent");
     }
 }

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use ::http::header::SET_COOKIE;
 use ::http::header::{ACCEPT, IF_NONE_MATCH};
 use ::http::{HeaderName, HeaderValue, Method, Request, Response};
-use futures_util::future::join_all;
+use futures_util::FutureExt;
+use futures_util::future::{join_all, select_all};
 use percent_encoding::percent_decode_str;
 
 use super::access::{decide, head};
@@ -415,7 +416,8 @@ impl<L> RunRoutes<L> {
                 self.sse.otlp(&target, &trace, request)
             }
             _ => {
-                let response = self.sse.respond_permitted(&target, request, permission);
+                let revoked = self.revoked(&id, permission);
+                let response = self.sse.respond_to(&target, request, permission, revoked);
                 response.await
             }
         }
@@ -430,7 +432,7 @@ impl<L> RunRoutes<L> {
         let response = async {
             let query = request.uri().query();
             let runs = MergedRequest::runs(query)?;
-            let grant = self.grant_for_all(&runs, request).await?;
+            let (grant, revoked) = self.grant_for_all(&runs, request).await?;
             let header = joined(request.headers(), &LAST_EVENT_ID);
             let wanted = MergedRequest::parse(header.as_deref(), query)?;
             let targets = join_all(runs.iter().map(|run| (self.lookup)(run.clone()))).await;
@@ -459,7 +461,7 @@ impl<L> RunRoutes<L> {
             }
             let body = match *request.method() == Method::HEAD {
                 true => SseBody::left_out(),
-                false => SseBody::chunks(merged.into_stream(), &self.sse, grant, None),
+                false => SseBody::chunks(merged.into_stream(), &self.sse, grant, revoked),
             };
             Ok(response(200, wire::HEADERS, body))
         };
@@ -469,23 +471,46 @@ impl<L> RunRoutes<L> {
         }
     }
 
-    /// Has the hook decide about each run, and returns what all of its permissions grant.
+    /// Returns a future that resolves when the link of this permission is revoked, `None` if it never is.
+    fn revoked(&self, id: &str, permission: Permission) -> Option<BoxFuture<'static, ()>> {
+        #[cfg(feature = "links")]
+        if let Permission::Granted {
+            generation: Some(generation),
+            ..
+        } = permission
+        {
+            return self.links.as_ref()?.revoked(id, generation);
+        }
+        let _ = (id, permission);
+        None
+    }
+
+    /// Has the hook decide about each run, and returns what all of its permissions grant, and what resolves when the
+    /// first of them is revoked.
     async fn grant_for_all(
         &self,
         runs: &[String],
         request: &Request<()>,
-    ) -> Result<Grant, Refusal> {
+    ) -> Result<(Grant, Option<BoxFuture<'static, ()>>), Refusal> {
         let Some(hook) = &self.access else {
-            return Ok(Grant::default());
+            return Ok((Grant::default(), None));
         };
         let hook = |asked: &AccessRequest<'_>| hook(asked);
         let decide = |run: &String| decide(&hook, request, run, Action::Watch);
         let permissions = join_all(runs.iter().map(decide)).await;
+        let each = runs.iter().zip(&permissions);
+        let revoked = each.filter_map(|(run, permission)| self.revoked(run, *permission));
+        let revoked: Vec<_> = revoked.collect();
         let grants = permissions.into_iter().map(Grant::from_permission);
         let grants = grants.collect::<Result<Vec<_>, _>>()?;
-        Ok(Grant {
+        let grant = Grant {
             until: grants.iter().filter_map(|grant| grant.until).min(),
             generation: None,
+        };
+        // Of none at all, it would panic.
+        Ok(match revoked.is_empty() {
+            true => (grant, None),
+            false => (grant, Some(Box::pin(select_all(revoked).map(|_| ())))),
         })
     }
 

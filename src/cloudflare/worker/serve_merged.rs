@@ -50,7 +50,7 @@ use crate::wire;
 /// [`with_workflow`](WorkflowEventsNamespace::with_workflow)) and one when the run ends; and relays count the stream
 /// as one viewer of each run. A run's stream that breaks off is opened again at its position, without disturbing the
 /// others, and after 512 subrequests the client has to come back. With
-/// [`Transport::Hibernating`](super::Transport::Hibernating), too, the objects stay in memory while they are read
+/// `Transport::Hibernating`, too, the objects stay in memory while they are read
 /// here.
 ///
 /// # Errors
