@@ -310,6 +310,34 @@ async fn the_hook_decides_about_every_run_before_anything_is_looked_up() {
     assert_eq!((types, end), (vec!["note", "note", "expired"], Piece::End));
 }
 
+#[cfg(feature = "links")]
+#[tokio::test]
+async fn a_stream_ends_when_its_link_is_revoked() {
+    use ssetarget::access::{CapabilityLinks, LinkGenerations, LinkGrant, LinkKeys};
+
+    let logs = Logs::default();
+    logs.add("a", "{}").await;
+    logs.add("b", "{}").await;
+    let keys = LinkKeys::parse("k1:bmV3IG5ldyBuZXcgbmV3IG5ldyBuZXcgbmV3IG5ldyE=").unwrap();
+    let generations = LinkGenerations::new();
+    let links = CapabilityLinks::new(keys, "logs").generations(&generations);
+    let token = format!("Bearer {}", links.token(&LinkGrant::all_runs()));
+    let server = serve(logs.routes().links(links).into_router()).await;
+    for (path, events, revoked) in [("/sse?run=a&run=b", 2, "b"), ("/a/sse", 1, "a")] {
+        let opened = get(server, path, &[("Authorization", &token)]).await;
+        let mut stream = opened.events();
+        for _ in 0..events {
+            assert_eq!(stream.next().await.unwrap().event_type, "note", "{path}");
+        }
+        generations.revoke(revoked);
+        let (rest, end) = stream.rest().await;
+        let types: Vec<_> = rest.iter().map(|event| &*event.event_type).collect();
+        assert_eq!((types, end), (vec!["expired"], Piece::End), "{path}");
+        let again = get(server, path, &[("Authorization", &token)]).await;
+        assert_eq!(again.status, 401, "{path}");
+    }
+}
+
 #[tokio::test]
 async fn a_reset_of_one_log_leaves_the_others_alone() {
     let logs = Logs::default();
