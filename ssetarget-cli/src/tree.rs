@@ -514,7 +514,7 @@ mod tests {
                 "│  ├─ ⠋ pack ━━━━────── 42 % 4 of 10 · 12 s",
                 "│  └─ ⠋ flaky attempt 2 in 8 s · 12 s",
                 "├─ ◷ nap sleeps, 59 min 48 s left",
-                "├─ ? yes waits for \"ap\u{fffd}proval\": --send ap\u{fffd}proval · 23 h 59 min left",
+                "├─ ? yes waits for \"ap\u{fffd}proval\" · 23 h 59 min left",
                 "└─ ⠋ lost · 12 s",
             ]
         );
