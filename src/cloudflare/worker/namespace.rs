@@ -197,7 +197,8 @@ impl WorkflowEventsNamespace {
     ///
     /// It is one number in the storage of the run's object, kept for 30 days at least, after which no link from
     /// before can be good; nothing is stored for runs whose links are never revoked. Links to many runs, and to all
-    /// runs, are revoked for this run, too.
+    /// runs, are revoked for this run, too; their lists still name it until they expire, and a platform's log that
+    /// is open stays open.
     ///
     /// # Errors
     /// When the object cannot be reached. Then it is not known whether they are revoked: do it again.
