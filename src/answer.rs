@@ -213,12 +213,19 @@ mod tests {
 
     #[test]
     fn a_payload_that_grows_is_measured_as_it_is_sent() {
-        // 1e15 is written as 1000000000000000.0.
+        // 1e15 is written as 1000000000000000.0, unless some crate has serde_json keep numbers as they came.
         let numbers = vec!["1e15"; MAX_BYTES / 8].join(",");
-        let (status, reason) = read(&format!(r#"{{"payload":[{numbers}]}}"#)).unwrap_err();
-        assert_eq!(
-            (status, &*reason),
-            (413, "the payload is larger than 1 MiB")
-        );
+        let read = read(&format!(r#"{{"payload":[{numbers}]}}"#));
+        let grows = serde_json::from_str::<Value>("1e15").unwrap().to_string() != "1e15";
+        match read {
+            Ok(_) => assert!(!grows),
+            Err((status, reason)) => {
+                assert!(grows);
+                assert_eq!(
+                    (status, &*reason),
+                    (413, "the payload is larger than 1 MiB")
+                );
+            }
+        }
     }
 }

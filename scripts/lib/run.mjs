@@ -55,7 +55,7 @@ export async function run(title, command, args, { cwd = root, env = process.env,
 
   try {
     const code = await ended(child, command);
-    if (code !== 0 && quiet) process.stdout.write(output.slice(-20_000));
+    if (code !== 0 && quiet) process.stdout.write(output.slice(-200_000));
     return { ok: code === 0, output, seconds: elapsed() };
   } finally {
     clearInterval(pulse);
