@@ -117,7 +117,7 @@ test("30 runs, killed in the middle: the list and the live stream agree with eve
   const live = (await new Live().read()).follow();
   const all = await Promise.all(Array.from({ length: 30 }, (_, index) => begin(index % 3 === 0 ? FAILS : WAITS)));
   const waiting = all.filter((_, index) => index % 3 !== 0);
-  await Promise.all(waiting.map((run) => run.reached("waiting")));
+  await listed(waiting.map((run) => [run, "waiting"]), { seconds: 60 });
   await Promise.all(waiting.slice(0, 5).map((run) => run.event("go")));
   await server.kill();
   await live.stop();

@@ -23,7 +23,7 @@ after(async () => {
 function compile(name, source) {
   const file = path.join(folder, name);
   writeFileSync(file, `import type { RunEvent, RunSnapshot } from "${at("typescript/types")}";\n${source}`);
-  const options = ["--noEmit", "--strict", "--exactOptionalPropertyTypes", "--target", "es2022"];
+  const options = ["--noEmit", "--strict", "--exactOptionalPropertyTypes", "--target", "es2022", "--module", "es2022", "--moduleResolution", "bundler"];
   const { stdout } = spawnSync(process.execPath, [at("node_modules/typescript/bin/tsc"), ...options, file], { encoding: "utf8" });
   return stdout;
 }
