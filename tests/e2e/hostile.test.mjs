@@ -170,10 +170,10 @@ const shown = ({ method, target, headers, body, framing }) =>
 const DOCUMENTED = new Set([503]);
 const BELOW_ROUTES = new Set([501, 505]);
 
-async function attack(url, known, prefixes, context) {
+async function attack(url, known, prefixes, context, isTried = () => true) {
   const random = chance(SEED);
   context.diagnostic(`SEED=${SEED}, ${REQUESTS} requests`);
-  const requests = Array.from({ length: REQUESTS }, () => request(random, known, prefixes));
+  const requests = Array.from({ length: REQUESTS }, () => request(random, known, prefixes)).filter(isTried);
   const statuses = new Map();
   const created = [];
   let next = 0;
@@ -186,9 +186,7 @@ async function attack(url, known, prefixes, context) {
       const said = `SEED=${SEED}: ${status} ${(answer.body ?? answer.text).slice(0, 500)} to ${shown(one)}`;
       // A server may close where what came is no HTTP, or is not all there. And who does not read all of a large body
       // resets the connection, which may overtake the answer.
-      // The local runtime's own router says in the place of a Worker that the rest of a body did not come.
-      const isLost = answer.closed || (status === 500 && answer.body.startsWith("Error: Network connection lost."));
-      if (isLost) assert.ok(one.framing === "too short" || one.body?.length > 128 * 1024 || !isHttp(one), said);
+      if (answer.closed) assert.ok(one.framing === "too short" || one.body?.length > 128 * 1024 || !isHttp(one), said);
       else {
         if (status === 201) created.push(one.target.split("?")[0].slice(1));
         if (status === 303) created.push(answer.head.match(/^location: \/([^/]+)/m)[1]);
@@ -248,7 +246,9 @@ describe("hostile requests", { concurrency: 1 }, () => {
     const watcher = await open(`${demo.url}/${known}/sse`);
     await watcher.until(isWaiting);
     const before = watcher.events.length;
-    await attack(demo.url, known, [""], context);
+    // The local runtime's own front end, and not the Worker, answers where a body does not come, or the target is no path.
+    const reachesWorker = ({ framing, target, body, method }) => framing !== "too short" && target !== "*" && !(method === "GET" && body?.length > 128 * 1024);
+    await attack(demo.url, known, [""], context, reachesWorker);
     // Nothing was told to it, it is not cut, and the run still waits to be answered.
     const again = await open(`${demo.url}/${known}/sse`);
     await again.until(isWaiting);
