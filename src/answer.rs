@@ -216,7 +216,8 @@ mod tests {
         // 1e15 is written as 1000000000000000.0, unless some crate has serde_json keep numbers as they came.
         let numbers = vec!["1e15"; MAX_BYTES / 8].join(",");
         let read = read(&format!(r#"{{"payload":[{numbers}]}}"#));
-        let grows = serde_json::from_str::<Value>("1e15").unwrap().to_string() != "1e15";
+        let written = serde_json::from_str::<Value>("1e15").unwrap().to_string();
+        let grows = written.len() > 4;
         match read {
             Ok(_) => assert!(!grows),
             Err((status, reason)) => {
