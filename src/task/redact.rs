@@ -408,7 +408,7 @@ mod tests {
             "Execution timed out after 1000ms",
             "GET https://api.example.com/v1/orders?id=7&page=2 answered 503",
             "order 6f9619ff-8b86-d011-b42d-00cf4fc964ff is unknown",
-            "at /home/app/src/services/payment/gateway/stripe_client_v2.rs:17:3",
+            "at /srv/app/src/services/payment/gateway/stripe_client_v2.rs:17:3",
             "tokens were 17, passwords 3",
             "user@example.com wrote to ops@example.com",
             "é😀 ключ",
