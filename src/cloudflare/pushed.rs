@@ -16,7 +16,7 @@ pub struct PushedStream<S> {
     credit: Credit,
 }
 
-/// What is kept of a stream while the object is out of memory: its position and the bytes that are not
+/// The part of a stream that is kept while the object is out of memory: its position and the bytes that are not
 /// acknowledged.
 pub type Kept = (f64, u32);
 

@@ -126,7 +126,7 @@ impl Bench {
         Ok(report)
     }
 
-    /// So many clients resume at once: see [`resume_once`](Self::resume_once).
+    /// Lets several clients resume at once: see [`resume_once`](Self::resume_once).
     fn resume_together(
         &mut self,
         path: &str,

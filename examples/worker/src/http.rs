@@ -135,7 +135,7 @@ pub fn started(request: &Request, id: &str, link: Option<&str>) -> Result<Respon
 /// The start page, which has all orders where everybody may see them, and says who may see what.
 pub fn start_page(is_closed: bool) -> Result<Response> {
     let access = if is_closed { CLOSED } else { OPEN };
-    // Who has only a link may not see the others.
+    // A closed demo shows no list of runs: a link is for one run.
     let runs = if is_closed { "" } else { RUNS };
     let page = START_PAGE
         .replace("{access}", access.trim())

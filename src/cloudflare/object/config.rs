@@ -25,7 +25,7 @@ pub struct WorkflowEventsConfig {
     /// on, and notifies the viewers. Default: none; then the next viewer's request has the platform asked,
     /// where [`with_workflow`](crate::cloudflare::WorkflowEventsNamespace::with_workflow) says so.
     pub workflows: &'static [(&'static str, &'static str)],
-    /// What is done to the messages of errors that the object takes over from the platform, when it ends the
+    /// The rule for the messages of errors that the object takes over from the platform, when it ends the
     /// log of a run that did not do so itself. Default: nothing.
     pub redact: Option<Redact>,
     /// The binding of the index of runs (feature `index`), the class of which `export_run_index!` exports: the runs'

@@ -52,7 +52,7 @@ impl EventsObject {
     pub(super) async fn snapshot(&self, call: SnapshotCall) -> worker::Result<Response> {
         let store = self.log.target().store();
         if store.is_empty().map_err(to_worker)? {
-            // What is deleted is not shown from memory.
+            // A deleted log is not shown from memory.
             self.kept_snapshot.clear();
             return refuse(UNKNOWN_INSTANCE);
         }

@@ -88,7 +88,7 @@ pub(super) struct Call<'a> {
     pub(super) id: &'a str,
     /// What follows the id in the path.
     pub(super) tail: &'a str,
-    /// What is before the id in all paths.
+    /// The part of every path before the id.
     pub(super) prefix: &'a str,
     /// All that is switched on.
     pub(super) routes: &'a [Rc<dyn Route>],

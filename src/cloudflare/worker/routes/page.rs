@@ -20,7 +20,7 @@ pub(in crate::cloudflare::worker) struct PageRoute {
 
 impl PageRoute {
     async fn page(&self, call: &Call<'_>) -> Result<Served, Refusal> {
-        // Who has no permission yet may have a link, which only the page can read, and learns nothing of the run.
+        // A client without a permission may have a link, which only the page can read. It learns nothing of the run.
         let is_found = match call.grant {
             None => true,
             Some(grant) => {
