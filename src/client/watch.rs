@@ -7,7 +7,8 @@ use std::task::Poll;
 use super::error::ClientError;
 use super::events::{Events, ReceivedEvent, Update};
 use crate::event::EventId;
-use crate::workflow::{RunSnapshot, RunState, RunView, TERMINATED};
+use crate::task::TERMINATED;
+use crate::workflow::{RunSnapshot, RunState, RunView};
 use futures_core::Stream;
 
 /// The way in which a run has ended.

@@ -44,6 +44,8 @@ pub(crate) mod pushed;
 
 #[cfg(feature = "cloudflare")]
 mod callback;
+#[cfg(feature = "cloudflare")]
+mod chunks;
 #[cfg(all(feature = "cloudflare", not(feature = "relays")))]
 #[path = "no_hop.rs"]
 mod hop;

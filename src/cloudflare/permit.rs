@@ -10,8 +10,8 @@ use cloudflare_workflows::{Runtime, WorkersRuntime};
 use futures_util::StreamExt;
 use futures_util::future::{Either, LocalBoxFuture, select};
 
+use super::chunks::{Chunks, Cut};
 use super::links::Links;
-use super::response::{Chunks, Cut};
 use crate::access::Grant;
 use crate::delivery::{permitted, reached};
 

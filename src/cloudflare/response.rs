@@ -10,12 +10,12 @@ use cloudflare_workflows::__private::{Held, Timer, sleep};
 use futures_core::Stream;
 use futures_util::StreamExt;
 use futures_util::future::{Either, LocalBoxFuture, pending, select};
-use futures_util::stream::LocalBoxStream;
 use js_sys::Uint8Array;
 use wasm_bindgen::prelude::*;
 use worker::{Response, ResponseBuilder};
 
 use super::callback::CallbackValue;
+use super::chunks::{Chunks, Cut};
 use super::js;
 use super::leaving::Leaving;
 use super::permit::Permit;
@@ -90,9 +90,6 @@ pub(super) fn sse_frame_response_while<S: FrameStore<Bytes = Uint8Array> + 'stat
     });
     respond(has_ended, permit.bound(boxed(chunks)), cut)
 }
-
-/// Chunks for a viewer, or why there are no more.
-pub(super) type Chunks = LocalBoxStream<'static, Result<Uint8Array, String>>;
 
 /// Gives the chunks of all stores one type, so that the code that writes them is compiled once.
 fn boxed<E: fmt::Display + 'static>(
@@ -188,9 +185,6 @@ pub(super) fn stream_here_until<E: fmt::Display + 'static>(
     }))?;
     Ok(response)
 }
-
-/// Why a stream is cut off: `None` where the viewer has left.
-pub(super) type Cut = Option<String>;
 
 /// Returns a `200`, and the future that writes these chunks while the viewer takes them and until `cut` resolves.
 fn stream(

@@ -14,8 +14,7 @@ use super::model::{
 };
 use super::trace::Trace;
 use crate::event::StoredEvent;
-use crate::task::{Kind, StepEventType, iso, iso_option};
-use crate::workflow::TERMINATED;
+use crate::task::{Kind, StepEventType, TERMINATED, iso, iso_option};
 
 /// The most reports of a span that become events of it: 128. If there are more, the first 64 and the last 64 are kept,
 /// and the others are counted.

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock;
 use crate::event::StoredEvent;
-use crate::task::iso_option;
-use crate::workflow::{RunState, TERMINATED};
+use crate::task::{TERMINATED, iso_option};
+use crate::workflow::RunState;
 
 /// A run as a list shows it: an entry of an index of runs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

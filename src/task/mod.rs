@@ -16,6 +16,9 @@ pub use redact::{Redact, RedactedField};
 
 use self::event::cut;
 
+/// The error of a run that was terminated from outside.
+pub(crate) const TERMINATED: &str = "the instance was terminated";
+
 /// The kind of a task.
 #[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

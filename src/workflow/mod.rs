@@ -21,6 +21,6 @@ pub use event_step::{
     Dispatch, Fact, Flush, StepInfo, WorkflowEventStep, workflow_ended, workflow_started,
 };
 pub use feed::{InstanceFeed, InstanceFeedItem, InstanceLogIds};
-pub(crate) use reconcile::{RUN_FAILED, Reconciled, TERMINATED, reconcile};
+pub(crate) use reconcile::{RUN_FAILED, Reconciled, reconcile};
 pub use snapshot::{MAX_DEPTH, RunSnapshot};
 pub use view::{FailedAttempt, RollbackView, RunState, RunView, TaskState, TaskView};

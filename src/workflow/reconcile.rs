@@ -12,7 +12,9 @@ use cloudflare_workflows::{StepName, WorkflowInstanceEventType as Type};
 use super::ended_run::EngineEvent;
 use super::view::{RunView, TaskState, TaskView};
 use crate::event::{InvalidEvent, NewEvent};
-use crate::task::{Form, Kind, Redact, StepEvent, StepEventType, Task, TaskCounter, TaskId};
+use crate::task::{
+    Form, Kind, Redact, StepEvent, StepEventType, TERMINATED, Task, TaskCounter, TaskId,
+};
 
 /// The result of comparing the two logs for the latest run of ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,8 +69,6 @@ pub(crate) fn reconcile(
     Ok(Reconciled::Missing(missing.facts))
 }
 
-/// The error of a run that was terminated from outside.
-pub(crate) const TERMINATED: &str = "the instance was terminated";
 /// The error of a run that failed without a message.
 pub(crate) const RUN_FAILED: &str = "the workflow failed";
 /// The error of a wait whose event did not come, when the engine's own words are lost.

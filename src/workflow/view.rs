@@ -10,10 +10,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::feed::InstanceFeedItem;
-use super::reconcile::TERMINATED;
 use crate::delivery::DecodeEvent;
 use crate::event::{EventId, StoredEvent};
-use crate::task::{Form, Kind, StepEvent, StepEventType, TaskId, iso, iso_option};
+use crate::task::{Form, Kind, StepEvent, StepEventType, TERMINATED, TaskId, iso, iso_option};
 
 /// The state of a run, built from its events: those of our own log
 /// ([`WorkflowEventStep`](crate::workflow::event_step::WorkflowEventStep)) or of the platform's

@@ -19,6 +19,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cases;
+pub mod extensions;
 pub mod http;
 pub mod probe;
 pub mod profile;

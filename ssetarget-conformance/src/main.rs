@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use serde_json::json;
-use ssetarget_conformance::cases::EXTENSIONS;
+use ssetarget_conformance::extensions::EXTENSIONS;
 use ssetarget_conformance::{CASES, CaseResult, Level, Probe, Profile, Verdict, run};
 
 const HELP: &str = "\

@@ -195,7 +195,7 @@ impl Profile {
         if !(profile.heartbeat_seconds > 0.0 && profile.heartbeat_seconds < 3600.0) {
             return Err("`heartbeat_seconds` is above 0 and below 3600".to_owned());
         }
-        let known = crate::cases::EXTENSIONS;
+        let known = crate::extensions::EXTENSIONS;
         match profile
             .claims
             .iter()

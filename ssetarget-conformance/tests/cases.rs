@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use ssetarget_conformance::cases::EXTENSIONS;
+use ssetarget_conformance::extensions::EXTENSIONS;
 use ssetarget_conformance::{CASES, Case, Probe, Profile, Verdict, run};
 
 fn probe(defect: &'static str) -> Probe {

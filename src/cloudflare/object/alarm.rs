@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use cloudflare_workflows::{Runtime, WorkersRuntime, Workflow};
 use futures_util::future::LocalBoxFuture;
-use worker::Storage;
 
+use super::alarm_time::arm;
 #[cfg(any(feature = "otlp", feature = "index"))]
-use super::due::{LogStands, Standing, Then, earlier};
+use super::alarm_time::{earlier_alarm, now, others_due};
+#[cfg(any(feature = "otlp", feature = "index"))]
+use super::due::{LogStands, Standing, Then};
 use super::error::to_worker;
 use super::events_object::EventsObject;
 use super::settle::{self, Asked, Pending};
@@ -251,43 +253,4 @@ impl EventsObject {
         }
         Ok(())
     }
-}
-
-/// Sets the alarm, or an earlier one for an export, or for the index, that is due before.
-pub(super) async fn arm(storage: &Storage, delay: Duration) -> worker::Result<()> {
-    #[cfg(any(feature = "otlp", feature = "index"))]
-    let delay = match others_due(storage).await? {
-        Some(at) => delay.min(Duration::from_millis(at.saturating_sub(now()))),
-        None => delay,
-    };
-    storage.set_alarm(delay).await
-}
-
-/// Returns when an export, or a report to the index, is due.
-#[cfg(any(feature = "otlp", feature = "index"))]
-async fn others_due(storage: &Storage) -> worker::Result<Option<u64>> {
-    let due: Option<u64> = None;
-    #[cfg(feature = "otlp")]
-    let due = earlier(due, super::otlp::due(storage).await?);
-    #[cfg(feature = "index")]
-    let due = earlier(due, super::index::due(storage).await?);
-    Ok(due)
-}
-
-/// Sets the alarm for this time, unless it is set for an earlier one.
-#[cfg(any(feature = "otlp", feature = "index"))]
-pub(super) async fn earlier_alarm(storage: &Storage, at: u64) -> worker::Result<()> {
-    let known = storage.get_alarm().await?;
-    let known = known.and_then(|time| u64::try_from(time).ok());
-    if known.is_none_or(|known| at < known) {
-        let delay = Duration::from_millis(at.saturating_sub(now()));
-        storage.set_alarm(delay).await?;
-    }
-    Ok(())
-}
-
-/// Returns the time in milliseconds since 1970.
-#[cfg(any(feature = "otlp", feature = "index"))]
-pub(super) fn now() -> u64 {
-    clock::milliseconds(WorkersRuntime.now())
 }

@@ -42,7 +42,7 @@ pub(super) struct EventsObject {
     pub(super) kept_snapshot: KeptSnapshot,
     pub(super) tree: Tree,
     #[cfg(feature = "index")]
-    pub(super) indexing: super::index::Indexing,
+    pub(super) indexing: super::indexing::Indexing,
     pub(super) config: WorkflowEventsConfig,
     pub(super) env: worker::Env,
     /// Whether a lifetime is under way, as far as this object knows since it is in memory. Not a `Cell`, which
@@ -75,7 +75,7 @@ impl EventsObject {
             state,
             tree: Tree::new(env.clone(), metrics.clone(), Rc::clone(&cutoff)),
             #[cfg(feature = "index")]
-            indexing: super::index::Indexing::default(),
+            indexing: super::indexing::Indexing::default(),
             config,
             env,
             has_lifetime: AtomicBool::new(false),
@@ -97,7 +97,8 @@ impl EventsObject {
         }
         if let Some(call) = SnapshotCall::from_object_request(request) {
             // Boxed: it is compiled when it is asked for.
-            let response: LocalBoxFuture<'_, _> = Box::pin(self.snapshot(call));
+            let response: LocalBoxFuture<'_, _> =
+                Box::pin(self.kept_snapshot.answer(&self.log, call));
             return response.await;
         }
         #[cfg(feature = "otlp")]
@@ -134,7 +135,8 @@ impl EventsObject {
             return self.held_streams.accept(target, subscription, generation);
         }
         let permit = Permit::new(stream.grant, self.tree.links());
-        let visit = Watched::new(visit, &self.metrics, &self.cutoff);
+        let timer = visit.timer();
+        let visit = Watched::new(visit, timer, &self.metrics, &self.cutoff);
         sse_frame_response_while(subscription, Leaving::of(request), permit, visit)
     }
 

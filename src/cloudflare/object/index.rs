@@ -2,47 +2,26 @@
 
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use cloudflare_workflows::__private::{message, sleep};
 use cloudflare_workflows::{Runtime, WorkersRuntime};
 use futures_util::future::{Either, select, try_join_all};
-use worker::Storage;
 
-use super::alarm::{earlier_alarm, now};
+use super::alarm_time::{earlier_alarm, now};
 use super::error::to_worker;
 use super::events_object::EventsObject;
+use super::indexing::{Busy, KEY, stored};
 use crate::clock;
 use crate::cloudflare::js;
 use crate::event::EventId;
 use crate::runs::{MAX_TAGS, Reporter, RunReport, Stands, is_tag};
 use crate::store::PageLimit;
-use crate::sync::{Mutex, lock};
-
-/// The key of a [`Reporter`] in storage, as JSON.
-const KEY: &str = "index";
+use crate::sync::lock;
 
 /// How long an index may take for its answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// What a run's object knows of what it tells the index.
-#[derive(Default)]
-pub(super) struct Indexing {
-    reporter: Mutex<Option<Reporter>>,
-    /// An alarm is set for what is to be told, so that further appends have nothing to do.
-    is_armed: AtomicBool,
-    is_busy: AtomicBool,
-}
-
-/// Marks that reports are being made, until it is dropped.
-struct Busy<'a>(&'a Indexing);
-
-impl Drop for Busy<'_> {
-    fn drop(&mut self) {
-        self.0.is_busy.store(false, Ordering::Relaxed);
-    }
-}
 
 impl EventsObject {
     /// Has the index told of what was appended: at once if it is the first or the last of a run, else some seconds
@@ -107,7 +86,7 @@ impl EventsObject {
             // It looks again before it is done.
             return Ok(self.with_reporter(|reporter| reporter.due).flatten());
         }
-        let _busy = Busy(&self.indexing);
+        let _busy = Busy::of(&self.indexing);
         loop {
             let Some(at) = self.wanted()? else {
                 self.indexing.is_armed.store(false, Ordering::Relaxed);
@@ -252,16 +231,6 @@ impl EventsObject {
             None => Ok(()),
         }
     }
-}
-
-async fn stored(storage: &Storage) -> worker::Result<Option<Reporter>> {
-    let json: Option<String> = storage.get(KEY).await?;
-    Ok(json.and_then(|json| serde_json::from_str(&json).ok()))
-}
-
-/// Returns when the index is to be told something.
-pub(super) async fn due(storage: &Storage) -> worker::Result<Option<u64>> {
-    Ok(stored(storage).await?.and_then(|reporter| reporter.due))
 }
 
 fn milliseconds(duration: Duration) -> u64 {

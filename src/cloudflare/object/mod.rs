@@ -16,6 +16,8 @@ mod obey;
 #[cfg(feature = "cloudflare")]
 mod alarm;
 #[cfg(feature = "cloudflare")]
+mod alarm_time;
+#[cfg(feature = "cloudflare")]
 mod class;
 #[cfg(feature = "cloudflare")]
 mod config;
@@ -29,6 +31,8 @@ mod durable_streams;
 mod error;
 #[cfg(feature = "cloudflare")]
 mod events_object;
+#[cfg(all(feature = "cloudflare", feature = "otlp"))]
+mod exports;
 #[cfg(feature = "relays")]
 mod follower;
 #[cfg(feature = "relays")]
@@ -40,6 +44,8 @@ mod hibernation;
 mod hibernation;
 #[cfg(feature = "index")]
 mod index;
+#[cfg(feature = "index")]
+mod indexing;
 #[cfg(all(feature = "cloudflare", feature = "otlp"))]
 mod otlp;
 #[cfg(all(feature = "cloudflare", not(feature = "relays")))]

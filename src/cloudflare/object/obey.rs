@@ -7,8 +7,9 @@ use crate::clock;
 use crate::cloudflare::command::{InstanceEnd, LogAnswer, LogCommand};
 use crate::store::Sql;
 use crate::task::RedactedField;
+use crate::task::TERMINATED;
 use crate::workflow::ended_run::EngineEvent;
-use crate::workflow::{RUN_FAILED, TERMINATED, Told, workflow_ended, workflow_started};
+use crate::workflow::{RUN_FAILED, Told, workflow_ended, workflow_started};
 
 /// How long an instance may be unknown to the platform after its newest event. Later an announced one counts
 /// as never created, and any other as gone.

@@ -9,10 +9,11 @@ use js_sys::{Array, Uint8Array};
 use wasm_bindgen::prelude::*;
 use worker::{Response, ResponseBuilder, Storage};
 
-use super::alarm::{earlier_alarm, now};
+use super::alarm_time::{earlier_alarm, now};
 use super::due::Export;
 use super::error::to_worker;
 use super::events_object::EventsObject;
+use super::exports::{EXPORTED, KEY, pending};
 use crate::cloudflare::js;
 use crate::cloudflare::refuse::{UNKNOWN_INSTANCE, refuse};
 use crate::cloudflare::response;
@@ -20,10 +21,6 @@ use crate::event::EventId;
 use crate::otlp::{
     Answer, Document, Exporter, HEADERS, Post, Reader, Step, Trace, Unfinished, Verdict, backoff,
 };
-
-/// The keys in storage: of an [`Export`], and of the last event of those that were made.
-const KEY: &str = "otlp";
-const EXPORTED: &str = "otlp-exported";
 
 impl EventsObject {
     /// Answers a request for the trace of the log.
@@ -234,16 +231,6 @@ impl EventsObject {
         // A secret is a text, too.
         self.env.var(name).ok().map(|value| value.to_string())
     }
-}
-
-/// Returns the export that is still to be made.
-async fn pending(storage: &Storage) -> worker::Result<Option<Export>> {
-    storage.get(KEY).await
-}
-
-/// Returns when an export is to be tried.
-pub(super) async fn due(storage: &Storage) -> worker::Result<Option<u64>> {
-    Ok(pending(storage).await?.map(|export| export.due))
 }
 
 #[allow(

@@ -161,7 +161,8 @@ impl Relay {
         let subscription = self.target.subscribe(stream.cursor).await;
         let subscription = subscription.map_err(failed)?;
         let permit = Permit::new(stream.grant, links);
-        let visit = Watched::new(visit, &self.metrics, &self.cutoff);
+        let timer = visit.timer();
+        let visit = Watched::new(visit, timer, &self.metrics, &self.cutoff);
         sse_frame_response_while(subscription, leaving, permit, visit)
     }
 

@@ -6,7 +6,7 @@ use cloudflare_workflows::{Runtime, WorkersRuntime, Workflow};
 use serde::{Deserialize, Serialize};
 use worker::Storage;
 
-use super::alarm::arm;
+use super::alarm_time::arm;
 use super::error::to_worker;
 use super::log::WorkflowLog;
 use crate::clock;

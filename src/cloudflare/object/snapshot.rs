@@ -3,9 +3,10 @@
 use worker::{Response, ResponseBuilder};
 
 use super::error::to_worker;
-use super::events_object::EventsObject;
+use super::log::WorkflowLog;
 use crate::cloudflare::refuse::{UNKNOWN_INSTANCE, refuse};
 use crate::cloudflare::request::{ENDED, SnapshotCall};
+use crate::cloudflare::sql::ObjectSql;
 use crate::sync::{Mutex, lock};
 use crate::workflow::snapshot_cache::{
     HEADERS, SnapshotAnswer, SnapshotCache, SnapshotRequest, TOO_LARGE, TOO_LARGE_REASON,
@@ -45,15 +46,17 @@ impl KeptSnapshot {
     pub(super) fn clear(&self) {
         *lock(&self.kept) = None;
     }
-}
 
-impl EventsObject {
     /// Answers with the snapshot of the run, or that the client has it already.
-    pub(super) async fn snapshot(&self, call: SnapshotCall) -> worker::Result<Response> {
-        let store = self.log.target().store();
+    pub(super) async fn answer(
+        &self,
+        log: &WorkflowLog<ObjectSql>,
+        call: SnapshotCall,
+    ) -> worker::Result<Response> {
+        let store = log.target().store();
         if store.is_empty().map_err(to_worker)? {
             // A deleted log is not shown from memory.
-            self.kept_snapshot.clear();
+            self.clear();
             return refuse(UNKNOWN_INSTANCE);
         }
         let request = SnapshotRequest {
@@ -61,13 +64,13 @@ impl EventsObject {
             workflow: Some(&call.workflow),
             if_none_match: call.if_none_match.as_deref(),
             head: call.head,
-            run: Some(self.log.run().map_err(to_worker)?),
+            run: Some(log.run().map_err(to_worker)?),
         };
         // Taken out while it is used. The store answers at once, so no other request comes in between.
-        let kept = lock(&self.kept_snapshot.kept).take();
+        let kept = lock(&self.kept).take();
         let mut cache = kept.map(|kept| kept.cache).unwrap_or_default();
         let answer = cache.answer(store, request).await;
-        *lock(&self.kept_snapshot.kept) = Some(Kept { cache, appends: 0 });
+        *lock(&self.kept) = Some(Kept { cache, appends: 0 });
         let (status, etag, has_ended, json) = match answer.map_err(to_worker)? {
             SnapshotAnswer::Empty => return refuse(UNKNOWN_INSTANCE),
             SnapshotAnswer::TooLarge => {

@@ -98,33 +98,6 @@ impl Case {
     }
 }
 
-/// The extensions, and what they promise.
-pub const EXTENSIONS: &[(&str, &str)] = &[
-    (
-        "replay",
-        "a viewer without a position gets all events from the beginning",
-    ),
-    ("query", "the position may be in the query"),
-    ("latest", "a query starts at the tail"),
-    (
-        "reset",
-        "a position that is not in the log is told by an event",
-    ),
-    ("strict", "a malformed position is refused with 400"),
-    ("first-byte", "a stream begins with bytes at once"),
-    (
-        "end",
-        "a stream ends for good: it is closed, and who comes back gets 204",
-    ),
-    ("unknown", "a stream that nobody made is not found"),
-    (
-        "proxies",
-        "headers that keep proxies from buffering and changing a stream",
-    ),
-    ("cors", "pages of `origin` may read, and no others"),
-    ("nosniff", "browsers are told not to guess types"),
-];
-
 /// All cases, by subject.
 pub const CASES: &[&[Case]] = &[
     format::CASES,
