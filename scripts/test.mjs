@@ -25,6 +25,8 @@ const WASM_FEATURES = ["cloudflare", "worker"];
 /** The files of tests/ that are about what is written and read as JSON. */
 const VALUES = ["fake_step", "instance_log", "steps", "values", "view", "workflow"];
 const WORKER_PACKAGES = ["ssetarget-bench-worker", "ssetarget-demo", "ssetarget-recipes", "ssetarget-test-worker", "ssetarget-workflows-example"];
+/** Workers whose logic is tested natively, too. */
+const TESTED_NATIVELY = ["ssetarget-recipes", "ssetarget-workflows-example"];
 /** Programs that end-to-end tests run. */
 const PROGRAMS = ["ssetarget-axum-example", "ssetarget-checker", "ssetarget-cli", "ssetarget-conformance"];
 const E2E_TEST_TIMEOUT_MS = 180_000;
@@ -89,6 +91,7 @@ const GROUPS = {
       if (wrong.length > 0) throw new Failure(wrong.join("\n"));
       return ONE_PASSED;
     });
+    // With the glue for Workers, which a user's crate compiles natively, too, in its editor for example.
     await check("clippy, native", "cargo", ["clippy", ...NATIVE, "--all-targets", ...nativeFeatures(), ...DENY_WARNINGS]);
     await check("clippy, wasm libraries", "cargo", ["clippy", ...LIBRARIES, "--features", "ssetarget/cloudflare", ...WASM, ...DENY_WARNINGS]);
     await check("clippy, Workers", "cargo", ["clippy", ...WORKER_PACKAGES.flatMap((name) => ["-p", name]), ...WASM, ...DENY_WARNINGS]);
@@ -99,8 +102,6 @@ const GROUPS = {
         await check(`${crate}, only ${feature}`, "cargo", ["check", "-p", crate, "--no-default-features", "--features", feature, ...target]);
       }
     }
-    // A user's crate is checked natively, too, by its editor for example.
-    await check("clippy, all features, native", "cargo", ["clippy", ...LIBRARIES, "--all-features", ...DENY_WARNINGS]);
     const strict = { RUSTDOCFLAGS: "-D warnings" };
     for (const crate of CRATES) {
       const native = features(crate).filter((feature) => !WASM_FEATURES.includes(feature));
@@ -109,14 +110,9 @@ const GROUPS = {
       await check(`docs of ${crate}, native`, "cargo", ["doc", "-p", crate, "--no-deps", "--features", native.join(",")], strict);
       await check(`docs of ${crate}, wasm`, "cargo", ["doc", "-p", crate, "--no-deps", "--features", wasm.join(","), ...WASM], strict);
     }
-    await cargoTest("typescript/types.d.ts is what the Rust types give", ["-p", "ssetarget", "--features", "typescript", "--test", "typescript"]);
     const tsc = ["node_modules/typescript/bin/tsc", "--noEmit", "--strict", "--exactOptionalPropertyTypes", "--target", "es2022", "--module", "es2022", "--moduleResolution", "bundler", "--lib", "es2022,dom"];
     await check("typescript/example.ts", process.execPath, [...tsc, "typescript/example.ts"]);
     await check("the examples in TypeScript in the docs", process.execPath, [tsc[0], ...typescriptExamples()]);
-    // Compiled only: nothing runs wasm here, and the guide's examples that need no Worker run natively.
-    const compiled = { CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER: "true" };
-    await cargoTest("examples in docs, wasm", ["-p", "ssetarget", "--doc", "--features", "cloudflare", ...WASM, "--", "guide", "cloudflare"], compiled);
-    await cargoTest("examples in docs of Workflows, wasm", ["-p", "cloudflare-workflows", "--doc", "--features", "worker", ...WASM, "--", "guide", "worker"], compiled);
   },
 
   async native() {
@@ -125,19 +121,15 @@ const GROUPS = {
     const others = "serde_json/arbitrary_precision,serde_json/preserve_order";
     await cargoTest("with other features of serde_json", ["-p", "ssetarget", "--features", others, "--lib", ...VALUES.flatMap((file) => ["--test", file])]);
     await cargoTest("Workflows with other features of serde_json", ["-p", "cloudflare-workflows", "--features", `testing,${others}`, "--lib"]);
-    await cargoTest("the examples for Workers, natively", ["-p", "ssetarget-recipes", "-p", "ssetarget-workflows-example"]);
     await cargoTest("the README's crate, natively", ["--manifest-path", path.join(await readmeCrate(), "Cargo.toml")], { CARGO_TARGET_DIR: at("target") });
     await cargoTest("the crate of the README of Workflows, natively", ["--manifest-path", path.join(await workflowsReadmeCrate(), "Cargo.toml")], { CARGO_TARGET_DIR: at("target") });
-    if (existsSync(at("tests/shuttle.rs"))) {
-      // A folder of its own: the flag changes every crate. No LTO, and the one feature that is tested: what others need
-      // would be most of the time.
-      await cargoTest("shuttle", ["--test", "shuttle", "--release", "--features", "http"], {
-        RUSTFLAGS: `${process.env.RUSTFLAGS ?? ""} --cfg shuttle`.trim(),
-        CARGO_TARGET_DIR: at("target/shuttle"),
-        CARGO_PROFILE_RELEASE_LTO: "off",
-        CARGO_PROFILE_RELEASE_CODEGEN_UNITS: "16",
-      });
-    }
+    // A folder of its own: the flag changes every crate. No LTO: it would be most of the time.
+    await cargoTest("shuttle", ["-p", "ssetarget-shuttle", "--release"], {
+      RUSTFLAGS: `${process.env.RUSTFLAGS ?? ""} --cfg shuttle`.trim(),
+      CARGO_TARGET_DIR: at("target/shuttle"),
+      CARGO_PROFILE_RELEASE_LTO: "off",
+      CARGO_PROFILE_RELEASE_CODEGEN_UNITS: "16",
+    });
   },
 
   async e2e(names) {
@@ -180,7 +172,7 @@ const GROUPS = {
   },
 };
 
-const NATIVE = ["--workspace", ...WORKER_PACKAGES.flatMap((name) => ["--exclude", name])];
+const NATIVE = ["--workspace", ...WORKER_PACKAGES.filter((name) => !TESTED_NATIVELY.includes(name)).flatMap((name) => ["--exclude", name])];
 const DENY_WARNINGS = ["--", "-D", "warnings"];
 
 /** A check passes or fails as a whole. */

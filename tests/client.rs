@@ -1,6 +1,6 @@
 //! The client for programs: cuts, refusals, ends, resets, tokens and snapshots, against scripted and real servers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-#![cfg(all(feature = "axum", feature = "client", not(shuttle)))]
+#![cfg(all(feature = "axum", feature = "client"))]
 
 #[path = "support/script.rs"]
 mod script;

@@ -1,5 +1,4 @@
 //! The contract suite itself: each of its checks catches a store that breaks the promise.
-#![cfg(not(shuttle))]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 use std::collections::BTreeSet;

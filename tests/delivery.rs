@@ -1,5 +1,4 @@
 //! Every viewer gets every event once and in order, whenever it comes, leaves and comes back.
-#![cfg(not(shuttle))]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 mod support;

@@ -1,5 +1,5 @@
 //! A log read in the Durable Streams protocol: catching up, waiting, streams, ends, refusals.
-#![cfg(all(feature = "durable-streams", feature = "http", not(shuttle)))]
+#![cfg(all(feature = "durable-streams", feature = "http"))]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 use std::future::ready;

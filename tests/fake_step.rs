@@ -1,5 +1,4 @@
 //! The fake engine for users' tests: what it scripts, and that it catches what is not deterministic.
-#![cfg(not(shuttle))]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 use std::cell::{Cell, RefCell};

@@ -1,5 +1,4 @@
 //! The platform's own log of an instance, followed over aborts and restarts, against a fake of it.
-#![cfg(not(shuttle))]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 use std::cell::{Cell, RefCell};

@@ -1,6 +1,5 @@
 //! What an engine that is lost, or that answers oddly, makes the log say about the run: nothing that
 //! the workflow did not do. And what a step is told of that nobody awaits any more.
-#![cfg(not(shuttle))]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 mod support;

@@ -1,5 +1,4 @@
 //! Capability links: what a token allows, and that every way of being wrong is refused in the same way.
-#![cfg(not(shuttle))]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use std::time::{Duration, SystemTime};

@@ -1,5 +1,4 @@
 //! Listeners in the same process: typed events and folds, from any position, without gap or overlap.
-#![cfg(not(shuttle))]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 mod support;

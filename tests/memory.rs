@@ -1,5 +1,5 @@
 //! What a viewer that waits costs, in bytes of memory.
-#![cfg(all(feature = "http", not(shuttle)))]
+#![cfg(feature = "http")]
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::alloc::{GlobalAlloc, Layout, System};

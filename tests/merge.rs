@@ -1,5 +1,4 @@
 //! Several logs as one stream: each log's events once and in order, however often the client is cut off.
-#![cfg(not(shuttle))]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 mod support;

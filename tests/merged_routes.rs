@@ -1,5 +1,5 @@
 //! `GET /sse?run=a&run=b` over real sockets: several logs as one stream, for who may read all of them.
-#![cfg(all(feature = "axum", not(shuttle)))]
+#![cfg(feature = "axum")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 mod support;

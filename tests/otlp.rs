@@ -1,6 +1,5 @@
 //! Logs as traces: what becomes of each event, that ids are the same whenever a log is exported, and that
 //! any log gives a valid trace, by the reader of the crate `opentelemetry-proto`.
-#![cfg(not(shuttle))]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod support;

@@ -1,5 +1,4 @@
 //! Streams that end with the permission of their viewer, and secrets that no event has.
-#![cfg(not(shuttle))]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod support;

@@ -1,6 +1,5 @@
 //! A run whose log misses something when the platform says that it is over: what is missing is supplied
 //! from the platform's own log.
-#![cfg(not(shuttle))]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod support;

@@ -1,5 +1,4 @@
 //! Relays: viewers below them get what viewers of the log itself get.
-#![cfg(not(shuttle))]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 mod support;

@@ -2,7 +2,6 @@
 //!
 //! The promise: the log of a run that was interrupted any number of times is the log of one that
 //! was not, but for timestamps, and for the attempts that were really made again.
-#![cfg(not(shuttle))]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 #[path = "support/place.rs"]

@@ -1,5 +1,5 @@
 //! `http::RunRoutes` over real sockets, through axum and through bare hyper: paths, ids, and the hook.
-#![cfg(all(feature = "axum", not(shuttle)))]
+#![cfg(feature = "axum")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 mod support;

@@ -1,5 +1,4 @@
 //! The index of runs: the latest of each, however reports come, in pages, and as a log of changes.
-#![cfg(not(shuttle))]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 mod support;

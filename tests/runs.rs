@@ -1,7 +1,6 @@
 //! Runs and lifetimes: instances that are restarted, terminated, deleted and created again, whose
 //! lifetimes overlap, and whose requests come late. No fact is told in a run that it is not of, and
 //! none is acknowledged that was not stored.
-#![cfg(not(shuttle))]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod support;

@@ -1,6 +1,5 @@
 //! A million viewers of one run, simulated: they find their objects by the very code that `serve_sse`
 //! and the objects run, `ssetarget::cloudflare::fan_out`. What `docs/scale.md` says of it is what comes out here.
-#![cfg(not(shuttle))]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 use std::collections::{BTreeMap, HashMap};

@@ -1,5 +1,5 @@
 //! Servers natively, over real sockets: the wire contract through axum and through bare hyper.
-#![cfg(all(feature = "axum", not(shuttle)))]
+#![cfg(feature = "axum")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 mod support;

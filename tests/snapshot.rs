@@ -1,5 +1,5 @@
 //! Snapshots of a run: the tree, how a stream goes on from one, and how little is read for the next.
-#![cfg(all(feature = "http", not(shuttle)))]
+#![cfg(feature = "http")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod support;

@@ -1,5 +1,5 @@
 //! A log in an SQLite file: it outlives its process, however that ends, and has one process.
-#![cfg(all(feature = "rusqlite", not(shuttle)))]
+#![cfg(feature = "rusqlite")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 use std::io::{BufRead, BufReader, Write};

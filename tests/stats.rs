@@ -1,6 +1,6 @@
 //! What is counted, where, and how it is rendered. `tests/e2e/metrics.test.mjs` has the text read by
 //! Prometheus's own parsers.
-#![cfg(all(feature = "axum", not(shuttle)))]
+#![cfg(feature = "axum")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 mod support;

@@ -1,5 +1,4 @@
 //! The contract of stores, and what the one in SQLite promises beyond it.
-#![cfg(not(shuttle))]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 mod support;

@@ -1,5 +1,4 @@
 //! Spans as events: by the tracer, and through the crate `tracing`.
-#![cfg(not(shuttle))]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 use std::collections::BTreeSet;

@@ -2,7 +2,7 @@
 //!
 //! A file of its own: only a subscriber of the whole process hears what is logged while it is
 //! busy with something that is logged.
-#![cfg(all(feature = "tracing", not(shuttle)))]
+#![cfg(feature = "tracing")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 use std::future::Future;

@@ -1,6 +1,6 @@
 //! `typescript/types.d.ts` is what the Rust types give. To write it anew:
 //! `UPDATE=1 cargo test --features typescript --test typescript`.
-#![cfg(all(feature = "typescript", not(shuttle)))]
+#![cfg(feature = "typescript")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use std::fmt::Write as _;

@@ -1,5 +1,4 @@
 //! One view of a run from either log of it: what the translation table of `RunView` says.
-#![cfg(not(shuttle))]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 use std::time::{Duration, SystemTime};

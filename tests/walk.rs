@@ -11,7 +11,6 @@
 //! `SSETARGET_WALK_STEPS` is how many steps there are at least; 100,000 by default. With 1 it is one world, of
 //! exactly this seed. `SSETARGET_WALK_ZOMBIES=1` has lifetimes go on without their engines where calls are late, too,
 //! of which docs/reliability.md says what goes wrong.
-#![cfg(not(shuttle))]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 #[path = "support/audience.rs"]

@@ -1,5 +1,4 @@
 //! What a log in SQLite holds in memory: for those who watch, and bounded whatever they do.
-#![cfg(not(shuttle))]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 mod support;

@@ -1,6 +1,5 @@
 //! Workflows whose process dies, whose log fails, and which are paused, restarted and retried:
 //! the log tells the same story.
-#![cfg(not(shuttle))]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod support;

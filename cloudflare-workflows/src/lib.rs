@@ -23,7 +23,11 @@
 #![cfg_attr(not(feature = "worker"), forbid(unsafe_code))]
 
 mod border;
-#[cfg(any(doc, doctest))]
+// Its examples need the features that they are about.
+#[cfg(any(
+    all(doc, not(doctest)),
+    all(doctest, feature = "testing", feature = "worker")
+))]
 #[doc = include_str!("../docs/guide.md")]
 pub mod guide {}
 mod instance;

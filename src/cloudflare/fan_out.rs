@@ -447,7 +447,7 @@ fn one_of(behind: u32, relays: u32, random: f64) -> Place {
     Place((behind + choice + 1).min(relays))
 }
 
-#[cfg(all(test, not(shuttle)))]
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -17,16 +17,20 @@ use crate::sync::{Mutex, lock};
 ///
 /// Statements run synchronously; those between two awaits are one transaction of the object.
 ///
-/// ```ignore
+/// ```no_run
+/// use ssetarget::cloudflare::{ObjectSql, sse_response};
+/// use ssetarget::{NewEvent, SqliteEventStore, SseTarget, wire};
+/// use worker::{DurableObject, Env, Request, Response, State, durable_object};
+///
 /// #[durable_object]
 /// pub struct Room {
-///     target: SseTarget<Message, SqliteEventStore<ObjectSql>>,
+///     target: Result<SseTarget<NewEvent, SqliteEventStore<ObjectSql>>, String>,
 /// }
 ///
 /// impl DurableObject for Room {
 ///     fn new(state: State, _env: Env) -> Self {
-///         let sql = ObjectSql::new(&state).unwrap_throw();
-///         Self { target: SseTarget::new(SqliteEventStore::new(sql)) }
+///         let sql = ObjectSql::new(&state).map_err(|error| error.to_string());
+///         Self { target: sql.map(|sql| SseTarget::new(SqliteEventStore::new(sql))) }
 ///     }
 ///
 ///     async fn fetch(&self, request: Request) -> worker::Result<Response> {
@@ -35,10 +39,12 @@ use crate::sync::{Mutex, lock};
 ///             Ok(cursor) => cursor,
 ///             Err(reason) => return Response::error(reason.to_string(), 400),
 ///         };
-///         let subscription = self.target.subscribe(cursor).await;
+///         let target = self.target.as_ref().map_err(String::clone)?;
+///         let subscription = target.subscribe(cursor).await;
 ///         sse_response(subscription.map_err(|error| error.to_string())?)
 ///     }
 /// }
+/// # fn main() {}
 /// ```
 #[derive(Clone, Debug)]
 pub struct ObjectSql {

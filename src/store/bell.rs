@@ -94,7 +94,7 @@ impl Drop for Listener<'_> {
     }
 }
 
-#[cfg(all(test, not(shuttle)))]
+#[cfg(test)]
 mod tests {
     use std::pin::pin;
     use std::sync::Arc;

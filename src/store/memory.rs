@@ -268,7 +268,7 @@ impl Log {
     }
 }
 
-#[cfg(all(test, not(shuttle)))]
+#[cfg(test)]
 mod tests {
     use std::sync::{OnceLock, Weak, mpsc};
     use std::thread;

@@ -70,9 +70,12 @@ impl RunIndexObject {
 /// Bind it in `wrangler.toml`, list it under `new_sqlite_classes` of a migration, and give the binding to
 /// [`WorkflowEventsConfig::index`](crate::cloudflare::WorkflowEventsConfig::index).
 ///
-/// ```ignore
+/// ```no_run
+/// use ssetarget::cloudflare::WorkflowEventsConfig;
+///
 /// ssetarget::export_workflow_events!(WorkflowEvents, WorkflowEventsConfig::new().index("RUNS"));
 /// ssetarget::export_run_index!(RunIndex);
+/// # fn main() {}
 /// ```
 #[macro_export]
 macro_rules! export_run_index {

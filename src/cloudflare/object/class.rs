@@ -199,8 +199,14 @@ fn to_generation(number: f64) -> u64 {
 ///
 /// Bind it in `wrangler.toml` and list it under `new_sqlite_classes` of a migration.
 ///
-/// ```ignore
-/// ssetarget::export_workflow_events!(WorkflowEvents);
+/// ```no_run
+/// use ssetarget::cloudflare::WorkflowEventsConfig;
+///
+/// ssetarget::export_workflow_events!(
+///     WorkflowEvents,
+///     WorkflowEventsConfig::new().workflows(&[("greeting", "GREETING")])
+/// );
+/// # fn main() {}
 /// ```
 #[macro_export]
 macro_rules! export_workflow_events {

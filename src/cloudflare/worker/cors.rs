@@ -10,9 +10,20 @@ impl Cors {
     ///
     /// Use it for all of a Worker, or for one route of it:
     ///
-    /// ```ignore
-    /// let cors = Cors::new(["https://app.example.com"]).map_err(to_worker)?;
-    /// cors.wrap(request, async |request| serve_sse(&request, id, &events, &Public).await).await
+    /// ```no_run
+    /// use ssetarget::access::Public;
+    /// use ssetarget::cloudflare::{WorkflowEventsNamespace, serve_sse};
+    /// use ssetarget::cors::Cors;
+    /// use worker::{Request, Response};
+    ///
+    /// async fn watch(
+    ///     request: Request,
+    ///     id: &str,
+    ///     events: &WorkflowEventsNamespace,
+    /// ) -> worker::Result<Response> {
+    ///     let cors = Cors::new(["https://app.example.com"]).map_err(|error| error.to_string())?;
+    ///     cors.wrap(request, async |request| serve_sse(&request, id, events, &Public).await).await
+    /// }
     /// ```
     ///
     /// # Errors

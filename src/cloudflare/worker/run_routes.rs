@@ -45,12 +45,18 @@ use crate::run_path::{self, RunPath};
 ///
 /// A route that is not switched on is not linked into the Worker.
 ///
-/// ```ignore
-/// let runs = RunRoutes::new(events).prefix("/orders").access(links);
-/// if let Some(response) = runs.serve(&request).await? {
-///     return Ok(response);
+/// ```no_run
+/// use ssetarget::cloudflare::{RunRoutes, WorkflowEventsNamespace};
+/// use worker::{Env, Request, Response};
+///
+/// async fn fetch(request: Request, env: Env) -> worker::Result<Response> {
+///     let events = WorkflowEventsNamespace::from_env(&env, "WORKFLOW_EVENTS", "order")?;
+///     let runs = RunRoutes::new(events).prefix("/orders").page().snapshots();
+///     if let Some(response) = runs.serve(&request).await? {
+///         return Ok(response);
+///     }
+///     Response::error("no such page", 404) // other routes
 /// }
-/// // Other routes.
 /// ```
 ///
 /// **Who may**: everybody who knows an id, unless there is a [hook](Self::access).

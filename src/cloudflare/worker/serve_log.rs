@@ -25,10 +25,18 @@ use crate::store::EventStore;
 ///
 /// `access` decides who may watch, as with `serve_sse`; it is told this `id`, which nothing else uses.
 ///
-/// ```ignore
-/// let client = RedisClient::new(&env.secret("REDIS_URL")?.to_string()).map_err(to_worker)?;
-/// let target: SseTarget<Message, _> = SseTarget::new(RedisEventStore::new(&client, "chat"));
-/// serve_log(&request, "chat", &target, &Public).await
+/// ```no_run
+/// use ssetarget::access::Public;
+/// use ssetarget::cloudflare::serve_log;
+/// use ssetarget::{MemoryEventStore, NewEvent, SseTarget};
+/// use worker::{Request, Response};
+///
+/// // Any store: one in Redis, for example.
+/// type Chat = SseTarget<NewEvent, MemoryEventStore>;
+///
+/// async fn chat(request: &Request, chat: &Chat) -> worker::Result<Response> {
+///     serve_log(request, "chat", chat, &Public).await
+/// }
 /// ```
 ///
 /// # Errors

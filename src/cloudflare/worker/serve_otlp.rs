@@ -25,8 +25,18 @@ use crate::refusal::Refusal;
 /// serves it at `/<id>/otlp`. Headers of the response can be set; for pages of other origins see
 /// [`Cors`](crate::cors::Cors).
 ///
-/// ```ignore
-/// ([id, "otlp"], _) => serve_otlp(&request, id, &events, &Public).await,
+/// ```no_run
+/// use ssetarget::access::Public;
+/// use ssetarget::cloudflare::{WorkflowEventsNamespace, serve_otlp};
+/// use worker::{Request, Response};
+///
+/// async fn trace(
+///     request: &Request,
+///     id: &str,
+///     events: &WorkflowEventsNamespace,
+/// ) -> worker::Result<Response> {
+///     serve_otlp(request, id, events, &Public).await
+/// }
 /// ```
 ///
 /// # Errors

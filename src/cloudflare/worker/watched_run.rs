@@ -22,9 +22,21 @@ impl WorkflowEventsNamespace {
     /// Prepares a run to be watched: the code that [`WatchedRun::workflow`] runs gets `step` wrapped, so
     /// that each of its steps dispatches events. `step` is the platform's own, or any other.
     ///
-    /// ```ignore
-    /// let run = events(&self.env)?.wrap(&event, step);
-    /// run.workflow(async move |step| ship(&step, event.payload).await).await
+    /// ```no_run
+    /// use cloudflare_workflows::{Step, StepError, WorkflowEvent, WorkflowStep};
+    /// use ssetarget::cloudflare::WorkflowEventsNamespace;
+    ///
+    /// async fn run(
+    ///     events: &WorkflowEventsNamespace,
+    ///     event: WorkflowEvent<String>,
+    ///     step: WorkflowStep,
+    /// ) -> Result<(), StepError> {
+    ///     let run = events.wrap(&event, step);
+    ///     run.workflow(async move |step| ship(&step, event.payload).await).await
+    /// }
+    /// # async fn ship(step: &impl Step, order: String) -> Result<(), StepError> {
+    /// #     step.run("ship", async move |_| Ok(())).await
+    /// # }
     /// ```
     pub fn wrap<P, S: Step + 'static>(&self, event: &WorkflowEvent<P>, step: S) -> WatchedRun<S> {
         let mut run = self.wrap_instance(&event.instance_id, step);

@@ -160,7 +160,7 @@ impl Error for RedisError {
     }
 }
 
-#[cfg(all(test, not(shuttle)))]
+#[cfg(test)]
 mod tests {
     use super::*;
 

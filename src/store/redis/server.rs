@@ -100,7 +100,7 @@ impl fmt::Debug for RedisServer {
     }
 }
 
-#[cfg(all(test, not(shuttle)))]
+#[cfg(test)]
 mod tests {
     use super::*;
 

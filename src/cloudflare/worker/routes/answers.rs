@@ -32,13 +32,18 @@ use crate::run_path::RunPath;
 /// A run whose step waits for a payload of one type fails on another: check the payload if the answers come from
 /// anybody.
 ///
-/// ```ignore
+/// ```no_run
+/// use cloudflare_workflows::Workflow;
+/// use ssetarget::cloudflare::{Answers, RunRoutes, WorkflowEventsNamespace};
+///
+/// # fn routes(workflow: Workflow, events: WorkflowEventsNamespace) -> RunRoutes {
 /// let answers = Answers::new(workflow).check(|event_type, payload| match event_type {
 ///     "approval" if payload["by"].is_string() => Ok(()),
 ///     "approval" => Err("the payload of an approval has a name, by".to_owned()),
 ///     _ => Err("this run waits for an approval".to_owned()),
 /// });
 /// RunRoutes::new(events).answers(answers)
+/// # }
 /// ```
 #[derive(Clone)]
 pub struct Answers {

@@ -1,11 +1,11 @@
 //! No interleaving of threads loses an event or a wake-up: appenders and viewers of one log, on
 //! the schedules of a model checker.
 //!
-//! `RUSTFLAGS="--cfg shuttle" CARGO_TARGET_DIR=target/shuttle cargo test --test shuttle --release`
+//! `RUSTFLAGS="--cfg shuttle" CARGO_TARGET_DIR=target/shuttle cargo test -p ssetarget-shuttle --release`
 //!
 //! A viewer that is not woken for an event waits for ever, which the checker reports as a
 //! deadlock, with the schedule that leads to it.
-#![cfg(shuttle)]
+#![cfg(all(test, shuttle))]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 use std::collections::HashSet;
@@ -297,7 +297,6 @@ fn a_tracer_sends_what_is_flushed_and_then_rests() {
 }
 
 /// A stream is open while a shutdown begins, or comes when it has begun.
-#[cfg(feature = "http")]
 #[test]
 fn a_shutdown_reaches_every_stream() {
     use ssetarget::http::{Shutdown, Sse, StreamCut};
