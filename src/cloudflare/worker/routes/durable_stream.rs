@@ -3,8 +3,7 @@
 use futures_util::future::LocalBoxFuture;
 use worker::Response;
 
-use super::{Call, READ, Route};
-use crate::access::Action;
+use super::{Call, Route};
 use crate::cloudflare::refuse::{UNKNOWN_INSTANCE, refuse, unreachable};
 use crate::cloudflare::request::{DurableCall, StreamRequest, query};
 use crate::cloudflare::worker::cors::with_own_headers;
@@ -18,14 +17,6 @@ pub(in crate::cloudflare::worker) struct DurableStreamRoute;
 impl Route for DurableStreamRoute {
     fn is_at(&self, path: &RunPath<'_>) -> bool {
         path.tail == "/stream"
-    }
-
-    fn methods(&self) -> &'static str {
-        READ
-    }
-
-    fn action(&self) -> Option<Action> {
-        Some(Action::Watch)
     }
 
     fn serve<'a>(&'a self, call: Call<'a>) -> LocalBoxFuture<'a, worker::Result<Response>> {

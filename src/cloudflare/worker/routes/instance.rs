@@ -4,8 +4,7 @@ use cloudflare_workflows::Workflow;
 use futures_util::future::LocalBoxFuture;
 use worker::Response;
 
-use super::{Call, READ, Route};
-use crate::access::Action;
+use super::{Call, Route};
 use crate::cloudflare::refuse::refuse_to;
 use crate::cloudflare::worker::serve_instance::{InstanceSse, serve_instance_granted};
 use crate::run_path::RunPath;
@@ -19,14 +18,6 @@ pub(in crate::cloudflare::worker) struct InstanceRoute {
 impl Route for InstanceRoute {
     fn is_at(&self, path: &RunPath<'_>) -> bool {
         path.tail == "/instance/sse"
-    }
-
-    fn methods(&self) -> &'static str {
-        READ
-    }
-
-    fn action(&self) -> Option<Action> {
-        Some(Action::Watch)
     }
 
     fn serve<'a>(&'a self, call: Call<'a>) -> LocalBoxFuture<'a, worker::Result<Response>> {

@@ -3,7 +3,7 @@
 use futures_util::future::LocalBoxFuture;
 use worker::Response;
 
-use super::{Call, READ, Route};
+use super::{Call, Route};
 use crate::access::Action;
 use crate::cloudflare::worker::serve_merged::serve_merged_asking;
 use crate::run_path::RunPath;
@@ -18,10 +18,6 @@ impl Route for MergedRoute {
 
     fn is_of_many(&self) -> bool {
         true
-    }
-
-    fn methods(&self) -> &'static str {
-        READ
     }
 
     /// It asks the hook itself, about each run.

@@ -53,11 +53,15 @@ pub(super) trait Route {
     /// Returns whether the path is this route's.
     fn is_at(&self, path: &RunPath<'_>) -> bool;
 
-    /// Returns the methods that are taken, as in `Allow`.
-    fn methods(&self) -> &'static str;
+    /// Returns the methods that are taken, as in `Allow`: those for reading, unless a route says else.
+    fn methods(&self) -> &'static str {
+        READ
+    }
 
-    /// Returns what the hook is asked about, or `None` for a route that gives nothing of a run.
-    fn action(&self) -> Option<Action>;
+    /// Returns what the hook is asked about, or `None` for a route that gives nothing of a run. Most are watched.
+    fn action(&self) -> Option<Action> {
+        Some(Action::Watch)
+    }
 
     /// Returns whether a request that the hook refuses is served, too, with no grant. `takes_links` is whether it may
     /// have a link that is still to be exchanged.

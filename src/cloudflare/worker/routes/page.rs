@@ -3,7 +3,7 @@
 use futures_util::future::LocalBoxFuture;
 use worker::{Response, ResponseBuilder};
 
-use super::{Call, READ, Route};
+use super::{Call, Route};
 use crate::access::Action;
 use crate::cloudflare::refuse::{refuse_to, unreachable};
 use crate::cloudflare::request::query;
@@ -58,14 +58,6 @@ impl Route for PageRoute {
         path.tail.is_empty()
     }
 
-    fn methods(&self) -> &'static str {
-        READ
-    }
-
-    fn action(&self) -> Option<Action> {
-        Some(Action::Watch)
-    }
-
     fn is_open(&self, takes_links: bool) -> bool {
         takes_links
     }
@@ -91,10 +83,6 @@ impl Route for AssetsRoute {
     fn is_at(&self, path: &RunPath<'_>) -> bool {
         let name = path.tail.strip_prefix('/');
         path.encoded_id == "ssetarget" && name.is_some_and(is_asset)
-    }
-
-    fn methods(&self) -> &'static str {
-        READ
     }
 
     fn action(&self) -> Option<Action> {

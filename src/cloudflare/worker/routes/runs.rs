@@ -4,7 +4,7 @@ use futures_util::future::LocalBoxFuture;
 use worker::Response;
 
 use super::page::respond;
-use super::{Call, READ, Route};
+use super::{Call, Route};
 use crate::access::Action;
 use crate::cloudflare::index::{RunIndexNamespace, serve_list_asking, serve_sse_asking};
 use crate::cloudflare::refuse::refuse_to;
@@ -28,10 +28,6 @@ impl Route for RunsRoute {
         true
     }
 
-    fn methods(&self) -> &'static str {
-        READ
-    }
-
     /// It asks the hook itself, about `*` or a tag.
     fn action(&self) -> Option<Action> {
         None
@@ -52,10 +48,6 @@ impl Route for RunsAssetsRoute {
     fn is_at(&self, path: &RunPath<'_>) -> bool {
         let name = path.tail.strip_prefix('/');
         path.encoded_id == "ssetarget" && name.and_then(runs_asset).is_some()
-    }
-
-    fn methods(&self) -> &'static str {
-        READ
     }
 
     fn action(&self) -> Option<Action> {
