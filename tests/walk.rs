@@ -390,6 +390,7 @@ fn with_deeds(walk: &Rc<Walk>, world: &Rc<World>) {
             _ => Deed::Settle,
         };
         walk.audience.borrow_mut().note(format!("{deed:?}"));
+        late += usize::from(world.ends_an_unseen_run(deed));
         runs += usize::from(world.suffer_deed(deed));
         walk.changed(world);
         let steps = walk.dice.roll(20);

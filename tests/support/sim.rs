@@ -249,6 +249,14 @@ pub(crate) enum Deed {
 }
 
 impl World {
+    /// Returns whether a run that the log does not know yet is ended by the deed. Requests of its lifetimes that are
+    /// under way may still tell of it, before that of the next run is told.
+    pub(crate) fn ends_an_unseen_run(&self, deed: Deed) -> bool {
+        let state = self.place.memory().log().state().unwrap();
+        let is_unseen = state.ended && self.ended_run.get() == state.run;
+        is_unseen && !matches!(deed, Deed::NoRestart | Deed::Settle)
+    }
+
     /// Returns whether the next run begins, now or when a lifetime proves it.
     pub(crate) fn suffer_deed(self: &Rc<Self>, deed: Deed) -> bool {
         let memory = self.place.memory();

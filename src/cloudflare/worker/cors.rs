@@ -13,7 +13,7 @@ impl Cors {
     /// ```no_run
     /// use ssetarget::access::Public;
     /// use ssetarget::cloudflare::{WorkflowEventsNamespace, serve_sse};
-    /// use ssetarget::cors::Cors;
+    /// use ssetarget::Cors;
     /// use worker::{Request, Response};
     ///
     /// async fn watch(
