@@ -100,14 +100,14 @@ impl Pending {
         self.tries += 1;
         self.at = clock::milliseconds(WorkersRuntime.now() + delay);
         storage.put(KEY, self).await?;
-        // Not over the alarm of a run that has ended in the meantime.
+        // Does not replace the alarm of a run that has ended in the meantime.
         if !log.state().map_err(to_worker)?.ended {
             arm(storage, delay).await?;
         }
         Ok(())
     }
 
-    /// Removes what is stored: the platform is not to be asked any more.
+    /// Removes the stored question: the platform is not to be asked any more.
     pub(super) async fn clear(storage: &Storage) -> worker::Result<()> {
         storage.delete(KEY).await.map(drop)
     }
