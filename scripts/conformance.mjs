@@ -122,7 +122,7 @@ async function check(url, profile) {
   let output = "";
   child.stdout.setEncoding("utf8").on("data", (text) => (output += text));
   const code = await new Promise((resolve, reject) => child.once("error", reject).once("close", resolve));
-  // 1 says that a case failed, which is what is asked here.
+  // 1 means that a case failed, which is a result here.
   if (code > 1) throw new Failure(`ssetarget-conformance ended with ${code}.`);
   return JSON.parse(output).cases;
 }
