@@ -101,7 +101,7 @@ async function buildClient() {
   if (!ok) throw new Failure("the benchmark's client does not build.");
 }
 
-/** What the client and the runtime can do at all: a stream without an object, a log or JavaScript per event. */
+/** The limits of the client and the runtime: a stream without an object, a log or JavaScript per event. */
 async function measureClient(options) {
   const events = options.short ? 10_000 : 1_000_000;
   const storage = new Storage();
@@ -116,7 +116,7 @@ async function measureClient(options) {
   }
 }
 
-/** Trials in turns, A B C A B C, so that what else happens on the machine happens to all. */
+/** Trials in turns, A B C A B C, so that other work on the machine affects all. */
 async function measure(scenario, options) {
   const trials = Object.fromEntries(options.contestants.map((name) => [name, []]));
   const count = Math.min(options.trials, scenario.maxTrials ?? Infinity);
@@ -209,7 +209,7 @@ function summary(scenario, report) {
 
 const FAULTS = ["lost", "duplicates", "disorder", "wrong"];
 
-/** Also those of the viewer that had stalled. */
+/** Also the faults of the viewer that had stalled. */
 const total = (report, fault) => (report[fault] ?? 0) + (report.stalled?.[fault] ?? 0);
 
 /**

@@ -1,8 +1,8 @@
-// npm run test:mutations [-- NAME...] [-- --quick]: puts mended faults back, one at a time, into a copy of the
-// crate under target/, and has the walk look for each. The list is tests/mutations.json: what each undoes, and
-// where the walk does not come to the place, another file of tests that is to notice (`by`).
+// npm run test:mutations [-- NAME...] [-- --quick]: puts fixed defects back, one at a time, into a copy of the crate
+// under target/, and lets the walk look for each. The list is tests/mutations.json: it says what each undoes and, for
+// places that the walk does not reach, which other file of tests has to notice (`by`).
 //
-// Ends with a list of what was caught; exits with 1 if a fault was not, or if its text is no longer there.
+// Ends with a list of the caught defects; exits with 1 if one was not caught, or if its text is no longer there.
 import { cpSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { pathToFileURL } from "node:url";
@@ -10,7 +10,7 @@ import { Failure, at, capture, main, run } from "./lib/run.mjs";
 import { ensureRust } from "./lib/setup.mjs";
 
 const STEPS = 150_000;
-/** A mutated walk may go round in circles. */
+/** The time limit of a mutated walk, which may not end. */
 const SECONDS = 240;
 
 /** Puts each of these faults back. Resolves to `[{ name, undoes, outcome }]`, where the outcome is "caught" or says why not. */
@@ -43,7 +43,7 @@ export async function mutations({ names = [], quick = false, seed = 1 } = {}) {
   return results;
 }
 
-/** Copies what git knows. Files keep their times, so that cargo compiles again only what is changed. */
+/** Copies the files that git knows. They keep their times, so that cargo compiles only changed ones again. */
 function copy() {
   const tree = at("target/mutations/tree");
   const files = capture("git", ["ls-files", "-z"])?.split("\0").filter(Boolean);
@@ -64,12 +64,12 @@ function test(tree, title, seed, by = "walk") {
 
 /** Runs `cargo test` in the copy. */
 function cargo(tree, title, args, vars, seconds = 3600) {
-  // A folder of outputs of its own: cargo would take what is compiled there for this tree.
+  // A folder of outputs of its own: otherwise cargo would use what is compiled there for this tree.
   const env = { ...process.env, CARGO_TARGET_DIR: at("target/mutations/target"), ...vars };
   return run(title, "timeout", [String(seconds), "cargo", "test", "-p", "ssetarget", ...args], { cwd: tree, env, quiet: true });
 }
 
-/** Says what was caught. Returns whether all was. */
+/** Prints what was caught. Returns whether everything was. */
 export function report(results) {
   console.log("");
   for (const { name, undoes, by, outcome } of results) console.log(`${outcome === "caught" ? "✔" : "✖"} ${name}: ${undoes} (${outcome} by ${by})`);

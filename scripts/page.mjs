@@ -1,23 +1,23 @@
-// node scripts/page.mjs [--check]: makes what browsers get, src/page/workflow-run.js and .css out of src/page/element, and
-// src/page/workflow-runs.js and .css out of src/page/runs, which takes over some of the element.
+// node scripts/page.mjs [--check]: makes the files that browsers get: src/page/workflow-run.js and .css from
+// src/page/element, and src/page/workflow-runs.js and .css from src/page/runs and parts of the element.
 //
-// The modules are joined into one, in which comments, spaces and the imports between them are left out, and names that nobody
-// outside can know are short. It knows as much of JavaScript as src/page/element needs: each statement there ends with a
-// semicolon, and nothing but private members is declared in a class without parentheses.
+// The modules are joined into one. Comments, spaces and the imports between them are left out, and names that nobody
+// outside can know are shortened. The script knows only the JavaScript of src/page/element: each statement there ends
+// with a semicolon, and a class declares only private members without parentheses.
 import { readFileSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 
 const FOLDER = new URL("../src/page/", import.meta.url);
-/** In this order each module comes after those that it imports. */
+/** The modules in an order in which each comes after its imports. */
 const MODULES = ["text", "model", "axis", "rows", "dom", "link", "pool", "timeline", "panel", "element"];
 const RUNS_MODULES = ["element/text", "element/dom", "element/pool", "runs/list", "runs/table"];
-/** What the joined modules export. */
+/** The exports of the joined modules. */
 const EXPORTED = ["WorkflowRun", "WorkflowRuns"];
 
 /** The files, by their name in src/page. */
 export function made() {
   const looks = read("element/workflow-run.css");
-  // Colours, buttons and the head of the page: what both have.
+  // Colours, buttons and the head of the page: the parts that both have.
   const shared = looks.slice(looks.indexOf(":host {"), looks.indexOf(".facts {"));
   return {
     "workflow-run.js": script("workflow-run", "element", MODULES.map((name) => read(`element/${name}.js`))),
@@ -42,7 +42,7 @@ function script(element, folder, sources) {
     const token = isText ? text : (names.get(text) ?? text);
     const glued = (/[\w$]$/.test(out) && /^[\w$#]/.test(token)) || (/[+-]$/.test(out) && /^[+-]/.test(token));
     out += glued ? ` ${token}` : token;
-    // A line now and then, for those who look at it all the same.
+    // A line end now and then, for people who look at it anyway.
     if (token === ";" && out.length - out.lastIndexOf("\n") > 4000) out += "\n";
   }
   out = out.replaceAll(";}", "}").replaceAll(",}", "}").replaceAll(",)", ")").replaceAll(",]", "]");
@@ -52,9 +52,9 @@ function script(element, folder, sources) {
 const TOKEN = /(?<space>\s+|\/\/.*|\/\*[^]*?\*\/)|(?<quoted>"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*')|(?<word>#?[\w$]+)|(?<other>[^])/y;
 const REGEX = /\/(?:[^/\\\n[]|\\.|\[(?:[^\]\\\n]|\\.)*\])+\/[a-z]*/y;
 
-/** What code consists of, without comments and spaces. What is code in a text in backquotes is here, too. */
+/** The tokens of code, without comments and spaces. Code in template strings is included. */
 function* tokensOf(code) {
-  /** How many braces are open since the last `${`. */
+  /** The number of open braces since the last `${`. */
   const templates = [];
   let before = "";
   for (let at = 0; at < code.length; ) {
@@ -82,12 +82,12 @@ function* tokensOf(code) {
   }
 }
 
-/** Names that are never made short, though something of ours may have the same: those of the browser, and words of the language. */
+/** Names that are never shortened, although something of ours may have the same: those of the browser, and words of the language. */
 const KEPT = new Set("document window location history event name status top length parent self origin close open find stop print screen do if in of for let new var get set try static async await".split(" "));
 
 /**
- * Short names for private members, and for variables whose name is nothing else anywhere: no property, no key, no method. The
- * shortest is for the one that is used most.
+ * Short names for private members, and for variables whose name is used for nothing else: no property, no key, no
+ * method. The most used name gets the shortest.
  */
 function shortNames(tokens) {
   const uses = new Map();
@@ -126,7 +126,7 @@ function shortNames(tokens) {
 /** `const a = 1; const b = 2;` is `const a = 1, b = 2;`. */
 function joinedConstants(tokens) {
   const joined = [];
-  /** The first word of the statement that each open bracket is in. */
+  /** The first word of the statement around each open bracket. */
   const starts = [null];
   for (let at = 0; at < tokens.length; at += 1) {
     const { text, isText } = tokens[at];

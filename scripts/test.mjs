@@ -1,11 +1,11 @@
-// npm test [-- lint | native | e2e [file...] | bench]: every check there is, or one group of them.
+// npm test [-- lint | native | e2e [file...] | bench]: all checks, or one group of them.
 //
 // Runs everything even after a failure. Ends with a list of the checks and how long each took, and
 // with the line `N passed, N failed[, N skipped]`.
 //
-// What needs only cargo runs beside what builds Workers and runs them: a Worker is linked by one core,
-// and tests in the runtime wait most of the time. It gets the processor only where the other leaves it,
-// and its output is shown when a check is over.
+// Checks that need only cargo run beside those that build Workers and run them: one core links a Worker, and tests in
+// the runtime wait most of the time. They get the processor only when the others leave it, and their output is shown
+// when a check is over.
 import { AsyncLocalStorage } from "node:async_hooks";
 import { existsSync, readdirSync } from "node:fs";
 import path from "node:path";
@@ -22,7 +22,7 @@ const CRATES = ["ssetarget", "cloudflare-workflows"];
 const LIBRARIES = CRATES.flatMap((crate) => ["-p", crate]);
 /** Features that bind to the runtime of Workers. */
 const WASM_FEATURES = ["cloudflare", "worker"];
-/** The files of tests/ that are about what is written and read as JSON. */
+/** The files of tests/ about values that are written and read as JSON. */
 const VALUES = ["fake_step", "instance_log", "steps", "values", "view", "workflow"];
 const WORKER_PACKAGES = ["ssetarget-bench-worker", "ssetarget-demo", "ssetarget-recipes", "ssetarget-test-worker", "ssetarget-workflows-example"];
 /** Workers whose logic is tested natively, too. */
@@ -30,7 +30,7 @@ const TESTED_NATIVELY = ["ssetarget-recipes", "ssetarget-workflows-example"];
 /** Programs that end-to-end tests run. */
 const PROGRAMS = ["ssetarget-axum-example", "ssetarget-checker", "ssetarget-cli", "ssetarget-conformance"];
 const E2E_TEST_TIMEOUT_MS = 180_000;
-/** What viewers get must not depend on how it gets to them: these run with the transport that is not the default, too. */
+/** The tests that also run with the transport that is not the default: viewers must get the same. */
 const FOR_EACH_TRANSPORT = ["binding-events", "browser", "clients", "crash", "demo", "exactly-once", "framing", "panic", "stalled", "trap", "viewers"];
 
 main(async () => {
@@ -74,7 +74,7 @@ const NEEDS_WORKERS = ["e2e", "bench"];
 /** Whether all groups run. */
 let inAll = false;
 
-/** Whether a check runs beside others, and is to leave them the processor and the screen. */
+/** Whether a check runs beside others: it then leaves them the processor and the screen. */
 const inBackground = new AsyncLocalStorage();
 
 /** Runs a program: see the other `run`. */
@@ -91,7 +91,7 @@ const GROUPS = {
       if (wrong.length > 0) throw new Failure(wrong.join("\n"));
       return ONE_PASSED;
     });
-    // With the glue for Workers, which a user's crate compiles natively, too, in its editor for example.
+    // With the glue for Workers, which a user's crate also compiles natively, for example in an editor.
     await check("clippy, native", "cargo", ["clippy", ...NATIVE, "--all-targets", ...nativeFeatures(), ...DENY_WARNINGS]);
     await check("clippy, wasm libraries", "cargo", ["clippy", ...LIBRARIES, "--features", "ssetarget/cloudflare", ...WASM, ...DENY_WARNINGS]);
     await check("clippy, Workers", "cargo", ["clippy", ...WORKER_PACKAGES.flatMap((name) => ["-p", name]), ...WASM, ...DENY_WARNINGS]);
@@ -150,7 +150,7 @@ const GROUPS = {
       checkSize(await dryRun());
       return ONE_PASSED;
     });
-    // With all checks, what `cargo test` builds anyway. Alone, with the features that they need and no more.
+    // With all checks, the programs that `cargo test` builds anyway. Alone, with only the features that they need.
     const programs = inAll ? [...NATIVE, ...nativeFeatures(), "--bins", "--tests"] : PROGRAMS.flatMap((name) => ["-p", name]);
     await check("build of the native programs", "cargo", ["build", ...programs]);
     await nodeTest("e2e", files);
@@ -158,7 +158,7 @@ const GROUPS = {
     if (again.length > 0) await nodeTest("e2e, hibernating", again, { TRANSPORT: "hibernating" });
   },
 
-  /** Every scenario of the benchmark once, small: what is delivered is checked, no time is. */
+  /** Every scenario of the benchmark once, small: the deliveries are checked, times are not. */
   async bench() {
     await attempt("build of the bench Worker", async () => {
       await buildWorker("bench");
@@ -207,7 +207,7 @@ const NOTHING_COUNTED = { passed: 0, failed: 0, skipped: 0 };
 const ONE_PASSED = { passed: 1, failed: 0, skipped: 0 };
 const ONE_FAILED = { passed: 0, failed: 1, skipped: 0 };
 
-/** Sums up what a test runner printed. One that failed without a failed test did not compile or crashed. */
+/** Sums up the output of a test runner. A runner that failed without a failed test did not compile or crashed. */
 function counted(ok, parts) {
   const sum = (key) => parts.reduce((total, part) => total + Number(part[key] ?? 0), 0);
   const failed = sum("failed");

@@ -77,8 +77,8 @@ impl Cors {
     }
 
     /// Lets these pages send cookies with their requests and read the answers: an `EventSource` with
-    /// `withCredentials`, `fetch` with `credentials: "include"`. Needed where a cookie says who asks. Such a page
-    /// can do what its visitor may do: list origins that you trust as you trust your own. Default: a browser
+    /// `withCredentials`, `fetch` with `credentials: "include"`. Needed if a cookie identifies the viewer. Such a
+    /// page can do what its visitor may do: list origins that you trust as you trust your own. Default: a browser
     /// keeps the answer to a request with credentials from the page.
     #[must_use]
     pub fn credentials(mut self) -> Self {

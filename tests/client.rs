@@ -216,7 +216,7 @@ async fn it_gives_up_when_a_server_cannot_be_reached_for_too_long() {
     let last = client.events(Start::Default).next().await.unwrap();
     assert!(matches!(last, Err(ClientError::GaveUp { .. })), "{last:?}");
 
-    // A server that asks for more time than there is.
+    // A server that asks for more time than the client has.
     let server = Script::serve([Answer::status("503 Busy").header("retry-after: 60")]).await;
     let (_, error) = all(&server).await;
     assert!(matches!(error, Some(ClientError::GaveUp { reason }) if reason.contains("503")));
@@ -427,7 +427,7 @@ async fn an_answer_is_sent_once() {
     assert_eq!(server.header("authorization"), ["Bearer tok"; 2]);
 }
 
-/// Passes bytes on, and cuts each connection after another number of them.
+/// Passes bytes on, and cuts each connection after a different number of them.
 async fn cutting_proxy(to: std::net::SocketAddr) -> std::net::SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

@@ -31,7 +31,7 @@ impl Answer {
         serde_json::from_str(&self.text).unwrap()
     }
 
-    /// The offset, and what is said of the end.
+    /// Returns the offset, and the state of the end.
     fn ends(&self) -> (&str, bool, bool) {
         let next = self.header("stream-next-offset").unwrap();
         let is = |name| self.header(name) == Some("true");

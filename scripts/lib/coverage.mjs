@@ -1,4 +1,4 @@
-// Compares the Workflows API in Cloudflare's types with what src/ binds.
+// Compares the Workflows API in Cloudflare's types with the bindings in src/.
 import { names } from "./types.mjs";
 
 /** The declarations that are the Workflows API. */

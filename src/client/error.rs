@@ -11,7 +11,7 @@ use crate::parser::EventTooLarge;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ClientError {
-    /// The string is no URL, or the URL names no run. The value is the reason.
+    /// The string is not a URL, or the URL names no run. The value is the reason.
     InvalidUrl(String),
     /// `401` or `403`: the token is missing, wrong or has expired.
     NotAllowed {
@@ -44,7 +44,7 @@ pub enum ClientError {
     },
     /// The token cannot be a header.
     InvalidToken,
-    /// The HTTP client cannot be set up. Has the reason.
+    /// The HTTP client cannot be set up. The value is the reason.
     Setup(String),
 }
 

@@ -83,7 +83,7 @@ impl RunWatch {
         &self.view
     }
 
-    /// Returns the snapshot that the view began with. `None` where the server has none.
+    /// Returns the snapshot that the view began with, or `None` if the server has none.
     #[must_use]
     pub fn snapshot(&self) -> Option<&RunSnapshot> {
         self.began_with.as_ref()
@@ -120,7 +120,7 @@ fn apply_event(view: &mut RunView, event: &ReceivedEvent) {
     if let Some(platform) = event.platform() {
         view.apply_instance(id, &platform);
     } else {
-        // An event that is not about the run, though its type is one of a task's, changes nothing.
+        // An event that is not about the run changes nothing, even if its type is one of a task's.
         let _ = view.apply(&event.stored(id));
     }
 }

@@ -1,5 +1,5 @@
-//! Commands to the log of an instance from outside its workflow, and their answers: by code that creates,
-//! restarts or ends the instance, in one call each. Written in the Worker, carried out in the object; pure.
+//! Commands to the log of an instance from outside its workflow, and their answers: code that creates, restarts or
+//! ends the instance sends them, in one call each. Written in the Worker, carried out in the object; pure.
 
 use std::time::SystemTime;
 
@@ -11,7 +11,7 @@ use crate::workflow::ended_run::EngineEvent;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum LogCommand {
-    /// Asks where the log stands.
+    /// Asks for the state of the log.
     State,
     /// See [`WorkflowLog::announce`](crate::cloudflare::object::log::WorkflowLog::announce).
     Announce {
@@ -29,7 +29,7 @@ pub enum LogCommand {
     BeginRestart,
     /// See [`WorkflowLog::confirm_restart`](crate::cloudflare::object::log::WorkflowLog::confirm_restart).
     ConfirmRestart {
-        /// Where the log stood when the restart began.
+        /// The state of the log when the restart began.
         stood: (u32, u64),
         /// The workflow's name.
         workflow: String,
@@ -38,8 +38,8 @@ pub enum LogCommand {
     },
     /// See [`WorkflowLog::cancel_restart`](crate::cloudflare::object::log::WorkflowLog::cancel_restart).
     CancelRestart,
-    /// Asks for the generation of the run's links, after raising it if it is to `revoke` them. The log itself does
-    /// not know it, and the answer is that number.
+    /// Asks for the generation of the run's links, and raises it first with `revoke`. The log itself does not know
+    /// it; the answer is that number.
     Links {
         /// Whether to raise it.
         revoke: bool,
@@ -48,7 +48,7 @@ pub enum LogCommand {
     Delete,
     /// Ends the latest run: see [`WorkflowLog::settle`](crate::cloudflare::object::log::WorkflowLog::settle).
     Settle {
-        /// Where the log stood when the platform was asked; `None` ends the run wherever the log stands.
+        /// The state of the log when the platform was asked; `None` ends the run in any state.
         stood: Option<(u32, u64)>,
         /// The workflow's name.
         workflow: String,
@@ -61,7 +61,7 @@ pub enum LogCommand {
     },
 }
 
-/// How an instance has ended, by the platform's word.
+/// How an instance has ended, according to the platform.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum InstanceEnd {
@@ -79,15 +79,15 @@ pub enum InstanceEnd {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LogAnswer {
-    /// Where the log stood, before the call changed it.
+    /// The state of the log before the call changed it.
     pub state: LogState,
-    /// Whether the call changed what the log has.
+    /// Whether the call changed the log.
     pub changed: bool,
     /// Whether a restart is to be confirmed or cancelled.
     pub restarting: bool,
 }
 
-/// Where a log stands, for code that acts on its instance from outside.
+/// The state of a log, for code that acts on its instance from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LogState {

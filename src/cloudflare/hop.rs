@@ -1,13 +1,13 @@
-//! Where an object stands in a tree of relays, and its answer to a viewer that it does not take. Written and
-//! read in the Worker and in the object.
+//! An object's place in a tree of relays, and its answer to a viewer that it does not take. Written and read in the
+//! Worker and in the object.
 
 use serde::{Deserialize, Serialize};
 use worker::{Response, ResponseBuilder, web_sys};
 
 use super::fan_out::{Admission, Ask, FanOut, Place};
 
-/// Tells an object of a tree its place, and how the others are reached. The Worker sends it, and a relay to
-/// the object above it; a client cannot.
+/// Tells an object of a tree its place, and how to reach the others. The Worker sends it, and a relay sends it to the
+/// object above; a client cannot.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Hop {
     /// The binding of the objects.
@@ -17,7 +17,7 @@ pub(super) struct Hop {
     pub(super) fan_out: FanOut,
     pub(super) place: Place,
     pub(super) ask: Ask,
-    /// The relay that sends this, or the root's place where the Worker does.
+    /// The relay that sends this, or the root's place if the Worker does.
     pub(super) follower: Place,
 }
 
@@ -30,7 +30,7 @@ impl Hop {
         }
     }
 
-    /// Returns what the relay says to the object above it, `None` for the root.
+    /// Returns the hop that the relay sends to the object above it, `None` for the root.
     pub(super) fn parent(&self) -> Option<Self> {
         let place = self.fan_out.parent(self.place)?;
         Some(Self {
@@ -65,7 +65,7 @@ pub(super) const HOP: &str = "ssetarget-hop";
 
 /// The status of an object's answer to a viewer that it does not take. The Worker reads it; no client sees it.
 const ELSEWHERE: u16 = 421;
-/// The header in that answer which says how many relays there are.
+/// The header of that answer with the number of relays.
 const RELAYS: &str = "ssetarget-relays";
 
 /// Returns where the viewer is to be served, by an object's answer.
@@ -78,7 +78,7 @@ pub(super) fn admission(response: &Response) -> worker::Result<Admission> {
     Ok(relays.map_or(Admission::Full, Admission::Relays))
 }
 
-/// Returns the answer to a viewer that an object does not take, `None` to one that it does.
+/// Returns the answer to a viewer that an object does not take, `None` for one that it takes.
 pub(super) fn elsewhere(admission: Admission) -> worker::Result<Option<Response>> {
     let mut response = ResponseBuilder::new().with_status(ELSEWHERE);
     match admission {

@@ -1,4 +1,4 @@
-//! How an instance has ended, asked from the platform. Runs in the Worker and in the object.
+//! Asks the platform how an instance has ended. Runs in the Worker and in the object.
 
 use cloudflare_workflows::__private::{Payloads, PlatformEvents, PlatformLog};
 use cloudflare_workflows::{
@@ -8,13 +8,13 @@ use cloudflare_workflows::{
 use super::command::InstanceEnd;
 use crate::workflow::ended_run::{EngineEvent, EngineEvents, ended_run_options, read_ended_run};
 
-/// Returns how an instance has ended, `None` while it goes on. States that the platform may leave again are
-/// no ends.
+/// Returns how an instance has ended, or `None` while it goes on. States that the platform may leave again are not
+/// ends.
 pub(super) async fn instance_end(
     workflow: &Workflow,
     instance: &str,
 ) -> Result<Option<InstanceEnd>, WorkflowError> {
-    // A run's output need not be readable here, and would be an error if it were not nothing.
+    // The output of a run may not be readable here. It is left out, since it would be an error.
     let status = async { workflow.get(instance).await?.status_without_output().await };
     let status: InstanceStatus<()> = match status.await {
         Ok(status) => status,
@@ -32,8 +32,8 @@ pub(super) async fn instance_end(
     })
 }
 
-/// Returns the platform's own log of an instance that has ended in this way, for settling the run;
-/// empty if there is none or it cannot be had whole.
+/// Returns the platform's own log of an instance that has ended in this way, for settling the run; empty if there is
+/// none or if it cannot be read as a whole.
 pub(super) async fn platform_log(
     workflow: &Workflow,
     instance: &str,

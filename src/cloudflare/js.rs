@@ -34,8 +34,8 @@ export const writeChunk = (writer, chunk, done) => {
 };
 "#)]
 extern "C" {
-    /// Keeps the Worker working on a request for up to half a minute after its client is gone. Without it
-    /// nothing runs any more then, and the memory that Rust holds for the request is never freed.
+    /// Keeps the Worker working on a request for up to half a minute after its client is gone. Otherwise nothing
+    /// would run any more, and the memory that Rust holds for the request would never be freed.
     #[wasm_bindgen(catch, js_name = waitUntil)]
     pub fn wait_until(promise: &Promise) -> Result<(), JsValue>;
     /// Sends a request to an object, and returns its `Response`. `headers` are pairs.
@@ -56,7 +56,7 @@ extern "C" {
         batch: &Uint8Array,
         done: &Function,
     ) -> Result<(), JsValue>;
-    /// Sends a page and keeps with the socket how far it is, with nothing in between.
+    /// Sends a page, and stores the stream's position with the socket, with nothing in between.
     #[wasm_bindgen(catch, js_name = sendPage)]
     pub fn send_page(socket: &WebSocket, page: &Uint8Array, state: &Array) -> Result<(), JsValue>;
     /// Runs statements, each a pair of its text and its parameters, all or none.
@@ -92,7 +92,7 @@ extern "C" {
     /// Returns the next chunk, `undefined` at the end.
     #[wasm_bindgen(catch, js_name = readChunk)]
     pub async fn read_chunk(reader: &ByteReader) -> Result<JsValue, JsValue>;
-    /// Has the stream's source stop.
+    /// Makes the stream's source stop.
     #[wasm_bindgen(catch, js_name = cancelReader)]
     pub fn cancel_reader(reader: &ByteReader) -> Result<(), JsValue>;
 }
@@ -114,7 +114,7 @@ export const postBytes = async (url, headers, body, timeout) => {
 "#)]
 extern "C" {
     /// Makes a `POST` without following redirects. Returns its status, its `Retry-After` and the beginning of its
-    /// body. Fails after so many milliseconds.
+    /// body. Fails after the given number of milliseconds.
     #[wasm_bindgen(catch, js_name = postBytes)]
     pub async fn post_bytes(
         url: &str,
@@ -212,7 +212,7 @@ extern "C" {
     /// The functions that `follow` returns, which read the log.
     #[wasm_bindgen(extends = Object)]
     pub type FollowSession;
-    /// Returns `[oldest, head, trimmed, closed]`, and `last, bytes` where there are events; 0 for no id.
+    /// Returns `[oldest, head, trimmed, closed]`, and `last, bytes` if there are events; 0 for no id.
     #[wasm_bindgen(method, catch)]
     pub async fn page(
         this: &FollowSession,
@@ -229,8 +229,8 @@ extern "C" {
     #[wasm_bindgen(method, catch)]
     pub async fn leave(this: &FollowSession) -> Result<JsValue, JsValue>;
 
-    /// The value that `enter` returns: the outcome of opening the log, as JSON, and functions to append and to
-    /// have the platform asked for the run's end.
+    /// The value that `enter` returns: the outcome of opening the log, as JSON, and functions to append and to settle
+    /// the run's end.
     #[wasm_bindgen(extends = Object)]
     pub type EventsSession;
     #[wasm_bindgen(method, catch, getter)]

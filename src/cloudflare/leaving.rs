@@ -1,4 +1,4 @@
-//! Noticing that a client has left, as soon as the runtime knows it. Runs in the Worker and in the object.
+//! Notices that a client has left, as soon as the runtime knows it. Runs in the Worker and in the object.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -14,10 +14,10 @@ use super::js;
 
 /// Resolves when a request's client has left.
 ///
-/// Where the Worker has the compatibility flag `enable_request_signal`, as it has by default from the
-/// compatibility date 2026-11-17 on: then a request has a signal, in an object, too. Without it this never
-/// resolves, and that a client has left is noticed at the next write. The same holds for a client that only
-/// closes its end of a connection, which the runtime does not take for leaving.
+/// It needs the compatibility flag `enable_request_signal`, which is the default from the compatibility date
+/// 2026-11-17 on: then a request has a signal, in an object, too. Without it this never resolves, and the departure
+/// of a client is noticed at the next write. The same holds for a client that only closes its end of a connection,
+/// which the runtime does not treat as leaving.
 pub(super) struct Leaving {
     signal: Option<js::AbortSignal>,
     aborted: oneshot::Receiver<()>,
@@ -31,7 +31,7 @@ impl Leaving {
         let sender = Cell::new(Some(sender));
         let listener = Closure::wrap_assert_unwind_safe(Box::new(move || {
             if let Some(sender) = sender.take() {
-                // Fails where nobody waits any more.
+                // Fails if nobody waits any more.
                 let _ = sender.send(());
             }
         }) as Box<dyn FnMut()>);

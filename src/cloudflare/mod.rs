@@ -25,9 +25,9 @@
 //! attempt or one request. Without it a panic anywhere in the Worker ends every object and every
 //! open stream of the isolate.
 //!
-//! A stack overflow, a lack of memory, or an exception through an import that does not catch it ends a whole
-//! WebAssembly instance all the same. That cuts off all its streams at once, so that clients come back, fails
-//! the attempts of steps, which the engine retries, and lets runs go on in the next instance.
+//! A stack overflow, a lack of memory, or an exception through an import that does not catch it still ends a whole
+//! WebAssembly instance. Then all its streams are cut off at once, so that clients come back; the attempts of steps
+//! fail, and the engine retries them; and runs go on in the next instance.
 
 // Pure, and tested natively.
 pub(crate) mod command;
@@ -100,7 +100,7 @@ pub use self::{
     },
 };
 
-/// What the export macros expand to. Not part of the public API.
+/// The expansion of the export macros. Not part of the public API.
 #[cfg(feature = "cloudflare")]
 #[doc(hidden)]
 pub mod __private {

@@ -1,8 +1,8 @@
-//! In place of `hop` where the feature `relays` is off: no object has a place in a tree. Read in the object.
+//! Replaces `hop` where the feature `relays` is off: no object has a place in a tree. Read in the object.
 
 use worker::web_sys;
 
-/// There is none.
+/// There are no hops.
 pub(super) enum Hop {}
 
 impl Hop {

@@ -1,4 +1,4 @@
-//! What a viewer asks for, and the request that carries it to an object. Written in the Worker, read in the object.
+//! A viewer's request, on its way to an object. Written in the Worker, read in the object.
 
 use js_sys::Array;
 use worker::web_sys;
@@ -15,16 +15,16 @@ pub(super) struct StreamRequest {
     pub(super) cursor: Cursor,
     /// The response is to have no body.
     pub(super) head: bool,
-    /// The instance is known to exist, so an empty log is waited for.
+    /// The instance is known to exist, so the object waits for the first event of an empty log.
     pub(super) expected: bool,
     /// The object is to answer with a hibernatable socket.
     pub(super) hibernates: bool,
-    /// The viewer's permission, which the object holds the stream to.
+    /// The viewer's permission, to which the object limits the stream.
     pub(super) grant: Grant,
-    /// Not the events are asked for, but their trace.
+    /// The client asks for the trace of the events.
     #[cfg(feature = "otlp")]
     pub(super) otlp: Option<Unfinished>,
-    /// Not the events are asked for, but a part of them in the Durable Streams protocol.
+    /// The client asks for a part of the events in the Durable Streams protocol.
     #[cfg(feature = "durable-streams")]
     pub(super) durable: Option<DurableCall>,
 }
@@ -34,7 +34,7 @@ pub(super) struct StreamRequest {
 pub(super) struct DurableCall {
     pub(super) query: String,
     pub(super) if_none_match: Option<String>,
-    /// Not everybody may see the run, so shared caches may keep nothing of it.
+    /// Only some clients may see the run, so shared caches may keep nothing of it.
     pub(super) is_private: bool,
 }
 
@@ -53,15 +53,15 @@ const GENERATION: &str = "ssetarget-generation";
 const METHOD: Refusal = Refusal::Method { allow: "GET, HEAD" };
 
 impl StreamRequest {
-    /// Reads only the request's method, its `Last-Event-ID` header and its query. Takes the runtime's own
-    /// request: the `worker` crate's would read more, and takes a method that it does not know for `GET`.
+    /// Reads only the request's method, its `Last-Event-ID` header and its query. Takes the runtime's own request:
+    /// the `worker` crate's would read more, and treats an unknown method as `GET`.
     pub(super) fn from_request(request: &web_sys::Request) -> Result<Self, Refusal> {
         let head = match &*request.method() {
             "GET" => false,
             "HEAD" => true,
             _ => return Err(METHOD),
         };
-        // A header that is there more than once comes joined by commas, and is no id.
+        // The values of a repeated header come joined by commas, which is not an id.
         let header = request.headers().get("last-event-id").ok().flatten();
         let cursor = wire::cursor(header.as_deref(), query(&request.url()))?;
         Ok(Self::at(cursor, head))
@@ -82,7 +82,7 @@ impl StreamRequest {
         }
     }
 
-    /// Reads, in the object, what [`to_object_request`](Self::to_object_request) wrote.
+    /// Reads a request that [`to_object_request`](Self::to_object_request) wrote. Runs in the object.
     pub(super) fn from_object_request(request: &web_sys::Request) -> Result<Self, Refusal> {
         let mut stream = Self::from_request(request)?;
         stream.expected = request.headers().has(EXPECTED).unwrap_or(false);
@@ -115,7 +115,7 @@ impl StreamRequest {
         Ok(stream)
     }
 
-    /// Writes a new request from what was understood: nothing else of the client's request reaches the object.
+    /// Writes a new request from the parsed parts: nothing else of the client's request reaches the object.
     pub(super) fn to_object_request(&self) -> ObjectRequest {
         let mut request = ObjectRequest::new(if self.head { "HEAD" } else { "GET" });
         if self.expected {
@@ -167,7 +167,7 @@ pub(super) struct SnapshotCall {
 /// The header of a request for a snapshot: the names of the workflow and the instance, encoded as in a URL, with
 /// a slash between them.
 const SNAPSHOT: &str = "ssetarget-snapshot";
-/// The header of the answer where the run has ended.
+/// The header of the answer if the run has ended.
 pub(super) const ENDED: &str = "ssetarget-ended";
 
 impl SnapshotCall {
@@ -184,8 +184,8 @@ impl SnapshotCall {
         request
     }
 
-    /// Reads, in the object, what [`to_object_request`](Self::to_object_request) wrote. Returns `None` for any
-    /// other request.
+    /// Reads a request that [`to_object_request`](Self::to_object_request) wrote, or returns `None` for any other.
+    /// Runs in the object.
     pub(super) fn from_object_request(request: &web_sys::Request) -> Option<Self> {
         let header = |name| request.headers().get(name).ok().flatten();
         let names = header(SNAPSHOT)?;
@@ -196,7 +196,7 @@ impl SnapshotCall {
             workflow: decoded(workflow)?,
             if_none_match: header("if-none-match"),
             head: request.method() == "HEAD",
-            // It was checked before.
+            // The permission was checked before.
             grant: Grant::default(),
         })
     }
@@ -240,10 +240,10 @@ impl ObjectRequest {
     }
 }
 
-/// Returns the query of a request's URL, which the runtime has parsed and written anew.
+/// Returns the query of a request's URL, which the runtime has parsed and normalised.
 ///
-/// Not `request.url()`: the crate behind it brings tables for host names in all scripts, which are
-/// a third of a small Worker, 80 KB after gzip.
+/// This avoids `request.url()`: the crate behind it brings tables for host names in all scripts, which are a third of
+/// a small Worker, 80 KB after gzip.
 pub(super) fn query(url: &str) -> Option<&str> {
     let url = url.split_once('#').map_or(url, |(url, _)| url);
     url.split_once('?').map(|(_, query)| query)

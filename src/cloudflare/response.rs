@@ -23,14 +23,13 @@ use crate::delivery::{Subscription, body, frame_body};
 use crate::store::{EventStore, FrameStore};
 use crate::wire;
 
-/// Returns a response with a subscription's events: `200` and their stream, or `204` where it
-/// [has ended](Subscription::has_ended), which makes an `EventSource` stop.
+/// Returns a response with a subscription's events: `200` and their stream, or `204` if it [has
+/// ended](Subscription::has_ended), which makes an `EventSource` stop.
 ///
 /// Use it in an object of your own that has a log: see [`ObjectSql`](crate::cloudflare::ObjectSql). The bytes go
-/// through the runtime's own `IdentityTransformStream`, whose writes wait until what the object
-/// stored before is durable, so that no viewer sees an event that could still be lost. They stop
-/// when the viewer is gone. An error of the store cuts the stream off, so that the client comes
-/// back for the rest.
+/// through the runtime's own `IdentityTransformStream`, whose writes wait until the object's earlier writes to
+/// storage are durable, so that no viewer sees an event that could still be lost. They stop when the viewer is gone.
+/// An error of the store cuts the stream off, so that the client comes back for the rest.
 ///
 /// # Errors
 /// When the runtime refuses the stream or a header.
@@ -66,12 +65,12 @@ pub(super) trait Watching: 'static {
     /// Returns a future that resolves when the stream is to be cut off, with the reason.
     fn cut(&self) -> LocalBoxFuture<'static, &'static str>;
 
-    /// Is told of each chunk, or of an error that cuts the stream off.
+    /// Is notified of each chunk, or of an error that cuts the stream off.
     fn sent(&self, chunk: Result<&Uint8Array, ()>);
 }
 
-/// Returns a response as [`sse_frame_response`] does, until the viewer is `leaving`, the permit is over, or
-/// its place says that the stream is cut off.
+/// Returns a response as [`sse_frame_response`] does, until the viewer is `leaving`, the permit is over, or its place
+/// requests a cut.
 pub(super) fn sse_frame_response_while<S: FrameStore<Bytes = Uint8Array> + 'static>(
     subscription: Subscription<S>,
     leaving: Leaving,
@@ -199,10 +198,10 @@ fn stream(
 
 async fn pump_until(chunks: Chunks, viewer: StreamWriter, cut: LocalBoxFuture<'static, Cut>) {
     let pumped = Box::pin(pump(chunks, &viewer));
-    // The cut first: nothing is written any more once it is due.
+    // The cut comes first: nothing is written any more once it is due.
     let reason = match select(cut, pumped).await {
         Either::Right(_) => return,
-        // The write that was under way is dropped here.
+        // This drops the write that was under way.
         Either::Left((reason, _)) => reason,
     };
     let reason = reason.unwrap_or_else(|| "the viewer has left".to_owned());
@@ -225,8 +224,8 @@ fn streaming() -> worker::Result<ResponseBuilder> {
     Ok(response)
 }
 
-/// Writes chunks until there are no more or the viewer is gone. Writes one at a time: a write that is done is
-/// the only sign that the viewer took the chunk.
+/// Writes chunks until there are no more or the viewer is gone. Writes one at a time: the end of a write is the only
+/// sign that the viewer took the chunk.
 async fn pump(mut chunks: Chunks, viewer: &StreamWriter) {
     while let Some(chunk) = chunks.next().await {
         match chunk {

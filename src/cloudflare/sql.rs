@@ -11,9 +11,8 @@ use super::js;
 use crate::store::{FrameBytes, Sql, SqlRow, SqlValue};
 use crate::sync::{Mutex, lock};
 
-/// The SQLite storage of a Durable Object: the [`Sql`] of an
-/// [`SqliteEventStore`](crate::store::SqliteEventStore), for a log in an object of your own, next to
-/// whatever else it stores. The log is the table `events`.
+/// The SQLite storage of a Durable Object: the [`Sql`] of an [`SqliteEventStore`](crate::store::SqliteEventStore),
+/// for a log in an object of your own, beside the object's other data. The log is the table `events`.
 ///
 /// Statements run synchronously; those between two awaits are one transaction of the object.
 ///

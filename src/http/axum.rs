@@ -154,9 +154,8 @@ impl<L> RunRoutes<L> {
     }
 }
 
-/// Serves the counts for Prometheus, in the format that the request accepts: see
-/// [`Metrics::answer`]. What they tell of a server is not for everybody: serve them on a port of
-/// their own, or behind what lets in only those who may know.
+/// Serves the counts for Prometheus, in the format that the request accepts: see [`Metrics::answer`]. They reveal
+/// much about a server: serve them on a port of their own, or behind access control.
 pub fn metrics<R>(metrics: Metrics) -> MethodRouter<R>
 where
     R: Clone + Send + Sync + 'static,

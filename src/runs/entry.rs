@@ -23,7 +23,7 @@ pub struct RunEntry {
     pub tags: Vec<String>,
     /// The number of the run, from 1: a restart begins the next.
     pub run: u32,
-    /// The state. It is [`Waiting`](RunState::Waiting) while all that it does is to wait for an event.
+    /// The state. It is [`Waiting`](RunState::Waiting) while the run does nothing but wait for an event.
     pub state: RunState,
     /// When it began.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "iso_option")]
@@ -42,7 +42,7 @@ pub struct RunEntry {
     pub error: Option<String>,
 }
 
-/// What an entry needs to know of a log, folded from its events. It has the same size however long the log is.
+/// The part of a log that an entry needs, folded from its events. Its size does not grow with the log.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RunFold {
@@ -57,9 +57,9 @@ pub struct RunFold {
     /// The task that reported its progress last, and the progress.
     percent: Option<(String, f64)>,
     error: Option<String>,
-    /// How many steps and sleeps are under way.
+    /// The number of steps and sleeps under way.
     doing: u32,
-    /// How many waits for events are.
+    /// The number of waits for events under way.
     waiting: u32,
 }
 
@@ -82,7 +82,7 @@ struct Data {
 }
 
 impl RunFold {
-    /// Applies the next event. Events of a program's own, and what cannot be read, change nothing but the position.
+    /// Applies the next event. A program's own events, and unreadable ones, change only the position.
     pub fn apply(&mut self, event: &StoredEvent) {
         self.cursor = event.id.get();
         self.run = self.run.max(1);

@@ -24,13 +24,13 @@ pub struct RunIndex<Q: Sql> {
     has_tables: Mutex<bool>,
 }
 
-/// How many changes the log keeps. A viewer who missed more is reset, and reads the list again.
+/// The number of changes that the log keeps. A viewer that missed more is reset, and reads the list again.
 const CHANGES: usize = 10_000;
 
-/// Of how many runs the times are kept, for [`Typical`].
+/// The number of runs whose durations are kept, for [`Typical`].
 const TIMES: i64 = 50;
 
-/// Of how many the times must be known to say what is typical.
+/// The least number of durations from which [`Typical`] is computed.
 const FEWEST: usize = 5;
 
 const TABLES: [&str; 3] = [
@@ -53,10 +53,10 @@ const LIST: &str = "SELECT entry, began, id FROM runs WHERE entry IS NOT NULL \
      ORDER BY began DESC, id DESC LIMIT ?7";
 const COUNT: &str = "SELECT count(*) FROM runs WHERE entry IS NOT NULL";
 
-/// How long it is known that a log was deleted, so that a report from before does not bring it back.
+/// How long the index remembers that a log was deleted, so that an earlier report does not bring it back.
 const REMOVED_FOR: u64 = 30 * 24 * 60 * 60 * 1_000;
 
-/// Which runs a list has, and where its page begins.
+/// The filter of a list, and where its page begins.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ListFilter {
     /// States with commas around them.
@@ -68,15 +68,15 @@ pub struct ListFilter {
     after: Option<(u64, String)>,
 }
 
-/// The most runs of a page, and how many it has by default.
+/// The most runs of a page, and the default.
 const MOST: u32 = 500;
 const USUAL: u32 = 100;
 
-/// The error for a list whose query cannot be understood. Answer `400` with its `Display` as the text.
+/// The error for a malformed query of a list. Answer `400` with its `Display` as the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum InvalidList {
-    /// A state is none of a run.
+    /// A state is not one that a run can have.
     State,
     /// `since` or `until` is not a time.
     Time,
@@ -88,24 +88,24 @@ pub enum InvalidList {
     Tag,
 }
 
-/// How long runs took that completed lately.
+/// How long recently completed runs took.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct Typical {
-    /// Of how many runs that is.
+    /// The number of these runs.
     pub runs: usize,
-    /// Half of them took no longer, in milliseconds.
+    /// Half of them took at most this long, in milliseconds.
     pub median_ms: u64,
-    /// One in ten took no longer.
+    /// One in ten took at most this long.
     pub low_ms: u64,
-    /// Nine in ten took no longer.
+    /// Nine in ten took at most this long.
     pub high_ms: u64,
 }
 
 impl ListFilter {
     /// Reads a query: `state` (several with commas), `since` and `until` (times of beginning, as RFC 3339 or in
-    /// milliseconds since 1970), `limit`, and `cursor`, the `next` of the page before. Values that are empty do not count.
+    /// milliseconds since 1970), `limit`, and `cursor`, the `next` of the page before. Empty values are ignored.
     ///
     /// # Errors
     /// [`InvalidList`] for the first that is malformed.
@@ -184,7 +184,7 @@ impl<Q: Sql> RunIndex<Q> {
         Ok(sql)
     }
 
-    /// Takes a report, if it is newer than what is known of the run. Returns whether it is.
+    /// Takes a report if it is newer than the entry of the run. Returns whether it is.
     ///
     /// # Errors
     /// When SQLite fails. The report may be taken then; taking it again changes nothing.
@@ -217,8 +217,8 @@ impl<Q: Sql> RunIndex<Q> {
             Some(_) => SqlValue::Text(data.clone()),
             None => SqlValue::Null,
         };
-        // Without an await in between, so all or none of it takes effect where this is an object's storage; and where
-        // it is not, a change that is told twice does no harm.
+        // Without an await in between, so that all or none of it takes effect in an object's storage. Elsewhere, a
+        // change that is stored twice does no harm.
         sql.run(
             PUT,
             &[
@@ -246,7 +246,7 @@ impl<Q: Sql> RunIndex<Q> {
         let stored = self.target.store().append_now(&[EventRef::from(&event)], 0);
         let stored = stored.map_err(RunIndexError::Store)?;
         self.target.observing().appended(&stored);
-        // Now and then: what has gone is left out of lists anyway.
+        // Only now and then: lists leave out removed runs anyway.
         let head = self.target.store().head().map_err(RunIndexError::Store)?;
         if head.is_some_and(|head| head.get() % 64 == 0) {
             sql.run(PRUNE, &[whole(now)]).map_err(RunIndexError::Sql)?;
@@ -255,8 +255,8 @@ impl<Q: Sql> RunIndex<Q> {
     }
 
     /// Returns a page of runs, the latest first, as JSON: `runs`, an array of [`RunEntry`](super::RunEntry); `next`,
-    /// the cursor of the next page if there is one; `cursor`, the position in the log of changes at which it is true, if
-    /// there is one; `typical`, if there is anything to say: see [`Typical`].
+    /// the cursor of the next page, if there is one; `cursor`, the position in the log of changes at which it is
+    /// true, if there is one; `typical`, if enough runs have completed: see [`Typical`].
     ///
     /// # Errors
     /// When SQLite fails.
@@ -306,7 +306,7 @@ impl<Q: Sql> RunIndex<Q> {
         Ok(page)
     }
 
-    /// Returns how long runs took that completed lately; `None` if those are fewer than 5.
+    /// Returns how long recently completed runs took, or `None` if they are fewer than 5.
     ///
     /// # Errors
     /// When SQLite fails.
@@ -371,7 +371,7 @@ pub enum RunIndexError<E> {
     Sql(E),
     /// The log of changes failed.
     Store(SqliteError<E>),
-    /// A row, or a report, is not of this index.
+    /// A row or a report does not belong to this index.
     Row,
 }
 

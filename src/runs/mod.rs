@@ -1,8 +1,8 @@
-//! An index of runs: what a list of all runs shows, kept up to date by the runs' own logs.
+//! An index of runs: a list of all runs, kept up to date by the runs' own logs.
 //!
-//! `entry` folds a log to what a list shows of a run; `report` decides when a log tells the index, and what is still to
-//! be told; `index` is the index itself, over SQLite: a table with the latest of each run, and a log of changes, which
-//! viewers follow like any other. Pure: the objects that do it on Workers are in `cloudflare`.
+//! `entry` folds a log into the entry of a list; `report` decides when a log reports to the index, and what is still
+//! to be reported; `index` is the index itself, over SQLite: a table with the latest of each run, and a log of
+//! changes, which viewers follow like any other. Pure: `cloudflare` has the objects that run it on Workers.
 
 mod entry;
 mod index;

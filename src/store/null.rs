@@ -80,7 +80,7 @@ impl EventStore for NullEventStore {
 
     async fn read(&self, after: Option<EventId>, limit: PageLimit) -> Result<Page, Infallible> {
         let mut page = self.ring.read(after, limit).await?;
-        // The end notifies connected subscribers, and is no state that later ones find.
+        // The end reaches connected subscribers only: it is not a state that later ones find.
         page.closed &= !page.events.is_empty();
         Ok(page)
     }

@@ -92,7 +92,7 @@ pub struct RunView {
     /// The id of the last event applied. Subscribe after it to miss nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cursor: Option<EventId>,
-    /// Where the tasks are, so that applying an event takes the same time however many there are.
+    /// The index of the tasks, so that applying an event takes the same time however many there are.
     #[serde(skip)]
     index: Index,
 }
@@ -344,7 +344,7 @@ impl RunView {
         }
     }
 
-    /// Goes on behind an event that is not applied.
+    /// Moves past an event that is not applied.
     #[cfg(any(feature = "http", feature = "cloudflare"))]
     pub(crate) fn pass(&mut self, id: EventId) {
         self.cursor = self.cursor.max(Some(id));
@@ -363,7 +363,7 @@ impl RunView {
         self.tasks.iter().map(parent).collect()
     }
 
-    /// Returns about how many bytes of memory it takes.
+    /// Returns the approximate number of bytes of memory that it takes.
     #[cfg(any(feature = "http", feature = "cloudflare"))]
     pub(crate) fn weight(&self) -> usize {
         let tasks = self.tasks.iter().map(TaskView::weight);
@@ -400,7 +400,7 @@ impl RunView {
                 });
             }
             StepEventType::Progress => {
-                // Only code that runs reports something.
+                // Only running code reports progress.
                 task.retry_at = None;
                 task.percent = event.percent.or(task.percent);
                 task.message = event.message.clone().or(task.message.take());
@@ -577,7 +577,7 @@ impl RunView {
         }
     }
 
-    /// Changes a step of the platform's log: of sleeps, the latest of that name that is under way.
+    /// Changes a step of the platform's log; of sleeps, the latest open one of that name.
     fn of(&mut self, kind: Kind, name: &StepName, change: impl FnOnce(&mut TaskView)) {
         self.index.cover(&self.tasks);
         let position = match kind {
@@ -622,17 +622,17 @@ impl RunView {
     }
 }
 
-/// Where the tasks of a view are. It is no part of the view's value: a view that was read from JSON
-/// makes it anew.
+/// The index of the tasks of a view. It is not part of the view's value: a view that was read from JSON makes it
+/// again.
 #[derive(Clone, Default)]
 struct Index {
-    /// The position of a task, by a hash of its id. Tasks with the hash of an earlier one are not in
-    /// it, and searched for.
+    /// The positions of tasks, by hashes of their ids. A task with the hash of an earlier one is not in it, and is
+    /// searched for.
     positions: HashMap<u64, usize>,
     /// The sleeps of a name, by a hash of the name.
     sleeps: HashMap<u64, Sleeps>,
     hasher: RandomState,
-    /// The number of tasks that it knows.
+    /// The number of tasks in the index.
     covered: usize,
     /// Whether two ids have the same hash.
     ambiguous: bool,
@@ -642,12 +642,12 @@ struct Index {
 struct Sleeps {
     /// The greatest count.
     greatest: u32,
-    /// Positions of those that may be under way, in the order in which they began.
+    /// The positions of sleeps that may be open, in the order in which they began.
     open: Vec<usize>,
 }
 
 impl Index {
-    /// Takes in tasks that are new.
+    /// Adds new tasks.
     fn cover(&mut self, tasks: &[TaskView]) {
         if self.covered > tasks.len() {
             *self = Self::default();
@@ -734,7 +734,7 @@ impl TaskView {
 
     #[cfg(any(feature = "http", feature = "cloudflare"))]
     fn weight(&self) -> usize {
-        /// What the index has of a task.
+        /// The bytes of a task in the index.
         const INDEXED: usize = 48;
         let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
         let failed = |failed: &FailedAttempt| size_of::<FailedAttempt>() + failed.error.len();
@@ -783,7 +783,7 @@ fn pair_weight((name, value): (&String, &Value)) -> usize {
     name.len() + weight_of(value)
 }
 
-/// Returns about how many bytes of memory a value takes. It is as deep as a JSON reader lets it be.
+/// Returns the approximate number of bytes of memory that a value takes. It is only as deep as JSON readers allow.
 #[cfg(any(feature = "http", feature = "cloudflare"))]
 fn weight_of(value: &Value) -> usize {
     size_of::<Value>()

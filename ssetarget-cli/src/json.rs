@@ -4,9 +4,9 @@ use ssetarget::client::ReceivedEvent;
 
 use crate::text::is_hostile;
 
-/// Returns `{"id":…,"event":…,"data":…}` and a line end. Data that is JSON stays as it is, but for
-/// white space between its parts; other data becomes a string. Characters that could harm a terminal
-/// are escaped.
+/// Returns `{"id":…,"event":…,"data":…}` and a line end. JSON data stays as it is, except for white
+/// space between its parts; other data becomes a string. Characters that could harm a terminal are
+/// escaped.
 pub(crate) fn line(event: &ReceivedEvent) -> String {
     let mut line = String::from("{\"id\":");
     match &event.id {

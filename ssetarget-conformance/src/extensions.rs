@@ -1,6 +1,7 @@
-//! What a server may promise beyond the standard, by name. A profile lists what its server has.
+//! The extensions of the standard that a server may promise, by name. A profile lists those of its
+//! server.
 
-/// The extensions, and what they promise.
+/// The extensions, and their promises.
 pub const EXTENSIONS: &[(&str, &str)] = &[
     (
         "replay",

@@ -91,10 +91,10 @@ describe("an instance", () => {
     const run = await start(server, [{ wait: { name: "w", type: "go" } }]);
     const viewer = await run.open();
     await viewer.until(({ json: task }) => task.kind === "waitForEvent");
-    await run.act("terminate"); // its code does not run again, so viewers are not told
+    await run.act("terminate"); // its code does not run again, so viewers are not notified
     assert.equal((await run.ended()).state, "terminated");
     assert.equal((await refused(run.act("terminate"))).kind, "CannotTerminate");
-    // Until somebody asks: then all of them are.
+    // Until somebody asks: then all of them are notified.
     const late = await run.readAll();
     assert.deepEqual(lines(late), [
       "1 started alpha-1.workflow",

@@ -14,7 +14,7 @@ after(() => demo?.stop());
 
 const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 
-/** Once for all tests that only read: a run that has ended, and what its first viewer saw live. */
+/** Shared by all tests that only read: a run that has ended, and the events that its first viewer saw live. */
 let finished;
 async function finishedRun() {
   finished ??= (async () => {
@@ -212,7 +212,7 @@ describe("where a viewer begins", () => {
       assert.equal(reset.raw, `event: reset\ndata: {"requested":${beyond},"oldest":1,"head":${last}}\n\n`);
       assert.deepEqual(events.map(({ raw }) => raw), live.events.map(({ raw }) => raw));
     }
-    // Also while it goes on, where silence would look like a run that stands still.
+    // Also while it goes on, when silence would look like a run that stands still.
     const id = await startRun(demo.url);
     const stream = await open(`${demo.url}/${id}/sse`, { lastEventId: 1_000 });
     assert.equal((await stream.next()).json.requested, 1_000);
@@ -238,7 +238,7 @@ describe("where a viewer begins", () => {
     const from = await fetch(`${url}?from=garbage`);
     assert.equal(from.status, 400);
     await isReason(from, /^invalid from: /);
-    // Before it is known whether there is such a run.
+    // Before the demo looks whether there is such a run.
     assert.equal((await fetch(`${demo.url}/unknown/sse`, { headers: { "last-event-id": "abc" } })).status, 400);
   });
 });
@@ -358,8 +358,8 @@ describe("what is refused", () => {
     }
   });
 
-  // A deeply nested value must be refused before anything walks through it, because that would end everything
-  // that the WebAssembly instance does.
+  // A deeply nested value must be refused before anything walks through it, because that would end the whole
+  // WebAssembly instance.
   test("what is nested deeply is 400, and nobody else notices", async () => {
     const id = await startRun(demo.url);
     const viewer = await open(`${demo.url}/${id}/sse`);

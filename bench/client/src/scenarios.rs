@@ -11,8 +11,8 @@ use crate::hub::{Hub, Id};
 use crate::process::Process;
 use crate::viewer::{BY_NUMBER, Viewer};
 
-/// Runs a scenario; the report is one JSON object. With `sparse=1` ids are not 1, 2, 3, and the numbers that the driver
-/// put into the events are checked in their place.
+/// Runs a scenario; the report is one JSON object. With `sparse=1` ids are not 1, 2, 3, and the driver's numbers in
+/// the events are checked instead.
 pub(crate) fn run(scenario: &str, args: &Args) -> Result<Value> {
     let mut bench = Bench::new(args)?;
     match scenario {
@@ -34,7 +34,7 @@ struct Bench {
     server: Process,
     cap: Duration,
     quiet: Duration,
-    /// What the two processes had used when the clock was started.
+    /// The resources that the two processes had used when the clock was started.
     started: Instant,
     server_cpu: Option<Duration>,
     client_cpu: Option<Duration>,
@@ -425,7 +425,7 @@ impl Bench {
         self.started = Instant::now();
     }
 
-    /// Whether these got so many events before the cap, or before nothing more came.
+    /// Returns whether these got this many events before the cap, or before the silence.
     fn run_until_have(
         &mut self,
         ids: &[Id],
@@ -449,8 +449,8 @@ impl Bench {
         Ok(complete)
     }
 
-    /// What these viewers got since the start, and what it cost. Those that were cut off by the
-    /// cap lost what they skipped; others, what they did not get.
+    /// Returns what these viewers got since the start, and its cost. Viewers that were cut off by the cap lost the
+    /// events that they skipped; others, those that they did not get.
     fn report(&self, ids: &[Id], expect: u64, complete: bool) -> Value {
         let viewers: Vec<&Viewer> = ids.iter().filter_map(|id| self.hub.viewer(*id)).collect();
         let capped = !complete && self.started.elapsed() >= self.cap;
@@ -462,7 +462,7 @@ impl Bench {
         } else {
             (expect * viewers.len() as u64).saturating_sub(received)
         };
-        // Not the time at which it was found that nothing more came.
+        // The time of the last event, not that at which the silence was noticed.
         let last = viewers.iter().filter_map(|viewer| viewer.last).max();
         let seconds = last.map_or(0.0, |last| self.milliseconds(last) / 1000.0);
         // The one event that viewers had got before.
@@ -482,7 +482,7 @@ impl Bench {
         report
     }
 
-    /// What the two processes used since the start for so many events.
+    /// Returns the resources that the two processes used since the start, for this many events.
     fn usage(&self, events: u64) -> Value {
         let used = |now: Option<Duration>, before: Option<Duration>| {
             Some((now? - before?).as_secs_f64() * 1000.0)
@@ -519,7 +519,7 @@ fn difference(after: Option<u64>, before: Option<u64>) -> Option<i64> {
     Some(i64::try_from(after?).ok()? - i64::try_from(before?).ok()?)
 }
 
-/// The value below which so many of a hundred are.
+/// Returns the value below which this percentage of the values is.
 fn percentile(values: &mut [f64], percent: usize) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let last = values.len().checked_sub(1)?;

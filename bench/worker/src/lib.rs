@@ -31,7 +31,7 @@ async fn fetch(request: Request, env: Env, _context: Context) -> Result<Response
     {
         events = events.transport(Transport::Hibernating);
     }
-    // One object for all, unless a tree is what is measured.
+    // One object for all, unless a tree is measured.
     events = events.fan_out(fan_out(&env));
     if let Some(response) = RunRoutes::new(events.clone()).serve(&request).await? {
         return Ok(response);
@@ -39,8 +39,8 @@ async fn fetch(request: Request, env: Env, _context: Context) -> Result<Response
     match (segments.as_slice(), request.method()) {
         ([id, "append"], Method::Post) => {
             let driver = Driver::new(events, id, &request).await?;
-            // A task of its own, as the one that appends for a workflow is: what this handler is
-            // polled for is optimized with all of the handler.
+            // A task of its own, like the one that appends for a workflow: otherwise its polls
+            // would make the runtime optimize the whole handler.
             let (task, last) = driver.run(request).remote_handle();
             wasm_bindgen_futures::spawn_local(task);
             Response::ok(format!("{}\n", last.await?))
@@ -74,7 +74,7 @@ struct Driver {
     /// The number of the next event.
     next: u32,
     batch: u32,
-    /// How many batches, if the request says so.
+    /// The number of batches, if the request has it.
     count: Option<u32>,
 }
 

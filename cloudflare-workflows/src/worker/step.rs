@@ -72,11 +72,10 @@ impl WorkflowStep {
 
     /// As [`answer`](Self::answer), for a step that always has a result.
     ///
-    /// To roll back an instance whose engine has lost the handlers, the platform runs the workflow once
-    /// more to get them. It answers `undefined` then for a step that has not ended, without running it.
-    /// Taken for a result, it would show viewers steps that ended well and never ran. So the run ends
-    /// there, after all steps that run at the same time have come as far as they can: a handler that the
-    /// platform does not get cannot run.
+    /// To roll back an instance whose engine has lost the handlers, the platform runs the workflow once more to get
+    /// them. It then answers `undefined` for a step that has not ended, without running it. As a result, that would
+    /// show viewers steps that ended well and never ran. So the run ends there, after all steps that run at the same
+    /// time have come as far as they can: a handler that the platform does not get cannot run.
     async fn result(
         &self,
         call: impl Future<Output = Result<JsValue, JsValue>>,

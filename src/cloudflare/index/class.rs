@@ -58,7 +58,7 @@ impl RunIndexObject {
     /// Backs the RPC method `take`, which only the runs' objects call: takes a report.
     ///
     /// # Errors
-    /// When SQLite fails, or it is no report.
+    /// When SQLite fails, or the string is not a report.
     pub fn take(&self, report: &str) -> Result<JsValue, JsValue> {
         let object = self.object.as_ref().ok_or("this object has no state")?;
         object.take(report)

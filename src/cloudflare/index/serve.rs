@@ -1,4 +1,4 @@
-//! The answers to who asks for the runs of a workflow. Runs in the Worker.
+//! The answers to requests for the runs of a workflow. Runs in the Worker.
 
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
@@ -23,18 +23,17 @@ use crate::wire;
 ///   "typical": { "runs": 50, "medianMs": 120000, "lowMs": 61000, "highMs": 240000 } }
 /// ```
 ///
-/// The query: `state` (several with commas), `tag`, `since` and `until` (when runs began), `limit` (up to 500; 100 if it
-/// is not there) and `cursor`, the `next` of the page before. `cursor` in the answer is where
-/// [`serve_runs_sse`] goes on, as `lastEventId`. `typical` is how long runs took that completed lately, if there are five
-/// at least: a median, and a range that leaves out a tenth at each end. What is not there is absent.
+/// The query: `state` (several with commas), `tag`, `since` and `until` (when runs began), `limit` (up to 500;
+/// default 100) and `cursor`, the `next` of the page before. [`serve_runs_sse`] goes on at the `cursor` in the
+/// answer, as `lastEventId`. `typical` says how long recently completed runs took, if there are at least five: a
+/// median, and a range that leaves out a tenth at each end. Unknown members are absent.
 ///
 /// `access` is asked for [`Action::Watch`] of the id `*`, or of `tag:<tag>`, with
 /// [`is_list`](AccessRequest::is_list).
 /// [`LinkGrant::tag`](crate::access::LinkGrant::tag) and [`LinkGrant::all_runs`](crate::access::LinkGrant::all_runs)
 /// grant it.
 ///
-/// `200`; `400` for a query that cannot be understood; `401` where `access` refuses; `405`; `503` when the index cannot be
-/// reached.
+/// `200`; `400` for a malformed query; `401` if `access` refuses; `405`; `503` when the index cannot be reached.
 ///
 /// # Errors
 /// When a response cannot be made.
@@ -49,13 +48,14 @@ pub async fn serve_runs(
     response.await
 }
 
-/// Answers with a stream of what changes in the list of runs (feature `index`): an event `run` with the run as its data,
-/// as in [`serve_runs`], whenever a run begins, changes or ends, and `removed` with the `id` when its log was deleted.
+/// Answers with a stream of the changes in the list of runs (feature `index`): an event `run` with the run as its
+/// data, as in [`serve_runs`], whenever a run begins, changes or ends, and `removed` with the `id` when its log was
+/// deleted.
 ///
-/// The query: `tag`, and where to start, as for [`serve_sse`](crate::cloudflare::serve_sse). The log of changes keeps the
-/// newest 10,000: a client that missed more gets `reset`, and reads the list again. Runs are told of when they begin, when
-/// their state changes, at most every 5 seconds, when only their task or progress does, at most every 30 seconds, and when
-/// they end.
+/// The query: `tag`, and where to start, as for [`serve_sse`](crate::cloudflare::serve_sse). The log of changes keeps
+/// the newest 10,000: a client that missed more gets `reset`, and reads the list again. Runs are reported when they
+/// begin; when their state changes, at most every 5 seconds; when only their task or progress changes, at most every
+/// 30 seconds; and when they end.
 ///
 /// # Errors
 /// When a response cannot be made.
@@ -116,7 +116,7 @@ fn is_head(request: &web_sys::Request) -> Result<bool, Refusal> {
     }
 }
 
-/// Returns the tag that the request is about, and what the hook grants.
+/// Returns the tag that the request is about, and the grant of the hook.
 async fn may_watch(
     request: &web_sys::Request,
     index: &RunIndexNamespace,

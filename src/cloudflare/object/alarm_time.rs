@@ -1,4 +1,4 @@
-//! The object's one alarm, which several things wait for: the earliest of them sets it. Runs in the object.
+//! The object's one alarm, shared by several tasks: it is set for the earliest of them. Runs in the object.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::due::earlier;
 #[cfg(any(feature = "otlp", feature = "index"))]
 use crate::clock;
 
-/// Sets the alarm, or an earlier one for an export, or for the index, that is due before.
+/// Sets the alarm, or an earlier one for an export or the index, whichever is due first.
 pub(super) async fn arm(storage: &Storage, delay: Duration) -> worker::Result<()> {
     #[cfg(any(feature = "otlp", feature = "index"))]
     let delay = match others_due(storage).await? {

@@ -74,9 +74,9 @@ impl WorkflowEventsObject {
         })
     }
 
-    /// Backs the RPC method `enter`, which only the Worker's own code can call: returns functions that append
-    /// and that have the platform asked for the run's end. All calls of them belong to this one call. With a
-    /// generation the log is opened: 0 is a lifetime's first time, any other number opens it again.
+    /// Backs the RPC method `enter`, which only the Worker's own code can call: returns functions that append, and
+    /// that settle the run's end. All calls of them belong to this one call. With a generation the log is opened: 0
+    /// is a lifetime's first time, any other number opens it again.
     pub fn enter(&self, generation: Option<f64>) -> Promise {
         self.with(async move |object| {
             let session = js_sys::Object::new();
@@ -123,9 +123,9 @@ impl WorkflowEventsObject {
         })
     }
 
-    /// Backs the RPC method `tell`, which only the Worker's own code can call: appends facts to
-    /// the latest run from outside the workflow, and answers how many were new, or a promise of it. No promise of
-    /// Rust's is made where none is needed: it costs as much as the insert.
+    /// Backs the RPC method `tell`, which only the Worker's own code can call: appends facts to the latest run from
+    /// outside the workflow, and answers how many were new, or a promise of it. It avoids a Rust promise where it
+    /// can: one costs as much as the insert.
     ///
     /// # Errors
     /// When an event cannot be stored. Then none was.
@@ -162,14 +162,14 @@ impl WorkflowEventsObject {
         self.with(async move |object| {
             let hop = Hop::from_text(&hop)?;
             if hop.parent().is_none() {
-                // The relay learns it with each page.
+                // The relay gets it with each page.
                 object.link_generation().await?;
             }
             object.tree.follow(object.log.target(), &hop)
         })
     }
 
-    /// Returns, for tests, how many watch, as JSON.
+    /// Returns the numbers of viewers, as JSON, for tests.
     #[must_use]
     pub fn watched(&self) -> JsValue {
         let watched = self.object.as_ref().map(|object| object.tree.watched());

@@ -45,8 +45,8 @@ pub(super) struct EventsObject {
     pub(super) indexing: super::indexing::Indexing,
     pub(super) config: WorkflowEventsConfig,
     pub(super) env: worker::Env,
-    /// Whether a lifetime is under way, as far as this object knows since it is in memory. Not a `Cell`, which
-    /// a panic could leave half-changed as far as the compiler knows.
+    /// Whether a lifetime is under way, as far as this object knows since it is in memory. Not a `Cell`, which the
+    /// compiler assumes a panic could leave half-changed.
     pub(super) has_lifetime: AtomicBool,
     metrics: Metrics,
     /// When this value was made.
@@ -85,7 +85,7 @@ impl EventsObject {
         })
     }
 
-    /// Answers a request, which the Worker sent on: a viewer's, or one for a snapshot.
+    /// Answers a request that the Worker sent on: a viewer's, or one for a snapshot.
     pub(super) async fn answer(&self, request: &web_sys::Request) -> worker::Result<Response> {
         let stream = match StreamRequest::from_object_request(request) {
             Ok(stream) => stream,
@@ -96,7 +96,7 @@ impl EventsObject {
             return self.refuse(Refusal::NotAllowed);
         }
         if let Some(call) = SnapshotCall::from_object_request(request) {
-            // Boxed: it is compiled when it is asked for.
+            // Boxed: it is compiled when it is first requested.
             let response: LocalBoxFuture<'_, _> =
                 Box::pin(self.kept_snapshot.answer(&self.log, call));
             return response.await;
@@ -107,7 +107,7 @@ impl EventsObject {
         }
         #[cfg(feature = "durable-streams")]
         if let Some(call) = &stream.durable {
-            // Boxed: it is compiled when it is asked for.
+            // Boxed: it is compiled when it is first requested.
             let response: LocalBoxFuture<'_, _> =
                 Box::pin(self.answer_durable(call, stream.head, stream.grant));
             return response.await;
@@ -140,8 +140,8 @@ impl EventsObject {
         sse_frame_response_while(subscription, Leaving::of(request), permit, visit)
     }
 
-    /// Returns whether there are events, or an instance whose events are waited for. Where a run's log was
-    /// deleted there is nothing to wait for.
+    /// Returns whether there are events, or an instance whose events are expected. After a run's log was deleted,
+    /// none are expected.
     fn is_known(&self, stream: &StreamRequest) -> worker::Result<bool> {
         let is_empty = self.log.target().store().is_empty().map_err(to_worker)?;
         Ok(!is_empty || (stream.expected && !self.log.is_deleted().map_err(to_worker)?))
@@ -173,8 +173,8 @@ impl EventsObject {
         Ok(opened)
     }
 
-    /// Appends facts of a lifetime. Answers at once, since SQLite does: a promise of Rust's costs as much as
-    /// the insert. The runtime holds every answer back until what was stored before it is durable.
+    /// Appends facts of a lifetime. Answers at once, since SQLite does: a promise of Rust's costs as much as the
+    /// insert. The runtime holds every answer back until all earlier writes are durable.
     pub(super) fn append(
         self: Rc<Self>,
         generation: u64,
@@ -225,13 +225,13 @@ impl EventsObject {
         let answer = answer.map_err(to_js)?;
         let json = serde_json::to_string(&answer).map_err(|error| error.to_string())?;
         if *command == LogCommand::Delete {
-            // Before anything is delivered: nobody is to be told of a position in what is gone.
+            // Before the delivery: nobody must get a position in a log that is gone.
             self.kept_snapshot.clear();
             self.cutoff.cut();
             self.held_streams.cut_all(self.log.target());
         }
         if answer.changed {
-            // A deleted log is in no memory, either.
+            // A deleted log must not stay in memory, either.
             self.kept_snapshot.clear();
             self.held_streams.deliver(self.log.target());
             let after = self.log.state().map_err(to_js)?;

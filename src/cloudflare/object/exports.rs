@@ -1,4 +1,4 @@
-//! The export of a trace that is still to be made, in the object's storage. Runs in the object.
+//! The pending export of a trace, in the object's storage. Runs in the object.
 
 use worker::Storage;
 
@@ -6,10 +6,10 @@ use super::due::Export;
 
 /// The key of an [`Export`].
 pub(super) const KEY: &str = "otlp";
-/// The key of the last event of those that were made.
+/// The key of the last event of finished exports.
 pub(super) const EXPORTED: &str = "otlp-exported";
 
-/// Returns the export that is still to be made.
+/// Returns the pending export.
 pub(super) async fn pending(storage: &Storage) -> worker::Result<Option<Export>> {
     storage.get(KEY).await
 }

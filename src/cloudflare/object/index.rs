@@ -1,4 +1,4 @@
-//! Telling the index of runs how the run stands. Runs in the object that has the run's log.
+//! Reports to the index of runs how the run stands. Runs in the object that has the run's log.
 
 use std::pin::pin;
 use std::rc::Rc;
@@ -24,8 +24,8 @@ use crate::sync::lock;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 impl EventsObject {
-    /// Has the index told of what was appended: at once if it is the first or the last of a run, else some seconds
-    /// later. Does nothing without an index. Delays nobody.
+    /// Schedules a report of the appended events to the index: at once if they are the first or the last of a run,
+    /// otherwise some seconds later. Does nothing without an index. Delays nobody.
     pub(super) fn index_later(self: &Rc<Self>, has_ended: bool) {
         if self.config.index.is_none() {
             return;
@@ -44,7 +44,7 @@ impl EventsObject {
         });
     }
 
-    /// Notes the tags of a new instance, before it is told of.
+    /// Notes the tags of a new instance, before it is reported.
     pub(super) async fn index_tags(&self, tags: &[String]) -> worker::Result<()> {
         if self.config.index.is_none() || tags.is_empty() || !self.has_reporter().await? {
             return Ok(());
@@ -62,7 +62,7 @@ impl EventsObject {
         }
     }
 
-    /// Notes that the log was deleted on request, or was never to be.
+    /// Notes that the log was deleted on request, or was never to exist.
     pub(super) async fn index_removed(&self) -> worker::Result<()> {
         if self.config.index.is_none() || !self.has_reporter().await? {
             return Ok(());
@@ -71,8 +71,8 @@ impl EventsObject {
         self.keep_reporter().await
     }
 
-    /// Tells the index what is due, and sets the alarm for what is to be told later. Returns when that is. `None`
-    /// without an index, or if the index knows all.
+    /// Makes the reports that are due, and sets the alarm for later ones. Returns the time of the next. `None`
+    /// without an index, or if the index is up to date.
     pub(super) async fn tell_index(&self) -> worker::Result<Option<u64>> {
         let Some(binding) = self.config.index else {
             return Ok(None);
@@ -83,7 +83,7 @@ impl EventsObject {
         }
         let storage = self.state.storage();
         if self.indexing.is_busy.swap(true, Ordering::Relaxed) {
-            // It looks again before it is done.
+            // The running report looks again before it ends.
             return Ok(self.with_reporter(|reporter| reporter.due).flatten());
         }
         let _busy = Busy::of(&self.indexing);
@@ -100,7 +100,7 @@ impl EventsObject {
                 return Ok(Some(at));
             }
             self.fold()?;
-            // Known only now: nothing of it may be urgent.
+            // The events are known only now: nothing of them may be urgent.
             if self.wanted()?.is_some_and(|at| at > now()) {
                 continue;
             }
@@ -113,7 +113,7 @@ impl EventsObject {
             let Some((report, tags, due)) = report.flatten() else {
                 return Ok(None);
             };
-            // Before anything else: the object may die in it.
+            // Before anything else: the object may die in the report.
             self.keep_reporter().await?;
             if let Some(due) = due {
                 earlier_alarm(&storage, due).await?;
@@ -165,14 +165,14 @@ impl EventsObject {
         }
     }
 
-    /// Reads what is new in the log.
+    /// Reads the new events of the log.
     fn fold(&self) -> worker::Result<()> {
         let store = self.log.target().store();
         let head = self.stands()?.head;
         loop {
             let after = self.with_reporter(|reporter| {
                 if reporter.fold.cursor > head {
-                    // All that was known of the log is deleted, and it has begun anew.
+                    // The log was deleted with everything known of it, and has begun anew.
                     reporter.fold = Default::default();
                 }
                 EventId::new(reporter.fold.cursor)
@@ -206,7 +206,7 @@ impl EventsObject {
         })
     }
 
-    /// Returns whether there is a reporter, after reading it from storage, or making the first one.
+    /// Returns whether there is a reporter. Reads it from storage, or makes the first one.
     async fn has_reporter(&self) -> worker::Result<bool> {
         if lock(&self.indexing.reporter).is_some() {
             return Ok(true);

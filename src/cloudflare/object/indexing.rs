@@ -1,4 +1,5 @@
-//! What a run's object knows of what it tells the index of runs, in memory and in storage. Runs in the object.
+//! The knowledge of a run's object about its reports to the index of runs, in memory and in storage. Runs in the
+//! object.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -10,11 +11,11 @@ use crate::sync::Mutex;
 /// The key of a [`Reporter`] in storage, as JSON.
 pub(super) const KEY: &str = "index";
 
-/// What a run's object knows of what it tells the index.
+/// The knowledge of a run's object about its reports to the index.
 #[derive(Default)]
 pub(super) struct Indexing {
     pub(super) reporter: Mutex<Option<Reporter>>,
-    /// An alarm is set for what is to be told, so that further appends have nothing to do.
+    /// Whether an alarm is set for the next report, so that further appends have nothing to do.
     pub(super) is_armed: AtomicBool,
     pub(super) is_busy: AtomicBool,
 }
@@ -41,7 +42,7 @@ pub(super) async fn stored(storage: &Storage) -> worker::Result<Option<Reporter>
     Ok(json.and_then(|json| serde_json::from_str(&json).ok()))
 }
 
-/// Returns when the index is to be told something.
+/// Returns when the next report to the index is due.
 pub(super) async fn due(storage: &Storage) -> worker::Result<Option<u64>> {
     Ok(stored(storage).await?.and_then(|reporter| reporter.due))
 }

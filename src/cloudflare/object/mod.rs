@@ -1,8 +1,8 @@
-//! Runs in the `WorkflowEvents` object: the log of one instance, and those who watch it.
+//! Runs in the `WorkflowEvents` object: the log of one instance, and its viewers.
 //!
-//! `class` has the methods that the runtime and the Worker call. `events_object` does what they ask for, with
-//! the log, the hibernating streams and the tree of relays; `alarm` does what is due later. `log`, `obey` and
-//! `due` are pure, and are tested natively.
+//! `class` has the methods that the runtime and the Worker call. `events_object` carries them out, with the log, the
+//! hibernating streams and the tree of relays; `alarm` does work that is due later. `log`, `obey` and `due` are pure,
+//! and are tested natively.
 
 #[cfg(any(
     all(feature = "otlp", any(test, feature = "cloudflare")),

@@ -56,7 +56,7 @@ impl Tree {
     /// Takes a viewer, which counts until its [`Visit`] is dropped, or returns the answer that sends it elsewhere.
     pub(super) fn admit(&self, hop: Option<&Hop>) -> worker::Result<Result<Visit, Response>> {
         let admission = match hop {
-            // Where relays could not reach this object, it serves all viewers by itself.
+            // If relays could not reach this object, it serves all viewers by itself.
             Some(hop) if self.env.durable_object(&hop.binding).is_ok() => self.crowd.admit(hop),
             _ => Admission::Here,
         };
@@ -87,8 +87,8 @@ impl Tree {
         Ok(Some(relay))
     }
 
-    /// Returns the functions by which a relay reads this object's log: see [`follower`]. `hop` is the object's
-    /// place in the tree.
+    /// Returns the functions by which a relay reads this object's log: see [`follower`]. `hop` is the object's place
+    /// in the tree.
     pub(super) fn follow(
         &self,
         log: &SseTarget<NewEvent, SqliteEventStore<ObjectSql>>,
@@ -100,17 +100,17 @@ impl Tree {
         }
     }
 
-    /// Returns what is known of the generation of the run's links.
+    /// Returns the known generation of the run's links.
     pub(super) fn links(&self) -> &Rc<Links> {
         self.crowd.links()
     }
 
-    /// Returns how many viewers are here, and how many below.
+    /// Returns the number of viewers here, and that of those below.
     pub(super) fn viewers(&self) -> (u64, u64) {
         self.crowd.watched()
     }
 
-    /// Returns, for tests, how many viewers are here, how many below, and whether the object follows another.
+    /// Returns, for tests, the numbers of viewers here and below, and whether the object follows another.
     pub(super) fn watched(&self) -> JsValue {
         let (here, below) = self.crowd.watched();
         let relay = lock(&self.relay);
@@ -122,8 +122,8 @@ impl Tree {
     }
 }
 
-/// An object that gets its log from another. It follows that one while it has viewers, or relays
-/// below it, so that both can leave memory when nobody watches.
+/// An object that gets its log from another. It follows that one while it has viewers, or relays below it, so that
+/// both can leave memory when nobody watches.
 pub(super) struct Relay {
     target: SseTarget<NewEvent, RelayStore<RemoteLog>>,
     crowd: Rc<Crowd>,
@@ -153,7 +153,7 @@ impl Relay {
         if generation.is_some_and(|generation| links.has_revoked(generation)) {
             return refuse(Refusal::NotAllowed);
         }
-        // Of a log whose events were all removed nothing is to be expected: it may have been deleted.
+        // If all events of the log were removed, nothing is expected: it may have been deleted.
         if ends.oldest.is_none() && (!stream.expected || ends.head.is_some()) {
             self.metrics.refused(UNKNOWN_INSTANCE.status());
             return refuse(UNKNOWN_INSTANCE);
@@ -179,7 +179,7 @@ impl Relay {
         }
         let following = Following(Rc::clone(self));
         wasm_bindgen_futures::spawn_local(async move {
-            /// The pause after a panic, before it begins anew.
+            /// The pause after a panic, before it begins again.
             const PAUSE: Duration = Duration::from_secs(1);
             let Relay {
                 target,
@@ -190,7 +190,7 @@ impl Relay {
             let watched = async || {
                 let reports = report(crowd, target.store().upstream());
                 let reports = join(reports, cut_when_deleted(target.store(), cutoff));
-                // Reads the object above again and again if it fails.
+                // Reads the object above again and again if that fails.
                 let follow = pin!(join(target.store().follow(sleep), reports));
                 select(follow, pin!(crowd.gone())).await;
                 Ok(())
@@ -223,7 +223,7 @@ impl Drop for Following {
     }
 }
 
-/// Reports to the object above how many viewers there are, at most once a second.
+/// Reports the number of viewers to the object above, at most once a second.
 async fn report(crowd: &Crowd, upstream: &RemoteLog) {
     const PAUSE: Duration = Duration::from_secs(1);
     let mut reported = 0;

@@ -12,10 +12,10 @@ use crate::workflow::snapshot_cache::{
     HEADERS, SnapshotAnswer, SnapshotCache, SnapshotRequest, TOO_LARGE, TOO_LARGE_REASON,
 };
 
-/// What the object keeps between two requests for a snapshot: the view, and its JSON until something is appended.
+/// The object's memory between two requests for a snapshot: the view, and its JSON until something is appended.
 ///
-/// 100,000 events of 50,000 steps take 36 MB and 10 MB of JSON. A view that is weighed at more than 32 MiB is
-/// given up; what is weighed is a little less than what the allocator takes.
+/// 100,000 events of 50,000 steps take 36 MB and 10 MB of JSON. A view that is estimated at more than 32 MiB is
+/// dropped; the estimate is a little less than what the allocator takes.
 #[derive(Default)]
 pub(super) struct KeptSnapshot {
     kept: Mutex<Option<Kept>>,
@@ -23,15 +23,15 @@ pub(super) struct KeptSnapshot {
 
 struct Kept {
     cache: SnapshotCache,
-    /// How many appends have come since it was asked for.
+    /// The number of appends since the last request.
     appends: u32,
 }
 
-/// After how many appends that nobody asked about the view is dropped. It is made again when somebody asks.
+/// The number of appends without a request after which the view is dropped. The next request makes it again.
 const FORGOTTEN: u32 = 256;
 
 impl KeptSnapshot {
-    /// Drops what does not hold after an append, and all of it where nobody asks any more.
+    /// Drops what an append makes out of date, and all of it if nobody asks any more.
     pub(super) fn appended(&self) {
         let mut kept = lock(&self.kept);
         let Some(view) = kept.as_mut() else { return };
@@ -55,7 +55,7 @@ impl KeptSnapshot {
     ) -> worker::Result<Response> {
         let store = log.target().store();
         if store.is_empty().map_err(to_worker)? {
-            // A deleted log is not shown from memory.
+            // A deleted log must not be shown from memory.
             self.clear();
             return refuse(UNKNOWN_INSTANCE);
         }

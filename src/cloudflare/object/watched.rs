@@ -1,4 +1,4 @@
-//! A viewer's place at an object, and what its stream tells while it is there. Runs in the object.
+//! A viewer's place at an object, and the reports of its stream. Runs in the object.
 
 use std::rc::Rc;
 
@@ -10,7 +10,7 @@ use super::cutoff::Cutoff;
 use crate::cloudflare::response::Watching;
 use crate::stats::{Cut, Metrics, Observing, Viewing};
 
-/// A viewer's place at an object, and what its stream tells while it is there.
+/// A viewer's place at an object, and the reports of its stream.
 pub(super) struct Watched<Visit> {
     timer: Timer,
     /// Counts the viewer until it is dropped.
@@ -20,7 +20,7 @@ pub(super) struct Watched<Visit> {
 }
 
 impl<Visit> Watched<Visit> {
-    /// Returns the place of a viewer whose heartbeats `timer` tells. It is given back when `visit` is dropped.
+    /// Returns the place of a viewer whose heartbeats come by `timer`. It is given back when `visit` is dropped.
     pub(super) fn new(visit: Visit, timer: Timer, metrics: &Metrics, cutoff: &Rc<Cutoff>) -> Self {
         Self {
             timer,

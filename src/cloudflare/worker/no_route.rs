@@ -1,4 +1,4 @@
-//! In place of `route` where the feature `relays` is off: the object that has the log takes each viewer. Runs in the
+//! Replaces `route` where the feature `relays` is off: the object that has the log takes each viewer. Runs in the
 //! Worker.
 
 use worker::Response;
@@ -8,8 +8,8 @@ use crate::cloudflare::request::StreamRequest;
 
 /// Sends the request to the object of this instance, and returns its answer.
 ///
-/// An object that does not answer is asked again: one that was reset by a deploy or that panicked is
-/// there again at the next request, while a browser's `EventSource` gives up at an error.
+/// An object that does not answer is asked again. One that was reset by a deploy or that panicked is there again at
+/// the next request, while a browser's `EventSource` gives up at an error.
 pub(super) async fn send(
     instance_id: &str,
     stream: &StreamRequest,

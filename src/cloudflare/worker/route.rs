@@ -1,4 +1,4 @@
-//! Finding the object that takes a viewer: the one that has the log, or a relay. Runs in the Worker.
+//! Finds the object that takes a viewer: the one that has the log, or a relay. Runs in the Worker.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -12,16 +12,16 @@ use crate::cloudflare::request::StreamRequest;
 
 /// Sends the request to the object that takes this viewer, and returns its answer.
 ///
-/// An object that does not answer is asked again: one that was reset by a deploy or that panicked is
-/// there again at the next request, while a browser's `EventSource` gives up at an error. In place of a
-/// relay that does not answer another is asked, and at last the root.
+/// An object that does not answer is asked again. One that was reset by a deploy or that panicked is there again at
+/// the next request, while a browser's `EventSource` gives up at an error. If a relay does not answer, another one is
+/// asked, and at last the root.
 pub(super) async fn send(
     instance_id: &str,
     stream: &StreamRequest,
     events: &WorkflowEventsNamespace,
 ) -> worker::Result<Response> {
     let root = events.object_name(instance_id);
-    // An object that hibernates cannot count its viewers, and takes 32,768 of them. A `HEAD` request is no viewer.
+    // An object that hibernates cannot count its viewers, and takes 32,768 of them. A `HEAD` request is not a viewer.
     let tree = events
         .fan_out
         .filter(|_| !stream.hibernates && !stream.head);
@@ -81,7 +81,7 @@ async fn send_to(
 }
 
 thread_local! {
-    /// How many relays each root said lately that it has, and until when that is used.
+    /// The number of relays that each root reported lately, and until when it is used.
     static RELAYS: RefCell<BTreeMap<String, (u32, f64)>> = const { RefCell::new(BTreeMap::new()) };
 }
 
@@ -89,7 +89,7 @@ thread_local! {
 const REMEMBERED_FOR: f64 = 10_000.0;
 const MOST_REMEMBERED: usize = 1_000;
 
-/// Returns how many relays this root has, if it said so lately.
+/// Returns the number of this root's relays, if the root reported it lately.
 fn remembered(root: &str) -> Option<u32> {
     let now = js_sys::Date::now();
     let known = RELAYS.with_borrow(|known| known.get(root).copied());

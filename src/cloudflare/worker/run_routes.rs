@@ -27,13 +27,13 @@ use crate::page::serve::FramedBy;
 use crate::refusal::Refusal;
 use crate::run_path::{self, RunPath};
 
-/// Serves the runs of a workflow: their events, and what else is switched on. Leaves other requests alone.
+/// Serves the runs of a workflow: their events, and everything else that is switched on. Leaves other requests alone.
 ///
 /// | path | switched on by | what it is |
 /// |---|---|---|
 /// | `GET /<id>/sse` | always | the run's events: see [`serve_sse`](super::serve_sse) |
 /// | `GET /sse?run=<id>&run=<id>` | [`merged`](Self::merged) | the events of several runs in one stream |
-/// | `GET /runs`, `GET /runs/sse` | `runs`, with the feature `index` | the list of all runs, and what changes in it |
+/// | `GET /runs`, `GET /runs/sse` | `runs`, with the feature `index` | the list of all runs, and its changes |
 /// | `GET /<id>`, for browsers | [`page`](Self::page) | the live page of the run; its files are at `GET /ssetarget/<file>` |
 /// | `GET /<id>`, for programs | [`snapshots`](Self::snapshots) | the run as it stands, as JSON: see [`serve_snapshot`](super::serve_snapshot) |
 /// | `POST /<id>/event` | [`answers`](Self::answers) | sends an event that the run waits for |
@@ -86,7 +86,7 @@ impl RunRoutes {
         }
     }
 
-    /// Sets what is before the id in each path, like `/orders`. Default: nothing.
+    /// Sets the part of each path before the id, like `/orders`. Default: nothing.
     #[must_use]
     pub fn prefix(mut self, prefix: &str) -> Self {
         self.prefix = run_path::prefix(prefix);
@@ -100,8 +100,8 @@ impl RunRoutes {
         self
     }
 
-    /// Sets the hook that decides about each request before anything else does. A request that it refuses gets the
-    /// same `401`, whatever the id is, and no object is called. Default: everybody may do all that is switched on.
+    /// Sets the hook that decides about each request before anything else. A refused request gets the same `401`,
+    /// whatever the id is, and no object is called. Default: everybody may do everything that is switched on.
     #[must_use]
     pub fn access(mut self, hook: impl Access + 'static) -> Self {
         self.is_private = !hook.is_public();
@@ -109,19 +109,20 @@ impl RunRoutes {
         self
     }
 
-    /// Lets clients answer what a run waits for: `POST /<id>/event`. See [`Answers`]. Default: they cannot.
+    /// Lets clients send the events that a run waits for: `POST /<id>/event`. See [`Answers`]. Default: they cannot.
     #[must_use]
     pub fn answers(self, answers: Answers) -> Self {
         self.with(answers)
     }
 
     /// Serves the live page of each run at `/<id>`, to clients that accept `text/html`, and its files under
-    /// `/ssetarget/`. It has what else is switched on: it begins with the snapshot, has buttons to answer with, and
-    /// takes links. It may not be framed: see [`page_framed_by`](Self::page_framed_by). Default: there is no page.
+    /// `/ssetarget/`. It uses the other routes that are switched on: it begins with the snapshot, has buttons to
+    /// answer with, and takes links. It may not be framed: see [`page_framed_by`](Self::page_framed_by). Default:
+    /// there is no page.
     ///
-    /// Its status is `404` if there is no such run. With links, whose tokens only the page itself can read, a
-    /// client without permission gets the page, too, which is the same for every id: then nothing tells whether
-    /// there is such a run.
+    /// Its status is `404` if there is no such run. With links, whose tokens only the page itself can read, a client
+    /// without permission gets the page, too. It is then the same for every id, and does not reveal whether there is
+    /// such a run.
     #[must_use]
     pub fn page(self) -> Self {
         self.with(PageRoute::default()).with(AssetsRoute)
@@ -150,8 +151,8 @@ impl RunRoutes {
     }
 
     /// Serves the events of several runs in one stream, at `/sse?run=<id>&run=<id>`: see
-    /// [`serve_merged`](super::serve_merged). The hook decides about every run, and all are refused where it refuses
-    /// one. A run whose id is `sse` has no page and no snapshot then. Default: it is not served.
+    /// [`serve_merged`](super::serve_merged). The hook decides about every run; if it refuses one, all are refused. A
+    /// run whose id is `sse` then has no page and no snapshot. Default: it is not served.
     #[must_use]
     pub fn merged(self) -> Self {
         self.with(MergedRoute)
@@ -171,8 +172,8 @@ impl RunRoutes {
         self.with(InstanceRoute { workflow, options })
     }
 
-    /// Serves the run to those who have a link to it, and to nobody else: the links are the [hook](Self::access), and
-    /// `POST /<id>/session` is where a page brings a link's token (feature `links`).
+    /// Serves the run only to those who have a link to it: the links are the [hook](Self::access). A page sends a
+    /// link's token to `POST /<id>/session` (feature `links`).
     #[cfg(feature = "links")]
     #[must_use]
     pub fn links(self, links: crate::access::CapabilityLinks) -> Self {
@@ -182,16 +183,16 @@ impl RunRoutes {
         self.access(links).with(session)
     }
 
-    /// Serves the run at `/<id>/stream` for clients of the Durable Streams protocol (feature `durable-streams`), for
-    /// reading, to whoever may watch it: see `http::Sse::durable_stream`. `404` for an instance that has no events.
-    /// Default: it is not served.
+    /// Serves the run at `/<id>/stream` for clients of the Durable Streams protocol (feature `durable-streams`),
+    /// read-only, to everybody who may watch it: see `http::Sse::durable_stream`. `404` for an instance that has no
+    /// events. Default: it is not served.
     #[cfg(feature = "durable-streams")]
     #[must_use]
     pub fn durable_streams(self) -> Self {
         self.with(DurableStreamRoute)
     }
 
-    /// Serves the trace of a run at `/<id>/otlp` (feature `otlp`), to whoever may watch it: see
+    /// Serves the trace of a run at `/<id>/otlp` (feature `otlp`), to everybody who may watch the run: see
     /// [`serve_otlp`](super::serve_otlp). Default: it is not served.
     #[cfg(feature = "otlp")]
     #[must_use]
@@ -199,11 +200,10 @@ impl RunRoutes {
         self.with(TraceRoute)
     }
 
-    /// Serves the list of all runs at `/runs`, and what changes in it at `/runs/sse` (feature `index`), and the files of the
-    /// table `<workflow-runs>` under `/ssetarget/`: see
-    /// [`serve_runs`](crate::cloudflare::serve_runs) and [`serve_runs_sse`](crate::cloudflare::serve_runs_sse). The hook is
-    /// asked about the id `*`, or `tag:<tag>`. The run whose id is `runs` has no page, snapshot and stream then. Default:
-    /// they are not served.
+    /// Serves the list of all runs at `/runs`, its changes at `/runs/sse` (feature `index`), and the files of the
+    /// table `<workflow-runs>` under `/ssetarget/`: see [`serve_runs`](crate::cloudflare::serve_runs) and
+    /// [`serve_runs_sse`](crate::cloudflare::serve_runs_sse). The hook is asked about the id `*`, or `tag:<tag>`. The
+    /// run whose id is `runs` then has no page, snapshot or stream. Default: they are not served.
     #[cfg(feature = "index")]
     #[must_use]
     pub fn runs(self, index: crate::cloudflare::RunIndexNamespace) -> Self {
@@ -218,8 +218,7 @@ impl RunRoutes {
 
     /// Returns the response if the request is for one of these routes, and `None` if it is for another path.
     ///
-    /// A path that is served, asked with another method, is answered with `405`. Reads the request's body only
-    /// where a route takes one.
+    /// Another method on a path that is served gets `405`. Reads the request's body only where a route takes one.
     ///
     /// # Errors
     /// When a response cannot be made.
@@ -237,8 +236,8 @@ impl RunRoutes {
         let of_many: Vec<&dyn Route> = of_many.collect();
         let routes = if of_many.is_empty() { routes } else { of_many };
         let request = request.inner();
-        // Boxed: else it would be part of the handler's own poll function, which the runtime
-        // optimizes as a whole if it is polled often, for 0.1 s of CPU.
+        // Boxed: otherwise it would be part of the handler's own poll function, which the runtime optimizes as a
+        // whole if it is polled often, for 0.1 s of CPU.
         let response: LocalBoxFuture<'_, _> = Box::pin(self.answer(request, path, &routes));
         let response = match &self.cors {
             Some(cors) => with_cors(cors, request, response).await,
@@ -262,7 +261,7 @@ impl RunRoutes {
         if self.is_private && self.is_forged(request, &method) {
             return refuse_to(request, Refusal::Origin);
         }
-        // An id that cannot be decoded is no instance's either.
+        // An id that cannot be decoded is not an instance's either.
         let id = js_sys::decode_uri_component(path.encoded_id).map(String::from);
         let id = id.unwrap_or_default();
         let grant = match (&self.access, route.action()) {
@@ -296,8 +295,8 @@ impl RunRoutes {
     }
 
     /// Returns whether the request changes something and comes from a page of another origin that is not
-    /// [listed](Self::cors). Its browser may have added a cookie that the page knows nothing of. What has a
-    /// header of its own was not made by such a page.
+    /// [listed](Self::cors). Its browser may have added a cookie that the page knows nothing of. A request with an
+    /// `Authorization` header was not made by such a page.
     fn is_forged(&self, request: &web_sys::Request, method: &str) -> bool {
         let header = |name| request.headers().get(name).ok().flatten();
         let Some(origin) = header("origin").filter(|_| !["GET", "HEAD"].contains(&method)) else {
@@ -323,8 +322,8 @@ impl fmt::Debug for RunRoutes {
     }
 }
 
-/// Returns the route that takes this method, and of several the one whose media type is accepted, else the one
-/// that gives JSON, as programs want it.
+/// Returns the route that takes this method. Of several, it is the one whose media type is accepted, otherwise the
+/// one with JSON, which programs expect.
 fn choose<'a>(
     routes: &[&'a dyn Route],
     method: &str,

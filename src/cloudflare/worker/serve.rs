@@ -1,4 +1,4 @@
-//! The answer to a viewer who asks for the events of an instance. Runs in the Worker.
+//! The answer to a viewer's request for the events of an instance. Runs in the Worker.
 
 use futures_util::future::LocalBoxFuture;
 #[cfg(feature = "hibernation")]
@@ -27,15 +27,14 @@ use crate::refusal::Refusal;
 
 /// Answers a viewer's request with the events of an instance.
 ///
-/// `200` and a stream; `204` when the run has ended and the client has seen it all, which stops
-/// an `EventSource`; `400` for a malformed position, or a `Last-Event-ID` that is there twice; `404`
-/// for an instance that has no events (see [`WorkflowEventsNamespace::create`] for one that was just
-/// created); `405` with `Allow` for anything but `GET` and `HEAD`; `503` with `Retry-After` when the
-/// object cannot be reached after three tries. Reasons are plain text. `HEAD` gives the status and
-/// headers of `GET`, and counts no viewer.
+/// `200` and a stream; `204` when the run has ended and the client has seen it all, which stops an `EventSource`;
+/// `400` for a malformed position, or a repeated `Last-Event-ID`; `404` for an instance that has no events (see
+/// [`WorkflowEventsNamespace::create`] for one that was just created); `405` with `Allow` for anything but `GET` and
+/// `HEAD`; `503` with `Retry-After` when the object cannot be reached after three tries. Reasons are plain text.
+/// `HEAD` gives the status and headers of `GET`, and counts no viewer.
 ///
-/// `access` decides who may watch, before anything else does: a viewer that it refuses gets the same `401` for
-/// every id, and no object is called. [`Public`](crate::access::Public) lets everybody who knows an id watch.
+/// `access` decides who may watch, before anything else: refused viewers get the same `401` for every id, and no
+/// object is called. [`Public`](crate::access::Public) lets everybody who knows an id watch.
 ///
 /// A `503` would end an `EventSource` for good. A client that accepts `text/event-stream` gets `200`
 /// instead and a stream that breaks off after 1 to 3 seconds, so that it comes back: see
@@ -44,8 +43,8 @@ use crate::refusal::Refusal;
 /// Headers of the response can be set, for every status. For pages of other origins see
 /// [`Cors`](crate::cors::Cors).
 ///
-/// No request stores anything. Where a run has more viewers than one object serves, others get the
-/// same from relays (feature `relays`): see `WorkflowEventsNamespace::fan_out`.
+/// No request stores anything. If a run has more viewers than one object serves, others get the same from relays
+/// (feature `relays`): see `WorkflowEventsNamespace::fan_out`.
 ///
 /// # Errors
 /// When a response cannot be made.
@@ -109,7 +108,7 @@ async fn answer(
     for_viewer(response, request, grant)
 }
 
-/// Has the object of an instance open a stream, and returns its answer. Has the platform asked beside it how the run
+/// Makes the object of an instance open a stream, and returns its answer. Beside it, asks the platform how the run
 /// is, if its binding is known.
 pub(super) async fn open_stream(
     instance_id: &str,
@@ -138,7 +137,7 @@ pub(super) async fn open_stream(
     answer.await
 }
 
-/// Answers where there are no events, but perhaps an instance that has dispatched none yet.
+/// Answers if there are no events, but perhaps an instance that has dispatched none yet.
 async fn answer_unknown(
     instance_id: &str,
     mut stream: StreamRequest,
@@ -146,7 +145,7 @@ async fn answer_unknown(
 ) -> Result<Response, Refusal> {
     match events.state_of_unknown(instance_id).await {
         Ok(Some(state)) => {
-            // One that has ended has either dispatched its events by now or never will.
+            // An instance that has ended has dispatched its events by now, or never will.
             stream.expected = !state.has_ended();
             ask_object(instance_id, &stream, events).await
         }
@@ -165,8 +164,8 @@ async fn ask_object(
     response.await.map_err(|error| unreachable(&error))
 }
 
-/// Turns the object's answer into the viewer's: a stream where the object answered with a socket, else the
-/// same response with headers that can be set.
+/// Turns the object's answer into the viewer's: a stream if the object answered with a socket, otherwise the same
+/// response with headers that can be set.
 fn for_viewer(
     response: Response,
     request: &web_sys::Request,

@@ -51,9 +51,8 @@ impl WorkflowEventsNamespace {
         run
     }
 
-    /// Prepares a run of this instance to be watched: as [`wrap`](Self::wrap), where there is no
-    /// [`WorkflowEvent`], as with other bindings of Workflows. The caller sees to it that the instance is
-    /// one of this workflow.
+    /// Prepares a run of this instance to be watched, as [`wrap`](Self::wrap) does, if there is no [`WorkflowEvent`],
+    /// as with other bindings of Workflows. The caller ensures that the instance is one of this workflow.
     pub fn wrap_instance<S: Step + 'static>(&self, instance_id: &str, step: S) -> WatchedRun<S> {
         WatchedRun {
             events: self.clone(),
@@ -67,8 +66,8 @@ impl WorkflowEventsNamespace {
     }
 }
 
-/// A run whose steps are watched. [`workflow`](Self::workflow) is its only use: steps that are made
-/// inside of it dispatch events, and its end is the run's last event, after which viewers' streams end.
+/// A run whose steps are watched. [`workflow`](Self::workflow) is its only use: steps that are made inside it
+/// dispatch events, and its end is the run's last event, after which viewers' streams end.
 #[must_use = "the code of the run is called by `workflow`"]
 pub struct WatchedRun<S = WorkflowStep> {
     events: WorkflowEventsNamespace,
@@ -98,9 +97,8 @@ impl<S: Step + 'static> WatchedRun<S> {
 
     /// Runs the whole workflow: see [`WorkflowEventStep::workflow`].
     ///
-    /// # Errors
-    /// The errors of `body`, one if it panics, one for a result that the platform cannot store, and one
-    /// that is not retried if the events are not those of this run's workflow. `body` is not called then.
+    /// The errors of `body`, one if it panics, one for a result that the platform cannot store, and one that is not
+    /// retried if the events are not those of this run's workflow. Then `body` is not called.
     pub async fn workflow<T: Serialize>(
         &self,
         body: impl AsyncFnOnce(WorkflowRunStep<S>) -> Result<T, StepError>,
@@ -122,7 +120,7 @@ impl<S: Step + 'static> WatchedRun<S> {
         step.workflow(body).await
     }
 
-    /// Returns how many subrequests of the instance were made for events in this lifetime.
+    /// Returns the number of subrequests of the instance for events in this lifetime.
     #[must_use]
     pub fn subrequests(&self) -> u32 {
         self.subrequests.get()

@@ -45,7 +45,7 @@ export class List {
     this.isStale = true;
   }
 
-  /** Takes a run as it is now. What is no run is left out. @param {any} data */
+  /** Adds or updates a run. Anything else is ignored. @param {any} data */
   put(data) {
     if (data === null || typeof data !== "object" || typeof data.id !== "string" || typeof data.state !== "string") return;
     let entry = this.byId.get(data.id);
@@ -110,7 +110,8 @@ export class List {
 }
 
 /**
- * What remains of a run by what earlier ones took: `about 2 min, usually 1 min to 4 min`; empty where there is too little to say.
+ * The remaining time of a run, estimated from earlier ones: `about 2 min, usually 1 min to 4 min`; empty if there is
+ * too little data.
  * @param {Entry} entry
  * @param {{ medianMs: number, lowMs: number, highMs: number } | null} typical
  * @param {number} now
@@ -127,7 +128,7 @@ export function remains(entry, typical, now) {
   return low === most ? about : `${about}, usually ${low} to ${most}`;
 }
 
-/** A length of time without what is noise in an estimate. @param {number} ms */
+/** A duration, rounded for an estimate. @param {number} ms */
 function rounded(ms) {
   const step = ms < 10_000 ? 1000 : ms < 120_000 ? 5000 : ms < 3_600_000 ? 60_000 : 900_000;
   return Math.max(1000, Math.round(ms / step) * step);

@@ -23,8 +23,8 @@ const Base = typeof HTMLElement === "undefined" ? /** @type {any} */ (class {}) 
 const sheet = typeof document === "undefined" ? "" : new URL(`workflow-runs.css${new URL(import.meta.url).search}`, import.meta.url).href;
 
 /**
- * `src` and `list` are addresses; `run` is what is before an id in the address of its page (default `/`); `label` names the table;
- * `with-credentials` sends cookies to another origin.
+ * `src` and `list` are addresses; `run` is the part of a page's address before the id (default `/`); `label` names
+ * the table; `with-credentials` sends cookies to another origin.
  */
 export class WorkflowRuns extends Base {
   static observedAttributes = ["src", "list"];
@@ -109,7 +109,7 @@ export class WorkflowRuns extends Base {
       if (next !== null) url.searchParams.set("cursor", next);
       const page = await this.#ask(url, turn);
       if (page === null) return;
-      // Where the first page was true: what has changed since comes again.
+      // The position of the first page: changes since then come again.
       if (next === null) {
         cursor = page.cursor == null ? null : String(page.cursor);
         this.#list.typical = typicalOf(page.typical);
@@ -172,7 +172,7 @@ export class WorkflowRuns extends Base {
         try {
           take(JSON.parse(/** @type {MessageEvent} */ (event).data));
         } catch {
-          // What is no JSON is none of ours.
+          // Anything but JSON is not ours.
         }
         this.#schedule();
       });
@@ -374,7 +374,7 @@ function typicalOf(typical) {
   return isOne ? typical : null;
 }
 
-/** Half a surrogate pair is in no address. @param {string} id */
+/** Half a surrogate pair cannot be in an address. @param {string} id */
 function wellFormed(id) {
   return id.replace(/[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/g, "\ufffd");
 }

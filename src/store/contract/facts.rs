@@ -71,8 +71,8 @@ pub async fn keys<S: EventStore>(store: &S) {
     );
 }
 
-/// Keys are compared byte for byte: neither case, nor spaces, nor what a pattern or a string
-/// literal would make of them, nor a NUL, makes two keys one.
+/// Keys are compared byte for byte: case, spaces, NULs, and characters that are special in patterns
+/// or string literals all make different keys.
 pub async fn awkward_keys<S: EventStore>(store: &S) {
     let keys = [
         "", " ", "k", "K", "k ", "k\0", "k\0a", "k\0b", "k\\0", "é", "e\u{301}", "%", "_", "'",

@@ -61,7 +61,7 @@ async fn newest_by_count<S: EventStore>(store: &S) {
     assert!(stored(&outcomes[1..], "a new key")[0] > ids[4]);
     let page = everything(store.0).await;
     expect_data(&page, &["4", "5", "6"], "after a further append");
-    // A position that is kept is good.
+    // A position whose event is kept is valid.
     let mut exact = subscribe(store, Cursor::After(ids[3])).await;
     expect_next(&mut exact, &["5", "6"]).await;
     append(store.0, vec![plain("7").terminal()]).await;
@@ -75,7 +75,7 @@ async fn newest_by_count<S: EventStore>(store: &S) {
     assert!(everything(store.0).await.closed, "the newest is terminal");
 }
 
-/// Always the newest 5 are kept, while many come.
+/// The newest 5 events are always kept, while many are appended.
 async fn newest_by_count_for_long<S: EventStore>(store: &S) {
     let mut kept = Vec::new();
     for number in 1..=200_u32 {

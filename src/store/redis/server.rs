@@ -1,4 +1,4 @@
-//! The address of a Redis server, and the user to be there.
+//! The address of a Redis server, and the user to log in as.
 
 use std::fmt;
 

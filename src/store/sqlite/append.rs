@@ -153,7 +153,7 @@ const VALUE: usize = 1_900_000;
 
 const ROW: usize = 1_980_000;
 
-/// Splits the rows, in their order, into as many at a time as one statement takes.
+/// Splits the rows, in their order, into the portions of one statement each.
 fn statements_of<'a, 'b>(rows: &'b [Row<'a>]) -> impl Iterator<Item = &'b [Row<'a>]> {
     let mut rest = rows;
     std::iter::from_fn(move || {
@@ -162,7 +162,7 @@ fn statements_of<'a, 'b>(rows: &'b [Row<'a>]) -> impl Iterator<Item = &'b [Row<'
             let first = frames == 0;
             frames += row.frame.len();
             names += row.names_length();
-            // A row whose frame is only in part in it goes alone.
+            // A row that has only the head of its frame goes alone.
             let fits = is_whole && frames <= VALUE && names <= VALUE && !row.is_head_only();
             is_whole = !row.is_head_only();
             first || fits

@@ -53,7 +53,7 @@ impl<Q: Sql> SqliteEventStore<Q> {
     ) -> Result<(), SqliteError<Q::Error>> {
         self.with_log(|log| {
             let ends = self.ends(log)?;
-            // Also where no event is kept: there may be rows of those that are too old.
+            // The head counts even if no event is kept: rows of expired events may be left.
             let Some(head) = ends.head else {
                 return Ok(());
             };
@@ -86,7 +86,7 @@ impl<Q: Sql> SqliteEventStore<Q> {
         Ok(())
     }
 
-    /// Leaves out the oldest events that are too many. Their rows stay for now.
+    /// Excludes the oldest events beyond the limit. Their rows stay for now.
     pub(super) fn bounded(&self, mut ends: Ends) -> Ends {
         let (Some(oldest), Some(head)) = (ends.oldest, ends.head) else {
             return ends;
@@ -99,7 +99,7 @@ impl<Q: Sql> SqliteEventStore<Q> {
         ends
     }
 
-    /// Leaves out the events that are too old. Their rows stay for now.
+    /// Excludes the events that are too old. Their rows stay for now.
     pub(super) fn aged(&self, mut ends: Ends) -> Result<Ends, SqliteError<Q::Error>> {
         let (Some(age), Some(oldest), Some(head)) = (self.retention.age, ends.oldest, ends.head)
         else {
@@ -129,9 +129,9 @@ impl<Q: Sql> SqliteEventStore<Q> {
         number(time.into_iter().flatten().next())
     }
 
-    /// Removes the rows of events that are left out, if they are many.
+    /// Removes the rows of excluded events, if they are many.
     pub(super) fn remove_rows(&self, log: &mut Log<Q::Bytes>) -> Result<(), SqliteError<Q::Error>> {
-        /// The fewest that are removed at a time.
+        /// The fewest rows that are removed at a time.
         const FEWEST: u64 = 64;
         let Some(ends) = &mut log.ends else {
             return Ok(());
@@ -158,7 +158,7 @@ impl<Q: Sql> SqliteEventStore<Q> {
             ),
             ("DELETE FROM events WHERE id < ?1", vec![integer(last)]),
         ])?;
-        // Those of the removed events are among them.
+        // The remembered keys include those of the removed events.
         log.keys = None;
         Ok(())
     }

@@ -14,7 +14,7 @@ impl<Q: Sql> SqliteEventStore<Q> {
     pub fn keys(&self, prefix: &str) -> Result<Vec<String>, SqliteError<Q::Error>> {
         self.with_log(|log| {
             if log.keys.is_none() && self.ends(log)?.closed {
-                // Not kept: a log that has ended is seldom written.
+                // Not remembered: a log that has ended is seldom written.
                 let keys = self.sql.exec(
                     "SELECT key FROM events WHERE key >= ?1 ORDER BY key",
                     &[SqlValue::Text(prefix.to_owned())],
@@ -42,9 +42,9 @@ impl<Q: Sql> SqliteEventStore<Q> {
         })
     }
 
-    /// As [`keys`](Self::keys), with fewer of the keys that end in a colon and a number: of those
-    /// that differ only in the number, only the greatest is returned if `only_newest` returns true
-    /// for the part before the number. Takes little memory, even for a long log.
+    /// Returns fewer keys than [`keys`](Self::keys): of keys that differ only in the number after
+    /// their last colon, only the greatest if `only_newest` returns true for the part before the
+    /// number. Takes little memory, even for a long log.
     ///
     /// # Errors
     /// When SQLite fails.
@@ -55,7 +55,7 @@ impl<Q: Sql> SqliteEventStore<Q> {
     ) -> Result<Vec<String>, SqliteError<Q::Error>> {
         self.with_log(|log| {
             if log.keys.is_none() && self.ends(log)?.closed {
-                // Not kept, see `keys`.
+                // Not remembered, see `keys`.
                 return Ok(self.read_keys()?.behind_but_older(prefix, only_newest));
             }
             Ok(self.known_keys(log)?.behind_but_older(prefix, only_newest))

@@ -51,8 +51,8 @@ pub struct SqliteEventStore<Q: Sql> {
     keeps_keys: bool,
 }
 
-/// The table's only writer remembers this of it. SQLite has it all, so it may be forgotten at any
-/// time, and is forgotten when a call fails.
+/// The memory of the table's only writer. SQLite has all of it, so it may be forgotten at any time, and is forgotten
+/// when a call fails.
 #[derive(Debug)]
 struct Log<B> {
     ends: Option<Ends>,

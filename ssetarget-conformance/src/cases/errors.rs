@@ -1,4 +1,4 @@
-//! What is refused, and how.
+//! Refusals.
 
 use super::{Case, Level, Need};
 use crate::http::{Request, shown};
@@ -79,7 +79,7 @@ pub(super) const CASES: &[Case] = &[
     },
 ];
 
-/// Requests that most servers refuse, and what they answer with. Those that they do not refuse are left out.
+/// Requests that most servers refuse, and the answers. Those that a server does not refuse are left out.
 fn refusals(probe: &Probe) -> Outcome<Vec<Answer>> {
     let stream = probe.start()?;
     let broken = format!("{}=%00%ff%ZZ", probe.profile.query);

@@ -17,7 +17,7 @@ pub enum Level {
     Must,
     /// A standard recommends it, or people would miss it.
     Should,
-    /// No standard has it. It runs where the profile claims it.
+    /// No standard has it. It runs if the profile claims it.
     Extension(&'static str),
 }
 
@@ -31,12 +31,12 @@ impl fmt::Display for Level {
     }
 }
 
-/// What a case needs of a profile.
+/// The parts of a profile that a case needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
     /// `append`.
     Append,
-    /// `append` of texts that come back as they are.
+    /// `append` of data that comes back unchanged.
     Echo,
     /// `append` with a type.
     Type,
@@ -51,11 +51,11 @@ pub enum Need {
 pub struct Case {
     /// Its name.
     pub id: &'static str,
-    /// What the server does.
+    /// The behaviour of the server.
     pub title: &'static str,
-    /// Where that is written.
+    /// The source of the requirement.
     pub source: &'static str,
-    /// How much it counts.
+    /// Its level.
     pub level: Level,
     needs: &'static [Need],
     body: fn(&Probe) -> Outcome,

@@ -23,7 +23,7 @@ impl Route for DurableStreamRoute {
         Box::pin(async move {
             match answer(call).await {
                 Ok(response) => with_own_headers(response),
-                // Its client is no `EventSource`, whatever it accepts.
+                // The client is not an `EventSource`, whatever it accepts.
                 Err(refusal) => refuse(refusal),
             }
         })

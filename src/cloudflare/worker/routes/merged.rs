@@ -20,7 +20,7 @@ impl Route for MergedRoute {
         true
     }
 
-    /// It asks the hook itself, about each run.
+    /// The route asks the hook itself, about each run.
     fn action(&self) -> Option<Action> {
         None
     }

@@ -20,14 +20,15 @@ pub(in crate::cloudflare::worker) struct PageRoute {
 
 impl PageRoute {
     async fn page(&self, call: &Call<'_>) -> Result<Served, Refusal> {
-        // A client without a permission may have a link, which only the page can read. It learns nothing of the run.
+        // A client without permission may have a link, which only the page can read. The page reveals nothing of the
+        // run.
         let is_found = match call.grant {
             None => true,
             Some(grant) => {
                 let status = call.events.status_of(call.id, grant).await;
                 match status.map_err(|error| unreachable(&error))? {
                     200 | 204 => true,
-                    // Its link was revoked: perhaps there is a new one in the fragment.
+                    // The link was revoked: the fragment may have a new one.
                     401 => true,
                     _ => false,
                 }

@@ -14,7 +14,7 @@ use crate::page::serve::serve_file;
 use crate::refusal::Refusal;
 use crate::run_path::RunPath;
 
-/// The list of runs, and what changes in it.
+/// The list of runs, and its changes.
 pub(in crate::cloudflare::worker) struct RunsRoute {
     pub(in crate::cloudflare::worker) index: RunIndexNamespace,
 }
@@ -28,7 +28,7 @@ impl Route for RunsRoute {
         true
     }
 
-    /// It asks the hook itself, about `*` or a tag.
+    /// The route asks the hook itself, about `*` or a tag.
     fn action(&self) -> Option<Action> {
         None
     }
