@@ -1,4 +1,4 @@
-//! docs/limits.md says what the code says.
+//! docs/limits.md agrees with the constants in the code.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 

@@ -1,4 +1,4 @@
-//! Relays: viewers below them get what viewers of the log itself get.
+//! Relays: their viewers get the same as viewers of the log itself.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 mod support;
@@ -60,7 +60,7 @@ fn viewers_at_two_levels_of_relays_get_the_bytes_of_the_log() {
                 "the eighth of each leaf is at the tail"
             );
         }
-        // Each event by itself, and many at once, while they read.
+        // Single events, and many at once, while they read.
         let write = async {
             for n in 300..400 {
                 say(&root, n..n + 1).await;
@@ -77,7 +77,7 @@ fn viewers_at_two_levels_of_relays_get_the_bytes_of_the_log() {
         for (number, (after, bytes)) in read.into_iter().enumerate() {
             let mut expected = whole(&root, after).await;
             if number % 8 == 7 {
-                // Behind the heartbeat.
+                // It comes after the heartbeat.
                 expected.splice(2..2, *b"id: 300\n\n");
             }
             assert!(bytes == expected, "behind {after}");
@@ -102,7 +102,7 @@ fn a_viewer_that_is_ahead_of_its_relay_is_not_reset() {
         let mut following = pin!(follow(&relay));
         assert!(poll!(following.as_mut()).is_pending());
 
-        // The relay, which is not polled, does not know of these.
+        // The relay is not polled, so it does not know of these.
         say(&root, 3..6).await;
         let mut viewer = target(&relay).subscribe(cursor(6)).await.unwrap();
         {

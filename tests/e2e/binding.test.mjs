@@ -169,7 +169,7 @@ describe("an instance", () => {
   });
 });
 
-test("what the platform refuses is told by its kind", async () => {
+test("an error has the kind of the platform's refusal", async () => {
   const call = (body) => json(`${server.url}/alpha/call`, { method: "POST", body: JSON.stringify(body) });
   const options = (id) => ({ id, params: { ...params, wrapped: false } });
   await call({ create: options("kinds") });

@@ -185,7 +185,7 @@ describe("where a viewer begins", () => {
     assert.deepEqual(await from("?lastEventId=abc", 9), all.slice(9));
   });
 
-  test("from=latest is told only what is new", async () => {
+  test("from=latest gets only new events", async () => {
     const id = await startRun(demo.url);
     const first = await open(`${demo.url}/${id}/sse`);
     await first.until(isWaiting);
@@ -360,7 +360,7 @@ describe("what is refused", () => {
 
   // A deeply nested value must be refused before anything walks through it, because that would end the whole
   // WebAssembly instance.
-  test("what is nested deeply is 400, and nobody else notices", async () => {
+  test("a deeply nested body gets 400, and disturbs no other request", async () => {
     const id = await startRun(demo.url);
     const viewer = await open(`${demo.url}/${id}/sse`);
     await viewer.until(isWaiting);

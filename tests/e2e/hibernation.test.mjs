@@ -95,7 +95,7 @@ test("a socket whose other end is gone without a word is noticed; one on which n
   assert.equal(kept.events.length, 8);
 });
 
-test("a head start: one who comes back behind what there is, and one who asks for nonsense", async () => {
+test("a head start: a viewer that comes back after the newest event, and one with an invalid position", async () => {
   const run = await start(server, OPS, { workflow: "fragile" });
   const viewer = await run.open();
   await viewer.until(waits);

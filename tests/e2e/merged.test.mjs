@@ -41,7 +41,7 @@ class Client {
     return response;
   }
 
-  /** The next event; null when the stream ended or broke. */
+  /** Resolves to the next event; null when the stream ended or broke. */
   async next() {
     while (this.#waiting.length === 0) {
       const { done, value } = await this.#reader.read().catch(() => ({ done: true }));
@@ -78,7 +78,7 @@ class Client {
     this.#waiting = [];
   }
 
-  /** Reads until there is no more to come, over as many connections as it takes. */
+  /** Reads until all logs have ended, over as many connections as needed. */
   async rest() {
     for (;;) {
       while (this.#reader && (await this.next()) !== null);
@@ -111,7 +111,7 @@ test("20 runs, killed in the middle and cut now and then: each is exact", { time
   while (total() < 70) assert.ok(await client.next());
   await server.kill();
   await server.start();
-  // Half of them end while nobody is connected, the others later.
+  // Half of the runs end while nobody is connected, the others later.
   const end = async (run) => {
     await run.event("go");
     await run.ended();
@@ -148,7 +148,7 @@ test("from the tail, nothing that comes later is missed", { timeout: 120_000 }, 
   }));
   const client = new Client(runs, { more: "&from=latest" });
   await client.connect();
-  // The position comes first, and a client that is cut off before any event comes back with it.
+  // The position comes first. A client that is cut off before any event comes back with it.
   const position = await Promise.race([client.next(), new Promise((resolve) => setTimeout(resolve, 1000))]);
   assert.equal(position, undefined);
   assert.match(client.lastId, /^m1(\.[0-9a-v]+){3}$/);
@@ -182,7 +182,7 @@ test("what cannot be served has a status and a reason", { timeout: 120_000 }, as
     assert.match(await response.text(), reason);
   }
   assert.equal((await fetch(url([run]), { method: "POST" })).status, 405);
-  // One that the client has a position in, and that is gone, leaves. Here it was never there, which is the same.
+  // A run in the client's position whose log is gone leaves the stream. Here it never existed, which is the same.
   const known = new Client([run]);
   await known.connect();
   await known.rest();

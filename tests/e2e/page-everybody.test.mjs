@@ -1,4 +1,5 @@
-// <workflow-run> for everybody: axe, contrast measured from the live document, forced colours, motion, phones and zoom.
+// Accessibility of <workflow-run>: axe, contrast measured in the live document, forced colours, motion, phones and
+// zoom.
 import assert from "node:assert/strict";
 import { createRequire } from "node:module";
 import { readFileSync } from "node:fs";
@@ -23,7 +24,7 @@ describe("the page for everybody", { skip }, () => {
     await server?.kill();
   });
 
-  /** The page of an order, in one of its states. `state` may be one of the connection, too. */
+  /** Opens the page of an order in one of its states. `state` may also be one of the connection. */
   async function show(state, options) {
     const id = `${state}-run`;
     if (state !== "unknown") {
@@ -45,7 +46,7 @@ describe("the page for everybody", { skip }, () => {
       test(`axe finds nothing, and contrast is enough: ${colorScheme}, ${viewport.width} pixels wide`, async () => {
         for (const state of ["live", "waiting", "failed", "done", "empty", "unknown", "refused"]) {
           const page = await show(state, { colorScheme, viewport });
-          // Before axe: it adds a style of its own, which the policy forbids.
+          // This check comes before axe, which adds a style that the policy forbids.
           if (!["unknown", "refused"].includes(state)) page.isClean();
           await clean(page, `${state}, ${colorScheme}`);
           if (state === "waiting") {
@@ -171,7 +172,7 @@ describe("the page for everybody", { skip }, () => {
   });
 });
 
-/** Asserts that axe finds nothing and that what is drawn can be told from what is behind it. */
+/** Asserts that axe finds nothing and that all drawn parts contrast with their background. */
 async function clean(page, what) {
   await page.waitForTimeout(150);
   await page.evaluate(AXE);
@@ -182,7 +183,7 @@ async function clean(page, what) {
   assert.deepEqual(low, [], `${what}: of ${texts} texts and ${shapes} shapes`);
 }
 
-/** Runs in the page: the contrast of each text and of each bar, icon and border of a field with what is behind it. */
+/** Runs in the page: measures the contrast of each text, bar, icon and border of a field with its background. */
 function measureContrast() {
   const TEXT = 4.5;
   const SHAPE = 3;

@@ -1,4 +1,4 @@
-// What the page computes, without a browser.  node --test tests/e2e/page-model.test.mjs
+// The page's model, without a browser.  node --test tests/e2e/page-model.test.mjs
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
@@ -246,7 +246,7 @@ test("a bar has a segment for each attempt, and not too many", () => {
   assert.deepEqual(looks("charge card-1"), ["attempt", "attempt", "completed"]);
   assert.deepEqual(looks("hand over-1"), ["attempt", "attempt", "attempt"]);
   assert.deepEqual(looks("tell the customer-1"), ["stopped"]);
-  // The log says a moment after the last attempt that it was the last.
+  // The log says only a moment after the last attempt that it was the last.
   const late = new Script(END).begin();
   const task1 = late.task("late");
   late.wait(20).failAttempt(task1, 1, "no").wait(20).fail(task1, "no", { attempt: 1 });
@@ -317,7 +317,7 @@ function fold(events) {
   return run;
 }
 
-/** In the form of `RunView`: one list of tasks. */
+/** Returns the view in the form of `RunView`: one list of tasks. */
 function flat(run) {
   const { tasks, taskCount, id, workflow, ...view } = run.view;
   return { ...view, tasks: run.tasks.map(taskView) };

@@ -138,7 +138,8 @@ describe("in an object of the Worker", () => {
         assert.equal(response.status, 500);
         await response.body?.cancel();
       }
-      // A counter in the object's memory: it counted what panicked, and was not begun anew.
+      // A counter in the object's memory: it counted the panicking requests, so the object was not
+      // restarted.
       assert.equal((await json(`${server.url}/gate/${panicking.name}/status`)).requests, 7);
 
       await gate.open();

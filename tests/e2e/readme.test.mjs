@@ -1,5 +1,5 @@
-// The README's own Worker, made in an empty folder outside the repository, built and run.
-// `npm test -- native` runs its native test.
+// Builds and runs the README's own Worker in an empty folder outside the repository. `npm test --
+// native` runs its native test.
 import assert from "node:assert/strict";
 import { rm } from "node:fs/promises";
 import path from "node:path";

@@ -1,4 +1,4 @@
-// A log that fails, hangs or talks nonsense costs the workflow nothing but the documented waits: one
+// A log that fails, hangs or returns nonsense costs the workflow only the documented waits: one
 // second before its first sleep or wait, and ten at the end.
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
@@ -26,7 +26,7 @@ const ops = [
 ];
 const failing = [{ do: { name: "a", attempts: [{ fail: "enough" }], retries: { limit: 0, delay: 0, backoff: "constant" } } }];
 
-/** What the platform says of a run: what happened, and how long it took. */
+/** Returns the platform's outcome of a run, and its duration. */
 async function result(run) {
   const { state, output, error } = await run.ended();
   const log = await run.platform();

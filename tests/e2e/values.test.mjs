@@ -1,5 +1,6 @@
-// What crosses between Rust and JavaScript, and what is refused: tests/values.rs on the real engine.
-// The test Worker is built with serde_json's features that change how values are read and written.
+// Values between Rust and JavaScript, and those that are refused: tests/values.rs on the real
+// engine. The test Worker is built with serde_json's features that change how values are read and
+// written.
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 
@@ -55,7 +56,7 @@ describe("what another Worker creates an instance with is read as JSON", () => {
       const { id } = await json(`${server.url}/alpha/javascript/${what}`, { method: "POST" });
       const { state, output } = await new Run(server, "alpha", id).ended();
       assert.equal(state, "complete");
-      // A step whose value is `null` returns what it is, as one without any.
+      // A step whose value is `null` returns the same as one without a value.
       if (value !== null) assert.deepEqual(output.outputs, [value]);
     });
   }
@@ -69,7 +70,8 @@ describe("params that the workflow does not take fail the run, and its viewers a
     const { state, error } = await run.ended();
     assert.equal(state, "errored");
     assert.match(error.message, reason);
-    // Before anybody has asked, who would find out by the instance's status.
+    // This check comes before any request, because a viewer's request would find the end in the
+    // instance's status.
     const [{ events }] = await server.sql("WorkflowEvents", `alpha/${id}`, "SELECT count(*) AS events FROM events");
     assert.equal(events, 2);
     const [started, failed] = await run.readAll();
@@ -118,7 +120,7 @@ test("params and payloads that cannot cross are refused where they are sent", as
   assert.equal((await run.ended()).state, "complete");
 });
 
-test("a payload of another type is told by its place", async () => {
+test("the error of a payload of another type names its place", async () => {
   const run = await start(server, [{ waitNumber: { name: "w" } }]);
   await run.event("number", { secret: "abc" });
   const { state, error } = await run.ended();

@@ -10,7 +10,7 @@ import { EVENT_TYPES, EventParser, WatchError, fold, follow, runView, watch, wat
 
 // ------------------------------------------------------------------ the format
 
-/** What the standard says: name, bytes, the events as type, data and last id, and the id at the end. */
+/** Vectors of the standard: name, bytes, the events as type, data and last id, and the id at the end. */
 const VECTORS = [
   ["lines of data are joined", "data: a\ndata: b\ndata: c\n\n", [["message", "a\nb\nc", ""]], ""],
   ["an unfinished event is dropped, a comment ignored, an empty id clears", ": x\n\ndata: a\nid: 1\n\ndata:b\nid\n\ndata:  c\n", [["message", "a", "1"], ["message", "b", ""]], ""],
@@ -75,7 +75,7 @@ const RUNS = JSON.parse(readFileSync(new URL("../page/folds.json", import.meta.u
 
 const folded = (events, view = runView(), from = 0) => events.reduce((state, [type, data], index) => fold(state, { type, data, id: String(from + index + 1) }), view);
 
-/** A view as one list in the order in which tasks began, as RunView has them. */
+/** Returns a view as one list in the order in which tasks began, as RunView has them. */
 function list(view, order) {
   const { tasks, taskCount, id: _, workflow: __, ...rest } = view;
   const flat = (of) => of.flatMap(({ tasks: inner = [], ...task }) => [task, ...flat(inner)]);
@@ -118,7 +118,7 @@ test("two states may be made of the same one", () => {
   const inner = fold(left, task("d", "b"));
   assert.deepEqual(inner.tasks[1].tasks.map(({ taskId }) => taskId), ["d"]);
   assert.equal(inner.tasks[0], base.tasks[0], "what does not change is the same object");
-  // As React does in development: each event twice, of the same state.
+  // React does this in development: each event comes twice, with the same state.
   let view = runView();
   for (let n = 0; n < 50; n += 1) {
     fold(view, task(`t${n}`));
@@ -175,7 +175,7 @@ function deepFreeze(value) {
 const servers = [];
 after(() => servers.forEach((server) => (server.closeAllConnections(), server.close())));
 
-/** A server that answers the nth request with the nth of these functions, and with the last one after that. */
+/** Starts a server that answers the nth request with the nth of these functions, and every later request with the last one. */
 async function scripted(...answers) {
   const requests = [];
   const server = http.createServer((request, response) => {
@@ -192,7 +192,7 @@ async function scripted(...answers) {
 const STREAM = { "content-type": "text/event-stream" };
 const status = (code, headers = {}) => (response) => response.writeHead(code, headers).end();
 const none = status(204);
-/** Sends this much, and closes, or breaks the connection with `cut`. */
+/** Sends these bytes, and closes the connection, or breaks it with `cut`. */
 const sends = (bytes, { cut = false, retry = 1 } = {}) => (response) => {
   response.writeHead(200, STREAM);
   response.write(`retry: ${retry}\n`);
@@ -206,7 +206,7 @@ const text = (events, from = 0) => events.map(([type, data], index) => `id: ${fr
 const END = ["completed", ORDER.find(([, data]) => data.kind === "workflow")[1]];
 const LOG = text(ORDER);
 
-/** Serves a log after the position of each request. `cuts` are the bytes after which a connection is broken. */
+/** Serves a log after the position of each request. `cuts` are the numbers of bytes after which a connection is broken. */
 function serves(log, cuts, { piece = Infinity } = {}) {
   let connection = 0;
   return async (response, request) => {

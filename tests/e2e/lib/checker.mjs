@@ -1,4 +1,4 @@
-// What viewers saw, for the checker of tests/checker, which knows the promises.
+// Records what viewers saw, for tests/checker, which knows the promises.
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import path from "node:path";
@@ -6,7 +6,7 @@ import { at } from "../../../scripts/lib/run.mjs";
 
 const CHECKER = path.join(process.env.CARGO_TARGET_DIR ?? at("target"), "debug/ssetarget-checker");
 
-/** Collects records of logs, in the order in which things were seen, and has them checked. */
+/** Collects records of logs, in the order of observation, and has them checked. */
 export class Records {
   #lines = [];
 
@@ -28,14 +28,14 @@ export class Records {
     this.add(log, { ended: { viewer, how } });
   }
 
-  /** A whole connection, told afterwards: where it began, its events, how it ended. */
+  /** Adds a whole connection afterwards: where it began, its events, and how it ended. */
   transcript(log, viewer, { from, events, how = "clean" }) {
     this.connected(log, viewer, from);
     for (const event of events) this.seen(log, viewer, event);
     this.ended(log, viewer, how);
   }
 
-  /** The log of a run that is over, read as a whole, and the platform's own log of its latest run, if it is given. */
+  /** Adds the whole log of a run that is over, and the platform's own log of its latest run, if given. */
   stored(log, events, platform) {
     const last = events.length - 1;
     const stored = events.map((event, index) => ({ ...plain(event), terminal: isEnd(event) && (index === last || events[index + 1].type === "restarted") }));
@@ -46,7 +46,7 @@ export class Records {
     }
   }
 
-  /** Fails with what breaks a promise. */
+  /** Fails with the list of broken promises. */
   check() {
     const { status, stdout, stderr, error } = spawnSync(CHECKER, { input: this.#lines.join("\n"), encoding: "utf8" });
     assert.equal(error, undefined);
