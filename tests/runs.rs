@@ -1,6 +1,6 @@
-//! Runs and lifetimes: instances that are restarted, terminated, deleted and created again, whose
-//! lifetimes overlap, and whose requests come late. No fact is told in a run that it is not of, and
-//! none is acknowledged that was not stored.
+//! Runs and lifetimes: instances that are restarted, terminated, deleted and created again, lifetimes that overlap,
+//! and requests that come late. No fact appears in a run of which it is not, and none is acknowledged without being
+//! stored.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod support;
@@ -23,7 +23,7 @@ use support::engine::{
 };
 use support::sql::Database;
 
-/// Begins with a wait, so that nothing shows a restart for a minute.
+/// Begins with a wait, so that a restart shows only after a minute.
 async fn dry_goods<S: Step>(step: &S) -> Result<(), StepError> {
     step.sleep("dry", Duration::from_secs(60)).await?;
     step.run("price", async |_| Ok(7)).await?;
@@ -83,7 +83,7 @@ async fn a_run_of_waits_that_is_restarted_is_another() {
     }
 }
 
-/// It may be replayed once more: the process died after the last event and before the engine knew.
+/// The run may be replayed once more: the process died after the last event and before the engine stored the end.
 #[tokio::test(start_paused = true)]
 async fn a_run_that_has_ended_is_not_another_without_a_proof() {
     let (engine, world): (Rc<Engine>, _) = (Rc::default(), World::new());
@@ -95,7 +95,7 @@ async fn a_run_that_has_ended_is_not_another_without_a_proof() {
         (story(&world).await, world.calls.get()),
         (own(&DRY_GOODS), 1)
     );
-    // Nor if it tells something new, as long as the engine has not answered it anything.
+    // Not even if it sends something new, as long as the engine has not answered it.
     let dispatch = dispatcher(&world);
     tokio::task::LocalSet::new()
         .run_until(async {
@@ -109,7 +109,7 @@ async fn a_run_that_has_ended_is_not_another_without_a_proof() {
     assert_eq!(world.settles.get(), 0);
 }
 
-/// The new run opens the log before the answer of the platform's restart is there.
+/// The new run opens the log before the platform's answer to the restart arrives.
 #[tokio::test(start_paused = true)]
 async fn a_restart_that_is_confirmed_late_loses_nothing() {
     for lateness in [1, 9, 30] {
@@ -127,7 +127,7 @@ async fn a_restart_that_is_confirmed_late_loses_nothing() {
         result.unwrap();
         let wanted = [&BEGUN[..], &["restarted 2"], &DRY_GOODS].concat();
         assert_eq!(story(&world).await, wanted, "{lateness}");
-        // Lifetimes wait ten seconds at most; then the log is open as if nobody had asked.
+        // Lifetimes wait ten seconds at most; then the log opens without the confirmation.
         assert_eq!(world.log.state().unwrap().run, 2);
         assert_eq!(*world.warnings.borrow(), Vec::<String>::new());
     }
@@ -163,7 +163,7 @@ async fn a_restart_that_the_platform_refuses_changes_nothing() {
     assert_eq!(story(&world).await, DRY_GOODS);
 }
 
-/// Requests of a process that is dead, and of one that does not know yet that it is.
+/// Requests of a dead process, and of one that does not know yet that it is dead.
 #[tokio::test]
 async fn facts_from_a_lifetime_that_is_over_are_stale() {
     let log = WorkflowLog::new(Database::in_memory());
@@ -175,9 +175,9 @@ async fn facts_from_a_lifetime_that_is_over_are_stale() {
     assert_eq!(append(first.generation, 1, "a").await, Told::Stored(1));
     let second = opened(&log, None);
     assert!(second.generation > first.generation);
-    // Until the second has said something, it may be a request that came late.
+    // Until the second sends something, it may be a request that came late.
     assert_eq!(append(first.generation, 1, "b").await, Told::Stored(1));
-    // It does not know of what came in between, so it has to look again.
+    // It does not know the events in between, so it has to read again.
     assert_eq!(append(second.generation, 1, "c").await, Told::Stale);
     assert_eq!(append(first.generation, 1, "d").await, Told::Stale);
     assert_eq!(
@@ -188,10 +188,10 @@ async fn facts_from_a_lifetime_that_is_over_are_stale() {
     assert_eq!(again.facts, ["a", "b"]);
     assert_eq!(again.generation, second.generation);
     assert_eq!(append(second.generation, 1, "c").await, Told::Stored(1));
-    // A late opening of a dead process takes nothing from the one that lives.
+    // A late opening by a dead process takes nothing from the living one.
     opened(&log, None);
     assert_eq!(append(second.generation, 1, "d").await, Told::Stored(1));
-    // A restart ends them all, and an earlier run takes nothing from anybody.
+    // A restart ends them all, and an earlier run cannot open the log any more.
     let begun = log.begin_restart(now()).unwrap();
     let stood = (begun.run, begun.generation);
     assert!(log.confirm_restart(stood, &started(), now()).unwrap());
@@ -227,7 +227,7 @@ async fn a_log_that_wakes_knows_the_lifetime_of_its_facts() {
     };
     let first = opened(&log(), None).generation;
     assert_eq!(append(first, "a").await, Told::Stored(1));
-    // Told nothing, and is not remembered; its number is not given again.
+    // The opening sent nothing and is not stored; its number is not assigned again.
     tokio::time::sleep(Duration::from_millis(5)).await;
     let second = opened(&log(), None).generation;
     tokio::time::sleep(Duration::from_millis(5)).await;
@@ -238,7 +238,7 @@ async fn a_log_that_wakes_knows_the_lifetime_of_its_facts() {
         assert_eq!(append(over, "c").await, Told::Stale);
         assert_eq!(log().open(Some(over), now()).unwrap(), Opened::Over);
     }
-    // Nor is one of before the log woke newer than one of after that, whatever its clock said.
+    // An opening from before the log woke is not newer than one after it, whatever its clock said.
     let ahead = now() + Duration::from_secs(60);
     let Opened::Run(ahead) = log().open(None, ahead).unwrap() else {
         panic!("nobody restarts it");
@@ -256,7 +256,7 @@ async fn a_log_that_wakes_knows_the_lifetime_of_its_facts() {
         Opened::Over
     );
     assert_eq!(append(fourth, "c").await, Told::Stored(1));
-    // A restart is remembered, too.
+    // A restart is stored too.
     let begun = log().begin_restart(now()).unwrap();
     let stood = (begun.run, begun.generation);
     assert!(log().confirm_restart(stood, &started(), now()).unwrap());
@@ -264,8 +264,8 @@ async fn a_log_that_wakes_knows_the_lifetime_of_its_facts() {
     assert_eq!(opened(&log(), None).run, 2);
 }
 
-/// The object leaves memory while an instance is restarted, and wakes with a clock behind the one
-/// before: whoever has come since is of the new run, and goes on to be heard.
+/// The object leaves memory while an instance is restarted, and wakes with a clock behind the earlier one: lifetimes
+/// that have come since are of the new run, and can still append.
 #[tokio::test]
 async fn a_restart_is_confirmed_by_a_log_whose_clock_was_set_back() {
     for (tells_before, wakes_again) in [(true, true), (true, false), (false, false)] {
@@ -298,7 +298,7 @@ async fn a_restart_is_confirmed_by_a_log_whose_clock_was_set_back() {
     }
 }
 
-/// What is deleted leaves its ids and runs, whoever begins the next one.
+/// A deleted log keeps its ids and run numbers, whoever begins the next run.
 #[tokio::test]
 async fn a_log_that_has_expired_goes_on_with_the_next_run() {
     let expired = async || {
@@ -349,7 +349,7 @@ async fn a_log_that_has_expired_goes_on_with_the_next_run() {
     );
     assert_eq!(log.open(Some(old), now()).unwrap(), Opened::Over);
 
-    // Nobody ends what is over.
+    // A run that is over cannot be ended again.
     let (log, old) = expired().await;
     assert!(
         !log.settle(None, "order", &InstanceEnd::Terminated, &[], now())
@@ -361,7 +361,7 @@ async fn a_log_that_has_expired_goes_on_with_the_next_run() {
     assert_eq!(opened(&log, None).run, 2);
 }
 
-/// A run that says more than its log keeps, replayed in further lifetimes.
+/// A run with more events than its log keeps, replayed in further lifetimes.
 #[tokio::test]
 async fn a_log_that_keeps_the_newest_events_stores_no_fact_twice() {
     let database = Database::in_memory();
@@ -391,7 +391,7 @@ async fn a_log_that_keeps_the_newest_events_stores_no_fact_twice() {
     assert_eq!(keys(&log), ["run/0000000001"]);
 }
 
-/// What somebody has had deleted does not come back, though the run goes on.
+/// A deleted log does not come back, even if the run goes on.
 #[tokio::test(start_paused = true)]
 async fn a_log_that_is_deleted_under_a_run_stays_deleted_until_the_next_run() {
     let (engine, world): (Rc<Engine>, _) = (Rc::default(), World::new());
@@ -399,14 +399,14 @@ async fn a_log_that_is_deleted_under_a_run_stays_deleted_until_the_next_run() {
     assert!(world.log.delete().unwrap());
     assert!(world.log.is_deleted().unwrap());
     assert!(world.log.state().unwrap().empty);
-    // Again, it finds nothing to delete, and the mark stays.
+    // A second delete finds nothing, and the mark stays.
     assert!(!world.log.delete().unwrap());
     run(&engine, &world).await.unwrap();
     assert_eq!(story(&world).await, Vec::<String>::new());
     assert!(world.log.is_deleted().unwrap());
     assert_eq!(*world.warnings.borrow(), Vec::<String>::new());
 
-    // A restart begins a run that is watched again, with ids that nobody had.
+    // A restart begins a run that can be watched again, with new ids.
     let begun = world.log.begin_restart(now()).unwrap();
     assert_eq!(world.log.open(None, now()).unwrap(), Opened::Restarting);
     let stood = (begun.run, begun.generation);
@@ -445,17 +445,17 @@ async fn facts_of_a_deleted_run_are_not_stored_whoever_brings_them() {
         assert_eq!(events(&log).await, []);
         assert_eq!(keys(&log), ["run/0000000001-deleted"]);
     }
-    // An instance of this id that the platform refuses to create changes nothing.
+    // The platform refuses to create an instance of this id: nothing changes.
     let log = log();
     let announced = log.announce(&started(), now()).unwrap();
     assert_eq!(announced, Announced::New { stored: true });
     assert!(log.take_back().unwrap());
     assert!(log.is_deleted().unwrap());
     assert_eq!(log.open(None, now()).unwrap(), Opened::Over);
-    // One that it creates is the next run.
+    // An instance that it creates is the next run.
     log.announce(&started(), now()).unwrap();
     assert_eq!(opened(&log, None).run, 3);
-    // The run of a log that has ended may be followed by any other.
+    // Any run may follow a log that has ended.
     let ended = workflow_ended("order", Ok(()), now()).unwrap();
     assert_eq!(log.tell(None, &[ended]).unwrap(), Told::Stored(1));
     assert!(log.delete().unwrap());
@@ -488,7 +488,7 @@ async fn only_the_later_of_two_concurrent_lifetimes_appends() {
         let (first, second) = join!(first, second);
         first.unwrap();
         second.unwrap();
-        // What it still has to say is not worth waiting for.
+        // The rest of its events is not worth waiting for.
         late.run("late", async |_| Ok(())).await.unwrap();
         let start = tokio::time::Instant::now();
         late.dispatch().flush(Flush::End).await;
@@ -505,7 +505,7 @@ async fn only_the_later_of_two_concurrent_lifetimes_appends() {
     assert_eq!(*world.warnings.borrow(), Vec::<String>::new());
 }
 
-/// A run is announced while one of its lifetimes is at work: it tells there what it has told.
+/// A run is announced while one of its lifetimes is at work: the lifetime sends its events again, into the new run.
 #[tokio::test(start_paused = true)]
 async fn a_lifetime_goes_with_the_run() {
     let world = World::new();
@@ -568,7 +568,7 @@ async fn doubtful_facts_are_held_until_the_engine_proves_that_the_run_goes_on() 
                     "it waited for what is held"
                 );
                 assert_eq!(keys(&world.log), ["1/a-1:started"]);
-                // Only an ended run is known to go on by that.
+                // Only an ended run is known to go on by this.
                 tokio::time::sleep(Duration::from_secs(60)).await;
                 assert_eq!(keys(&world.log), ["1/a-1:started"]);
                 match then {
@@ -603,7 +603,7 @@ async fn doubtful_facts_are_held_until_the_engine_proves_that_the_run_goes_on() 
     }
 }
 
-/// Where a run had ended, held facts keep their order when the next run begins.
+/// If a run had ended, held facts keep their order when the next run begins.
 #[tokio::test(start_paused = true)]
 async fn a_restart_sends_all_facts_again_in_order() {
     let world = World::new();
@@ -630,7 +630,8 @@ async fn a_restart_sends_all_facts_again_in_order() {
     );
 }
 
-/// Terminated while a lifetime is at work: what that still tells is no news of another run.
+/// A run is terminated while a lifetime is at work: the events that the lifetime still sends do not begin another
+/// run.
 #[tokio::test(start_paused = true)]
 async fn a_run_that_is_ended_under_a_lifetime_stays_ended() {
     let world = World::new();
@@ -650,7 +651,7 @@ async fn a_run_that_is_ended_under_a_lifetime_stays_ended() {
                 dispatch.dispatch(Fact::Alive);
                 dispatch.dispatch(Fact::Event(fact("a-1:started")));
                 dispatch.flush(Flush::BeforeWait).await;
-                // Also if it has to look again.
+                // The same if it has to read again.
                 world
                     .log
                     .open(Some(world.log.state().unwrap().generation), now())
@@ -664,7 +665,7 @@ async fn a_run_that_is_ended_under_a_lifetime_stays_ended() {
     );
 }
 
-/// What others tell of the run before, at that moment, does not draw a restart back into it.
+/// Others send events of the run before at that moment: these do not undo a restart.
 #[tokio::test(start_paused = true)]
 async fn a_restart_that_the_engine_has_proved_stays_one() {
     let old = ["a-1:started", "a-1:completed", "b-1:started"];
@@ -742,7 +743,7 @@ async fn an_announcement_without_an_instance_leaves_nothing() {
         assert!(state.empty && !state.announced, "{state:?}");
         assert!(!log.take_back().unwrap());
     }
-    // A lifetime has opened it in between: it tells its beginning again.
+    // A lifetime has opened it in between, and sends its beginning again.
     log.announce(&started(), now()).unwrap();
     let run = opened(&log, None);
     assert!(log.take_back().unwrap());
@@ -772,7 +773,7 @@ async fn an_instance_that_has_the_id_of_an_earlier_one_has_a_run_of_its_own() {
             run(&engine, &world).await.unwrap();
         }
         let first = story(&world).await;
-        // There is one already, says the platform: nothing happens.
+        // The platform says that the instance exists: nothing happens.
         let Announced::Known(_) = world.log.announce(&started(), now()).unwrap() else {
             panic!("it has events");
         };
@@ -852,7 +853,7 @@ async fn a_run_is_ended_as_the_platform_says_and_only_if_nothing_has_happened_si
 
 #[tokio::test]
 async fn an_instance_that_the_platform_does_not_know_is_gone_after_half_a_minute() {
-    // What the store takes for now.
+    // The time that the store uses for now.
     let now = SystemTime::now;
     let later = || now() + Duration::from_secs(31);
     let missing = |log: &Log, now| {
@@ -881,7 +882,7 @@ async fn an_instance_that_the_platform_does_not_know_is_gone_after_half_a_minute
     assert_eq!(data(&log)["error"], "the instance does not exist any more");
 }
 
-/// What a Worker and an object say to each other.
+/// The messages between a Worker and an object.
 #[test]
 fn commands_and_answers_are_json() {
     let log = WorkflowLog::new(Database::in_memory());
@@ -915,7 +916,7 @@ fn commands_and_answers_are_json() {
     assert_eq!((state.run, state.ended), (2, true));
 }
 
-/// Known facts need no call, so nobody learns from an append that the log is back.
+/// Known facts need no call, so an append does not show that the log is back.
 #[tokio::test(start_paused = true)]
 async fn a_log_that_is_back_is_waited_for() {
     let world = World::new();
@@ -977,7 +978,7 @@ async fn a_burst_of_reports_keeps_the_newest() {
     let first = reports().await;
     assert_eq!(first.len(), 65);
     assert!(first.iter().any(|line| line.contains("100")), "{first:?}");
-    // The attempt that was killed is made again: what it reported is there, in order.
+    // The killed attempt is made again: its reports are there, in order.
     burst(false).await.unwrap().unwrap();
     let second = reports().await;
     assert_eq!(second[..65], first);
@@ -1039,7 +1040,7 @@ async fn reports_beyond_the_limit_of_an_attempt_are_not_stored_and_a_warning_say
     );
 }
 
-/// An instance that reports much is opened, and its log wakes, with little in hand.
+/// An instance with many reports is opened, and its log wakes, with little in memory.
 #[tokio::test]
 async fn many_reports_cost_little() {
     let database = Database::in_memory();
@@ -1158,7 +1159,7 @@ async fn story(world: &World) -> Vec<String> {
     events(&world.log).await.into_iter().map(line).collect()
 }
 
-/// What a webhook appends is kept once by its key, whoever opens or has opened the log, and in the order in which it came.
+/// The log keeps an event of a webhook once by its key, whoever opens or has opened the log, in the order of arrival.
 #[test]
 fn what_is_told_from_outside_is_kept_once() {
     let log = Log::new(Database::in_memory());

@@ -1,4 +1,4 @@
-//! The contract of stores, and what the one in SQLite promises beyond it.
+//! The contract of stores, and the further promises of the one in SQLite.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 mod support;
@@ -131,7 +131,7 @@ fn sqlite_says_what_it_removed() {
         async || SqliteEventStore::new(Database::in_memory()),
         trim,
     ));
-    // The same with a store that remembers nothing.
+    // The same with a store that keeps nothing in memory.
     let trim = async |store: &SqliteEventStore<Database>, last| {
         store.trim(last).unwrap();
         store.forget();
@@ -150,7 +150,7 @@ fn stores_that_are_bounded_by_count_keep_the_newest() {
     block_on(contract::check_bounded(async |retention| {
         SqliteEventStore::new(Database::in_memory()).retention(retention)
     }));
-    // Again as if it had left memory after each append.
+    // Again, as if it had left memory after each append.
     block_on(contract::check_bounded(async |retention| {
         Forgetful(SqliteEventStore::new(Database::in_memory()).retention(retention))
     }));
@@ -210,7 +210,7 @@ fn sqlite_that_is_bounded_keeps_the_promise_and_few_rows() {
     });
 }
 
-/// What is cleared on request is gone with its keys, and its ids are not given again.
+/// A log that is cleared on request loses its keys too, and its ids are not assigned again.
 #[test]
 fn logs_are_cleared() {
     block_on(async {
@@ -267,7 +267,7 @@ fn sqlite_leaves_out_what_is_too_old() {
         let page = read().await;
         let ends = (page.events.len(), page.oldest, page.trimmed, page.head);
         assert_eq!(ends, (0, None, id(3), id(3)));
-        // It is gone for one that opens the log anew, too, and ids go on.
+        // It is also gone for a store that opens the log again, and ids go on.
         store.forget();
         assert_eq!(read().await.oldest, None);
         append("4").await;
@@ -340,7 +340,7 @@ fn a_workflow_that_runs_again_after_its_log_expired_goes_on_with_ids_and_runs() 
             log.expire().unwrap();
             log.expire().unwrap();
 
-            // Nothing more is accepted of the run whose log was removed.
+            // The run whose log was removed accepts nothing more.
             let late = vec![event("late", "{}")];
             let generation = log.state().unwrap().generation;
             let late = log.append(generation, 1, late, SystemTime::UNIX_EPOCH);
@@ -375,7 +375,7 @@ fn a_workflow_that_runs_again_after_its_log_expired_goes_on_with_ids_and_runs() 
             log.expire().unwrap();
             assert_eq!(run(3, length).await, restarted);
 
-            // A restart that is announced is the next run, and no further.
+            // An announced restart is the next run, and only that.
             log.expire().unwrap();
             let stood = log.begin_restart(SystemTime::UNIX_EPOCH).unwrap();
             let stood = (stood.run, stood.generation);
@@ -389,7 +389,7 @@ fn a_workflow_that_runs_again_after_its_log_expired_goes_on_with_ids_and_runs() 
     });
 }
 
-/// SQLite puts a page together in one value.
+/// SQLite assembles a page in one value.
 #[test]
 fn pages_of_whatever_grows_most_are_read() {
     block_on(async {
@@ -459,7 +459,7 @@ fn a_batch_that_fails_half_way_leaves_nothing() {
             .collect();
         let store = SqliteEventStore::new(database.clone());
         let mut statements = 0;
-        // Each of its statements fails in its turn.
+        // Each of its statements fails once.
         for nth in 0.. {
             let forgetful = SqliteEventStore::new(database.clone());
             forgetful.head().unwrap();
@@ -503,7 +503,7 @@ fn memory_keeps_the_newest_events() {
         assert_eq!(outcomes, [Appended::Duplicate, id(7)]);
         assert_eq!(kept(&store).await, (vec![5, 6, 7], Some(4), false));
 
-        // A log of no events would be no log.
+        // A log without events would be useless.
         let store = MemoryEventStore::new().max_events(0);
         store
             .append(vec![event("a", "1"), event("b", "2").terminal()])
@@ -668,7 +668,7 @@ fn a_batch_may_have_events_of_every_kind() {
             for batch in batches {
                 store.append(batch).await.unwrap();
             }
-            // A store that remembers nothing.
+            // A store that keeps nothing in memory.
             let store = SqliteEventStore::new(database.clone());
             assert_eq!(
                 store.keys("").unwrap(),
@@ -756,7 +756,7 @@ fn every_call_takes_few_statements() {
             panic!("a new key");
         };
         assert_eq!(database.take_statements().len(), 1);
-        // A call at the head takes none.
+        // A call at the head takes no permit.
         store.changed(None).await.unwrap();
         store.keys("f").unwrap();
         store.append(vec![event("second", "")]).await.unwrap();
@@ -898,7 +898,7 @@ fn a_failing_database_is_an_error_and_no_panic() {
             subscription.next().await,
             Ok(Some(ssetarget::Batch::Events(events))) if events.len() == 1
         ));
-        // What failed was not stored, so it is no duplicate.
+        // The failed append stored nothing, so this is not a duplicate.
         let outcomes = target.store().append(vec![event("b", "2")]).await.unwrap();
         assert!(matches!(outcomes[0], Appended::Stored(_)));
 
@@ -947,7 +947,7 @@ fn event(key: &str, data: &str) -> NewEvent {
     NewEvent::new("t", data).unwrap().with_key(key).unwrap()
 }
 
-/// Database files that are gone after the test.
+/// Database files that are deleted after the test.
 struct Files {
     folder: PathBuf,
     count: AtomicU64,
@@ -976,7 +976,7 @@ impl Files {
 
 impl Drop for Files {
     fn drop(&mut self) {
-        // A folder that is left behind is in `target`.
+        // A folder that is left over is in `target`.
         let _ = std::fs::remove_dir_all(&self.folder);
     }
 }

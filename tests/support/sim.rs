@@ -1,8 +1,7 @@
-//! A whole instance in a simulation: engine, network, clock and scheduler are this file's own, so
-//! that the process can die at every single poll of every task, requests arrive though the process
-//! that sent them is dead, and every order of events that a seed can think of is tried. The engine
-//! can be reset under a step, as a deploy does it, while the code that called it goes on, also beside
-//! the next lifetime.
+//! A simulation of a whole instance. Engine, network, clock and scheduler are in this file, so that the process can
+//! die at every single poll of every task, requests can arrive after the death of the process that sent them, and
+//! seeds try every order of events. The engine can be reset during a step, as a deploy does it, while the code that
+//! called it goes on, also beside the next lifetime.
 #![allow(dead_code, reason = "each test uses a part of it")]
 
 use std::cell::{Cell, RefCell};
@@ -60,7 +59,7 @@ impl std::ops::Deref for Here {
     }
 }
 
-/// One step after another, so that the order of its events is one only.
+/// One step after another, so that their events have only one order.
 pub(crate) async fn order(step: &Wrapped, world: &Rc<Here>) -> Result<String, StepError> {
     let price: u32 = step.run("price", async |_| Ok(7)).await?;
     let patient = StepConfig::new().retries(Retries::new(50, Duration::from_secs(1)));
@@ -112,7 +111,7 @@ pub(crate) async fn order(step: &Wrapped, world: &Rc<Here>) -> Result<String, St
 
 pub(crate) const RESULT: &str = "7 3 8";
 
-/// What a workflow makes of an error of a step.
+/// How a workflow handles an error of a step.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Habit {
     Returns,
@@ -131,7 +130,7 @@ pub(crate) const HABITS: [Habit; 5] = [
     Habit::Waits,
 ];
 
-/// Steps at the same time, of which an error gives up the others.
+/// Concurrent steps: the first error gives up the others.
 pub(crate) async fn at_once(step: &Wrapped, world: &Rc<Here>) -> Result<String, StepError> {
     let shop = Rc::clone(world);
     let left = step.run("left", async move |attempt: StepContext| {
@@ -190,17 +189,17 @@ pub(crate) async fn by_habit(
 
 pub(crate) const PAUSED: &str = "Aborting engine: User called pause";
 
-/// What production says of an engine that is gone. The glue knows them by their words.
+/// The messages of production for an engine that is gone. The glue recognises them.
 pub(crate) const RESETS: [&str; 4] = [
     "Durable Object reset because its code was updated.",
     "Network connection lost.",
     "Aborting engine: Grace period complete",
     "Cannot invoke closure from previous WASM instance",
 ];
-/// Words that nothing knows: then the place decides.
+/// An unknown message: then the place decides.
 pub(crate) const ODD: &str = "the node of this engine was taken out of service";
 
-/// What stays the same whatever happens: attempts that fail are compared with those really made.
+/// The part of the log that is always the same. Failed attempts are compared with the real ones.
 pub(crate) const LOG: [&str; 21] = [
     "started order-1.workflow of -",
     "started price-1 of order-1.workflow",
@@ -225,39 +224,39 @@ pub(crate) const LOG: [&str; 21] = [
     "started price-2 of order-1.workflow",
 ];
 
-/// The rest of it.
+/// The rest of the log.
 pub(crate) const LOG_END: [&str; 2] = [
     "completed price-2 of order-1.workflow",
     "completed order-1.workflow of -",
 ];
 
-// What is done to an instance from outside.
+// Actions on an instance from outside.
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Deed {
-    /// The platform restarts it, which was announced; the confirmation takes so many milliseconds.
+    /// The platform restarts it after an announcement; the confirmation takes this many milliseconds.
     Restart(u64),
-    /// The platform refuses to.
+    /// The platform refuses the restart.
     NoRestart,
-    /// It is terminated, which is told, and restarted without a word.
+    /// It is terminated, which is reported, and restarted without a report.
     Terminate,
     /// It is deleted, and another is created with its id.
     Recreate(u64),
-    /// The platform is asked how it is, and says that it runs; or that it has ended, but a lifetime has
-    /// begun by the time that this arrives.
+    /// The platform is asked for its status. It says that the instance runs; or that it has ended, but a lifetime has
+    /// begun before this answer arrives.
     Settle,
 }
 
 impl World {
-    /// Returns whether a run that the log does not know yet is ended by the deed. Requests of its lifetimes that are
-    /// under way may still tell of it, before that of the next run is told.
+    /// Returns whether the deed ends a run that the log does not know yet. Requests of its lifetimes that are on their
+    /// way may still report it, before the next run is reported.
     pub(crate) fn ends_an_unseen_run(&self, deed: Deed) -> bool {
         let state = self.place.memory().log().state().unwrap();
         let is_unseen = state.ended && self.ended_run.get() == state.run;
         is_unseen && !matches!(deed, Deed::NoRestart | Deed::Settle)
     }
 
-    /// Returns whether the next run begins, now or when a lifetime proves it.
+    /// Carries it out. Returns whether the next run begins, now or when a lifetime proves it.
     pub(crate) fn suffer_deed(self: &Rc<Self>, deed: Deed) -> bool {
         let memory = self.place.memory();
         let log = memory.log();
@@ -275,7 +274,7 @@ impl World {
             self.engine.restart();
         };
         let state = log.state().unwrap();
-        // Nothing has shown yet that a run that was ended here goes on.
+        // Nothing has shown yet that a run that ended here goes on.
         let counted = self.ended_run.replace(0) == state.run && state.ended;
         self.ended_run.set(if counted { state.run } else { 0 });
         match deed {
@@ -318,7 +317,7 @@ impl World {
         }
     }
 
-    /// A run that was cut short tells what it did, in order, once, and nothing after its end.
+    /// Checks the log of a run that was cut short: its events in order, once, and none after its end.
     pub(crate) fn check_cut_short(&self, run: usize) {
         let events = self.of_run(run);
         self.failed_attempts(run);
@@ -342,19 +341,19 @@ impl World {
     }
 }
 
-// The world: what outlives a process.
+// The world: everything that outlives a process.
 
 pub(crate) struct World {
-    /// The object that has the log.
+    /// The object with the log.
     pub(crate) place: Arc<Place>,
     pub(crate) engine: Engine,
-    /// Since 1970.
+    /// The time since 1970.
     pub(crate) now: Cell<Duration>,
-    /// By how much the clocks are behind.
+    /// The time by which the clocks are behind.
     pub(crate) slow: Cell<Duration>,
     random: Cell<u64>,
-    /// Two lifetimes were at work at the same time: the log may listen to the one whose engine is gone, until the
-    /// other one's next lifetime.
+    /// Two lifetimes were at work at the same time: the log may follow the one whose engine is gone, until the next
+    /// lifetime of the other.
     pub(crate) is_abandoned: Cell<bool>,
     is_loud: bool,
     pub(crate) troubles: Cell<Troubles>,
@@ -364,14 +363,14 @@ pub(crate) struct World {
     /// Lifetimes whose engine is gone, and whose code goes on beside a later one.
     zombies: RefCell<Vec<Sim>>,
     outside: RefCell<Option<Rc<dyn Outside>>>,
-    /// The workflow's code has returned to an engine that was there.
+    /// The workflow's code has returned to an engine that existed.
     pub(crate) returned: Cell<bool>,
-    /// Requests on their way, by when they arrive.
+    /// Requests on their way, by their time of arrival.
     requests: RefCell<BTreeMap<(Duration, u64), Request>>,
-    /// Those of restarts, which are under way whatever happens to a process.
+    /// The confirmations of restarts: they arrive whatever happens to a process.
     confirmations: RefCell<BTreeMap<(Duration, u64), Request>>,
     pub(crate) is_confirmed: Cell<bool>,
-    /// The run that was terminated and restarted without a word.
+    /// The run that was terminated and restarted without a report.
     ended_run: Cell<u32>,
     pub(crate) has_deeds: Cell<bool>,
     /// The workflow's code of some lifetime has returned.
@@ -379,9 +378,9 @@ pub(crate) struct World {
     sim: RefCell<Option<Sim>>,
     /// Events and bytes of the appends that arrived.
     pub(crate) parts: RefCell<Vec<(usize, usize)>>,
-    /// What callbacks returned as errors, by task: attempts.
+    /// The attempts whose callbacks returned an error, by task.
     pub(crate) errors: RefCell<HashMap<String, BTreeSet<u64>>>,
-    /// How often a lifetime said that it does not know how the run goes on.
+    /// How often a lifetime reported that it does not know how the run goes on.
     pub(crate) settles: Cell<u32>,
 }
 
@@ -403,15 +402,15 @@ pub(crate) enum Disturbance {
     Abandon,
 }
 
-/// What else there is in the world.
+/// The rest of the world.
 pub(crate) trait Outside {
     /// Called before each poll. May disturb the lifetime.
     fn between(&self, world: &World) -> Option<Disturbance>;
 
-    /// Called when nothing can be polled, before time passes.
+    /// Called when no task can be polled, before time passes.
     fn at_rest(&self, world: &World);
 
-    /// Appends for the log, in whatever state the object and its disk are.
+    /// Appends to the log, in any state of the object and its disk.
     fn append(
         &self,
         world: &World,
@@ -420,7 +419,7 @@ pub(crate) trait Outside {
         batch: &[NewEvent],
     ) -> Result<Outcome, String>;
 
-    /// Something else was done to the log, at the request of a lifetime or of somebody outside.
+    /// Called after another change of the log, requested by a lifetime or from outside.
     fn changed(&self, world: &World);
 }
 
@@ -458,7 +457,7 @@ impl World {
         })
     }
 
-    /// One process, until the workflow returns or it is killed: `None`. And how many polls it took.
+    /// Runs one process until the workflow returns, or until it is killed: `None`. Also returns the number of polls.
     pub(crate) fn lifetime(
         self: &Rc<Self>,
         disturbance: Option<(u32, Disturbance)>,
@@ -476,8 +475,8 @@ impl World {
             }
             result
         });
-        // Whoever acts on it from outside may have ended it, or restarted one that had ended.
-        // One that has returned may have told so before it died, by a request that comes late.
+        // An action from outside may have ended the run, or restarted one that had ended. A lifetime that has
+        // returned may have reported that before it died, with a request that comes late.
         self.has_ended
             .set(self.has_ended.get() || self.returned.get());
         if !self.has_ended.get() && !self.has_deeds.get() {
@@ -486,7 +485,7 @@ impl World {
         (result, polls)
     }
 
-    /// Has this act between polls, and carry out what lifetimes ask of the log.
+    /// Lets `outside` act between polls, and carry out the requests of lifetimes to the log.
     pub(crate) fn set_outside(&self, outside: Rc<dyn Outside>) {
         *self.outside.borrow_mut() = Some(outside);
     }
@@ -508,8 +507,8 @@ impl World {
         }
     }
 
-    /// What a call says whose engine is gone. Words that nobody knows will do where no step could
-    /// fail.
+    /// Returns the error of a call whose engine is gone. It may have an unknown message if no step could fail at that
+    /// place.
     fn reset_error(&self, place_decides: bool) -> StepError {
         match self.random(5) {
             0..2 if place_decides => StepError::new(ODD),
@@ -525,8 +524,8 @@ impl World {
         disturbance: Option<(u32, Disturbance)>,
         body: impl AsyncFnOnce(Wrapped, Sim) -> Result<T, StepError> + 'static,
     ) -> (Option<Result<T, StepError>>, u32) {
-        // What was on its way when the last process died has arrived by now, or never will, or
-        // comes while this one is at work.
+        // Requests on their way when the last process died have arrived by now, or never will, or arrive while this
+        // one is at work.
         let on_their_way = std::mem::take(&mut *self.requests.borrow_mut());
         for (arrives, request) in on_their_way {
             match self.random(3) {
@@ -576,19 +575,19 @@ impl World {
         self.sim.borrow().clone().unwrap()
     }
 
-    /// The time as clocks tell it, which may be set back.
+    /// Returns the time of the clocks, which may be set back.
     pub(crate) fn wall_clock(&self) -> SystemTime {
         SystemTime::UNIX_EPOCH + self.now.get().saturating_sub(self.slow.get())
     }
 
-    /// Tells what happens, where `SSETARGET_WALK_LOG` is set.
+    /// Prints what happens, if `SSETARGET_WALK_LOG` is set.
     pub(crate) fn say(&self, what: impl FnOnce() -> String) {
         if self.is_loud {
             eprintln!("{:?} {}", self.now.get(), what());
         }
     }
 
-    /// From 0 to below `end`.
+    /// Returns a number from 0 to below `end`.
     pub(crate) fn random(&self, end: u64) -> u64 {
         let mut x = self.random.get();
         x ^= x << 13;
@@ -598,7 +597,7 @@ impl World {
         (x >> 11) % end
     }
 
-    /// How many failures of attempts the engine knows.
+    /// Returns the number of failed attempts that the engine knows.
     pub(crate) fn failures_of(&self, task: &str) -> usize {
         self.engine
             .failures
@@ -616,7 +615,7 @@ impl World {
         StepError::new("no")
     }
 
-    /// What is still on its way when everything has ended.
+    /// Delivers the requests that are still on their way at the end.
     pub(crate) fn deliver_everything(&self) {
         let requests = std::mem::take(&mut *self.requests.borrow_mut());
         for request in requests.into_values() {
@@ -697,7 +696,7 @@ impl World {
         });
     }
 
-    /// To the next timer or arrival.
+    /// Advances to the next timer or arrival.
     fn pass_time(&self, processes: &[Sim]) {
         let first = |process: &Sim| process.0.timers.borrow().keys().next().copied();
         let timers = processes
@@ -777,7 +776,7 @@ impl World {
         failed
     }
 
-    /// The log is that of an undisturbed run.
+    /// Checks that the log is that of an undisturbed run.
     pub(crate) fn check(&self, run: usize) {
         let events = self.of_run(run);
         let expected: Vec<_> = LOG.iter().chain(&LOG_END).copied().collect();
@@ -792,7 +791,7 @@ impl World {
         self.check_details(&events, &failed);
     }
 
-    /// Nothing says that the run has ended.
+    /// Checks that no event says that the run has ended.
     pub(crate) fn check_that_it_goes_on(&self) {
         let events = self.events();
         let latest = events.rsplit(|event| event.of == "restarted").next();
@@ -822,9 +821,9 @@ impl World {
         self.check_details(&events, &self.failed_attempts(run));
     }
 
-    /// Before the engine ends a lifetime because the run waits, the log has everything.
+    /// Checks that the log is complete when the engine ends a lifetime because the run waits.
     pub(crate) fn check_before_wait(&self, last: &str) {
-        // While a restart is to be confirmed it waits for nobody.
+        // While a restart is not confirmed, the lifetime does not wait for the log.
         let waits = self.troubles.get() == Troubles::None
             && self.is_confirmed.get()
             && !self.is_abandoned.get();
@@ -839,7 +838,7 @@ impl World {
         }
     }
 
-    /// What is told of attempts is true, and told where it belongs.
+    /// Checks that the details of attempts are true, and in the right events.
     pub(crate) fn check_details(&self, events: &[Told], failed: &HashMap<String, BTreeSet<u64>>) {
         for (task, told) in failed {
             assert!(
@@ -859,7 +858,7 @@ impl World {
                 let end = position("completed", &event.task).or(position("failed", &event.task));
                 assert!(Some(index) < end);
             }
-            // What a lifetime tells that found the result in the cache lacks them.
+            // A lifetime that found the result in the cache does not send them.
             if event.of == "completed" && event.data.get("attempt").is_some() {
                 let expected = match event.task.as_str() {
                     "charge-1" => serde_json::json!({ "price": 7 }),
@@ -884,7 +883,7 @@ pub(crate) struct Told {
     pub(crate) data: Value,
 }
 
-/// All events but failed attempts, without attempts and attributes.
+/// All events except failed attempts, without attempts and attributes.
 pub(crate) fn lines(events: &[Told]) -> Vec<String> {
     events
         .iter()
@@ -907,15 +906,15 @@ pub(crate) fn lines(events: &[Told]) -> Vec<String> {
 
 // The engine.
 
-/// What the engine stores.
+/// The engine's storage.
 #[derive(Default)]
 pub(crate) struct Engine {
     pub(crate) results: RefCell<HashMap<String, Result<Value, String>>>,
     pub(crate) attempts: RefCell<HashMap<String, u32>>,
     pub(crate) failures: RefCell<HashMap<String, BTreeSet<u64>>>,
-    /// A pause was asked for.
+    /// A pause was requested.
     pause: Cell<bool>,
-    /// How many steps were called, in all lifetimes.
+    /// The number of called steps, in all lifetimes.
     pub(crate) calls: Cell<u32>,
     /// The engine's own log: type, step and attempt.
     pub(crate) log: RefCell<Vec<(&'static str, String, u32)>>,
@@ -963,8 +962,7 @@ impl EngineStep {
         Ok(())
     }
 
-    /// Something of the engine, which is cut short when the engine goes. Then the call may take
-    /// its time to find that out.
+    /// Runs something of the engine, which is cut short when the engine goes. The caller may notice that later.
     async fn unless_reset<T>(
         &self,
         place_decides: impl Fn() -> bool,
@@ -990,10 +988,10 @@ impl EngineStep {
         }
     }
 
-    /// Waits so long, or until the run is paused.
+    /// Waits this long, or until the run is paused.
     async fn wait(&self, duration: Duration, before: Option<&str>) -> Result<(), StepError> {
         let end = self.world.now.get() + duration;
-        // What a replay tells is held until the engine has made it wait for five seconds.
+        // Events of a replay are held back until the engine has made it wait for five seconds.
         let mut part = Duration::from_secs(7);
         while self.world.now.get() < end {
             self.suspended()?;
@@ -1036,7 +1034,7 @@ impl EngineStep {
 
 impl Step for EngineStep {
     async fn do_step<T: StepOutput>(&self, step: DoStep<T>) -> Result<T, StepError> {
-        // Whether an error can be nothing but the end of this lifetime, whatever it says.
+        // Whether any error can only mean the end of this lifetime, whatever its message.
         let place_decides = Rc::new(Cell::new(false));
         let of_engine = self.run_step(step, Rc::clone(&place_decides));
         self.unless_reset(|| place_decides.get(), of_engine).await?
@@ -1100,8 +1098,8 @@ impl EngineStep {
                 *attempt
             };
             self.sim.pass().await;
-            // On its own, as over RPC: what times out goes on running, and so does what an engine
-            // called that is gone.
+            // It runs on its own, as over RPC: after a timeout it goes on running, and also if the engine that called
+            // it is gone.
             let reply = Reply::default();
             let call = {
                 let (reply, callback) = (reply.clone(), step.callback.clone());
@@ -1187,7 +1185,7 @@ pub(crate) enum Call {
     Open(Option<u64>),
     Append(u64, u32, Vec<NewEvent>),
     Settle,
-    /// By whoever restarted the instance, at this run and generation.
+    /// From the party that restarted the instance, at this run and generation.
     Confirm(u32, u64),
 }
 
@@ -1262,7 +1260,7 @@ impl FactLog for Network {
     }
 }
 
-/// Something that one task gives to another, once.
+/// A value that one task gives to another, once.
 pub(crate) struct Reply<T>(Rc<RefCell<(Option<T>, Option<Waker>)>>);
 
 impl<T> Reply<T> {
@@ -1297,7 +1295,7 @@ impl<T> Default for Reply<T> {
     }
 }
 
-// The process: tasks, in a random order, and a clock that jumps to when something happens.
+// The process: tasks in a random order, and a clock that jumps to the next event.
 
 #[derive(Clone)]
 pub(crate) struct Sim(Rc<Process>);
@@ -1310,13 +1308,13 @@ pub(crate) struct Process {
     timer_count: Cell<u64>,
     /// The engine of this lifetime is gone.
     reset: Cell<bool>,
-    /// Who is to know when it goes.
+    /// The tasks that are woken when it goes.
     watchers: RefCell<Vec<Waker>>,
     /// The workflow's code has returned.
     is_over: Rc<Cell<bool>>,
 }
 
-/// A task, which is not here while it is polled, and whether it was woken.
+/// A task, which is absent while it is polled, and whether it was woken.
 type Task = (Option<Pin<Box<dyn Future<Output = ()>>>>, Arc<Woken>);
 
 pub(crate) struct Woken(pub(crate) AtomicBool);
@@ -1352,7 +1350,7 @@ impl Sim {
         }
     }
 
-    /// Ends the process. Tasks hold it, and it holds them.
+    /// Ends the process. The tasks hold it, and it holds the tasks.
     fn stop(&self) {
         let tasks = self.0.tasks.take();
         drop(tasks);
@@ -1440,7 +1438,7 @@ impl Sim {
         let (task, flag) = {
             let mut tasks = self.0.tasks.borrow_mut();
             let Some((task, flag)) = tasks.get_mut(number) else {
-                // The process was ended in between.
+                // The process ended in between.
                 return;
             };
             flag.0.store(false, Ordering::SeqCst);
@@ -1460,7 +1458,7 @@ impl Sim {
         }
     }
 
-    /// Lets others go first.
+    /// Lets other tasks run first.
     async fn pass(&self) {
         self.sleep(Duration::ZERO).await;
     }

@@ -1,4 +1,4 @@
-//! A database of rusqlite as the `Sql` of an `SqliteEventStore`.
+//! An `Sql` for `SqliteEventStore` over rusqlite.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -20,7 +20,7 @@ struct State {
     connection: Connection,
     statements: Vec<Executed>,
     failures: usize,
-    /// How many statements run before one fails.
+    /// The number of statements that run before one fails.
     successes: Option<usize>,
 }
 
@@ -47,7 +47,7 @@ impl Database {
     }
 
     fn new(connection: Connection) -> Self {
-        // The limits of a Durable Object. Those of the local runtime are greater.
+        // The limits of a Durable Object. The local runtime has greater ones.
         for (limit, value) in [
             (Limit::SQLITE_LIMIT_LENGTH, 2_000_000),
             (Limit::SQLITE_LIMIT_VARIABLE_NUMBER, 100),
@@ -79,7 +79,7 @@ impl Database {
             .collect()
     }
 
-    /// Returns how many rows were inserted, changed or deleted so far.
+    /// Returns the number of rows inserted, changed or deleted so far.
     pub(crate) fn rows_written(&self) -> u64 {
         self.state.lock().unwrap().connection.total_changes()
     }
@@ -89,10 +89,10 @@ impl Database {
         std::mem::take(&mut self.state.lock().unwrap().statements)
     }
 
-    /// Lets the disk be full, so that SQLite says so by itself, or no longer.
+    /// Makes the disk full, so that SQLite reports it by itself, or ends that.
     pub(crate) fn set_full(&self, full: bool) {
         let state = self.state.lock().unwrap();
-        // As few pages as there are, or SQLite's own limit.
+        // As few pages as possible, or SQLite's own limit.
         let pages = if full { 1 } else { 4_294_967_294_i64 };
         let set = format!("PRAGMA max_page_count = {pages}");
         state.connection.query_row(&set, [], |_| Ok(())).unwrap();

@@ -1,7 +1,7 @@
-//! `RunRoutes` as a Worker has them: `/routes/<what>/<workflow>` is their prefix.
+//! `RunRoutes` in a Worker: `/routes/<what>/<workflow>` is their prefix.
 //!
 //! - `open`: everything is switched on, for everybody
-//! - `closed`: the same behind a hook that waits a moment and wants `key of <id>`, with CORS and credentials
+//! - `closed`: the same with a hook that waits a moment and wants `key of <id>`, with CORS and credentials
 //! - `bare`: nothing is switched on
 
 use std::time::{Duration, SystemTime};
@@ -47,7 +47,7 @@ pub async fn serve(request: &Request, what: &str, workflow: &str, env: &Env) -> 
     }
 }
 
-/// A promise of JavaScript is among what it waits for.
+/// It waits for a promise of JavaScript, among other things.
 fn hook(request: &AccessRequest<'_>) -> impl Future<Output = Permission> + use<> {
     let key = request.bearer().or(request.cookie("key"));
     let key = key.map(|key| key.replace('+', " ")).unwrap_or_default();
