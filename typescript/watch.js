@@ -28,7 +28,7 @@ const TERMINATED = "the instance was terminated";
 /** Statuses that are worth another try. */
 const PASSING = [408, 425, 429];
 
-/** Says why following a run stopped before its end. */
+/** The reason why following a run stopped before its end. */
 export class WatchError extends Error {
   constructor(kind, message, status, options) {
     super(message, options);
@@ -96,7 +96,7 @@ function rethrow(error) {
 
 // ------------------------------------------------------------------ the state of a run
 
-/** Returns the state to begin with: a snapshot, or that of a run of which nothing is known. */
+/** Returns the state to begin with: a snapshot, or the state of an unknown run. */
 export function runView(snapshot) {
   return snapshot ?? { id: "", run: 1, state: "queued", taskCount: 0, tasks: [] };
 }
