@@ -178,7 +178,7 @@ async function asked({ rowsPort }, what) {
 
 const filled = new Map();
 
-/** A contestant's storage with so many events in `log`, made once. */
+/** Makes a contestant's storage with this many events in `log`, once. */
 async function stored(name, events) {
   if (events === 0) return undefined;
   const key = `${name}/${events}`;

@@ -24,7 +24,7 @@ use std::time::Duration;
 /// - Preflights are answered with `204`: `GET`, with `Last-Event-ID`, `Cache-Control`, `Content-Type` or
 ///   `Authorization`. They come from clients other than the browser's own `EventSource`, because of
 ///   the headers that these set. A browser keeps the answer for an hour ("CORS-preflight fetch").
-///   An `OPTIONS` that is no preflight goes to the handler.
+///   An `OPTIONS` that is not a preflight goes to the handler.
 ///
 /// CORS does not prevent *sending* a request: the handler must refuse everyone who may not see the
 /// events.

@@ -514,7 +514,7 @@ async fn a_real_log_comes_exactly_once_through_cuts_at_any_byte() {
     assert!(cuts >= 5, "{cuts} cuts");
 }
 
-/// A log of a run whose events are dispatched as they are on the wire.
+/// A log of a run whose events have exactly these bytes on the wire.
 fn step(event_type: &str, task: &str, kind: &str, second: u64) -> NewEvent {
     let data = format!(
         "{{\"taskId\":\"{task}\",\"step\":\"{task}\",\"kind\":\"{kind}\",\"count\":1,\"timestamp\":\"2026-11-24T09:{:02}:{:02}.000Z\",\"parentId\":null}}",

@@ -931,7 +931,7 @@ fn an_error_of_the_store_ends_the_stream_without_a_terminal_event() {
     });
 }
 
-// What a viewer costs.
+// The costs of a viewer.
 
 #[test]
 fn a_slow_viewer_holds_one_page() {

@@ -1,5 +1,5 @@
 //! Runs and lifetimes: instances that are restarted, terminated, deleted and created again, lifetimes that overlap,
-//! and requests that come late. No fact appears in a run of which it is not, and none is acknowledged without being
+//! and requests that come late. No fact appears in another run than its own, and none is acknowledged without being
 //! stored.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 

@@ -541,7 +541,7 @@ async function* byEventSource(link) {
   while (!link.isStopped) {
     link.say("connecting");
     const source = new EventSource(link.position(), { withCredentials: link.options.withCredentials ?? false });
-    /** What has come and was not yet handed out. */
+    /** Events that have come and were not yet returned. */
     let queue = [];
     let hasFailed = false;
     let mustRenew = false;

@@ -167,7 +167,7 @@ export function clientArgs({ client: [scenario, args], short: sizes }, { short, 
   return [scenario, ...Object.entries(all).map(([name, value]) => `${name}=${value}`)];
 }
 
-/** The number of events that the log has before, 0 if there is none. */
+/** The number of events in the log at the beginning, 0 for none. */
 export const storedEvents = ({ stored = 0, shortStored = stored }, { short }) => (short ? shortStored : stored);
 
 function replay(stored, clients, rows) {

@@ -255,7 +255,7 @@ impl io::Write for Bounded<'_> {
 #[derive(Default)]
 struct Border {
     depth: usize,
-    /// Set in an object's key, where a number is a string and stays as it is.
+    /// Set in an object's key, where a number is a string and stays unchanged.
     in_key: bool,
 }
 

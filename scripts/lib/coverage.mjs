@@ -5,7 +5,7 @@ import { names } from "./types.mjs";
 export const isWorkflows = (name) => /^Workflow|^(InstanceStatus|NonRetryableError)$/.test(name);
 
 /**
- * What is wrong, in words; nothing if all is well.
+ * Returns the errors, in words; an empty list if there are none.
  *
  * - `types`: the text of the types
  * - `bound`: for each file, for each name, the code that binds it

@@ -55,7 +55,7 @@ export async function ensureRust() {
 }
 
 /**
- * What `worker-build --panic-unwind` needs: the toolchain called `nightly` with
+ * Installs the needs of `worker-build --panic-unwind`: the toolchain called `nightly` with
  * the sources of std, worker-build itself, and the wasm-bindgen of Cargo.lock.
  * Resolves to the paths of the two programs.
  */

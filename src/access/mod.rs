@@ -1,4 +1,4 @@
-//! Decides who may look at a run, and who may answer it: the hook that every serve function and route asks.
+//! Decides who may watch a run, and who may answer it: the hook that every serve function and route calls.
 //!
 //! Pure: a request is a few strings, a decision is a [`Permission`]. The same hook works in a Worker and on any
 //! other server.
@@ -95,7 +95,7 @@ where
     }
 }
 
-/// Lets everybody do everything: for runs that are no secret, and for routes behind a check of your own.
+/// Lets everybody do everything: for runs that are not secret, and for routes behind your own check.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Public;
 

@@ -30,7 +30,7 @@ pub enum ClientError {
         /// The beginning of the server's answer.
         reason: String,
     },
-    /// The answer is no stream of events.
+    /// The answer is not a stream of events.
     NotEvents {
         /// The `Content-Type` of the answer.
         content_type: String,

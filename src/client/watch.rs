@@ -112,7 +112,7 @@ pub(super) fn apply(view: &mut RunView, update: &Update) {
 
 fn apply_event(view: &mut RunView, event: &ReceivedEvent) {
     let number = event.id.as_deref().and_then(|id| id.parse().ok());
-    // An id that is no number is not compared with others: the event is a new one.
+    // An id that is not a number cannot be compared with others, so the event counts as new.
     let next = || view.cursor.map_or(1, |cursor| cursor.get() + 1);
     let Some(id) = EventId::new(number.unwrap_or_else(next)) else {
         return;

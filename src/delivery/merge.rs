@@ -224,9 +224,9 @@ fn add_run_id(data: &str, name: &str) -> String {
 
 /// A position in several logs: the `id:` of a merged stream's events.
 ///
-/// As text it is opaque to clients: `m1` and, for each log, a hash of its name and the id of the last event
+/// As a string it is opaque to clients: `m1` and, for each log, a hash of its name and the id of the last event
 /// read, separated by `.`. It does not depend on the order of the logs, and a stream of other logs uses
-/// what it knows of them.
+/// the parts that belong to them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MergedCursor(BTreeMap<u64, u64>);
 

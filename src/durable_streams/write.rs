@@ -38,7 +38,7 @@ impl Ends {
 /// Returns the tag of an answer. It changes with the events and with the state of the log's end.
 pub(super) fn etag(events: &[StoredEvent], ends: &Ends) -> String {
     let first = events.first().map_or(0, |event| event.id.get());
-    // A log that was deleted and begun anew has the same ids.
+    // A log that was deleted and begun again has the same ids.
     let time = events
         .last()
         .map_or(0, |event| clock::milliseconds(event.timestamp));

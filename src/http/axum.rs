@@ -137,7 +137,7 @@ impl<L> RunRoutes<L> {
                     let (head, body) = request.into_parts();
                     let request = ::http::Request::from_parts(head, ());
                     let body = ::axum::body::to_bytes(body, MAX_TOKEN + 64).await;
-                    // A body that is too long is no token.
+                    // A body that is too long is not a token.
                     let body = body.unwrap_or_default();
                     let response = routes.session::<_, std::convert::Infallible>(&request, &body);
                     response.map_or_else(

@@ -37,8 +37,8 @@ pub enum Unfinished {
 /// Folds the events of a log, in their order, into the spans of its traces.
 ///
 /// Its memory does not grow with the length of the log, except for about 16 bytes for each task. It has the open
-/// tasks, their reports (at most [`MAX_WAITING`]), and the unfinished chunk. Take each [chunk](Self::next_chunk) as
-/// soon as it is there.
+/// tasks, their reports (at most [`MAX_WAITING`]), and the unfinished chunk. Take each [chunk](Self::next_chunk)
+/// immediately.
 ///
 /// ```
 /// use ssetarget::otlp::{Trace, TraceFold, Unfinished};

@@ -27,7 +27,7 @@ impl TraceId {
     /// ```
     #[must_use]
     pub fn of_instance(id: &str) -> Self {
-        // The one UUID that is no valid id of a trace.
+        // The only UUID that is not a valid id of a trace.
         uuid(id)
             .filter(|id| *id != [0; 16])
             .map_or_else(|| Self::from_hash(&Sha1::digest(id.as_bytes())), Self)

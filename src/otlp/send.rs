@@ -242,7 +242,7 @@ pub struct Answer {
     pub body: Bytes,
 }
 
-/// What an answer means for the part of a trace that it answers.
+/// The meaning of an answer for the request that it answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// It was taken, except for these spans, which are not to be sent again.

@@ -66,7 +66,7 @@ pub trait Observer: MaybeSend + MaybeSync {
     fn closed(&self) {}
 
     /// A request for events was refused with this status. A client that is kept
-    /// [waiting](crate::refusal::Refusal::hold) in place of a `503` counts, too.
+    /// [waiting](crate::refusal::Refusal::hold) in place of a `503` counts too.
     fn refused(&self, status: u16) {
         let _ = status;
     }

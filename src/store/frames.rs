@@ -10,7 +10,7 @@ use crate::event::EventId;
 use crate::sync::{MaybeSend, MaybeSync};
 
 /// A store that keeps each event's frame, the bytes that [`wire::encode`](crate::wire::encode)
-/// makes of it, and hands out a page of them as one piece.
+/// makes of it, and returns a page of them as one piece.
 ///
 /// The bytes need not be in Rust's memory: a Durable Object's go from SQLite to the viewer's
 /// socket and are never copied into WebAssembly's. Delivery is the same

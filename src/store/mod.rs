@@ -80,9 +80,9 @@ use tail::Watched;
 ///   sequence, an auto-increment under concurrent transactions) shows 8 before 7, and a subscriber
 ///   that has read 8 never sees 7. Let one transaction at a time append.
 /// - **The head outlives its event.** If retention can remove the newest event, keep its id elsewhere. Otherwise the
-///   next event gets an id that viewers have behind them.
-/// - **Nothing half-done.** A future may be dropped at any `await`: what happens between two of
-///   them should leave the log whole.
+///   next event gets an id that viewers are already past.
+/// - **Nothing half-done.** A future may be dropped at any `await`: the code between two of them
+///   should leave the log consistent.
 pub trait EventStore: MaybeSend + MaybeSync {
     /// The error of the storage.
     type Error: std::error::Error + MaybeSend + MaybeSync + 'static;

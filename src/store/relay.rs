@@ -45,7 +45,7 @@ type Asked<K, T, E> = Flights<K, Result<T, Arc<E>>>;
 /// A position, and the most events and bytes of a page.
 type Place = (Option<EventId>, usize, usize);
 
-/// What the relay knows of the upstream.
+/// The relay's knowledge of the upstream.
 #[derive(Debug)]
 struct View<B, E> {
     state: State,
@@ -58,7 +58,7 @@ struct View<B, E> {
 
 #[derive(Clone, Debug, Default)]
 enum State {
-    /// Nobody follows yet.
+    /// No task follows yet.
     #[default]
     Unknown,
     /// Followed, but not yet as far as the head was at first: part of a log must not be taken for
@@ -66,7 +66,7 @@ enum State {
     Beginning(Option<EventId>),
     /// Followed up to this position.
     Following(Page<()>),
-    /// Followed in vain for so long that connected viewers get the error, too.
+    /// Following has failed for so long that connected viewers get the error too.
     Unreachable,
 }
 
@@ -89,7 +89,7 @@ const TRIES: u32 = 5;
 /// Pauses between tries double, from the first to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// The sum of pauses after which connected viewers get the error, too.
+/// The sum of pauses after which connected viewers get the error too.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 impl<U: FrameStore + 'static> RelayStore<U> {
@@ -338,7 +338,7 @@ impl<U: FrameStore> Following<'_, U> {
         }
     }
 
-    /// Hands this error to new viewers from now on, and with `for_all` to connected ones, too.
+    /// Returns this error to new viewers from now on, and with `for_all` also to connected ones.
     fn fail(&self, error: U::Error, for_all: bool) {
         let mut view = lock(&self.relay.view);
         if for_all {

@@ -119,8 +119,7 @@ pub(crate) struct Task {
     pub(crate) count: u32,
 }
 
-/// What a task is counted as. Groups have counts of their own, since they are not steps of the
-/// engine.
+/// How a task is counted. Groups have their own counts, because they are not steps of the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Form {
     Step(Kind),

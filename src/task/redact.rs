@@ -21,7 +21,7 @@ pub enum RedactedField<'a> {
 /// A rule for errors, messages and attributes. It is applied in the process that has the secret, before the text is
 /// cut to its longest length, and so before it is stored or sent: no viewer, snapshot, trace or log has the text.
 ///
-/// Names of steps are left as they are: a task's id, by which the log knows facts again, is made of them. Put no
+/// Names of steps are not changed: a task's id, by which the log recognises facts, is made of them. Put no
 /// secrets into names. The platform's own log and dashboard are not changed either.
 ///
 /// Set it with [`DispatchConfig::redact`](crate::workflow::DispatchConfig::redact) or
@@ -33,7 +33,7 @@ pub enum RedactedField<'a> {
 ///
 /// const RULE: Redact = Redact::new(|field, text| match field {
 ///     RedactedField::Attribute("email") => Cow::Borrowed("[redacted]"),
-///     // What obviously is a secret, too.
+///     // Obvious secrets too.
 ///     field => Redact::SECRETS.apply(field, text),
 /// });
 ///
@@ -46,7 +46,7 @@ pub struct Redact(Rule);
 
 type Rule = for<'a> fn(RedactedField<'_>, &'a str) -> Cow<'a, str>;
 
-/// What a secret is replaced by.
+/// The replacement of a secret.
 const REDACTED: &str = "[redacted]";
 
 impl Redact {

@@ -77,10 +77,10 @@ const TIMED_OUT: &str = "the event did not come in time";
 const FAILED: &str = "the step failed";
 
 /// The largest assumed difference between the clocks of a workflow's Worker and of its engine. A
-/// run of which only the first step is known must not be taken for the one before.
+/// run with only its first step known must not be confused with the run before.
 const SKEW: Duration = Duration::from_millis(500);
 
-/// Returns whether the platform's log is about a run after ours. That log begins anew with each
+/// Returns whether the platform's log is about a run after ours. That log begins again with each
 /// run, so it is if it begins after our run has ended, or after the last thing that ours knows of
 /// the run's steps.
 fn is_of_later_run(ours: &RunView, platform: &[EngineEvent]) -> bool {

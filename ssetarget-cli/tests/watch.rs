@@ -366,7 +366,7 @@ async fn hostile_text_never_reaches_the_terminal() {
         let ended = watch(&server, &[mode]).await;
         assert_eq!(ended.code, 1);
         assert!(ended.stdout.contains("forged line"), "{mode}");
-        // What the tree itself uses: to the left, up, clear, hide and show the cursor, synchronised updates.
+        // The tree's own sequences: to the left, up, clear, hide and show the cursor, synchronised updates.
         let own = [
             "\x1b[1G",
             "\x1b[J",
@@ -663,7 +663,7 @@ async fn with_json_everything_else_goes_to_stderr() {
     assert!(ended.stderr.contains("o-1 completed"));
 }
 
-/// Serves a log until it is told to stop.
+/// Serves a log until the test stops it.
 async fn serve(
     target: &SseTarget<NewEvent, MemoryEventStore>,
     port: u16,

@@ -386,7 +386,7 @@ impl Connection {
                     Trouble::Malformed(format!("the chunk size {}", shown(line.as_bytes())))
                 })?;
                 if size == 0 {
-                    // Trailers, of which nobody sends any, end with an empty line.
+                    // Trailers, which no server sends, end with an empty line.
                     let Some(end) = find(&self.raw, b"\r\n\r\n") else {
                         break;
                     };

@@ -158,7 +158,7 @@ impl Profile {
         "not/a position".to_owned()
     }
 
-    /// Returns the profile of a server of which only a stream's path is known.
+    /// Returns the profile of a server when only a stream's path is known.
     #[must_use]
     pub fn of_stream(path: &str) -> Self {
         Self {

@@ -94,7 +94,7 @@ describe("an instance", () => {
     await run.act("terminate"); // its code does not run again, so viewers are not notified
     assert.equal((await run.ended()).state, "terminated");
     assert.equal((await refused(run.act("terminate"))).kind, "CannotTerminate");
-    // Until somebody asks: then all of them are notified.
+    // Until a viewer asks: then all of them are notified.
     const late = await run.readAll();
     assert.deepEqual(lines(late), [
       "1 started alpha-1.workflow",

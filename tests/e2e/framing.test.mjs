@@ -1,4 +1,4 @@
-// Whatever the data is, the stream stays valid: two independent parsers read the data that was
+// The stream stays valid whatever the data is: two independent parsers read the data that was
 // sent.
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";

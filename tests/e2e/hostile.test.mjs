@@ -1,5 +1,5 @@
-// Requests that nobody would make, against every route of the demo Worker and of the axum example: always an
-// answer, never an undocumented 5xx, never a stack, nothing stored, and the stream of somebody else undisturbed.
+// Malformed and odd requests against every route of the demo Worker and of the axum example: always an
+// answer, never an undocumented 5xx, never a stack, nothing stored, and another viewer's stream undisturbed.
 //
 // SEED=n repeats a run, REQUESTS=n makes it longer.
 import assert from "node:assert/strict";

@@ -162,7 +162,7 @@ impl Bench {
         resumed.first().copied().ok_or_else(|| "no client".into())
     }
 
-    /// `viewers=` viewers get `batches=` batches of `batch=` events, sent as fast as they are taken.
+    /// `viewers=` viewers get `batches=` batches of `batch=` events, sent as fast as the viewers read them.
     fn fan_out(&mut self, args: &Args) -> Result<Value> {
         let (viewers, batches) = (args.count("viewers")?, args.number("batches")?);
         let batch = args.number("batch")?;
@@ -186,7 +186,7 @@ impl Bench {
             let path = format!("/log-{log}/append?from=2&batch=1");
             drivers.push(self.hub.post_bytes(&path)?);
         }
-        // Opens the drivers' logs, which is none of what is measured.
+        // Opens the drivers' logs before the measurement.
         self.hub
             .run(Instant::now() + Duration::from_millis(500), |_| false)?;
 
@@ -224,7 +224,7 @@ impl Bench {
         for (viewers, sent) in watching.iter().zip(sent) {
             for viewer in viewers.iter().filter_map(|id| self.hub.viewer(*id)) {
                 for (id, time) in viewer.times.iter().flatten() {
-                    // The first event of a log is the one that all wait for at the beginning.
+                    // All wait for the first event of a log at the beginning.
                     let sent = usize::try_from(*id)?
                         .checked_sub(2)
                         .and_then(|index| sent.get(index));

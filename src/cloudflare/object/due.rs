@@ -199,7 +199,7 @@ mod tests {
             (rest.after, rest.until, rest.sent, rest.due),
             (20, 40, 0, NOW + 1)
         );
-        // A deleted log begins anew with its ids.
+        // The ids of a deleted log begin again.
         let other = Export { until: 50, ..first };
         assert_eq!(export(Some(other), None, 3).until, 3);
     }

@@ -172,7 +172,7 @@ impl EventsObject {
         loop {
             let after = self.with_reporter(|reporter| {
                 if reporter.fold.cursor > head {
-                    // The log was deleted with everything known of it, and has begun anew.
+                    // The log was deleted with everything known of it, and has begun again.
                     reporter.fold = Default::default();
                 }
                 EventId::new(reporter.fold.cursor)

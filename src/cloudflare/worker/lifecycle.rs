@@ -135,7 +135,7 @@ impl WorkflowEventsNamespace {
     /// runs its code, or when the workflow waits for some seconds.
     ///
     /// # Errors
-    /// As [`WorkflowInstance::restart_from`]. An object that cannot be reached is no error.
+    /// As [`WorkflowInstance::restart_from`]. An object that cannot be reached is not an error.
     pub async fn restart(
         &self,
         instance: &WorkflowInstance,
@@ -167,7 +167,7 @@ impl WorkflowEventsNamespace {
     /// outside the Worker.
     ///
     /// # Errors
-    /// As [`WorkflowInstance::terminate`]. An object that cannot be reached is no error.
+    /// As [`WorkflowInstance::terminate`]. An object that cannot be reached is not an error.
     pub async fn terminate(
         &self,
         instance: &WorkflowInstance,

@@ -1,5 +1,5 @@
 // <workflow-run>: the element itself. State first: events change the model at once, also in a hidden tab. The visible
-// part is drawn from the model, at most once a frame and only while somebody can see it.
+// part is drawn from the model, at most once a frame and only while it is visible.
 
 import { Axis, foldsOf, lookOf } from "./axis.js";
 import { LINK_WORDS, RUN_WORDS, draw, icon, make, say, set } from "./dom.js";

@@ -3,7 +3,7 @@
 import { EVENT_TYPES } from "./model.js";
 
 /**
- * What may be said about the connection:
+ * The states of the connection:
  * `idle` there is no `src` · `connecting` · `live` · `reconnecting` · `ended` the stream has ended ·
  * `expired` the permission has expired, and could not be renewed · `refused` not allowed · `unknown` there is no such
  * run.

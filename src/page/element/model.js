@@ -55,7 +55,7 @@ export class Run {
     /** @type {string | null} */ this.id = null;
     /** @type {string | null} */ this.workflow = null;
     /** The number of the run, from 1: a restart begins the next. */ this.number = 1;
-    /** What a `reset` said, if history is lost. @type {{ requested: unknown, oldest: unknown, head: unknown } | null} */ this.lost = null;
+    /** The latest `reset`, if history is lost. @type {{ requested: unknown, oldest: unknown, head: unknown } | null} */ this.lost = null;
     /** The id of the last event. @type {number | null} */ this.cursor = null;
     this.clear();
   }
@@ -71,7 +71,7 @@ export class Run {
     /** @type {Task[]} */ this.roots = [];
     /** @type {Map<string, Task>} */ this.byId = new Map();
     /** @type {Set<Task>} */ this.open = new Set();
-    /** Those that began, the newest last; the ones that have ended are dropped when they are at the end. @type {Task[]} */ this.stack = [];
+    /** Started tasks, the newest last; ended ones are removed once they are at the end. @type {Task[]} */ this.stack = [];
     this.counts = { running: 0, completed: 0, failed: 0, stopped: 0 };
     this.waits = 0;
     this.sleeps = 0;
@@ -141,7 +141,7 @@ export class Run {
   }
 
   /**
-   * Begins anew from a snapshot.
+   * Starts over from a snapshot.
    * @param {any} snapshot
    */
   load(snapshot) {
@@ -380,7 +380,7 @@ export class Run {
 export class Activity {
   constructor() {
     /** How many steps are at work. */ this.busy = 0;
-    /** The last moment of which something is known. @type {number | null} */ this.last = null;
+    /** The last known moment. @type {number | null} */ this.last = null;
     /** @type {{ from: number, to: number }[]} */ this.gaps = [];
     /** Steps between two attempts, and when the next one begins. @type {Map<Task, number>} */ this.pauses = new Map();
   }

@@ -9,7 +9,7 @@ export class Rows {
     /** @type {Task[]} */ this.list = [];
     this.text = "";
     this.errorsOnly = false;
-    /** Whether `list` must be made anew before it is read. */
+    /** Whether `list` must be computed again before it is read. */
     this.stale = false;
     /** How many tasks match the filter; only if there is one. */
     this.matches = 0;

@@ -30,7 +30,7 @@ export class List {
   constructor() {
     /** @type {Map<string, Entry>} */ this.byId = new Map();
     /** All runs, the latest first. @type {Entry[]} */ this.all = [];
-    /** Those that are shown. @type {Entry[]} */ this.shown = [];
+    /** The shown entries. @type {Entry[]} */ this.shown = [];
     /** Where each of those is. @type {Map<Entry, number>} */ this.places = new Map();
     /** How long runs took. @type {{ medianMs: number, lowMs: number, highMs: number } | null} */ this.typical = null;
     this.text = "";

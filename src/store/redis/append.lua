@@ -11,7 +11,7 @@ local MAX_GAPS = 64
 local JUMP = 1048576
 
 local log = load()
--- A log of which only the stream is lost is new, too: its facts go with their events, and its
+-- A log that has lost only its stream counts as new too: its facts go with their events, and its
 -- readers are reset.
 local is_new = not log or log.is_lost
 -- Fails if the keys have another type, and so belong to another program.

@@ -72,7 +72,7 @@ local function load()
   }
   if log.oldest and entries == 0 then
     -- The stream alone was deleted or evicted: readers see a log whose events were all trimmed,
-    -- until the next append begins it anew.
+    -- until the next append begins it again.
     log.is_lost = true
     log.oldest, log.trimmed, log.closed = nil, log.head, false
   end

@@ -38,9 +38,9 @@
 //!
 //! Set `maxmemory-policy` to `noeviction`: then a full memory refuses appends with `OOM`, and reads
 //! go on. With another one the server deletes keys, also single ones of a log. If that is its hash
-//! or its stream, its events are lost, and with the next append it begins anew: facts are stored
+//! or its stream, its events are lost, and with the next append it begins again: facts are stored
 //! again, and all of its clients are reset. If it is its facts, the next append restores them from
-//! the events, and nobody notices.
+//! the events, and no client notices.
 //!
 //! # Guarantees
 //! - **Order, atomicity, facts.** A batch is one script: ids are assigned where it is stored, and no reader sees an

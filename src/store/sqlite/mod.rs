@@ -38,7 +38,7 @@ use crate::sync::{Mutex, lock};
 /// bytes in a Durable Object) is cut into several statements, which take effect together or not at
 /// all.
 ///
-/// The newest frames are kept in memory while somebody has a
+/// The newest frames are kept in memory while there is a
 /// [`Subscription`](crate::delivery::Subscription): at most 2 MiB in all, or one larger event.
 #[derive(Debug)]
 pub struct SqliteEventStore<Q: Sql> {

@@ -56,7 +56,7 @@ export class Engine {
     return this.given;
   }
 
-  // What a lifetime calls steps with.
+  // The step object of a lifetime.
   step(first) {
     const counts = new Map();
     let gone = false;

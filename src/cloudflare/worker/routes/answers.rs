@@ -169,7 +169,7 @@ pub(super) async fn read_body(
     let mut bytes = Vec::new();
     // The same request, whose body is read once.
     let mut request = Request::from(Clone::clone(request));
-    // There is no stream without a body. A stream that is dropped before its end is cancelled.
+    // A request without a body has no stream. A stream that is dropped before its end is cancelled.
     if let Ok(mut stream) = request.stream() {
         while let Some(chunk) = stream.next().await {
             let chunk = chunk.map_err(|_| InvalidAnswer::bad("the body cannot be read"))?;

@@ -92,7 +92,7 @@ pub(super) struct Call<'a> {
     pub(super) request: &'a web_sys::Request,
     /// The id in the path, decoded: empty if that is not possible.
     pub(super) id: &'a str,
-    /// What follows the id in the path.
+    /// The part of the path after the id.
     pub(super) tail: &'a str,
     /// The part of every path before the id.
     pub(super) prefix: &'a str,
