@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_else_gets_more_than_vary() {
+    fn other_origins_get_only_vary() {
         let cors = Cors::new([APP]).unwrap().credentials();
         let nobody = Cors::new([""; 0]).unwrap();
         for origin in [
@@ -399,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_allowed_can_be_more() {
+    fn methods_and_headers_can_be_added() {
         let cors = Cors::new([APP])
             .and_then(|cors| cors.allow_methods(["DELETE"]))
             .and_then(|cors| cors.allow_headers(["x-token"]))
@@ -422,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_a_browser_sends_is_an_origin() {
+    fn only_the_form_of_browsers_is_an_origin() {
         for good in [
             APP,
             LOCAL,

@@ -369,7 +369,7 @@ async fn without_a_snapshot_it_begins_with_the_log() {
 }
 
 #[tokio::test]
-async fn how_a_run_ended_is_told_afterwards() {
+async fn the_end_of_a_run_is_known_afterwards() {
     let server = Script::serve_with(|request| match request.lines().next().unwrap() {
         line if line.contains("?from=beginning ") => Answer::events(format!(
             "{}{}",

@@ -326,7 +326,7 @@ async fn an_offset_that_is_not_in_the_log_is_gone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_malformed_or_writes_is_refused() {
+async fn malformed_requests_and_writes_are_refused() {
     let target = log(vec![note("1")]).await;
     for query in [
         "offset=7",

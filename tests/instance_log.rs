@@ -256,7 +256,7 @@ fn an_impossible_position_is_reset() {
 }
 
 #[test]
-fn a_client_that_has_all_events_is_told_the_end() {
+fn a_client_that_has_all_events_gets_the_end() {
     let platform = Platform::begun();
     platform.add("workflow_errored");
     let seen = platform.feed(Cursor::Beginning, None).read();

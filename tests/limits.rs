@@ -52,7 +52,7 @@ fn the_page_has_the_values_of_the_code() {
 }
 
 #[test]
-fn what_is_refused_says_the_limit_and_what_to_do() {
+fn refusals_name_the_limit_and_the_remedy() {
     let large = NewEvent::new("note", "x".repeat(NewEvent::MAX_SIZE))
         .unwrap_err()
         .to_string();

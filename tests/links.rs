@@ -80,7 +80,7 @@ fn watches(token: &str) -> bool {
 }
 
 #[test]
-fn what_is_minted_is_verified() {
+fn minted_tokens_are_verified() {
     let links = links();
     let grant = LinkGrant::run("o-1").may(Action::Answer).generation(3);
     let url = links.url("https://host.example/o-1", &grant);
@@ -151,7 +151,7 @@ fn a_token_is_tampered_with_at_each_position() {
 }
 
 #[test]
-fn a_header_is_what_is_expected_or_refused() {
+fn a_header_is_as_expected_or_refused() {
     let claims = claims().to_string();
     let verified = |header: &str| watches(&jws(header, &claims, KEY));
     for header in [
@@ -584,7 +584,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_minted_is_verified_for_its_run_alone(id in "[ -~é]{0,100}", other in "[ -~é]{0,100}", seconds in 1u64..2_000_000) {
+    fn a_minted_token_is_valid_for_its_run_alone(id in "[ -~é]{0,100}", other in "[ -~é]{0,100}", seconds in 1u64..2_000_000) {
         let links = links();
         let grant = LinkGrant::run(&id).expires_in(Duration::from_secs(seconds));
         let token = links.token(&grant);

@@ -84,7 +84,7 @@ fn a_listener_gets_stored_and_new_events_until_the_end() {
 }
 
 #[test]
-fn a_listener_learns_what_it_cannot_get_and_goes_on() {
+fn a_listener_learns_of_missing_events_and_goes_on() {
     block_on(async {
         let target = Target::new(MemoryEventStore::new());
         let strange = target.typed::<NewEvent>();

@@ -171,7 +171,7 @@ async fn a_log_that_is_gone_leaves_and_one_that_never_was_is_not_found() {
 }
 
 #[tokio::test]
-async fn what_is_malformed_gets_a_plain_reason_and_no_lookup() {
+async fn a_malformed_request_gets_a_plain_reason_and_no_lookup() {
     let logs = Logs::default();
     logs.add("a", "{}").await;
     let server = serve(logs.routes().into_router()).await;

@@ -345,7 +345,7 @@ fn order() -> Log {
 }
 
 #[test]
-fn every_event_becomes_what_the_documentation_says() {
+fn every_event_becomes_the_documented_span() {
     let spans = order().spans();
     spans.check_whole();
     assert_eq!(

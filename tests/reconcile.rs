@@ -74,7 +74,7 @@ fn platform_log(began: SystemTime) -> Vec<EngineEvent> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_run_whose_last_facts_were_lost_is_settled_to_the_log_of_one_that_lost_none() {
+async fn a_run_whose_last_facts_were_lost_gets_the_log_of_an_undisturbed_one() {
     // From then on the log cannot be reached, and the last lifetime does not learn how the run goes on.
     for (unreachable_from, lost) in [(30, 6), (42, 5), (50, 3), (90, 0)] {
         let whole = order_with_log_until(90).await;
@@ -121,7 +121,7 @@ async fn a_run_is_ended_as_the_platforms_log_says() {
 }
 
 #[tokio::test]
-async fn a_restart_that_nobody_told_of_is_told_with_its_end() {
+async fn an_unreported_restart_is_added_with_its_end() {
     for first_had_ended in [false, true] {
         let log = begun_run(&["a-1"]).await;
         if first_had_ended {
@@ -185,7 +185,7 @@ async fn a_run_that_goes_on_is_neither_ended_nor_changed() {
 
 /// The platform still answers as before the restart that the log already has.
 #[tokio::test]
-async fn the_end_of_the_run_before_is_not_told_of_the_next() {
+async fn the_end_of_a_run_is_not_that_of_the_next() {
     let log = begun_run(&["a-1"]).await;
     let begun = log.begin_restart(now()).unwrap();
     let later = now() + Duration::from_secs(3_600);

@@ -174,7 +174,7 @@ fn hook() -> impl Access<Decision: Send> + Clone + Send + Sync + 'static {
 }
 
 #[tokio::test]
-async fn what_the_hook_refuses_gets_the_same_bytes_and_no_lookup() {
+async fn refused_requests_get_the_same_bytes_and_no_lookup() {
     let asked = Asked::default();
     let routes = RunRoutes::new(lookup(asked.clone()).await).access(hook());
     for server in servers!(routes) {

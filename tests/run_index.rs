@@ -102,7 +102,7 @@ fn pages_have_each_run_once_the_latest_first() {
 }
 
 #[test]
-fn what_is_gone_is_left_out_and_does_not_come_back() {
+fn deleted_runs_are_left_out_and_do_not_come_back() {
     let index = RunIndex::new(Database::in_memory());
     index
         .take(&report("a", 4, 1_000, "running"), at(2))
@@ -130,7 +130,7 @@ fn what_is_gone_is_left_out_and_does_not_come_back() {
 }
 
 #[test]
-fn what_is_typical_is_said_of_five_runs_or_more() {
+fn typical_durations_need_five_runs() {
     let index = RunIndex::new(Database::in_memory());
     for number in 1..=4 {
         let report = report(&format!("r{number}"), number, 1_000, "completed");

@@ -420,7 +420,7 @@ async fn a_log_that_is_deleted_under_a_run_stays_deleted_until_the_next_run() {
 }
 
 #[tokio::test]
-async fn facts_of_a_deleted_run_are_not_stored_whoever_brings_them() {
+async fn facts_of_a_deleted_run_are_never_stored() {
     let database = Database::in_memory();
     let log = || WorkflowLog::new(database.clone());
     assert!(!log().delete().unwrap());
@@ -1161,7 +1161,7 @@ async fn story(world: &World) -> Vec<String> {
 
 /// The log keeps an event of a webhook once by its key, whoever opens or has opened the log, in the order of arrival.
 #[test]
-fn what_is_told_from_outside_is_kept_once() {
+fn events_from_outside_are_kept_once() {
     let log = Log::new(Database::in_memory());
     assert_eq!(
         log.tell(None, &[fact("notice/1")]).unwrap(),

@@ -441,7 +441,7 @@ async fn a_run_that_is_too_large_is_refused() {
 
 /// A deleted log, or another log under the same name, is never served from memory.
 #[tokio::test]
-async fn another_log_of_the_name_is_read_anew() {
+async fn another_log_of_the_name_is_read_again() {
     let snapshots = Snapshots::new(&sse());
     let database = || SseTarget::<NewEvent, _>::new(SqliteEventStore::new(Database::in_memory()));
     let first = database();

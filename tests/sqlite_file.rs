@@ -124,7 +124,7 @@ fn a_batch_that_was_cut_off_leaves_nothing() {
 }
 
 #[test]
-fn a_path_that_is_no_log_is_told() {
+fn a_path_that_is_not_a_log_is_an_error() {
     let files = Files::new();
     let garbage = files.next();
     std::fs::write(

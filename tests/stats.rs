@@ -202,7 +202,7 @@ impl Observer for Mine {
 }
 
 #[tokio::test]
-async fn an_observer_of_ones_own_is_told_what_it_wants_to_know() {
+async fn a_users_observer_is_notified_of_its_events() {
     let mine = Arc::new(Mine::default());
     let broken = SseTarget::<NewEvent, _>::new(Broken).observed_by(Arc::clone(&mine));
     let sse = Sse::new().observed_by(Arc::clone(&mine));

@@ -165,7 +165,7 @@ fn a_step_does_not_run_until_it_is_awaited() {
 }
 
 #[test]
-fn a_rollback_is_handed_on_with_its_config_and_told_what_its_step_returned() {
+fn a_rollback_gets_its_config_and_the_output_of_its_step() {
     type Told = Rc<RefCell<Vec<(String, String, Option<u32>)>>>;
 
     /// A handler that records its arguments.
@@ -287,7 +287,7 @@ fn a_step_can_return_a_stream() {
 }
 
 #[test]
-fn a_stream_that_fails_says_so_behind_what_it_gave() {
+fn a_stream_that_fails_reports_it_after_its_bytes() {
     let parts = [Ok("part"), Err(StepError::new("cut"))];
     let mut stream = ByteStream::new(stream::iter(parts));
     assert_eq!(block_on(stream.next()).unwrap().unwrap(), "part");

@@ -34,7 +34,7 @@ fn memory_that_is_bounded_keeps_the_promise() {
 }
 
 #[test]
-fn memory_says_what_it_removed() {
+fn memory_reports_removed_events() {
     let trim = async |store: &MemoryEventStore, last| store.trim(last);
     block_on(contract::check_trimmed(
         async || MemoryEventStore::new(),
@@ -43,7 +43,7 @@ fn memory_says_what_it_removed() {
 }
 
 #[test]
-fn memory_of_a_certain_age_says_what_it_removed() {
+fn memory_with_an_age_limit_reports_removed_events() {
     // Each append is an hour after the one before, until events are removed.
     const HOUR: Duration = Duration::from_secs(3600);
     let trim = async |store: &HourByHour, last: EventId| {
@@ -125,7 +125,7 @@ fn sqlite_in_a_file_is_the_same_after_reopening() {
 }
 
 #[test]
-fn sqlite_says_what_it_removed() {
+fn sqlite_reports_removed_events() {
     let trim = async |store: &SqliteEventStore<Database>, last| store.trim(last).unwrap();
     block_on(contract::check_trimmed(
         async || SqliteEventStore::new(Database::in_memory()),
@@ -242,7 +242,7 @@ fn logs_are_cleared() {
 }
 
 #[test]
-fn sqlite_leaves_out_what_is_too_old() {
+fn sqlite_leaves_out_events_that_are_too_old() {
     block_on(async {
         let age = Duration::from_millis(400);
         let store = || {
@@ -279,7 +279,7 @@ fn sqlite_leaves_out_what_is_too_old() {
 }
 
 #[test]
-fn what_is_left_of_a_log_that_was_removed_is_one_row() {
+fn a_removed_log_leaves_one_row() {
     block_on(async {
         let database = Database::in_memory();
         let store = SqliteEventStore::new(database.clone());
@@ -844,7 +844,7 @@ fn keys_are_listed_by_prefix() {
 }
 
 #[test]
-fn a_log_that_was_emptied_under_its_readers_tells_them() {
+fn a_log_that_is_emptied_resets_its_readers() {
     block_on(async {
         let database = Database::in_memory();
         let target: SseTarget<NewEvent, _> =

@@ -345,7 +345,7 @@ async fn a_span_says_nothing_after_its_end() {
 }
 
 #[tokio::test]
-async fn the_same_run_is_sent_once_and_a_named_run_anew() {
+async fn the_same_run_is_sent_once_and_a_named_run_again() {
     async fn run(tracer: &Tracer) {
         let body = async |root: Span| {
             root.progress("working");
@@ -500,7 +500,7 @@ async fn events_go_in_batches_unless_told_otherwise() {
 }
 
 #[tokio::test]
-async fn sending_ends_with_the_last_handle_and_leaves_nothing_behind() {
+async fn sending_ends_with_the_last_handle_and_leaves_nothing() {
     let target = Target::new(TestStore::default());
     let (tracer, sending) = Tracer::new(&target, tokio::time::sleep);
     let sending = tokio::spawn(sending);
@@ -733,7 +733,7 @@ mod layer {
     }
 
     #[tokio::test]
-    async fn what_the_store_says_about_itself_does_not_feed_itself() {
+    async fn spans_of_sending_are_not_sent() {
         let log = Log::silent(TracerConfig::new().dispatch(DispatchConfig::immediate()));
         log.target.store().talks.store(true, Ordering::SeqCst);
         let subscriber = tracing_subscriber::registry().with(SseLayer::new(log.tracer.clone()));

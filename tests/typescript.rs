@@ -106,7 +106,7 @@ export type RunEvent = { [Type in keyof EventMap]: { type: Type; data: EventMap[
 ";
 
 #[test]
-fn the_file_is_what_the_types_give() {
+fn the_file_agrees_with_the_types() {
     let made = types();
     if std::env::var_os("UPDATE").is_some() {
         std::fs::create_dir_all(std::path::Path::new(FILE).parent().unwrap()).unwrap();

@@ -120,7 +120,7 @@ fn numbers_cross_that_javascript_holds_exactly() {
 }
 
 #[test]
-fn values_that_json_lacks_become_what_json_makes_of_them() {
+fn values_that_json_lacks_are_converted_as_json_does() {
     assert_eq!(stored(Some(f64::NAN)).unwrap(), None);
     assert_eq!(stored(Some(f64::INFINITY)).unwrap(), None);
     assert!(stored(-0.0_f64).unwrap().is_sign_positive());
@@ -237,7 +237,7 @@ impl Dispatch for Told {
 }
 
 #[test]
-fn viewers_are_told_the_reason() {
+fn viewers_see_the_reason() {
     const BEYOND: &str = "an integer beyond 2^53, which no JavaScript number holds exactly: write it as \
                           text";
     let told = Told::default();

@@ -334,7 +334,7 @@ fn attempts_sleeps_and_rollbacks_of_the_platform() {
 }
 
 #[test]
-fn a_feed_that_is_reset_begins_anew() {
+fn a_feed_that_is_reset_begins_again() {
     let mut log = PlatformLog::default();
     log.add("step_started", json!({ "stepName": "a-1" }));
     let mut view = log.fold();

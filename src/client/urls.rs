@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn what_names_no_run_is_refused() {
+    fn urls_without_a_run_are_refused() {
         for text in [
             "",
             "https://",

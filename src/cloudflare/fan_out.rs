@@ -610,7 +610,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_set_back_keeps_nobody_for_longer() {
+    fn a_clock_that_is_set_back_keeps_no_viewer_for_longer() {
         let hour = Duration::from_secs(3600);
         let mut root = Audience::default();
         (0..2).for_each(|_| root.enter());
@@ -648,7 +648,7 @@ mod tests {
     }
 
     #[test]
-    fn a_search_goes_on_until_somebody_takes_it() {
+    fn a_search_goes_on_until_an_object_accepts() {
         let mut search = Search::new(Some(2));
         assert_eq!(search.next(0.99), (Place::relay(2), Ask::IfRoom));
         search.answered(Admission::Full);

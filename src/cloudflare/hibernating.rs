@@ -293,7 +293,7 @@ mod tests {
     struct Socket(&'static str);
 
     #[test]
-    fn a_socket_that_closes_takes_nobody_else_off() {
+    fn a_socket_that_closes_removes_no_other_viewer() {
         let mut roster = Roster::new();
         let mut number = roster.number(|| 7);
         roster.insert(number, Socket("early"));
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_has_another_ones_number() {
+    fn viewers_have_different_numbers() {
         let mut roster = Roster::new();
         let mut random = [3, 3, 3, 4, 4, 5].into_iter();
         for _ in 0..3 {
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn rounds_have_pauses_and_those_who_come_in_one_share_the_next() {
+    fn rounds_have_pauses_and_viewers_that_come_in_one_share_the_next() {
         let mut pace = Pace::default();
         assert_eq!(pace.next(1000, 5_000.0), Round::Now);
         pace.begin(5_000.0);
@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_slowest_is_cut_off_when_all_hold_too_much() {
+    fn the_slowest_viewer_is_cut_off_when_all_hold_too_much() {
         const PIECE: usize = 128 * 1024;
         let mut budget = Budget::default();
         let viewers: Vec<_> = (0..MOST_BYTES / PIECE).map(|_| budget.enter()).collect();
@@ -405,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn who_holds_too_much_alone_is_cut_off_alone() {
+    fn a_viewer_that_holds_too_much_is_cut_off_alone() {
         let mut budget = Budget::default();
         let (one, other) = (budget.enter(), budget.enter());
         assert!(budget.queued(other, 5).is_empty());

@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_packed_comes_out() {
+    fn packed_events_can_be_unpacked() {
         assert_eq!(unpacked(&pack_facts(&some())), Ok(some()));
         assert_eq!(unpacked(&pack_facts(&[])), Ok(Vec::new()));
     }

@@ -290,7 +290,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_document_says_what_is_switched_on() {
+    fn a_document_lists_what_is_switched_on() {
         let html = RunPage::new("o-1").html();
         assert!(
             html.contains("<workflow-run src=\"/o-1/sse\" label=\"o-1\""),

@@ -247,7 +247,7 @@ mod tests {
     );
 
     #[test]
-    fn an_entry_is_what_the_log_says() {
+    fn an_entry_agrees_with_the_log() {
         let entry = |events: &[(&str, &str)]| fold(events).entry("o-1", "order", &[]);
         assert_eq!(entry(&[]).state, RunState::Queued);
         let running = entry(&[STARTED, PACK, HALF]);

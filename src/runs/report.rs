@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_taken_is_told_again_and_again() {
+    fn a_report_that_fails_is_sent_until_it_succeeds() {
         let mut run = Run::new();
         run.down = true;
         run.add("started", STARTED);
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deleted_log_is_told_once_and_a_new_run_after_it() {
+    fn a_deleted_log_is_reported_once_and_then_a_new_run() {
         let mut run = Run::new();
         run.add("started", STARTED);
         run.reporter.removed = true;

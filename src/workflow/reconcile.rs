@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn supplies_what_the_last_lifetime_did_not_tell() {
+    fn supplies_the_events_that_the_last_lifetime_did_not_send() {
         let ours = ours(&[
             ("started", "order-1.workflow", none()),
             ("started", "a-1", none()),
@@ -455,7 +455,7 @@ mod tests {
     }
 
     #[test]
-    fn sleeps_of_one_name_are_told_apart_by_their_order() {
+    fn sleeps_of_one_name_are_distinguished_by_their_order() {
         let ours = ours(&[
             ("started", "order-1.workflow", none()),
             ("started", "dry-1.sleep", none()),

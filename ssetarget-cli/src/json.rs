@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_printed_is_harmless_and_means_the_same() {
+    fn printed_json_is_harmless_and_means_the_same() {
         let hostile = "\u{1b}[2J\u{9b}\u{202e}\u{2028}\u{e0041}\u{7f}\u{85}é👍\\";
         for data in [hostile.to_owned(), Value::from(hostile).to_string()] {
             let line = of(Some("1"), "no\u{9b}te", &data);

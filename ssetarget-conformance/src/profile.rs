@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_profile_is_refused_with_a_reason() {
+    fn invalid_profiles_are_refused_with_a_reason() {
         for (json, reason) in [
             (r#"{"stream": "sse"}"#, "begins with /"),
             (r#"{"stream": "/", "claims": ["magic"]}"#, "magic"),

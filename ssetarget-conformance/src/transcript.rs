@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_client_would_dispatch_is_seen_with_what_it_would_drop() {
+    fn a_transcript_has_dispatched_and_dropped_parts() {
         let all = Transcript::of(b"\xef\xbb\xbf: hi\n\nid: 1\ndata: a\ndata: b\r\n\r\nretry: x\nid: 2\0\revent: t\rdata\r\rdata: cut");
         assert!(all.has_bom);
         assert_eq!(all.line_ends, [LineEnd::Lf, LineEnd::CrLf, LineEnd::Cr]);

@@ -80,7 +80,7 @@ fn cases_have_names_of_their_own_and_sources() {
 }
 
 #[test]
-fn without_a_profile_what_cannot_be_tried_is_skipped() {
+fn without_a_profile_impossible_cases_are_skipped() {
     let mut probe = probe("");
     let results = {
         let stream = probe.start().unwrap();

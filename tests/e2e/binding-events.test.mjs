@@ -234,7 +234,7 @@ describe("creation", () => {
     ]);
   });
 
-  test("that is refused leaves nothing behind", async () => {
+  test("that is refused leaves nothing", async () => {
     const response = await batch([{ id: "refused", params }, { id: "-", params }]);
     assert.equal(response.status, 500);
     await response.body.cancel();

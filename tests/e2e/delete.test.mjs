@@ -88,7 +88,7 @@ test("deleting an unknown log does nothing and stores nothing", async () => {
   assert.deepEqual(tables, []);
 });
 
-test("viewers at relays are cut off, too", async () => {
+test("viewers at relays are cut off too", async () => {
   const run = await start(server, OPS, { workflow: "crowd" });
   const viewers = [];
   for (let viewer = 0; viewer < 9; viewer += 1) viewers.push(await run.open());

@@ -155,7 +155,7 @@ describe("the main path", () => {
     assert.equal((await post(`/${id}/event`)).status, 409);
   });
 
-  test("whoever follows the redirect at once is never told 404", async () => {
+  test("a viewer that follows the redirect at once never gets 404", async () => {
     for (let round = 0; round < 50; round += 1) {
       const abort = new AbortController();
       const response = await fetch(demo.url, { method: "POST", body: JSON.stringify(QUICK), signal: abort.signal });
@@ -170,7 +170,7 @@ describe("the main path", () => {
 });
 
 describe("where a viewer begins", () => {
-  test("behind the id of the header, the queries, or at the beginning", async () => {
+  test("after the id of the header, the queries, or at the beginning", async () => {
     const { url, live } = await finishedRun();
     const from = async (query, lastEventId) => (await readAll(url + query, { lastEventId })).map(({ raw }) => raw);
     const all = live.events.map(({ raw }) => raw);
@@ -316,7 +316,7 @@ describe("what a browser gets", () => {
     assert.deepEqual([response.status, page, rest], [201, `/${id}`, {}]);
   });
 
-  test("nobody may delete a run", async () => {
+  test("no client may delete a run", async () => {
     const { id, url } = await finishedRun();
     const response = await fetch(`${demo.url}/${id}`, { method: "DELETE" });
     assert.equal(response.status, 401);

@@ -252,7 +252,7 @@ describe("an interrupted run", () => {
   });
 });
 
-test("restarted from a step: what was kept is told again behind a reset", async () => {
+test("restarted from a step: the kept events come again after a reset", async () => {
   const { run, url } = await begin(() => [{ do: { name: "a" } }, { do: { name: "b" } }, { wait: { name: "w", type: "go" } }, { do: { name: "c" } }]);
   await run.event("go");
   const first = await readAll(url);

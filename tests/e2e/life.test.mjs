@@ -86,7 +86,7 @@ test("two instances begin for one that died: none has its predecessor's stack", 
   assert.deepEqual(module.renewed, [2, 2]);
 });
 
-test("what is held ends with the instance, and what was let go of does not", async () => {
+test("held resources end with the instance, and released ones do not", async () => {
   const module = await life();
   const ended = [];
   const writer = (name) => ({ abort: async ({ message }) => ended.push(`${name}: ${message}`) });

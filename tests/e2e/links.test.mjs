@@ -182,7 +182,7 @@ for (const transport of ["direct", "hibernating"]) {
     });
 
     if (transport === "direct") {
-      test("relays keep to permissions, too", async () => {
+      test("relays obey permissions too", async () => {
         const run = await waits(3);
         const until = now() + 5;
         const viewers = [];

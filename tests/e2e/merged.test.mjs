@@ -164,7 +164,7 @@ test("from the tail, nothing that comes later is missed", { timeout: 120_000 }, 
   }
 });
 
-test("what cannot be served has a status and a reason", { timeout: 120_000 }, async () => {
+test("requests that cannot be served get a status and a reason", { timeout: 120_000 }, async () => {
   const run = await start(server, [{ do: { name: "a" } }]);
   await run.ended();
   const many = Array.from({ length: 65 }, (_, index) => `r${index}`);

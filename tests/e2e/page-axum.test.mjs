@@ -5,7 +5,7 @@ import { serveAxum } from "./lib/axum.mjs";
 import { launch, skip } from "./lib/browser.mjs";
 import { servePage } from "./lib/page-server.mjs";
 
-test("spans of any server are a run, too", { skip }, async () => {
+test("spans of any server are a run too", { skip }, async () => {
   const axum = await serveAxum();
   const files = await servePage();
   const browser = await launch();

@@ -512,7 +512,7 @@ describe("the page in a browser", { skip }, () => {
     await page.close();
   });
 
-  test("a screen reader is told the state and the failures, and little else", async () => {
+  test("a screen reader announces the state and the failures, and little else", async () => {
     const s = new Script(Date.now()).begin();
     const { run, page } = await open(s.events);
     await page.evaluate(() => {

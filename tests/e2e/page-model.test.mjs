@@ -13,7 +13,7 @@ import { DAY, Script, bigSnapshot, order } from "./lib/page-runs.mjs";
 const FOLDER = new URL("../../src/page/", import.meta.url);
 const END = Date.UTC(2026, 10, 24, 12);
 
-test("what is served is what the sources give, and is small", () => {
+test("the served files agree with the sources, and are small", () => {
   let [run, runs] = [0, 0];
   for (const [name, text] of Object.entries(made())) {
     assert.equal(readFileSync(new URL(name, FOLDER), "utf8"), text, `${name}: run node scripts/page.mjs`);
@@ -62,7 +62,7 @@ test("an event that was applied before changes nothing", () => {
   assert.deepEqual(run.view, before);
 });
 
-test("reset begins anew, and shows tasks whose beginning is lost", () => {
+test("reset starts over, and shows tasks whose beginning is lost", () => {
   const run = fold(order(END));
   assert.equal(run.apply("reset", { requested: 40, oldest: 5, head: 9 }, null), null);
   assert.deepEqual(run.lost, { requested: 40, oldest: 5, head: 9 });
@@ -72,7 +72,7 @@ test("reset begins anew, and shows tasks whose beginning is lost", () => {
   assert.equal(run.cursor, 5);
 });
 
-test("what the run does is said even if it only waits or sleeps, or has no workflow", () => {
+test("the run's activity is shown even if it only waits or sleeps, or has no workflow", () => {
   const s = new Script(END).begin();
   assert.equal(fold(s.events).phase, "running");
   const nap = s.task("nap", { kind: "sleep" });
@@ -142,7 +142,7 @@ test("rows that are added one by one are those of the whole tree", () => {
   }
 });
 
-test("a task that begins at the end does not make the list anew", () => {
+test("a task that begins at the end does not rebuild the list", () => {
   const run = new Run();
   const rows = new Rows();
   const s = new Script(END).begin();

@@ -200,7 +200,7 @@ describe("the table in a browser", { skip }, () => {
     await served.stop();
   });
 
-  test("hostile strings are text, and who may not see the runs is told so", { timeout: 60_000 }, async () => {
+  test("hostile strings are text, and viewers without permission get a message", { timeout: 60_000 }, async () => {
     const evil = `<img src=//evil.example/x onerror="document.title='owned'">`;
     const served = await serveRuns([run(1, { id: `${evil}\ud800`, task: "\u202egnp.exe", error: "x".repeat(100_000), state: evil, tags: [evil] }), run(2, { id: "javascript:alert(1)" })]);
     const page = await open(served.url);

@@ -37,7 +37,7 @@ describe("in a step", () => {
     assertAgrees(events, await run.platform());
   });
 
-  test("is a failed attempt without events, too", async () => {
+  test("is a failed attempt without events too", async () => {
     const attempts = [{ panic: "at once" }, { panicLater: "after an await" }];
     const run = await start(server, [{ do: { name: "a", attempts, retries } }], { wrapped: false });
     const { state, output } = await run.ended();

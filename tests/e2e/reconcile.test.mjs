@@ -22,7 +22,7 @@ async function rpc(run, method) {
   return response.text();
 }
 
-test("what ended while the log could not be reached is told as the platform has it", async () => {
+test("ends that the log missed are added as the platform has them", async () => {
   const [slow, bad] = ["slow", "bad"].map((name) => new Gate(server, `reconcile-${name}`));
   const ops = [
     { do: { name: "a" } },
@@ -79,7 +79,7 @@ test("what ended while the log could not be reached is told as the platform has 
   assert.deepEqual((await run.readAll()).map(({ raw }) => raw), events.map(({ raw }) => raw));
 });
 
-test("a run that its object ends is ended by the platform's log, too", async () => {
+test("a run that its object ends is also ended by the platform's log", async () => {
   const run = await start(server, [{ do: { name: "a" } }, { wait: { name: "w", type: "go" } }], { workflow: "beta" });
   const viewer = await run.open();
   await viewer.until(at("started", "w-1.waitForEvent"));
@@ -93,7 +93,7 @@ test("a run that its object ends is ended by the platform's log, too", async () 
   assert.equal(Date.parse(end.json.timestamp), terminated.timestamp);
 });
 
-test("a restart that the log did not hear of is told with the end of the run that it began", async () => {
+test("a restart that the log missed is added with the end of its run", async () => {
   const gate = new Gate(server, "reconcile-again");
   const run = await start(server, [{ do: { name: "a", gate: gate.name } }], { workflow: "fragile" });
   const viewer = await run.open();

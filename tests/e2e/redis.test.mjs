@@ -49,7 +49,7 @@ describe("a Worker on Redis", NEEDS_REDIS, () => {
       assert.equal(large[0].data, data);
     });
 
-    test(`${kind}: a log that is deleted and written anew resets its viewers`, async () => {
+    test(`${kind}: a log that is deleted and written again resets its viewers`, async () => {
       const url = log(`anew-${kind}`);
       const [old] = await dispatch(url, [{ data: "1" }]);
       const viewer = await open(`${url}/sse`);

@@ -86,7 +86,7 @@ describe("the hook", () => {
     }
   });
 
-  test("lets in who may, who is told what there is", async () => {
+  test("admits viewers with permission, who learn which runs exist", async () => {
     const own = (path) => at("closed", `/${ended.id}${path}`);
     assert.equal((await readAll(own("/sse"), { headers: bearer(ended.id) })).length > 3, true);
     assert.equal((await ask("GET", own("/sse"), { cookie: `a=b; key=key+of+${ended.id}` })).status, 200);

@@ -139,7 +139,7 @@ test("30 runs, killed in the middle: the list and the live stream agree with eve
   assert.equal(stats.ended, true);
 });
 
-test("what cannot be served has a status and a reason", { timeout: 60_000 }, async () => {
+test("requests that cannot be served get a status and a reason", { timeout: 60_000 }, async () => {
   for (const [query, reason] of [["?state=x", /invalid state/], ["?limit=0", /invalid limit/], ["?since=x", /invalid since/], ["?cursor=x", /invalid cursor/], ["?tag=a%20b", /invalid tag/], ["/sse?tag=%2F", /invalid tag/], ["/sse?lastEventId=x", /invalid Last-Event-ID/]]) {
     const response = await fetch(runs(query));
     assert.equal(response.status, 400, query);

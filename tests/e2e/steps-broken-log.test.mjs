@@ -55,7 +55,7 @@ describe("the run is the same as without events", { concurrency: true }, () => {
     });
   }
 
-  test("when it fails, too", async () => {
+  test("also when it fails", async () => {
     const broken = await start(server, failing, { workflow: "broken", id: "throws-3" });
     const unwrapped = await start(server, failing, { wrapped: false });
     const [actual, expected] = await Promise.all([result(broken), result(unwrapped)]);
@@ -64,7 +64,7 @@ describe("the run is the same as without events", { concurrency: true }, () => {
   });
 });
 
-test("a viewer of a log that fails is told to come back, and an EventSource does", async () => {
+test("a viewer of a log that fails is asked to come back, and an EventSource does", async () => {
   const run = await start(server, [{ sleep: { name: "s", ms: 1 } }], { workflow: "broken", id: "throws-4" });
   const response = await fetch(run.sse);
   assert.equal(response.status, 503);

@@ -200,7 +200,7 @@ test("an object that died begins again with what it stored", { timeout: 30_000 }
   assert.deepEqual({ open, requests }, { open: true, requests: 1 });
 });
 
-test("an instance's own subscriptions are cut, too", { timeout: 30_000 }, async () => {
+test("an instance's own subscriptions are cut too", { timeout: 30_000 }, async () => {
   const run = new Run(server, "alpha", (await start(server, [{ wait: { name: "w", type: "go" } }])).id);
   const { open } = await import("./lib/sse.mjs");
   const viewer = await open(`${run.url}/instance`);

@@ -144,7 +144,7 @@ describe("a job of the axum example", () => {
     });
   }
 
-  test("in a browser, too", { skip }, async () => {
+  test("also in a browser", { skip }, async () => {
     const browser = await launch();
     try {
       const id = await begin();

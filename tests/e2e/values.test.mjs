@@ -49,7 +49,7 @@ describe("a result that cannot cross fails the step at its first attempt, with t
   }
 });
 
-describe("what another Worker creates an instance with is read as JSON", () => {
+describe("params from another Worker are read as JSON", () => {
   const cases = { date: "1970-01-01T00:00:00.000Z", nan: null, half: "\ufffd", word: "word" };
   for (const [what, value] of Object.entries(cases)) {
     test(what, async () => {

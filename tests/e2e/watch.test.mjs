@@ -127,7 +127,7 @@ test("two states may be made of the same one", () => {
   assert.equal(view.tasks.length, 50);
 });
 
-test("what was applied before gives the same state", () => {
+test("an event that was applied before gives the same state", () => {
   const [{ events }] = RUNS;
   const state = folded(events);
   assert.equal(folded(events, state), state);
@@ -275,7 +275,7 @@ for (const options of [{}, { transport: "eventsource", EventSource }]) {
       else assert.equal(requests[0]["last-event-id"], "7");
     });
 
-    test("reset and restarted are events, and begin the state anew", async () => {
+    test("reset and restarted are events, and start the state over", async () => {
       const events = [["restarted", { run: 2, timestamp: "t" }], ...ORDER];
       const reset = 'event: reset\ndata: {"requested":99,"oldest":5,"head":60}\n\n';
       const { url } = await scripted(sends(reset + text(events, 4) + text([END], 4 + events.length)));
@@ -391,7 +391,7 @@ test("a stream that stays open after the end of the run does not keep its viewer
   assert.equal((await all(watch(url))).length, 1);
 });
 
-test("it gives up if it is told to", async () => {
+test("it gives up if asked to", async () => {
   const { url } = await scripted((response) => response.destroy());
   await assert.rejects(all(watch(url, { giveUpAfter: 300 })), { kind: "gaveUp" });
 });

@@ -66,7 +66,7 @@ tests! {
         assert_eq!(next(&mut back).await, ["3"]);
     }
 
-    async fn a_server_that_lost_its_newest_events_tells_those_who_saw_them() {
+    async fn a_server_that_lost_its_newest_events_resets_their_viewers() {
         let mut server = Server::start();
         let target = target(&client(&server));
         let kept = append(&target, &["1", "2"]).await;
@@ -280,7 +280,7 @@ tests! {
         assert!(matches!(outcomes[..], [Appended::Duplicate, Appended::Stored(_)]), "{outcomes:?}");
     }
 
-    async fn events_that_are_too_old_are_gone_for_whoever_reads() {
+    async fn events_that_are_too_old_are_gone_for_every_reader() {
         let server = Server::forgetful();
         let client = client(&server);
         let forever = target(&client);
@@ -399,7 +399,7 @@ tests! {
         assert_refused(&viewer.next().await.unwrap_err(), "NOPERM");
     }
 
-    async fn what_the_server_refuses_is_not_stored() {
+    async fn an_append_that_the_server_refuses_stores_nothing() {
         let server = Server::forgetful();
         let store = RedisEventStore::new(&client(&server), "log");
         let event = || vec![NewEvent::new("event", "1").unwrap()];

@@ -432,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_is_kept() {
+    fn unknown_events_are_kept() {
         let common = |mut event: Value| {
             event["instanceId"] = "a".into();
             event["eventId"] = 1.into();

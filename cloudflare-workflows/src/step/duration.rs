@@ -297,7 +297,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn labels_are_what_the_platform_takes_them_for() {
+    fn labels_mean_the_same_as_on_the_platform() {
         for (text, milliseconds) in [
             ("1 second", 1000),
             ("0 seconds", 0),
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_label_is_refused() {
+    fn invalid_labels_are_refused() {
         for text in [
             "",
             "5",

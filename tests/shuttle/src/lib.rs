@@ -259,7 +259,7 @@ fn a_fold_and_what_follows_it_are_the_whole_log() {
 /// Several threads flush their spans while one thread sends. The timers never ring, so a batch is
 /// sent only because a thread waits for it, and sending ends only with the last handle.
 #[test]
-fn a_tracer_sends_what_is_flushed_and_then_rests() {
+fn a_tracer_sends_flushed_spans_and_then_rests() {
     explore(|| {
         let target = Target::new(MemoryEventStore::new());
         let (tracer, sending) = Tracer::new(&target, |_| std::future::pending());
