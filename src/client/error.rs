@@ -64,10 +64,10 @@ impl fmt::Display for ClientError {
                 write!(f, "the server refuses ({status}): {reason}")
             }
             Self::NotEvents { content_type } if content_type.is_empty() => {
-                f.write_str("the answer is no stream of events")
+                f.write_str("the answer is not a stream of events")
             }
             Self::NotEvents { content_type } => {
-                write!(f, "the answer is no stream of events but {content_type}")
+                write!(f, "the answer is not a stream of events but {content_type}")
             }
             Self::TooLarge => EventTooLarge.fmt(f),
             Self::GaveUp { reason } => write!(f, "gave up: {reason}"),

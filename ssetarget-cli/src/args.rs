@@ -128,7 +128,7 @@ fn from(text: &str) -> Result<Start, String> {
         "" => Err("it is empty".to_owned()),
         "beginning" => Ok(Start::Beginning),
         "latest" => Ok(Start::Latest),
-        id if id.chars().any(char::is_control) => Err("it is no id".to_owned()),
+        id if id.chars().any(char::is_control) => Err("it is not an id".to_owned()),
         id => Ok(Start::After(id.to_owned())),
     }
 }

@@ -11,7 +11,7 @@ pub const EXTENSIONS: &[(&str, &str)] = &[
     ("latest", "a query starts at the tail"),
     (
         "reset",
-        "a position that is not in the log is told by an event",
+        "a position that is not in the log is reported by an event",
     ),
     ("strict", "a malformed position is refused with 400"),
     ("first-byte", "a stream begins with bytes at once"),
@@ -19,11 +19,11 @@ pub const EXTENSIONS: &[(&str, &str)] = &[
         "end",
         "a stream ends for good: it is closed, and who comes back gets 204",
     ),
-    ("unknown", "a stream that nobody made is not found"),
+    ("unknown", "an unknown stream is not found"),
     (
         "proxies",
         "headers that keep proxies from buffering and changing a stream",
     ),
     ("cors", "pages of `origin` may read, and no others"),
-    ("nosniff", "browsers are told not to guess types"),
+    ("nosniff", "browsers must not guess types"),
 ];

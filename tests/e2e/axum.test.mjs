@@ -159,7 +159,7 @@ describe("the axum example, in a browser", { skip }, () => {
 
 test("the axum example says what is wrong with its settings, and ends", async () => {
   for (const [env, reason] of [
-    [{ PORT: "x" }, /^error: PORT=x is no port$/m],
+    [{ PORT: "x" }, /^error: PORT=x is not a port$/m],
     [{ ALLOWED_ORIGINS: "https://app.example.com/" }, /^error: "https:\/\/app.example.com\/" is not an origin: /m],
     [{ REDIS_URL: "http://localhost" }, /^error: \S/m],
     [{ DATA_DIR: EXAMPLE }, /^error: the folder \S+ cannot be used: \S/m],

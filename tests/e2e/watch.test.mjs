@@ -20,7 +20,7 @@ const VECTORS = [
   ["CR", "event: x\rdata: a\r\rdata: b\r\r", [["x", "a", ""], ["message", "b", ""]], ""],
   ["CR LF", "data: a\r\ndata: b\r\n\r\n", [["message", "a\nb", ""]], ""],
   ["line ends of all kinds", "data: a\r\rdata: b\n\ndata: c\r\n\r\ndata: d\r\n\r", ["a", "b", "c", "d"].map((data) => ["message", data, ""]), ""],
-  ["an id alone is no event, and counts", "id: 5\n\n", [], "5"],
+  ["an id alone is not an event, and counts", "id: 5\n\n", [], "5"],
   ["ids stay", "id: 1\ndata: a\n\ndata: b\n\n", [["message", "a", "1"], ["message", "b", "1"]], "1"],
   ["comments", ":\n\n: hello\n\n", [], ""],
   ["an id with NUL is ignored", "id: 1\ndata: a\n\nid: 2\u00003\ndata: b\n\n", [["message", "a", "1"], ["message", "b", "1"]], "1"],

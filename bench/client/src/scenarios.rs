@@ -144,7 +144,7 @@ impl Bench {
             viewers.all(|viewer| viewer.sequence.distinct >= newest - after)
         };
         if !self.hub.run(started + PATIENCE, has_all)? {
-            return Err("a client did not get what it resumed for".into());
+            return Err("a client did not get the events after its position".into());
         }
         let mut resumed = Vec::with_capacity(clients);
         for id in ids {

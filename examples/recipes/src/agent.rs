@@ -74,7 +74,7 @@ async fn answer(step: &impl Step, question: String) -> Result<String, StepError>
                 talk.extend([reply, Message::Result(result)]);
             }
             Message::User(_) | Message::Result(_) => {
-                return Err(StepError::new("the model speaks for somebody else"));
+                return Err(StepError::new("the model answers in another role"));
             }
         }
     }

@@ -39,7 +39,7 @@ impl EventsObject {
             if let Err(error) = object.tell_index().await {
                 // An append, or the alarm if one is set, comes back to it.
                 object.indexing.is_armed.store(false, Ordering::Relaxed);
-                worker::console_error!("ssetarget: the index of runs is not told: {error}");
+                worker::console_error!("ssetarget: the index of runs cannot be updated: {error}");
             }
         });
     }

@@ -197,7 +197,7 @@ impl Relay {
             };
             // Viewers are still there, and only this brings them events.
             while let Err(error) = catch_panic(watched()).await {
-                worker::console_error!("ssetarget: a relay begins anew: {error}");
+                worker::console_error!("ssetarget: a relay starts again: {error}");
                 sleep(PAUSE).await;
             }
         });

@@ -398,7 +398,7 @@ export class WorkflowRun extends Base {
     const failure = run.state === "failed" ? (run.error ?? "The run failed.") : run.state === "terminated" ? (run.error ?? "The run was terminated from outside.") : "";
     banner(ui.failure, failure && readable(failure, 4000, true));
 
-    const lost = run.lost === null ? "" : "Older events are no longer kept: what is shown begins in the middle.";
+    const lost = run.lost === null ? "" : "Older events are no longer kept: this view begins in the middle.";
     // A cut that is over in a moment is not shown.
     const isBrief = link === "reconnecting" && performance.now() - this.#since < BRIEF_MS;
     const why = link === "ended" || link === "live" || isBrief ? "" : this.#why;

@@ -337,7 +337,7 @@ export class WorkflowRuns extends Base {
     set(ui.page, "data-link", this.#state);
     say(ui.linkWord, LINK_WORDS[this.#state] ?? this.#state);
     set(ui.link, "title", this.#why || null);
-    const words = list.all.length > 0 ? "No run is like that." : this.#state === "connecting" ? "The runs are being read." : this.#state === "refused" ? "You may not see the runs." : "There are no runs.";
+    const words = list.all.length > 0 ? "No run matches." : this.#state === "connecting" ? "The runs are being read." : this.#state === "refused" ? "You may not see the runs." : "There are no runs.";
     say(ui.empty, rows.length > 0 ? (this.#hasMore ? `Older runs than the latest ${list.all.length.toLocaleString("en")} are left out.` : "") : words);
     ui.empty.hidden = ui.empty.textContent === "";
   }

@@ -67,7 +67,7 @@ pub async fn keys<S: EventStore>(store: &S) {
     assert_eq!(
         page.head,
         Some(c[0]),
-        "duplicates behind the newest event moved the head"
+        "duplicates after the newest event moved the head"
     );
 }
 

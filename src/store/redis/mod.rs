@@ -422,7 +422,7 @@ fn page(answer: &Value) -> Result<Answer, RedisError> {
     };
     if let [size] = events {
         let size = usize::try_from(number(size)?);
-        let size = size.map_err(|_| RedisError::unexpected("a size that is none"))?;
+        let size = size.map_err(|_| RedisError::unexpected("a size that is not a number"))?;
         return Ok(Answer::TooLarge(size));
     }
     let (events, rest) = events.as_chunks::<4>();

@@ -514,7 +514,7 @@ fn echo(probe: &Probe, text: &[u8], event_type: &str) -> Outcome<Option<Vec<Even
     let between: Vec<Event> = between.cloned().collect();
     match status {
         200..400 => Ok(Some(between)),
-        400..500 => check(between.is_empty(), "nothing of what was refused", || {
+        400..500 => check(between.is_empty(), "nothing of the refused append", || {
             shown(&between[0].raw)
         })
         .map(|()| None),

@@ -49,7 +49,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         id: "method-unknown",
-        title: "a method that nobody knows gets no stream, and 405 or 501",
+        title: "an unknown method gets no stream, and 405 or 501",
         source: "RFC 9110 9.1",
         level: Level::Should,
         needs: &[],
@@ -57,7 +57,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         id: "method-allow",
-        title: "405 says in `Allow` what is allowed",
+        title: "405 lists the permitted methods in `Allow`",
         source: "RFC 9110 15.5.6",
         level: Level::Must,
         needs: &[],

@@ -34,7 +34,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         id: "viewers-vanish",
-        title: "viewers who vanish disturb nobody",
+        title: "viewers who vanish disturb no other",
         source: "RFC 9112 9.5",
         level: Level::Must,
         needs: &[Need::Append],
@@ -42,7 +42,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         id: "slow-others",
-        title: "a viewer who does not read delays nobody",
+        title: "a viewer who does not read delays no other",
         source: "RFC 9112 9.5",
         level: Level::Must,
         needs: &[Need::Append],
@@ -90,7 +90,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         id: "heartbeat-comment",
-        title: "heartbeats are no events and change no id",
+        title: "heartbeats are not events and change no id",
         source: "WHATWG HTML 9.2.7",
         level: Level::Should,
         needs: &[],
@@ -281,7 +281,7 @@ fn slow_others(probe: &Probe) -> Outcome {
     });
     check(
         came,
-        "the event behind the others, while somebody does not read",
+        "the event after the others, while one viewer does not read",
         || {
             format!(
                 "{} events within {:?}",
