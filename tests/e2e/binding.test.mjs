@@ -55,7 +55,7 @@ describe("create", () => {
   }
 });
 
-test("get refuses an id that nobody has", async () => {
+test("get refuses the id of no instance", async () => {
   const { status, kind, message } = await refused(json(`${server.url}/alpha/nobody/status`));
   assert.deepEqual({ status, kind }, { status: 404, kind: "NotFound" });
   assert.match(message, /not_found/);

@@ -61,7 +61,7 @@ test("the log of a run that goes on is deleted for good, and a restart is watche
   await back.rest();
 });
 
-test("the log of a run that has ended is deleted, and what is left of it goes later", async () => {
+test("the log of a run that has ended is deleted, and its remaining mark goes later", async () => {
   const run = await start(server, [{ do: { name: "a" } }], { workflow: "brief" });
   await run.readAll();
   assert.equal(await remove(run), true);

@@ -142,7 +142,7 @@ describe("restart()", () => {
   ];
   const withIds = (shown, first = 1) => shown.map((line, index) => `${first + index} ${line}`);
 
-  test("after the end: a client that was told so gets the second run", async () => {
+  test("after the end: a client that got the end gets the second run", async () => {
     const gate = new Gate(server, "restart-1");
     await gate.open();
     const run = await start(server, script(gate));

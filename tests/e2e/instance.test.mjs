@@ -199,7 +199,7 @@ describe("an interrupted run", () => {
     await assertResumes(url, events);
   });
 
-  test("restarted: nobody goes deaf", async () => {
+  test("restarted: no viewer misses events", async () => {
     const { run, gate, url } = await begin();
     const subscribed = json(`${run.url}/subscribe`);
     const live = await open(url);
@@ -235,7 +235,7 @@ describe("an interrupted run", () => {
     await assertResumes(url, second);
   });
 
-  test("restarted after its end: who was told of the end is not told so again", async () => {
+  test("restarted after its end: a viewer that got the end does not get it again", async () => {
     const { run, url } = await begin(() => [{ do: { name: "a" } }, { wait: { name: "w", type: "go", timeout: 60_000 } }]);
     await run.event("go");
     const first = await readAll(url);
@@ -275,12 +275,12 @@ test("restarted from a step: the kept events come again after a reset", async ()
   await assertResumes(url, logs.at(-1));
 });
 
-test("deleted: a viewer is cut off, which is not the end, and then told that it is gone", async () => {
+test("deleted: a viewer is cut off, which is not the end, and then gets 404", async () => {
   const { run, url } = await begin();
   const live = await open(url);
   await live.until(to("attempt_started", "slow-1"));
   await json(`${server.url}/alpha/call`, { method: "POST", body: JSON.stringify({ delete: run.id }) });
-  await live.rest().catch(() => {}); // the way decides whether the cut is seen as one
+  await live.rest().catch(() => {}); // it depends on the proxies whether the client sees the cut
   assert.equal(live.events.at(-1).type, "attempt_started");
   const { status } = await fetch(url, { headers: { "last-event-id": `${live.events.at(-1).id}` } });
   assert.equal(status, 404);
@@ -395,7 +395,7 @@ describe("refusals", () => {
     return response;
   };
 
-  test("404 for what is no instance", async () => {
+  test("404 for an unknown instance", async () => {
     for (const id of ["unknown", "a".repeat(101), "%F0%9F%92%A9", "-x"]) {
       await refused(`${server.url}/alpha/${id}/instance`, 404, /no workflow instance/);
     }
@@ -412,7 +412,7 @@ describe("refusals", () => {
     }
   });
 
-  test("405 for what is not read", async () => {
+  test("405 for methods that do not read", async () => {
     for (const method of ["POST", "PUT", "DELETE", "OPTIONS"]) {
       const response = await refused(url, 405, /GET/, { method });
       assert.equal(response.headers.get("allow"), "GET, HEAD");

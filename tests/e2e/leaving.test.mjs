@@ -88,7 +88,7 @@ for (const transport of ["direct", "hibernating"]) {
   });
 }
 
-test("strangers who come and go make no relays", async () => {
+test("viewers who come and go cause no relays", async () => {
   const server = await serve({ TRANSPORT: "direct" });
   const run = await start(server, OPS, { workflow: "crowd" });
   for (let stranger = 0; stranger < 40; stranger += 1) {

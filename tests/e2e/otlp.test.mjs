@@ -116,7 +116,7 @@ describe("readers that are not ours", () => {
     return JSON.parse(stdout);
   };
 
-  test("a whole order: rotel has what the log says, and so has the reader in Python", async (t) => {
+  test("a whole order: rotel and the reader in Python agree with the log", async (t) => {
     if (python.missing) return t.skip(python.missing);
     const id = crypto.randomUUID();
     const events = await order(demo.url, id);

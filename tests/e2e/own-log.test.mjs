@@ -49,7 +49,7 @@ test("an object of one's own streams its log, and goes on after it was evicted",
   assert.equal((await gone.rest()).length, 4);
 });
 
-test("an object of one's own tells those who are connected, and keeps nothing", async () => {
+test("a user's own object sends to connected viewers, and keeps nothing", async () => {
   const url = `${server.url}/own/lobby`;
   const whisper = (text) => fetch(`${url}/whisper`, { method: "POST", body: text });
   await whisper("nobody hears this");

@@ -72,7 +72,7 @@ describe("the page in a browser", { skip }, () => {
     await page.close();
   });
 
-  test("a wait is answered on its row, and what is no JSON is not sent", async () => {
+  test("a wait is answered on its row, and invalid JSON is not sent", async () => {
     const s = new Script(Date.now() - 5000).begin();
     const wait = s.task("ask", { kind: "waitForEvent", eventType: "approval", until: s.at(3_600_000) });
     const { run, page } = await open(s.events, { answers: true });
@@ -532,7 +532,7 @@ describe("the page in a browser", { skip }, () => {
     await page.close();
   });
 
-  test("works anywhere in anybody's page, and tells it what happens", async () => {
+  test("works anywhere in any page, and notifies it of events", async () => {
     const run = server.run("embedded");
     const s = new Script(Date.now()).begin();
     for (const [type, data] of s.events) run.add(type, data);

@@ -73,7 +73,7 @@ describe("the page for everybody", { skip }, () => {
     }
   }
 
-  test("forced colours: bars, progress, and what is pressed or chosen can be seen", async () => {
+  test("forced colours: bars, progress, and pressed or chosen controls are visible", async () => {
     for (const colorScheme of ["light", "dark"]) {
       const page = await show("live", { colorScheme, viewport: WIDE, forcedColors: "active" });
       await page.click('workflow-run [data-task="charge card-1"]');
@@ -107,7 +107,7 @@ describe("the page for everybody", { skip }, () => {
     await page.close();
   });
 
-  test("nothing moves for those who want it so", async () => {
+  test("nothing moves for users who prefer reduced motion", async () => {
     const moving = (page) => page.evaluate(() => document.querySelector("workflow-run").shadowRoot.getAnimations({ subtree: true }).length + [...document.querySelector("workflow-run").shadowRoot.querySelectorAll("*")].flatMap((node) => node.getAnimations()).length);
     const page = await show("live", { viewport: WIDE, reducedMotion: "reduce" });
     assert.equal(await moving(page), 0);

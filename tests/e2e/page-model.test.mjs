@@ -25,12 +25,12 @@ test("the served files agree with the sources, and are small", () => {
   assert.ok(runs <= 12 * 1024, `${runs} bytes of the list of runs after gzip`);
 });
 
-test("the module can be imported where there is no document, and defines nothing there", async () => {
+test("the module can be imported without a document, and defines nothing there", async () => {
   const { WorkflowRun } = await import("../../src/page/workflow-run.js");
   assert.equal(typeof WorkflowRun, "function");
 });
 
-test("events make what RunView makes of them", () => {
+test("events give the same view as RunView", () => {
   const runs = JSON.parse(readFileSync(new URL("../page/folds.json", import.meta.url), "utf8"));
   for (const { name, events, view } of runs) {
     assert.deepEqual(flat(fold(events)), view, name);
@@ -116,7 +116,7 @@ test("a snapshot may be nested deeply", () => {
 
 // ------------------------------------------------------------------ the rows
 
-test("rows are in the order of the tree, and hidden inside of what is collapsed", () => {
+test("rows are in the order of the tree, and hidden inside of collapsed groups", () => {
   const run = fold(order(END));
   const rows = new Rows();
   rows.clear();
@@ -173,7 +173,7 @@ test("a filter keeps what matches, and the groups around it", () => {
 
 // ------------------------------------------------------------------ the axis
 
-test("long idle time is folded, the longest first, as long as it is more than 5 % of what is left", () => {
+test("long idle time is folded, the longest first, as long as it is more than 5 % of the rest", () => {
   const gap = (from, to) => ({ from: from * 1000, to: to * 1000 });
   assert.deepEqual(foldsOf(0, 100_000, [gap(10, 19)]), []);
   assert.deepEqual(foldsOf(0, 100_000, [gap(10, 30)]), [gap(10, 30)]);
@@ -210,7 +210,7 @@ test("a gap that is open goes on until now", () => {
   assert.equal(run.activity.gaps.length, gaps.length - 1);
 });
 
-test("an axis is monotonic, and leaves most of its width to what happens", () => {
+test("an axis is monotonic, and leaves most of its width to activity", () => {
   const run = fold(order(END, { until: "done" }));
   const folds = foldsOf(run.from, run.to, run.activity.until(run.to));
   assert.equal(folds.length, 2);

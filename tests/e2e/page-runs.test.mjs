@@ -38,7 +38,7 @@ describe("the list", () => {
     assert.deepEqual(ids(), [1, 5, 4, 2]);
   });
 
-  test("says what remains of a run, where there is something to say", () => {
+  test("shows the remaining time of a run, if it is known", () => {
     const typical = { medianMs: 120_000, lowMs: 60_000, highMs: 240_000 };
     const entry = { state: "running", started: START };
     const at = (ms) => remains(entry, typical, START + ms);

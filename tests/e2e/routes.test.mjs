@@ -39,7 +39,7 @@ test("paths that are not switched on, or are no run's, are left to others", asyn
   }
 });
 
-test("ids are decoded, and those that no instance can have wake nobody", async () => {
+test("ids are decoded, and impossible ones wake no object", async () => {
   // The object of this workflow fails whenever it is called.
   for (const [id, status] of [["%6Bnown", 503], ["a%20b", 503], ["%2F", 503], ["%FF", 404], ["%", 404], ["%00", 404], ["%C3%BC", 404], ["x".repeat(272), 404]]) {
     const response = await ask("GET", at("bare", `/${id}/sse`, "broken"));

@@ -173,7 +173,7 @@ test("the hook is asked about all runs, or about the tag", { timeout: 60_000 }, 
   assert.equal((await asked("")).status, 401);
 });
 
-test("a run without an index tells nobody", async () => {
+test("a run without an index sends no report", async () => {
   const run = await start(server, SHORT);
   await run.ended();
   const page = await json(`${server.url}/routes/open/alpha/runs`);

@@ -215,7 +215,7 @@ describe("what a step returns", () => {
     assert.ok(undone.platform.some(({ type }) => type === "rollback_completed"));
   });
 
-  test("is a stream that fails: the platform ends the run, and viewers are told", async () => {
+  test("is a stream that fails: the platform ends the run, and viewers see it", async () => {
     const run = await start(server, [{ sleep: { name: "s", ms: 10 } }, { do: { name: "a", stream: { chunks: [10], fail: { fail: "cut" } }, retries: none } }]);
     const { state } = await run.ended();
     assert.equal(state, "errored");
@@ -246,7 +246,7 @@ describe("what a step returns", () => {
 });
 
 describe("sleeps and waits", () => {
-  test("a wait's time-out can be told from other errors, at once and in a later lifetime", async () => {
+  test("a wait's time-out can be distinguished from other errors, at once and in a later lifetime", async () => {
     const op = { wait: { name: "w", type: "go", timeout: 100 } };
     const ops = [{ catch: { op, rethrow: false } }, { wait: { name: "later", type: "later" } }];
     const run = await start(server, ops);
@@ -308,7 +308,7 @@ describe("sleeps and waits", () => {
 });
 
 describe("at the same time", () => {
-  test("steps of one name are told apart, and run at once", async () => {
+  test("steps of one name are distinguished, and run concurrently", async () => {
     // Each waits for the gate, which opens only when all have begun.
     const gate = "together";
     const branch = [{ do: { name: "j", gate } }, { do: { name: "k" } }];

@@ -196,7 +196,7 @@ describe("over TLS", { skip: spawnSync("openssl", ["version"]).status === 0 ? fa
 });
 
 describe("the axum example", () => {
-  test("a server that is killed and started again is no end", async () => {
+  test("a killed and restarted server is not the end", async () => {
     const env = { DATA_DIR: dataFolder() };
     let server = await serveAxum(env);
     const { port } = new URL(server.url);

@@ -173,7 +173,7 @@ test("an object that is full notices who has left, and has room again", async ()
   }
 });
 
-test("when viewers leave nobody follows any more", async () => {
+test("when viewers leave, no object follows any more", async () => {
   const waits = Array.from({ length: 30 }, (_, index) => ({ wait: { name: `n${index}`, type: `n${index}` } }));
   const run = await startRun({ more: waits });
   const viewers = await crowd(run);

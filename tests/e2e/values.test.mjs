@@ -62,7 +62,7 @@ describe("params from another Worker are read as JSON", () => {
   }
 });
 
-describe("params that the workflow does not take fail the run, and its viewers are told by the library", () => {
+describe("params that the workflow does not take fail the run, and the library notifies its viewers", () => {
   const refused = "the instance's params are not of the workflow's type";
 
   async function isTold(id, reason) {
@@ -96,7 +96,7 @@ describe("params that the workflow does not take fail the run, and its viewers a
   });
 });
 
-test("an output that cannot be stored fails the run before viewers are told that it has completed", async () => {
+test("an output that cannot be stored fails the run before viewers see it completed", async () => {
   const run = await start(server, ["refusedOutput"]);
   const { state, error } = await run.ended();
   assert.equal(state, "errored");

@@ -84,7 +84,7 @@ function list(view, order) {
   return { ...rest, tasks: all.sort((a, b) => order.indexOf(a.taskId) - order.indexOf(b.taskId)) };
 }
 
-test("events make what RunView makes of them, and the tree that the page makes", () => {
+test("events give the same view as RunView, and the same tree as the page", () => {
   for (const { name, events, view } of RUNS) {
     const state = folded(events);
     assert.deepEqual(list(state, view.tasks.map(({ taskId }) => taskId)), view, name);
@@ -377,7 +377,7 @@ test("a permission that runs out at once is not renewed again and again", async 
   assert.ok(asked >= 2 && asked <= 8, `${asked}`);
 });
 
-test("a silent connection counts as cut, and what is no stream is refused", async () => {
+test("a silent connection counts as cut, and other answers than streams are refused", async () => {
   const silent = (response) => response.writeHead(200, STREAM).write("retry: 1\n");
   const { url, requests } = await scripted(silent, none);
   assert.deepEqual(await all(watch(url, { silence: 50 })), []);
@@ -419,7 +419,7 @@ test("the state begins with the snapshot, and goes on after it", async () => {
   ]);
 });
 
-test("where there is no snapshot, the events make the state", async () => {
+test("without a snapshot the events give the state", async () => {
   for (const answer of [status(405), status(406), status(200, { "content-type": "text/html" })]) {
     const { url } = await scripted(answer, serves(LOG, []));
     assert.deepEqual((await all(watchView(url))).at(-1), folded(ORDER));
