@@ -619,6 +619,11 @@ async fn a_restart_sends_all_facts_again_in_order() {
             }
             dispatch.flush(Flush::BeforeWait).await;
             assert_eq!(world.log.state().unwrap().run, 1);
+            assert_eq!(
+                world.calls.get(),
+                1,
+                "it only opens the log of a run that has ended"
+            );
             dispatch.dispatch(Fact::Alive);
             dispatch.flush(Flush::BeforeWait).await;
         })
@@ -1062,6 +1067,306 @@ async fn many_reports_cost_little() {
     let again = fact("import-1:progress:1:77");
     let told = log.append(opened.generation, 1, vec![again], now()).await;
     assert_eq!(told.unwrap(), Told::Stored(0));
+}
+
+/// The confirmation of a restart comes when the run that it is of has ended and expired: that is not begun again.
+#[tokio::test(start_paused = true)]
+async fn a_restart_that_is_confirmed_after_its_run_begins_nothing() {
+    let log = WorkflowLog::new(Database::in_memory());
+    let first = opened(&log, None).generation;
+    log.append(first, 1, vec![started()], now()).await.unwrap();
+    let stood = log.begin_restart(now()).unwrap();
+    let stood = (stood.run, stood.generation);
+    milliseconds(11_000).await;
+    let second = opened(&log, None).generation;
+    let ended = workflow_ended("order", Ok(()), now()).unwrap();
+    let told = log.append(second, 2, vec![started(), ended], now()).await;
+    assert_eq!(told.unwrap(), Told::Stored(3));
+    log.expire().unwrap();
+    assert!(!log.confirm_restart(stood, &started(), now()).unwrap());
+    assert_eq!(events(&log).await, []);
+    assert_eq!(opened(&log, None).run, 3);
+}
+
+// Two lifetimes at the same time.
+
+/// What the lifetime that lives has told: it began later, and opened the log earlier.
+async fn told_by_the_living(world: &World) -> u64 {
+    let living = opened(&world.log, None).generation;
+    let batch = ["order-1.workflow:started", "a-1:started", "a-1:completed"].map(fact);
+    let told = world.log.append(living, 1, batch.to_vec(), now()).await;
+    assert_eq!(told.unwrap(), Told::Stored(3));
+    living
+}
+
+/// A dispatch of a lifetime that has run a step to its end and begun the next one, but not opened the log yet.
+fn has_run_a_step(world: &Rc<World>) -> Dispatcher {
+    let dispatch = dispatcher(world);
+    let asked = dispatch.asked();
+    dispatch.dispatch(Fact::Event(fact("order-1.workflow:started")));
+    dispatch.dispatch(Fact::Event(fact("a-1:started")));
+    dispatch.dispatch(Fact::Live {
+        ends: vec!["a-1:completed".into()],
+    });
+    dispatch.answered(asked);
+    dispatch.dispatch(Fact::Event(fact("a-1:completed")));
+    dispatch.dispatch(Fact::Event(fact("b-1:started")));
+    dispatch
+}
+
+async fn milliseconds(milliseconds: u64) {
+    tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+}
+
+const OF_THE_LIVING: [&str; 3] = [
+    "1/a-1:completed",
+    "1/a-1:started",
+    "1/order-1.workflow:started",
+];
+
+/// The engine of a lifetime is gone, and its first call to the log comes after those of the next one. It
+/// ran what that one has told, which is no restart, and the log goes on listening to the other one.
+#[tokio::test(start_paused = true)]
+async fn a_lifetime_that_opens_the_log_late_takes_nothing_from_the_next_one() {
+    let world = World::new();
+    tokio::task::LocalSet::new()
+        .run_until(async {
+            let late = has_run_a_step(&world);
+            milliseconds(5).await;
+            let living = told_by_the_living(&world).await;
+            let start = tokio::time::Instant::now();
+            late.flush(Flush::BeforeWait).await;
+            assert!(
+                start.elapsed() < Duration::from_millis(100),
+                "nothing is waited for"
+            );
+            // Its code goes on for a while.
+            milliseconds(1_000).await;
+            late.dispatch(Fact::Event(fact("b-1:completed")));
+            late.flush(Flush::BeforeWait).await;
+            assert_eq!(keys(&world.log), OF_THE_LIVING);
+            let more = vec![fact("c-1:started")];
+            let told = world.log.append(living, 1, more, now()).await;
+            assert_eq!(told.unwrap(), Told::Stored(1));
+            late.dispatch(Fact::Over);
+            late.flush(Flush::End).await;
+            assert_eq!(world.log.state().unwrap().run, 1);
+            assert_eq!(keys(&world.log).len(), 4);
+        })
+        .await;
+    assert_eq!(*world.warnings.borrow(), Vec::<String>::new());
+}
+
+/// The same calls in the same order, but the lifetime that opened the log last is the latest: its engine answers
+/// what it was asked after the other one had begun. So the instance was restarted.
+#[tokio::test(start_paused = true)]
+async fn a_lifetime_that_opened_the_log_late_is_heard_when_its_engine_answers() {
+    let world = World::new();
+    tokio::task::LocalSet::new()
+        .run_until(async {
+            let late = has_run_a_step(&world);
+            let early = late.asked();
+            milliseconds(5).await;
+            let other = told_by_the_living(&world).await;
+            late.flush(Flush::BeforeWait).await;
+            // Asked before the other one opened the log: no proof.
+            late.answered(early);
+            late.flush(Flush::BeforeWait).await;
+            assert_eq!(keys(&world.log), OF_THE_LIVING);
+            late.answered(late.asked());
+            late.flush(Flush::BeforeWait).await;
+            let of_the_second = keys(&world.log)
+                .into_iter()
+                .filter(|key| key.starts_with("2/"));
+            assert_eq!(
+                of_the_second.collect::<Vec<_>>(),
+                [
+                    "2/a-1:completed",
+                    "2/a-1:started",
+                    "2/b-1:started",
+                    "2/order-1.workflow:started"
+                ]
+            );
+            let told = world
+                .log
+                .append(other, 1, vec![fact("c-1:started")], now())
+                .await;
+            assert_eq!(told.unwrap(), Told::Stale);
+        })
+        .await;
+}
+
+/// A lifetime that has replayed and told nothing is not known to others. One of them may be older, and
+/// has the log listen to it.
+#[tokio::test(start_paused = true)]
+async fn a_lifetime_that_was_displaced_before_it_was_heard_returns_with_a_proof() {
+    let world = World::new();
+    tokio::task::LocalSet::new()
+        .run_until(async {
+            let before = opened(&world.log, None).generation;
+            let begun = vec![fact("a-1:started"), fact("a-1:completed")];
+            world.log.append(before, 1, begun, now()).await.unwrap();
+            milliseconds(1_000).await;
+            let living = dispatcher(&world);
+            living.dispatch(Fact::Event(fact("a-1:started")));
+            living.flush(Flush::BeforeWait).await;
+            let older = opened(&world.log, None).generation;
+            let told = world
+                .log
+                .append(older, 1, vec![fact("b-1:started")], now())
+                .await;
+            assert_eq!(told.unwrap(), Told::Stored(1));
+            let early = living.asked();
+            living.dispatch(Fact::Event(fact("b-1:started")));
+            living.dispatch(Fact::Event(fact("b-1:completed")));
+            let start = tokio::time::Instant::now();
+            living.flush(Flush::BeforeWait).await;
+            assert!(
+                start.elapsed() < Duration::from_millis(100),
+                "nothing is waited for"
+            );
+            let held = ["1/a-1:completed", "1/a-1:started", "1/b-1:started"];
+            assert_eq!(keys(&world.log), held);
+            living.answered(early);
+            living.flush(Flush::BeforeWait).await;
+            assert_eq!(keys(&world.log), held);
+            milliseconds(1).await;
+            living.answered(living.asked());
+            living.dispatch(Fact::Event(fact("c-1:started")));
+            living.flush(Flush::BeforeWait).await;
+            let all = ["1/b-1:completed", "1/c-1:started"];
+            assert!(
+                all.iter()
+                    .all(|key| keys(&world.log).iter().any(|told| told == key))
+            );
+            let told = world
+                .log
+                .append(older, 1, vec![fact("d-1:started")], now())
+                .await;
+            assert_eq!(told.unwrap(), Told::Stale);
+            assert_eq!(world.log.state().unwrap().run, 1);
+        })
+        .await;
+    assert_eq!(*world.warnings.borrow(), Vec::<String>::new());
+}
+
+/// A run that is over before anything shows which lifetime is the latest: all of its steps were answered, so what
+/// it tells is true, and nobody else may come to tell it.
+#[tokio::test(start_paused = true)]
+async fn a_contested_lifetime_tells_the_end_of_its_run() {
+    for is_of_an_earlier_run in [false, true] {
+        let world = World::new();
+        tokio::task::LocalSet::new()
+            .run_until(async {
+                let late = dispatcher(&world);
+                late.dispatch(Fact::Event(fact("a-1:started")));
+                milliseconds(5).await;
+                if is_of_an_earlier_run {
+                    world.log.tell(None, &[started()]).unwrap();
+                    let stood = world.log.begin_restart(now()).unwrap();
+                    let stood = (stood.run, stood.generation);
+                    milliseconds(1).await;
+                    world.log.confirm_restart(stood, &started(), now()).unwrap();
+                } else {
+                    let other = opened(&world.log, None).generation;
+                    let begun = vec![fact("a-1:started")];
+                    world.log.append(other, 1, begun, now()).await.unwrap();
+                }
+                late.dispatch(Fact::Event(fact("a-1:completed")));
+                let ended = workflow_ended("order", Ok(()), now()).unwrap();
+                late.dispatch(Fact::Event(ended));
+                late.flush(Flush::End).await;
+                let state = world.log.state().unwrap();
+                assert_eq!(state.ended, !is_of_an_earlier_run);
+                let told = keys(&world.log);
+                let told = told.iter().filter(|key| key.contains("a-1:")).count();
+                assert_eq!(told, if is_of_an_earlier_run { 0 } else { 2 });
+                // Then the platform is asked.
+                assert_eq!(world.settles.get(), u32::from(is_of_an_earlier_run));
+            })
+            .await;
+    }
+}
+
+/// A lifetime whose engine seems to be gone before it has opened the log: what the log has by then may be of the
+/// next one, also where the log does not know that it was heard. So it is no proof of a restart.
+#[tokio::test(start_paused = true)]
+async fn what_a_lost_lifetime_finds_in_the_log_is_no_proof_of_a_restart() {
+    for then in [None, Some(Fact::Over), Some(Fact::Alive)] {
+        let world = World::new();
+        tokio::task::LocalSet::new()
+            .run_until(async {
+                let lost = has_run_a_step(&world);
+                lost.dispatch(Fact::Lost);
+                world
+                    .log
+                    .tell(None, &[fact("a-1:started"), fact("a-1:completed")])
+                    .unwrap();
+                lost.flush(Flush::BeforeWait).await;
+                let told = ["1/a-1:completed", "1/a-1:started"];
+                assert_eq!(keys(&world.log), told);
+                match then.clone() {
+                    // It was no loss: its engine answers what it is asked after that.
+                    Some(Fact::Alive) => {
+                        lost.answered(lost.asked());
+                        lost.dispatch(Fact::Alive);
+                        lost.flush(Flush::BeforeWait).await;
+                        assert_eq!(world.log.state().unwrap().run, 2);
+                        assert!(keys(&world.log).contains(&"2/b-1:started".to_owned()));
+                    }
+                    then => {
+                        then.into_iter().for_each(|over| lost.dispatch(over));
+                        lost.flush(Flush::End).await;
+                        assert_eq!(keys(&world.log), told);
+                    }
+                }
+            })
+            .await;
+    }
+}
+
+/// The log says how long ago others opened it that it has heard, and when the run began.
+#[tokio::test(start_paused = true)]
+async fn a_lifetime_learns_when_others_opened_the_log() {
+    let log = WorkflowLog::new(Database::in_memory());
+    let ago = |run: &OpenedRun| {
+        let rivals = run.rivals.unwrap();
+        (rivals.opened, rivals.begun)
+    };
+    let first = opened(&log, None);
+    milliseconds(7).await;
+    // One that has told nothing is no rival.
+    assert_eq!((first.rivals, opened(&log, None).rivals), (None, None));
+    let told = log
+        .append(first.generation, 1, vec![fact("a")], now())
+        .await;
+    assert_eq!(told.unwrap(), Told::Stored(1));
+    assert_eq!(opened(&log, Some(first.generation)).rivals, None);
+    let second = opened(&log, None);
+    assert_eq!(ago(&second), (7, None));
+    // Of one that the log has heard since, the second does not know whether it is older: it has to look again,
+    // and ends nobody.
+    let third = opened(&log, None);
+    milliseconds(3).await;
+    let told = log
+        .append(second.generation, 1, vec![fact("b")], now())
+        .await;
+    assert_eq!(told.unwrap(), Told::Stored(1));
+    let told = log
+        .append(third.generation, 1, vec![fact("c")], now())
+        .await;
+    assert_eq!(told.unwrap(), Told::Stale);
+    let told = log
+        .append(second.generation, 1, vec![fact("c")], now())
+        .await;
+    assert_eq!(told.unwrap(), Told::Stored(1));
+    assert_eq!(ago(&opened(&log, Some(third.generation))), (3, None));
+    // A restart is one, too, from when it was asked for.
+    let stood = log.begin_restart(now()).unwrap();
+    milliseconds(4).await;
+    let stood = (stood.run, stood.generation);
+    assert!(log.confirm_restart(stood, &started(), now()).unwrap());
+    assert_eq!(ago(&opened(&log, None)), (4, Some(4)));
 }
 
 // Helpers.

@@ -16,9 +16,9 @@ mod snapshot;
 pub(crate) mod snapshot_cache;
 mod view;
 
-pub use dispatch::{BatchedDispatch, DispatchConfig, FactLog, Opened, OpenedRun, Told};
+pub use dispatch::{BatchedDispatch, DispatchConfig, FactLog, Opened, OpenedRun, Rivals, Told};
 pub use event_step::{
-    Dispatch, Fact, Flush, StepInfo, WorkflowEventStep, workflow_ended, workflow_started,
+    Asked, Dispatch, Fact, Flush, StepInfo, WorkflowEventStep, workflow_ended, workflow_started,
 };
 pub use feed::{InstanceFeed, InstanceFeedItem, InstanceLogIds};
 pub(crate) use reconcile::{RUN_FAILED, Reconciled, reconcile};

@@ -46,7 +46,7 @@ impl Dice {
 
 /// The log in an object's memory.
 pub(crate) enum Memory {
-    Workflow(WorkflowLog<Database>),
+    Workflow(Box<WorkflowLog<Database>>),
     Plain(SseTarget<NewEvent, Store>),
 }
 
@@ -70,6 +70,7 @@ impl Memory {
 pub(crate) struct Place {
     pub(crate) sql: Database,
     memory: Mutex<Arc<Memory>>,
+    memories: AtomicU64,
     /// Rung when viewers lose their connections.
     gone: Bell,
     /// The number of events that a log other than a workflow's keeps.
@@ -93,6 +94,7 @@ impl Place {
         let sql = Database::in_memory();
         Arc::new(Self {
             memory: Mutex::new(Self::remember(&sql, is_workflow, keeps)),
+            memories: AtomicU64::new(0),
             sql,
             gone: Bell::new(),
             keeps,
@@ -104,7 +106,7 @@ impl Place {
 
     fn remember(sql: &Database, is_workflow: bool, keeps: Option<usize>) -> Arc<Memory> {
         Arc::new(if is_workflow {
-            Memory::Workflow(WorkflowLog::new(sql.clone()))
+            Memory::Workflow(Box::new(WorkflowLog::new(sql.clone())))
         } else {
             let mut retention = Retention::for_ever();
             if let Some(events) = keeps {
@@ -119,10 +121,16 @@ impl Place {
         Arc::clone(&self.memory.lock().unwrap())
     }
 
+    /// Returns how often the object was removed from memory.
+    pub(crate) fn memories(&self) -> u64 {
+        self.memories.load(Ordering::Relaxed)
+    }
+
     /// Removes the object from memory and loads it again.
     pub(crate) fn evict(&self) {
         let memory = Self::remember(&self.sql, self.is_workflow, self.keeps);
         *self.memory.lock().unwrap() = memory;
+        self.memories.fetch_add(1, Ordering::Relaxed);
         self.gone.ring();
     }
 

@@ -24,8 +24,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use ssetarget::internals::{Announced, InstanceEnd, LogState, pack_facts};
 use ssetarget::workflow::{
-    BatchedDispatch, DispatchConfig, FactLog, Opened, Told as Outcome, WorkflowEventStep,
-    workflow_started,
+    BatchedDispatch, DispatchConfig, FactLog, Opened, OpenedRun, Told as Outcome,
+    WorkflowEventStep, workflow_started,
 };
 use ssetarget::{EventStore, NewEvent, PageLimit};
 
@@ -258,9 +258,10 @@ impl World {
 
     /// Carries it out. Returns whether the next run begins, now or when a lifetime proves it.
     pub(crate) fn suffer_deed(self: &Rc<Self>, deed: Deed) -> bool {
+        self.now.set(self.now.get() + MOMENT);
         let memory = self.place.memory();
         let log = memory.log();
-        let now = SystemTime::UNIX_EPOCH + self.now.get();
+        let now = self.wall_clock();
         let confirm_later = |stood: LogState, milliseconds| {
             let request = Request {
                 call: Call::Confirm(stood.run, stood.generation),
@@ -274,6 +275,7 @@ impl World {
             self.engine.restart();
         };
         let state = log.state().unwrap();
+        self.say(|| format!("{deed:?}: run {}, ended {}", state.run, state.ended));
         // Nothing has shown yet that a run that ended here goes on.
         let counted = self.ended_run.replace(0) == state.run && state.ended;
         self.ended_run.set(if counted { state.run } else { 0 });
@@ -355,6 +357,13 @@ pub(crate) struct World {
     /// Two lifetimes were at work at the same time: the log may follow the one whose engine is gone, until the next
     /// lifetime of the other.
     pub(crate) is_abandoned: Cell<bool>,
+    /// The clocks were set back since one lifetime opened the log and before the next one did: then they cannot
+    /// say which is later, until the engine has proved it, and what the later one tells may be late. If it is killed
+    /// before that, nobody can tell again that an attempt failed.
+    pub(crate) is_unclear: Cell<bool>,
+    set_back_at: Cell<Option<Duration>>,
+    /// When a lifetime last opened the log of which the log had heard others.
+    opened_at: Cell<Duration>,
     is_loud: bool,
     pub(crate) troubles: Cell<Troubles>,
     pub(crate) habit: Cell<Habit>,
@@ -392,7 +401,7 @@ pub(crate) enum Troubles {
     Dead,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Disturbance {
     Kill,
     Pause,
@@ -423,6 +432,12 @@ pub(crate) trait Outside {
     fn changed(&self, world: &World);
 }
 
+/// The least time between the end of a lifetime, what is done from outside, and the beginning of the next one.
+const MOMENT: Duration = Duration::from_millis(1);
+
+/// How long a call and its answer take at most, where there are no troubles.
+const LONGEST_ANSWER: Duration = Duration::from_millis(60);
+
 pub(crate) const ALL: PageLimit = PageLimit {
     events: 100_000,
     bytes: usize::MAX,
@@ -437,6 +452,9 @@ impl World {
             slow: Cell::new(Duration::ZERO),
             is_loud: std::env::var_os("SSETARGET_WALK_LOG").is_some(),
             is_abandoned: Cell::new(false),
+            is_unclear: Cell::new(false),
+            set_back_at: Cell::new(None),
+            opened_at: Cell::new(Duration::ZERO),
             random: Cell::new(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1),
             troubles: Cell::new(troubles),
             habit: Cell::new(Habit::Returns),
@@ -534,12 +552,15 @@ impl World {
                 _ => drop(self.requests.borrow_mut().insert(arrives, request)),
             }
         }
+        // An engine needs time to begin.
+        self.now.set(self.now.get() + MOMENT);
         let sim = Sim::new(self);
         *self.sim.borrow_mut() = Some(sim.clone());
         self.engine.pause.set(false);
         let network = Network {
             world: Rc::clone(self),
             sim: sim.clone(),
+            session: Rc::default(),
         };
         let dispatch = BatchedDispatch::new(network, sim.clone(), DispatchConfig::batched());
         let step = EngineStep {
@@ -578,6 +599,45 @@ impl World {
     /// Returns the time of the clocks, which may be set back.
     pub(crate) fn wall_clock(&self) -> SystemTime {
         SystemTime::UNIX_EPOCH + self.now.get().saturating_sub(self.slow.get())
+    }
+
+    /// Has the clocks be so much behind.
+    pub(crate) fn set_clocks_behind(&self, slow: Duration) {
+        let before = self.slow.replace(slow);
+        if slow > before {
+            let now = self.now.get();
+            self.set_back_at.set(Some(now));
+            // While the log's answer is on its way.
+            let opened = self.opened_at.get() + LONGEST_ANSWER;
+            self.is_unclear.set(self.is_unclear.get() || now <= opened);
+        }
+        self.say(|| format!("clocks are {slow:?} behind"));
+    }
+
+    /// The object lost its memory since it was called through this session, which it does only if it fails: it is
+    /// kept in memory otherwise.
+    fn is_cut_off(&self, session: Option<u64>) -> bool {
+        let is_gone = session.is_some_and(|memory| memory != self.place.memories());
+        is_gone && self.troubles.get() == Troubles::Many
+    }
+
+    /// Notes whether the log could say that a lifetime that has begun then is later than all others.
+    fn judge(&self, opened: &Opened, began: Duration) {
+        let Opened::Run(OpenedRun {
+            rivals: Some(rivals),
+            ..
+        }) = opened
+        else {
+            return;
+        };
+        self.opened_at.set(self.now.get());
+        // The lifetime itself does not know exactly when its call arrived.
+        let age = self.now.get().saturating_sub(began) + LONGEST_ANSWER;
+        let is_near = Duration::from_millis(rivals.opened) <= age;
+        let set_back = self.set_back_at.get();
+        if set_back.is_some_and(|at| at >= began || is_near) {
+            self.is_unclear.set(true);
+        }
     }
 
     /// Prints what happens, if `SSETARGET_WALK_LOG` is set.
@@ -638,9 +698,10 @@ impl World {
         } else {
             let now = self.wall_clock();
             Ok(match call {
-                Call::Open(generation) => {
+                Call::Open(generation, began) => {
                     let opened = self.place.memory().log().open(generation, now);
                     let opened = opened.unwrap();
+                    self.judge(&opened, began);
                     self.say(|| match &opened {
                         Opened::Run(run) => format!(
                             "opened by {generation:?}: generation {}, run {}, ended {}, {} facts",
@@ -651,9 +712,13 @@ impl World {
                         ),
                         opened => format!("opened by {generation:?}: {opened:?}"),
                     });
-                    Answer::Opened(opened)
+                    Answer::Opened(opened, self.place.memories())
                 }
-                Call::Append(generation, run, batch) => {
+                Call::Append(generation, _, _, session) if self.is_cut_off(session) => {
+                    self.say(|| format!("{generation} has no session any more"));
+                    return reply.give(Err("the object is another one".to_owned()));
+                }
+                Call::Append(generation, run, batch, _) => {
                     let bytes = batch.iter().map(NewEvent::size).sum();
                     self.parts.borrow_mut().push((batch.len(), bytes));
                     let appended = match self.outside() {
@@ -826,7 +891,8 @@ impl World {
         // While a restart is not confirmed, the lifetime does not wait for the log.
         let waits = self.troubles.get() == Troubles::None
             && self.is_confirmed.get()
-            && !self.is_abandoned.get();
+            && !self.is_abandoned.get()
+            && !self.is_unclear.get();
         if waits && !self.at_once.get() {
             let memory = self.place.memory();
             let page = memory.target().store().read(None, ALL);
@@ -1173,6 +1239,8 @@ impl EngineStep {
 pub(crate) struct Network {
     world: Rc<World>,
     sim: Sim,
+    /// The memory of the object that it holds a session of.
+    session: Rc<Cell<Option<u64>>>,
 }
 
 pub(crate) struct Request {
@@ -1182,15 +1250,18 @@ pub(crate) struct Request {
 }
 
 pub(crate) enum Call {
-    Open(Option<u64>),
-    Append(u64, u32, Vec<NewEvent>),
+    /// By a lifetime that began then.
+    Open(Option<u64>, Duration),
+    /// Through a session of this memory of the object, if one is held.
+    Append(u64, u32, Vec<NewEvent>, Option<u64>),
     Settle,
     /// From the party that restarted the instance, at this run and generation.
     Confirm(u32, u64),
 }
 
 pub(crate) enum Answer {
-    Opened(Opened),
+    /// And by which memory of the object.
+    Opened(Opened, u64),
     Told(Outcome),
 }
 
@@ -1234,8 +1305,11 @@ impl FactLog for Network {
     type Error = String;
 
     async fn open(&self, generation: Option<u64>) -> Result<Opened, String> {
-        match self.call(Call::Open(generation)).await? {
-            Answer::Opened(opened) => Ok(opened),
+        match self.call(Call::Open(generation, self.sim.0.began)).await? {
+            Answer::Opened(opened, memory) => {
+                self.session.set(Some(memory));
+                Ok(opened)
+            }
             Answer::Told(_) => unreachable!(),
         }
     }
@@ -1247,16 +1321,25 @@ impl FactLog for Network {
         batch: &[NewEvent],
     ) -> Result<Outcome, String> {
         match self
-            .call(Call::Append(generation, run, batch.to_vec()))
+            .call(Call::Append(
+                generation,
+                run,
+                batch.to_vec(),
+                self.session.get(),
+            ))
             .await?
         {
             Answer::Told(told) => Ok(told),
-            Answer::Opened(_) => unreachable!(),
+            Answer::Opened(..) => unreachable!(),
         }
     }
 
     async fn settle(&self) -> Result<(), String> {
         self.call(Call::Settle).await.map(drop)
+    }
+
+    fn release(&self) {
+        self.session.set(None);
     }
 }
 
@@ -1302,6 +1385,7 @@ pub(crate) struct Sim(Rc<Process>);
 
 pub(crate) struct Process {
     world: Rc<World>,
+    began: Duration,
     tasks: RefCell<Vec<Task>>,
     spawned: RefCell<Vec<Pin<Box<dyn Future<Output = ()>>>>>,
     timers: RefCell<BTreeMap<(Duration, u64), Reply<()>>>,
@@ -1329,6 +1413,7 @@ impl Sim {
     fn new(world: &Rc<World>) -> Self {
         Self(Rc::new(Process {
             world: Rc::clone(world),
+            began: world.now.get(),
             tasks: RefCell::default(),
             spawned: RefCell::default(),
             timers: RefCell::default(),
@@ -1466,7 +1551,7 @@ impl Sim {
 
 impl Runtime for Sim {
     fn now(&self) -> SystemTime {
-        SystemTime::UNIX_EPOCH + self.0.world.now.get()
+        self.0.world.wall_clock()
     }
 
     fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + 'static {

@@ -126,6 +126,10 @@ impl<Q: Sql> WorkflowLog<Q> {
             Some(last) if last.is_terminal() => self.tell_missing(stood, workflow, platform)?,
             Some(_) => return Ok(false),
         };
-        Ok(matches!(told, Told::Stored(1..)))
+        let has_ended = matches!(told, Told::Stored(1..));
+        if has_ended {
+            self.is_over_since(now)?;
+        }
+        Ok(has_ended)
     }
 }
