@@ -30,7 +30,7 @@ export async function main(body) {
  * Resolves to `{ ok, output, seconds }`; a program that cannot be started is a
  * `Failure`.
  */
-export async function run(title, command, args, { cwd = root, env = process.env, quiet = false } = {}) {
+export async function run(title, command, args, { cwd = root, env = process.env, quiet = false, shows = true } = {}) {
   const started = Date.now();
   const elapsed = () => Math.round((Date.now() - started) / 1000);
   const child = track(spawn(command, args, { cwd, env, stdio: ["ignore", "pipe", "pipe"] }));
@@ -55,7 +55,7 @@ export async function run(title, command, args, { cwd = root, env = process.env,
 
   try {
     const code = await ended(child, command);
-    if (code !== 0 && quiet) process.stdout.write(output.slice(-200_000));
+    if (code !== 0 && quiet && shows) process.stdout.write(output.slice(-200_000));
     return { ok: code === 0, output, seconds: elapsed() };
   } finally {
     clearInterval(pulse);
