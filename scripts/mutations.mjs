@@ -64,7 +64,7 @@ function list() {
   return JSON.parse(readFileSync(at("tests/mutations.json"), "utf8"));
 }
 
-/** Copies what git knows. Files keep their times, so that cargo compiles again only what is changed. */
+/** Copies the files that git knows. They keep their times, so that cargo compiles only changed ones again. */
 function copy() {
   const tree = at("target/mutations/tree");
   const files = capture("git", ["ls-files", "-z"])?.split("\0").filter(Boolean);
@@ -99,7 +99,7 @@ function walked(output) {
 
 /** Runs `cargo test` in the copy. */
 function cargo(tree, title, args, vars, seconds) {
-  // A folder of outputs of its own: cargo would take what is compiled there for this tree.
+  // A folder of outputs of its own: otherwise cargo would use what is compiled there for this tree.
   const env = { ...process.env, CARGO_TARGET_DIR: at("target/mutations/target"), ...vars };
   return run(title, "timeout", [String(seconds), "cargo", "test", "-p", "ssetarget", ...args], { cwd: tree, env, quiet: true, shows: false });
 }
@@ -129,7 +129,7 @@ function writeTable() {
   writeFileSync(file, `${before}<!-- mutations -->\n${table}\n<!-- /mutations -->${after}`);
 }
 
-/** Says what was caught. Returns whether all was. */
+/** Prints what was caught. Returns whether everything was. */
 export function report(results) {
   console.log("");
   for (const { name, undoes, by, outcome } of results) console.log(`${outcome === "caught" ? "✔" : "✖"} ${name}: ${undoes} (${outcome} by ${by})`);
