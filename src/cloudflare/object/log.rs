@@ -1,7 +1,6 @@
 //! The log of one instance: its runs, each a set of facts, and who may add to them. Runs in the object; pure,
 //! and tested natively.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
@@ -58,8 +57,8 @@ struct Lifetimes {
     has_given: bool,
     /// Lifetimes of generations below are over.
     first_alive: u64,
-    /// Where the log was when it was opened, by generation, until the lifetime appends something.
-    opened: BTreeMap<u64, Option<EventId>>,
+    /// Where the log was when it was opened, by generation, until the lifetime appends something. In any order.
+    opened: Vec<(u64, Option<EventId>)>,
     /// The event of an announcement that is all there is of its run.
     announced: Option<EventId>,
     /// The time until which new lifetimes wait for a restart to be confirmed.
@@ -156,10 +155,7 @@ impl<Q: Sql> WorkflowLog<Q> {
             }
         };
         let store = self.target.store();
-        lifetimes.opened.insert(generation, store.head()?);
-        while lifetimes.opened.len() > OPENED {
-            lifetimes.opened.pop_first();
-        }
+        lifetimes.opens(generation, store.head()?);
         let run = self.run()?;
         if store.emptied()?.is_some() {
             return Ok(Opened::Run(OpenedRun {
@@ -286,7 +282,7 @@ impl<Q: Sql> WorkflowLog<Q> {
                 return Ok(Told::Stale);
             }
             lifetimes.is_alive(generation);
-            let opened = lifetimes.opened.remove(&generation);
+            let opened = lifetimes.take_opened(generation);
             let head = self.target.store().head()?;
             if run < latest || opened.is_some_and(|opened| opened != head) {
                 return Ok(Told::Stale);
@@ -634,7 +630,25 @@ impl Lifetimes {
         self.newest = self.newest.max(generation);
         self.first_alive = self.first_alive.max(generation);
         self.announced = None;
-        self.opened = self.opened.split_off(&self.first_alive);
+        self.opened
+            .retain(|(opened, _)| *opened >= self.first_alive);
+    }
+
+    /// Remembers where the log was when the lifetime of this generation opened it. Forgets the oldest lifetimes.
+    fn opens(&mut self, generation: u64, head: Option<EventId>) {
+        self.take_opened(generation);
+        self.opened.push((generation, head));
+        if self.opened.len() > OPENED
+            && let Some(oldest) = self.opened.iter().map(|(opened, _)| *opened).min()
+        {
+            self.take_opened(oldest);
+        }
+    }
+
+    fn take_opened(&mut self, generation: u64) -> Option<Option<EventId>> {
+        let is_it = |(opened, _): &(u64, _)| *opened == generation;
+        let place = self.opened.iter().position(is_it)?;
+        Some(self.opened.swap_remove(place).1)
     }
 
     fn is_restarting(&self, now: SystemTime) -> bool {
