@@ -300,14 +300,12 @@ impl StepEvent {
         }
         // A map of JSON values can always be encoded; if it could not, it would be left out.
         let size = serde_json::to_string(&attributes).map_or(usize::MAX, |json| json.len());
-        self.attributes = Some(if size > MAX_ATTRIBUTES {
-            Map::from_iter([
-                ("truncated".to_owned(), Value::from(true)),
-                ("bytes".to_owned(), Value::from(size)),
-            ])
-        } else {
-            attributes
-        });
+        if size > MAX_ATTRIBUTES {
+            attributes.clear();
+            attributes.insert("truncated".to_owned(), Value::from(true));
+            attributes.insert("bytes".to_owned(), Value::from(size));
+        }
+        self.attributes = Some(attributes);
         self
     }
 

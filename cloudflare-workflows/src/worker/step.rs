@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
+use futures_util::future::LocalBoxFuture;
 use js_sys::{Function, Object, Promise};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -208,13 +209,19 @@ impl OutputCodec for JsCodec {
 /// garbage collector, so that the engine can still call it.
 struct Callback(Option<Closure<dyn FnMut(JsValue) -> Promise>>);
 
+type Boxed = dyn Fn(JsValue) -> LocalBoxFuture<'static, Result<JsValue, StepError>>;
+
 impl Callback {
     /// Wraps a function that returns a future. Errors and panics of the future are thrown.
     fn new<F>(callback: impl Fn(JsValue) -> F + 'static) -> Self
     where
         F: Future<Output = Result<JsValue, StepError>> + 'static,
     {
-        let callback = Rc::new(callback);
+        Self::boxed(Rc::new(move |argument| Box::pin(callback(argument))))
+    }
+
+    /// The same for all functions, so that it is compiled once.
+    fn boxed(callback: Rc<Boxed>) -> Self {
         let call = move |argument: JsValue| -> Promise {
             let callback = Rc::clone(&callback);
             life::promise(async move {
