@@ -53,7 +53,7 @@ test("the Worker of the README runs its workflow and streams it", async () => {
   assert.equal((await snapshot.json()).state, "completed");
 });
 
-test("the Worker of the README is small, with the page and without", async () => {
+test("the Worker of the README is small, with the page and without", async (context) => {
   const withPage = gzipSize(folder);
   assert.ok(withPage <= README_GZIP_AT_MOST, `${withPage} bytes after gzip`);
 
@@ -66,6 +66,7 @@ test("the Worker of the README is small, with the page and without", async () =>
   server = undefined;
   await buildFolder(folder, { CARGO_TARGET_DIR: at("target") });
   const without = gzipSize(folder);
+  context.diagnostic(`${withPage} bytes after gzip with the page, ${without} without`);
   assert.ok(without <= README_WITHOUT_PAGE_GZIP_AT_MOST, `${without} bytes after gzip`);
   assert.ok(without < withPage - 25_000, "the page's files are in a Worker that does not serve it");
 });
