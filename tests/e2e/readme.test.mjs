@@ -53,7 +53,7 @@ test("the Worker of the README runs its workflow and streams it", async () => {
   assert.equal((await snapshot.json()).state, "completed");
 });
 
-test("the Worker of the README is small, with the page and without", async (context) => {
+test("the Worker of the README is small, with the page and without", { timeout: 900_000 }, async (context) => {
   const withPage = gzipSize(folder);
   assert.ok(withPage <= README_GZIP_AT_MOST, `${withPage} bytes after gzip`);
 
