@@ -902,23 +902,50 @@ fn commands_and_answers_are_json() {
         );
         (answer.changed, answer.restarting)
     };
-    let announce = r#"{"announce":{"workflow":"order","time":1000}}"#;
+    let announce = r#"["announce",null,"order",1000,[],null,[]]"#;
     assert_eq!(obey(announce), (true, false));
     assert_eq!(obey(announce), (false, false));
-    assert_eq!(obey(r#""takeBack""#), (true, false));
+    assert_eq!(obey(r#"["takeBack",null,"",0,[],null,[]]"#), (true, false));
     assert_eq!(obey(announce), (true, false));
     opened(&log, None);
     assert_eq!(obey(announce), (false, true));
-    assert_eq!(obey(r#""cancelRestart""#), (false, false));
-    assert_eq!(obey(r#""beginRestart""#), (false, true));
-    let confirm = r#"{"confirmRestart":{"stood":[1,9000],"workflow":"order","time":1000}}"#;
+    assert_eq!(
+        obey(r#"["cancelRestart",null,"",0,[],null,[]]"#),
+        (false, false)
+    );
+    assert_eq!(
+        obey(r#"["beginRestart",null,"",0,[],null,[]]"#),
+        (false, true)
+    );
+    let confirm = r#"["confirmRestart",[1,9000],"order",1000,[],null,[]]"#;
     assert_eq!(obey(confirm), (true, false));
     assert_eq!(obey(confirm), (false, false));
-    let settle = r#"{"settle":{"stood":null,"workflow":"order","end":{"failed":"no"}}}"#;
+    let settle = r#"["failed",null,"order",0,[],"no",[]]"#;
     assert_eq!(obey(settle), (true, false));
-    assert_eq!(obey(r#""state""#), (false, false));
+    assert_eq!(obey(r#"["state",null,"",0,[],null,[]]"#), (false, false));
     let state = log.state().unwrap();
     assert_eq!((state.run, state.ended), (2, true));
+
+    for json in [
+        r#"["announce",null,"order",1000,["eu","big"],null,[]]"#,
+        r#"["links",null,"",1,[],null,[]]"#,
+        r#"["links",null,"",0,[],null,[]]"#,
+        r#"["delete",null,"",0,[],null,[]]"#,
+        r#"["completed",[1,9000],"order",0,[],null,[]]"#,
+        r#"["failed",null,"order",0,[],null,[]]"#,
+        r#"["terminated",null,"order",0,[],null,[]]"#,
+        r#"["missing",null,"order",0,[],null,[]]"#,
+    ] {
+        let command: LogCommand = serde_json::from_str(json).unwrap();
+        assert_eq!(serde_json::to_string(&command).unwrap(), json);
+    }
+    for json in [
+        r#"["erase",null,"",0,[],null,[]]"#,
+        r#"["confirmRestart",null,"order",1000,[],null,[]]"#,
+        r#"["state",null,"",0,[],null]"#,
+    ] {
+        assert!(serde_json::from_str::<LogCommand>(json).is_err(), "{json}");
+    }
 }
 
 /// Known facts need no call, so an append does not show that the log is back.

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use cloudflare_workflows::Runtime;
 use futures_channel::oneshot;
-use futures_util::future::{Either, select};
+use futures_util::future::{Either, LocalBoxFuture, select};
 use serde::{Deserialize, Serialize};
 
 use super::event_step::{Asked, Dispatch, Fact, Flush};
@@ -686,11 +686,21 @@ impl<L: FactLog, R: Runtime> Shared<L, R> {
     /// Limits a call to `call_timeout`. A call that takes longer counts as failed, though its facts
     /// may have been stored.
     async fn call<T>(&self, call: impl Future<Output = Result<T, L::Error>>) -> Result<T, String> {
-        let timeout = pin!(self.runtime.sleep(self.config.call_timeout));
-        match select(pin!(call), timeout).await {
-            Either::Left((result, _)) => result.map_err(|error| error.to_string()),
-            Either::Right(_) => Err(format!("no answer in {:?}", self.config.call_timeout)),
+        let mut result = None;
+        let answered = self.within(Box::pin(async { result = Some(call.await) }));
+        match answered.await.then_some(result).flatten() {
+            Some(result) => result.map_err(|error| error.to_string()),
+            None => Err(format!("no answer in {:?}", self.config.call_timeout)),
         }
+    }
+
+    /// Waits until a call is over, at most `call_timeout`, and returns whether it is. Boxed, and the same for all
+    /// calls, so that it is compiled once.
+    fn within<'a>(&'a self, call: LocalBoxFuture<'a, ()>) -> LocalBoxFuture<'a, bool> {
+        Box::pin(async move {
+            let timeout = pin!(self.runtime.sleep(self.config.call_timeout));
+            matches!(select(call, timeout).await, Either::Left(_))
+        })
     }
 
     /// Waits for `duration`, or until a flush asks to hurry.

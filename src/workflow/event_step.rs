@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::fmt;
 use std::future::{Future, pending};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
@@ -324,27 +324,10 @@ impl<S: Step + 'static, D: Dispatch + 'static> WorkflowEventStep<S, D> {
             }
             track.settle_wait(result)
         });
-        let mut epoch = life.epoch.get();
-        let losses = life.losses.get();
-        let beside = async {
-            let flushed = life.dispatch.flush(Flush::BeforeWait);
-            let waits = async {
-                // A lost engine may never answer calls made before the loss, so their waiting
-                // proves nothing.
-                while life.losses.get() == losses {
-                    if life.is_alive() {
-                        life.doubted().await;
-                        epoch = life.epoch.get();
-                    }
-                    life.dispatch.sleep(ONLY_THE_LIVING_WAIT).await;
-                    life.prove_since(epoch);
-                    epoch = life.epoch.get();
-                }
-            };
-            join(flushed, join(waits, life.outlives())).await;
-            pending::<Infallible>().await
-        };
-        match select(&mut call, pin!(beside)).await {
+        // Boxed, and the same for all waits, so that it is compiled once.
+        let beside: LocalBoxFuture<'_, Infallible> =
+            Box::pin(life.stand_by(life.epoch.get(), life.losses.get()));
+        match select(&mut call, beside).await {
             Either::Left((result, _)) => result,
             Either::Right((never, _)) => match never {},
         }
@@ -400,7 +383,9 @@ impl<S: Step + 'static, D: Dispatch + 'static> Step for WorkflowEventStep<S, D> 
             let result = shared.step.do_step(step).await;
             attempts.settle(result, &track)
         });
-        match select(call, pin!(self.shared.life.outlives())).await {
+        // Boxed, so that it is compiled once.
+        let outlives: LocalBoxFuture<'_, Infallible> = Box::pin(self.shared.life.outlives());
+        match select(call, outlives).await {
             Either::Left((result, _)) => result,
             Either::Right((never, _)) => match never {},
         }
@@ -641,6 +626,27 @@ impl<D: Dispatch> Life<D> {
             }
         }
         pending().await
+    }
+
+    /// Stands beside a wait for as long as it lasts: sends what was said before, and takes a long wait for a sign
+    /// that the engine lives.
+    async fn stand_by(&self, mut epoch: u32, losses: u32) -> Infallible {
+        let flushed = self.dispatch.flush(Flush::BeforeWait);
+        let waits = async {
+            // A lost engine may never answer calls made before the loss, so their waiting
+            // proves nothing.
+            while self.losses.get() == losses {
+                if self.is_alive() {
+                    self.doubted().await;
+                    epoch = self.epoch.get();
+                }
+                self.dispatch.sleep(ONLY_THE_LIVING_WAIT).await;
+                self.prove_since(epoch);
+                epoch = self.epoch.get();
+            }
+        };
+        join(flushed, join(waits, self.outlives())).await;
+        pending::<Infallible>().await
     }
 
     /// Takes a proof that the run goes on, if no doubt or loss came since `epoch`, in which the

@@ -308,7 +308,7 @@ impl RunView {
                 ..Self::new()
             };
         } else if StepEventType::from_name(&event.event_type).is_some() {
-            self.apply_step(&StepEvent::decode(event)?);
+            self.apply_step(StepEvent::decode(event)?);
         }
         self.cursor = Some(event.id);
         Ok(())
@@ -374,9 +374,9 @@ impl RunView {
         self.cursor.is_none_or(|cursor| id > cursor)
     }
 
-    fn apply_step(&mut self, event: &StepEvent) {
+    fn apply_step(&mut self, event: StepEvent) {
         if event.kind == Kind::Workflow {
-            return self.apply_workflow(event);
+            return self.apply_workflow(&event);
         }
         // Tasks that were filtered out of the log are not in the view.
         let Some(task) = self.task_mut(&event.task_id) else {
@@ -390,7 +390,7 @@ impl RunView {
             StepEventType::Started => {}
             StepEventType::AttemptFailed => {
                 let attempt = event.attempt.unwrap_or_default();
-                let error = event.error.clone().unwrap_or_default();
+                let error = event.error.unwrap_or_default();
                 let ended = event.timestamp;
                 task.retry_at = event.retry_at;
                 task.failed_attempts.push(FailedAttempt {
@@ -403,15 +403,15 @@ impl RunView {
                 // Only running code reports progress.
                 task.retry_at = None;
                 task.percent = event.percent.or(task.percent);
-                task.message = event.message.clone().or(task.message.take());
-                task.attributes = event.attributes.clone().or(task.attributes.take());
+                task.message = event.message.or(task.message.take());
+                task.attributes = event.attributes.or(task.attributes.take());
             }
             StepEventType::Completed => {
-                task.attributes = event.attributes.clone().or(task.attributes.take());
+                task.attributes = event.attributes.or(task.attributes.take());
                 task.end(TaskState::Completed, event.timestamp);
             }
             StepEventType::Failed => {
-                task.error.clone_from(&event.error);
+                task.error = event.error;
                 task.end(TaskState::Failed, event.timestamp);
             }
         }
@@ -564,14 +564,14 @@ impl RunView {
     ) {
         self.index.cover(&self.tasks);
         let count = match kind {
-            Kind::Sleep => self.index.sleeps(name.name()).greatest + 1,
+            Kind::Sleep => self.index.sleeps(&self.tasks, name.name()).greatest + 1,
             _ => name.count(),
         };
         let task_id = TaskId::new(name.name(), count, Form::Step(kind));
         // A run that is restarted from a step keeps the tasks before it, whose events come only
         // once.
         if self.index.find(&self.tasks, &task_id).is_none() {
-            let mut task = TaskView::new(task_id, name.name(), kind, count, now);
+            let mut task = TaskView::new(task_id, name.name().to_owned(), kind, count, now);
             describe(&mut task);
             self.push(task);
         }
@@ -582,7 +582,7 @@ impl RunView {
         self.index.cover(&self.tasks);
         let position = match kind {
             Kind::Sleep => loop {
-                let latest = self.index.sleeps(name.name()).open.pop();
+                let latest = self.index.sleeps(&self.tasks, name.name()).open.pop();
                 let Some(position) = latest else { break None };
                 let sleep = self.tasks.get(position);
                 if sleep.is_some_and(|sleep| sleep.state == TaskState::Running) {
@@ -634,6 +634,8 @@ struct Index {
     hasher: RandomState,
     /// The number of tasks in the index.
     covered: usize,
+    /// The number of tasks of which it knows the sleeps.
+    covered_sleeps: usize,
     /// Whether two ids have the same hash.
     ambiguous: bool,
 }
@@ -658,11 +660,6 @@ impl Index {
                 Some(_) => self.ambiguous = true,
                 None => drop(self.positions.insert(hash, position)),
             }
-            if task.kind == Kind::Sleep {
-                let sleeps = self.sleeps(&task.step);
-                sleeps.greatest = task.count.max(sleeps.greatest);
-                sleeps.open.push(position);
-            }
         }
         self.covered = tasks.len();
     }
@@ -677,7 +674,17 @@ impl Index {
         }
     }
 
-    fn sleeps(&mut self, name: &str) -> &mut Sleeps {
+    /// Returns the sleeps of a name. Only the platform's log needs them, so they are taken in here.
+    fn sleeps(&mut self, tasks: &[TaskView], name: &str) -> &mut Sleeps {
+        for (position, task) in tasks.iter().enumerate().skip(self.covered_sleeps) {
+            if task.kind == Kind::Sleep {
+                let hash = self.hasher.hash_one(task.step.as_str());
+                let sleeps = self.sleeps.entry(hash).or_default();
+                sleeps.greatest = task.count.max(sleeps.greatest);
+                sleeps.open.push(position);
+            }
+        }
+        self.covered_sleeps = tasks.len();
         let hash = self.hasher.hash_one(name);
         self.sleeps.entry(hash).or_default()
     }
@@ -698,10 +705,10 @@ impl fmt::Debug for Index {
 }
 
 impl TaskView {
-    fn new(task_id: TaskId, step: &str, kind: Kind, count: u32, started: SystemTime) -> Self {
+    fn new(task_id: TaskId, step: String, kind: Kind, count: u32, started: SystemTime) -> Self {
         Self {
             task_id,
-            step: step.to_owned(),
+            step,
             kind,
             count,
             parent_id: None,
@@ -722,13 +729,12 @@ impl TaskView {
         }
     }
 
-    fn of(event: &StepEvent) -> Self {
+    fn of(event: StepEvent) -> Self {
         let (kind, count) = (event.kind, event.count);
-        let task_id = event.task_id.clone();
-        let mut task = Self::new(task_id, &event.step, kind, count, event.timestamp);
-        task.parent_id = event.parent_id.clone().filter(|id| !id.is_workflow());
+        let mut task = Self::new(event.task_id, event.step, kind, count, event.timestamp);
+        task.parent_id = event.parent_id.filter(|id| !id.is_workflow());
         task.until = event.until;
-        task.event_type.clone_from(&event.event_type);
+        task.event_type = event.event_type;
         task
     }
 

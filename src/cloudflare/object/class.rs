@@ -14,6 +14,7 @@ use super::hibernation::HeldStreams;
 use crate::cloudflare::command::LogCommand;
 use crate::cloudflare::hop::Hop;
 use crate::cloudflare::js;
+use crate::cloudflare::opened::write_opened;
 
 /// Returns how many facts were new, or a promise of it; [`STALE`](crate::cloudflare::packed::STALE) if they
 /// were refused.
@@ -85,7 +86,7 @@ impl WorkflowEventsObject {
             if let Some(generation) = generation {
                 let generation = Some(to_generation(generation)).filter(|number| *number > 0);
                 let opened = object.open(generation)?;
-                let json = serde_json::to_string(&opened).map_err(|error| error.to_string())?;
+                let json = write_opened(&opened).map_err(|error| error.to_string())?;
                 set("opened", &json.into())?;
             }
             let settle = {

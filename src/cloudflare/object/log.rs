@@ -1,7 +1,6 @@
 //! The log of one instance: its runs, each a set of facts, and who may add to them. Runs in the object; pure,
 //! and tested natively.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
@@ -64,8 +63,9 @@ struct Lifetimes {
     has_given: bool,
     /// Lifetimes of generations below are over.
     first_alive: u64,
-    /// When the log was opened and where it was then, by generation, until the lifetime appends something.
-    opened: BTreeMap<u64, Opening>,
+    /// When the log was opened and where it was then, by generation, until the lifetime appends something. In any
+    /// order.
+    opened: Vec<(u64, Opening)>,
     /// The lifetime from which the log has heard last, and the one before it.
     heard: [Option<Heard>; 2],
     /// When the latest run may have begun, if that is known.
@@ -187,11 +187,7 @@ impl<Q: Sql> WorkflowLog<Q> {
         let at = lifetimes.clock.read(now);
         let rivals = lifetimes.rivals(generation, at, now);
         let heard = lifetimes.latest_heard();
-        let opening = Opening { at, head, heard };
-        lifetimes.opened.insert(generation, opening);
-        while lifetimes.opened.len() > OPENED {
-            lifetimes.opened.pop_first();
-        }
+        lifetimes.opens(generation, Opening { at, head, heard });
         let run = self.run()?;
         if store.emptied()?.is_some() {
             return Ok(Opened::Run(OpenedRun {
@@ -319,7 +315,7 @@ impl<Q: Sql> WorkflowLog<Q> {
             if lifetimes.is_over(generation) {
                 return Ok(Told::Stale);
             }
-            let opened = lifetimes.opened.get(&generation).copied();
+            let opened = lifetimes.opening(generation);
             // Of another one, from which the log has heard since, this one does not know whether it is later.
             let other = lifetimes
                 .latest_heard()
@@ -333,7 +329,7 @@ impl<Q: Sql> WorkflowLog<Q> {
             if run < latest || opened.is_some_and(|opened| opened.head != head) {
                 return Ok(Told::Stale);
             }
-            lifetimes.opened.remove(&generation);
+            lifetimes.forget_opening(generation);
             if run > latest {
                 lifetimes.begun = lifetimes.heard[0].map(|heard| heard.at);
             }
@@ -706,7 +702,28 @@ impl Lifetimes {
         self.newest = self.newest.max(generation);
         self.first_alive = self.first_alive.max(generation);
         self.announced = None;
-        self.opened = self.opened.split_off(&self.first_alive);
+        self.opened
+            .retain(|(opened, _)| *opened >= self.first_alive);
+    }
+
+    /// Remembers an opening by the lifetime of this generation. Forgets that of the oldest lifetime.
+    fn opens(&mut self, generation: u64, opening: Opening) {
+        self.forget_opening(generation);
+        self.opened.push((generation, opening));
+        if self.opened.len() > OPENED
+            && let Some(oldest) = self.opened.iter().map(|(opened, _)| *opened).min()
+        {
+            self.forget_opening(oldest);
+        }
+    }
+
+    fn opening(&self, generation: u64) -> Option<Opening> {
+        let is_it = |(opened, _): &&(u64, Opening)| *opened == generation;
+        self.opened.iter().find(is_it).map(|(_, opening)| *opening)
+    }
+
+    fn forget_opening(&mut self, generation: u64) {
+        self.opened.retain(|(opened, _)| *opened != generation);
     }
 
     fn latest_heard(&self) -> Option<u64> {

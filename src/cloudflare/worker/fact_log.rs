@@ -13,6 +13,7 @@ use wasm_bindgen::prelude::*;
 use super::namespace::WorkflowEventsNamespace;
 use crate::cloudflare::callback::CallbackValue;
 use crate::cloudflare::js;
+use crate::cloudflare::opened::read_opened;
 use crate::cloudflare::packed::{STALE, pack_facts};
 use crate::event::NewEvent;
 use crate::workflow::{FactLog, Opened, Told};
@@ -146,7 +147,7 @@ impl FactLog for ObjectFactLog {
         let session = self.session(Some(generation)).await;
         let session = session.map_err(|error| ObjectFactLogError::unreachable(&error))?;
         let opened = session.js.opened().ok().and_then(|json| json.as_string());
-        serde_json::from_str(&opened.unwrap_or_default()).map_err(ObjectFactLogError::answer)
+        read_opened(&opened.unwrap_or_default()).map_err(ObjectFactLogError::answer)
     }
 
     async fn append(

@@ -2,6 +2,7 @@
 
 use cloudflare_workflows::__private::message;
 use cloudflare_workflows::Workflow;
+use futures_util::future::LocalBoxFuture;
 use js_sys::Uint8Array;
 use wasm_bindgen::prelude::*;
 use worker::durable::{ObjectNamespace, Stub};
@@ -304,20 +305,22 @@ impl WorkflowEventsNamespace {
         self
     }
 
-    /// Makes the log of an instance carry out a command, in one call.
-    pub(super) async fn command(
-        &self,
-        instance_id: &str,
-        command: &LogCommand,
-    ) -> Result<LogAnswer, String> {
-        let command = serde_json::to_string(command).map_err(|error| error.to_string())?;
-        let answer = async {
-            let stub: js::EventsStub = self.stub(instance_id)?.into_rpc();
-            stub.obey(&command).await
-        };
-        let answer = answer.await.map_err(|error| message(&error))?;
-        serde_json::from_str(&answer.as_string().unwrap_or_default())
-            .map_err(|error| format!("the object's answer cannot be read: {error}"))
+    /// Makes the log of an instance carry out a command, in one call. Boxed, since it is awaited at many places.
+    pub(super) fn command<'a>(
+        &'a self,
+        instance_id: &'a str,
+        command: &'a LogCommand,
+    ) -> LocalBoxFuture<'a, Result<LogAnswer, String>> {
+        Box::pin(async move {
+            let command = serde_json::to_string(command).map_err(|error| error.to_string())?;
+            let answer = async {
+                let stub: js::EventsStub = self.stub(instance_id)?.into_rpc();
+                stub.obey(&command).await
+            };
+            let answer = answer.await.map_err(|error| message(&error))?;
+            serde_json::from_str(&answer.as_string().unwrap_or_default())
+                .map_err(|error| format!("the object's answer cannot be read: {error}"))
+        })
     }
 
     /// Sends a request to the object of this [name](Self::object_name), and returns its response.

@@ -1,6 +1,6 @@
 //! The keys of a log, in little memory.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ops::Bound;
 
 use super::column::{integer, number, text};
@@ -105,10 +105,13 @@ impl<Q: Sql> SqliteEventStore<Q> {
 #[derive(Debug, Default)]
 pub(super) struct Keys {
     plain: BTreeSet<String>,
-    /// The ranges, keyed by the part before the number, with its colon. Each is its first number
-    /// and its last. There is a gap between any two.
-    numbered: BTreeMap<String, BTreeMap<u64, u64>>,
+    /// The parts before the numbers, with their colons, and the numbers of each. Sorted by the first. Not maps,
+    /// whose code would be several KB of every Worker.
+    numbered: Vec<(String, Ranges)>,
 }
+
+/// Ranges of numbers, sorted. Each is its first number and its last. There is a gap between any two.
+type Ranges = Vec<(u64, u64)>;
 
 impl Keys {
     /// Adds a key, and returns whether it is new.
@@ -117,14 +120,19 @@ impl Keys {
             // A key that is there is not copied.
             return !self.plain.contains(key) && self.plain.insert(key.to_owned());
         };
-        match self.numbered.get_mut(name) {
-            Some(ranges) => insert(ranges, number),
-            None => {
-                let range = BTreeMap::from([(number, number)]);
-                self.numbered.insert(name.to_owned(), range);
+        match self.find(name) {
+            Ok(place) => insert(&mut self.numbered[place].1, number),
+            Err(place) => {
+                let numbers = (name.to_owned(), vec![(number, number)]);
+                self.numbered.insert(place, numbers);
                 true
             }
         }
+    }
+
+    fn find(&self, name: &str) -> Result<usize, usize> {
+        let compare = |(other, _): &(String, Ranges)| other.as_str().cmp(name);
+        self.numbered.binary_search_by(compare)
     }
 
     /// Returns the keys that begin with `prefix`, sorted as strings, without the prefix.
@@ -142,40 +150,60 @@ impl Keys {
         let behind = |key: &str| key.strip_prefix(prefix).map(str::to_owned);
         let from = (Bound::Included(prefix), Bound::Unbounded);
         let plain = self.plain.range::<str, _>(from);
-        let mut keys: Vec<_> = plain.map_while(|key| behind(key)).collect();
+        let keys: Vec<_> = plain.map_while(|key| behind(key)).collect();
+        let mut numbered = BTreeSet::new();
         // The names that begin with the prefix, and the name that the prefix cuts in its number.
-        let names = self.numbered.range::<str, _>(from);
+        let place = self.find(prefix).unwrap_or_else(|place| place);
+        let names = self.numbered[place..].iter();
         let names = names.take_while(|(name, _)| name.starts_with(prefix));
-        let cut = split_name(prefix).and_then(|name| self.numbered.get_key_value(name));
-        for (name, ranges) in names.chain(cut.filter(|(name, _)| *name != prefix)) {
+        let cut = split_name(prefix).filter(|name| *name != prefix);
+        let cut = cut.and_then(|name| self.numbered.get(self.find(name).ok()?));
+        for (name, ranges) in names.chain(cut) {
             let from = match only_newest(name) {
-                true => ranges.last_key_value().map_or(0, |(_, last)| *last),
+                true => ranges.last().map_or(0, |(_, last)| *last),
                 false => 0,
             };
             let numbers = ranges
                 .iter()
                 .flat_map(|(first, last)| (*first).max(from)..=*last);
-            keys.extend(numbers.filter_map(|number| behind(&format!("{name}{number}"))));
+            for number in numbers {
+                if let Some(key) = behind(&format!("{name}{number}")) {
+                    numbered.insert(key);
+                }
+            }
         }
-        keys.sort_unstable();
-        keys
+        if numbered.is_empty() {
+            return keys;
+        }
+        // Sorted by a set that is there anyway: a sort of strings would be 4 KB of every Worker.
+        for key in keys {
+            numbered.insert(key);
+        }
+        numbered.into_iter().collect()
     }
 }
 
-fn insert(ranges: &mut BTreeMap<u64, u64>, number: u64) -> bool {
-    let below = ranges.range(..=number).next_back();
-    let below = below.map(|(first, last)| (*first, *last));
-    if below.is_some_and(|(_, last)| number <= last) {
-        return false;
-    }
-    let first = match below {
-        Some((first, last)) if last + 1 == number => first,
-        _ => number,
-    };
-    // Joined with what follows it without a gap.
+fn insert(ranges: &mut Ranges, number: u64) -> bool {
+    // The first range that begins behind the number.
+    let behind = ranges.partition_point(|(first, _)| *first <= number);
     let next = number.checked_add(1);
-    let last = next.and_then(|next| ranges.remove(&next)).unwrap_or(number);
-    ranges.insert(first, last);
+    let joins_next = ranges
+        .get(behind)
+        .is_some_and(|range| Some(range.0) == next);
+    let below = behind.checked_sub(1).map(|below| &mut ranges[below]);
+    match below {
+        Some((_, last)) if number <= *last => return false,
+        Some((_, last)) if *last + 1 == number => {
+            *last = number;
+            if joins_next {
+                // Joined with what follows it without a gap.
+                let (_, last) = ranges.remove(behind);
+                ranges[behind - 1].1 = last;
+            }
+        }
+        _ if joins_next => ranges[behind].0 = number,
+        _ => ranges.insert(behind, (number, number)),
+    }
     true
 }
 
@@ -248,8 +276,8 @@ mod tests {
             assert!(keys.insert(&format!("1/step-1:progress:1:{number}")));
         }
         assert!(!keys.insert("1/step-1:progress:1:1500"));
-        let ranges = &keys.numbered["1/step-1:progress:1:"];
-        assert_eq!(ranges, &BTreeMap::from([(0, 2_999)]));
+        let place = keys.find("1/step-1:progress:1:").unwrap();
+        assert_eq!(keys.numbered[place].1, [(0, 2_999)]);
         assert!(keys.insert("1/step-1:progress:1:5000"));
         assert_eq!(
             keys.behind_but_older("1/", |_| true),
