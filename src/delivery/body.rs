@@ -137,7 +137,7 @@ where
         let mut this = self.project();
         if !*this.started {
             *this.started = true;
-            return Poll::Ready(Some(Ok(B::from_slice(wire::HEARTBEAT))));
+            return Poll::Ready(Some(Ok(B::heartbeat())));
         }
         if let Poll::Ready(item) = this.inner.poll_next(context) {
             this.timer.set((this.sleep)());
@@ -145,7 +145,7 @@ where
         }
         if this.timer.as_mut().poll(context).is_ready() {
             this.timer.set((this.sleep)());
-            return Poll::Ready(Some(Ok(B::from_slice(wire::HEARTBEAT))));
+            return Poll::Ready(Some(Ok(B::heartbeat())));
         }
         Poll::Pending
     }

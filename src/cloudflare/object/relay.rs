@@ -9,7 +9,7 @@ use cloudflare_workflows::__private::sleep;
 use cloudflare_workflows::catch_panic;
 use futures_util::future::{join, select};
 use wasm_bindgen::prelude::*;
-use worker::{Env, Response};
+use worker::{Env, Response, web_sys};
 
 use super::crowd::Crowd;
 pub(super) use super::crowd::Visit;
@@ -139,7 +139,7 @@ impl Relay {
         stream: &StreamRequest,
         visit: Visit,
         leaving: Leaving,
-    ) -> worker::Result<Response> {
+    ) -> worker::Result<web_sys::Response> {
         self.follow();
         let failed = |error: RelayError<_>| {
             let reason = std::error::Error::source(&error)
@@ -151,12 +151,12 @@ impl Relay {
         let links = self.crowd.links();
         let generation = stream.grant.generation;
         if generation.is_some_and(|generation| links.has_revoked(generation)) {
-            return refuse(Refusal::NotAllowed);
+            return Ok(refuse(Refusal::NotAllowed)?.into());
         }
         // If all events of the log were removed, nothing is expected: it may have been deleted.
         if ends.oldest.is_none() && (!stream.expected || ends.head.is_some()) {
             self.metrics.refused(UNKNOWN_INSTANCE.status());
-            return refuse(UNKNOWN_INSTANCE);
+            return Ok(refuse(UNKNOWN_INSTANCE)?.into());
         }
         let subscription = self.target.subscribe(stream.cursor).await;
         let subscription = subscription.map_err(failed)?;

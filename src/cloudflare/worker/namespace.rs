@@ -326,14 +326,23 @@ impl WorkflowEventsNamespace {
         name: &str,
         request: &ObjectRequest,
     ) -> worker::Result<Response> {
+        Ok(self.request_raw(name, request).await?.into())
+    }
+
+    /// As [`request`](Self::request), with the runtime's own response: `worker`'s takes it apart.
+    pub(super) async fn request_raw(
+        &self,
+        name: &str,
+        request: &ObjectRequest,
+    ) -> worker::Result<web_sys::Response> {
         let stub: js::EventsStub = self.namespace.get_by_name(name)?.into_rpc();
         let ObjectRequest {
             method,
             url,
-            headers,
+            upgrades,
         } = request;
-        let response = js::fetch_object(&stub, method, url, headers).await?;
-        Ok(response.dyn_into::<web_sys::Response>()?.into())
+        let response = js::fetch_object(&stub, method, url, *upgrades).await?;
+        Ok(response.dyn_into()?)
     }
 
     /// Returns a stub of the object that has an instance's log.

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use worker::Response;
+use worker::web_sys;
 
 use super::namespace::WorkflowEventsNamespace;
 use crate::cloudflare::fan_out::{Admission, Place, Search};
@@ -19,7 +19,7 @@ pub(super) async fn send(
     instance_id: &str,
     stream: &StreamRequest,
     events: &WorkflowEventsNamespace,
-) -> worker::Result<Response> {
+) -> worker::Result<web_sys::Response> {
     let root = events.object_name(instance_id);
     // An object that hibernates cannot count its viewers, and takes 32,768 of them. A `HEAD` request is not a viewer.
     let tree = events
@@ -62,7 +62,7 @@ async fn send_to(
     root: &str,
     stream: &StreamRequest,
     events: &WorkflowEventsNamespace,
-) -> worker::Result<Response> {
+) -> worker::Result<web_sys::Response> {
     const TRIES: u32 = 3;
     let name = hop.map_or_else(|| root.to_owned(), Hop::object_name);
     let tries = if place == Place::ROOT { TRIES } else { 1 };
@@ -72,7 +72,7 @@ async fn send_to(
     }
     let mut tried = 1;
     loop {
-        let response = events.request(&name, &request).await;
+        let response = events.request_raw(&name, &request).await;
         if response.is_ok() || tried == tries {
             return response;
         }
