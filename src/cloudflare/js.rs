@@ -3,8 +3,10 @@
 use js_sys::{Array, Function, JsString, Object, Promise, Uint8Array};
 use wasm_bindgen::prelude::*;
 
+#[cfg(any(feature = "durable-streams", feature = "otlp"))]
+pub(super) use cloudflare_workflows::__private::js::IdentityTransformStream;
 pub(super) use cloudflare_workflows::__private::js::{
-    IdentityTransformStream, Writer, array_from, dispose, now_or_promise, promise,
+    Writer, array_from, dispose, now_or_promise, promise,
 };
 
 #[wasm_bindgen(inline_js = r#"

@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
+use std::sync::Arc;
 
-use super::column::{integer, number, text};
+use super::column::integer;
+use super::digest::{KeysText, KnownKeys};
 use super::{Log, Sql, SqlValue, SqliteError, SqliteEventStore};
 
 impl<Q: Sql> SqliteEventStore<Q> {
@@ -15,16 +17,9 @@ impl<Q: Sql> SqliteEventStore<Q> {
         self.with_log(|log| {
             if log.keys.is_none() && self.ends(log)?.closed {
                 // Not remembered: a log that has ended is seldom written.
-                let keys = self.sql.exec(
-                    "SELECT key FROM events WHERE key >= ?1 ORDER BY key",
-                    &[SqlValue::Text(prefix.to_owned())],
-                )?;
-                let keys = keys.into_iter().map(|row| text(row.into_iter().next()));
-                let keys = keys.collect::<Result<Vec<_>, SqliteError<Q::Error>>>()?;
-                let behind = |key: &String| key.strip_prefix(prefix).map(str::to_owned);
-                return Ok(keys.iter().map_while(behind).collect());
+                return Ok(self.read_keys(log)?.all().behind(prefix));
             }
-            Ok(self.known_keys(log)?.behind(prefix))
+            Ok(self.known_keys(log)?.all().behind(prefix))
         })
     }
 
@@ -56,44 +51,24 @@ impl<Q: Sql> SqliteEventStore<Q> {
         self.with_log(|log| {
             if log.keys.is_none() && self.ends(log)?.closed {
                 // Not remembered, see `keys`.
-                return Ok(self.read_keys()?.behind_but_older(prefix, only_newest));
+                let keys = self.read_keys(log)?;
+                return Ok(keys.all().behind_but_older(prefix, only_newest));
             }
-            Ok(self.known_keys(log)?.behind_but_older(prefix, only_newest))
+            let keys = self.known_keys(log)?;
+            Ok(keys.all().behind_but_older(prefix, only_newest))
         })
     }
 
     pub(super) fn known_keys<'a>(
         &self,
         log: &'a mut Log<Q::Bytes>,
-    ) -> Result<&'a mut Keys, SqliteError<Q::Error>> {
+    ) -> Result<&'a mut KnownKeys, SqliteError<Q::Error>> {
         let keys = match log.keys.take() {
             Some(keys) => keys,
-            None if self.ends(log)?.has_table => self.read_keys()?,
-            None => Keys::default(),
+            None if self.ends(log)?.has_table => self.read_keys(log)?,
+            None => KnownKeys::default(),
         };
         Ok(log.keys.insert(keys))
-    }
-
-    pub(super) fn read_keys(&self) -> Result<Keys, SqliteError<Q::Error>> {
-        let mut keys = Keys::default();
-        let mut after = 0;
-        loop {
-            // Page by page: all keys at once may be more than fits into memory.
-            let rows = self.sql.exec(
-                "SELECT id, key FROM events WHERE id > ?1 AND key IS NOT NULL \
-                 ORDER BY id LIMIT 10000",
-                &[integer(after)],
-            )?;
-            let is_last = rows.len() < 10_000;
-            for row in rows {
-                let mut columns = row.into_iter();
-                after = number(columns.next())?;
-                keys.insert(&text(columns.next())?);
-            }
-            if is_last {
-                return Ok(keys);
-            }
-        }
     }
 }
 
@@ -104,26 +79,103 @@ impl<Q: Sql> SqliteEventStore<Q> {
 /// all objects of an isolate share.
 #[derive(Debug, Default)]
 pub(super) struct Keys {
-    plain: BTreeSet<String>,
+    plain: BTreeSet<Arc<str>>,
     /// The ranges, keyed by the part before the number, with its colon. Each is its first number
     /// and its last. There is a gap between any two.
-    numbered: BTreeMap<String, BTreeMap<u64, u64>>,
+    numbered: BTreeMap<Arc<str>, BTreeMap<u64, u64>>,
 }
 
+/// A key that a set did not have: its text, or the part before its number and the number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct NewKey(Arc<str>, Option<u64>);
+
 impl Keys {
-    /// Adds a key, and returns whether it is new.
-    pub(super) fn insert(&mut self, key: &str) -> bool {
+    /// Adds a key, and returns it if it is new.
+    pub(super) fn insert(&mut self, key: &str) -> Option<NewKey> {
         let Some((name, number)) = split(key) else {
             // A key that is there is not copied.
-            return !self.plain.contains(key) && self.plain.insert(key.to_owned());
-        };
-        match self.numbered.get_mut(name) {
-            Some(ranges) => insert(ranges, number),
-            None => {
-                let range = BTreeMap::from([(number, number)]);
-                self.numbered.insert(name.to_owned(), range);
-                true
+            if self.plain.contains(key) {
+                return None;
             }
+            let key = Arc::<str>::from(key);
+            self.plain.insert(Arc::clone(&key));
+            return Some(NewKey(key, None));
+        };
+        let known = self.numbered.get_key_value(name);
+        let name = known.map_or_else(|| Arc::from(name), |(name, _)| Arc::clone(name));
+        let ranges = self.numbered.entry(Arc::clone(&name)).or_default();
+        insert(ranges, number).then_some(NewKey(name, Some(number)))
+    }
+
+    /// Adds a key that was new to another set.
+    pub(super) fn add(&mut self, NewKey(name, number): NewKey) {
+        match number {
+            None => _ = self.plain.insert(name),
+            Some(number) => _ = insert(self.numbered.entry(name).or_default(), number),
+        }
+    }
+
+    /// Adds all keys of another set.
+    pub(super) fn join(&mut self, other: &Self) {
+        self.plain.extend(other.plain.iter().cloned());
+        for (name, more) in &other.numbered {
+            let ranges = self.numbered.entry(Arc::clone(name)).or_default();
+            for (first, last) in more {
+                insert_range(ranges, *first, *last);
+            }
+        }
+    }
+
+    /// Splits the set into sets whose texts have about so many bytes at most. The last one has room for more, and may
+    /// have no key.
+    pub(super) fn split(self, most: usize) -> Vec<Self> {
+        let (mut sets, mut set, mut size) = (Vec::new(), Self::default(), 0);
+        let mut room = |set: &mut Self, more: usize| {
+            if size > 0 && size + more > most {
+                sets.push(std::mem::take(set));
+                size = 0;
+            }
+            size += more;
+        };
+        for key in self.plain {
+            room(&mut set, key.len() + 3);
+            set.plain.insert(key);
+        }
+        for (name, ranges) in self.numbered {
+            for (first, last) in ranges {
+                room(&mut set, name.len() + 16);
+                let ranges = set.numbered.entry(Arc::clone(&name)).or_default();
+                ranges.insert(first, last);
+            }
+        }
+        sets.push(set);
+        sets
+    }
+
+    pub(super) fn as_text(&self) -> KeysText<&str> {
+        let ranges = |ranges: &BTreeMap<u64, u64>| {
+            let ends = ranges.iter().flat_map(|(first, last)| [*first, *last]);
+            ends.collect()
+        };
+        let numbered = self.numbered.iter();
+        let numbered = numbered.map(|(name, all)| (&**name, ranges(all)));
+        (
+            self.plain.iter().map(|key| &**key).collect(),
+            numbered.collect(),
+        )
+    }
+
+    pub(super) fn from_text((plain, numbered): KeysText<String>) -> Self {
+        let ranges = |ends: Vec<u64>| {
+            let (ranges, _) = ends.as_chunks::<2>();
+            ranges.iter().map(|[first, last]| (*first, *last)).collect()
+        };
+        let numbered = numbered.into_iter();
+        Self {
+            plain: plain.into_iter().map(Arc::from).collect(),
+            numbered: numbered
+                .map(|(name, ends)| (Arc::from(name), ranges(ends)))
+                .collect(),
         }
     }
 
@@ -147,7 +199,7 @@ impl Keys {
         let names = self.numbered.range::<str, _>(from);
         let names = names.take_while(|(name, _)| name.starts_with(prefix));
         let cut = split_name(prefix).and_then(|name| self.numbered.get_key_value(name));
-        for (name, ranges) in names.chain(cut.filter(|(name, _)| *name != prefix)) {
+        for (name, ranges) in names.chain(cut.filter(|(name, _)| &***name != prefix)) {
             let from = match only_newest(name) {
                 true => ranges.last_key_value().map_or(0, |(_, last)| *last),
                 false => 0,
@@ -160,6 +212,22 @@ impl Keys {
         keys.sort_unstable();
         keys
     }
+}
+
+/// Adds a range, which may overlap with those that are there.
+fn insert_range(ranges: &mut BTreeMap<u64, u64>, first: u64, last: u64) {
+    let (mut first, mut last) = (first, last);
+    // Those that it touches become one with it.
+    while let Some((begin, end)) = ranges
+        .range(..=last.saturating_add(1))
+        .next_back()
+        .filter(|(_, end)| end.saturating_add(1) >= first)
+        .map(|(begin, end)| (*begin, *end))
+    {
+        ranges.remove(&begin);
+        (first, last) = (first.min(begin), last.max(end));
+    }
+    ranges.insert(first, last);
 }
 
 fn insert(ranges: &mut BTreeMap<u64, u64>, number: u64) -> bool {
@@ -231,7 +299,11 @@ mod tests {
             let (mut keys, mut model) = (Keys::default(), BTreeSet::new());
             for n in 0..2 * all.len() {
                 let key = &all[n * step % all.len()];
-                assert_eq!(keys.insert(key), model.insert(key.clone()), "{key}");
+                assert_eq!(
+                    keys.insert(key).is_some(),
+                    model.insert(key.clone()),
+                    "{key}"
+                );
             }
             for prefix in all.iter().map(String::as_str).chain(["a:18", "b:1844"]) {
                 let behind = model.iter().filter_map(|key| key.strip_prefix(prefix));
@@ -245,12 +317,15 @@ mod tests {
     fn numbers_in_a_row_are_one_range() {
         let mut keys = Keys::default();
         for number in (0..1_000).rev().chain(2_000..3_000).chain(1_000..2_000) {
-            assert!(keys.insert(&format!("1/step-1:progress:1:{number}")));
+            assert!(
+                keys.insert(&format!("1/step-1:progress:1:{number}"))
+                    .is_some()
+            );
         }
-        assert!(!keys.insert("1/step-1:progress:1:1500"));
+        assert!(keys.insert("1/step-1:progress:1:1500").is_none());
         let ranges = &keys.numbered["1/step-1:progress:1:"];
         assert_eq!(ranges, &BTreeMap::from([(0, 2_999)]));
-        assert!(keys.insert("1/step-1:progress:1:5000"));
+        assert!(keys.insert("1/step-1:progress:1:5000").is_some());
         assert_eq!(
             keys.behind_but_older("1/", |_| true),
             ["step-1:progress:1:5000"]
