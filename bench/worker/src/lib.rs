@@ -1,7 +1,7 @@
 //! This library as a contestant of the benchmark.
 //!
 //! - `GET /<id>/sse` streams events, as in any Worker that uses the library
-//! - `POST /<id>/append?from=1&batch=1&count=N` appends N batches, one after another
+//! - `POST /<id>/append?from=1&batch=1&count=N` appends N batches, one after another; with `reports=1` of reports
 //! - `POST /<id>/event?number=1` appends one event from outside a workflow, as a webhook's Worker does
 //! - `POST /<id>/append?from=1&batch=1` appends a batch for each byte of the body, as it comes
 //!
@@ -76,6 +76,8 @@ struct Driver {
     batch: u32,
     /// The number of batches, if the request has it.
     count: Option<u32>,
+    /// The events are reports of one step, and not steps.
+    reports: bool,
 }
 
 impl Driver {
@@ -93,6 +95,7 @@ impl Driver {
             next: number("from").unwrap_or(1),
             batch: number("batch").unwrap_or(1),
             count: number("count"),
+            reports: number("reports").is_some(),
         })
     }
 
@@ -117,7 +120,12 @@ impl Driver {
     async fn append(&mut self) -> Result<()> {
         let numbers = self.next..self.next + self.batch;
         self.next = numbers.end;
-        let events = numbers.map(step_event).collect::<Result<Vec<_>>>()?;
+        let event = if self.reports {
+            report_event
+        } else {
+            step_event
+        };
+        let events = numbers.map(event).collect::<Result<Vec<_>>>()?;
         Ok(self
             .log
             .append(self.generation, self.run, &events)
@@ -134,6 +142,16 @@ fn step_event(number: u32) -> Result<NewEvent> {
     );
     NewEvent::new("started", data)
         .and_then(|event| event.with_key(format!("step #{number}-1:started")))
+        .map_err(|error| error.to_string().into())
+}
+
+/// The event of a step's report.
+fn report_event(number: u32) -> Result<NewEvent> {
+    let data = format!(
+        r#"{{"taskId":"import-1","step":"import","kind":"do","count":1,"timestamp":"2026-11-23T14:37:54.907Z","parentId":"workflow:bench-1","attempt":1,"percent":12,"message":"{number} {NOTE}"}}"#
+    );
+    NewEvent::new("progress", data)
+        .and_then(|event| event.with_key(format!("import-1:progress:1:{number}")))
         .map_err(|error| error.to_string().into())
 }
 
