@@ -11,19 +11,28 @@ use futures_util::{FutureExt, StreamExt};
 use ssetarget::NewEvent;
 use ssetarget::cloudflare::{FanOut, ObjectFactLog, RunRoutes, Transport, WorkflowEventsNamespace};
 use ssetarget::workflow::{FactLog, Opened};
-use worker::{Context, Env, Method, Request, Response, Result, event, wasm_bindgen_futures};
+use worker::{
+    Context, Env, Method, Request, Response, Result, event, wasm_bindgen_futures, web_sys,
+};
 
 ssetarget::export_workflow_events!(WorkflowEvents);
 
 #[event(fetch)]
-async fn fetch(request: Request, env: Env, _context: Context) -> Result<Response> {
+async fn fetch(
+    request: web_sys::Request,
+    env: Env,
+    _context: Context,
+) -> Result<web_sys::Response> {
     let mut events = WorkflowEventsNamespace::from_env(&env, "EVENTS", "bench")?;
-    let path = request.path();
-    let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+    let url = request.url();
+    let path = url.splitn(4, '/').nth(3).unwrap_or_default();
+    let path = path.split('?').next().unwrap_or_default();
+    let segments: Vec<&str> = path.split('/').collect();
     if let [id, "event"] = segments.as_slice() {
-        let number = number(&request, "number").unwrap_or(1);
+        let number = number(&url, "number").unwrap_or(1);
         events.append(id, &[step_event(number)?]).await?;
-        return Response::ok(format!("{number}\n"));
+        let answer = web_sys::Response::new_with_opt_str(Some(&format!("{number}\n")))?;
+        return Ok(answer);
     }
     if env
         .var("TRANSPORT")
@@ -33,10 +42,11 @@ async fn fetch(request: Request, env: Env, _context: Context) -> Result<Response
     }
     // One object for all, unless a tree is measured.
     events = events.fan_out(fan_out(&env));
-    if let Some(response) = RunRoutes::new(events.clone()).serve(&request).await? {
+    if let Some(response) = RunRoutes::new(events.clone()).serve_raw(&request).await? {
         return Ok(response);
     }
-    match (segments.as_slice(), request.method()) {
+    let request = Request::from(request);
+    let response = match (segments.as_slice(), request.method()) {
         ([id, "append"], Method::Post) => {
             let driver = Driver::new(events, id, &request).await?;
             // A task of its own, like the one that appends for a workflow: otherwise its polls
@@ -46,7 +56,8 @@ async fn fetch(request: Request, env: Env, _context: Context) -> Result<Response
             Response::ok(format!("{}\n", last.await?))
         }
         _ => Response::error("there is nothing here", 404),
-    }
+    };
+    Ok(response?.into())
 }
 
 /// `FAN_OUT = "50/8"`: 50 viewers and 8 relays for each object.
@@ -58,8 +69,7 @@ fn fan_out(env: &Env) -> Option<FanOut> {
 }
 
 /// Returns a number of the query.
-fn number(request: &Request, name: &str) -> Option<u32> {
-    let url = request.inner().url();
+fn number(url: &str, name: &str) -> Option<u32> {
     let (_, query) = url.split_once('?')?;
     let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
     let value = pairs.find(|(key, _)| *key == name)?.1;
@@ -82,7 +92,8 @@ struct Driver {
 
 impl Driver {
     async fn new(events: WorkflowEventsNamespace, id: &str, request: &Request) -> Result<Self> {
-        let number = |name| number(request, name);
+        let url = request.inner().url();
+        let number = |name| number(&url, name);
         let log = ObjectFactLog::new(events, id);
         let opened = log.open(None).await.map_err(|error| error.to_string())?;
         let Opened::Run(opened) = opened else {

@@ -40,6 +40,8 @@ pub(super) struct Tree {
     metrics: Metrics,
     cutoff: Rc<Cutoff>,
     relay: Mutex<Option<Rc<Relay>>>,
+    /// The binding by which objects were last to be reached, and whether there is one.
+    reaches: Mutex<Option<(String, bool)>>,
 }
 
 impl Tree {
@@ -50,6 +52,7 @@ impl Tree {
             metrics,
             cutoff,
             relay: Mutex::default(),
+            reaches: Mutex::default(),
         }
     }
 
@@ -57,13 +60,26 @@ impl Tree {
     pub(super) fn admit(&self, hop: Option<&Hop>) -> worker::Result<Result<Visit, Response>> {
         let admission = match hop {
             // If relays could not reach this object, it serves all viewers by itself.
-            Some(hop) if self.env.durable_object(&hop.binding).is_ok() => self.crowd.admit(hop),
+            Some(hop) if self.reaches(&hop.binding) => self.crowd.admit(hop),
             _ => Admission::Here,
         };
         Ok(match hop::elsewhere(admission)? {
             None => Ok(self.crowd.enter()),
             Some(elsewhere) => Err(elsewhere),
         })
+    }
+
+    /// Returns whether other objects can be reached by this binding. The environment does not change.
+    fn reaches(&self, binding: &str) -> bool {
+        let mut reaches = lock(&self.reaches);
+        if let Some((known, reaches)) = &*reaches
+            && known == binding
+        {
+            return *reaches;
+        }
+        let found = self.env.durable_object(binding).is_ok();
+        *reaches = Some((binding.to_owned(), found));
+        found
     }
 
     /// Returns the relay that this object is, if it is one.

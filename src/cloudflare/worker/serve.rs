@@ -75,17 +75,30 @@ pub(super) async fn serve_granted(
     events: &WorkflowEventsNamespace,
     grant: Grant,
 ) -> worker::Result<Response> {
+    let response = serve_granted_raw(request, id, events, grant).await?;
+    Ok(js::own_response(&response)?.into())
+}
+
+/// As [`serve_granted`], with the runtime's own response, whose headers may not be set.
+pub(super) async fn serve_granted_raw(
+    request: &web_sys::Request,
+    id: &str,
+    events: &WorkflowEventsNamespace,
+    grant: Grant,
+) -> worker::Result<web_sys::Response> {
     match answer(id, request, events, grant).await {
         Ok(response) => {
-            if response.status_code() == 200 && request.method() == "GET" {
-                events.observing.tell(|observer| observer.opened());
-            }
+            events.observing.tell(|observer| {
+                if response.status() == 200 && request.method() == "GET" {
+                    observer.opened();
+                }
+            });
             Ok(response)
         }
         Err(refusal) => {
             let status = refusal.status();
             events.observing.tell(|observer| observer.refused(status));
-            refuse_to(request, refusal)
+            Ok(refuse_to(request, refusal)?.into())
         }
     }
 }
@@ -95,7 +108,7 @@ async fn answer(
     request: &web_sys::Request,
     events: &WorkflowEventsNamespace,
     grant: Grant,
-) -> Result<Response, Refusal> {
+) -> Result<web_sys::Response, Refusal> {
     let mut stream = StreamRequest::from_request(request)?;
     stream.grant = grant;
     #[cfg(feature = "hibernation")]
@@ -164,20 +177,21 @@ async fn ask_object(
     response.await.map_err(|error| unreachable(&error))
 }
 
-/// Turns the object's answer into the viewer's: a stream if the object answered with a socket, otherwise the same
-/// response with headers that can be set.
+/// Turns the object's answer into the viewer's: a stream if the object answered with a socket.
 fn for_viewer(
     response: web_sys::Response,
     request: &web_sys::Request,
     grant: Grant,
-) -> Result<Response, Refusal> {
+) -> Result<web_sys::Response, Refusal> {
     #[cfg(feature = "hibernation")]
     if response.status() == 101 {
-        return over_socket(response.into(), request, grant).map_err(|error| unreachable(&error));
+        let response = over_socket(response.into(), request, grant);
+        return response
+            .map(Into::into)
+            .map_err(|error| unreachable(&error));
     }
     let _ = (request, grant);
-    let own = js::own_response(&response).map_err(|error| unreachable(&error.into()))?;
-    Ok(own.into())
+    Ok(response)
 }
 
 #[cfg(feature = "hibernation")]
