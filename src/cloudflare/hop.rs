@@ -43,11 +43,13 @@ impl Hop {
     }
 
     /// Writes the hop as text.
+    #[inline(never)]
     pub(super) fn to_text(&self) -> worker::Result<String> {
         Ok(serde_json::to_string(self)?)
     }
 
     /// Reads what [`to_text`](Self::to_text) wrote.
+    #[inline(never)]
     pub(super) fn from_text(text: &str) -> worker::Result<Self> {
         Ok(serde_json::from_str(text)?)
     }

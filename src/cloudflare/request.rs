@@ -1,4 +1,7 @@
 //! A viewer's request, on its way to an object. Written in the Worker, read in the object.
+//!
+//! Functions that each viewer's request passes are not inlined: V8 optimizes a function that is called often as a whole,
+//! in a time that grows faster than its size.
 
 use std::borrow::Cow;
 
@@ -57,6 +60,7 @@ const METHOD: Refusal = Refusal::Method { allow: "GET, HEAD" };
 impl StreamRequest {
     /// Reads only the request's method, its `Last-Event-ID` header and its query. Takes the runtime's own request:
     /// the `worker` crate's would read more, and treats an unknown method as `GET`.
+    #[inline(never)]
     pub(super) fn from_request(request: &web_sys::Request) -> Result<Self, Refusal> {
         let head = match &*request.method() {
             "GET" => false,
@@ -85,6 +89,7 @@ impl StreamRequest {
     }
 
     /// Reads a request that [`to_object_request`](Self::to_object_request) wrote. Runs in the object.
+    #[inline(never)]
     pub(super) fn from_call(call: &ObjectCall) -> Result<Self, Refusal> {
         let cursor = wire::cursor(None, call.query())?;
         let mut stream = Self::at(cursor, call.is_head());
@@ -114,6 +119,7 @@ impl StreamRequest {
     }
 
     /// Writes a new request from the parsed parts: nothing else of the client's request reaches the object.
+    #[inline(never)]
     pub(super) fn to_object_request(&self) -> ObjectRequest {
         let mut request = ObjectRequest::new(if self.head { "HEAD" } else { "GET" });
         if self.expected {
@@ -182,6 +188,7 @@ impl SnapshotCall {
 
     /// Reads a request that [`to_object_request`](Self::to_object_request) wrote, or returns `None` for any other.
     /// Runs in the object.
+    #[inline(never)]
     pub(super) fn from_call(call: &ObjectCall) -> Option<Self> {
         let names = call.get(SNAPSHOT)?;
         let (workflow, id) = names.split_once('/')?;

@@ -210,6 +210,7 @@ async fn pump_until(chunks: Chunks, viewer: StreamWriter, cut: LocalBoxFuture<'s
 }
 
 /// Returns a response and the writer of its stream.
+#[inline(never)]
 fn open() -> worker::Result<(web_sys::Response, StreamWriter)> {
     thread_local! {
         /// The response whose status and headers all others have: the runtime copies them from it.

@@ -7,6 +7,7 @@
 //!
 //! The other contestants answer the same requests: see `../servers/driver.mjs`.
 
+use futures_util::future::LocalBoxFuture;
 use futures_util::{FutureExt, StreamExt};
 use ssetarget::NewEvent;
 use ssetarget::cloudflare::{FanOut, ObjectFactLog, RunRoutes, Transport, WorkflowEventsNamespace};
@@ -48,7 +49,9 @@ async fn fetch(
     let request = Request::from(request);
     let response = match (segments.as_slice(), request.method()) {
         ([id, "append"], Method::Post) => {
-            let driver = Driver::new(events, id, &request).await?;
+            // In no part of this handler, which is compiled for every viewer.
+            let driver: LocalBoxFuture<'_, _> = Box::pin(Driver::new(events, id, &request));
+            let driver = driver.await?;
             // A task of its own, like the one that appends for a workflow: otherwise its polls
             // would make the runtime optimize the whole handler.
             let (task, last) = driver.run(request).remote_handle();

@@ -134,7 +134,13 @@ pub fn hold_sockets(state: &JsValue, code: u16) -> Result<(), JsValue> {
 pub fn now_or_promise(
     future: impl Future<Output = Result<JsValue, JsValue>> + 'static,
 ) -> Result<JsValue, JsValue> {
-    let mut future: LocalBoxFuture<'static, _> = Box::pin(future);
+    now_or_promise_of(Box::pin(future))
+}
+
+/// As [`now_or_promise`], compiled once.
+fn now_or_promise_of(
+    mut future: LocalBoxFuture<'static, Result<JsValue, JsValue>>,
+) -> Result<JsValue, JsValue> {
     // The promise polls it again, with its own waker.
     match future
         .as_mut()

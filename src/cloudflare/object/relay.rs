@@ -57,6 +57,7 @@ impl Tree {
     }
 
     /// Takes a viewer, which counts until its [`Visit`] is dropped, or returns the answer that sends it elsewhere.
+    #[inline(never)]
     pub(super) fn admit(&self, hop: Option<&Hop>) -> worker::Result<Result<Visit, Response>> {
         let admission = match hop {
             // If relays could not reach this object, it serves all viewers by itself.
@@ -83,6 +84,7 @@ impl Tree {
     }
 
     /// Returns the relay that this object is, if it is one.
+    #[inline(never)]
     pub(super) fn relay(&self, hop: Option<&Hop>) -> worker::Result<Option<Rc<Relay>>> {
         let Some((hop, parent)) = hop.and_then(|hop| Some((hop, hop.parent()?))) else {
             return Ok(None);

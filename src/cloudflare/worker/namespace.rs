@@ -2,6 +2,7 @@
 
 use cloudflare_workflows::__private::message;
 use cloudflare_workflows::Workflow;
+use futures_util::future::LocalBoxFuture;
 use js_sys::Uint8Array;
 use wasm_bindgen::prelude::*;
 use worker::durable::{ObjectNamespace, Stub};
@@ -51,6 +52,7 @@ impl WorkflowEventsNamespace {
     /// # Errors
     /// When there is no such binding, with a message that says what to write into
     /// `wrangler.toml`.
+    #[inline(never)]
     pub fn from_env(
         env: &Env,
         binding: &str,
@@ -182,10 +184,23 @@ impl WorkflowEventsNamespace {
     /// When the object cannot be reached, or an event cannot be stored. Then none was stored, or the
     /// answer was lost.
     pub async fn append(&self, instance_id: &str, events: &[NewEvent]) -> worker::Result<usize> {
-        let stub: js::EventsStub = self.stub(instance_id)?.into_rpc();
-        let batch = Uint8Array::from(pack_facts(events).as_slice());
-        let stored = stub.tell(&batch).await?;
-        Ok(stored.as_f64().map_or(0, js::count))
+        self.tell(instance_id, &pack_facts(events)).await
+    }
+
+    /// Appends packed events. Boxed, and in no caller: a future that is part of a handler's own is compiled with all of
+    /// the handler whenever the runtime optimizes that, for a quarter of a second of processor time where it is large.
+    #[inline(never)]
+    fn tell(
+        &self,
+        instance_id: &str,
+        batch: &[u8],
+    ) -> LocalBoxFuture<'static, worker::Result<usize>> {
+        let stub = self.stub(instance_id).map(Stub::into_rpc::<js::EventsStub>);
+        let batch = Uint8Array::from(batch);
+        Box::pin(async move {
+            let stored = stub?.tell(&batch).await?;
+            Ok(stored.as_f64().map_or(0, js::count))
+        })
     }
 
     /// Revokes all links to an instance's run that were made so far: raises their generation by one, and returns it.

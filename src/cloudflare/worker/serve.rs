@@ -194,7 +194,9 @@ fn for_viewer(
     Ok(response)
 }
 
+// Not a part of its caller, which is compiled for every viewer.
 #[cfg(feature = "hibernation")]
+#[inline(never)]
 fn over_socket(
     response: Response,
     request: &web_sys::Request,

@@ -82,7 +82,7 @@ impl<Q: Sql> SqliteEventStore<Q> {
             return Ok(outcomes);
         }
         let digest = match digests {
-            true => keys.digest(ends.head).map_err(SqliteError::Encode)?,
+            true => keys.digest(ends.head),
             false => Vec::new(),
         };
         ends.has_digest |= !digest.is_empty();

@@ -6,9 +6,11 @@
 //! does not fit the events, all keys are read from the events.
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::Arc;
 
 use super::column::{integer, number, text};
-use super::keys::{Keys, NewKey};
+use super::keys::{Keys, NewKey, Ranges};
 use super::{Log, Sql, SqlValue, SqliteError, SqliteEventStore};
 use crate::event::EventId;
 
@@ -33,12 +35,14 @@ const WRITE: &str = "INSERT OR REPLACE INTO event_keys (row, first, last, keys) 
 #[derive(Debug, Default)]
 pub(super) struct KnownKeys {
     all: Keys,
-    /// Those that came since the last digest.
-    new: Vec<NewKey>,
     /// The last event of the last digest, 0 if there is none.
     digested: u64,
-    /// The keys of the newest row, which has room for more.
-    open: Keys,
+    /// The plain keys that came since then.
+    plain: Vec<Arc<str>>,
+    /// The numbered keys of the newest row, and those that came since then.
+    numbered: BTreeMap<Arc<str>, Ranges>,
+    /// The plain keys of the newest row, as text.
+    row_text: String,
     /// The number of that row.
     row: u64,
 }
@@ -50,56 +54,101 @@ impl KnownKeys {
         &self.all
     }
 
-    /// Adds the key of an event that is about to be stored, and returns whether it is new.
+    /// Adds a key, and returns whether it is new. With `digests` the next digest has it.
     pub(super) fn insert(&mut self, key: &str, digests: bool) -> bool {
-        let new = self.all.insert(key);
-        let is_new = new.is_some();
-        self.new.extend(new.filter(|_| digests));
-        is_new
-    }
-
-    /// Adds the key of an event that was read.
-    fn read(&mut self, key: &str) {
-        if let Some(new) = self.all.insert(key) {
-            // Not to `new`, where ranges are none: these may be many.
-            self.open.add(new);
+        let Some(new) = self.all.insert(key) else {
+            return false;
+        };
+        match new {
+            _ if !digests => {}
+            NewKey::Plain(key) => self.plain.push(key),
+            NewKey::Numbered(name, number) => {
+                self.numbered.entry(name).or_default().insert(number);
+            }
         }
+        true
     }
 
     /// Returns the statements that bring the digest up to date where that is due, for a log whose newest event is
     /// this one.
-    pub(super) fn digest<B>(
-        &mut self,
-        head: Option<EventId>,
-    ) -> Result<Vec<Statement<B>>, serde_json::Error> {
+    pub(super) fn digest<B>(&mut self, head: Option<EventId>) -> Vec<Statement<B>> {
         let head = head.map_or(0, EventId::get);
         if head < self.digested.saturating_add(EVERY) {
-            return Ok(Vec::new());
+            return Vec::new();
         }
         let mut statements = Vec::new();
         if self.digested == 0 {
             statements.extend([(DROP, Vec::new()), (CREATE, Vec::new())]);
         }
-        for key in self.new.drain(..) {
-            self.open.add(key);
-        }
-        let mut rows = std::mem::take(&mut self.open).split(ROW);
-        // The last one has room for more.
-        let open = rows.pop().unwrap_or_default();
-        for full in rows {
-            statements.push(self.write(&full, head)?);
-            self.row += 1;
-        }
-        statements.push(self.write(&open, head)?);
-        self.open = open;
         self.digested = head;
-        Ok(statements)
+        for key in std::mem::take(&mut self.plain) {
+            push(&key, &mut self.row_text);
+            self.row_text.push(';');
+            if self.row_text.len() > ROW {
+                statements.push(self.full_row());
+            }
+        }
+        // Numbers are written anew each time, since ranges grow.
+        let plain = self.row_text.clone();
+        let numbered = std::mem::take(&mut self.numbered);
+        let row = self.row;
+        for (name, ranges) in &numbered {
+            if self.row_text.len() > ROW {
+                statements.push(self.full_row());
+            }
+            push(name, &mut self.row_text);
+            for (first, last) in ranges.iter() {
+                // Writing to a string cannot fail.
+                let _ = write!(self.row_text, "{first}-{last},");
+            }
+            self.row_text.push(';');
+        }
+        if self.row == row && self.row_text.len() <= ROW {
+            // The row has room for more.
+            statements.push(self.write());
+            (self.row_text, self.numbered) = (plain, numbered);
+        } else {
+            statements.push(self.full_row());
+        }
+        statements
     }
 
-    fn write<B>(&self, keys: &Keys, head: u64) -> Result<Statement<B>, serde_json::Error> {
-        let keys = SqlValue::Text(serde_json::to_string(&keys.as_text())?);
-        Ok((WRITE, vec![integer(self.row), integer(head), keys]))
+    /// Writes the row for the last time.
+    fn full_row<B>(&mut self) -> Statement<B> {
+        let row = self.write();
+        self.row_text.clear();
+        self.row += 1;
+        row
     }
+
+    fn write<B>(&self) -> Statement<B> {
+        let text = SqlValue::Text(self.row_text.clone());
+        (WRITE, vec![integer(self.row), integer(self.digested), text])
+    }
+}
+
+/// Writes a key with its length before it, so that it may have any character.
+fn push(key: &str, text: &mut String) {
+    // Writing to a string cannot fail.
+    let _ = write!(text, "{}:{key}", key.len());
+}
+
+/// Reads the keys of a row. Returns `None` for what is no such text.
+fn read(mut text: &str, keys: &mut Keys) -> Option<()> {
+    while !text.is_empty() {
+        let (length, rest) = text.split_once(':')?;
+        let (key, rest) = rest.split_at_checked(length.parse().ok()?)?;
+        let (ranges, rest) = rest.split_once(';')?;
+        if ranges.is_empty() {
+            keys.insert_plain(key);
+        }
+        for range in ranges.split_terminator(',') {
+            let (first, last) = range.split_once('-')?;
+            keys.insert_range(key, first.parse().ok()?, last.parse().ok()?);
+        }
+        text = rest;
+    }
+    Some(())
 }
 
 impl<Q: Sql> SqliteEventStore<Q> {
@@ -108,7 +157,8 @@ impl<Q: Sql> SqliteEventStore<Q> {
         &self,
         log: &mut Log<Q::Bytes>,
     ) -> Result<KnownKeys, SqliteError<Q::Error>> {
-        let mut known = match self.ends(log)?.has_digest && self.digests() {
+        let digests = self.digests();
+        let mut known = match digests && self.ends(log)?.has_digest {
             true => self.read_digest()?,
             false => KnownKeys::default(),
         };
@@ -124,7 +174,7 @@ impl<Q: Sql> SqliteEventStore<Q> {
             for row in rows {
                 let mut columns = row.into_iter();
                 after = number(columns.next())?;
-                known.read(&text(columns.next())?);
+                known.insert(&text(columns.next())?, digests);
             }
             if is_last {
                 return Ok(known);
@@ -140,26 +190,23 @@ impl<Q: Sql> SqliteEventStore<Q> {
     /// Reads the digest. Returns no keys if it does not fit the events.
     fn read_digest(&self) -> Result<KnownKeys, SqliteError<Q::Error>> {
         let mut known = KnownKeys::default();
-        let mut next = 0;
         loop {
             let rows = self.sql.exec(
                 "SELECT row, last, first = (SELECT min(id) FROM events), keys FROM event_keys \
                  WHERE row >= ?1 ORDER BY row LIMIT ?2",
-                &[integer(next), integer(ROWS as u64)],
+                &[integer(known.row), integer(ROWS as u64)],
             )?;
             let is_last = rows.len() < ROWS;
             for row in rows {
                 let mut columns = row.into_iter();
-                known.row = number(columns.next())?;
+                // A new row is begun behind it.
+                known.row = number(columns.next())? + 1;
                 known.digested = known.digested.max(number(columns.next())?);
                 let fits = number(columns.next())? == 1;
-                let keys = serde_json::from_str::<KeysText<String>>(&text(columns.next())?);
-                let (true, Ok(keys)) = (fits, keys) else {
+                let keys = text(columns.next())?;
+                if !fits || read(&keys, &mut known.all).is_none() {
                     return Ok(KnownKeys::default());
-                };
-                known.open = Keys::from_text(keys);
-                known.all.join(&known.open);
-                next = known.row + 1;
+                }
             }
             if is_last {
                 return Ok(known);
@@ -167,9 +214,6 @@ impl<Q: Sql> SqliteEventStore<Q> {
         }
     }
 }
-
-/// Keys as a digest has them: the plain ones, and by name the ranges of numbered ones, each as its first and last.
-pub(super) type KeysText<T> = (Vec<T>, BTreeMap<T, Vec<u64>>);
 
 /// Removes the digest, whose keys are to be forgotten.
 pub(super) fn removed<B>() -> Statement<B> {

@@ -5,7 +5,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use super::column::integer;
-use super::digest::{KeysText, KnownKeys};
+use super::digest::KnownKeys;
 use super::{Log, Sql, SqlValue, SqliteError, SqliteEventStore};
 
 impl<Q: Sql> SqliteEventStore<Q> {
@@ -80,14 +80,20 @@ impl<Q: Sql> SqliteEventStore<Q> {
 #[derive(Debug, Default)]
 pub(super) struct Keys {
     plain: BTreeSet<Arc<str>>,
-    /// The ranges, keyed by the part before the number, with its colon. Each is its first number
-    /// and its last. There is a gap between any two.
-    numbered: BTreeMap<Arc<str>, BTreeMap<u64, u64>>,
+    /// Keyed by the part before the number, with its colon.
+    numbered: BTreeMap<Arc<str>, Ranges>,
 }
 
-/// A key that a set did not have: its text, or the part before its number and the number.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct NewKey(Arc<str>, Option<u64>);
+/// A key that a set did not have.
+pub(super) enum NewKey {
+    Plain(Arc<str>),
+    /// The part before its number, with the colon, and the number.
+    Numbered(Arc<str>, u64),
+}
+
+/// Numbers as ranges, each by its first number with its last one. There is a gap between any two.
+#[derive(Debug, Default)]
+pub(super) struct Ranges(BTreeMap<u64, u64>);
 
 impl Keys {
     /// Adds a key, and returns it if it is new.
@@ -99,84 +105,31 @@ impl Keys {
             }
             let key = Arc::<str>::from(key);
             self.plain.insert(Arc::clone(&key));
-            return Some(NewKey(key, None));
+            return Some(NewKey::Plain(key));
         };
-        let known = self.numbered.get_key_value(name);
-        let name = known.map_or_else(|| Arc::from(name), |(name, _)| Arc::clone(name));
-        let ranges = self.numbered.entry(Arc::clone(&name)).or_default();
-        insert(ranges, number).then_some(NewKey(name, Some(number)))
+        if let Some((known, _)) = self.numbered.get_key_value(name) {
+            let name = Arc::clone(known);
+            let ranges = self.numbered.get_mut(&name)?;
+            return ranges
+                .insert(number)
+                .then_some(NewKey::Numbered(name, number));
+        }
+        let name = Arc::<str>::from(name);
+        let mut ranges = Ranges::default();
+        ranges.insert(number);
+        self.numbered.insert(Arc::clone(&name), ranges);
+        Some(NewKey::Numbered(name, number))
     }
 
-    /// Adds a key that was new to another set.
-    pub(super) fn add(&mut self, NewKey(name, number): NewKey) {
-        match number {
-            None => _ = self.plain.insert(name),
-            Some(number) => _ = insert(self.numbered.entry(name).or_default(), number),
-        }
+    /// Adds a key that has no number.
+    pub(super) fn insert_plain(&mut self, key: &str) {
+        self.plain.insert(Arc::from(key));
     }
 
-    /// Adds all keys of another set.
-    pub(super) fn join(&mut self, other: &Self) {
-        self.plain.extend(other.plain.iter().cloned());
-        for (name, more) in &other.numbered {
-            let ranges = self.numbered.entry(Arc::clone(name)).or_default();
-            for (first, last) in more {
-                insert_range(ranges, *first, *last);
-            }
-        }
-    }
-
-    /// Splits the set into sets whose texts have about so many bytes at most. The last one has room for more, and may
-    /// have no key.
-    pub(super) fn split(self, most: usize) -> Vec<Self> {
-        let (mut sets, mut set, mut size) = (Vec::new(), Self::default(), 0);
-        let mut room = |set: &mut Self, more: usize| {
-            if size > 0 && size + more > most {
-                sets.push(std::mem::take(set));
-                size = 0;
-            }
-            size += more;
-        };
-        for key in self.plain {
-            room(&mut set, key.len() + 3);
-            set.plain.insert(key);
-        }
-        for (name, ranges) in self.numbered {
-            for (first, last) in ranges {
-                room(&mut set, name.len() + 16);
-                let ranges = set.numbered.entry(Arc::clone(&name)).or_default();
-                ranges.insert(first, last);
-            }
-        }
-        sets.push(set);
-        sets
-    }
-
-    pub(super) fn as_text(&self) -> KeysText<&str> {
-        let ranges = |ranges: &BTreeMap<u64, u64>| {
-            let ends = ranges.iter().flat_map(|(first, last)| [*first, *last]);
-            ends.collect()
-        };
-        let numbered = self.numbered.iter();
-        let numbered = numbered.map(|(name, all)| (&**name, ranges(all)));
-        (
-            self.plain.iter().map(|key| &**key).collect(),
-            numbered.collect(),
-        )
-    }
-
-    pub(super) fn from_text((plain, numbered): KeysText<String>) -> Self {
-        let ranges = |ends: Vec<u64>| {
-            let (ranges, _) = ends.as_chunks::<2>();
-            ranges.iter().map(|[first, last]| (*first, *last)).collect()
-        };
-        let numbered = numbered.into_iter();
-        Self {
-            plain: plain.into_iter().map(Arc::from).collect(),
-            numbered: numbered
-                .map(|(name, ends)| (Arc::from(name), ranges(ends)))
-                .collect(),
-        }
+    /// Adds the keys of this name with the numbers of a range.
+    pub(super) fn insert_range(&mut self, name: &str, first: u64, last: u64) {
+        let ranges = self.numbered.entry(Arc::from(name)).or_default();
+        ranges.insert_range(first, last);
     }
 
     /// Returns the keys that begin with `prefix`, sorted as strings, without the prefix.
@@ -201,10 +154,11 @@ impl Keys {
         let cut = split_name(prefix).and_then(|name| self.numbered.get_key_value(name));
         for (name, ranges) in names.chain(cut.filter(|(name, _)| &***name != prefix)) {
             let from = match only_newest(name) {
-                true => ranges.last_key_value().map_or(0, |(_, last)| *last),
+                true => ranges.0.last_key_value().map_or(0, |(_, last)| *last),
                 false => 0,
             };
             let numbers = ranges
+                .0
                 .iter()
                 .flat_map(|(first, last)| (*first).max(from)..=*last);
             keys.extend(numbers.filter_map(|number| behind(&format!("{name}{number}"))));
@@ -214,37 +168,46 @@ impl Keys {
     }
 }
 
-/// Adds a range, which may overlap with those that are there.
-fn insert_range(ranges: &mut BTreeMap<u64, u64>, first: u64, last: u64) {
-    let (mut first, mut last) = (first, last);
-    // Those that it touches become one with it.
-    while let Some((begin, end)) = ranges
-        .range(..=last.saturating_add(1))
-        .next_back()
-        .filter(|(_, end)| end.saturating_add(1) >= first)
-        .map(|(begin, end)| (*begin, *end))
-    {
-        ranges.remove(&begin);
-        (first, last) = (first.min(begin), last.max(end));
+impl Ranges {
+    /// Adds a number, and returns whether it is new.
+    pub(super) fn insert(&mut self, number: u64) -> bool {
+        let Self(ranges) = self;
+        let below = ranges.range(..=number).next_back();
+        let below = below.map(|(first, last)| (*first, *last));
+        if below.is_some_and(|(_, last)| number <= last) {
+            return false;
+        }
+        let first = match below {
+            Some((first, last)) if last + 1 == number => first,
+            _ => number,
+        };
+        // Joined with what follows it without a gap.
+        let next = number.checked_add(1);
+        let last = next.and_then(|next| ranges.remove(&next)).unwrap_or(number);
+        ranges.insert(first, last);
+        true
     }
-    ranges.insert(first, last);
-}
 
-fn insert(ranges: &mut BTreeMap<u64, u64>, number: u64) -> bool {
-    let below = ranges.range(..=number).next_back();
-    let below = below.map(|(first, last)| (*first, *last));
-    if below.is_some_and(|(_, last)| number <= last) {
-        return false;
+    /// Adds a range, which may overlap with those that are there.
+    fn insert_range(&mut self, mut first: u64, mut last: u64) {
+        let Self(ranges) = self;
+        // Those that it touches become one with it.
+        while let Some((begin, end)) = ranges
+            .range(..=last.saturating_add(1))
+            .next_back()
+            .filter(|(_, end)| end.saturating_add(1) >= first)
+            .map(|(begin, end)| (*begin, *end))
+        {
+            ranges.remove(&begin);
+            (first, last) = (first.min(begin), last.max(end));
+        }
+        ranges.insert(first, last);
     }
-    let first = match below {
-        Some((first, last)) if last + 1 == number => first,
-        _ => number,
-    };
-    // Joined with what follows it without a gap.
-    let next = number.checked_add(1);
-    let last = next.and_then(|next| ranges.remove(&next)).unwrap_or(number);
-    ranges.insert(first, last);
-    true
+
+    /// Returns the ranges, each as its first number and its last.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.0.iter().map(|(first, last)| (*first, *last))
+    }
 }
 
 /// Splits a key into a name that ends in a colon, and a number without sign or leading zeros.
@@ -324,7 +287,7 @@ mod tests {
         }
         assert!(keys.insert("1/step-1:progress:1:1500").is_none());
         let ranges = &keys.numbered["1/step-1:progress:1:"];
-        assert_eq!(ranges, &BTreeMap::from([(0, 2_999)]));
+        assert_eq!(ranges.0, BTreeMap::from([(0, 2_999)]));
         assert!(keys.insert("1/step-1:progress:1:5000").is_some());
         assert_eq!(
             keys.behind_but_older("1/", |_| true),
