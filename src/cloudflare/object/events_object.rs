@@ -100,7 +100,8 @@ impl EventsObject {
         }
         if let Some(call) = SnapshotCall::from_call(&call) {
             // Boxed: it is compiled when it is first requested.
-            let response: LocalBoxFuture<'_, _> = Box::pin(self.kept_snapshot.answer(&self.log, call));
+            let response: LocalBoxFuture<'_, _> =
+                Box::pin(self.kept_snapshot.answer(&self.log, call));
             return Ok(response.await?.into());
         }
         #[cfg(feature = "otlp")]
