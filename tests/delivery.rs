@@ -765,11 +765,10 @@ fn from_the_tail_nothing_is_lost_to_a_connection_that_is_cut_before_the_first_ev
             let mut reader = SseReader::default();
             let subscription = target.subscribe(Cursor::Latest).await.unwrap();
             let mut cut = connect(subscription, Arc::default());
-            for _ in 0..2 {
-                let bytes = cut.next().now_or_never().flatten().unwrap();
-                assert_eq!(reader.feed(&bytes), []);
+            // A heartbeat and the position, as one or as two.
+            while let Some(bytes) = cut.next().now_or_never() {
+                assert_eq!(reader.feed(&bytes.unwrap()), []);
             }
-            assert!(poll!(cut.next()).is_pending());
             drop(cut);
 
             append("missed").await;
@@ -1135,6 +1134,46 @@ fn an_event_and_a_heartbeat_that_are_both_due_both_come() {
             timer.fire();
             assert_eq!(&*stream.next().await.unwrap().unwrap(), b":\n");
         }
+    });
+}
+
+/// Each item is a write to the viewer.
+#[test]
+fn the_first_frames_come_in_one_piece_with_the_heartbeat_if_they_are_few() {
+    block_on(async {
+        let store = SqliteEventStore::new(Database::in_memory());
+        let target: SseTarget<NewEvent, _> = SseTarget::new(store);
+        let begin = async || {
+            let subscription = target.subscribe(Cursor::Beginning).await.unwrap();
+            by_frames(subscription, Arc::default())
+        };
+        let at_once = |stream: &mut Pin<Box<dyn Stream<Item = Bytes>>>| {
+            let item = stream.next().now_or_never()?;
+            Some(String::from_utf8(item.unwrap().to_vec()).unwrap())
+        };
+        let mut early = begin().await;
+        assert_eq!(
+            at_once(&mut early).as_deref(),
+            Some(":\n"),
+            "nothing is waited for"
+        );
+        assert_eq!(at_once(&mut early), None);
+        target.dispatch_encoded(vec![event("x")]).await.unwrap();
+        let frame = at_once(&mut early).unwrap();
+        assert!(frame.starts_with("id: 1\n"), "{frame}");
+        let mut late = begin().await;
+        assert_eq!(at_once(&mut late), Some(format!(":\n{frame}")));
+        assert_eq!(at_once(&mut late), None);
+        // To copy much costs more than a write.
+        target
+            .dispatch_encoded(vec![event(&"y".repeat(20_000))])
+            .await
+            .unwrap();
+        let mut large = begin().await;
+        assert_eq!(at_once(&mut large).as_deref(), Some(":\n"));
+        let page = at_once(&mut large).unwrap();
+        assert!(page.starts_with(&frame) && page.len() > 20_000);
+        assert_eq!(at_once(&mut large), None);
     });
 }
 

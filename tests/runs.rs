@@ -13,7 +13,7 @@ use futures_util::join;
 use serde_json::Value;
 use ssetarget::NewEvent;
 use ssetarget::internals::{Announced, InstanceEnd, LogCommand, WorkflowLog};
-use ssetarget::store::{EventStore, PageLimit};
+use ssetarget::store::{EventStore, PageLimit, Sql};
 use ssetarget::workflow::{
     BatchedDispatch, Dispatch, DispatchConfig, Fact, Flush, Opened, OpenedRun, Told,
     workflow_ended, workflow_started,
@@ -21,7 +21,7 @@ use ssetarget::workflow::{
 use support::engine::{
     Dispatcher, Engine, FakeLog, FakeRuntime, Trouble, World, WrappedStep, lifetime, now, wrapped,
 };
-use support::sql::Database;
+use support::sql::{Database, Read};
 
 /// Begins with a wait, so that a restart shows only after a minute.
 async fn dry_goods<S: Step>(step: &S) -> Result<(), StepError> {
@@ -1085,15 +1085,56 @@ async fn many_reports_cost_little() {
         let told = log.append(run.generation, 1, batch, now()).await;
         assert_eq!(told.unwrap(), Told::Stored(500));
     }
-    let log = WorkflowLog::new(database.clone());
-    database.take_statements();
-    let opened = opened(&log, None);
-    assert_eq!(opened.facts, [format!("import-1:progress:1:{reports}")]);
-    let pages = database.take_statements().len();
-    assert!(pages > 10, "all keys were read at once: {pages}");
-    let again = fact("import-1:progress:1:77");
-    let told = log.append(opened.generation, 1, vec![again], now()).await;
-    assert_eq!(told.unwrap(), Told::Stored(0));
+    for has_digest in [true, false] {
+        if !has_digest {
+            // As a log is that an earlier version of this crate has written.
+            database.exec("DROP TABLE event_keys", &[]).unwrap();
+        }
+        let log = WorkflowLog::new(database.clone());
+        database.take_statements();
+        let opened = opened(&log, None);
+        assert_eq!(opened.facts, [format!("import-1:progress:1:{reports}")]);
+        let pages = database.take_statements().len();
+        let at_once = "all keys were read at once";
+        assert!(has_digest || pages > 10, "{at_once}: {pages}");
+        let again = fact("import-1:progress:1:77");
+        let told = log.append(opened.generation, 1, vec![again], now()).await;
+        assert_eq!(told.unwrap(), Told::Stored(0));
+    }
+}
+
+/// A lifetime that opens a log with 20,000 reports has little more read than one that opens a log with 20.
+#[tokio::test]
+async fn opening_a_long_log_reads_little_more_than_opening_a_short_one() {
+    async fn read(reports: u32) -> Read {
+        let database = Database::in_memory();
+        let log = WorkflowLog::new(database.clone());
+        let run = opened(&log, None);
+        let mut facts: Vec<_> = (1..=5)
+            .map(|n| fact(&format!("step-{n}:started")))
+            .collect();
+        facts.extend((1..=reports).map(|n| fact(&format!("import-1:progress:1:{n}"))));
+        for batch in facts.chunks(10) {
+            let told = log.append(run.generation, 1, batch.to_vec(), now()).await;
+            assert_eq!(told.unwrap(), Told::Stored(batch.len()));
+        }
+        let log = WorkflowLog::new(database.clone());
+        database.take_read();
+        assert_eq!(opened(&log, None).facts.len(), 6);
+        // The first append needs the keys, too.
+        let told = log.tell(None, &[fact("import-1:progress:1:7")]);
+        assert_eq!(told.unwrap(), Told::Stored(0));
+        database.take_read()
+    }
+    let short = read(20).await;
+    let (long, longer) = (read(20_000).await, read(80_000).await);
+    // What has come since the keys were last put together is read from the events: fewer than 522 of them.
+    for long in [long, longer] {
+        let read = format!("{short:?}, {long:?}");
+        assert!(long.rows < short.rows + 522, "{read}");
+        assert!(long.bytes < short.bytes + 20_000, "{read}");
+        assert!(long.steps < short.steps + 8_000, "{read}");
+    }
 }
 
 /// The confirmation of a restart comes when the run that it is of has ended and expired: that is not begun again.

@@ -632,7 +632,7 @@ fn a_batch_of_any_size_is_one_statement_with_the_same_six_parameters() {
         let database = Database::in_memory();
         let store = SqliteEventStore::new(database.clone());
         store.append(vec![event("first", "")]).await.unwrap();
-        let batch: Vec<_> = (0..1000)
+        let batch: Vec<_> = (0..500)
             .map(|n| event(&n.to_string(), "🦀 ' \" \0 \r\n"))
             .collect();
         database.take_statements();
@@ -820,6 +820,77 @@ fn an_id_is_not_taken_by_a_duplicate() {
         let outcomes = store.append(vec![event("b", "3")]).await.unwrap();
         assert_eq!(outcomes, [Appended::Stored(EventId::new(2).unwrap())]);
     });
+}
+
+/// A long log has its keys in few rows, too. They are exactly those of its events, whatever happens to the log, and
+/// whichever version of the crate does it.
+#[test]
+fn the_digest_of_a_long_log_has_exactly_its_keys() {
+    let database = Database::in_memory();
+    let wake = || SqliteEventStore::new(database.clone());
+    let mut store = wake();
+    let mut model = std::collections::BTreeMap::new();
+    let (mut digests, mut head) = (0, 0_u64);
+    // The same numbers each time, in no order.
+    let mut seed = 7_u64;
+    let mut random = |below: u64| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (seed >> 33) % below
+    };
+    for round in 0..600 {
+        let key = |random: &mut dyn FnMut(u64) -> u64| match random(4) {
+            0 => format!("plain/{}", random(4_000)),
+            1 => format!("1/step-{}:progress:1:{}", random(9), random(3_000)),
+            2 => format!("1/step-{}:progress:2:{round}", random(3)),
+            _ => format!("\"quoted\"\n{}:{}", random(300), random(5)),
+        };
+        let batch: Vec<_> = (0..=random(60)).map(|_| key(&mut random)).collect();
+        let events: Vec<_> = batch.iter().map(|key| event(key, "{}")).collect();
+        let outcomes = block_on(store.append(events)).unwrap();
+        for (key, outcome) in batch.into_iter().zip(outcomes) {
+            let is_new = !model.contains_key(&key);
+            assert_eq!(outcome != Appended::Duplicate, is_new, "{key}");
+            if is_new {
+                head += 1;
+                model.insert(key, head);
+            }
+        }
+        let mut gone = 0;
+        match random(24) {
+            0 => {
+                let drop_it = "DROP TABLE IF EXISTS event_keys";
+                database.exec(drop_it, &[]).map(drop).unwrap();
+                store = wake();
+            }
+            1 => {
+                gone = head - random(head / 2 + 1);
+                store.trim(EventId::new(gone).unwrap()).unwrap();
+            }
+            2 => {
+                // As a version that has no digests trims a log.
+                gone = head - random(head / 2 + 1);
+                let gone = [SqlValue::Integer(i64::try_from(gone).unwrap())];
+                let left = "UPDATE events SET terminal = 4, key = NULL, frame = '' WHERE id = ?1";
+                database.exec(left, &gone).unwrap();
+                database
+                    .exec("DELETE FROM events WHERE id < ?1", &gone)
+                    .unwrap();
+                store = wake();
+            }
+            3..10 => store = wake(),
+            _ => {}
+        }
+        model.retain(|_, id| *id > gone);
+        let count = "SELECT count(*) FROM sqlite_master WHERE name = 'event_keys'";
+        if database.exec(count, &[]).unwrap() == [[SqlValue::Integer(1)]] {
+            digests += 1;
+        }
+        if round % 50 == 49 {
+            let keys: Vec<_> = model.keys().cloned().collect();
+            assert_eq!(wake().keys("").unwrap(), keys);
+        }
+    }
+    assert!(digests > 100, "few rounds had a digest: {digests}");
 }
 
 #[test]

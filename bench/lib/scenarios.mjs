@@ -132,6 +132,18 @@ export const SCENARIOS = [
     ],
   },
   {
+    name: "open",
+    title: "a run's lifetime opens its log, which nobody has asked since the start: 20,000 reports, and 20",
+    client: ["open", { logs: 8 }],
+    fill: ["fill", { logs: 8, short: 20, long: 20_000 }],
+    short: { logs: 2 },
+    rows: [
+      { ...SOONER, title: "with 20 (who has nothing to open answers at once)", metric: "openShortMs" },
+      { ...SOONER, title: "with 20,000", metric: "openLongMs" },
+      { title: "20,000 to 20", metric: "openRatio", unit: "x", better: "lower" },
+    ],
+  },
+  {
     name: "storm",
     title: "2,000 viewers come back at once, 50 events behind, to a log of 10 MB",
     client: ["storm", { path: "/log/sse", clients: 2_000, after: 32_950, expect: 33_000 }],
@@ -169,8 +181,13 @@ export function clientArgs({ client: [scenario, args], short: sizes }, { short, 
   return [scenario, ...Object.entries(all).map(([name, value]) => `${name}=${value}`)];
 }
 
-/** The number of events in the log at the beginning, 0 for none. */
-export const storedEvents = ({ stored = 0, shortStored = stored }, { short }) => (short ? shortStored : stored);
+/** The calls of the client that fill the storage before a trial. */
+export function fillings({ stored = 0, shortStored = stored, fill, short: sizes }, { short }) {
+  if (fill) return [[fill[0], { ...fill[1], ...(short && { ...sizes, long: 1_000 }) }]];
+  const events = short ? shortStored : stored;
+  const batch = Math.min(events, 100);
+  return events === 0 ? [] : [["ingest", { log: "log", batch, batches: events / batch }]];
+}
 
 function replay(stored, clients, rows) {
   const short = 1_000;

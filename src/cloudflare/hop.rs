@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use worker::{Response, ResponseBuilder, web_sys};
 
 use super::fan_out::{Admission, Ask, FanOut, Place};
+use super::request::ObjectCall;
 
 /// Tells an object of a tree its place, and how to reach the others. The Worker sends it, and a relay sends it to the
 /// object above; a client cannot.
@@ -41,27 +42,27 @@ impl Hop {
         })
     }
 
-    /// Writes the hop in ASCII, for a header.
+    /// Writes the hop as text.
+    #[inline(never)]
     pub(super) fn to_text(&self) -> worker::Result<String> {
-        let json = serde_json::to_string(self)?;
-        Ok(js_sys::encode_uri_component(&json).into())
+        Ok(serde_json::to_string(self)?)
     }
 
     /// Reads what [`to_text`](Self::to_text) wrote.
+    #[inline(never)]
     pub(super) fn from_text(text: &str) -> worker::Result<Self> {
-        let json = String::from(js_sys::decode_uri_component(text)?);
-        Ok(serde_json::from_str(&json)?)
+        Ok(serde_json::from_str(text)?)
     }
 
-    /// Reads the hop from a request's header; `None` if it has none, and so no tree.
-    pub(super) fn from_request(request: &web_sys::Request) -> worker::Result<Option<Self>> {
-        let text = request.headers().get(HOP)?;
+    /// Reads the hop from a request; `None` if it has none, and so no tree.
+    pub(super) fn from_call(call: &ObjectCall) -> worker::Result<Option<Self>> {
+        let text = call.get(HOP);
         text.as_deref().map(Self::from_text).transpose()
     }
 }
 
-/// The header that has a [`Hop`].
-pub(super) const HOP: &str = "ssetarget-hop";
+/// What a request says of a [`Hop`].
+pub(super) const HOP: &str = "hop";
 
 /// The status of an object's answer to a viewer that it does not take. The Worker reads it; no client sees it.
 const ELSEWHERE: u16 = 421;
@@ -69,8 +70,8 @@ const ELSEWHERE: u16 = 421;
 const RELAYS: &str = "ssetarget-relays";
 
 /// Returns where the viewer is to be served, by an object's answer.
-pub(super) fn admission(response: &Response) -> worker::Result<Admission> {
-    if response.status_code() != ELSEWHERE {
+pub(super) fn admission(response: &web_sys::Response) -> worker::Result<Admission> {
+    if response.status() != ELSEWHERE {
         return Ok(Admission::Here);
     }
     let relays = response.headers().get(RELAYS)?;

@@ -3,14 +3,17 @@
 use js_sys::{Array, Function, JsString, Object, Promise, Uint8Array};
 use wasm_bindgen::prelude::*;
 
+#[cfg(any(feature = "durable-streams", feature = "otlp"))]
+pub(super) use cloudflare_workflows::__private::js::IdentityTransformStream;
 pub(super) use cloudflare_workflows::__private::js::{
-    IdentityTransformStream, Writer, array_from, dispose, promise,
+    Writer, array_from, dispose, now_or_promise, promise,
 };
 
 #[wasm_bindgen(inline_js = r#"
 import { waitUntil } from "cloudflare:workers";
 export { waitUntil };
-export const fetchObject = (stub, method, url, headers) => stub.fetch(url, { method, headers });
+const UPGRADES = { headers: [["upgrade", "websocket"]] };
+export const fetchObject = (stub, method, url, upgrades) => stub.fetch(url, upgrades ? UPGRADES : method === "GET" ? undefined : { method });
 export const appendFacts = (session, generation, run, batch, done) => {
   session.append(generation, run, batch).then((told) => done(told), (error) => done(error ?? "unknown"));
 };
@@ -29,6 +32,20 @@ export const answerPings = (state, ping, pong) => {
     state.setWebSocketAutoResponse(new WebSocketRequestResponsePair(ping, pong));
   }
 };
+// The runtime copies the status and the headers of a response without a call of JavaScript.
+export const ownResponse = (response) => new Response(response.body, response);
+export const openStream = (model) => {
+  const { readable, writable } = new IdentityTransformStream();
+  return [new Response(readable, model), writable.getWriter()];
+};
+// The signal of a request is notified when its client has left.
+export const onAbort = ({ signal }, listener) => {
+  if (!signal) return undefined;
+  if (signal.aborted) listener();
+  else signal.addEventListener("abort", listener);
+  return signal;
+};
+export const offAbort = (signal, listener) => signal.removeEventListener("abort", listener);
 export const writeChunk = (writer, chunk, done) => {
   writer.write(chunk).then(() => done(true), () => done(false));
 };
@@ -38,13 +55,13 @@ extern "C" {
     /// would run any more, and the memory that Rust holds for the request would never be freed.
     #[wasm_bindgen(catch, js_name = waitUntil)]
     pub fn wait_until(promise: &Promise) -> Result<(), JsValue>;
-    /// Sends a request to an object, and returns its `Response`. `headers` are pairs.
+    /// Sends a request to an object, and returns its `Response`.
     #[wasm_bindgen(catch, js_name = fetchObject)]
     pub async fn fetch_object(
         stub: &EventsStub,
         method: &str,
         url: &str,
-        headers: &Array,
+        upgrades: bool,
     ) -> Result<JsValue, JsValue>;
     /// Calls `append` of a session, and then `done` with the number that it answered or with the error that
     /// was thrown. See [`write_chunk`].
@@ -66,6 +83,25 @@ extern "C" {
     /// without waking the object.
     #[wasm_bindgen(catch, js_name = answerPings)]
     pub fn answer_pings(state: &HibernationState, ping: &str, pong: &str) -> Result<(), JsValue>;
+    /// Returns the same response with headers that can be set: those of a response that came from an object cannot.
+    /// The runtime itself hands on the body.
+    #[wasm_bindgen(catch, js_name = ownResponse)]
+    pub fn own_response(
+        response: &worker::web_sys::Response,
+    ) -> Result<worker::web_sys::Response, JsValue>;
+    /// Returns a response with the status and headers of `model` and a body of its own, and the writer of that.
+    #[wasm_bindgen(catch, js_name = openStream)]
+    pub fn open_stream(model: &worker::web_sys::Response) -> Result<Array, JsValue>;
+    /// Calls `listener` when the client of this request has left, also where it already has. Returns the request's
+    /// signal, `undefined` if it has none.
+    #[wasm_bindgen(catch, js_name = onAbort)]
+    pub fn on_abort(
+        request: &worker::web_sys::Request,
+        listener: &Closure<dyn FnMut()>,
+    ) -> Result<JsValue, JsValue>;
+    /// Removes the listener from the signal.
+    #[wasm_bindgen(catch, js_name = offAbort)]
+    pub fn off_abort(signal: &JsValue, listener: &Closure<dyn FnMut()>) -> Result<(), JsValue>;
     /// Writes a chunk, and calls `done` with whether the reader took it. Costs less than [`Writer::write`]: an
     /// `async fn` makes a future and its closures for each write.
     #[wasm_bindgen(catch, js_name = writeChunk)]
@@ -168,25 +204,6 @@ extern "C" {
     pub fn serialize_attachment(this: &WebSocket, value: &JsValue) -> Result<(), JsValue>;
     #[wasm_bindgen(method, catch, js_name = deserializeAttachment)]
     pub fn deserialize_attachment(this: &WebSocket) -> Result<JsValue, JsValue>;
-
-    /// The signal of a request, which is notified when its client has left.
-    #[wasm_bindgen(extends = Object)]
-    #[derive(Clone)]
-    pub type AbortSignal;
-    #[wasm_bindgen(method, getter)]
-    pub fn aborted(this: &AbortSignal) -> bool;
-    #[wasm_bindgen(method, catch, js_name = addEventListener)]
-    pub fn add_event_listener(
-        this: &AbortSignal,
-        event_type: &str,
-        listener: &Function,
-    ) -> Result<(), JsValue>;
-    #[wasm_bindgen(method, catch, js_name = removeEventListener)]
-    pub fn remove_event_listener(
-        this: &AbortSignal,
-        event_type: &str,
-        listener: &Function,
-    ) -> Result<(), JsValue>;
 
     /// A stub of the `WorkflowEvents` object.
     #[wasm_bindgen(extends = Object)]

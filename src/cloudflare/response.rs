@@ -1,5 +1,6 @@
 //! Events as a streaming response. Runs in the Worker and in the object.
 
+use std::cell::OnceCell;
 use std::fmt;
 use std::future::Future;
 use std::rc::Rc;
@@ -12,7 +13,7 @@ use futures_util::StreamExt;
 use futures_util::future::{Either, LocalBoxFuture, pending, select};
 use js_sys::Uint8Array;
 use wasm_bindgen::prelude::*;
-use worker::{Response, ResponseBuilder};
+use worker::{Response, ResponseBuilder, web_sys};
 
 use super::callback::CallbackValue;
 use super::chunks::{Chunks, Cut};
@@ -39,7 +40,7 @@ pub fn sse_response<S: EventStore + 'static>(
     let has_ended = subscription.has_ended();
     let timer = Timer::new();
     let chunks = body(subscription, move |duration| timer.sleep(duration));
-    respond(has_ended, boxed(in_javascript(chunks)), pending())
+    Ok(respond(has_ended, boxed(in_javascript(chunks)), pending())?.into())
 }
 
 /// Returns a response as [`sse_response`] does, whose bytes go from the store to the viewer without
@@ -54,7 +55,7 @@ pub fn sse_frame_response<S: FrameStore<Bytes = Uint8Array> + 'static>(
     let has_ended = subscription.has_ended();
     let timer = Timer::new();
     let chunks = frame_body(subscription, move |duration| timer.sleep(duration));
-    respond(has_ended, boxed(chunks), pending())
+    Ok(respond(has_ended, boxed(chunks), pending())?.into())
 }
 
 /// A viewer's place. It is kept while the viewer is there.
@@ -76,7 +77,7 @@ pub(super) fn sse_frame_response_while<S: FrameStore<Bytes = Uint8Array> + 'stat
     leaving: Leaving,
     permit: Permit,
     visit: impl Watching,
-) -> worker::Result<Response> {
+) -> worker::Result<web_sys::Response> {
     let has_ended = subscription.has_ended();
     let (timer, cut) = (visit.timer(), visit.cut());
     let chunks = frame_body(subscription, move |duration| timer.sleep(duration));
@@ -102,9 +103,9 @@ fn respond(
     has_ended: bool,
     chunks: Chunks,
     cut: impl Future<Output = Cut> + 'static,
-) -> worker::Result<Response> {
+) -> worker::Result<web_sys::Response> {
     if has_ended {
-        return ended();
+        return Ok(ended()?.into());
     }
     let (response, pump) = stream(chunks, cut)?;
     wasm_bindgen_futures::spawn_local(pump);
@@ -145,7 +146,7 @@ pub(super) fn hold(time: Duration) -> worker::Result<Response> {
         Ok(JsValue::UNDEFINED)
     };
     js::wait_until(&js::promise(held))?;
-    Ok(response)
+    Ok(response.into())
 }
 
 /// Returns the response with these chunks as its body, which the object writes.
@@ -182,14 +183,14 @@ pub(super) fn stream_here_until<E: fmt::Display + 'static>(
         pump.await;
         Ok(JsValue::UNDEFINED)
     }))?;
-    Ok(response)
+    Ok(response.into())
 }
 
 /// Returns a `200`, and the future that writes these chunks while the viewer takes them and until `cut` resolves.
 fn stream(
     chunks: Chunks,
     cut: impl Future<Output = Cut> + 'static,
-) -> worker::Result<(Response, impl Future<Output = ()>)> {
+) -> worker::Result<(web_sys::Response, impl Future<Output = ()>)> {
     let (response, viewer) = open()?;
     // Boxed, so that this has one type, too.
     let cut: LocalBoxFuture<'static, Cut> = Box::pin(cut);
@@ -209,11 +210,22 @@ async fn pump_until(chunks: Chunks, viewer: StreamWriter, cut: LocalBoxFuture<'s
 }
 
 /// Returns a response and the writer of its stream.
-fn open() -> worker::Result<(Response, StreamWriter)> {
-    let stream = js::IdentityTransformStream::new()?;
-    let writer = stream.writable().get_writer()?;
-    let response = streaming()?.stream(stream.readable());
-    Ok((response, StreamWriter::new(writer)?))
+#[inline(never)]
+fn open() -> worker::Result<(web_sys::Response, StreamWriter)> {
+    thread_local! {
+        /// The response whose status and headers all others have: the runtime copies them from it.
+        static MODEL: OnceCell<web_sys::Response> = const { OnceCell::new() };
+    }
+    let opened = MODEL.with(|model| -> worker::Result<_> {
+        if model.get().is_none() {
+            // It has none, so it takes this one.
+            let _ = model.set(left_out()?.into());
+        }
+        let model = model.get().ok_or("there is no model of a response")?;
+        Ok(js::open_stream(model)?)
+    })?;
+    let writer = StreamWriter::new(opened.get(1).unchecked_into())?;
+    Ok((opened.get(0).unchecked_into(), writer))
 }
 
 fn streaming() -> worker::Result<ResponseBuilder> {

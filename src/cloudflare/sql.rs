@@ -10,6 +10,7 @@ use wasm_bindgen::prelude::*;
 use super::js;
 use crate::store::{FrameBytes, Sql, SqlRow, SqlValue};
 use crate::sync::{Mutex, lock};
+use crate::wire;
 
 /// The SQLite storage of a Durable Object: the [`Sql`] of an [`SqliteEventStore`](crate::store::SqliteEventStore),
 /// for a log in an object of your own, beside the object's other data. The log is the table `events`.
@@ -180,6 +181,14 @@ fn from_js(value: &JsValue) -> SqlValue<Uint8Array> {
 impl FrameBytes for Uint8Array {
     fn from_slice(bytes: &[u8]) -> Self {
         Self::from(bytes)
+    }
+
+    /// Makes one for all viewers: nobody changes it.
+    fn heartbeat() -> Self {
+        thread_local! {
+            static HEARTBEAT: Uint8Array = Uint8Array::from(wire::HEARTBEAT);
+        }
+        HEARTBEAT.with(Clone::clone)
     }
 
     fn concat(parts: &[Self]) -> Self {

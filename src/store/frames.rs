@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::{EventStore, Page, PageLimit};
 use crate::event::EventId;
 use crate::sync::{MaybeSend, MaybeSync};
+use crate::wire;
 
 /// A store that keeps each event's frame, the bytes that [`wire::encode`](crate::wire::encode)
 /// makes of it, and returns a page of them as one piece.
@@ -64,6 +65,11 @@ pub struct Frames<B> {
 pub trait FrameBytes: Clone + fmt::Debug + MaybeSend + MaybeSync + 'static {
     /// Copies these bytes from Rust's memory.
     fn from_slice(bytes: &[u8]) -> Self;
+
+    /// Returns the bytes of a [heartbeat](crate::wire::HEARTBEAT).
+    fn heartbeat() -> Self {
+        Self::from_slice(wire::HEARTBEAT)
+    }
 
     /// Joins the parts into one piece.
     fn concat(parts: &[Self]) -> Self;

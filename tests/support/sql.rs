@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use rusqlite::limits::Limit;
 use rusqlite::types::{ToSqlOutput, Value, ValueRef};
-use rusqlite::{Connection, Statement, ToSql, params_from_iter};
+use rusqlite::{Connection, Statement, StatementStatus, ToSql, params_from_iter};
 use ssetarget::store::{Sql, SqlRow, SqlValue};
 
 /// Clones are the same connection.
@@ -22,6 +22,18 @@ struct State {
     failures: usize,
     /// The number of statements that run before one fails.
     successes: Option<usize>,
+    read: Read,
+}
+
+/// What statements have read.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Read {
+    /// The rows that they returned.
+    pub(crate) rows: usize,
+    /// The bytes of texts and blobs in those.
+    pub(crate) bytes: usize,
+    /// The steps of SQLite's machine, which also counts rows that are only looked at.
+    pub(crate) steps: u64,
 }
 
 /// A statement that was run.
@@ -62,6 +74,7 @@ impl Database {
                 statements: Vec::new(),
                 failures: 0,
                 successes: None,
+                read: Read::default(),
             })),
         }
     }
@@ -87,6 +100,11 @@ impl Database {
     /// Returns the statements since the last call.
     pub(crate) fn take_statements(&self) -> Vec<Executed> {
         std::mem::take(&mut self.state.lock().unwrap().statements)
+    }
+
+    /// Returns what was read since the last call.
+    pub(crate) fn take_read(&self) -> Read {
+        std::mem::take(&mut self.state.lock().unwrap().read)
     }
 
     /// Makes the disk full, so that SQLite reports it by itself, or ends that.
@@ -142,8 +160,19 @@ impl Sql for Database {
             params: params.len(),
             values: params.to_vec(),
         });
+        let state = &mut *state;
         let mut statement = state.connection.prepare_cached(statement)?;
-        rows(&mut statement, params)
+        let rows = rows(&mut statement, params)?;
+        let bytes = rows.iter().flatten().map(|value| match value {
+            SqlValue::Text(text) => text.len(),
+            SqlValue::Bytes(bytes) => bytes.len(),
+            _ => 0,
+        });
+        state.read.bytes += bytes.sum::<usize>();
+        state.read.rows += rows.len();
+        let steps = statement.reset_status(StatementStatus::VmStep);
+        state.read.steps += u64::try_from(steps).unwrap();
+        Ok(rows)
     }
 }
 

@@ -25,6 +25,8 @@ pub(crate) fn run(scenario: &str, args: &Args) -> Result<Value> {
         "ingest" => bench.ingest(args),
         "stalled" => bench.stalled(args),
         "idle" => bench.idle(args),
+        "fill" => bench.fill(args),
+        "open" => bench.open_logs(args),
         _ => Err("there is no such scenario".into()),
     }
 }
@@ -377,6 +379,46 @@ impl Bench {
         report["connectUsPerViewer"] = connected["cpuUsPerEvent"].clone();
         report["cpuMsPerSecond"] = json!(cpu.map(|cpu| cpu / seconds as f64));
         report["memoryPerViewer"] = json!(grown.map(|bytes| bytes as f64 / viewers as f64));
+        Ok(report)
+    }
+
+    /// Appends to `logs=` logs `short=` reports each, and to as many others `long=`.
+    fn fill(&mut self, args: &Args) -> Result<Value> {
+        for log in 0..args.number("logs")? {
+            for (name, count) in [
+                ("short", args.number("short")?),
+                ("long", args.number("long")?),
+            ] {
+                let batch = count.min(100);
+                let batches = count / batch;
+                self.append_first(&format!(
+                    "/{name}-{log}/append?from=1&batch={batch}&count={batches}&reports=1"
+                ))?;
+            }
+        }
+        Ok(json!({}))
+    }
+
+    /// Opens these logs, each for the first time since the server was started, short and long ones in turns.
+    fn open_logs(&mut self, args: &Args) -> Result<Value> {
+        // Logs that are new, so that what is compiled is compiled.
+        for log in 0..20 {
+            self.append_first(&format!("/new-{log}/append?batch=1&count=0"))?;
+        }
+        self.start();
+        let (mut short, mut long) = (Vec::new(), Vec::new());
+        for log in 0..args.number("logs")? {
+            for (name, taken) in [("short", &mut short), ("long", &mut long)] {
+                let begun = Instant::now();
+                self.append_first(&format!("/{name}-{log}/append?batch=1&count=0"))?;
+                taken.push(begun.elapsed().as_secs_f64() * 1000.0);
+            }
+        }
+        let mut report = self.usage(0);
+        let (short, long) = (percentile(&mut short, 50), percentile(&mut long, 50));
+        report["openShortMs"] = json!(short);
+        report["openLongMs"] = json!(long);
+        report["openRatio"] = json!(long.zip(short).map(|(long, short)| long / short));
         Ok(report)
     }
 

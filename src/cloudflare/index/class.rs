@@ -50,8 +50,7 @@ impl RunIndexObject {
         let object = self.object.clone();
         js::promise(async move {
             let object = object.ok_or("this object has no state")?;
-            let response = object.answer(&request).await.map_err(JsValue::from)?;
-            Ok(web_sys::Response::from(response).into())
+            Ok(object.answer(&request).await.map_err(JsValue::from)?.into())
         })
     }
 

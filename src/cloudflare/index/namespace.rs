@@ -62,9 +62,9 @@ impl RunIndexNamespace {
             let ObjectRequest {
                 method,
                 url,
-                headers,
+                upgrades,
             } = request;
-            match js::fetch_object(&stub, method, url, headers).await {
+            match js::fetch_object(&stub, method, url, *upgrades).await {
                 Ok(response) => return Ok(response.dyn_into::<web_sys::Response>()?.into()),
                 Err(error) if tried == TRIES => return Err(error.into()),
                 Err(_) => tried += 1,

@@ -84,10 +84,7 @@ pub(in crate::cloudflare) async fn serve_list_asking(
         let (tag, _) = may_watch(request, index, hook).await?;
         let url = request.url();
         let mut wanted = ObjectRequest::new(if head { "HEAD" } else { "GET" });
-        wanted.set(LIST, "1");
-        if let Some(query) = query(&url) {
-            wanted.url += &format!("?{query}");
-        }
+        wanted.set(LIST, &format!("?{}", query(&url).unwrap_or_default()));
         index.ask(tag.as_deref(), &wanted).await
     };
     finish(request, answer.await)

@@ -3,7 +3,6 @@
 use std::rc::Rc;
 
 use futures_util::future::LocalBoxFuture;
-use js_sys::Promise;
 use wasm_bindgen::prelude::*;
 use worker::worker_sys::web_sys;
 
@@ -59,16 +58,15 @@ impl WorkflowEventsObject {
     }
 
     /// Backs the class's `fetch`: streams events. Cannot append, whatever the request is.
-    pub fn fetch(&self, request: web_sys::Request) -> Promise {
+    pub fn fetch(&self, request: web_sys::Request) -> Result<JsValue, JsValue> {
         self.with(async move |object| {
-            let response = object.answer(&request).await.map_err(JsValue::from)?;
-            Ok(web_sys::Response::from(response).into())
+            Ok(object.answer(&request).await.map_err(JsValue::from)?.into())
         })
     }
 
     /// Backs the class's `alarm`: deletes the log when its time is over, or asks the platform how the run
     /// is.
-    pub fn alarm(&self) -> Promise {
+    pub fn alarm(&self) -> Result<JsValue, JsValue> {
         self.with(async move |object| {
             object.alarm().await?;
             Ok(JsValue::UNDEFINED)
@@ -78,7 +76,7 @@ impl WorkflowEventsObject {
     /// Backs the RPC method `enter`, which only the Worker's own code can call: returns functions that append, and
     /// that settle the run's end. All calls of them belong to this one call. With a generation the log is opened: 0
     /// is a lifetime's first time, any other number opens it again.
-    pub fn enter(&self, generation: Option<f64>) -> Promise {
+    pub fn enter(&self, generation: Option<f64>) -> Result<JsValue, JsValue> {
         self.with(async move |object| {
             let session = js_sys::Object::new();
             let set =
@@ -115,7 +113,7 @@ impl WorkflowEventsObject {
 
     /// Backs the RPC method `obey`, which only the Worker's own code can call: carries out a
     /// [`LogCommand`] and answers with a [`LogAnswer`](crate::cloudflare::command::LogAnswer), both as JSON.
-    pub fn obey(&self, command: String) -> Promise {
+    pub fn obey(&self, command: String) -> Result<JsValue, JsValue> {
         self.with(async move |object| {
             let command: LogCommand =
                 serde_json::from_str(&command).map_err(|error| error.to_string())?;
@@ -138,7 +136,7 @@ impl WorkflowEventsObject {
 
     /// Backs the RPC method `stats`, which only the Worker's own code can call: answers with
     /// [`LogStats`](crate::cloudflare::LogStats) as JSON. Stores nothing.
-    pub fn stats(&self) -> Promise {
+    pub fn stats(&self) -> Result<JsValue, JsValue> {
         self.with(async move |object| object.stats())
     }
 
@@ -159,7 +157,7 @@ impl WorkflowEventsObject {
 
     /// Backs the RPC method `follow`, called only by other objects of the class: returns functions that read
     /// this object's log, see `follower`. `hop` tells this object its place in the tree.
-    pub fn follow(&self, hop: String) -> Promise {
+    pub fn follow(&self, hop: String) -> Result<JsValue, JsValue> {
         self.with(async move |object| {
             let hop = Hop::from_text(&hop)?;
             if hop.parent().is_none() {
@@ -177,12 +175,13 @@ impl WorkflowEventsObject {
         watched.unwrap_or_default()
     }
 
+    /// Returns the method's result, or a promise of it where it has to wait.
     fn with(
         &self,
         method: impl AsyncFnOnce(Rc<EventsObject>) -> Result<JsValue, JsValue> + 'static,
-    ) -> Promise {
+    ) -> Result<JsValue, JsValue> {
         let object = self.object.clone();
-        js::promise(async move { method(object.ok_or("this object has no state")?).await })
+        js::now_or_promise(async move { method(object.ok_or("this object has no state")?).await })
     }
 }
 
@@ -217,7 +216,7 @@ macro_rules! export_workflow_events {
     ($name:ident, $config:expr) => {
         const _: () = {
             use $crate::cloudflare::__private::wasm_bindgen::{self, prelude::*};
-            use $crate::cloudflare::__private::{WorkflowEventsObject, js_sys, pastey, worker};
+            use $crate::cloudflare::__private::{WorkflowEventsObject, pastey, worker};
 
             #[wasm_bindgen(js_name = $name, wasm_bindgen = $crate::cloudflare::__private::wasm_bindgen)]
             pub struct ExportedWorkflowEvents(WorkflowEventsObject);
@@ -237,19 +236,19 @@ macro_rules! export_workflow_events {
                     self.0.ctx()
                 }
 
-                pub fn fetch(&self, request: worker::web_sys::Request) -> js_sys::Promise {
+                pub fn fetch(&self, request: worker::web_sys::Request) -> Result<JsValue, JsValue> {
                     self.0.fetch(request)
                 }
 
-                pub fn alarm(&self) -> js_sys::Promise {
+                pub fn alarm(&self) -> Result<JsValue, JsValue> {
                     self.0.alarm()
                 }
 
-                pub fn enter(&self, generation: Option<f64>) -> js_sys::Promise {
+                pub fn enter(&self, generation: Option<f64>) -> Result<JsValue, JsValue> {
                     self.0.enter(generation)
                 }
 
-                pub fn obey(&self, command: String) -> js_sys::Promise {
+                pub fn obey(&self, command: String) -> Result<JsValue, JsValue> {
                     self.0.obey(command)
                 }
 
@@ -257,7 +256,7 @@ macro_rules! export_workflow_events {
                     self.0.tell(&batch)
                 }
 
-                pub fn stats(&self) -> js_sys::Promise {
+                pub fn stats(&self) -> Result<JsValue, JsValue> {
                     self.0.stats()
                 }
 
@@ -276,7 +275,7 @@ macro_rules! export_workflow_events {
                     self.0.web_socket_gone(socket);
                 }
 
-                pub fn follow(&self, hop: String) -> js_sys::Promise {
+                pub fn follow(&self, hop: String) -> Result<JsValue, JsValue> {
                     self.0.follow(hop)
                 }
             }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
-use cloudflare_workflows::__private::{Timer, sleep};
+use cloudflare_workflows::__private::{self as platform, Timer, sleep};
 use cloudflare_workflows::{Runtime, WorkersRuntime};
 use futures_util::future::select;
 
@@ -30,6 +30,8 @@ pub(super) struct Crowd {
 struct Timers {
     timers: BTreeMap<u64, Timer>,
     made: u64,
+    /// All of them are one timer of the runtime.
+    shared: platform::Timers,
 }
 
 impl Crowd {
@@ -138,8 +140,8 @@ pub(super) struct Visit {
 impl Visit {
     /// Returns the timer of the viewer's heartbeats.
     pub(super) fn timer(&self) -> Timer {
-        let timer = Timer::new();
         let mut timers = lock(&self.crowd.timers);
+        let timer = timers.shared.timer();
         timers.timers.insert(self.number, timer.clone());
         timer
     }

@@ -7,7 +7,6 @@ use std::time::SystemTime;
 use cloudflare_workflows::{Runtime, WorkersRuntime};
 use futures_util::future::LocalBoxFuture;
 use wasm_bindgen::prelude::*;
-use worker::Response;
 use worker::worker_sys::web_sys;
 
 use super::config::WorkflowEventsConfig;
@@ -26,7 +25,7 @@ use crate::cloudflare::leaving::Leaving;
 use crate::cloudflare::packed::STALE;
 use crate::cloudflare::permit::Permit;
 use crate::cloudflare::refuse::{UNKNOWN_INSTANCE, refuse};
-use crate::cloudflare::request::{SnapshotCall, StreamRequest};
+use crate::cloudflare::request::{ObjectCall, SnapshotCall, StreamRequest};
 use crate::cloudflare::response::{self, sse_frame_response_while};
 use crate::cloudflare::sql::ObjectSql;
 use crate::cloudflare::stats::LogStats;
@@ -86,38 +85,42 @@ impl EventsObject {
     }
 
     /// Answers a request that the Worker sent on: a viewer's, or one for a snapshot.
-    pub(super) async fn answer(&self, request: &web_sys::Request) -> worker::Result<Response> {
-        let stream = match StreamRequest::from_object_request(request) {
+    pub(super) async fn answer(
+        &self,
+        request: &web_sys::Request,
+    ) -> worker::Result<web_sys::Response> {
+        let call = ObjectCall::of(request);
+        let stream = match StreamRequest::from_call(&call) {
             Ok(stream) => stream,
             Err(refusal) => return self.refuse(refusal),
         };
-        let hop = Hop::from_request(request)?;
+        let hop = Hop::from_call(&call)?;
         if self.has_revoked(&stream, hop.as_ref()).await? {
             return self.refuse(Refusal::NotAllowed);
         }
-        if let Some(call) = SnapshotCall::from_object_request(request) {
+        if let Some(call) = SnapshotCall::from_call(&call) {
             // Boxed: it is compiled when it is first requested.
             let response: LocalBoxFuture<'_, _> =
                 Box::pin(self.kept_snapshot.answer(&self.log, call));
-            return response.await;
+            return Ok(response.await?.into());
         }
         #[cfg(feature = "otlp")]
         if let Some(unfinished) = stream.otlp {
-            return self.answer_otlp(unfinished, stream.head);
+            return Ok(self.answer_otlp(unfinished, stream.head)?.into());
         }
         #[cfg(feature = "durable-streams")]
         if let Some(call) = &stream.durable {
             // Boxed: it is compiled when it is first requested.
             let response: LocalBoxFuture<'_, _> =
                 Box::pin(self.answer_durable(call, stream.head, stream.grant));
-            return response.await;
+            return Ok(response.await?.into());
         }
         if stream.head {
             return self.answer_head(&stream).await;
         }
         let visit = match self.tree.admit(hop.as_ref())? {
             Ok(visit) => visit,
-            Err(elsewhere) => return Ok(elsewhere),
+            Err(elsewhere) => return Ok(elsewhere.into()),
         };
         if let Some(relay) = self.tree.relay(hop.as_ref())? {
             // Boxed: few objects are relays, and the others then need not compile it.
@@ -132,7 +135,8 @@ impl EventsObject {
         let subscription = target.subscribe(stream.cursor).await.map_err(to_worker)?;
         if stream.hibernates && !subscription.has_ended() {
             let generation = stream.grant.generation;
-            return self.held_streams.accept(target, subscription, generation);
+            let response = self.held_streams.accept(target, subscription, generation)?;
+            return Ok(response.into());
         }
         let permit = Permit::new(stream.grant, self.tree.links());
         let timer = visit.timer();
@@ -147,22 +151,23 @@ impl EventsObject {
         Ok(!is_empty || (stream.expected && !self.log.is_deleted().map_err(to_worker)?))
     }
 
-    fn refuse(&self, refusal: Refusal) -> worker::Result<Response> {
+    fn refuse(&self, refusal: Refusal) -> worker::Result<web_sys::Response> {
         self.metrics.refused(refusal.status());
-        refuse(refusal)
+        Ok(refuse(refusal)?.into())
     }
 
     /// Answers as [`answer`](Self::answer) does, without a body and without counting a viewer.
-    async fn answer_head(&self, stream: &StreamRequest) -> worker::Result<Response> {
+    async fn answer_head(&self, stream: &StreamRequest) -> worker::Result<web_sys::Response> {
         let target = self.log.target();
         if !self.is_known(stream)? {
             return self.refuse(UNKNOWN_INSTANCE);
         }
         let subscription = target.subscribe(stream.cursor).await.map_err(to_worker)?;
-        match subscription.has_ended() {
-            true => response::ended(),
-            false => response::left_out(),
-        }
+        let response = match subscription.has_ended() {
+            true => response::ended()?,
+            false => response::left_out()?,
+        };
+        Ok(response.into())
     }
 
     /// Opens the log for a lifetime of the run, and remembers that one is under way.

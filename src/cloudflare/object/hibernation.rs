@@ -80,6 +80,8 @@ impl HeldStreams {
 
     /// Answers with a socket to which this subscription's events are pushed. `generation` is that of the link by
     /// which the viewer came.
+    // Not a part of its caller, which is compiled for every viewer.
+    #[inline(never)]
     pub(super) fn accept(
         &self,
         target: &Target,

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use cloudflare_workflows::__private::Timer;
 use wasm_bindgen::prelude::*;
-use worker::{Env, Response};
+use worker::{Env, Response, web_sys};
 
 use super::cutoff::Cutoff;
 use crate::cloudflare::hop::Hop;
@@ -81,7 +81,7 @@ impl Relay {
         _stream: &StreamRequest,
         _visit: Visit,
         _leaving: Leaving,
-    ) -> worker::Result<Response> {
+    ) -> worker::Result<web_sys::Response> {
         match *self {}
     }
 }

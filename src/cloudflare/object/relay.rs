@@ -9,7 +9,7 @@ use cloudflare_workflows::__private::sleep;
 use cloudflare_workflows::catch_panic;
 use futures_util::future::{join, select};
 use wasm_bindgen::prelude::*;
-use worker::{Env, Response};
+use worker::{Env, Response, web_sys};
 
 use super::crowd::Crowd;
 pub(super) use super::crowd::Visit;
@@ -40,6 +40,8 @@ pub(super) struct Tree {
     metrics: Metrics,
     cutoff: Rc<Cutoff>,
     relay: Mutex<Option<Rc<Relay>>>,
+    /// The binding by which objects were last to be reached, and whether there is one.
+    reaches: Mutex<Option<(String, bool)>>,
 }
 
 impl Tree {
@@ -50,14 +52,16 @@ impl Tree {
             metrics,
             cutoff,
             relay: Mutex::default(),
+            reaches: Mutex::default(),
         }
     }
 
     /// Takes a viewer, which counts until its [`Visit`] is dropped, or returns the answer that sends it elsewhere.
+    #[inline(never)]
     pub(super) fn admit(&self, hop: Option<&Hop>) -> worker::Result<Result<Visit, Response>> {
         let admission = match hop {
             // If relays could not reach this object, it serves all viewers by itself.
-            Some(hop) if self.env.durable_object(&hop.binding).is_ok() => self.crowd.admit(hop),
+            Some(hop) if self.reaches(&hop.binding) => self.crowd.admit(hop),
             _ => Admission::Here,
         };
         Ok(match hop::elsewhere(admission)? {
@@ -66,7 +70,21 @@ impl Tree {
         })
     }
 
+    /// Returns whether other objects can be reached by this binding. The environment does not change.
+    fn reaches(&self, binding: &str) -> bool {
+        let mut reaches = lock(&self.reaches);
+        if let Some((known, reaches)) = &*reaches
+            && known == binding
+        {
+            return *reaches;
+        }
+        let found = self.env.durable_object(binding).is_ok();
+        *reaches = Some((binding.to_owned(), found));
+        found
+    }
+
     /// Returns the relay that this object is, if it is one.
+    #[inline(never)]
     pub(super) fn relay(&self, hop: Option<&Hop>) -> worker::Result<Option<Rc<Relay>>> {
         let Some((hop, parent)) = hop.and_then(|hop| Some((hop, hop.parent()?))) else {
             return Ok(None);
@@ -139,7 +157,7 @@ impl Relay {
         stream: &StreamRequest,
         visit: Visit,
         leaving: Leaving,
-    ) -> worker::Result<Response> {
+    ) -> worker::Result<web_sys::Response> {
         self.follow();
         let failed = |error: RelayError<_>| {
             let reason = std::error::Error::source(&error)
@@ -151,12 +169,12 @@ impl Relay {
         let links = self.crowd.links();
         let generation = stream.grant.generation;
         if generation.is_some_and(|generation| links.has_revoked(generation)) {
-            return refuse(Refusal::NotAllowed);
+            return Ok(refuse(Refusal::NotAllowed)?.into());
         }
         // If all events of the log were removed, nothing is expected: it may have been deleted.
         if ends.oldest.is_none() && (!stream.expected || ends.head.is_some()) {
             self.metrics.refused(UNKNOWN_INSTANCE.status());
-            return refuse(UNKNOWN_INSTANCE);
+            return Ok(refuse(UNKNOWN_INSTANCE)?.into());
         }
         let subscription = self.target.subscribe(stream.cursor).await;
         let subscription = subscription.map_err(failed)?;

@@ -52,6 +52,7 @@ impl WorkflowEventsNamespace {
     /// # Errors
     /// When there is no such binding, with a message that says what to write into
     /// `wrangler.toml`.
+    #[inline(never)]
     pub fn from_env(
         env: &Env,
         binding: &str,
@@ -183,10 +184,23 @@ impl WorkflowEventsNamespace {
     /// When the object cannot be reached, or an event cannot be stored. Then none was stored, or the
     /// answer was lost.
     pub async fn append(&self, instance_id: &str, events: &[NewEvent]) -> worker::Result<usize> {
-        let stub: js::EventsStub = self.stub(instance_id)?.into_rpc();
-        let batch = Uint8Array::from(pack_facts(events).as_slice());
-        let stored = stub.tell(&batch).await?;
-        Ok(stored.as_f64().map_or(0, js::count))
+        self.tell(instance_id, &pack_facts(events)).await
+    }
+
+    /// Appends packed events. Boxed, and in no caller: a future that is part of a handler's own is compiled with all of
+    /// the handler whenever the runtime optimizes that, for a quarter of a second of processor time where it is large.
+    #[inline(never)]
+    fn tell(
+        &self,
+        instance_id: &str,
+        batch: &[u8],
+    ) -> LocalBoxFuture<'static, worker::Result<usize>> {
+        let stub = self.stub(instance_id).map(Stub::into_rpc::<js::EventsStub>);
+        let batch = Uint8Array::from(batch);
+        Box::pin(async move {
+            let stored = stub?.tell(&batch).await?;
+            Ok(stored.as_f64().map_or(0, js::count))
+        })
     }
 
     /// Revokes all links to an instance's run that were made so far: raises their generation by one, and returns it.
@@ -329,14 +343,23 @@ impl WorkflowEventsNamespace {
         name: &str,
         request: &ObjectRequest,
     ) -> worker::Result<Response> {
+        Ok(self.request_raw(name, request).await?.into())
+    }
+
+    /// As [`request`](Self::request), with the runtime's own response: `worker`'s takes it apart.
+    pub(super) async fn request_raw(
+        &self,
+        name: &str,
+        request: &ObjectRequest,
+    ) -> worker::Result<web_sys::Response> {
         let stub: js::EventsStub = self.namespace.get_by_name(name)?.into_rpc();
         let ObjectRequest {
             method,
             url,
-            headers,
+            upgrades,
         } = request;
-        let response = js::fetch_object(&stub, method, url, headers).await?;
-        Ok(response.dyn_into::<web_sys::Response>()?.into())
+        let response = js::fetch_object(&stub, method, url, *upgrades).await?;
+        Ok(response.dyn_into()?)
     }
 
     /// Returns a stub of the object that has an instance's log.

@@ -1,7 +1,7 @@
 //! Replaces `route` where the feature `relays` is off: the object that has the log takes each viewer. Runs in the
 //! Worker.
 
-use worker::Response;
+use worker::web_sys;
 
 use super::namespace::WorkflowEventsNamespace;
 use crate::cloudflare::request::StreamRequest;
@@ -14,13 +14,13 @@ pub(super) async fn send(
     instance_id: &str,
     stream: &StreamRequest,
     events: &WorkflowEventsNamespace,
-) -> worker::Result<Response> {
+) -> worker::Result<web_sys::Response> {
     const TRIES: u32 = 3;
     let name = events.object_name(instance_id);
     let request = stream.to_object_request();
     let mut tried = 1;
     loop {
-        let response = events.request(&name, &request).await;
+        let response = events.request_raw(&name, &request).await;
         if response.is_ok() || tried == TRIES {
             return response;
         }

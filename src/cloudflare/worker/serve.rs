@@ -7,7 +7,6 @@ use wasm_bindgen::JsValue;
 use worker::{Request, Response, web_sys};
 
 use super::asked::may_watch;
-use super::cors::with_own_headers;
 use super::instance_id::is_instance_id;
 use super::namespace::WorkflowEventsNamespace;
 use super::route;
@@ -76,17 +75,30 @@ pub(super) async fn serve_granted(
     events: &WorkflowEventsNamespace,
     grant: Grant,
 ) -> worker::Result<Response> {
+    let response = serve_granted_raw(request, id, events, grant).await?;
+    Ok(js::own_response(&response)?.into())
+}
+
+/// As [`serve_granted`], with the runtime's own response, whose headers may not be set.
+pub(super) async fn serve_granted_raw(
+    request: &web_sys::Request,
+    id: &str,
+    events: &WorkflowEventsNamespace,
+    grant: Grant,
+) -> worker::Result<web_sys::Response> {
     match answer(id, request, events, grant).await {
         Ok(response) => {
-            if response.status_code() == 200 && request.method() == "GET" {
-                events.observing.tell(|observer| observer.opened());
-            }
+            events.observing.tell(|observer| {
+                if response.status() == 200 && request.method() == "GET" {
+                    observer.opened();
+                }
+            });
             Ok(response)
         }
         Err(refusal) => {
             let status = refusal.status();
             events.observing.tell(|observer| observer.refused(status));
-            refuse_to(request, refusal)
+            Ok(refuse_to(request, refusal)?.into())
         }
     }
 }
@@ -96,7 +108,7 @@ async fn answer(
     request: &web_sys::Request,
     events: &WorkflowEventsNamespace,
     grant: Grant,
-) -> Result<Response, Refusal> {
+) -> Result<web_sys::Response, Refusal> {
     let mut stream = StreamRequest::from_request(request)?;
     stream.grant = grant;
     #[cfg(feature = "hibernation")]
@@ -114,12 +126,13 @@ pub(super) async fn open_stream(
     instance_id: &str,
     stream: StreamRequest,
     events: &WorkflowEventsNamespace,
-) -> Result<Response, Refusal> {
+) -> Result<web_sys::Response, Refusal> {
     if !is_instance_id(instance_id) {
         return Err(UNKNOWN_INSTANCE);
     }
     let response = ask_object(instance_id, &stream, events).await?;
-    let watches = !stream.head && [200, 101].contains(&response.status_code());
+    let status = response.status();
+    let watches = !stream.head && [200, 101].contains(&status);
     if watches && events.workflow.is_some() {
         // Beside the stream, whose bytes do not wait for it.
         let (events, id) = (events.clone(), instance_id.to_owned());
@@ -130,7 +143,7 @@ pub(super) async fn open_stream(
         // If it is refused, the Worker may end before the run is settled, and the next viewer's request does it.
         let _ = js::wait_until(&settled);
     }
-    if response.status_code() != UNKNOWN_INSTANCE.status() {
+    if status != UNKNOWN_INSTANCE.status() {
         return Ok(response);
     }
     let answer: LocalBoxFuture<'_, _> = Box::pin(answer_unknown(instance_id, stream, events));
@@ -142,7 +155,7 @@ async fn answer_unknown(
     instance_id: &str,
     mut stream: StreamRequest,
     events: &WorkflowEventsNamespace,
-) -> Result<Response, Refusal> {
+) -> Result<web_sys::Response, Refusal> {
     match events.state_of_unknown(instance_id).await {
         Ok(Some(state)) => {
             // An instance that has ended has dispatched its events by now, or never will.
@@ -159,27 +172,31 @@ async fn ask_object(
     instance_id: &str,
     stream: &StreamRequest,
     events: &WorkflowEventsNamespace,
-) -> Result<Response, Refusal> {
+) -> Result<web_sys::Response, Refusal> {
     let response: LocalBoxFuture<'_, _> = Box::pin(route::send(instance_id, stream, events));
     response.await.map_err(|error| unreachable(&error))
 }
 
-/// Turns the object's answer into the viewer's: a stream if the object answered with a socket, otherwise the same
-/// response with headers that can be set.
+/// Turns the object's answer into the viewer's: a stream if the object answered with a socket.
 fn for_viewer(
-    response: Response,
+    response: web_sys::Response,
     request: &web_sys::Request,
     grant: Grant,
-) -> Result<Response, Refusal> {
+) -> Result<web_sys::Response, Refusal> {
     #[cfg(feature = "hibernation")]
-    if response.status_code() == 101 {
-        return over_socket(response, request, grant).map_err(|error| unreachable(&error));
+    if response.status() == 101 {
+        let response = over_socket(response.into(), request, grant);
+        return response
+            .map(Into::into)
+            .map_err(|error| unreachable(&error));
     }
     let _ = (request, grant);
-    with_own_headers(response).map_err(|error| unreachable(&error))
+    Ok(response)
 }
 
+// Not a part of its caller, which is compiled for every viewer.
 #[cfg(feature = "hibernation")]
+#[inline(never)]
 fn over_socket(
     response: Response,
     request: &web_sys::Request,

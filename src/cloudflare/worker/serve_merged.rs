@@ -326,8 +326,8 @@ impl RunStream {
             Err(Refusal::NotFound(_)) => return Ok(Opened::Unknown),
             response => response?,
         };
-        match response.status_code() {
-            200 => Ok(Opened::Streams(response)),
+        match response.status() {
+            200 => Ok(Opened::Streams(response.into())),
             204 => Ok(Opened::Ended),
             401 => Err(Refusal::NotAllowed),
             404 => Ok(Opened::Unknown),

@@ -42,6 +42,7 @@ impl<Q: Sql> SqliteEventStore<Q> {
         writer: u64,
     ) -> Result<Vec<Appended>, SqliteError<Q::Error>> {
         let before = self.ends(log)?;
+        let digests = self.digests();
         let keys = self.known_keys(log)?;
         let mut ends = before;
         ends.time = before.time.max(clock::milliseconds(clock::now()));
@@ -52,7 +53,7 @@ impl<Q: Sql> SqliteEventStore<Q> {
         for event in batch {
             let key = event.key.map(KeyRef::to_owned);
             if let Some(key) = &key
-                && !keys.insert(key)
+                && !keys.insert(key, digests)
             {
                 outcomes.push(Appended::Duplicate);
                 continue;
@@ -80,6 +81,11 @@ impl<Q: Sql> SqliteEventStore<Q> {
         if rows.is_empty() {
             return Ok(outcomes);
         }
+        let digest = match digests {
+            true => keys.digest(ends.head),
+            false => Vec::new(),
+        };
+        ends.has_digest |= !digest.is_empty();
         ends.writer = writer;
         let mut statements = Vec::new();
         statements.extend(table_statement(&mut ends).map(|statement| (statement, Vec::new())));
@@ -120,6 +126,7 @@ impl<Q: Sql> SqliteEventStore<Q> {
             }
             size = last.size;
         }
+        statements.extend(digest);
         match statements.as_slice() {
             [(statement, params)] => self.sql.run(statement, params)?,
             statements => self.sql.run_all(statements)?,

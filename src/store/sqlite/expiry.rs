@@ -3,6 +3,7 @@
 use std::time::SystemTime;
 
 use super::column::{REMOVED, integer, number};
+use super::digest::removed;
 use super::ends::Ends;
 use super::{Log, Sql, SqlValue, SqliteError, SqliteEventStore};
 use crate::clock;
@@ -68,7 +69,7 @@ impl<Q: Sql> SqliteEventStore<Q> {
                 false => 0,
             };
             let left = [integer(last.get()), integer(REMOVED), key, integer(time)];
-            self.sql.run_all(&[
+            let mut statements = vec![
                 (
                     "UPDATE events SET terminal = ?2, key = ?3, data = NULL, frame = '', \
                      time = max(time, ?4) WHERE id = ?1",
@@ -78,7 +79,9 @@ impl<Q: Sql> SqliteEventStore<Q> {
                     "DELETE FROM events WHERE id < ?1",
                     vec![integer(last.get())],
                 ),
-            ])?;
+            ];
+            statements.extend(ends.has_digest.then(removed));
+            self.sql.run_all(&statements)?;
             *log = Log::default();
             Ok(())
         })?;
@@ -151,13 +154,16 @@ impl<Q: Sql> SqliteEventStore<Q> {
             return Ok(());
         }
         ends.removed = last;
-        self.sql.run_all(&[
+        let mut statements = vec![
             (
                 "UPDATE events SET terminal = ?2, key = NULL, data = NULL, frame = '' WHERE id = ?1",
                 vec![integer(last), integer(REMOVED)],
             ),
             ("DELETE FROM events WHERE id < ?1", vec![integer(last)]),
-        ])?;
+        ];
+        statements.extend(ends.has_digest.then(removed));
+        self.sql.run_all(&statements)?;
+        ends.has_digest = false;
         // The remembered keys include those of the removed events.
         log.keys = None;
         Ok(())
@@ -168,7 +174,8 @@ impl<Q: Sql> SqliteEventStore<Q> {
     /// # Errors
     /// When SQLite fails.
     pub(crate) fn remove_all(&self) -> Result<(), SqliteError<Q::Error>> {
-        self.sql.exec("DROP TABLE IF EXISTS events", &[])?;
+        self.sql
+            .run_all(&[("DROP TABLE IF EXISTS events", Vec::new()), removed()])?;
         self.forget();
         Ok(())
     }

@@ -3,6 +3,7 @@
 
 mod append;
 mod column;
+mod digest;
 mod ends;
 mod error;
 mod expiry;
@@ -15,9 +16,9 @@ mod sql;
 use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 
+use self::digest::KnownKeys;
 use self::ends::Ends;
 pub use self::error::SqliteError;
-use self::keys::Keys;
 #[cfg(all(feature = "rusqlite", not(target_family = "wasm")))]
 pub use self::rusqlite::{SqliteFile, SqliteFileError};
 pub use self::sql::{Sql, SqlRow, SqlValue};
@@ -58,9 +59,9 @@ struct Log<B> {
     ends: Option<Ends>,
     /// The keys of all events. They are not an index in SQL, which would write a second row for
     /// each event: 1,000 times the price of reading the row once, when the first append after
-    /// waking needs the keys. Forgotten when the log ends, since an object may be read for long
+    /// waking needs the keys. Long logs have them as a [digest], too. Forgotten when the log ends, since an object may be read for long
     /// after that.
-    keys: Option<Keys>,
+    keys: Option<KnownKeys>,
     tail: Tail<B>,
 }
 

@@ -84,6 +84,14 @@ pub(super) trait Route {
 
     /// Returns the response to a request with one of the methods.
     fn serve<'a>(&'a self, call: Call<'a>) -> LocalBoxFuture<'a, worker::Result<Response>>;
+
+    /// As [`serve`](Self::serve), with the runtime's own response.
+    fn serve_raw<'a>(
+        &'a self,
+        call: Call<'a>,
+    ) -> LocalBoxFuture<'a, worker::Result<web_sys::Response>> {
+        Box::pin(async move { Ok(self.serve(call).await?.into()) })
+    }
 }
 
 /// A request for a route.
