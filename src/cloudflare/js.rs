@@ -6,7 +6,7 @@ use wasm_bindgen::prelude::*;
 #[cfg(any(feature = "durable-streams", feature = "otlp"))]
 pub(super) use cloudflare_workflows::__private::js::IdentityTransformStream;
 pub(super) use cloudflare_workflows::__private::js::{
-    Writer, array_from, dispose, now_or_promise, promise,
+    Answer, Writer, answers, array_from, dispose, now_or_promise, promise,
 };
 
 #[wasm_bindgen(inline_js = r#"
@@ -57,12 +57,12 @@ extern "C" {
     pub fn wait_until(promise: &Promise) -> Result<(), JsValue>;
     /// Sends a request to an object, and returns its `Response`.
     #[wasm_bindgen(catch, js_name = fetchObject)]
-    pub async fn fetch_object(
+    fn call_fetch_object(
         stub: &EventsStub,
         method: &str,
         url: &str,
         upgrades: bool,
-    ) -> Result<JsValue, JsValue>;
+    ) -> Result<Promise, JsValue>;
     /// Calls `append` of a session, and then `done` with the number that it answered or with the error that
     /// was thrown. See [`write_chunk`].
     #[wasm_bindgen(catch, js_name = appendFacts)]
@@ -127,7 +127,7 @@ extern "C" {
     pub fn byte_reader(stream: &JsValue) -> Result<ByteReader, JsValue>;
     /// Returns the next chunk, `undefined` at the end.
     #[wasm_bindgen(catch, js_name = readChunk)]
-    pub async fn read_chunk(reader: &ByteReader) -> Result<JsValue, JsValue>;
+    fn call_read_chunk(reader: &ByteReader) -> Result<Promise, JsValue>;
     /// Makes the stream's source stop.
     #[wasm_bindgen(catch, js_name = cancelReader)]
     pub fn cancel_reader(reader: &ByteReader) -> Result<(), JsValue>;
@@ -152,12 +152,12 @@ extern "C" {
     /// Makes a `POST` without following redirects. Returns its status, its `Retry-After` and the beginning of its
     /// body. Fails after the given number of milliseconds.
     #[wasm_bindgen(catch, js_name = postBytes)]
-    pub async fn post_bytes(
+    fn call_post_bytes(
         url: &str,
         headers: &Array,
         body: &Uint8Array,
         timeout: u32,
-    ) -> Result<JsValue, JsValue>;
+    ) -> Result<Promise, JsValue>;
 }
 
 #[wasm_bindgen]
@@ -208,43 +208,43 @@ extern "C" {
     /// A stub of the `WorkflowEvents` object.
     #[wasm_bindgen(extends = Object)]
     pub type EventsStub;
-    #[wasm_bindgen(method, catch)]
-    pub async fn enter(this: &EventsStub, generation: Option<f64>) -> Result<JsValue, JsValue>;
-    #[wasm_bindgen(method, catch)]
-    pub async fn obey(this: &EventsStub, command: &str) -> Result<JsValue, JsValue>;
-    #[wasm_bindgen(method, catch)]
-    pub async fn tell(this: &EventsStub, batch: &Uint8Array) -> Result<JsValue, JsValue>;
-    #[wasm_bindgen(method, catch)]
-    pub async fn stats(this: &EventsStub) -> Result<JsValue, JsValue>;
+    #[wasm_bindgen(method, catch, js_name = enter)]
+    fn call_enter(this: &EventsStub, generation: Option<f64>) -> Result<Promise, JsValue>;
+    #[wasm_bindgen(method, catch, js_name = obey)]
+    fn call_obey(this: &EventsStub, command: &str) -> Result<Promise, JsValue>;
+    #[wasm_bindgen(method, catch, js_name = tell)]
+    fn call_tell(this: &EventsStub, batch: &Uint8Array) -> Result<Promise, JsValue>;
+    #[wasm_bindgen(method, catch, js_name = stats)]
+    fn call_stats(this: &EventsStub) -> Result<Promise, JsValue>;
 
-    #[wasm_bindgen(method, catch)]
-    pub async fn follow(this: &EventsStub, hop: &str) -> Result<JsValue, JsValue>;
+    #[wasm_bindgen(method, catch, js_name = follow)]
+    fn call_follow(this: &EventsStub, hop: &str) -> Result<Promise, JsValue>;
 
     /// A stub of an index of runs.
     #[wasm_bindgen(extends = Object)]
     pub type IndexStub;
-    #[wasm_bindgen(method, catch)]
-    pub async fn take(this: &IndexStub, report: &str) -> Result<JsValue, JsValue>;
+    #[wasm_bindgen(method, catch, js_name = take)]
+    fn call_take(this: &IndexStub, report: &str) -> Result<Promise, JsValue>;
 
     /// The functions that `follow` returns, which read the log.
     #[wasm_bindgen(extends = Object)]
     pub type FollowSession;
     /// Returns `[oldest, head, trimmed, closed]`, and `last, bytes` if there are events; 0 for no id.
-    #[wasm_bindgen(method, catch)]
-    pub async fn page(
+    #[wasm_bindgen(method, catch, js_name = page)]
+    fn call_page(
         this: &FollowSession,
         after: f64,
         viewers: f64,
         waits: bool,
         events: u32,
         bytes: u32,
-    ) -> Result<JsValue, JsValue>;
-    #[wasm_bindgen(method, catch)]
-    pub async fn before(this: &FollowSession, time: f64) -> Result<JsValue, JsValue>;
-    #[wasm_bindgen(method, catch)]
-    pub async fn report(this: &FollowSession, viewers: f64) -> Result<JsValue, JsValue>;
-    #[wasm_bindgen(method, catch)]
-    pub async fn leave(this: &FollowSession) -> Result<JsValue, JsValue>;
+    ) -> Result<Promise, JsValue>;
+    #[wasm_bindgen(method, catch, js_name = before)]
+    fn call_before(this: &FollowSession, time: f64) -> Result<Promise, JsValue>;
+    #[wasm_bindgen(method, catch, js_name = report)]
+    fn call_report(this: &FollowSession, viewers: f64) -> Result<Promise, JsValue>;
+    #[wasm_bindgen(method, catch, js_name = leave)]
+    fn call_leave(this: &FollowSession) -> Result<Promise, JsValue>;
 
     /// The value that `enter` returns: the outcome of opening the log, as JSON, and functions to append and to settle
     /// the run's end.
@@ -252,8 +252,8 @@ extern "C" {
     pub type EventsSession;
     #[wasm_bindgen(method, catch, getter)]
     pub fn opened(this: &EventsSession) -> Result<JsValue, JsValue>;
-    #[wasm_bindgen(method, catch)]
-    pub async fn settle(this: &EventsSession) -> Result<JsValue, JsValue>;
+    #[wasm_bindgen(method, catch, js_name = settle)]
+    fn call_settle(this: &EventsSession) -> Result<Promise, JsValue>;
 
     /// `SqlStorage` of a Durable Object.
     #[wasm_bindgen(extends = Object)]
@@ -279,4 +279,39 @@ extern "C" {
 )]
 pub(super) fn count(number: f64) -> usize {
     number as usize
+}
+
+answers! {
+    EventsStub {
+        enter(generation: Option<f64>) = call_enter;
+        obey(command: &str) = call_obey;
+        tell(batch: &Uint8Array) = call_tell;
+        stats() = call_stats;
+        follow(hop: &str) = call_follow;
+    }
+    IndexStub {
+        take(report: &str) = call_take;
+    }
+    FollowSession {
+        page(after: f64, viewers: f64, waits: bool, events: u32, bytes: u32) = call_page;
+        before(time: f64) = call_before;
+        report(viewers: f64) = call_report;
+        leave() = call_leave;
+    }
+    EventsSession {
+        settle() = call_settle;
+    }
+}
+
+pub(super) fn fetch_object(stub: &EventsStub, method: &str, url: &str, upgrades: bool) -> Answer {
+    Answer::of(call_fetch_object(stub, method, url, upgrades))
+}
+
+pub(super) fn read_chunk(reader: &ByteReader) -> Answer {
+    Answer::of(call_read_chunk(reader))
+}
+
+#[cfg(feature = "otlp")]
+pub(super) fn post_bytes(url: &str, headers: &Array, body: &Uint8Array, timeout: u32) -> Answer {
+    Answer::of(call_post_bytes(url, headers, body, timeout))
 }

@@ -2,8 +2,13 @@
 
 #![allow(missing_docs, reason = "named as the runtime names them")]
 
-use js_sys::{Array, Function, Object, Uint8Array};
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use js_sys::{Array, Function, Object, Promise, Uint8Array};
 use wasm_bindgen::prelude::*;
+use wasm_bindgen_futures::JsFuture;
 
 #[wasm_bindgen(inline_js = r#"
 export const dispose = (value) => value[Symbol.dispose]?.();
@@ -48,79 +53,72 @@ extern "C" {
     #[derive(Clone)]
     pub type JsWorkflowStep;
     #[wasm_bindgen(method, catch, js_name = do)]
-    pub async fn run(
+    fn call_run(
         this: &JsWorkflowStep,
         name: &str,
         config: &JsValue,
         callback: &Function,
         rollback_options: &JsValue,
-    ) -> Result<JsValue, JsValue>;
-    #[wasm_bindgen(method, catch)]
-    pub async fn sleep(
+    ) -> Result<Promise, JsValue>;
+    #[wasm_bindgen(method, catch, js_name = sleep)]
+    fn call_sleep(
         this: &JsWorkflowStep,
         name: &str,
         duration: &JsValue,
-    ) -> Result<JsValue, JsValue>;
+    ) -> Result<Promise, JsValue>;
     #[wasm_bindgen(method, catch, js_name = sleepUntil)]
-    pub async fn sleep_until(
+    fn call_sleep_until(
         this: &JsWorkflowStep,
         name: &str,
         milliseconds: f64,
-    ) -> Result<JsValue, JsValue>;
+    ) -> Result<Promise, JsValue>;
     #[wasm_bindgen(method, catch, js_name = waitForEvent)]
-    pub async fn wait_for_event(
+    fn call_wait_for_event(
         this: &JsWorkflowStep,
         name: &str,
         options: &JsValue,
-    ) -> Result<JsValue, JsValue>;
+    ) -> Result<Promise, JsValue>;
 
     /// The `Workflow` binding.
     #[wasm_bindgen(extends = Object)]
     #[derive(Clone, Debug)]
     pub type JsWorkflow;
-    #[wasm_bindgen(method, catch)]
-    pub async fn create(this: &JsWorkflow, options: &JsValue) -> Result<JsValue, JsValue>;
+    #[wasm_bindgen(method, catch, js_name = create)]
+    fn call_create(this: &JsWorkflow, options: &JsValue) -> Result<Promise, JsValue>;
     #[wasm_bindgen(method, catch, js_name = createBatch)]
-    pub async fn create_batch(this: &JsWorkflow, options: &JsValue) -> Result<JsValue, JsValue>;
+    fn call_create_batch(this: &JsWorkflow, options: &JsValue) -> Result<Promise, JsValue>;
     #[wasm_bindgen(method, catch, js_name = deleteBatch)]
-    pub async fn delete_batch(this: &JsWorkflow, ids: &Array) -> Result<JsValue, JsValue>;
-    #[wasm_bindgen(method, catch)]
-    pub async fn get(this: &JsWorkflow, id: &str) -> Result<JsValue, JsValue>;
+    fn call_delete_batch(this: &JsWorkflow, ids: &Array) -> Result<Promise, JsValue>;
+    #[wasm_bindgen(method, catch, js_name = get)]
+    fn call_get(this: &JsWorkflow, id: &str) -> Result<Promise, JsValue>;
 
     /// `WorkflowInstance`.
     #[wasm_bindgen(extends = Object)]
     #[derive(Clone, Debug)]
     pub type JsWorkflowInstance;
-    #[wasm_bindgen(method, catch)]
-    pub async fn pause(this: &JsWorkflowInstance) -> Result<JsValue, JsValue>;
-    #[wasm_bindgen(method, catch)]
-    pub async fn resume(this: &JsWorkflowInstance) -> Result<JsValue, JsValue>;
-    #[wasm_bindgen(method, catch)]
-    pub async fn restart(this: &JsWorkflowInstance, options: &JsValue) -> Result<JsValue, JsValue>;
-    #[wasm_bindgen(method, catch)]
-    pub async fn terminate(
-        this: &JsWorkflowInstance,
-        options: &JsValue,
-    ) -> Result<JsValue, JsValue>;
-    #[wasm_bindgen(method, catch)]
-    pub async fn delete(this: &JsWorkflowInstance) -> Result<JsValue, JsValue>;
-    #[wasm_bindgen(method, catch)]
-    pub async fn status(this: &JsWorkflowInstance) -> Result<JsValue, JsValue>;
+    #[wasm_bindgen(method, catch, js_name = pause)]
+    fn call_pause(this: &JsWorkflowInstance) -> Result<Promise, JsValue>;
+    #[wasm_bindgen(method, catch, js_name = resume)]
+    fn call_resume(this: &JsWorkflowInstance) -> Result<Promise, JsValue>;
+    #[wasm_bindgen(method, catch, js_name = restart)]
+    fn call_restart(this: &JsWorkflowInstance, options: &JsValue) -> Result<Promise, JsValue>;
+    #[wasm_bindgen(method, catch, js_name = terminate)]
+    fn call_terminate(this: &JsWorkflowInstance, options: &JsValue) -> Result<Promise, JsValue>;
+    #[wasm_bindgen(method, catch, js_name = delete)]
+    fn call_delete(this: &JsWorkflowInstance) -> Result<Promise, JsValue>;
+    #[wasm_bindgen(method, catch, js_name = status)]
+    fn call_status(this: &JsWorkflowInstance) -> Result<Promise, JsValue>;
     #[wasm_bindgen(method, catch, js_name = sendEvent)]
-    pub async fn send_event(this: &JsWorkflowInstance, event: &JsValue)
-    -> Result<JsValue, JsValue>;
+    fn call_send_event(this: &JsWorkflowInstance, event: &JsValue) -> Result<Promise, JsValue>;
 
-    #[wasm_bindgen(method, catch)]
-    pub async fn subscribe(
-        this: &JsWorkflowInstance,
-        options: &JsValue,
-    ) -> Result<JsValue, JsValue>;
+    #[wasm_bindgen(method, catch, js_name = subscribe)]
+    fn call_subscribe(this: &JsWorkflowInstance, options: &JsValue) -> Result<Promise, JsValue>;
 
     /// `WorkflowInstanceSubscription`.
     #[wasm_bindgen(extends = Object)]
     pub type JsWorkflowSubscription;
-    #[wasm_bindgen(method, catch)]
-    pub async fn next(this: &JsWorkflowSubscription) -> Result<JsValue, JsValue>;
+    #[wasm_bindgen(method, catch, js_name = next)]
+    fn call_next(this: &JsWorkflowSubscription) -> Result<Promise, JsValue>;
     /// Returns a string, or `undefined` if JSON cannot express the value.
     #[wasm_bindgen(catch, js_namespace = JSON)]
     pub fn stringify(value: &JsValue) -> Result<JsValue, JsValue>;
@@ -143,12 +141,12 @@ extern "C" {
     pub fn get_writer(this: &WritableStream) -> Result<Writer, JsValue>;
     #[wasm_bindgen(extends = Object)]
     pub type Writer;
-    #[wasm_bindgen(method, catch)]
-    pub async fn write(this: &Writer, chunk: &Uint8Array) -> Result<JsValue, JsValue>;
-    #[wasm_bindgen(method, catch)]
-    pub async fn close(this: &Writer) -> Result<JsValue, JsValue>;
-    #[wasm_bindgen(method, catch)]
-    pub async fn abort(this: &Writer, reason: &JsValue) -> Result<JsValue, JsValue>;
+    #[wasm_bindgen(method, catch, js_name = write)]
+    fn call_write(this: &Writer, chunk: &Uint8Array) -> Result<Promise, JsValue>;
+    #[wasm_bindgen(method, catch, js_name = close)]
+    fn call_close(this: &Writer) -> Result<Promise, JsValue>;
+    #[wasm_bindgen(method, catch, js_name = abort)]
+    fn call_abort(this: &Writer, reason: &JsValue) -> Result<Promise, JsValue>;
 
     #[wasm_bindgen(extends = Object)]
     pub type ReadableStream;
@@ -156,14 +154,92 @@ extern "C" {
     pub fn get_reader(this: &ReadableStream) -> Result<Reader, JsValue>;
     #[wasm_bindgen(extends = Object)]
     pub type Reader;
-    #[wasm_bindgen(method, catch)]
-    pub async fn read(this: &Reader) -> Result<JsValue, JsValue>;
-    #[wasm_bindgen(method, catch)]
-    pub async fn cancel(this: &Reader) -> Result<JsValue, JsValue>;
+    #[wasm_bindgen(method, catch, js_name = read)]
+    fn call_read(this: &Reader) -> Result<Promise, JsValue>;
+    #[wasm_bindgen(method, catch, js_name = cancel)]
+    fn call_cancel(this: &Reader) -> Result<Promise, JsValue>;
 
     /// Returns a number or an object, by the Worker's compatibility flags: it is only handed back.
     #[wasm_bindgen(catch, js_name = setTimeout)]
     pub fn set_timeout(callback: &Function, milliseconds: f64) -> Result<JsValue, JsValue>;
     #[wasm_bindgen(catch, js_name = clearTimeout)]
     pub fn clear_timeout(timer: &JsValue) -> Result<(), JsValue>;
+}
+
+/// The answer to a call that returns a promise. Async functions of `wasm_bindgen` are state machines, of which each
+/// place that awaits one has the code; this is compiled once.
+#[must_use]
+pub struct Answer(Result<JsFuture, Option<JsValue>>);
+
+impl Answer {
+    /// Waits for the promise that a call has returned, or takes what it has thrown.
+    pub fn of(called: Result<Promise, JsValue>) -> Self {
+        Self(called.map(JsFuture::from).map_err(Some))
+    }
+}
+
+impl Future for Answer {
+    type Output = Result<JsValue, JsValue>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.0 {
+            Ok(promise) => Pin::new(promise).poll(context),
+            Err(thrown) => match thrown.take() {
+                Some(thrown) => Poll::Ready(Err(thrown)),
+                None => Poll::Pending,
+            },
+        }
+    }
+}
+
+/// Makes a method that returns an [`Answer`] of each binding that returns a promise.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __answers {
+    ($($type:ident { $($name:ident($($arg:ident: $of:ty),*) = $raw:ident;)* })*) => {
+        $(#[allow(dead_code, reason = "some are for features")]
+        impl $type {
+            $(pub fn $name(&self, $($arg: $of),*) -> Answer {
+                Answer::of(self.$raw($($arg),*))
+            })*
+        })*
+    };
+}
+pub use __answers as answers;
+
+answers! {
+    JsWorkflowStep {
+        run(name: &str, config: &JsValue, callback: &Function, rollback_options: &JsValue) = call_run;
+        sleep(name: &str, duration: &JsValue) = call_sleep;
+        sleep_until(name: &str, milliseconds: f64) = call_sleep_until;
+        wait_for_event(name: &str, options: &JsValue) = call_wait_for_event;
+    }
+    JsWorkflow {
+        create(options: &JsValue) = call_create;
+        create_batch(options: &JsValue) = call_create_batch;
+        delete_batch(ids: &Array) = call_delete_batch;
+        get(id: &str) = call_get;
+    }
+    JsWorkflowInstance {
+        pause() = call_pause;
+        resume() = call_resume;
+        restart(options: &JsValue) = call_restart;
+        terminate(options: &JsValue) = call_terminate;
+        delete() = call_delete;
+        status() = call_status;
+        send_event(event: &JsValue) = call_send_event;
+        subscribe(options: &JsValue) = call_subscribe;
+    }
+    JsWorkflowSubscription {
+        next() = call_next;
+    }
+    Writer {
+        write(chunk: &Uint8Array) = call_write;
+        close() = call_close;
+        abort(reason: &JsValue) = call_abort;
+    }
+    Reader {
+        read() = call_read;
+        cancel() = call_cancel;
+    }
 }
