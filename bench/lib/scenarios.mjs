@@ -15,10 +15,10 @@ const GROWTH = { title: "memory growth", metric: "memoryGrowth", unit: "MB", bet
 /** Limits for every run, which do not depend on the machine. */
 export const ROWS_AT_MOST = 2;
 /** The bench Worker, in bytes after gzip. bench/README.md says what the bytes of a Worker are. */
-export const GZIP_AT_MOST = 300_000;
+export const GZIP_AT_MOST = 330_000;
 /** The README's own Worker, and the same with neither page nor snapshots. */
-export const README_GZIP_AT_MOST = 320_000;
-export const README_WITHOUT_PAGE_GZIP_AT_MOST = 275_000;
+export const README_GZIP_AT_MOST = 335_000;
+export const README_WITHOUT_PAGE_GZIP_AT_MOST = 300_000;
 /**
  * The demo Worker, as it would be deployed. It switches on everything there is: pages, links, traces, the index of
  * runs, merged streams, Durable Streams, relays and hibernation. A Worker that needs less carries less.
