@@ -79,13 +79,18 @@ function copy() {
 }
 
 function build(tree, title, ...tests) {
-  return cargo(tree, title, ["--no-run", ...tests.flatMap((name) => ["--test", name])], {}, 3600);
+  return cargo(tree, title, ["--no-run", ...tests.flatMap(target)], {}, 3600);
+}
+
+/** The tests of a file, or those within the crate. */
+function target(by) {
+  return by === "lib" ? ["--lib"] : ["--test", by];
 }
 
 /** Runs a file of tests, which is built. Resolves to the outcome, and the names of the tests that failed. */
 async function test(tree, title, { by, seed, steps = STEPS }) {
   const vars = { SSETARGET_WALK_SEED: String(seed), SSETARGET_WALK_STEPS: String(steps), RUST_BACKTRACE: "0" };
-  const { ok, output } = await cargo(tree, title, ["--test", by, ...(by === "walk" ? ["a_walk"] : [])], vars, SECONDS);
+  const { ok, output } = await cargo(tree, title, [...target(by), ...(by === "walk" ? ["a_walk"] : [])], vars, SECONDS);
   const failed = [...output.matchAll(/^test (\S+) \.\.\. FAILED$/gm)].map(([, name]) => name);
   if (ok) return { outcome: "not caught" };
   if (/^test result: FAILED/m.test(output) && failed.length > 0) return { outcome: "caught", failed, seed: walked(output) };
