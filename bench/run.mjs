@@ -194,9 +194,10 @@ async function stored(name, calls) {
   return filled.get(key);
 }
 
-async function client(server, args) {
-  const all = [...args, `port=${server.port}`, `pid=${server.pid}`];
-  const { ok, output } = await run(`bench-client ${args[0]}`, CLIENT, all, { quiet: true });
+/** `before` is a program that starts the client, with its arguments. */
+async function client(server, args, before = []) {
+  const all = [...before, CLIENT, ...args, `port=${server.port}`, `pid=${server.pid}`];
+  const { ok, output } = await run(`bench-client ${args[0]}`, all[0], all.slice(1), { quiet: true });
   if (!ok) throw new Error(output);
   return JSON.parse(output);
 }

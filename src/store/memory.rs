@@ -13,7 +13,7 @@ use super::tail::{Piece, Tail, Watch};
 use super::{Appended, EventStore, Page, PageLimit, Retention, Watched};
 use crate::clock::Clock;
 use crate::event::{EventId, NewEvent, StoredEvent};
-use crate::sync::{Mutex, lock};
+use crate::sync::{Mutex, MutexGuard, lock};
 use crate::wire;
 
 /// Keeps events in memory, for as long as the store lives: for one process, development and
@@ -46,6 +46,8 @@ pub struct MemoryEventStore {
     clock: Clock,
     bell: Bell,
     audience: Mutex<Weak<Audience>>,
+    /// Whether events are removed by their age, so that readers ask for the time.
+    ages: bool,
     /// Whether the events' ids are not on the wire.
     is_unnumbered: bool,
 }
@@ -94,14 +96,16 @@ impl MemoryEventStore {
     /// There is no timer: events are removed by the next call that reads or appends. Readers never
     /// get one that is too old, but an idle store keeps its memory.
     #[must_use]
-    pub fn max_age(self, age: Duration) -> Self {
+    pub fn max_age(mut self, age: Duration) -> Self {
+        self.ages = true;
         lock(&self.log).retention.age = Some(age);
         self
     }
 
     /// Sets both limits: see [`max_events`](Self::max_events) and [`max_age`](Self::max_age).
     #[must_use]
-    pub fn retention(self, retention: Retention) -> Self {
+    pub fn retention(mut self, retention: Retention) -> Self {
+        self.ages = retention.age.is_some();
         lock(&self.log).retention = retention;
         self
     }
@@ -111,6 +115,16 @@ impl MemoryEventStore {
     pub fn with_clock(mut self, clock: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
         self.clock = Clock::new(clock);
         self
+    }
+
+    /// Locks the log for a reader, without what is too old.
+    fn read_log(&self) -> MutexGuard<'_, Log> {
+        let now = self.ages.then(|| self.clock.now());
+        let mut log = lock(&self.log);
+        if let Some(now) = now {
+            log.expire(now);
+        }
+        log
     }
 
     /// Removes the events up to and including this one, for example after a snapshot of them was
@@ -146,8 +160,7 @@ impl EventStore for MemoryEventStore {
     }
 
     async fn read(&self, after: Option<EventId>, limit: PageLimit) -> Result<Page, Infallible> {
-        let now = self.clock.now();
-        Ok(lock(&self.log).page(after, limit, now))
+        Ok(self.read_log().page(after, limit))
     }
 
     async fn read_encoded(
@@ -155,15 +168,12 @@ impl EventStore for MemoryEventStore {
         after: Option<EventId>,
         limit: PageLimit,
     ) -> Result<FramePage<Bytes>, Infallible> {
-        let now = self.clock.now();
-        Ok(lock(&self.log).page_of_frames(after, limit, now, !self.is_unnumbered))
+        let mut log = self.read_log();
+        Ok(log.page_of_frames(after, limit, !self.is_unnumbered))
     }
 
     async fn ends(&self, _after: Option<EventId>) -> Result<Page<()>, Infallible> {
-        let now = self.clock.now();
-        let mut log = lock(&self.log);
-        log.expire(now);
-        Ok(log.ends())
+        Ok(self.read_log().ends())
     }
 
     async fn changed(&self, after: Option<EventId>) -> Result<(), Infallible> {
@@ -175,8 +185,7 @@ impl EventStore for MemoryEventStore {
     }
 
     async fn before(&self, time: SystemTime) -> Result<Option<EventId>, Infallible> {
-        let now = self.clock.now();
-        Ok(lock(&self.log).before(time, now))
+        Ok(self.read_log().before(time))
     }
 
     fn watch(&self) -> Watch {
@@ -232,7 +241,7 @@ impl Log {
         let before = self.head();
         let outcomes = batch
             .into_iter()
-            .map(|event| self.push(&event, now))
+            .map(|event| self.push(event, now))
             .collect();
         if self.audiences > 0 {
             self.encode_after(before, numbered);
@@ -244,8 +253,9 @@ impl Log {
         outcomes
     }
 
-    fn push(&mut self, event: &NewEvent, now: SystemTime) -> Appended {
-        let key: Option<Arc<str>> = event.key().map(Arc::from);
+    fn push(&mut self, event: NewEvent, now: SystemTime) -> Appended {
+        let (event_type, data, key, terminal) = event.into_parts();
+        let key: Option<Arc<str>> = key.map(Arc::from);
         if let Some(key) = &key
             && !self.keys.insert(Arc::clone(key))
         {
@@ -259,12 +269,12 @@ impl Log {
         self.events.push_back(Entry {
             event: StoredEvent {
                 id,
-                event_type: event.event_type().to_owned(),
-                data: event.data().to_owned(),
+                event_type,
+                data,
                 timestamp: now,
             },
             key,
-            terminal: event.is_terminal(),
+            terminal,
         });
         Appended::Stored(id)
     }
@@ -317,8 +327,7 @@ impl Log {
             })
     }
 
-    fn page(&mut self, after: Option<EventId>, limit: PageLimit, now: SystemTime) -> Page {
-        self.expire(now);
+    fn page(&self, after: Option<EventId>, limit: PageLimit) -> Page {
         let events = self.of_page(after, limit).cloned().collect();
         self.ends().with(events)
     }
@@ -327,10 +336,8 @@ impl Log {
         &mut self,
         after: Option<EventId>,
         limit: PageLimit,
-        now: SystemTime,
         numbered: bool,
     ) -> FramePage<Bytes> {
-        self.expire(now);
         let ends = self.ends();
         if ends.head <= after || ends.oldest.is_none() {
             return ends.with(None);
@@ -364,8 +371,7 @@ impl Log {
         }
     }
 
-    fn before(&mut self, time: SystemTime, now: SystemTime) -> Option<EventId> {
-        self.expire(now);
+    fn before(&self, time: SystemTime) -> Option<EventId> {
         let is_older = |entry: &Entry| entry.event.timestamp < time;
         match self.events.partition_point(is_older) as u64 {
             0 => None,
