@@ -137,10 +137,12 @@ impl FactLog for Skewed {
         let refused = self.refusals.get();
         if let Some(version) = self.versions.get(refused as usize) {
             batch[0] = *version;
-            self.refusals.set(refused + 1);
         }
         let told = self.log.append_packed(generation, run, &batch, now);
-        told.map_err(|error| error.to_string())
+        told.map_err(|error| {
+            self.refusals.set(refused + 1);
+            error.to_string()
+        })
     }
 }
 
