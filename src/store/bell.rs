@@ -125,8 +125,11 @@ impl Drop for Listener<'_> {
         }
         let waker = waiting.places.get_mut(place).and_then(Option::take);
         waiting.free.push(place);
+        // The last one leaves nothing behind.
+        let is_empty = waiting.free.len() == waiting.places.len();
+        let emptied = is_empty.then(|| std::mem::take(&mut *waiting));
         drop(waiting);
-        drop(waker);
+        drop((waker, emptied));
     }
 }
 
@@ -205,6 +208,36 @@ mod tests {
     }
 
     #[test]
+    fn places_are_taken_again_and_each_listener_keeps_its_own() {
+        let bell = Bell::new();
+        let count = Arc::new(Count::default());
+        let waker = Arc::clone(&count).into();
+        let mut context = Context::from_waker(&waker);
+        let mut waiting = Vec::new();
+        for round in 0..100 {
+            let mut listener = Box::pin(bell.listen());
+            assert!(listener.as_mut().poll(&mut context).is_pending());
+            waiting.push(listener);
+            if round % 3 == 2 {
+                drop(waiting.swap_remove(round % waiting.len()));
+            }
+        }
+        let left = waiting.len();
+        assert!(lock(&bell.waiting).places.len() <= left + 1);
+        bell.ring();
+        assert_eq!(count.0.load(Ordering::SeqCst), left);
+        // Those of the ring before leave those of the next one alone.
+        let mut next = Box::pin(bell.listen());
+        assert!(next.as_mut().poll(&mut context).is_pending());
+        for mut listener in waiting {
+            assert!(listener.as_mut().poll(&mut context).is_ready());
+        }
+        bell.ring();
+        assert_eq!(count.0.load(Ordering::SeqCst), left + 1);
+        assert!(next.as_mut().poll(&mut context).is_ready());
+    }
+
+    #[test]
     fn polled_twice_wakes_once_and_dropped_leaves_nothing() {
         let bell = Bell::new();
         let count = Arc::new(Count::default());
@@ -220,6 +253,6 @@ mod tests {
         }
         assert!(pin!(bell.listen()).poll(&mut context).is_pending());
         let waiting = lock(&bell.waiting);
-        assert!(waiting.places.iter().all(Option::is_none));
+        assert_eq!((waiting.places.capacity(), waiting.free.capacity()), (0, 0));
     }
 }
