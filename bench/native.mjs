@@ -1,6 +1,6 @@
 // npm run bench -- --native: axum with this library's stores, and axum's own `Sse` over a `tokio::sync::broadcast`.
 import { spawn } from "node:child_process";
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import os, { tmpdir } from "node:os";
 import path from "node:path";
 import { Failure, at, capture, run } from "../scripts/lib/run.mjs";
@@ -100,6 +100,72 @@ const SCENARIOS = [
 ];
 
 /**
+ * Instructions outside of the kernel, by callgrind: they are nearly the same each time, whatever else the machine does.
+ * `per` is what the client reports that they are divided by.
+ */
+const INSTRUCTIONS = [
+  { title: "for each delivery, 1 viewer", client: ["fan-out", { viewers: 1, batch: 1, batches: 5_000 }], per: ({ deliveries }) => deliveries },
+  { title: "for each delivery, 100 viewers", client: ["fan-out", { viewers: 100, batch: 1, batches: 200 }], per: ({ deliveries }) => deliveries },
+  { title: "for each delivery, 1,000 viewers", client: ["fan-out", { viewers: 1_000, batch: 1, batches: 30 }], per: ({ deliveries }) => deliveries },
+  { title: "to connect a viewer, and send it two events", client: ["idle", { viewers: 1_000, seconds: 1 }], per: ({ deliveries }) => deliveries },
+  { title: "to append an event, nobody watches", client: ["ingest", { log: "log", batch: 1, batches: 5_000 }], per: ({ events }) => events },
+  { title: "to append an event, 100 at a time", client: ["ingest", { log: "log", batch: 100, batches: 200 }], per: ({ events }) => events },
+];
+
+/** npm run bench -- --native --instructions: counts them, and writes `native-instructions.md` into the folder. */
+export async function countInstructions(folder, { client, machine }) {
+  if (capture("valgrind", ["--version"]) === null) throw new Failure("valgrind is missing: it counts the instructions.");
+  const { ok } = await run("cargo build", "cargo", ["build", "--release", "-p", "ssetarget-bench-native"], { quiet: true });
+  if (!ok) throw new Failure("the native servers do not build.");
+  const lines = [];
+  for (const { title, client: [scenario, sizes], per } of INSTRUCTIONS) {
+    const counts = [];
+    for (const store of ["broadcast", "memory", "sqlite"]) {
+      const { argument, stop } = (await STORES[store].place?.({})) ?? { stop() {} };
+      const out = mkdtempSync(path.join(tmpdir(), "ssetarget-callgrind-"));
+      try {
+        const server = await start(store, argument, ["valgrind", "-q", "--tool=callgrind", "--instr-atstart=no", `--callgrind-out-file=${out}/counts`]);
+        try {
+          const control = (...args) => run("callgrind_control", "callgrind_control", [...args, `${server.pid}`], { quiet: true });
+          await control("-i", "on");
+          const report = await client(server, [scenario, ...Object.entries({ ...sizes, capMs: 60_000 }).map(([key, value]) => `${key}=${value}`)]);
+          await control("-i", "off");
+          await control("--dump");
+          counts.push(total(out) / per(report));
+        } finally {
+          server.stop();
+        }
+      } finally {
+        stop();
+        rmSync(out, { recursive: true, force: true });
+      }
+    }
+    lines.push(`| ${title} | ${counts.map((count) => Math.round(count).toLocaleString("en")).join(" | ")} | ${(counts[0] / counts[1]).toFixed(2)} |`);
+    console.log(lines.at(-1));
+  }
+  writeFileSync(
+    path.join(folder, "native-instructions.md"),
+    `# Instructions of native servers
+
+Made by \`npm run bench -- --native --instructions --save\` at ${machine.started}, commit ${machine.commit}. Do not edit.
+
+Outside of the kernel, by callgrind, which has the threads take turns: what a server's own code costs, on a machine that may do
+other things. The kernel's part, a \`writev\` for each viewer that gets something, is the same for all, and is most of the time.
+
+| instructions | broadcast | memory | SQLite | broadcast / memory |
+|---|---:|---:|---:|---:|
+${lines.join("\n")}
+`,
+  );
+}
+
+/** The instructions of all dumps. */
+function total(folder) {
+  const texts = readdirSync(folder).map((file) => readFileSync(path.join(folder, file), "utf8"));
+  return texts.reduce((sum, text) => sum + Number(text.match(/^totals: (\d+)/m)?.[1] ?? 0), 0);
+}
+
+/**
  * Measures and writes `native.md` and `native.json` into the folder. Scenarios that are not wanted keep what the file has of
  * them, so that they can be measured one after another, when the machine is quiet.
  */
@@ -168,8 +234,8 @@ const PINNED = CAN_PIN ? { server: ["taskset", "-c", "0"], client: ["taskset", "
 const running = new Set();
 process.once("exit", () => running.forEach((child) => child.kill("SIGKILL")));
 
-function start(name, argument) {
-  const [program, ...args] = [...PINNED.server, at("target/release/bench-native"), name, ...(argument ? [argument] : [])];
+function start(name, argument, before = PINNED.server) {
+  const [program, ...args] = [...before, at("target/release/bench-native"), name, ...(argument ? [argument] : [])];
   const child = spawn(program, args, { stdio: ["ignore", "pipe", "inherit"] });
   running.add(child);
   child.once("close", () => running.delete(child));
