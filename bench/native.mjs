@@ -1,48 +1,81 @@
 // npm run bench -- --native: axum with this library's stores, and axum's own `Sse` over a `tokio::sync::broadcast`.
 import { spawn } from "node:child_process";
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import os, { tmpdir } from "node:os";
 import path from "node:path";
 import { Failure, at, capture, run } from "../scripts/lib/run.mjs";
 import { startRedis } from "./redis/run.mjs";
 
-/** In the order of their turns. `place` resolves to the second argument of the server, and to what is to be stopped after it. */
+/**
+ * In the order of their turns. `place` resolves to the second argument of the server, and to what is to be stopped after it.
+ * The broadcast has room for more than is ever sent at once, but where a scenario says how much.
+ */
 const STORES = {
-  broadcast: { title: "broadcast" },
+  broadcast: { title: "broadcast", place: ({ capacity = 131_072 }) => ({ argument: String(capacity), stop() {} }) },
   memory: { title: "memory" },
   sqlite: { title: "SQLite", place: sqliteFile },
   redis: { title: "Redis", place: redisServer, sparse: 1 },
 };
 
-const idle = (viewers) => ["idle", { viewers, seconds: 20 }, { viewers: 50, seconds: 1 }];
 const fanOut = (viewers, batches) => ["fan-out", { viewers, batch: 1, batches }, { viewers: Math.min(viewers, 50), batches: 20 }];
+const requests = (viewers, rate) => ["requests", { logs: 1, viewers, rate, seconds: 5 }, { viewers: Math.min(viewers, 50), rate: 20, seconds: 1 }];
 const replay = (clients) => ["replay", { path: "/log/sse", clients, expect: 10_000 }, { expect: 500 }];
+const people = (viewers) => `${viewers.toLocaleString("en")} ${viewers === 1 ? "viewer" : "viewers"}`;
 
-/** `rows` are metrics of the client's report, with what they are divided by. */
+/**
+ * `rows` are metrics of the client's report, with what they are divided by; with `more`, more is better. Their ratio says how
+ * many times better memory is than the broadcast.
+ */
 const SCENARIOS = [
   ...[
-    [1, 20_000],
+    [1, 40_000],
     [100, 2_000],
     [10_000, 30],
   ].map(([viewers, batches]) => ({
     name: `fan-out-${viewers}`,
-    title: `fan-out to ${viewers.toLocaleString("en")}, single events`,
+    title: `${people(viewers)}, as fast as it goes`,
     client: fanOut(viewers, batches),
     rows: [
-      ["deliveries, /s", "perSecond", 1],
+      ["deliveries, /s", "perSecond", 1, { more: true }],
       ["CPU for each delivery, µs", "cpuUsPerEvent", 1],
-      ["lost", "lost", 1],
+    ],
+  })),
+  ...[
+    [1, 200],
+    [100, 50],
+    [10_000, 2],
+  ].map(([viewers, rate]) => ({
+    name: `requests-${viewers}`,
+    title: `${people(viewers)}, ${rate} events a second, one by one request`,
+    client: requests(viewers, rate),
+    rows: [
+      ["from the request to a viewer, p50, ms", "p50Ms", 1],
+      ["… p99, ms", "p99Ms", 1],
+      ["CPU for each delivery, µs", "cpuUsPerEvent", 1],
     ],
   })),
   {
     name: "idle",
     title: "10,000 idle viewers",
-    client: idle(10_000),
+    // Two heartbeats for each.
+    client: ["idle", { viewers: 10_000, seconds: 30 }, { viewers: 50, seconds: 1 }],
     rows: [
       ["CPU to connect one, µs", "connectUsPerViewer", 1],
       ["memory for each, KB", "memoryPerViewer", 1000],
-      ["CPU in a second, ms", "cpuMsPerSecond", 1],
+      ["CPU in a second (heartbeats), ms", "cpuMsPerSecond", 1],
       ["the next event at all of them, ms", "nextEventMs", 1],
+    ],
+  },
+  {
+    name: "stalled",
+    title: "10 viewers, and 10 that do not read while 60,000 events come",
+    client: ["stalled", { healthy: 10, stalled: 10, batch: 10, batches: 6_000, quietMs: 2_000 }, { healthy: 2, stalled: 2, batches: 20 }],
+    // What a server would choose: each event of it is there until all have it.
+    capacity: 1_024,
+    rows: [
+      ["deliveries to those that read, /s", "perSecond", 1, { more: true }],
+      ["lost by those that read", "lost", 1],
+      ["lost by those that stalled", "lostByStalled", 1],
     ],
   },
   ...[1, 8].map((clients) => ({
@@ -51,26 +84,101 @@ const SCENARIOS = [
     client: replay(clients),
     stored: true,
     rows: [
-      ["events, /s", "perSecond", 1],
+      ["events, /s", "perSecond", 1, { more: true }],
       ["CPU for each event, µs", "cpuUsPerEvent", 1],
     ],
   })),
-  {
-    name: "ingest",
-    title: "append, single events",
-    client: ["ingest", { log: "log", batch: 1, batches: 5_000 }, { batches: 50 }],
-    rows: [["events, /s", "perSecond", 1]],
-  },
+  ...[1, 100].map((batch) => ({
+    name: `ingest-${batch}`,
+    title: batch === 1 ? "append, single events" : `append, ${batch} at a time`,
+    client: ["ingest", { log: "log", batch, batches: 5_000 / Math.sqrt(batch) }, { batches: 50 }],
+    rows: [
+      ["events, /s", "perSecond", 1, { more: true }],
+      ["CPU for each event, µs", "cpuUsPerEvent", 1],
+    ],
+  })),
 ];
 
-/** Measures and writes `native.md` and `native.json` into the folder. */
+/**
+ * Instructions outside of the kernel, by callgrind: they are nearly the same each time, whatever else the machine does.
+ * `per` is what the client reports that they are divided by.
+ */
+const INSTRUCTIONS = [
+  { title: "for each delivery, 1 viewer", client: ["fan-out", { viewers: 1, batch: 1, batches: 5_000 }], per: ({ deliveries }) => deliveries },
+  { title: "for each delivery, 100 viewers", client: ["fan-out", { viewers: 100, batch: 1, batches: 200 }], per: ({ deliveries }) => deliveries },
+  { title: "for each delivery, 1,000 viewers", client: ["fan-out", { viewers: 1_000, batch: 1, batches: 30 }], per: ({ deliveries }) => deliveries },
+  { title: "to connect a viewer, and send it two events", client: ["idle", { viewers: 1_000, seconds: 1 }], per: ({ deliveries }) => deliveries },
+  { title: "to append an event, nobody watches", client: ["ingest", { log: "log", batch: 1, batches: 5_000 }], per: ({ events }) => events },
+  { title: "to append an event, 100 at a time", client: ["ingest", { log: "log", batch: 100, batches: 200 }], per: ({ events }) => events },
+];
+
+/** npm run bench -- --native --instructions: counts them, and writes `native-instructions.md` into the folder. */
+export async function countInstructions(folder, { client, machine }) {
+  if (capture("valgrind", ["--version"]) === null) throw new Failure("valgrind is missing: it counts the instructions.");
+  const { ok } = await run("cargo build", "cargo", ["build", "--release", "-p", "ssetarget-bench-native"], { quiet: true });
+  if (!ok) throw new Failure("the native servers do not build.");
+  const lines = [];
+  for (const { title, client: [scenario, sizes], per } of INSTRUCTIONS) {
+    const counts = [];
+    for (const store of ["broadcast", "memory", "sqlite"]) {
+      const { argument, stop } = (await STORES[store].place?.({})) ?? { stop() {} };
+      const out = mkdtempSync(path.join(tmpdir(), "ssetarget-callgrind-"));
+      try {
+        const server = await start(store, argument, ["valgrind", "-q", "--tool=callgrind", "--instr-atstart=no", `--callgrind-out-file=${out}/counts`]);
+        try {
+          const control = (...args) => run("callgrind_control", "callgrind_control", [...args, `${server.pid}`], { quiet: true });
+          await control("-i", "on");
+          const report = await client(server, [scenario, ...Object.entries({ ...sizes, capMs: 60_000 }).map(([key, value]) => `${key}=${value}`)]);
+          await control("-i", "off");
+          await control("--dump");
+          counts.push(total(out) / per(report));
+        } finally {
+          server.stop();
+        }
+      } finally {
+        stop();
+        rmSync(out, { recursive: true, force: true });
+      }
+    }
+    lines.push(`| ${title} | ${counts.map((count) => Math.round(count).toLocaleString("en")).join(" | ")} | ${(counts[0] / counts[1]).toFixed(2)} |`);
+    console.log(lines.at(-1));
+  }
+  writeFileSync(
+    path.join(folder, "native-instructions.md"),
+    `# Instructions of native servers
+
+Made by \`npm run bench -- --native --instructions --save\` at ${machine.started}, commit ${machine.commit}. Do not edit.
+
+Outside of the kernel, by callgrind, which has the threads take turns: what a server's own code costs, on a machine that may do
+other things. The kernel's part, a \`writev\` for each viewer that gets something, is the same for all, and is most of the time.
+
+| instructions | broadcast | memory | SQLite | broadcast / memory |
+|---|---:|---:|---:|---:|
+${lines.join("\n")}
+`,
+  );
+}
+
+/** The instructions of all dumps. */
+function total(folder) {
+  const texts = readdirSync(folder).map((file) => readFileSync(path.join(folder, file), "utf8"));
+  return texts.reduce((sum, text) => sum + Number(text.match(/^totals: (\d+)/m)?.[1] ?? 0), 0);
+}
+
+/**
+ * Measures and writes `native.md` and `native.json` into the folder. Scenarios that are not wanted keep what the file has of
+ * them, so that they can be measured one after another, when the machine is quiet.
+ */
 export async function measureNative(folder, { client, machine, short, trials, wanted }) {
   const { ok } = await run("cargo build", "cargo", ["build", "--release", "-p", "ssetarget-bench-native"], { quiet: true });
   if (!ok) throw new Failure("the native servers do not build.");
   const hasRedis = capture("redis-server", ["--version"]) !== null;
   const stores = Object.keys(STORES).filter((name) => name !== "redis" || hasRedis);
-  const report = { ...machine, trials, scenarios: [] };
+  const file = path.join(folder, "native.json");
+  const before = short || !existsSync(file) ? [] : JSON.parse(readFileSync(file, "utf8")).scenarios;
+  const measured = new Map(before.map((scenario) => [scenario.name, scenario]));
   for (const scenario of SCENARIOS.filter(({ name }) => !wanted || wanted.some((text) => name.startsWith(text)))) {
+    const [started, load] = [new Date().toISOString(), os.loadavg().map((load) => Math.round(load * 100) / 100)];
     const results = Object.fromEntries(stores.map((name) => [name, []]));
     for (let trial = 1; trial <= trials; trial += 1) {
       for (const name of stores) {
@@ -78,24 +186,24 @@ export async function measureNative(folder, { client, machine, short, trials, wa
         const result = await attempt(scenario, name, { client, short }).catch((error) => ({ failed: error.message }));
         results[name].push(result);
         const [title, metric, unit] = scenario.rows[0];
-        console.log(`${scenario.name} ${trial}/${trials} ${STORES[name].title}: ${result.failed ?? `${title} ${Math.round(result[metric] / unit)}`}`);
+        console.log(`${scenario.name} ${trial}/${trials} ${STORES[name].title}: ${result.failed ?? `${title} ${Math.round((100 * result[metric]) / unit) / 100}`}`);
       }
     }
-    report.scenarios.push({ name: scenario.name, results });
+    measured.set(scenario.name, { name: scenario.name, started, load, trials, commit: machine.commit, results });
   }
+  const scenarios = SCENARIOS.flatMap(({ name }) => measured.get(name) ?? []);
+  const report = { ...machine, pinned: CAN_PIN, scenarios };
   const failures = faults(report);
-  if (short) {
-    for (const failure of failures) console.log(`✖ ${failure}`);
-    if (failures.length > 0) process.exitCode = 1;
-    return;
-  }
+  for (const failure of failures) console.log(`✖ ${failure}`);
+  if (failures.length > 0) process.exitCode = 1;
+  if (short) return;
   console.log(markdown(report));
-  writeFileSync(path.join(folder, "native.json"), `${JSON.stringify(report, null, 1)}\n`);
+  writeFileSync(file, `${JSON.stringify(report, null, 1)}\n`);
   writeFileSync(path.join(folder, "native.md"), markdown(report));
 }
 
-async function attempt({ client: [scenario, sizes, small], stored }, name, { client, short }) {
-  const { argument, stop } = (await STORES[name].place?.()) ?? { stop() {} };
+async function attempt({ client: [scenario, sizes, small], stored, capacity }, name, { client, short }) {
+  const { argument, stop } = (await STORES[name].place?.({ capacity })) ?? { stop() {} };
   try {
     const server = await start(name, argument);
     try {
@@ -104,7 +212,10 @@ async function attempt({ client: [scenario, sizes, small], stored }, name, { cli
       if (stored) {
         await client(server, ["ingest", "log=log", "batch=100", `batches=${all.expect / 100}`]);
       }
-      return await client(server, [scenario, ...args]);
+      const report = await client(server, [scenario, ...args], PINNED.client);
+      report.lostByStalled = report.stalled?.lost;
+      if (name === "broadcast") report.lagged = Number(await (await fetch(`http://127.0.0.1:${server.port}/lagged`)).text());
+      return report;
     } finally {
       server.stop();
     }
@@ -113,9 +224,21 @@ async function attempt({ client: [scenario, sizes, small], stored }, name, { cli
   }
 }
 
-function start(name, argument) {
-  const child = spawn(at("target/release/bench-native"), argument ? [name, argument] : [name], { stdio: ["ignore", "pipe", "inherit"] });
-  process.once("exit", () => child.kill("SIGKILL"));
+/**
+ * A processor for the server and another one for the client, where there are two and `taskset`: a server that finds the
+ * client in its way writes less often, and several events at once, which is faster. Redis has no processor of its own.
+ */
+const CAN_PIN = os.availableParallelism() > 1 && capture("taskset", ["--version"]) !== null;
+const PINNED = CAN_PIN ? { server: ["taskset", "-c", "0"], client: ["taskset", "-c", "1"] } : { server: [], client: [] };
+
+const running = new Set();
+process.once("exit", () => running.forEach((child) => child.kill("SIGKILL")));
+
+function start(name, argument, before = PINNED.server) {
+  const [program, ...args] = [...before, at("target/release/bench-native"), name, ...(argument ? [argument] : [])];
+  const child = spawn(program, args, { stdio: ["ignore", "pipe", "inherit"] });
+  running.add(child);
+  child.once("close", () => running.delete(child));
   return new Promise((resolve, reject) => {
     child.stdout.setEncoding("utf8").once("data", (text) => resolve({ pid: child.pid, port: Number(text), stop: () => child.kill("SIGKILL") }));
     child.once("close", (code) => reject(new Error(`bench-native ${name} ended with ${code}`)));
@@ -140,33 +263,54 @@ function faults({ scenarios }) {
       trials.flatMap((trial) => {
         if (trial.failed) return [`${name}, ${store}: ${trial.failed}`];
         if (store === "broadcast") return [];
+        if (trial.stalled?.lost > 0) return [`${name}, ${store}: ${trial.stalled.lost} lost by those that stalled`];
         return ["lost", "duplicates", "disorder", "wrong"].filter((fault) => trial[fault] > 0).map((fault) => `${name}, ${store}: ${trial[fault]} ${fault}`);
       }),
     ),
   );
 }
 
-function markdown({ started, machine, load, trials, scenarios }) {
+function markdown({ started, machine, pinned, scenarios }) {
   const titles = Object.values(STORES).map(({ title }) => title);
   const lines = scenarios.flatMap(({ name, results }) => {
     const scenario = SCENARIOS.find((found) => found.name === name);
-    return scenario.rows.map(([row, metric, unit]) => {
-      const cells = Object.keys(STORES).map((store) => number(median((results[store] ?? []).map((trial) => trial[metric] / unit))));
-      return `| ${scenario.title}: ${row} | ${cells.join(" | ")} |`;
+    return scenario.rows.map(([row, metric, unit, { more } = {}]) => {
+      const medians = Object.keys(STORES).map((store) => median((results[store] ?? []).map((trial) => trial[metric] / unit)));
+      return `| ${scenario.title}: ${row} | ${medians.map(number).join(" | ")} | ${ratio(medians, more)} |`;
     });
   });
+  const measured = scenarios.map(({ name, started, load, trials, commit }) => `| ${name} | ${started.slice(0, 16).replace("T", " ")} | ${trials} | ${load.join(", ")} | ${commit} |`);
   return `# Native servers
 
 Made by \`npm run bench -- --native --save\` at ${started}. Do not edit.
 
 axum 0.8 with each store of this library, and axum's own \`Sse\` over a \`tokio::sync::broadcast\`, which has no log: who
-comes late or reconnects has missed what was sent. One process each; SQLite's file is in memory where the system has
-such a folder. Medians of ${trials}. ${machine}, load ${load.join(", ")}.
+comes late or reconnects has missed what was sent. One process each${pinned ? ", on a processor of its own, and the client on another" : ""}; SQLite's file is in memory where the
+system has such a folder. Medians. ${machine}. What bounds each row: [bench/README.md](../README.md#native-servers).
 
-| | ${titles.join(" | ")} |
-|---|${titles.map(() => "---:|").join("")}
+| | ${titles.join(" | ")} | memory / broadcast |
+|---|${titles.map(() => "---:|").join("")}---:|
 ${lines.join("\n")}
+
+The ratio is how many times better: more events, or less time. The client checks each event of each viewer; what is lost is in the table,
+and nothing came twice, out of order, or with another's data${strange(scenarios)}.
+
+| measured | at (UTC) | trials | load of the machine before | commit |
+|---|---|---:|---|---|
+${measured.join("\n")}
 `;
+}
+
+/** What a broadcast did besides losing. */
+function strange(scenarios) {
+  const all = scenarios.flatMap(({ results }) => Object.values(results).flat());
+  const total = ["duplicates", "disorder", "wrong"].map((fault) => all.reduce((sum, trial) => sum + (trial[fault] ?? 0), 0));
+  return total.some((count) => count > 0) ? `, but for ${total.join(", ")}` : "";
+}
+
+function ratio([broadcast, memory], more) {
+  if (!(broadcast > 0 && memory > 0)) return "";
+  return (more ? memory / broadcast : broadcast / memory).toFixed(2);
 }
 
 function median(values) {

@@ -1,5 +1,6 @@
 // npm run bench [-- --short] [--trials N] [--scenarios a,b] [--contestants a,b] [--save] [--note TEXT]
 // npm run bench -- --redis | --axum | --native [--short] [--trials N] [--scenarios a,b] [--save]
+// npm run bench -- --native --instructions [--save]
 // npm run bench -- --profile [--scenarios a] [--contestants a]
 // npm run bench -- --docs
 //
@@ -15,7 +16,7 @@ import { machine } from "./lib/machine.mjs";
 import { printTable, saveMeasured, saveResults } from "./lib/report.mjs";
 import { GZIP_AT_MOST, ROWS_AT_MOST, SCENARIOS, clientArgs, fillings } from "./lib/scenarios.mjs";
 import { measureAxum } from "./axum.mjs";
-import { measureNative } from "./native.mjs";
+import { countInstructions, measureNative } from "./native.mjs";
 import { profiled, saveProfile } from "./profile.mjs";
 import { compareOnRedis } from "./redis/run.mjs";
 import { Storage, serve } from "./lib/workerd.mjs";
@@ -43,6 +44,7 @@ main(async () => {
   }
   if (options.native) {
     await buildClient();
+    if (options.instructions) return countInstructions(folder, { client, machine: machine(options) });
     return measureNative(folder, { client, machine: machine(options), ...options });
   }
   await ensureNodeModules();
@@ -78,6 +80,7 @@ function parseOptions() {
       profile: { type: "boolean", default: false },
       axum: { type: "boolean", default: false },
       native: { type: "boolean", default: false },
+      instructions: { type: "boolean", default: false },
       note: { type: "string" },
     },
   });
@@ -194,9 +197,10 @@ async function stored(name, calls) {
   return filled.get(key);
 }
 
-async function client(server, args) {
-  const all = [...args, `port=${server.port}`, `pid=${server.pid}`];
-  const { ok, output } = await run(`bench-client ${args[0]}`, CLIENT, all, { quiet: true });
+/** `before` is a program that starts the client, with its arguments. */
+async function client(server, args, before = []) {
+  const all = [...before, CLIENT, ...args, `port=${server.port}`, `pid=${server.pid}`];
+  const { ok, output } = await run(`bench-client ${args[0]}`, all[0], all.slice(1), { quiet: true });
   if (!ok) throw new Error(output);
   return JSON.parse(output);
 }

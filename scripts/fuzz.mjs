@@ -1,10 +1,9 @@
 // npm run fuzz [-- TARGET [SECONDS]]: cargo-fuzz for one target of fuzz/, or for each, 60 seconds by default. Needs
 // the toolchain nightly and a C++ compiler; brings cargo-fuzz with it. fuzz/artifacts gets its findings.
-import { existsSync, mkdirSync, readdirSync } from "node:fs";
+import { mkdirSync, readdirSync } from "node:fs";
 import path from "node:path";
+import { cargoTool } from "./lib/cargo-tool.mjs";
 import { Failure, at, capture, main, run } from "./lib/run.mjs";
-
-const VERSION = "0.13.2";
 
 main(async () => {
   const [target, seconds = "60"] = process.argv.slice(2);
@@ -12,7 +11,7 @@ main(async () => {
   if (target && !targets.includes(target)) throw new Failure(`there is no target called ${target}; choose ${targets.join(", ")}.`);
   if (!/^\d+$/.test(seconds)) throw new Failure(`${seconds} is no number of seconds.`);
   if (!capture("rustc", ["+nightly", "--version"])) throw new Failure("cargo-fuzz needs nightly: rustup toolchain install nightly");
-  const program = await cargoFuzz();
+  const program = await cargoTool("cargo-fuzz");
   for (const name of target ? [target] : targets) {
     // New inputs go elsewhere: the corpora of the repository are small on purpose.
     const found = at("fuzz/target/found", name);
@@ -24,13 +23,3 @@ main(async () => {
     if (!ok) throw new Failure(`${name}: see above, and fuzz/artifacts/${name}.`);
   }
 });
-
-async function cargoFuzz() {
-  const folder = at(".tools", `cargo-fuzz-${VERSION}`);
-  const program = path.join(folder, "bin/cargo-fuzz");
-  if (!existsSync(program)) {
-    const { ok } = await run("cargo-fuzz", "cargo", ["install", "cargo-fuzz", "--version", VERSION, "--locked", "--root", folder], { quiet: true });
-    if (!ok) throw new Failure("cargo-fuzz could not be installed.");
-  }
-  return program;
-}

@@ -1,10 +1,13 @@
 // npm run release:check: checks that `npm test` leaves out because they are slow and the code for them seldom
 // changes. Both crates as users get them: packaged, unpacked in an empty folder, built and tested there; each feature
-// alone on each target; the stated Rust version against that of every dependency; and a publication up to the upload.
-// docs/release.md has the whole list.
-import { mkdirSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
+// alone on each target; the stated Rust version against that of every dependency; a publication up to the upload; licences,
+// bans and sources of all dependencies; and a list of them (SBOM) for the release. docs/release.md has the whole list.
+//
+// npm run release:check -- dependencies: only the last two.
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
+import { cargoTool } from "./lib/cargo-tool.mjs";
 import { Failure, at, capture, main, run } from "./lib/run.mjs";
 import { ensureRust } from "./lib/setup.mjs";
 
@@ -25,10 +28,35 @@ main(async () => {
   if (!metadata) throw new Failure("cargo metadata failed.");
 
   rustVersions(metadata);
+  await dependencies(metadata);
+  if (process.argv[2] === "dependencies") return;
   await features(metadata);
   await packages();
   console.log("\nBoth crates are ready to be published: docs/release.md.");
 });
+
+/** `deny.toml` over all that is in Cargo.lock, and an SBOM of each crate in target/sbom, in SPDX as JSON. */
+async function dependencies(metadata) {
+  const deny = await cargoTool("cargo-deny");
+  // Advisories are downloaded from GitHub, and so are left out where that cannot be reached.
+  const reaches = await fetch("https://github.com/rustsec/advisory-db", { method: "HEAD", signal: AbortSignal.timeout(10_000) }).then(({ ok }) => ok, () => false);
+  const checks = ["bans", "licenses", "sources", ...(reaches ? ["advisories"] : [])];
+  const { ok } = await run("cargo deny", deny, ["--all-features", "check", "--hide-inclusion-graph", ...checks], { quiet: true });
+  if (!ok) throw new Failure("cargo deny found something: see above, and deny.toml.");
+  console.log(`✔ cargo deny: ${checks.join(", ")}${reaches ? "" : " (advisories cannot be reached from here)"}`);
+
+  const sbom = await cargoTool("cargo-sbom");
+  mkdirSync(at("target/sbom"), { recursive: true });
+  for (const crate of CRATES) {
+    const { version } = metadata.packages.find(({ name, source }) => name === crate && source === null);
+    const text = capture(sbom, ["--cargo-package", crate, "--output-format", "spdx_json_2_3"]);
+    const names = text && JSON.parse(text).packages.map(({ name, versionInfo }) => `${name} ${versionInfo}`);
+    // A list without the crate itself, or with it alone, is none.
+    if (!names?.includes(`${crate} ${version}`) || names.length < 10) throw new Failure(`there is no SBOM of ${crate}.`);
+    writeFileSync(at("target/sbom", `${crate}-${version}.spdx.json`), text);
+    console.log(`✔ target/sbom/${crate}-${version}.spdx.json: ${names.length} packages`);
+  }
+}
 
 /** Checks that no dependency of a library needs a newer compiler than the library states. Clippy's `incompatible_msrv` checks the code. */
 function rustVersions(metadata) {

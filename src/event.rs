@@ -234,6 +234,11 @@ impl NewEvent {
         self
     }
 
+    /// Returns the type, the data, the key, and whether the event is terminal.
+    pub(crate) fn into_parts(self) -> (String, String, Option<String>, bool) {
+        (self.event_type, self.data, self.key, self.terminal)
+    }
+
     /// Removes the key, for a store without keys.
     pub(crate) fn without_key(mut self) -> Self {
         self.key = None;

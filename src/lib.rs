@@ -169,7 +169,7 @@ pub use sync::{MaybeSend, MaybeSync};
 /// For the crate's own tests. Not part of the public API.
 #[doc(hidden)]
 pub mod internals {
-    pub use crate::cloudflare::command::{InstanceEnd, LogAnswer, LogCommand, LogState};
+    pub use crate::cloudflare::command::{InstanceEnd, LogAnswer, LogCommand, LogState, read_json};
     pub use crate::cloudflare::object::log::{Announced, WorkflowLog, WorkflowLogError};
     pub use crate::cloudflare::packed::{InvalidBatch, pack_facts, unpack};
     #[cfg(any(feature = "hibernation", not(target_family = "wasm")))]

@@ -39,6 +39,15 @@ pub fn encode(event: &StoredEvent, out: &mut Vec<u8>) {
     encode_numbered(event.id, &event.event_type, &event.data, out);
 }
 
+/// Appends a stored event's bytes: with `numbered`, those of [`encode`], else those of [`encode_unnumbered`].
+pub(crate) fn encode_if_numbered(event: &StoredEvent, numbered: bool, out: &mut Vec<u8>) {
+    if numbered {
+        encode(event, out);
+    } else {
+        encode_unnumbered(&event.event_type, &event.data, out);
+    }
+}
+
 /// Appends a stored event's bytes, and returns the number of `data:` lines.
 pub(crate) fn encode_numbered(
     id: EventId,

@@ -16,7 +16,7 @@ use Fault::{
     EventPerBatch, ForgetsEnd, ForgetsHead, ForgetsKeys, HeadOfPage, HidesTrimmed, IgnoresBytes,
     IgnoresLimit, KeysLowercase, KeysToNul, MixesTimes, NeverClosed, NeverRings, NormalisesLines,
     OldestOfPage, OneShort, OneWaker, Remembers, Resumable, ReversesBatches, RingsEverySecond,
-    SmallBatches, SmallRing, Sound, StillClosed, WaitsAlways,
+    SmallBatches, SmallRing, Sound, StillClosed, Unnumbered, WaitsAlways,
 };
 use bytes::Bytes;
 use ssetarget::store::{Bell, FramePage, FrameStore, Frames, Retention, contract};
@@ -65,6 +65,8 @@ enum Fault {
     RingsEverySecond,
     /// Does not look before it waits.
     WaitsAlways,
+    /// Leaves the ids out of the bytes of the wire.
+    Unnumbered,
     // Faults of a transient store.
     Remembers,
     Resumable,
@@ -93,6 +95,7 @@ const CAUGHT: &[(Fault, &[&str])] = &[
     (NormalisesLines, &["awkward_data"]),
     (CutsAt64Kib, &["large_data", "many_lines", "huge_batch"]),
     (SmallBatches, &["large_batch"]),
+    (Unnumbered, &["encoded"]),
     (AppendsOneByOne, &["concurrent_appends", "dropped_futures"]),
     (
         WaitsAlways,
@@ -139,6 +142,7 @@ const CHECKS: &[(&str, Check<Faulty>)] = checks![
     many_lines,
     large_batch,
     huge_batch,
+    encoded,
     concurrent_appends,
     dropped_futures,
     changed_at_once,
@@ -445,6 +449,26 @@ impl EventStore for Faulty {
             _ => {}
         }
         Ok(page)
+    }
+
+    async fn read_encoded(
+        &self,
+        after: Option<EventId>,
+        limit: PageLimit,
+    ) -> Result<FramePage<Bytes>, Infallible> {
+        let page = self.read(after, limit).await?;
+        let last = page.events.last().map(|event| event.id);
+        let bytes = frames(&Batch::Events(page.events), self.fault != Unnumbered);
+        Ok(Page {
+            events: last.map(|last| Frames {
+                bytes: bytes.into(),
+                last,
+            }),
+            oldest: page.oldest,
+            head: page.head,
+            trimmed: page.trimmed,
+            closed: page.closed,
+        })
     }
 
     async fn ends(&self, after: Option<EventId>) -> Result<Page<()>, Infallible> {

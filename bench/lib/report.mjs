@@ -25,15 +25,31 @@ export function printTable(results) {
   console.log(`\n${mainTable(results)}\n`);
 }
 
-/** Puts the figures of `bench/results` between `<!-- bench -->` and `<!-- /bench -->` of docs/measured.md. */
+/**
+ * Puts the figures of `bench/results` between `<!-- bench -->` and `<!-- /bench -->` of docs/measured.md, and the tables of the
+ * native servers between `<!-- native -->` and `<!-- /native -->`.
+ */
 export function saveMeasured() {
   const file = at("bench/results/results.json");
   if (!existsSync(file)) throw new Failure("there are no results yet: `npm run bench -- --save` makes them.");
-  const measured = readFileSync(at(MEASURED), "utf8");
-  const block = /(<!-- bench -->\n)[\s\S]*?(<!-- \/bench -->)/;
-  if (!block.test(measured)) throw new Failure(`${MEASURED} has no <!-- bench --> with a <!-- /bench --> after it.`);
-  const table = measuredTable(JSON.parse(readFileSync(file, "utf8")));
-  writeFileSync(at(MEASURED), measured.replace(block, (_, begin, end) => `${begin}${table}\n${end}`));
+  const native = ["native.md", "native-instructions.md"].map((name) => at("bench/results", name)).filter((file) => existsSync(file));
+  const blocks = {
+    bench: measuredTable(JSON.parse(readFileSync(file, "utf8"))),
+    native: native.map((file) => firstTable(readFileSync(file, "utf8"))).join("\n\n"),
+  };
+  let measured = readFileSync(at(MEASURED), "utf8");
+  for (const [name, text] of Object.entries(blocks)) {
+    const block = new RegExp(`(<!-- ${name} -->\\n)[\\s\\S]*?(<!-- /${name} -->)`);
+    if (!block.test(measured)) throw new Failure(`${MEASURED} has no <!-- ${name} --> with a <!-- /${name} --> after it.`);
+    measured = measured.replace(block, (_, begin, end) => `${begin}${text}\n${end}`);
+  }
+  writeFileSync(at(MEASURED), measured);
+}
+
+/** The first table of a text, and when it was made. */
+function firstTable(text) {
+  const day = text.match(/ at (\d{4}-\d{2}-\d{2})/)?.[1];
+  return `${text.match(/(?:^\|.*\n)+/m)?.[0] ?? ""}\nMade on ${day}.`;
 }
 
 /** Every row of every scenario that was run: `{ scenario, row, cells: { contestant: { median, low, high, capped } } }`. */

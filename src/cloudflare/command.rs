@@ -3,11 +3,27 @@
 
 use std::time::SystemTime;
 
-use serde::de::Error as _;
+use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::clock;
 use crate::workflow::ended_run::EngineEvent;
+
+/// Reads what a Worker or an object wrote as JSON, `what` by name. The error's text says the likely reason.
+///
+/// # Errors
+/// When it is of a format that this version does not know. The caller then has not changed anything.
+pub fn read_json<T: DeserializeOwned>(what: &str, json: &str) -> Result<T, String> {
+    serde_json::from_str(json).map_err(|error| unreadable(what, &error))
+}
+
+/// Returns the error of a format that this version does not know.
+#[inline(never)]
+pub(crate) fn unreadable(what: &str, error: &serde_json::Error) -> String {
+    format!(
+        "{what} cannot be read. Worker and object are of different versions, as they are during a deploy: {error}"
+    )
+}
 
 /// A command to the log of an instance.
 ///

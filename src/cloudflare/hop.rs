@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 use worker::{Response, ResponseBuilder, web_sys};
 
+use super::command::read_json;
 use super::fan_out::{Admission, Ask, FanOut, Place};
 use super::request::ObjectCall;
 
@@ -51,7 +52,7 @@ impl Hop {
     /// Reads what [`to_text`](Self::to_text) wrote.
     #[inline(never)]
     pub(super) fn from_text(text: &str) -> worker::Result<Self> {
-        Ok(serde_json::from_str(text)?)
+        Ok(read_json("the place in the tree of relays", text)?)
     }
 
     /// Reads the hop from a request; `None` if it has none, and so no tree.

@@ -37,12 +37,18 @@ where
     S: EventStore + 'static,
     F: Future<Output = ()> + MaybeSend,
 {
-    let numbered = subscription.is_resumable();
+    keep_alive(chunks(subscription), HEARTBEAT_INTERVAL, sleep)
+}
+
+/// Returns the bytes of a stream without heartbeats.
+pub(crate) fn chunks<S: EventStore + 'static>(
+    subscription: Subscription<S>,
+) -> impl Stream<Item = Result<Bytes, S::Error>> + MaybeSend {
     let opening = stream::iter(subscription.opening()).map(|opening| Ok(Bytes::from(opening)));
-    let frames = subscription
-        .into_stream()
-        .map(move |batch| batch.map(|batch| Bytes::from(frames(&batch, numbered))));
-    keep_alive(opening.chain(frames), HEARTBEAT_INTERVAL, sleep)
+    let chunks = subscription
+        .into_bytes()
+        .map(|batch| batch.map(frame_bytes));
+    opening.chain(chunks)
 }
 
 /// As [`body`], for a store that keeps the bytes. Where the first events are there at once and are few, they are one
@@ -86,11 +92,7 @@ pub fn frames(batch: &Batch, numbered: bool) -> Vec<u8> {
     match batch {
         Batch::Events(events) => {
             for event in events {
-                if numbered {
-                    wire::encode(event, &mut out);
-                } else {
-                    wire::encode_unnumbered(&event.event_type, &event.data, &mut out);
-                }
+                wire::encode_if_numbered(event, numbered, &mut out);
             }
         }
         Batch::Reset(reset) => wire::encode_reset(reset, &mut out),
@@ -110,11 +112,27 @@ where
     B: FrameBytes,
     F: Future<Output = ()> + MaybeSend,
 {
+    let timer = sleep(interval);
+    keep_alive_by(inner, timer, move |mut timer| timer.set(sleep(interval)))
+}
+
+/// As [`keep_alive`], with a timer that `restart` sets again.
+pub(crate) fn keep_alive_by<T, B, F, E>(
+    inner: T,
+    timer: F,
+    restart: impl FnMut(Pin<&mut F>) + MaybeSend,
+) -> impl Stream<Item = Result<B, E>> + MaybeSend
+where
+    T: Stream<Item = Result<B, E>> + MaybeSend,
+    B: FrameBytes,
+    F: Future<Output = ()> + MaybeSend,
+{
     KeepAlive {
         inner,
-        timer: sleep(interval),
-        sleep: move || sleep(interval),
+        timer,
+        restart,
         started: false,
+        is_restarted: true,
     }
 }
 
@@ -124,8 +142,10 @@ pin_project_lite::pin_project! {
         inner: T,
         #[pin]
         timer: F,
-        sleep: M,
+        restart: M,
         started: bool,
+        // Not after each item: where many come at once, one restart does for all.
+        is_restarted: bool,
     }
 }
 
@@ -134,7 +154,7 @@ where
     T: Stream<Item = Result<B, E>>,
     B: FrameBytes,
     F: Future<Output = ()>,
-    M: FnMut() -> F,
+    M: FnMut(Pin<&mut F>),
 {
     type Item = Result<B, E>;
 
@@ -145,11 +165,14 @@ where
             return Poll::Ready(Some(Ok(B::heartbeat())));
         }
         if let Poll::Ready(item) = this.inner.poll_next(context) {
-            this.timer.set((this.sleep)());
+            *this.is_restarted = false;
             return Poll::Ready(item);
         }
+        if !std::mem::replace(this.is_restarted, true) {
+            (this.restart)(this.timer.as_mut());
+        }
         if this.timer.as_mut().poll(context).is_ready() {
-            this.timer.set((this.sleep)());
+            *this.is_restarted = false;
             return Poll::Ready(Some(Ok(B::heartbeat())));
         }
         Poll::Pending

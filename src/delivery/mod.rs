@@ -19,6 +19,8 @@ pub use target::{DispatchError, SseTarget};
 
 #[cfg(any(feature = "hibernation", not(target_family = "wasm")))]
 pub(crate) use body::frame_bytes;
+#[cfg(feature = "http")]
+pub(crate) use body::{chunks, keep_alive_by};
 #[cfg(feature = "cloudflare")]
 pub(crate) use merge::{encode_event, encode_reset_of};
 #[cfg(any(feature = "cloudflare", feature = "http"))]

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_core::Stream;
 use futures_util::stream;
 
@@ -23,6 +24,8 @@ pub struct Subscription<S> {
     position: Position,
     limit: PageLimit,
     ended: bool,
+    /// Whether the last page was read up to the head: then there is nothing to read before the log changes.
+    at_head: bool,
     /// Whether it started at the tail.
     from_tail: bool,
     watch: Watch,
@@ -79,6 +82,7 @@ impl<S: EventStore> Subscription<S> {
             position,
             limit: PageLimit::default(),
             ended,
+            at_head: false,
             from_tail: cursor == Cursor::Latest,
             observing,
         })
@@ -93,6 +97,7 @@ impl<S: EventStore> Subscription<S> {
             position,
             limit: PageLimit::default(),
             ended: false,
+            at_head: false,
             from_tail: false,
             observing,
         }
@@ -188,15 +193,29 @@ impl<S: EventStore> Subscription<S> {
         })
     }
 
+    /// Returns the bytes of the batches as a stream, which ends after an error.
+    pub(crate) fn into_bytes(self) -> impl Stream<Item = Result<Batch<Bytes>, S::Error>> + MaybeSend
+    where
+        S: 'static,
+    {
+        stream::try_unfold(self, |mut subscription| async move {
+            let batch = subscription.wait::<AsBytes>().await?;
+            Ok(batch.map(|batch| (batch, subscription)))
+        })
+    }
+
     /// Runs the cursor loop, for events or for frames.
     async fn wait<R: Read<S>>(&mut self) -> Result<Option<Batch<R::Item>>, S::Error> {
         while !self.ended {
-            let batch = self.advance::<R>().await?;
-            if batch.is_some() {
-                return Ok(batch);
+            if !self.at_head {
+                let batch = self.advance::<R>().await?;
+                if batch.is_some() {
+                    return Ok(batch);
+                }
             }
             if !self.ended {
                 self.store.changed(self.position.after()).await?;
+                self.at_head = false;
             }
         }
         Ok(None)
@@ -217,6 +236,7 @@ impl<S: EventStore> Subscription<S> {
         // the head.
         self.position = Position::behind(last.or(page.head));
         self.ended = self.position.is_end(&page);
+        self.at_head = self.position.after() == page.head;
         let item = R::item(page.events);
         if item.is_some() {
             self.observing.tell(|observer| observer.page_read());
@@ -345,6 +365,30 @@ impl<S: EventStore> Read<S> for AsEvents {
 
     fn item(events: Vec<StoredEvent>) -> Option<Vec<StoredEvent>> {
         (!events.is_empty()).then_some(events)
+    }
+}
+
+/// The bytes of any store: see [`EventStore::read_encoded`].
+struct AsBytes;
+
+impl<S: EventStore> Read<S> for AsBytes {
+    type Content = Option<Frames<Bytes>>;
+    type Item = Bytes;
+
+    fn read(
+        store: &S,
+        after: Option<EventId>,
+        limit: PageLimit,
+    ) -> impl Future<Output = Result<Page<Self::Content>, S::Error>> + MaybeSend {
+        store.read_encoded(after, limit)
+    }
+
+    fn last(frames: &Self::Content) -> Option<EventId> {
+        frames.as_ref().map(|frames| frames.last)
+    }
+
+    fn item(frames: Self::Content) -> Option<Bytes> {
+        frames.map(|frames| frames.bytes)
     }
 }
 

@@ -11,13 +11,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_core::Stream;
 use futures_util::future::{self, Either};
-use futures_util::{FutureExt, StreamExt, stream};
+use futures_util::{FutureExt, StreamExt};
 use http_body::{Body, Frame, SizeHint};
 
 use super::Sse;
 use crate::access::Grant;
 use crate::clock;
-use crate::delivery::{Subscription, frames, keep_alive, permitted, reached};
+#[cfg(not(target_family = "wasm"))]
+use crate::delivery::keep_alive_by;
+use crate::delivery::{Subscription, chunks, keep_alive, permitted, reached};
 use crate::stats::{self, Viewing};
 use crate::store::EventStore;
 use crate::sync::{BoxFuture, BoxStream, MaybeSend};
@@ -136,12 +138,7 @@ impl<E> SseBody<E> {
         S: EventStore<Error = E> + 'static,
         E: Error + 'static,
     {
-        let numbered = subscription.is_resumable();
-        let opening = stream::iter(subscription.opening()).map(|opening| Ok(Bytes::from(opening)));
-        let chunks = subscription
-            .into_stream()
-            .map(move |batch| batch.map(|batch| Bytes::from(frames(&batch, numbered))));
-        Self::chunks(opening.chain(chunks), sse, grant, revoked)
+        Self::chunks(chunks(subscription), sse, grant, revoked)
     }
 
     /// Returns the body with these chunks, and heartbeats, up to the end of the permission, or until it is revoked.
@@ -161,12 +158,43 @@ impl<E> SseBody<E> {
                 StreamCut::Store(error)
             })
         });
+        #[cfg(not(target_family = "wasm"))]
+        if sse.is_on_tokio {
+            // Its timer can be set again, which costs a hundredth of a new one.
+            let interval = sse.heartbeat;
+            let timer = tokio::time::sleep(interval);
+            let chunks = keep_alive_by(chunks, timer, move |timer| {
+                let now = tokio::time::Instant::now();
+                // No heartbeat is due for as long as that.
+                let due = now.checked_add(interval);
+                timer.reset(due.unwrap_or(now + FAR));
+            });
+            return Self::bounded(chunks, sse, grant, revoked);
+        }
         let sleep = Arc::clone(&sse.sleep);
+        let chunks = keep_alive(chunks, sse.heartbeat, move |duration| sleep(duration));
+        Self::bounded(chunks, sse, grant, revoked)
+    }
+
+    /// Returns the body with these chunks up to what ends them early.
+    fn bounded(
+        chunks: impl Stream<Item = Result<Bytes, StreamCut<E>>> + MaybeSend + 'static,
+        sse: &Sse,
+        grant: Grant,
+        revoked: Option<BoxFuture<'static, ()>>,
+    ) -> Self
+    where
+        E: Error + 'static,
+    {
         let begun = match &sse.shutdown {
-            Some(shutdown) => Either::Left(shutdown.reached(&sleep)),
+            Some(shutdown) => Either::Left(shutdown.reached(&sse.sleep)),
             None => Either::Right(future::pending()),
         };
-        let chunks = keep_alive(chunks, sse.heartbeat, move |duration| sleep(duration));
+        let viewing = sse.observing.viewing();
+        if revoked.is_none() && grant.until.is_none() {
+            // Most streams are bounded by nothing, and need no box around the other.
+            return Self::cut(chunks, begun, viewing);
+        }
         let chunks: BoxStream<'static, _> = match revoked {
             None => Box::pin(chunks),
             Some(revoked) => Box::pin(permitted(chunks, revoked)),
@@ -179,17 +207,32 @@ impl<E> SseBody<E> {
                 Box::pin(permitted(chunks, reached(until, clock::now, sleep)))
             }
         };
+        Self::cut(chunks, begun, viewing)
+    }
+
+    fn cut(
+        inner: impl Stream<Item = Result<Bytes, StreamCut<E>>> + MaybeSend + 'static,
+        begun: impl Future<Output = ()> + MaybeSend + 'static,
+        viewing: Viewing,
+    ) -> Self
+    where
+        E: Error + 'static,
+    {
         let events = Cut {
-            inner: chunks,
+            inner,
             begun,
             is_cut: false,
-            viewing: sse.observing.viewing(),
+            viewing,
         };
         Self {
             content: Content::Events(Box::pin(events)),
         }
     }
 }
+
+/// Far in the future, as tokio's `sleep` takes a duration that has no end.
+#[cfg(not(target_family = "wasm"))]
+const FAR: Duration = Duration::from_secs(86_400 * 365 * 30);
 
 pin_project_lite::pin_project! {
     /// A stream of chunks that breaks off when a shutdown begins.

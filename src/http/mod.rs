@@ -71,6 +71,9 @@ pub struct Sse {
     shutdown: Option<Shutdown>,
     cors: Option<Cors>,
     sleep: Sleep,
+    /// Whether that is tokio's.
+    #[cfg(not(target_family = "wasm"))]
+    is_on_tokio: bool,
     on_error: OnError,
     observing: Observing,
 }
@@ -82,7 +85,9 @@ impl Sse {
     #[cfg(not(target_family = "wasm"))]
     #[must_use]
     pub fn new() -> Self {
-        Self::with_sleep(tokio::time::sleep)
+        let mut sse = Self::with_sleep(tokio::time::sleep);
+        sse.is_on_tokio = true;
+        sse
     }
 
     /// Returns the defaults of the methods below, on another runtime's clock: `sleep` returns a
@@ -97,6 +102,8 @@ impl Sse {
             shutdown: None,
             cors: None,
             sleep: clock::sleep_with(sleep),
+            #[cfg(not(target_family = "wasm"))]
+            is_on_tokio: false,
             on_error: Arc::new(|_| {}),
             observing: Observing::default(),
         }

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
-use crate::sync::{Mutex, lock};
+use crate::sync::{AtomicUsize, Mutex, Ordering, lock};
 
 /// Wakes all who wait for a log to change. It carries no data, so no wake-up can be lost, doubled
 /// or reordered in a way that matters: a waiter always reads the log again.
@@ -14,43 +14,18 @@ use crate::sync::{Mutex, lock};
 /// and the listener resolves at once.
 #[derive(Debug, Default)]
 pub struct Bell {
-    state: Mutex<State>,
+    /// How often it rang. Changed under the lock only; read without it, since each viewer does so at each event.
+    rings: AtomicUsize,
+    waiting: Mutex<Waiting>,
 }
 
+/// The wakers of those who wait for the next ring.
 #[derive(Debug, Default)]
-struct State {
-    rings: u64,
-    /// The wakers of those who wait for the next ring, and places between them that are free. Not a map: its code
-    /// would be several KB of every Worker.
-    waiting: Vec<Option<Waker>>,
-    /// The places that are free.
+struct Waiting {
+    /// Each listener has a place, which it keeps up to the ring.
+    places: Vec<Option<Waker>>,
+    /// The places of listeners that left.
     free: Vec<usize>,
-}
-
-impl State {
-    /// Keeps a waker, at `place` if there is one already. Returns the place, and the waker that was there.
-    fn keep(&mut self, place: Option<usize>, waker: Waker) -> (usize, Option<Waker>) {
-        let place = place
-            .or_else(|| self.free.pop())
-            .unwrap_or(self.waiting.len());
-        match self.waiting.get_mut(place) {
-            Some(kept) => (place, kept.replace(waker)),
-            None => {
-                self.waiting.push(Some(waker));
-                (self.waiting.len() - 1, None)
-            }
-        }
-    }
-
-    /// Takes the waker at a place, which is free then.
-    fn take(&mut self, place: usize) -> Option<Waker> {
-        let waker = self.waiting.get_mut(place)?.take();
-        self.free.push(place);
-        if self.free.len() == self.waiting.len() {
-            (self.free, self.waiting) = (Vec::new(), Vec::new());
-        }
-        waker
-    }
 }
 
 impl Bell {
@@ -62,15 +37,17 @@ impl Bell {
 
     /// Resolves every listener taken before this call. Call it after the append is visible.
     pub fn ring(&self) {
-        let waiting = {
-            let mut state = lock(&self.state);
-            state.rings += 1;
-            state.free.clear();
-            std::mem::take(&mut state.waiting)
+        let wakers = {
+            let mut waiting = lock(&self.waiting);
+            self.rings.fetch_add(1, Ordering::Release);
+            waiting.free.clear();
+            // As many will probably wait again.
+            let next = Vec::with_capacity(waiting.places.len());
+            std::mem::replace(&mut waiting.places, next)
         };
         // Outside the lock, here and below: a waker that is woken, cloned or dropped may run
         // anything, and so come to this bell.
-        for waker in waiting.into_iter().flatten() {
+        for waker in wakers.into_iter().flatten() {
             waker.wake();
         }
     }
@@ -79,7 +56,8 @@ impl Bell {
     pub fn listen(&self) -> Listener<'_> {
         Listener {
             bell: self,
-            heard: lock(&self.state).rings,
+            // Whoever sees a ring here sees the append before it, too.
+            heard: self.rings.load(Ordering::Acquire),
             place: None,
         }
     }
@@ -90,23 +68,44 @@ impl Bell {
 #[derive(Debug)]
 pub struct Listener<'a> {
     bell: &'a Bell,
-    heard: u64,
-    /// Where its waker is until the next ring, once it has been polled.
+    heard: usize,
     place: Option<usize>,
+}
+
+impl Listener<'_> {
+    fn has_rung(&self) -> bool {
+        self.bell.rings.load(Ordering::Acquire) != self.heard
+    }
 }
 
 impl Future for Listener<'_> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        let waker = context.waker().clone();
-        let mut state = lock(&self.bell.state);
-        if state.rings != self.heard {
+        if self.has_rung() {
             return Poll::Ready(());
         }
-        let (place, earlier) = state.keep(self.place, waker);
-        drop(state);
-        self.place = Some(place);
+        let waker = Some(context.waker().clone());
+        let mut waiting = lock(&self.bell.waiting);
+        if self.has_rung() {
+            drop(waiting);
+            return Poll::Ready(());
+        }
+        let mut earlier = None;
+        let place = self.place.or_else(|| waiting.free.pop());
+        match place.and_then(|place| Some((place, waiting.places.get_mut(place)?))) {
+            Some((number, place)) => {
+                earlier = std::mem::replace(place, waker);
+                drop(waiting);
+                self.place = Some(number);
+            }
+            None => {
+                waiting.places.push(waker);
+                let number = waiting.places.len() - 1;
+                drop(waiting);
+                self.place = Some(number);
+            }
+        }
         drop(earlier);
         Poll::Pending
     }
@@ -116,15 +115,21 @@ impl Future for Listener<'_> {
 impl Drop for Listener<'_> {
     fn drop(&mut self) {
         let Some(place) = self.place else { return };
-        let waker = {
-            let mut state = lock(&self.bell.state);
-            // After a ring the place is gone, or another's.
-            match state.rings == self.heard {
-                true => state.take(place),
-                false => None,
-            }
-        };
-        drop(waker);
+        // A ring takes all places.
+        if self.has_rung() {
+            return;
+        }
+        let mut waiting = lock(&self.bell.waiting);
+        if self.has_rung() {
+            return;
+        }
+        let waker = waiting.places.get_mut(place).and_then(Option::take);
+        waiting.free.push(place);
+        // The last one leaves nothing behind.
+        let is_empty = waiting.free.len() == waiting.places.len();
+        let emptied = is_empty.then(|| std::mem::take(&mut *waiting));
+        drop(waiting);
+        drop((waker, emptied));
     }
 }
 
@@ -203,34 +208,33 @@ mod tests {
     }
 
     #[test]
-    fn places_of_those_who_left_are_used_again_and_wake_only_their_own() {
+    fn places_are_taken_again_and_each_listener_keeps_its_own() {
         let bell = Bell::new();
-        let counts: Vec<Arc<Count>> = (0..3).map(|_| Arc::default()).collect();
-        let poll = |listener: Pin<&mut Listener<'_>>, of: usize| {
-            let waker = Arc::clone(&counts[of]).into();
-            listener.poll(&mut Context::from_waker(&waker)).is_ready()
-        };
-        let woken = || -> Vec<usize> {
-            let counts = counts.iter();
-            counts.map(|count| count.0.load(Ordering::SeqCst)).collect()
-        };
-        let mut stays = Box::pin(bell.listen());
-        let mut leaves = Box::pin(bell.listen());
-        assert!(!poll(stays.as_mut(), 0) && !poll(leaves.as_mut(), 1));
-        drop(leaves);
-        let mut comes = Box::pin(bell.listen());
-        assert!(!poll(comes.as_mut(), 2));
-        assert_eq!(lock(&bell.state).waiting.len(), 2);
+        let count = Arc::new(Count::default());
+        let waker = Arc::clone(&count).into();
+        let mut context = Context::from_waker(&waker);
+        let mut waiting = Vec::new();
+        for round in 0..100 {
+            let mut listener = Box::pin(bell.listen());
+            assert!(listener.as_mut().poll(&mut context).is_pending());
+            waiting.push(listener);
+            if round % 3 == 2 {
+                drop(waiting.swap_remove(round % waiting.len()));
+            }
+        }
+        let left = waiting.len();
+        assert!(lock(&bell.waiting).places.len() <= left + 1);
         bell.ring();
-        assert_eq!(woken(), [1, 0, 1]);
-
-        // A listener of before the ring takes nobody's place when it goes.
+        assert_eq!(count.0.load(Ordering::SeqCst), left);
+        // Those of the ring before leave those of the next one alone.
         let mut next = Box::pin(bell.listen());
-        assert!(!poll(next.as_mut(), 1));
-        drop((stays, comes));
+        assert!(next.as_mut().poll(&mut context).is_pending());
+        for mut listener in waiting {
+            assert!(listener.as_mut().poll(&mut context).is_ready());
+        }
         bell.ring();
-        assert_eq!(woken(), [1, 1, 1]);
-        assert!(poll(next.as_mut(), 1));
+        assert_eq!(count.0.load(Ordering::SeqCst), left + 1);
+        assert!(next.as_mut().poll(&mut context).is_ready());
     }
 
     #[test]
@@ -248,6 +252,7 @@ mod tests {
             assert!(listener.poll(&mut context).is_ready());
         }
         assert!(pin!(bell.listen()).poll(&mut context).is_pending());
-        assert!(lock(&bell.state).waiting.is_empty());
+        let waiting = lock(&bell.waiting);
+        assert_eq!((waiting.places.capacity(), waiting.free.capacity()), (0, 0));
     }
 }

@@ -79,6 +79,11 @@ pub trait FrameBytes: Clone + fmt::Debug + MaybeSend + MaybeSync + 'static {
 
     /// Copies the bytes into Rust's memory.
     fn to_vec(&self) -> Vec<u8>;
+
+    /// Returns the bytes in Rust's memory. Default: a copy.
+    fn to_bytes(&self) -> Bytes {
+        self.to_vec().into()
+    }
 }
 
 impl FrameBytes for Bytes {
@@ -97,4 +102,32 @@ impl FrameBytes for Bytes {
     fn to_vec(&self) -> Vec<u8> {
         self.as_ref().to_vec()
     }
+
+    fn to_bytes(&self) -> Bytes {
+        self.clone()
+    }
+}
+
+/// Returns a page of frames with the bytes in Rust's memory.
+pub(super) fn in_memory<B: FrameBytes>(page: &FramePage<B>) -> FramePage<Bytes> {
+    let frames = page.events.as_ref().map(|frames| Frames {
+        bytes: frames.bytes.to_bytes(),
+        last: frames.last,
+    });
+    page.with(frames)
+}
+
+/// Returns a page with the frames of its events: with `numbered`, each has its `id:`.
+pub(super) fn encoded(page: &Page, numbered: bool) -> FramePage<Bytes> {
+    let frames = page.events.last().map(|last| {
+        let mut bytes = Vec::new();
+        for event in &page.events {
+            wire::encode_if_numbered(event, numbered, &mut bytes);
+        }
+        Frames {
+            bytes: bytes.into(),
+            last: last.id,
+        }
+    });
+    page.with(frames)
 }

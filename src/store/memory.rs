@@ -2,14 +2,19 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
+
 use super::bell::Bell;
-use super::{Appended, EventStore, Page, PageLimit, Retention};
+use super::frames::{FramePage, Frames};
+use super::tail::{Piece, Tail, Watch};
+use super::{Appended, EventStore, Page, PageLimit, Retention, Watched};
 use crate::clock::Clock;
 use crate::event::{EventId, NewEvent, StoredEvent};
-use crate::sync::{Mutex, lock};
+use crate::sync::{Mutex, MutexGuard, lock};
+use crate::wire;
 
 /// Keeps events in memory, for as long as the store lives: for one process, development and
 /// tests.
@@ -22,6 +27,9 @@ use crate::sync::{Mutex, lock};
 /// comes again after its event was removed is stored again. A log whose terminal event was removed
 /// is not closed.
 ///
+/// While somebody has a [`Subscription`](crate::delivery::Subscription), the newest events are there as the bytes of
+/// the wire, too, which all viewers share: at most 2 MiB in all, or one larger event.
+///
 /// ```
 /// # use std::time::Duration;
 /// use ssetarget::MemoryEventStore;
@@ -33,10 +41,32 @@ use crate::sync::{Mutex, lock};
 /// ```
 #[derive(Debug, Default)]
 pub struct MemoryEventStore {
-    log: Mutex<Log>,
+    log: Arc<Mutex<Log>>,
     /// Outside the lock: the clock may be any code, and may use this store.
     clock: Clock,
     bell: Bell,
+    audience: Mutex<Weak<Audience>>,
+    /// Whether events are removed by their age, so that readers ask for the time.
+    ages: bool,
+    /// Whether the events' ids are not on the wire.
+    is_unnumbered: bool,
+}
+
+/// The readers of a log. Each holds a handle to the same value.
+#[derive(Debug)]
+struct Audience(Arc<Mutex<Log>>);
+
+impl Watched for Audience {}
+
+/// Frees the frames when the last reader has left.
+impl Drop for Audience {
+    fn drop(&mut self) {
+        let mut log = lock(&self.0);
+        log.audiences -= 1;
+        if log.audiences == 0 {
+            log.tail = Tail::default();
+        }
+    }
 }
 
 impl MemoryEventStore {
@@ -44,6 +74,14 @@ impl MemoryEventStore {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Creates an empty log whose frames have no ids.
+    pub(super) fn unnumbered() -> Self {
+        Self {
+            is_unnumbered: true,
+            ..Self::default()
+        }
     }
 
     /// Keeps the newest `events` events, at least 1. Default: unlimited.
@@ -58,14 +96,16 @@ impl MemoryEventStore {
     /// There is no timer: events are removed by the next call that reads or appends. Readers never
     /// get one that is too old, but an idle store keeps its memory.
     #[must_use]
-    pub fn max_age(self, age: Duration) -> Self {
+    pub fn max_age(mut self, age: Duration) -> Self {
+        self.ages = true;
         lock(&self.log).retention.age = Some(age);
         self
     }
 
     /// Sets both limits: see [`max_events`](Self::max_events) and [`max_age`](Self::max_age).
     #[must_use]
-    pub fn retention(self, retention: Retention) -> Self {
+    pub fn retention(mut self, retention: Retention) -> Self {
+        self.ages = retention.age.is_some();
         lock(&self.log).retention = retention;
         self
     }
@@ -75,6 +115,16 @@ impl MemoryEventStore {
     pub fn with_clock(mut self, clock: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
         self.clock = Clock::new(clock);
         self
+    }
+
+    /// Locks the log for a reader, without what is too old.
+    fn read_log(&self) -> MutexGuard<'_, Log> {
+        let now = self.ages.then(|| self.clock.now());
+        let mut log = lock(&self.log);
+        if let Some(now) = now {
+            log.expire(now);
+        }
+        log
     }
 
     /// Removes the events up to and including this one, for example after a snapshot of them was
@@ -99,7 +149,7 @@ impl EventStore for MemoryEventStore {
 
     async fn append(&self, batch: Vec<NewEvent>) -> Result<Vec<Appended>, Infallible> {
         let now = self.clock.now();
-        let outcomes = lock(&self.log).append(batch, now);
+        let outcomes = lock(&self.log).append(batch, now, !self.is_unnumbered);
         if outcomes
             .iter()
             .any(|outcome| *outcome != Appended::Duplicate)
@@ -110,8 +160,20 @@ impl EventStore for MemoryEventStore {
     }
 
     async fn read(&self, after: Option<EventId>, limit: PageLimit) -> Result<Page, Infallible> {
-        let now = self.clock.now();
-        Ok(lock(&self.log).page(after, limit, now))
+        Ok(self.read_log().page(after, limit))
+    }
+
+    async fn read_encoded(
+        &self,
+        after: Option<EventId>,
+        limit: PageLimit,
+    ) -> Result<FramePage<Bytes>, Infallible> {
+        let mut log = self.read_log();
+        Ok(log.page_of_frames(after, limit, !self.is_unnumbered))
+    }
+
+    async fn ends(&self, _after: Option<EventId>) -> Result<Page<()>, Infallible> {
+        Ok(self.read_log().ends())
     }
 
     async fn changed(&self, after: Option<EventId>) -> Result<(), Infallible> {
@@ -123,8 +185,18 @@ impl EventStore for MemoryEventStore {
     }
 
     async fn before(&self, time: SystemTime) -> Result<Option<EventId>, Infallible> {
-        let now = self.clock.now();
-        Ok(lock(&self.log).before(time, now))
+        Ok(self.read_log().before(time))
+    }
+
+    fn watch(&self) -> Watch {
+        let mut watched = lock(&self.audience);
+        let audience = watched.upgrade().unwrap_or_else(|| {
+            lock(&self.log).audiences += 1;
+            let audience = Arc::new(Audience(Arc::clone(&self.log)));
+            *watched = Arc::downgrade(&audience);
+            audience
+        });
+        Watch::new(audience)
     }
 }
 
@@ -137,6 +209,9 @@ struct Log {
     /// When the last event was stored, even if it was removed since.
     newest: SystemTime,
     retention: Retention,
+    tail: Tail<Bytes>,
+    /// The values of [`Audience`] that are there: more than one only while the last reader leaves and another comes.
+    audiences: usize,
 }
 
 #[derive(Debug)]
@@ -154,17 +229,23 @@ impl Default for Log {
             keys: HashSet::new(),
             newest: SystemTime::UNIX_EPOCH,
             retention: Retention::for_ever(),
+            tail: Tail::default(),
+            audiences: 0,
         }
     }
 }
 
 impl Log {
-    fn append(&mut self, batch: Vec<NewEvent>, now: SystemTime) -> Vec<Appended> {
+    fn append(&mut self, batch: Vec<NewEvent>, now: SystemTime, numbered: bool) -> Vec<Appended> {
         let now = self.expire(now);
+        let before = self.head();
         let outcomes = batch
             .into_iter()
-            .map(|event| self.push(&event, now))
+            .map(|event| self.push(event, now))
             .collect();
+        if self.audiences > 0 {
+            self.encode_after(before, numbered);
+        }
         // After the whole batch, so that a repeated key within it is noticed.
         while self.events.len() > self.retention.most() {
             self.remove_oldest();
@@ -172,8 +253,9 @@ impl Log {
         outcomes
     }
 
-    fn push(&mut self, event: &NewEvent, now: SystemTime) -> Appended {
-        let key: Option<Arc<str>> = event.key().map(Arc::from);
+    fn push(&mut self, event: NewEvent, now: SystemTime) -> Appended {
+        let (event_type, data, key, terminal) = event.into_parts();
+        let key: Option<Arc<str>> = key.map(Arc::from);
         if let Some(key) = &key
             && !self.keys.insert(Arc::clone(key))
         {
@@ -187,12 +269,12 @@ impl Log {
         self.events.push_back(Entry {
             event: StoredEvent {
                 id,
-                event_type: event.event_type().to_owned(),
-                data: event.data().to_owned(),
+                event_type,
+                data,
                 timestamp: now,
             },
             key,
-            terminal: event.is_terminal(),
+            terminal,
         });
         Appended::Stored(id)
     }
@@ -201,25 +283,87 @@ impl Log {
         EventId::new(self.removed + self.events.len() as u64)
     }
 
-    fn page(&mut self, after: Option<EventId>, limit: PageLimit, now: SystemTime) -> Page {
-        self.expire(now);
+    /// Encodes the events after this position for those who watch, once for all of them.
+    fn encode_after(&mut self, after: Option<EventId>, numbered: bool) {
+        let (mut bytes, mut size, mut events) = (Vec::new(), 0, 0);
+        for event in self.after(after) {
+            wire::encode_if_numbered(event, numbered, &mut bytes);
+            size += event.data.len() as u64;
+            events += 1;
+        }
+        if let Some(last) = self.head()
+            && events > 0
+        {
+            let length = bytes.len();
+            self.tail.push(Piece {
+                after: after.map_or(0, EventId::get),
+                last,
+                events,
+                size,
+                bytes: bytes.into(),
+                length,
+            });
+        }
+    }
+
+    fn after(&self, after: Option<EventId>) -> impl Iterator<Item = &StoredEvent> {
         let start = after.map_or(0, |after| after.get().saturating_sub(self.removed));
         let start = usize::try_from(start).map_or(self.events.len(), |n| n.min(self.events.len()));
+        self.events.range(start..).map(|entry| &entry.event)
+    }
+
+    fn of_page(
+        &self,
+        after: Option<EventId>,
+        limit: PageLimit,
+    ) -> impl Iterator<Item = &StoredEvent> {
         let mut bytes = 0;
-        let events = self
-            .events
-            .range(start..)
-            .map(|entry| &entry.event)
+        self.after(after)
             .take(limit.events)
-            .take_while(|event| {
+            .take_while(move |event| {
                 let first = bytes == 0;
                 bytes += event.data.len().max(1);
                 first || bytes <= limit.bytes
             })
-            .cloned()
-            .collect();
+    }
+
+    fn page(&self, after: Option<EventId>, limit: PageLimit) -> Page {
+        let events = self.of_page(after, limit).cloned().collect();
+        self.ends().with(events)
+    }
+
+    fn page_of_frames(
+        &mut self,
+        after: Option<EventId>,
+        limit: PageLimit,
+        numbered: bool,
+    ) -> FramePage<Bytes> {
+        let ends = self.ends();
+        if ends.head <= after || ends.oldest.is_none() {
+            return ends.with(None);
+        }
+        let start = after.map_or(0, EventId::get).max(self.removed);
+        if let Some(frames) = self.tail.page(start, limit) {
+            return ends.with(Some(frames));
+        }
+        let (mut bytes, mut last) = (Vec::new(), None);
+        for event in self.of_page(after, limit) {
+            wire::encode_if_numbered(event, numbered, &mut bytes);
+            last = Some(event.id);
+        }
+        let bytes = Bytes::from(bytes);
+        let frames = last.map(|last| Frames { bytes, last });
+        if let Some(frames) = &frames
+            && self.audiences > 0
+        {
+            self.tail.remember(start, limit, frames);
+        }
+        ends.with(frames)
+    }
+
+    fn ends(&self) -> Page<()> {
         Page {
-            events,
+            events: (),
             oldest: self.events.front().map(|entry| entry.event.id),
             head: self.head(),
             trimmed: EventId::new(self.removed),
@@ -227,8 +371,7 @@ impl Log {
         }
     }
 
-    fn before(&mut self, time: SystemTime, now: SystemTime) -> Option<EventId> {
-        self.expire(now);
+    fn before(&self, time: SystemTime) -> Option<EventId> {
         let is_older = |entry: &Entry| entry.event.timestamp < time;
         match self.events.partition_point(is_older) as u64 {
             0 => None,

@@ -12,6 +12,8 @@
 use std::future::Future;
 use std::time::SystemTime;
 
+use bytes::Bytes;
+
 use crate::event::{EventId, NewEvent, StoredEvent};
 use crate::sync::{MaybeSend, MaybeSync};
 
@@ -108,6 +110,28 @@ pub trait EventStore: MaybeSend + MaybeSync {
         after: Option<EventId>,
         limit: PageLimit,
     ) -> impl Future<Output = Result<Page, Self::Error>> + MaybeSend;
+
+    /// Returns the page that [`read`](Self::read) returns as the bytes of the wire: those of
+    /// [`wire::encode`](crate::wire::encode), or of
+    /// [`wire::encode_unnumbered`](crate::wire::encode_unnumbered) where the log is not
+    /// [resumable](Self::is_resumable). The streams of `http` and of [`body`](crate::delivery::body) read it.
+    ///
+    /// The page may have fewer events than `read` would return, but has at least one if that has one.
+    /// Default: reads the page and encodes it, for each caller anew. A store with many viewers
+    /// shares the bytes between those at the same position.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    fn read_encoded(
+        &self,
+        after: Option<EventId>,
+        limit: PageLimit,
+    ) -> impl Future<Output = Result<FramePage<Bytes>, Self::Error>> + MaybeSend {
+        async move {
+            let page = self.read(after, limit).await?;
+            Ok(frames::encoded(&page, self.is_resumable()))
+        }
+    }
 
     /// Returns the ends of the log as [`read`](Self::read) does, without events. Each subscriber
     /// asks for them when it begins. Default: reads a page of one event.

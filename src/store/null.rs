@@ -3,8 +3,10 @@
 use std::convert::Infallible;
 use std::time::SystemTime;
 
+use bytes::Bytes;
+
 use super::memory::MemoryEventStore;
-use super::{Appended, EventStore, Page, PageLimit};
+use super::{Appended, EventStore, FramePage, Page, PageLimit};
 use crate::event::{EventId, NewEvent};
 
 /// Stores nothing for later: a subscriber gets the events that are dispatched while it is
@@ -48,7 +50,7 @@ impl NullEventStore {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            ring: MemoryEventStore::new().max_events(1024),
+            ring: MemoryEventStore::unnumbered().max_events(1024),
         }
     }
 
@@ -82,6 +84,16 @@ impl EventStore for NullEventStore {
         let mut page = self.ring.read(after, limit).await?;
         // The end reaches connected subscribers only: it is not a state that later ones find.
         page.closed &= !page.events.is_empty();
+        Ok(page)
+    }
+
+    async fn read_encoded(
+        &self,
+        after: Option<EventId>,
+        limit: PageLimit,
+    ) -> Result<FramePage<Bytes>, Infallible> {
+        let mut page = self.ring.read_encoded(after, limit).await?;
+        page.closed &= page.events.is_some();
         Ok(page)
     }
 

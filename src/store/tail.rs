@@ -87,13 +87,15 @@ impl<B: FrameBytes> Tail<B> {
             events == 1 || (events <= limit.events && size <= limit.bytes as u64)
         };
         let fitting = self.pieces.range(start..).take_while(fits);
-        let pieces: Vec<B> = fitting.map(|piece| piece.bytes.clone()).collect();
-        let last = start.checked_add(pieces.len())?.checked_sub(1)?;
-        let last = self.pieces.get(last).filter(|_| !pieces.is_empty())?.last;
-        if let [bytes] = pieces.as_slice() {
-            let bytes = bytes.clone();
+        let end = start.checked_add(fitting.count())?;
+        let last = self.pieces.range(start..end).next_back()?;
+        if end - start == 1 {
+            let (bytes, last) = (last.bytes.clone(), last.last);
             return Some(Frames { bytes, last });
         }
+        let last = last.last;
+        let pieces = self.pieces.range(start..end);
+        let pieces: Vec<B> = pieces.map(|piece| piece.bytes.clone()).collect();
         let frames = Frames {
             bytes: B::concat(&pieces),
             last,

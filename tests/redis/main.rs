@@ -8,6 +8,7 @@ mod burst;
 mod failures;
 mod harness;
 mod refusals;
+mod schema;
 mod server;
 mod soak;
 mod store;
@@ -31,6 +32,7 @@ fn main() {
         tls::TESTS,
         burst::TESTS,
         soak::TESTS,
+        schema::TESTS,
     ];
     harness::run(tests.into_iter().flatten().copied(), skip);
 }

@@ -1,21 +1,26 @@
 //! axum servers with the routes of the benchmark's driver, over each store of this library and over what a user would
 //! write without it: axum's own `Sse` over a `tokio::sync::broadcast`.
 //!
-//! `bench-native broadcast | memory | sqlite FILE | redis URL`, prints the port.
+//! `bench-native broadcast CAPACITY | memory | sqlite FILE | redis URL`, prints the port.
 //!
-//! - `GET /log/sse` streams the log; `broadcast` begins with the newest event, and has no log
-//! - `POST /log/append?from=1&batch=1&count=N` appends N batches, one after another
+//! - `GET /{log}/sse` streams the log, of which there is one, whatever its name; `broadcast` begins with the newest
+//!   event, and has no log
+//! - `POST /{log}/append?from=1&batch=1&count=N` appends N batches, one after another
+//! - `POST /{log}/event?number=N` appends one event
+//! - `GET /lagged` is the number of events that `broadcast` skipped for receivers that were too slow
 
 #![forbid(unsafe_code)]
 
 use std::convert::Infallible;
 use std::error::Error;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::routing::{Router, get, post};
+use axum::serve::ListenerExt;
 use futures_util::{Stream, StreamExt, stream};
 use serde::Deserialize;
 use ssetarget::axum::sse;
@@ -33,19 +38,40 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let kind = arguments.next().unwrap_or_default();
     let place = arguments.next().unwrap_or_default();
     let app = match kind.as_str() {
-        "broadcast" => Broadcast::app(),
+        "broadcast" => Broadcast::app(place.parse()?),
         "memory" => app(MemoryEventStore::new()),
         "sqlite" => app(SqliteEventStore::open(&place)?),
         "redis" => {
             let client = RedisClient::new(place.as_str())?;
             app(RedisEventStore::new(&client, "bench-native"))
         }
-        _ => return Err("bench-native broadcast | memory | sqlite FILE | redis URL".into()),
+        _ => {
+            return Err(
+                "bench-native broadcast CAPACITY | memory | sqlite FILE | redis URL".into(),
+            );
+        }
     };
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
     println!("{}", listener.local_addr()?.port());
+    // As any server of live events does: else the kernel holds a small chunk back until the one before is acknowledged.
+    let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
     axum::serve(listener, app).await?;
     Ok(())
+}
+
+#[derive(Deserialize)]
+struct One {
+    number: u64,
+}
+
+impl From<One> for Append {
+    fn from(one: One) -> Self {
+        Self {
+            from: one.number,
+            batch: 1,
+            count: 1,
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -73,9 +99,17 @@ fn data(number: u64) -> String {
 fn app<S: EventStore + 'static>(store: S) -> Router {
     let target: SseTarget<NewEvent, S> = SseTarget::new(store);
     Router::new()
-        .route("/log/append", post(append::<S>))
+        .route("/{log}/append", post(append::<S>))
+        .route("/{log}/event", post(append_one::<S>))
         .with_state(target.clone())
-        .route("/log/sse", sse(target))
+        .route("/{log}/sse", sse(target))
+}
+
+async fn append_one<S: EventStore + 'static>(
+    state: State<SseTarget<NewEvent, S>>,
+    Query(one): Query<One>,
+) -> Result<&'static str, (StatusCode, String)> {
+    append(state, Query(one.into())).await
 }
 
 async fn append<S: EventStore + 'static>(
@@ -98,6 +132,7 @@ async fn append<S: EventStore + 'static>(
 struct Broadcast {
     events: broadcast::Sender<Message>,
     newest: Mutex<Option<Message>>,
+    lagged: AtomicU64,
 }
 
 #[derive(Clone)]
@@ -106,18 +141,18 @@ struct Message {
     data: Arc<str>,
 }
 
-/// More than are ever sent at once here, so that no viewer falls behind.
-const CAPACITY: usize = 32_768;
-
 impl Broadcast {
-    fn app() -> Router {
+    fn app(capacity: usize) -> Router {
         let broadcast = Self {
-            events: broadcast::Sender::new(CAPACITY),
+            events: broadcast::Sender::new(capacity),
             newest: Mutex::default(),
+            lagged: AtomicU64::default(),
         };
         Router::new()
-            .route("/log/append", post(Self::append))
-            .route("/log/sse", get(Self::stream))
+            .route("/{log}/append", post(Self::append))
+            .route("/{log}/event", post(Self::append_one))
+            .route("/{log}/sse", get(Self::stream))
+            .route("/lagged", get(Self::lagged))
             .with_state(Arc::new(broadcast))
     }
 
@@ -138,6 +173,14 @@ impl Broadcast {
         "appended\n"
     }
 
+    async fn append_one(state: State<Arc<Self>>, Query(one): Query<One>) -> &'static str {
+        Self::append(state, Query(one.into())).await
+    }
+
+    async fn lagged(State(this): State<Arc<Self>>) -> String {
+        this.lagged.load(Ordering::Relaxed).to_string()
+    }
+
     async fn stream(
         State(this): State<Arc<Self>>,
     ) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
@@ -145,11 +188,14 @@ impl Broadcast {
             let newest = this.newest.lock().unwrap_or_else(PoisonError::into_inner);
             (newest.clone(), this.events.subscribe())
         };
-        let live = stream::unfold(events, |mut events| async {
+        let live = stream::unfold((events, this), |(mut events, this)| async {
             loop {
                 match events.recv().await {
-                    Ok(message) => return Some((message, events)),
-                    Err(RecvError::Lagged(_)) => {}
+                    Ok(message) => return Some((message, (events, this))),
+                    // All that a server can do: it has no log to read them from.
+                    Err(RecvError::Lagged(lagged)) => {
+                        this.lagged.fetch_add(lagged, Ordering::Relaxed);
+                    }
                     Err(RecvError::Closed) => return None,
                 }
             }

@@ -10,7 +10,7 @@ use super::config::WorkflowEventsConfig;
 use super::error::to_js;
 use super::events_object::EventsObject;
 use super::hibernation::HeldStreams;
-use crate::cloudflare::command::LogCommand;
+use crate::cloudflare::command::{LogCommand, read_json};
 use crate::cloudflare::hop::Hop;
 use crate::cloudflare::js;
 use crate::cloudflare::opened::write_opened;
@@ -115,8 +115,7 @@ impl WorkflowEventsObject {
     /// [`LogCommand`] and answers with a [`LogAnswer`](crate::cloudflare::command::LogAnswer), both as JSON.
     pub fn obey(&self, command: String) -> Result<JsValue, JsValue> {
         self.with(async move |object| {
-            let command: LogCommand =
-                serde_json::from_str(&command).map_err(|error| error.to_string())?;
+            let command: LogCommand = read_json("the command", &command)?;
             let obeyed: LocalBoxFuture<'_, _> = Box::pin(object.obey(&command));
             obeyed.await
         })

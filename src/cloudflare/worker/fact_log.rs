@@ -12,6 +12,7 @@ use wasm_bindgen::prelude::*;
 
 use super::namespace::WorkflowEventsNamespace;
 use crate::cloudflare::callback::CallbackValue;
+use crate::cloudflare::command::unreadable;
 use crate::cloudflare::js;
 use crate::cloudflare::opened::read_opened;
 use crate::cloudflare::packed::{STALE, pack_facts};
@@ -121,7 +122,7 @@ impl ObjectFactLogError {
     fn answer(error: serde_json::Error) -> Self {
         Self {
             kind: ObjectFactLogErrorKind::Answer,
-            message: format!("the object's answer cannot be read: {error}"),
+            message: unreadable("the object's answer", &error),
             source: Some(error),
         }
     }

@@ -11,7 +11,7 @@ use worker::{Env, Response, web_sys};
 use super::instance_id::is_instance_id;
 use super::transport::Transport;
 use crate::access::{Grant, Permission};
-use crate::cloudflare::command::{LogAnswer, LogCommand};
+use crate::cloudflare::command::{LogAnswer, LogCommand, read_json};
 #[cfg(feature = "relays")]
 use crate::cloudflare::fan_out::FanOut;
 use crate::cloudflare::js;
@@ -332,8 +332,7 @@ impl WorkflowEventsNamespace {
                 stub.obey(&command).await
             };
             let answer = answer.await.map_err(|error| message(&error))?;
-            serde_json::from_str(&answer.as_string().unwrap_or_default())
-                .map_err(|error| format!("the object's answer cannot be read: {error}"))
+            read_json("the object's answer", &answer.as_string().unwrap_or_default())
         })
     }
 

@@ -2,9 +2,33 @@
 
 use super::tools::{append, everything, plain, read, stored, succeed};
 use crate::event::EventId;
-use crate::store::PageLimit;
-use crate::store::frames::{FrameBytes, FrameStore};
+use crate::store::frames::{FrameBytes, FramePage, FrameStore};
+use crate::store::{EventStore, PageLimit};
 use crate::wire;
+
+/// The bytes of [`read_encoded`](EventStore::read_encoded) are those of the events that `read` returns, with and
+/// without readers, for whom a store may keep them.
+pub async fn encoded<S: EventStore>(store: &S) {
+    let data = ["", "é", "a\nb\rc\r\n", "{\"a\":1}", "\0", "\n"];
+    let mut data = data.iter().cycle();
+    for (size, is_watched) in [(1, false), (3, true), (2, true), (40, true), (5, false)] {
+        let watch = is_watched.then(|| store.watch());
+        let batch = data.by_ref().take(size).map(|data| plain(data));
+        append(store, batch.collect()).await;
+        encoded_are_events(store).await;
+        // By now it may have them.
+        encoded_are_events(store).await;
+        drop(watch);
+    }
+}
+
+async fn encoded_are_events<S: EventStore>(store: &S) {
+    let read = async |after, limit| {
+        let page = store.read_encoded(after, limit).await;
+        page.unwrap_or_else(|error| panic!("read_encoded failed: {error}"))
+    };
+    pages_are_events(store, read).await;
+}
 
 /// Checks a [`FrameStore`], beyond [`check`](super::check): the frames of a page are the bytes of
 /// its events, whatever was appended in whatever batches, and wherever the page begins. `open`
@@ -67,6 +91,14 @@ pub async fn check_frames<S: FrameStore>(mut open: impl AsyncFnMut() -> S) {
 }
 
 async fn frames_are_events<S: FrameStore>(store: &S) {
+    let read = async |after, limit| succeed("read_frames", store.read_frames(after, limit)).await;
+    pages_are_events(store, read).await;
+}
+
+async fn pages_are_events<S: EventStore, B: FrameBytes>(
+    store: &S,
+    read_frames: impl AsyncFn(Option<EventId>, PageLimit) -> FramePage<B>,
+) {
     let all = everything(store).await;
     let limits = [
         (1, 1),
@@ -84,7 +116,7 @@ async fn frames_are_events<S: FrameStore>(store: &S) {
             let mut after = start.checked_sub(1).map(|index| all.events[index].id);
             let mut rest = &all.events[start..];
             for _ in 0..if start == 0 { usize::MAX } else { 2 } {
-                let page = succeed("read_frames", store.read_frames(after, limit)).await;
+                let page = read_frames(after, limit).await;
                 assert_eq!(
                     (page.oldest, page.head, page.trimmed, page.closed),
                     (all.oldest, all.head, all.trimmed, all.closed),
@@ -106,7 +138,7 @@ async fn frames_are_events<S: FrameStore>(store: &S) {
                 );
                 let mut expected = Vec::new();
                 for event in read {
-                    wire::encode(event, &mut expected);
+                    wire::encode_if_numbered(event, store.is_resumable(), &mut expected);
                 }
                 assert!(
                     frames.bytes.to_vec() == expected,
@@ -119,10 +151,6 @@ async fn frames_are_events<S: FrameStore>(store: &S) {
         }
     }
     let beyond = EventId::new(EventId::MAX);
-    let page = succeed(
-        "read_frames",
-        store.read_frames(beyond, PageLimit::default()),
-    )
-    .await;
+    let page = read_frames(beyond, PageLimit::default()).await;
     assert!(page.events.is_none(), "frames beyond the head: {page:?}");
 }

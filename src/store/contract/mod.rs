@@ -57,6 +57,7 @@ pub mod checks {
     pub use super::atomicity::{concurrent_appends, dropped_futures};
     pub use super::data::{awkward_data, huge_batch, large_batch, large_data, many_lines};
     pub use super::facts::{awkward_keys, keys};
+    pub use super::frames::encoded;
     pub use super::order::{empty_batch, empty_log, order};
     pub use super::pages::{ends, page_of_bytes, page_of_events, positions, terminal};
     pub use super::retention::{trimmed_as_a_whole, trimmed_in_part, trimmed_under_readers};
@@ -87,6 +88,7 @@ pub async fn check<S: EventStore>(mut new_store: impl AsyncFnMut() -> S) {
     many_lines(&new_store().await).await;
     large_batch(&new_store().await).await;
     huge_batch(&new_store().await).await;
+    encoded(&new_store().await).await;
     concurrent_appends(&new_store().await).await;
     dropped_futures(&new_store().await).await;
     changed_at_once(&new_store().await).await;

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use futures_util::future::{join, join_all};
 
 use super::data::awkward_data;
+use super::frames::encoded;
 use super::order::empty_batch;
 use super::order::empty_log;
 use super::order::order;
@@ -29,6 +30,7 @@ pub async fn check_transient<S: EventStore>(mut new_store: impl AsyncFnMut() -> 
     page_of_events(&new_store().await).await;
     page_of_bytes(&new_store().await).await;
     awkward_data(&new_store().await).await;
+    encoded(&new_store().await).await;
     changed_at_once(&new_store().await).await;
     changed_by_append(&new_store().await).await;
     changed_for_every_waiter(&new_store().await).await;

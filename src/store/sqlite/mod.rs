@@ -16,6 +16,8 @@ mod sql;
 use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 
+use bytes::Bytes;
+
 use self::digest::KnownKeys;
 use self::ends::Ends;
 pub use self::error::SqliteError;
@@ -25,7 +27,7 @@ pub use self::sql::{Sql, SqlRow, SqlValue};
 use crate::clock;
 use crate::event::{EventId, EventRef, NewEvent};
 use crate::store::bell::Bell;
-use crate::store::frames::{FrameBytes, FramePage, FrameStore};
+use crate::store::frames::{FrameBytes, FramePage, FrameStore, in_memory};
 use crate::store::tail::{Tail, Watch};
 use crate::store::{Appended, EventStore, Page, PageLimit, Retention, Watched};
 use crate::sync::{Mutex, lock};
@@ -207,6 +209,15 @@ impl<Q: Sql> EventStore for SqliteEventStore<Q> {
 
     async fn read(&self, after: Option<EventId>, limit: PageLimit) -> Result<Page, Self::Error> {
         self.read_now(after, limit)
+    }
+
+    async fn read_encoded(
+        &self,
+        after: Option<EventId>,
+        limit: PageLimit,
+    ) -> Result<FramePage<Bytes>, Self::Error> {
+        let page = self.with_log(|log| self.page_of_frames(log, after, limit))?;
+        Ok(in_memory(&page))
     }
 
     async fn ends(&self, _after: Option<EventId>) -> Result<Page<()>, Self::Error> {
