@@ -11,7 +11,7 @@ mod report;
 #[cfg_attr(not(feature = "index"), allow(unused_imports))]
 pub use self::entry::{RunEntry, RunFold};
 #[cfg_attr(not(feature = "index"), allow(unused_imports))]
-pub use self::index::{InvalidList, ListFilter, RunIndex, Typical};
+pub use self::index::{InvalidList, ListFilter, RunIndex};
 #[cfg(feature = "index")]
 pub(crate) use self::report::{MAX_TAGS, is_tag};
 #[cfg_attr(not(feature = "index"), allow(unused_imports))]

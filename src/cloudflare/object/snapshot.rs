@@ -56,7 +56,12 @@ impl EventsObject {
             self.kept_snapshot.clear();
             return refuse(UNKNOWN_INSTANCE);
         }
+        #[cfg(feature = "index")]
+        let estimate = self.estimate().await?;
+        #[cfg(not(feature = "index"))]
+        let estimate = None;
         let request = SnapshotRequest {
+            estimate: estimate.as_ref(),
             id: &call.id,
             workflow: Some(&call.workflow),
             if_none_match: call.if_none_match.as_deref(),
