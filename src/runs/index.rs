@@ -311,8 +311,6 @@ impl<Q: Sql> RunIndex<Q> {
     /// # Errors
     /// When SQLite fails.
     pub fn estimate(&self) -> Result<RunEstimate, RunIndexError<Q::Error>> {
-        let mut estimate = RunEstimate::default();
-        estimate.run = self.typical()?;
         let rows = self.sql()?.exec(TASK_TIMES, &[]);
         let rows = rows.map_err(RunIndexError::Sql)?;
         let mut times: BTreeMap<String, Vec<u64>> = BTreeMap::new();
@@ -328,8 +326,10 @@ impl<Q: Sql> RunIndex<Q> {
         let mut known: Vec<_> = known.collect();
         known.sort_by_key(|(_, estimate)| std::cmp::Reverse(estimate.median_ms));
         known.truncate(MOST_TASKS);
-        estimate.tasks = known.into_iter().collect();
-        Ok(estimate)
+        Ok(RunEstimate {
+            run: self.typical()?,
+            tasks: known.into_iter().collect(),
+        })
     }
 
     /// Returns how many runs there are.

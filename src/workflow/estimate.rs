@@ -51,11 +51,8 @@ pub struct RunEstimate {
     #[cfg_attr(feature = "typescript", ts(optional))]
     pub run: Option<Estimate>,
     /// Its tasks, by their ids: those of which there is enough to say, at most the 32 that take longest.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[cfg_attr(
-        feature = "typescript",
-        ts(as = "Option<BTreeMap<String, Estimate>>", optional)
-    )]
+    #[serde(default)]
+    #[cfg_attr(feature = "typescript", ts(type = "Record<string, Estimate>"))]
     pub tasks: BTreeMap<String, Estimate>,
 }
 
