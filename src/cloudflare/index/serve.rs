@@ -25,8 +25,8 @@ use crate::wire;
 ///
 /// The query: `state` (several with commas), `tag`, `since` and `until` (when runs began), `limit` (up to 500; 100 if it
 /// is not there) and `cursor`, the `next` of the page before. `cursor` in the answer is where
-/// [`serve_runs_sse`] goes on, as `lastEventId`. `typical` is how long runs took that completed lately, if there are five
-/// at least: a median, and a range that leaves out a tenth at each end. What is not there is absent.
+/// [`serve_runs_sse`] goes on, as `lastEventId`. `typical` is how long runs took that completed lately, if
+/// there is enough to say: see [`Estimate`](crate::workflow::Estimate). What is not there is absent.
 ///
 /// `access` is asked for [`Action::Watch`] of the id `*`, or of `tag:<tag>`, with
 /// [`is_list`](AccessRequest::is_list).

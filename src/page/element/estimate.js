@@ -20,6 +20,17 @@ export function remains({ lowMs, medianMs, highMs }, took) {
   return `about ${about}, usually ${from} to ${most}`;
 }
 
+/**
+ * The same where no column says what it is; empty without an estimate.
+ * @param {unknown} estimate @param {number | null} began @param {number} now
+ */
+export function leftOf(estimate, began, now) {
+  const known = estimateOf(estimate);
+  if (known === null || began === null) return "";
+  const words = remains(known, Math.max(0, now - began));
+  return words.startsWith("l") ? words : `left: ${words}`;
+}
+
 /** @param {any} data @returns {Estimate | null} */
 export function estimateOf(data) {
   return [data?.medianMs, data?.lowMs, data?.highMs].every(Number.isFinite) ? data : null;
