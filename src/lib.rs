@@ -177,7 +177,10 @@ pub mod internals {
         hibernating::{Beat, Budget, Pace, Pulse, Roster, Round, Sweep},
         pushed::{Kept, Pushed, PushedStream},
     };
-    pub use crate::runs::{ListFilter, Reporter, RunFold, RunIndex, RunReport, Stands};
+    pub use crate::runs::{
+        Joins, ListFilter, Listed, Members, Reporter, RunFold, RunIndex, RunReport, Stands,
+        TagCursor,
+    };
     #[cfg(feature = "redis")]
     pub use crate::store::redis::resp_replies;
     pub use crate::workflow::ended_run::{

@@ -193,7 +193,7 @@ impl<S: EventStore> fmt::Debug for MergedSubscription<S> {
 
 /// Appends the bytes of an event of the log of this name. `cursor` is the position behind it.
 pub(crate) fn encode_event(
-    cursor: &MergedCursor,
+    cursor: &impl fmt::Display,
     name: &str,
     event_type: &str,
     data: &str,
@@ -249,6 +249,22 @@ impl MergedCursor {
         Some(EventId::new(id).map_or(Cursor::Beginning, Cursor::After))
     }
 
+    /// Returns how many logs it names.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Forgets the log of this name.
+    pub(crate) fn remove(&mut self, name: &str) {
+        self.0.remove(&hash(name));
+    }
+
+    /// Forgets all other logs.
+    pub(crate) fn keep<'a>(&mut self, names: impl Iterator<Item = &'a String>) {
+        let kept: BTreeSet<u64> = names.map(|name| hash(name)).collect();
+        self.0.retain(|name, _| kept.contains(name));
+    }
+
     pub(crate) fn set(&mut self, name: &str, cursor: Cursor) {
         let id = match cursor {
             Cursor::After(id) => id.get(),
@@ -274,6 +290,13 @@ impl FromStr for MergedCursor {
     type Err = InvalidMergedCursor;
 
     fn from_str(text: &str) -> Result<Self, InvalidMergedCursor> {
+        Self::parse(text, MAX_MERGED)
+    }
+}
+
+impl MergedCursor {
+    /// Reads the position in at most so many logs.
+    pub(crate) fn parse(text: &str, most: usize) -> Result<Self, InvalidMergedCursor> {
         let mut parts = text.split('.');
         if parts.next() != Some(FORM) {
             return Err(InvalidMergedCursor);
@@ -283,7 +306,7 @@ impl FromStr for MergedCursor {
             let (name, id) = part.split_at_checked(DIGITS).ok_or(InvalidMergedCursor)?;
             let id = read_digits(id).filter(|id| *id <= EventId::MAX);
             let (name, id) = read_digits(name).zip(id).ok_or(InvalidMergedCursor)?;
-            if positions.insert(name, id).is_some() || positions.len() > MAX_MERGED {
+            if positions.insert(name, id).is_some() || positions.len() > most {
                 return Err(InvalidMergedCursor);
             }
         }

@@ -26,6 +26,12 @@ pub struct RunEntry {
     pub run: u32,
     /// The state. It is [`Waiting`](RunState::Waiting) while all that it does is to wait for an event.
     pub state: RunState,
+    /// The id of the event before its first one: 0 unless it was restarted.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub from: u64,
+    /// The id of the last event that is in this entry.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub cursor: u64,
     /// When it began.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "iso_option")]
     pub started: Option<SystemTime>,
@@ -50,6 +56,7 @@ pub struct RunFold {
     /// The last event that was applied; 0 for none.
     pub cursor: u64,
     run: u32,
+    from: u64,
     state: RunState,
     /// Milliseconds since 1970.
     began: u64,
@@ -114,6 +121,7 @@ impl RunFold {
                 *self = Self {
                     cursor: self.cursor,
                     run: data.run.unwrap_or(self.run + 1),
+                    from: self.cursor - 1,
                     began: time,
                     ..Self::default()
                 };
@@ -233,6 +241,8 @@ impl RunFold {
             workflow: workflow.to_owned(),
             tags: tags.to_vec(),
             run: self.run.max(1),
+            from: self.from,
+            cursor: self.cursor,
             state: self.state(),
             started,
             ended: self.ended.map(clock::from_milliseconds),
@@ -241,6 +251,11 @@ impl RunFold {
             error: self.error.clone(),
         }
     }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 fn milliseconds(timestamp: &str) -> Option<u64> {
@@ -331,8 +346,8 @@ mod tests {
         );
         let again = entry(&[STARTED, PACK, restarted, STARTED]);
         assert_eq!(
-            (again.run, again.state, again.task),
-            (4, RunState::Running, None)
+            (again.run, again.from, again.state, again.task),
+            (4, 2, RunState::Running, None)
         );
     }
 
