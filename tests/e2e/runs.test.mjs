@@ -83,7 +83,7 @@ test("after five runs that completed, the next one's snapshot says what is expec
   // Its second attempt comes after more than a second.
   const slow = { do: { name: "slow", attempts: [{ fail: "not yet" }], retries: { limit: 1, delay: 1100 } } };
   const quick = { do: { name: "quick" } };
-  const snapshot = (run) => json(`${server.url}/routes/open/listed/${run.id}`, { headers: { accept: "application/json" } });
+  const snapshot = (run) => json(`${server.url}/routes/tagged/listed/${run.id}`, { headers: { accept: "application/json" } });
   const first = await Promise.all(Array.from({ length: 4 }, () => begin([slow, quick])));
   await listed(first.map((run) => [run, "completed"]));
   const fifth = await begin([slow, quick, { wait: { name: "w", type: "go" } }]);
@@ -105,7 +105,7 @@ test("after five runs that completed, the next one's snapshot says what is expec
   assert.ok(tasks["slow-1"].runs === 5 && tasks["slow-1"].lowMs >= 1100 && tasks["slow-1"].medianMs <= run.medianMs, JSON.stringify(known.estimate));
   // Killed and asked again: the object has it in its storage, and the entity tag is that of this snapshot.
   await listed([[sixth, "waiting"]]);
-  const asked = () => fetch(`${server.url}/routes/open/listed/${sixth.id}`, { headers: { accept: "application/json" } });
+  const asked = () => fetch(`${server.url}/routes/tagged/listed/${sixth.id}`, { headers: { accept: "application/json" } });
   const before = await asked();
   await server.kill();
   await server.start();

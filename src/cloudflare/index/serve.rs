@@ -81,14 +81,10 @@ pub(in crate::cloudflare) async fn serve_list_asking(
 ) -> worker::Result<Response> {
     let answer = async {
         let head = is_head(request)?;
-        let (tag, _) = may_watch(request, index, hook).await?;
+        let (tag, _) = may_watch_list(request, index, hook).await?;
         let url = request.url();
-        let mut wanted = ObjectRequest::new(if head { "HEAD" } else { "GET" });
-        wanted.set(LIST, "1");
-        if let Some(query) = query(&url) {
-            wanted.url += &format!("?{query}");
-        }
-        index.ask(tag.as_deref(), &wanted).await
+        let query = query(&url).unwrap_or_default();
+        index.ask(tag.as_deref(), &list_request(head, query)).await
     };
     finish(request, answer.await)
 }
@@ -100,7 +96,7 @@ pub(in crate::cloudflare) async fn serve_sse_asking(
 ) -> worker::Result<Response> {
     let answer = async {
         is_head(request)?;
-        let (tag, grant) = may_watch(request, index, hook).await?;
+        let (tag, grant) = may_watch_list(request, index, hook).await?;
         let mut stream = StreamRequest::from_request(request)?;
         stream.grant = grant;
         index.ask(tag.as_deref(), &stream.to_object_request()).await
@@ -117,7 +113,7 @@ fn is_head(request: &web_sys::Request) -> Result<bool, Refusal> {
 }
 
 /// Returns the tag that the request is about, and what the hook grants.
-async fn may_watch(
+pub(in crate::cloudflare) async fn may_watch_list(
     request: &web_sys::Request,
     index: &RunIndexNamespace,
     hook: Option<Decide<'_>>,
@@ -144,7 +140,32 @@ async fn may_watch(
     }
 }
 
+fn list_request(head: bool, query: &str) -> ObjectRequest {
+    let mut request = ObjectRequest::new(if head { "HEAD" } else { "GET" });
+    request.set(LIST, "1");
+    request.url += &format!("?{query}");
+    request
+}
+
 impl RunIndexNamespace {
+    /// Returns a page of the list.
+    pub(in crate::cloudflare) async fn list(
+        &self,
+        tag: Option<&str>,
+        query: &str,
+    ) -> Result<Response, Refusal> {
+        self.ask(tag, &list_request(false, query)).await
+    }
+
+    /// Returns the stream of what changes in the list of a tag.
+    pub(in crate::cloudflare) async fn follow(
+        &self,
+        tag: &str,
+        request: &StreamRequest,
+    ) -> Result<Response, Refusal> {
+        self.ask(Some(tag), &request.to_object_request()).await
+    }
+
     async fn ask(&self, tag: Option<&str>, request: &ObjectRequest) -> Result<Response, Refusal> {
         let response = self.request(tag, request).await.and_then(with_own_headers);
         response.map_err(|error| unreachable(&error))

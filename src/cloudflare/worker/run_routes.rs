@@ -151,6 +151,18 @@ impl RunRoutes {
         self.with(MergedRoute)
     }
 
+    /// Serves the events of all runs with a tag in one stream, at `/sse?tag=<tag>` (feature `index`): see
+    /// [`serve_tagged`](super::serve_tagged). It serves `/sse?run=<id>&run=<id>`, too, as [`merged`](Self::merged) does. The
+    /// hook is asked about `tag:<tag>`, as for the list of the tag's runs. Default: it is not served.
+    #[cfg(feature = "index")]
+    #[must_use]
+    pub fn merged_by_tag(mut self, index: crate::cloudflare::RunIndexNamespace) -> Self {
+        // Before the route for runs that are named, which has the same path.
+        let route = super::routes::TaggedRoute { index };
+        self.routes.insert(0, Rc::new(route));
+        self
+    }
+
     /// Serves snapshots of the runs, as JSON, at `/<id>`: see [`serve_snapshot`](super::serve_snapshot).
     /// Default: they are not served.
     #[must_use]
