@@ -26,7 +26,7 @@ pub struct RunEntry {
     pub run: u32,
     /// The state. It is [`Waiting`](RunState::Waiting) while all that it does is to wait for an event.
     pub state: RunState,
-    /// The id of the event before its first one: 0 unless it was restarted.
+    /// The id of the event before its first one; 0, and absent in JSON, unless it was restarted.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub from: u64,
     /// The id of the last event that is in this entry.

@@ -331,11 +331,13 @@ impl RunStream {
     }
 
     /// Returns the position behind all that was returned.
+    #[cfg(feature = "index")]
     pub(super) fn cursor(&self) -> Cursor {
         self.cursor
     }
 
     /// Has a stream that starts at the tail know where that is. Does nothing where it cannot be opened.
+    #[cfg(feature = "index")]
     pub(super) async fn find_tail(&mut self) {
         if self.cursor == Cursor::Latest
             && let Ok(Opened::Streams(response)) = self.open(false).await
