@@ -108,8 +108,7 @@ impl Permit {
                     None => pending().await,
                 }
             };
-            let revoked = select(pin!(revoked), pin!(asked));
-            select(pin!(ended), revoked).await;
+            select(pin!(ended), select(pin!(revoked), pin!(asked))).await;
         }))
     }
 }
