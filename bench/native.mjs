@@ -133,7 +133,7 @@ async function redisServer() {
   return { argument: url, stop };
 }
 
-/** What must not be: a store of this library that is not exact. */
+/** The faults that must not occur: a store of this library that is not exact. */
 function faults({ scenarios }) {
   return scenarios.flatMap(({ name, results }) =>
     Object.entries(results).flatMap(([store, trials]) =>

@@ -1,5 +1,5 @@
-// node bench/page.mjs: what the page does under load, in a real browser: long tasks, frames, elements, the time until a run
-// that is stored is there, and bytes. Times are of this machine; what must hold anywhere is in tests/e2e/page-*.test.mjs.
+// node bench/page.mjs: the page under load, in a real browser: long tasks, frames, elements, the time until a stored
+// run is shown, and bytes. Times are of this machine; tests/e2e/page-*.test.mjs check what must hold anywhere.
 import { readFileSync } from "node:fs";
 import { gzipSync } from "node:zlib";
 import { launch } from "../tests/e2e/lib/browser.mjs";

@@ -1,4 +1,4 @@
-// npm run bench -- --profile [--scenarios a] [--contestants a]: what the time of a scenario goes into.
+// npm run bench -- --profile [--scenarios a] [--contestants a]: where the time of a scenario goes.
 //
 // Takes a CPU profile of workerd's isolate through its inspector while the scenario runs, writes it for
 // a browser's developer tools, and sums it up. A profiled trial is slower than others.
@@ -19,7 +19,7 @@ export async function profiled({ inspectorPort }, body) {
   return { ...report, profile };
 }
 
-/** Writes a profile as `NAME.cpuprofile` and sums up, as text, what had the processor: each function without those that it called. */
+/** Writes a profile as `NAME.cpuprofile` and sums up, as text, which functions used the processor, without those that they called. */
 export function saveProfile(profile, folder, name) {
   writeFileSync(path.join(folder, `${name}.cpuprofile`), JSON.stringify(profile));
   const times = selfTimes(profile);

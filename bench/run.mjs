@@ -13,7 +13,7 @@ import { ensureNodeModules, ensureRust, modernNode } from "../scripts/lib/setup.
 import { CONTESTANTS, buildContestants, bundleSize, contestant } from "./lib/contestants.mjs";
 import { machine } from "./lib/machine.mjs";
 import { printTable, saveMeasured, saveResults } from "./lib/report.mjs";
-import { GZIP_AT_MOST, ROWS_AT_MOST, SCENARIOS, clientArgs, storedEvents } from "./lib/scenarios.mjs";
+import { GZIP_AT_MOST, ROWS_AT_MOST, SCENARIOS, clientArgs, fillings } from "./lib/scenarios.mjs";
 import { measureAxum } from "./axum.mjs";
 import { measureNative } from "./native.mjs";
 import { profiled, saveProfile } from "./profile.mjs";
@@ -101,7 +101,7 @@ async function buildClient() {
   if (!ok) throw new Failure("the benchmark's client does not build.");
 }
 
-/** What the client and the runtime can do at all: a stream without an object, a log or JavaScript per event. */
+/** The limits of the client and the runtime: a stream without an object, a log or JavaScript per event. */
 async function measureClient(options) {
   const events = options.short ? 10_000 : 1_000_000;
   const storage = new Storage();
@@ -116,7 +116,7 @@ async function measureClient(options) {
   }
 }
 
-/** Trials in turns, A B C A B C, so that what else happens on the machine happens to all. */
+/** Trials in turns, A B C A B C, so that other work on the machine affects all. */
 async function measure(scenario, options) {
   const trials = Object.fromEntries(options.contestants.map((name) => [name, []]));
   const count = Math.min(options.trials, scenario.maxTrials ?? Infinity);
@@ -148,7 +148,7 @@ async function profile(options, folder) {
 }
 
 async function attempt(scenario, name, options) {
-  const storage = new Storage(await stored(name, storedEvents(scenario, options)));
+  const storage = new Storage(await stored(name, fillings(scenario, options)));
   const server = await serve(name, storage, options);
   try {
     if (scenario.rowsWritten) await rowsWritten(server);
@@ -178,15 +178,16 @@ async function asked({ rowsPort }, what) {
 
 const filled = new Map();
 
-/** A contestant's storage with so many events in `log`, made once. */
-async function stored(name, events) {
-  if (events === 0) return undefined;
-  const key = `${name}/${events}`;
+/** Makes a contestant's storage by these calls of the client, once. */
+async function stored(name, calls) {
+  if (calls.length === 0) return undefined;
+  const key = `${name}/${JSON.stringify(calls)}`;
   if (!filled.has(key)) {
     const storage = new Storage();
     const server = await serve(name, storage);
-    const batch = Math.min(events, 100);
-    await client(server, ["ingest", "log=log", `batch=${batch}`, `batches=${events / batch}`, "capMs=120000"]);
+    for (const [scenario, args] of calls) {
+      await client(server, [scenario, ...Object.entries(args).map(([arg, value]) => `${arg}=${value}`), "capMs=120000"]);
+    }
     await server.stop();
     filled.set(key, storage);
   }
@@ -209,7 +210,7 @@ function summary(scenario, report) {
 
 const FAULTS = ["lost", "duplicates", "disorder", "wrong"];
 
-/** Also those of the viewer that had stalled. */
+/** Also the faults of the viewer that had stalled. */
 const total = (report, fault) => (report[fault] ?? 0) + (report.stalled?.[fault] ?? 0);
 
 /**

@@ -1,4 +1,5 @@
-//! What a snapshot of a log of 100,000 events costs: `cargo bench --features http --bench snapshot`.
+//! The cost of a snapshot of a log of 100,000 events: `cargo bench --features http --bench
+//! snapshot`.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -16,7 +17,7 @@ use ssetarget::{EventId, MemoryEventStore, NewEvent, SseTarget, StoredEvent};
 
 const EVENTS: u64 = 100_000;
 
-/// How often each is measured; the median is printed.
+/// The number of measurements of each; the median is printed.
 const TIMES: usize = 9;
 
 #[tokio::main(flavor = "current_thread")]
@@ -172,7 +173,7 @@ fn row(what: &str, value: &str) {
     println!("| {what} | {value} |");
 }
 
-/// The memory of this process, in bytes, where the system tells.
+/// The memory of this process, in bytes, if the system reports it.
 fn resident() -> usize {
     let pages = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages = pages

@@ -2,7 +2,7 @@
 //! transactions will do in the same shape.
 //!
 //! `cargo test --example own_store` checks that it keeps the promise of [`EventStore`].
-//! `cargo run --example own_store` appends to a log that is there from run to run, and prints what
+//! `cargo run --example own_store` appends to a log that survives from run to run, and prints what
 //! a viewer gets.
 
 use std::path::Path;
@@ -58,7 +58,7 @@ impl EventStore for DiskStore {
 
     async fn append(&self, batch: Vec<NewEvent>) -> Result<Vec<Appended>> {
         let mut connection = self.lock();
-        // The batch as a whole or, whatever happens, not at all.
+        // The batch is stored as a whole or, whatever happens, not at all.
         let transaction = connection.transaction()?;
         let mut outcomes = Vec::new();
         for event in &batch {
@@ -75,7 +75,7 @@ impl EventStore for DiskStore {
         }
         transaction.commit()?;
         drop(connection);
-        // Not before it can be read, and not for nothing.
+        // After the events can be read, and only if there are new ones.
         if outcomes
             .iter()
             .any(|outcome| *outcome != Appended::Duplicate)
@@ -97,7 +97,7 @@ impl EventStore for DiskStore {
         {
             let event = stored(row)?;
             bytes += event.data.len();
-            // The first one comes however large it is.
+            // The first event comes however large it is.
             if bytes > limit.bytes && !page.events.is_empty() {
                 break;
             }
@@ -107,7 +107,7 @@ impl EventStore for DiskStore {
     }
 
     async fn changed(&self, after: Option<EventId>) -> Result<()> {
-        // Before the look: a bell that rings in between is heard.
+        // Listen before the look: a bell that rings in between is heard.
         let rung = self.bell.listen();
         let page = self.lock().query_row(ENDS, [], ends)?;
         if page.head == after {

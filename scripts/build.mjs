@@ -3,7 +3,7 @@ import { Failure, main } from "./lib/run.mjs";
 import { WORKERS, buildWorker } from "./lib/build.mjs";
 
 main(async () => {
-  // wrangler calls this script before it serves; who has just built says so.
+  // Wrangler calls this script before it serves. A caller that has just built sets the variable.
   if (process.env.SSETARGET_PREBUILT === "1") return;
 
   const which = process.argv[2] ?? "demo";

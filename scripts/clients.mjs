@@ -1,4 +1,4 @@
-// npm run clients: runs every client of docs/clients.md that can be had here, and writes the table there.
+// npm run clients: runs every client of docs/clients.md that is available here, and writes the table there.
 import { readFileSync, writeFileSync } from "node:fs";
 import { Failure, at, main, run } from "./lib/run.mjs";
 import { ensureNodeModules, ensureRust } from "./lib/setup.mjs";

@@ -122,7 +122,7 @@ async function check(url, profile) {
   let output = "";
   child.stdout.setEncoding("utf8").on("data", (text) => (output += text));
   const code = await new Promise((resolve, reject) => child.once("error", reject).once("close", resolve));
-  // 1 says that a case failed, which is what is asked here.
+  // 1 means that a case failed, which is a result here.
   if (code > 1) throw new Failure(`ssetarget-conformance ended with ${code}.`);
   return JSON.parse(output).cases;
 }
@@ -158,18 +158,18 @@ function page(results) {
   const numbers = results.map((_, index) => `${index + 1}`);
   return `# Conformance
 
-What \`npm run conformance\` finds: the ${all.length} cases of [ssetarget-conformance](../ssetarget-conformance/README.md), a
-suite for any server of Server-Sent Events, against servers of this library and others. It writes this page.
+The results of \`npm run conformance\`: the ${all.length} cases of [ssetarget-conformance](../ssetarget-conformance/README.md), a
+suite for any server of Server-Sent Events, run against servers of this library and others. The command writes this page.
 
 | server | must | should | extensions that it claims |
 |---|---|---|---|
 ${totals.join("\n")}
 
-"Not tried" is what a server has no way to be asked for: a text of the client's choice, an end, an extension that it
-does not claim. No proxy is in between, but for the demo, which \`wrangler dev\` serves. axum's \`Sse\` and hono's
-\`streamSSE\` write a stream and leave the log to their user: here they have none, as in their documentation. The roofline
-is the benchmark's, made for speed alone. Only this library was changed until it passed.
-${left.length > 0 ? `\nNot in this table, since they were not run: ${left.join(", ")}.\n` : ""}
+A case is "not tried" if the server has no way to be asked for it: data of the client's choice, an end, an extension that
+it does not claim. Only the demo has a proxy in front, that of \`wrangler dev\`. axum's \`Sse\` and hono's \`streamSSE\` write
+a stream and leave the log to their user; here they have none, as in their documentation. The roofline is the benchmark's,
+made for speed alone. Only this library was changed until it passed.
+${left.length > 0 ? `\nNot run, and so not in this table: ${left.join("; ")}.\n` : ""}
 ## What failed
 
 ${failures.length > 0 ? failures.join("\n") : "Nothing."}

@@ -1,5 +1,5 @@
-// npm run deploy [-- --dry-run | further arguments of `wrangler deploy`]: builds the demo Worker, checks what would be
-// uploaded, and deploys it. docs/deploy.md has the whole way.
+// npm run deploy [-- --dry-run | further arguments of `wrangler deploy`]: builds the demo Worker, checks the size of
+// the upload, and deploys it. docs/deploy.md has all the steps.
 import { capture, Failure, foreground, main } from "./lib/run.mjs";
 import { buildWorker } from "./lib/build.mjs";
 import { WRANGLER, checkSize, deployEnv, dryRun } from "./lib/deploy.mjs";

@@ -1,8 +1,8 @@
 // npm run test:faults [-- --minutes N] [-- --seed S]: the walk with fresh seeds for as long as asked, 10 minutes by
-// default; then the faults of tests/mutations.json, put back one at a time (a handful below an hour, all of them from
-// an hour on); then the soak, if there is one.
+// default; then the defects of tests/mutations.json, put back one at a time (a handful below an hour, all of them
+// from an hour on); then the soak, if there is one.
 //
-// Prints every seed before it is walked, and the command that walks it again where something is wrong.
+// Prints every seed before the walk, and for a failure the command that repeats it.
 import { existsSync } from "node:fs";
 import { Failure, at, main, run } from "./lib/run.mjs";
 import { ensureRust } from "./lib/setup.mjs";

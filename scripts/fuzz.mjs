@@ -1,5 +1,5 @@
-// npm run fuzz [-- TARGET [SECONDS]]: cargo-fuzz for one target of fuzz/, or for each, 60 seconds by default.
-// Needs the toolchain nightly and a C++ compiler; brings cargo-fuzz with it. What it finds is in fuzz/artifacts.
+// npm run fuzz [-- TARGET [SECONDS]]: cargo-fuzz for one target of fuzz/, or for each, 60 seconds by default. Needs
+// the toolchain nightly and a C++ compiler; brings cargo-fuzz with it. fuzz/artifacts gets its findings.
 import { existsSync, mkdirSync, readdirSync } from "node:fs";
 import path from "node:path";
 import { Failure, at, capture, main, run } from "./lib/run.mjs";

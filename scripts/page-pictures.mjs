@@ -1,5 +1,5 @@
-// node scripts/page-pictures.mjs [folder]: the pictures of the page in docs/, drawn in a real browser from a run that is always
-// the same.
+// node scripts/page-pictures.mjs [folder]: the pictures of the page in docs/, drawn in a real browser from a fixed
+// run.
 import { mkdirSync, statSync } from "node:fs";
 import path from "node:path";
 import { launch } from "../tests/e2e/lib/browser.mjs";

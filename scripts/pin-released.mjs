@@ -1,6 +1,6 @@
 // npm run tools:pin: downloads the released binaries of wasm-bindgen of Cargo.lock's version, for every platform, and
 // writes their checksums into scripts/lib/released.json. Run it where the network allows it, whenever the version in
-// Cargo.lock changes; look at the difference, and compare one of them with what the release's page says.
+// Cargo.lock changes. Look at the difference, and compare one checksum with that on the release's page.
 import { createHash } from "node:crypto";
 import { readFileSync, writeFileSync } from "node:fs";
 

@@ -1,6 +1,7 @@
-// npm run release:check: what `npm test` leaves out since it is slow and seldom changes. Both crates as strangers get them:
-// packaged, unpacked in an empty folder, built and tested there; each feature alone on each target; the stated Rust
-// version against that of every dependency; and a publication up to the upload. docs/release.md has the whole list.
+// npm run release:check: checks that `npm test` leaves out because they are slow and the code for them seldom
+// changes. Both crates as users get them: packaged, unpacked in an empty folder, built and tested there; each feature
+// alone on each target; the stated Rust version against that of every dependency; and a publication up to the upload.
+// docs/release.md has the whole list.
 import { mkdirSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
@@ -8,11 +9,11 @@ import { Failure, at, capture, main, run } from "./lib/run.mjs";
 import { ensureRust } from "./lib/setup.mjs";
 
 const WASM = "wasm32-unknown-unknown";
-/** In the order in which they are published: each needs those before it. */
+/** The crates in the order of publication: each needs those before it. */
 const CRATES = ["cloudflare-workflows", "ssetarget"];
 /** Features that are for servers. */
 const NATIVE_ONLY = ["axum", "rusqlite"];
-/** What the libraries' users need of them, and not what only their tests need. */
+/** The dependencies of the libraries' users, without those of their tests. */
 const PACKAGE_TESTS = {
   "cloudflare-workflows": ["--features", "testing"],
   ssetarget: ["--features", "axum,contract,http,links,redis,rusqlite,tracing,cloudflare-workflows/testing"],
@@ -29,7 +30,7 @@ main(async () => {
   console.log("\nBoth crates are ready to be published: docs/release.md.");
 });
 
-/** No dependency of a library may need a newer compiler than the library says. Clippy's `incompatible_msrv` looks at the code. */
+/** Checks that no dependency of a library needs a newer compiler than the library states. Clippy's `incompatible_msrv` checks the code. */
 function rustVersions(metadata) {
   const byId = new Map(metadata.packages.map((one) => [one.id, one]));
   const nodes = new Map(metadata.resolve.nodes.map((node) => [node.id, node]));
@@ -60,7 +61,7 @@ function isNewer(version, than) {
   return false;
 }
 
-/** Packages both, as they would be uploaded, and tests them where nothing of this repository is. */
+/** Packages both, as for an upload, and tests them in a folder without this repository. */
 async function packages() {
   const names = CRATES.flatMap((crate) => ["-p", crate]);
   // Builds each from its package, against the packages of those before it. Uploads nothing.
@@ -76,7 +77,7 @@ async function packages() {
     for (const crate of CRATES) {
       const patches = CRATES.filter((other) => other !== crate).map((other) => `patch.crates-io.${other}.path=${JSON.stringify(unpacked[other])}`);
       const config = patches.flatMap((patch) => ["--config", patch]);
-      // A stranger gets the newest versions of what they need, not those of our lock file.
+      // A user gets the newest versions of the dependencies, not those of our lock file.
       rmSync(path.join(unpacked[crate], "Cargo.lock"), { force: true });
       const env = { ...process.env, CARGO_TARGET_DIR: at("target/release-check") };
       await must(`tests of ${crate} from its package`, ["test", ...config, ...PACKAGE_TESTS[crate]], { cwd: unpacked[crate], env });

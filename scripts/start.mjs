@@ -10,7 +10,7 @@ main(async () => {
   const port = parsePort(process.env.PORT ?? "9875");
   await refuseBusy(port); // before minutes of building
   await buildWorker("demo");
-  await refuseBusy(port); // or wrangler fails, and what runs there is taken for ours
+  await refuseBusy(port); // otherwise wrangler fails, and the server on that port looks like ours
 
   const args = ["dev", "--port", port, "--ip", HOST, "--show-interactive-dev-session=false"];
   const env = nodeEnv({ SSETARGET_PREBUILT: "1" });

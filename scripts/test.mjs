@@ -1,11 +1,11 @@
-// npm test [-- lint | native | e2e [file...] | bench]: every check there is, or one group of them.
+// npm test [-- lint | native | e2e [file...] | bench]: all checks, or one group of them.
 //
 // Runs everything even after a failure. Ends with a list of the checks and how long each took, and
 // with the line `N passed, N failed[, N skipped]`.
 //
-// What needs only cargo runs beside what builds Workers and runs them: a Worker is linked by one core,
-// and tests in the runtime wait most of the time. It gets the processor only where the other leaves it,
-// and its output is shown when a check is over.
+// Checks that need only cargo run beside those that build Workers and run them: one core links a Worker, and tests in
+// the runtime wait most of the time. They get the processor only when the others leave it, and their output is shown
+// when a check is over.
 import { AsyncLocalStorage } from "node:async_hooks";
 import { existsSync, readdirSync } from "node:fs";
 import path from "node:path";
@@ -22,13 +22,15 @@ const CRATES = ["ssetarget", "cloudflare-workflows"];
 const LIBRARIES = CRATES.flatMap((crate) => ["-p", crate]);
 /** Features that bind to the runtime of Workers. */
 const WASM_FEATURES = ["cloudflare", "worker"];
-/** The files of tests/ that are about what is written and read as JSON. */
+/** The files of tests/ about values that are written and read as JSON. */
 const VALUES = ["fake_step", "instance_log", "steps", "values", "view", "workflow"];
 const WORKER_PACKAGES = ["ssetarget-bench-worker", "ssetarget-demo", "ssetarget-recipes", "ssetarget-test-worker", "ssetarget-workflows-example"];
+/** Workers whose logic is tested natively, too. */
+const TESTED_NATIVELY = ["ssetarget-recipes", "ssetarget-workflows-example"];
 /** Programs that end-to-end tests run. */
 const PROGRAMS = ["ssetarget-axum-example", "ssetarget-checker", "ssetarget-cli", "ssetarget-conformance"];
 const E2E_TEST_TIMEOUT_MS = 180_000;
-/** What viewers get must not depend on how it gets to them: these run with the transport that is not the default, too. */
+/** The tests that also run with the transport that is not the default: viewers must get the same. */
 const FOR_EACH_TRANSPORT = ["binding-events", "browser", "clients", "crash", "demo", "exactly-once", "framing", "panic", "stalled", "trap", "viewers"];
 
 main(async () => {
@@ -72,7 +74,7 @@ const NEEDS_WORKERS = ["e2e", "bench"];
 /** Whether all groups run. */
 let inAll = false;
 
-/** Whether a check runs beside others, and is to leave them the processor and the screen. */
+/** Whether a check runs beside others: it then leaves them the processor and the screen. */
 const inBackground = new AsyncLocalStorage();
 
 /** Runs a program: see the other `run`. */
@@ -89,6 +91,7 @@ const GROUPS = {
       if (wrong.length > 0) throw new Failure(wrong.join("\n"));
       return ONE_PASSED;
     });
+    // With the glue for Workers, which a user's crate also compiles natively, for example in an editor.
     await check("clippy, native", "cargo", ["clippy", ...NATIVE, "--all-targets", ...nativeFeatures(), ...DENY_WARNINGS]);
     await check("clippy, wasm libraries", "cargo", ["clippy", ...LIBRARIES, "--features", "ssetarget/cloudflare", ...WASM, ...DENY_WARNINGS]);
     await check("clippy, Workers", "cargo", ["clippy", ...WORKER_PACKAGES.flatMap((name) => ["-p", name]), ...WASM, ...DENY_WARNINGS]);
@@ -99,8 +102,6 @@ const GROUPS = {
         await check(`${crate}, only ${feature}`, "cargo", ["check", "-p", crate, "--no-default-features", "--features", feature, ...target]);
       }
     }
-    // A user's crate is checked natively, too, by its editor for example.
-    await check("clippy, all features, native", "cargo", ["clippy", ...LIBRARIES, "--all-features", ...DENY_WARNINGS]);
     const strict = { RUSTDOCFLAGS: "-D warnings" };
     for (const crate of CRATES) {
       const native = features(crate).filter((feature) => !WASM_FEATURES.includes(feature));
@@ -109,35 +110,26 @@ const GROUPS = {
       await check(`docs of ${crate}, native`, "cargo", ["doc", "-p", crate, "--no-deps", "--features", native.join(",")], strict);
       await check(`docs of ${crate}, wasm`, "cargo", ["doc", "-p", crate, "--no-deps", "--features", wasm.join(","), ...WASM], strict);
     }
-    await cargoTest("typescript/types.d.ts is what the Rust types give", ["-p", "ssetarget", "--features", "typescript", "--test", "typescript"]);
     const tsc = ["node_modules/typescript/bin/tsc", "--noEmit", "--strict", "--exactOptionalPropertyTypes", "--target", "es2022", "--module", "es2022", "--moduleResolution", "bundler", "--lib", "es2022,dom"];
     await check("typescript/example.ts", process.execPath, [...tsc, "typescript/example.ts"]);
     await check("the examples in TypeScript in the docs", process.execPath, [tsc[0], ...typescriptExamples()]);
-    // Compiled only: nothing runs wasm here, and the guide's examples that need no Worker run natively.
-    const compiled = { CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER: "true" };
-    await cargoTest("examples in docs, wasm", ["-p", "ssetarget", "--doc", "--features", "cloudflare", ...WASM, "--", "guide", "cloudflare"], compiled);
-    await cargoTest("examples in docs of Workflows, wasm", ["-p", "cloudflare-workflows", "--doc", "--features", "worker", ...WASM, "--", "guide", "worker"], compiled);
   },
 
   async native() {
     await cargoTest("cargo test", ["--no-fail-fast", ...NATIVE, ...nativeFeatures()]);
-    // As if some other crate had switched them on: they change how values are written and read.
+    // Other crates may switch these on: they change how values are written and read.
     const others = "serde_json/arbitrary_precision,serde_json/preserve_order";
     await cargoTest("with other features of serde_json", ["-p", "ssetarget", "--features", others, "--lib", ...VALUES.flatMap((file) => ["--test", file])]);
     await cargoTest("Workflows with other features of serde_json", ["-p", "cloudflare-workflows", "--features", `testing,${others}`, "--lib"]);
-    await cargoTest("the examples for Workers, natively", ["-p", "ssetarget-recipes", "-p", "ssetarget-workflows-example"]);
     await cargoTest("the README's crate, natively", ["--manifest-path", path.join(await readmeCrate(), "Cargo.toml")], { CARGO_TARGET_DIR: at("target") });
     await cargoTest("the crate of the README of Workflows, natively", ["--manifest-path", path.join(await workflowsReadmeCrate(), "Cargo.toml")], { CARGO_TARGET_DIR: at("target") });
-    if (existsSync(at("tests/shuttle.rs"))) {
-      // A folder of its own: the flag changes every crate. No LTO, and the one feature that is tested: what others need
-      // would be most of the time.
-      await cargoTest("shuttle", ["--test", "shuttle", "--release", "--features", "http"], {
-        RUSTFLAGS: `${process.env.RUSTFLAGS ?? ""} --cfg shuttle`.trim(),
-        CARGO_TARGET_DIR: at("target/shuttle"),
-        CARGO_PROFILE_RELEASE_LTO: "off",
-        CARGO_PROFILE_RELEASE_CODEGEN_UNITS: "16",
-      });
-    }
+    // A folder of its own: the flag changes every crate. No LTO: it would be most of the time.
+    await cargoTest("shuttle", ["-p", "ssetarget-shuttle", "--release"], {
+      RUSTFLAGS: `${process.env.RUSTFLAGS ?? ""} --cfg shuttle`.trim(),
+      CARGO_TARGET_DIR: at("target/shuttle"),
+      CARGO_PROFILE_RELEASE_LTO: "off",
+      CARGO_PROFILE_RELEASE_CODEGEN_UNITS: "16",
+    });
   },
 
   async e2e(names) {
@@ -158,7 +150,7 @@ const GROUPS = {
       checkSize(await dryRun());
       return ONE_PASSED;
     });
-    // With all checks, what `cargo test` builds anyway. Alone, with the features that they need and no more.
+    // With all checks, the programs that `cargo test` builds anyway. Alone, with only the features that they need.
     const programs = inAll ? [...NATIVE, ...nativeFeatures(), "--bins", "--tests"] : PROGRAMS.flatMap((name) => ["-p", name]);
     await check("build of the native programs", "cargo", ["build", ...programs]);
     await nodeTest("e2e", files);
@@ -166,7 +158,7 @@ const GROUPS = {
     if (again.length > 0) await nodeTest("e2e, hibernating", again, { TRANSPORT: "hibernating" });
   },
 
-  /** Every scenario of the benchmark once, small: what is delivered is checked, no time is. */
+  /** Every scenario of the benchmark once, small: the deliveries are checked, times are not. */
   async bench() {
     await attempt("build of the bench Worker", async () => {
       await buildWorker("bench");
@@ -180,7 +172,7 @@ const GROUPS = {
   },
 };
 
-const NATIVE = ["--workspace", ...WORKER_PACKAGES.flatMap((name) => ["--exclude", name])];
+const NATIVE = ["--workspace", ...WORKER_PACKAGES.filter((name) => !TESTED_NATIVELY.includes(name)).flatMap((name) => ["--exclude", name])];
 const DENY_WARNINGS = ["--", "-D", "warnings"];
 
 /** A check passes or fails as a whole. */
@@ -215,7 +207,7 @@ const NOTHING_COUNTED = { passed: 0, failed: 0, skipped: 0 };
 const ONE_PASSED = { passed: 1, failed: 0, skipped: 0 };
 const ONE_FAILED = { passed: 0, failed: 1, skipped: 0 };
 
-/** Sums up what a test runner printed. One that failed without a failed test did not compile or crashed. */
+/** Sums up the output of a test runner. A runner that failed without a failed test did not compile or crashed. */
 function counted(ok, parts) {
   const sum = (key) => parts.reduce((total, part) => total + Number(part[key] ?? 0), 0);
   const failed = sum("failed");

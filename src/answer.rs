@@ -1,10 +1,10 @@
-//! Reading what a client answers a run with: the body of `POST /<id>/event`. Pure.
+//! Reads the body of `POST /<id>/event`: a client's answer to a wait of a run. Pure.
 
 use std::fmt;
 
 use serde_json::Value;
 
-/// The most bytes that the platform takes as an event's payload, as JSON, and that are read of a body.
+/// The most bytes of an event's payload as JSON that the platform takes, and the most that are read of a body.
 pub(crate) const MAX_BYTES: usize = 1024 * 1024;
 
 /// An event for a run that waits.
@@ -128,7 +128,7 @@ fn well_formed(json: &str) -> String {
     written
 }
 
-/// Returns the beginning of an error's words, which may have much of the body in them.
+/// Returns the beginning of an error's message, which may contain much of the body.
 fn brief(text: &str) -> String {
     match text.char_indices().nth(120) {
         Some((end, _)) => format!("{}…", &text[..end]),

@@ -24,7 +24,7 @@ use std::time::Duration;
 /// - Preflights are answered with `204`: `GET`, with `Last-Event-ID`, `Cache-Control`, `Content-Type` or
 ///   `Authorization`. They come from clients other than the browser's own `EventSource`, because of
 ///   the headers that these set. A browser keeps the answer for an hour ("CORS-preflight fetch").
-///   An `OPTIONS` that is no preflight goes to the handler.
+///   An `OPTIONS` that is not a preflight goes to the handler.
 ///
 /// CORS does not prevent *sending* a request: the handler must refuse everyone who may not see the
 /// events.
@@ -77,8 +77,8 @@ impl Cors {
     }
 
     /// Lets these pages send cookies with their requests and read the answers: an `EventSource` with
-    /// `withCredentials`, `fetch` with `credentials: "include"`. Needed where a cookie says who asks. Such a page
-    /// can do what its visitor may do: list origins that you trust as you trust your own. Default: a browser
+    /// `withCredentials`, `fetch` with `credentials: "include"`. Needed if a cookie identifies the viewer. Such a
+    /// page can do what its visitor may do: list origins that you trust as you trust your own. Default: a browser
     /// keeps the answer to a request with credentials from the page.
     #[must_use]
     pub fn credentials(mut self) -> Self {
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_else_gets_more_than_vary() {
+    fn other_origins_get_only_vary() {
         let cors = Cors::new([APP]).unwrap().credentials();
         let nobody = Cors::new([""; 0]).unwrap();
         for origin in [
@@ -399,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_allowed_can_be_more() {
+    fn methods_and_headers_can_be_added() {
         let cors = Cors::new([APP])
             .and_then(|cors| cors.allow_methods(["DELETE"]))
             .and_then(|cors| cors.allow_headers(["x-token"]))
@@ -422,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_a_browser_sends_is_an_origin() {
+    fn only_the_form_of_browsers_is_an_origin() {
         for good in [
             APP,
             LOCAL,

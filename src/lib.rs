@@ -110,7 +110,8 @@ mod delivery;
 ))]
 mod durable_streams;
 mod event;
-#[cfg(any(doc, doctest))]
+// Its examples need the feature that they are about.
+#[cfg(any(all(doc, not(doctest)), all(doctest, feature = "cloudflare")))]
 #[doc = include_str!("../docs/workflows.md")]
 pub mod guide {}
 #[cfg(feature = "http")]

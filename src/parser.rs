@@ -250,7 +250,7 @@ mod tests {
             ],
             "",
         ),
-        ("an id alone is no event, and counts", b"id: 5\n\n", &[], "5"),
+        ("an id alone is not an event, and counts", b"id: 5\n\n", &[], "5"),
         (
             "ids stay",
             b"id: 1\ndata: a\n\ndata: b\n\n",
@@ -271,7 +271,7 @@ mod tests {
             "",
         ),
         (
-            "fields that nobody knows, and names in other cases",
+            "unknown fields, and names in other cases",
             b"Data: a\ndatas: b\n data: c\ndata: d\nfoo\n\n",
             &[("message", "d", "")],
             "",

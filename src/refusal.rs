@@ -26,24 +26,24 @@ use crate::wire::{self, InvalidCursor};
 pub enum Refusal {
     /// `400`: the position to start from is malformed.
     Cursor(InvalidCursor),
-    /// `400`: the runs of a merged stream are none, too many, or one of them is named twice.
+    /// `400`: a merged stream names no run, too many, or one of them twice.
     Runs(InvalidRuns),
-    /// `400`: the query of a list of runs cannot be understood.
+    /// `400`: the query of a list of runs is malformed.
     List(InvalidList),
     /// `400`: a requested event type is not one of the platform's.
     EventType,
-    /// `400`: a request of the Durable Streams protocol has an offset, or a mode, that is none.
+    /// `400`: a request of the Durable Streams protocol has a malformed offset or mode.
     Offset,
     /// `401` with `WWW-Authenticate: Bearer`: the [hook](crate::access) refused. The words are the same whether
     /// there is such a log or not.
     NotAllowed,
-    /// `403`: a page of an origin that is not listed wants to change something, perhaps with its visitor's cookies.
+    /// `403`: a page of an unlisted origin wants to change something, perhaps with its visitor's cookies.
     Origin,
     /// `404`: there is no such log. Has the reason.
     NotFound(&'static str),
-    /// `410`: a request of the Durable Streams protocol has an offset that is not in the log, or not any more.
+    /// `410`: a request of the Durable Streams protocol has an offset that is not in the log, or no longer.
     Gone,
-    /// `405`: the path is asked with other methods.
+    /// `405`: the path is served for other methods.
     Method {
         /// The methods that are answered, as in `Allow`.
         allow: &'static str,

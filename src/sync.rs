@@ -1,5 +1,5 @@
 //! Chooses locks, here only: the standard library's, or the model checker's under `--cfg shuttle`,
-//! which then tries out interleavings (see `tests/shuttle.rs`).
+//! which then tries out interleavings (see `tests/shuttle`).
 
 #[cfg(not(shuttle))]
 pub(crate) use std::sync::{Mutex, MutexGuard};

@@ -1,6 +1,6 @@
 //! The client for programs: cuts, refusals, ends, resets, tokens and snapshots, against scripted and real servers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-#![cfg(all(feature = "axum", feature = "client", not(shuttle)))]
+#![cfg(all(feature = "axum", feature = "client"))]
 
 #[path = "support/script.rs"]
 mod script;
@@ -216,7 +216,7 @@ async fn it_gives_up_when_a_server_cannot_be_reached_for_too_long() {
     let last = client.events(Start::Default).next().await.unwrap();
     assert!(matches!(last, Err(ClientError::GaveUp { .. })), "{last:?}");
 
-    // A server that asks for more time than there is.
+    // A server that asks for more time than the client has.
     let server = Script::serve([Answer::status("503 Busy").header("retry-after: 60")]).await;
     let (_, error) = all(&server).await;
     assert!(matches!(error, Some(ClientError::GaveUp { reason }) if reason.contains("503")));
@@ -369,7 +369,7 @@ async fn without_a_snapshot_it_begins_with_the_log() {
 }
 
 #[tokio::test]
-async fn how_a_run_ended_is_told_afterwards() {
+async fn the_end_of_a_run_is_known_afterwards() {
     let server = Script::serve_with(|request| match request.lines().next().unwrap() {
         line if line.contains("?from=beginning ") => Answer::events(format!(
             "{}{}",
@@ -427,7 +427,7 @@ async fn an_answer_is_sent_once() {
     assert_eq!(server.header("authorization"), ["Bearer tok"; 2]);
 }
 
-/// Passes bytes on, and cuts each connection after another number of them.
+/// Passes bytes on, and cuts each connection after a different number of them.
 async fn cutting_proxy(to: std::net::SocketAddr) -> std::net::SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -514,7 +514,7 @@ async fn a_real_log_comes_exactly_once_through_cuts_at_any_byte() {
     assert!(cuts >= 5, "{cuts} cuts");
 }
 
-/// A log of a run whose events are dispatched as they are on the wire.
+/// A log of a run whose events have exactly these bytes on the wire.
 fn step(event_type: &str, task: &str, kind: &str, second: u64) -> NewEvent {
     let data = format!(
         "{{\"taskId\":\"{task}\",\"step\":\"{task}\",\"kind\":\"{kind}\",\"count\":1,\"timestamp\":\"2026-11-24T09:{:02}:{:02}.000Z\",\"parentId\":null}}",

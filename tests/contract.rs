@@ -1,5 +1,4 @@
 //! The contract suite itself: each of its checks catches a store that breaks the promise.
-#![cfg(not(shuttle))]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 use std::collections::BTreeSet;
@@ -26,17 +25,17 @@ use ssetarget::{
     PageLimit, frames,
 };
 
-/// What is wrong with a store.
+/// The fault of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
     Sound,
     /// Appends the events of a batch one after another.
     AppendsOneByOne,
-    /// Takes events of the time itself for older ones.
+    /// Treats events of the time itself as older ones.
     BeforeIncludes,
-    /// Says the same of every log.
+    /// Gives the same ends for every log.
     EmptyIsClosed,
-    /// Leaves out the byte limit or counts characters.
+    /// Ignores the byte limit, or counts characters.
     IgnoresBytes,
     IgnoresLimit,
     OneShort,
@@ -46,7 +45,7 @@ enum Fault {
     CutsAt64Kib,
     /// Adds an event that nobody appended.
     EventPerBatch,
-    /// Says by itself that a log has not ended.
+    /// Reports that a log has not ended.
     EndsWithoutEnd,
     ForgetsEnd,
     ForgetsHead,
@@ -66,7 +65,7 @@ enum Fault {
     RingsEverySecond,
     /// Does not look before it waits.
     WaitsAlways,
-    // Of a transient store.
+    // Faults of a transient store.
     Remembers,
     Resumable,
     SmallRing,
@@ -285,7 +284,7 @@ fn assert_caught<S>(fault: Fault, name: &str, checks: &[(&str, Check<S>)], store
     assert!(outcome.is_err(), "{name} does not notice: {fault:?}");
 }
 
-/// Runs a check until it returns, panics, or waits for what will not come.
+/// Runs a check until it returns, panics, or waits for something that will not come.
 fn outcome(check: impl Future<Output = ()>) -> Result<(), String> {
     struct Woken(AtomicBool);
     impl Wake for Woken {
@@ -603,7 +602,7 @@ impl EventStore for Framed {
     }
 }
 
-/// What is left of a log that is opened again, perhaps with other keys each time.
+/// The rest of a log that is opened again, perhaps with other keys each time.
 struct Reopened {
     inner: Arc<MemoryEventStore>,
     keys: Option<usize>,

@@ -1,5 +1,4 @@
 //! Every viewer gets every event once and in order, whenever it comes, leaves and comes back.
-#![cfg(not(shuttle))]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 mod support;
@@ -30,7 +29,7 @@ use support::sse::{Message, SseReader, normalised};
 
 // Exactly once, against a model.
 
-/// What may happen, in any order.
+/// The actions, in any order.
 #[derive(Clone, Debug)]
 enum Op {
     /// A batch; each event with a key or none, data, and whether it is terminal.
@@ -44,13 +43,13 @@ enum Op {
     },
     /// One viewer is polled, if it was woken, for at most this many items.
     Poll { viewer: usize, items: usize },
-    /// Everybody is polled who was woken.
+    /// All viewers that were woken are polled.
     PollAll,
     /// A viewer's heartbeat is due.
     Beat { viewer: usize },
-    /// So many seconds pass.
+    /// This many seconds pass.
     Tick(u8),
-    /// A viewer's connection breaks, in the middle of what comes next, and it resumes after the
+    /// A viewer's connection breaks in the middle of the next message, and it resumes after the
     /// last event that it got.
     Reconnect {
         viewer: usize,
@@ -65,7 +64,7 @@ enum From {
     Latest,
     /// After the event at this place in the log, in 256ths.
     After(u8),
-    /// What was stored this many seconds ago or later.
+    /// Events stored this many seconds ago or later.
     Since(u8),
 }
 
@@ -73,7 +72,7 @@ enum From {
 enum Kind {
     /// The bytes of a response.
     Body,
-    /// Those that the store has ready, if it has.
+    /// The bytes that the store has ready, if it has any.
     Frames,
     /// `Subscription::next`, whose future is dropped whenever it waits.
     Next,
@@ -124,7 +123,7 @@ proptest! {
         block_on(Scene::play(store, by_frames, Model { timeless: true, ..Model::default() }, ops));
     }
 
-    /// Or is told that it does not.
+    /// Or gets a reset.
     #[test]
     fn every_viewer_of_bounded_memory_gets_every_event_once_or_a_reset(
         max_events in proptest::option::of(1..10_usize),
@@ -162,22 +161,23 @@ proptest! {
 
 struct Scene<S> {
     target: SseTarget<NewEvent, S>,
-    /// How to get the bytes that the store has ready.
+    /// Gets the bytes that the store has ready.
     frames: Connect<S>,
     model: Model,
     viewers: Vec<Viewer<S>>,
 }
 
-/// What the log should be: the event with id `n` is at index `n - 1`, with the time it was stored.
+/// The expected log: the event with id `n` is at index `n - 1`, with the time at which it was
+/// stored.
 struct Model {
     events: Vec<(NewEvent, SystemTime)>,
     removed: usize,
     clock: ManualClock,
     max_events: usize,
     max_age: Option<Duration>,
-    /// It knows no facts, and its ids mean nothing to a later connection.
+    /// The log knows no facts, and its ids mean nothing to a later connection.
     transient: bool,
-    /// Its events are later than any time that is asked for.
+    /// The log's events are later than any requested time.
     timeless: bool,
 }
 
@@ -236,7 +236,7 @@ impl Model {
             .is_some_and(|(event, _)| event.is_terminal())
     }
 
-    /// Whether one that comes back here is to be told that this was the end.
+    /// Returns whether a viewer that comes back here must get the end.
     fn is_end(&self, position: Option<usize>) -> bool {
         !self.transient && self.closed() && position == Some(self.head())
     }
@@ -244,10 +244,10 @@ impl Model {
 
 struct Viewer<S> {
     connection: Connection<S>,
-    /// How it gets bytes, if it does.
+    /// How the viewer gets bytes, if it does.
     bytes: Option<Connect<S>>,
-    /// The event that it got last, or came after; 0 is the start of the log. None: before the
-    /// oldest one, whichever that is.
+    /// The last event that the viewer got, or the position that it asked for; 0 is the start of the
+    /// log. `None`: before the oldest event, whichever that is.
     position: Option<usize>,
     woken: Arc<Woken>,
     timer: Arc<Timer>,
@@ -377,12 +377,13 @@ impl<S: EventStore + 'static> Scene<S> {
         });
     }
 
-    /// Whoever was woken goes on until nobody is. Who then lacks something was not woken for it.
+    /// Polls woken viewers until there are none. A viewer that then lacks an event was not woken
+    /// for it.
     async fn finish(&mut self) {
         for viewer in &mut self.viewers {
             viewer.run(usize::MAX, &self.model);
             if viewer.ended {
-                // What came after the terminal event is there for one that comes back.
+                // A viewer that comes back gets events after the terminal one.
                 viewer.resume(&self.target, &self.model, 3).await;
                 viewer.run(usize::MAX, &self.model);
             }
@@ -448,7 +449,7 @@ impl<S: EventStore + 'static> Viewer<S> {
         }
     }
 
-    /// What arrives in one piece was read from the log just now.
+    /// Messages that arrive together were read from the log just now.
     fn take(&mut self, messages: Vec<Message>, model: &Model) {
         for message in messages {
             if message.event_type == "reset" {
@@ -493,7 +494,7 @@ impl<S: EventStore + 'static> Viewer<S> {
         }
     }
 
-    /// It looked, and found nothing: what there is to come is behind the head.
+    /// The viewer looked and found nothing: only events after the head can come.
     fn waits(&mut self, model: &Model) {
         if self.position.is_none() {
             assert_eq!(model.kept().len(), 0, "it waits in vain");
@@ -501,7 +502,7 @@ impl<S: EventStore + 'static> Viewer<S> {
         }
     }
 
-    /// Of what is under way, a part arrives; what is not an event yet is lost with it.
+    /// A part of the bytes under way arrives; an incomplete event is lost with it.
     fn break_off(&mut self, cut: u8, model: &Model) {
         if let Connection::Body(stream, reader) = &mut self.connection {
             let mut context = Context::from_waker(Waker::noop());
@@ -700,7 +701,7 @@ fn a_position_beyond_the_head_is_reset() {
             assert!(poll!(pin!(subscription.next())).is_pending());
         }
 
-        // Not the end either, even where the log has one.
+        // It is not the end either, even if the log has one.
         target
             .dispatch_encoded(vec![event("c").terminal()])
             .await
@@ -735,13 +736,12 @@ fn a_position_older_than_what_is_kept_is_reset() {
             assert_eq!(reset(&mut subscription).await, (gone, Some(5), Some(6)));
             assert_eq!(next_data(&mut subscription).await, ["5", "6"]);
         }
-        // Of those who saw the last event that was removed, or ask for no position, nobody
-        // missed anything.
+        // A viewer that saw the last removed event, or that asks for no position, missed nothing.
         for cursor in [Cursor::After(id(4)), Cursor::Beginning] {
             let mut subscription = target.subscribe(cursor).await.unwrap();
             assert_eq!(next_data(&mut subscription).await, ["5", "6"]);
         }
-        // One that is too slow learns what it missed.
+        // A viewer that is too slow learns what it missed.
         assert_eq!(reset(&mut slow).await, (2, Some(5), Some(6)));
         assert_eq!(next_data(&mut slow).await, ["5", "6"]);
     });
@@ -765,11 +765,10 @@ fn from_the_tail_nothing_is_lost_to_a_connection_that_is_cut_before_the_first_ev
             let mut reader = SseReader::default();
             let subscription = target.subscribe(Cursor::Latest).await.unwrap();
             let mut cut = connect(subscription, Arc::default());
-            for _ in 0..2 {
-                let bytes = cut.next().now_or_never().flatten().unwrap();
-                assert_eq!(reader.feed(&bytes), []);
+            // A heartbeat and the position, as one or as two.
+            while let Some(bytes) = cut.next().now_or_never() {
+                assert_eq!(reader.feed(&bytes.unwrap()), []);
             }
-            assert!(poll!(cut.next()).is_pending());
             drop(cut);
 
             append("missed").await;
@@ -785,7 +784,7 @@ fn from_the_tail_nothing_is_lost_to_a_connection_that_is_cut_before_the_first_ev
                 let bytes = back.next().now_or_never().flatten().unwrap();
                 messages.extend(reader.feed(&bytes));
             }
-            // Of a log that was empty there is no position, and all of it was missed.
+            // An empty log has no position, so the client missed all of it.
             let is_reset = messages[0].event_type == "reset";
             assert_eq!(is_reset, before == 0);
             let data: Vec<_> = messages
@@ -826,13 +825,13 @@ fn a_stream_of_a_store_that_keeps_nothing_has_no_ids() {
             .dispatch_encoded(vec![event("e").terminal()])
             .await
             .unwrap();
-        // The ring has the last two; that there were others it is told.
+        // The ring has the last two; the viewer learns that there were others.
         assert_eq!(
             all(stream).await,
             "event: reset\ndata: {\"requested\":2,\"oldest\":5,\"head\":6}\n\n\
              event: t\ndata: d\n\nevent: t\ndata: e\n\n"
         );
-        // Nobody knows what one that comes back has seen.
+        // The store does not know what a returning viewer has seen.
         let back = target.subscribe(Cursor::Beginning).await.unwrap();
         assert!(!back.has_ended());
     });
@@ -931,7 +930,7 @@ fn an_error_of_the_store_ends_the_stream_without_a_terminal_event() {
     });
 }
 
-// What a viewer costs.
+// The costs of a viewer.
 
 #[test]
 fn a_slow_viewer_holds_one_page() {
@@ -1104,7 +1103,7 @@ fn a_heartbeat_does_not_drop_what_the_inner_stream_was_doing() {
     };
     let asked = Mutex::new(Vec::new());
     let interval = Duration::from_secs(7);
-    // Every sleep is over at once, so every poll that finds nothing is a heartbeat.
+    // Every sleep ends at once, so every poll that finds nothing is a heartbeat.
     let stream = keep_alive(inner, interval, |duration| {
         asked.lock().unwrap().push(duration);
         std::future::ready(())
@@ -1129,12 +1128,52 @@ fn an_event_and_a_heartbeat_that_are_both_due_both_come() {
             timer.fire();
             target.dispatch_encoded(vec![event("x")]).await.unwrap();
             let chunk = stream.next().await.unwrap().unwrap();
-            // It is not silent any more, so the heartbeat is not due any more.
+            // The stream is no longer silent, so the heartbeat is no longer due.
             assert!(chunk.starts_with(format!("id: {n}\n").as_bytes()));
             assert!(poll!(stream.next()).is_pending());
             timer.fire();
             assert_eq!(&*stream.next().await.unwrap().unwrap(), b":\n");
         }
+    });
+}
+
+/// Each item is a write to the viewer.
+#[test]
+fn the_first_frames_come_in_one_piece_with_the_heartbeat_if_they_are_few() {
+    block_on(async {
+        let store = SqliteEventStore::new(Database::in_memory());
+        let target: SseTarget<NewEvent, _> = SseTarget::new(store);
+        let begin = async || {
+            let subscription = target.subscribe(Cursor::Beginning).await.unwrap();
+            by_frames(subscription, Arc::default())
+        };
+        let at_once = |stream: &mut Pin<Box<dyn Stream<Item = Bytes>>>| {
+            let item = stream.next().now_or_never()?;
+            Some(String::from_utf8(item.unwrap().to_vec()).unwrap())
+        };
+        let mut early = begin().await;
+        assert_eq!(
+            at_once(&mut early).as_deref(),
+            Some(":\n"),
+            "nothing is waited for"
+        );
+        assert_eq!(at_once(&mut early), None);
+        target.dispatch_encoded(vec![event("x")]).await.unwrap();
+        let frame = at_once(&mut early).unwrap();
+        assert!(frame.starts_with("id: 1\n"), "{frame}");
+        let mut late = begin().await;
+        assert_eq!(at_once(&mut late), Some(format!(":\n{frame}")));
+        assert_eq!(at_once(&mut late), None);
+        // To copy much costs more than a write.
+        target
+            .dispatch_encoded(vec![event(&"y".repeat(20_000))])
+            .await
+            .unwrap();
+        let mut large = begin().await;
+        assert_eq!(at_once(&mut large).as_deref(), Some(":\n"));
+        let page = at_once(&mut large).unwrap();
+        assert!(page.starts_with(&frame) && page.len() > 20_000);
+        assert_eq!(at_once(&mut large), None);
     });
 }
 
@@ -1204,7 +1243,7 @@ fn a_reset_is_an_event_without_an_id() {
     );
 }
 
-/// The reader that these tests trust, on the examples of the standard's section 9.2.6.
+/// Checks the reader that these tests trust, on the examples of the standard's section 9.2.6.
 #[test]
 fn the_reader_reads_what_the_standard_says() {
     let read = |text: &str| {
@@ -1239,7 +1278,7 @@ fn the_reader_reads_what_the_standard_says() {
     );
 }
 
-// What the tests are written with.
+// Helpers.
 
 /// A log that forgets, and counts how often it is read.
 #[derive(Default)]
@@ -1296,7 +1335,7 @@ impl Wake for Woken {
     }
 }
 
-/// A clock that is moved by hand: each sleep is over when the timer fires after it began.
+/// A clock that is moved by hand: each sleep ends when the timer fires after it began.
 #[derive(Default)]
 struct Timer {
     state: Mutex<(u64, Option<Waker>)>,
@@ -1348,7 +1387,7 @@ fn message(event: &StoredEvent) -> Message {
     }
 }
 
-/// The data of what is there already.
+/// Returns the data of the events that are already there.
 async fn next_data<S: EventStore>(subscription: &mut Subscription<S>) -> Vec<String> {
     match subscription.next().now_or_never() {
         Some(Ok(Some(Batch::Events(events)))) => events.into_iter().map(|e| e.data).collect(),

@@ -1,5 +1,5 @@
 //! A log read in the Durable Streams protocol: catching up, waiting, streams, ends, refusals.
-#![cfg(all(feature = "durable-streams", feature = "http", not(shuttle)))]
+#![cfg(all(feature = "durable-streams", feature = "http"))]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 use std::future::ready;
@@ -31,7 +31,7 @@ impl Answer {
         serde_json::from_str(&self.text).unwrap()
     }
 
-    /// The offset, and what is said of the end.
+    /// Returns the offset, and the state of the end.
     fn ends(&self) -> (&str, bool, bool) {
         let next = self.header("stream-next-offset").unwrap();
         let is = |name| self.header(name) == Some("true");
@@ -326,7 +326,7 @@ async fn an_offset_that_is_not_in_the_log_is_gone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_malformed_or_writes_is_refused() {
+async fn malformed_requests_and_writes_are_refused() {
     let target = log(vec![note("1")]).await;
     for query in [
         "offset=7",

@@ -1,5 +1,5 @@
-//! The fake engine for users' tests: what it scripts, and that it catches what is not deterministic.
-#![cfg(not(shuttle))]
+//! Tests of the fake engine for users: it runs the scripts of a test, and finds code that is not
+//! deterministic.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 use std::cell::{Cell, RefCell};
@@ -124,7 +124,7 @@ fn attempts_are_scripted_and_retried_as_configured() {
     assert_eq!(error.workflow().unwrap().message(), "closed 3");
     assert_eq!(instance.steps()[0].result, Some(Err("closed 3".into())));
 
-    // The default: five retries from one second on.
+    // The default: five retries, the first after one second.
     let instance = FakeInstance::new();
     for _ in 0..5 {
         instance.fail_attempt("a", StepError::new("no"));
@@ -372,9 +372,9 @@ fn wrapped_steps_are_steps() {
     );
 }
 
-// What is not deterministic.
+// Code that is not deterministic.
 
-/// 0, 1, 2… with each call, as a clock or a random number would be.
+/// Returns 0, 1, 2… with each call, as a clock or a random number generator would.
 fn different() -> u32 {
     thread_local!(static CALLS: Cell<u32> = const { Cell::new(0) });
     CALLS.with(|calls| calls.replace(calls.get() + 1))
@@ -428,7 +428,7 @@ fn a_branch_on_a_clock_is_caught() {
         how.contains(r#"sleep "only at first" (number 1) had begun and was not called again"#),
         "{how}"
     );
-    // A step too many shows when the run is run again.
+    // An additional step shows when the run runs again.
     let how = not_deterministic(async |step| {
         step.run("a", async |_| Ok(())).await?;
         for _ in 0..different() / 3 {
@@ -475,7 +475,7 @@ fn a_result_that_changes_is_caught() {
 
 #[test]
 fn state_outside_of_steps_is_caught() {
-    // A counter that lives as long as the process does not live as long as the run.
+    // This counter lives as long as the process, which is not as long as the run.
     let seen = Cell::new(0);
     let how = not_deterministic(async |step| {
         seen.set(seen.get() + 1);
@@ -527,7 +527,7 @@ fn a_workflow_that_takes_a_pause_for_a_failure_is_caught() {
     });
     assert!(fails.contains("no sleep"), "{fails}");
 
-    // One that gives the error back is all right, also in the pause between two attempts.
+    // Returning the error is fine, also in the pause between two attempts.
     let instance = FakeInstance::new();
     instance.fail_attempt("refuse", StepError::new("once"));
     let workflow = async |step: FakeStep| {

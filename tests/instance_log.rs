@@ -1,5 +1,4 @@
-//! The platform's own log of an instance, followed over aborts and restarts, against a fake of it.
-#![cfg(not(shuttle))]
+//! The platform's own log of an instance, followed over aborts and restarts, with a fake platform.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 use std::cell::{Cell, RefCell};
@@ -94,7 +93,7 @@ fn a_silent_log_is_not_given_up() {
     }
     platform.add("sleep_completed");
     assert_eq!(follower.read(), ["4 sleep_completed"]);
-    // One that ends at once each time is.
+    // An engine that ends at once each time is an error.
     platform.fleeting.set(true);
     platform.abort(Abort::Error);
     assert_eq!(
@@ -141,7 +140,7 @@ fn a_log_that_keeps_failing_is_given_up() {
     platform.abort(Abort::Error);
     assert_eq!(follower.read(), ["error: broken", "end"]);
     assert_eq!(platform.subscribed.get(), 1 + 5, "tried again");
-    // Not again and again if the instance does not exist.
+    // It does not ask again and again if the instance does not exist.
     platform.gone.set(true);
     let mut follower = platform.follow(SubscribeOptions::new());
     let before = platform.subscribed.get();
@@ -169,7 +168,7 @@ fn viewers_get_ids_that_are_good_after_a_restart() {
     assert_eq!(ids(&first)[3], platform.times()[2] * 1000 + 4);
     assert_eq!(feed.read(), []);
 
-    // One that comes back goes on behind what it has.
+    // A client that comes back gets the events after its position.
     for (seen, id) in ids(&first).into_iter().enumerate() {
         let mut back = platform.feed(after(id), None);
         assert_eq!(back.read(), first[seen + 1..]);
@@ -185,7 +184,7 @@ fn viewers_get_ids_that_are_good_after_a_restart() {
         "step_started",
         "step_completed",
     ];
-    // Live, and for one that comes back only now.
+    // The same for a live client and for one that comes back only now.
     for mut feed in [feed, platform.feed(after(held), None)] {
         let seen = feed.read();
         let InstanceFeedItem::Reset(reset) = &seen[0] else {
@@ -235,7 +234,7 @@ fn a_restart_from_a_step_is_reported_too() {
                 assert_eq!(reset.requested.unwrap().get(), id);
                 assert_eq!(again[1..], whole);
             }
-            // It has seen nothing yet that is not there any more.
+            // All events that it has seen are still kept.
             _ => assert_eq!(again, whole[whole.len() - again.len()..], "{id}"),
         }
     }
@@ -257,7 +256,7 @@ fn an_impossible_position_is_reset() {
 }
 
 #[test]
-fn a_client_that_has_all_events_is_told_the_end() {
+fn a_client_that_has_all_events_gets_the_end() {
     let platform = Platform::begun();
     platform.add("workflow_errored");
     let seen = platform.feed(Cursor::Beginning, None).read();
@@ -269,10 +268,10 @@ fn a_client_that_has_all_events_is_told_the_end() {
         names(&platform.feed(after(end[2]), None).read()),
         ["workflow_errored", "end"]
     );
-    // Beyond the end is no end.
+    // A position beyond the end is not the end.
     let beyond = platform.feed(after(end[3] + 1), None);
     assert!(!beyond.0.has_ended());
-    // From now on there is nothing, and from before the end there is the end.
+    // After the end the log has ended, and before it the end follows.
     assert!(platform.feed(Cursor::Latest, None).0.has_ended());
     let time = SystemTime::UNIX_EPOCH + Duration::from_millis(platform.times()[3]);
     assert_eq!(
@@ -339,8 +338,8 @@ proptest! {
         ..ProptestConfig::with_cases(300)
     })]
 
-    /// Whatever happens to the instance, and however often a client loses its connection, what it has
-    /// after the last reset is the log as it is, each event once.
+    /// Whatever happens to the instance, and however often a client loses its connection, its
+    /// events since the last reset are the log, each event once.
     #[test]
     fn a_client_ends_up_with_the_log(
         happenings in vec(happening(), 1..40),
@@ -380,7 +379,7 @@ proptest! {
             }
         }
         take(&mut feed, &mut client);
-        // One that was told of the end comes back later, if at all.
+        // A client that got the end comes back later, if at all.
         take(&mut back(&client), &mut client);
         let mut fresh = Vec::new();
         take(&mut platform.feed(Cursor::Beginning, filter()), &mut fresh);
@@ -420,11 +419,11 @@ struct Platform {
     log: RefCell<Vec<WorkflowInstanceEvent>>,
     /// Milliseconds since 1970.
     now: Cell<u64>,
-    /// How often the engine was ended, and how the subscriptions of the latest end were told.
+    /// How often the engine has ended, and how the subscriptions learned of the latest end.
     engine: Cell<(u32, Abort)>,
     subscribed: Cell<u32>,
     broken: Cell<bool>,
-    /// The engine ends whenever it has nothing to say.
+    /// The engine ends whenever it has no event.
     fleeting: Cell<bool>,
     gone: Cell<bool>,
 }
@@ -507,7 +506,8 @@ impl Platform {
         self.begin();
     }
 
-    /// As the local engine does it: keeps what was logged of the steps before.
+    /// Restarts from a step as the local engine does: the logged events of the steps before it are
+    /// kept.
     fn restart_from(&self, step: usize) {
         self.abort(Abort::Error);
         self.now.set(self.now.get() + 7);
@@ -641,7 +641,7 @@ impl InstanceEvents for FakeEvents {
     }
 }
 
-/// Time is over at once.
+/// Sleeps end at once.
 #[derive(Clone)]
 struct Clock(Rc<Platform>);
 
@@ -661,7 +661,7 @@ impl Runtime for Clock {
     fn warn(&self, _: &str) {}
 }
 
-// Reading what there is.
+// Reading.
 
 struct Follower(InstanceFollower<Fake, Clock>);
 
@@ -700,7 +700,7 @@ impl Feed {
     }
 }
 
-/// The types of events; `end` behind a terminal one.
+/// The types of events; `end` after a terminal one.
 fn names(items: &[InstanceFeedItem]) -> Vec<String> {
     let mut names = Vec::new();
     for item in items {

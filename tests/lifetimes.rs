@@ -1,6 +1,5 @@
-//! What an engine that is lost, or that answers oddly, makes the log say about the run: nothing that
-//! the workflow did not do. And what a step is told of that nobody awaits any more.
-#![cfg(not(shuttle))]
+//! A lost engine, or one that answers oddly, must not add anything to the log that the workflow did not do. Also
+//! tests of steps that are no longer awaited.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 mod support;
@@ -24,23 +23,23 @@ use support::engine::{
     Dispatcher, Engine, FakeLog, FakeRuntime, FakeStep, Trouble, World, lifetime, wrapped,
 };
 
-/// Words that no list has.
+/// An error message that is in no list.
 const ODD: &str = "the node of this engine was taken out of service";
 
-/// What the engine does to a step of a name, in place of what it should.
+/// The fault of the engine at a step.
 #[derive(Clone, Copy)]
 enum Fault {
     /// Rejects before any attempt begins.
     AtOnce,
     /// Rejects while the code of the first attempt runs.
     WhileRunning,
-    /// Rejects when the first attempt has failed, in place of trying again.
+    /// Rejects when the first attempt has failed, without another attempt.
     AfterAttempt,
 }
 
 type Rejection = (Fault, StepErrorKind, String);
 
-/// An engine that rejects steps, and is not lost by it: what is called later runs.
+/// An engine that rejects steps without being lost: later calls run.
 #[derive(Clone)]
 struct Faulty {
     engine: Rc<Engine>,
@@ -202,7 +201,7 @@ const UNDISTURBED: [&str; 13] = [
     "completed order-1.workflow",
 ];
 
-/// How a workflow takes an error of a step.
+/// How a workflow handles an error of a step.
 #[derive(Clone, Copy, Debug)]
 enum Habit {
     Returns,
@@ -228,7 +227,7 @@ async fn by_habit(step: Wrapped, habit: Habit) -> Result<(), StepError> {
     }
 }
 
-/// The engine is lost at one place, in words that nobody knows; another lifetime goes on.
+/// The engine is lost at one place, with an unknown message; another lifetime goes on.
 async fn lost_at(name: &str, fault: Fault, habit: Habit) {
     let (engine, world): (Rc<Engine>, _) = (Rc::default(), World::new());
     let step = Faulty::new(&engine).reject(name, fault, ODD);
@@ -267,12 +266,12 @@ async fn a_lost_engine_is_no_failure() {
         }
         lost_at("ship", Fault::WhileRunning, habit).await;
         lost_at("ship", Fault::AfterAttempt, habit).await;
-        // Its result was stored, or was not: nobody knows.
+        // Nobody knows whether its result was stored.
         lost_at("price", Fault::AfterAttempt, habit).await;
     }
 }
 
-/// The run that is undisturbed, and what its steps' own failures are.
+/// The undisturbed run, and the failures of its own steps.
 #[tokio::test(start_paused = true)]
 async fn a_steps_own_failure_is_reported() {
     let (engine, world): (Rc<Engine>, _) = (Rc::default(), World::new());
@@ -332,7 +331,7 @@ async fn a_steps_own_failure_is_reported() {
     assert_eq!(story(&world).await, expected);
 }
 
-/// What looked like the end of a lifetime was none: the code of a later step is called.
+/// What looked like the end of a lifetime was not: the engine calls the code of a later step.
 #[tokio::test(start_paused = true)]
 async fn withheld_events_are_sent_if_the_engine_lives_on() {
     for fault in [Fault::WhileRunning, Fault::AfterAttempt] {
@@ -370,7 +369,7 @@ async fn withheld_events_are_sent_if_the_engine_lives_on() {
     }
 }
 
-/// Somebody is to approve what the workflow does about a failure: they must be told so.
+/// Somebody has to approve how the workflow handles a failure, so the failure must be in the log.
 #[tokio::test(start_paused = true)]
 async fn a_long_wait_proves_that_the_engine_lives() {
     let (engine, world): (Rc<Engine>, _) = (Rc::default(), World::new());
@@ -436,7 +435,7 @@ async fn waits_of_one_name_keep_their_order() {
     }
 }
 
-/// A wait that `try_join!` gives up has been called, whatever the log does.
+/// A wait that `try_join!` gives up was started, however slow the log is.
 #[tokio::test(start_paused = true)]
 async fn an_abandoned_wait_was_called() {
     for trouble in TROUBLES {
@@ -463,7 +462,7 @@ async fn an_abandoned_wait_was_called() {
     }
 }
 
-/// A step that the engine has the answer of is not held up by a log that does not answer.
+/// A log that does not answer does not delay a step whose answer the engine has.
 #[tokio::test(start_paused = true)]
 async fn a_replayed_wait_does_not_wait_for_the_log() {
     let (engine, world): (Rc<Engine>, _) = (Rc::default(), World::new());
@@ -483,7 +482,7 @@ async fn a_replayed_wait_does_not_wait_for_the_log() {
     assert!(took.unwrap() < Duration::from_millis(100));
 }
 
-/// What `try_join!` gives up goes on in the engine, and is told.
+/// A step that `try_join!` gives up goes on in the engine, and its events are sent.
 #[tokio::test(start_paused = true)]
 async fn an_abandoned_step_is_reported_to_its_end() {
     let (engine, world): (Rc<Engine>, _) = (Rc::default(), World::new());
@@ -522,7 +521,7 @@ async fn an_abandoned_step_is_reported_to_its_end() {
     assert_eq!(story(&world).await, expected);
 }
 
-/// One that outlasts the run is not told: the log ends with the run.
+/// A step that outlasts the run is not reported: the log ends with the run.
 #[tokio::test(start_paused = true)]
 async fn a_step_that_outlasts_the_run_is_not_reported() {
     let (engine, world): (Rc<Engine>, _) = (Rc::default(), World::new());
@@ -545,7 +544,7 @@ async fn a_step_that_outlasts_the_run_is_not_reported() {
     assert!(!told.contains(&"completed nap-1.sleep".to_owned()));
 }
 
-/// Keeps what it is told.
+/// Keeps the events that it gets.
 #[derive(Clone)]
 struct Kept(Rc<World>, Rc<RefCell<Vec<String>>>);
 
@@ -593,8 +592,8 @@ async fn facts(
     kept.1.take()
 }
 
-/// A rerun for a rollback, and a replay, answer sleeps at once. The code of a step, hidden or not,
-/// is not called by either.
+/// In a rollback's rerun and in a replay the engine answers sleeps at once. Neither calls the code of a step, hidden
+/// or not.
 #[tokio::test(start_paused = true)]
 async fn a_sleep_that_ends_too_early_is_doubted() {
     let engine = Rc::<Engine>::default();
@@ -629,7 +628,7 @@ async fn a_sleep_that_ends_too_early_is_doubted() {
         "completed order-1.workflow",
     ];
     assert_eq!(facts(&engine, body).await, replayed);
-    // Until a time that has not come.
+    // Sleeps until a time in the future.
     let body = async |step: &WorkflowEventStep<Faulty, Kept>| {
         let later = step.dispatch().now() + Duration::from_secs(60);
         step.sleep_until("later", later).await.unwrap();
@@ -650,8 +649,8 @@ async fn a_sleep_that_ends_too_early_is_doubted() {
     assert_eq!(facts(&engine, body).await, replayed);
 }
 
-/// A wait that began before a replayed sleep ends shows, by going on, that the run does: what is
-/// told beside it is not held until the wait ends, which may take days.
+/// A wait that began before a replayed sleep ends shows, by going on, that the run goes on. Events beside it are not
+/// held back until the wait ends, which may take days.
 #[tokio::test(start_paused = true)]
 async fn a_long_wait_does_not_hold_concurrent_events() {
     for runs_a_step_before in [false, true] {
@@ -682,7 +681,7 @@ async fn a_long_wait_does_not_hold_concurrent_events() {
     }
 }
 
-/// Nor is it held beside a step whose code runs: neither a replay nor a rollback calls it.
+/// Events beside a step whose code runs are not held back either: neither a replay nor a rollback calls it.
 #[tokio::test(start_paused = true)]
 async fn a_long_step_does_not_hold_concurrent_events() {
     let (engine, world): (Rc<Engine>, _) = (Rc::default(), World::new());
@@ -709,7 +708,7 @@ async fn a_long_step_does_not_hold_concurrent_events() {
     assert_eq!(told, ["completed dry-1.sleep", "completed pack-1.group"]);
 }
 
-/// The rest of a sleep that began in another lifetime is no replay.
+/// The rest of a sleep that began in another lifetime is not a replay.
 #[tokio::test(start_paused = true)]
 async fn the_rest_of_a_sleep_is_not_doubted() {
     let engine = Rc::<Engine>::default();
@@ -727,7 +726,8 @@ async fn the_rest_of_a_sleep_is_not_doubted() {
     assert_eq!(facts(&engine, body).await, told);
 }
 
-/// A lifetime that is over says so when it looks like that and at its end, and tells nothing else but what is sure.
+/// A lifetime that is over reports so when it appears to be, and at its end. Beyond that it sends only what is
+/// certain.
 #[tokio::test(start_paused = true)]
 async fn a_lifetime_that_is_over_dispatches_over() {
     let engine = Rc::<Engine>::default();
@@ -760,7 +760,7 @@ async fn a_lifetime_that_is_over_dispatches_over() {
     assert_eq!(told, expected);
 }
 
-/// A delay function that fails ends its step: the engine does not try again.
+/// A delay function that fails ends its step: the engine does not retry.
 #[test]
 fn a_delay_that_fails_is_a_failure() {
     use cloudflare_workflows::testing::FakeInstance;

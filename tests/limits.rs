@@ -1,4 +1,4 @@
-//! docs/limits.md says what the code says.
+//! docs/limits.md agrees with the constants in the code.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
@@ -52,7 +52,7 @@ fn the_page_has_the_values_of_the_code() {
 }
 
 #[test]
-fn what_is_refused_says_the_limit_and_what_to_do() {
+fn refusals_name_the_limit_and_the_remedy() {
     let large = NewEvent::new("note", "x".repeat(NewEvent::MAX_SIZE))
         .unwrap_err()
         .to_string();

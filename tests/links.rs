@@ -1,5 +1,4 @@
-//! Capability links: what a token allows, and that every way of being wrong is refused in the same way.
-#![cfg(not(shuttle))]
+//! Capability links: what a token permits. Every invalid token is refused in the same way.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use std::time::{Duration, SystemTime};
@@ -38,7 +37,7 @@ fn links() -> CapabilityLinks {
     CapabilityLinks::new(keys(&[("k1", KEY)]), "order").clock(|| at(NOW))
 }
 
-/// Signs whatever it is given, as another program may.
+/// Signs any claims, as another program may.
 fn jws(header: &str, claims: &str, key: &[u8]) -> String {
     let signed = format!("{}.{}", encode(header), encode(claims));
     let mut mac = Hmac::<Sha256>::new_from_slice(key).unwrap();
@@ -81,7 +80,7 @@ fn watches(token: &str) -> bool {
 }
 
 #[test]
-fn what_is_minted_is_verified() {
+fn minted_tokens_are_verified() {
     let links = links();
     let grant = LinkGrant::run("o-1").may(Action::Answer).generation(3);
     let url = links.url("https://host.example/o-1", &grant);
@@ -111,7 +110,7 @@ fn what_is_minted_is_verified() {
     );
 }
 
-/// Made with `crypto.createHmac` of Node.js: see docs/access.md.
+/// Tokens made with `crypto.createHmac` of Node.js: see docs/access.md.
 #[test]
 fn a_token_of_another_implementation_is_verified() {
     let token = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCIsImtpZCI6ImsxIn0.eyJhdWQiOiJvcmRlciIsInN1YiI6Im8tMSIsInNjb3BlIjoid2F0Y2ggYW5zd2VyIiwiZXhwIjoxNzk1MDAwMDYwfQ.x8jqD7B5bU8_uQYtmRK0WpY5mdhQ1oQRDRebkZ8WiUY";
@@ -152,7 +151,7 @@ fn a_token_is_tampered_with_at_each_position() {
 }
 
 #[test]
-fn a_header_is_what_is_expected_or_refused() {
+fn a_header_is_as_expected_or_refused() {
     let claims = claims().to_string();
     let verified = |header: &str| watches(&jws(header, &claims, KEY));
     for header in [
@@ -271,7 +270,7 @@ fn a_token_is_for_its_workflow_and_its_run() {
     );
 }
 
-/// Ids that look like another form of a subject: a log outside of Workflows may have any name.
+/// Ids that look like another form of a subject: outside of Workflows a log may have any name.
 #[test]
 fn a_link_to_a_run_is_to_that_run_whatever_it_is_called() {
     let links = links().tags(|_, _| true);
@@ -338,7 +337,7 @@ fn a_tag_is_for_the_runs_that_have_it() {
             assert_eq!(permission != Permission::Refused, is_good, "{id}");
         }
     }
-    // Without a way to find out, no run has a tag.
+    // Without a function for tags no run has a tag.
     assert_eq!(
         check(&links(), "customer-7--o-1", Action::Watch, &token),
         Permission::Refused
@@ -439,27 +438,27 @@ fn a_bearer_comes_before_a_cookie_and_that_before_a_query() {
     assert!(ask(&closed, None, cookie(&good), None));
     assert!(!ask(&closed, None, None, query(&good)), "it is off");
     assert!(ask(&open, None, None, query(&good)));
-    // A bearer alone decides, and is no second try.
+    // If there is a bearer token, it alone decides; the cookie is not tried.
     assert!(!ask(&closed, bearer(&bad), cookie(&good), None));
     assert!(ask(&closed, bearer(&good), cookie(&bad), None));
     assert!(!ask(&open, bearer(&bad), None, query(&good)));
     assert!(!ask(&open, Some("Bearer".to_owned()), cookie(&good), None));
     assert!(ask(&closed, Some(format!("bEARER   {good}")), None, None));
-    // Another scheme is somebody else's.
+    // A different scheme is not for this library.
     assert!(ask(
         &closed,
         Some("Basic YTpi".to_owned()),
         cookie(&good),
         None
     ));
-    // A header that is there twice comes joined.
+    // A repeated header comes joined.
     assert!(!ask(
         &closed,
         Some(format!("Bearer {good}, Bearer {good}")),
         cookie(&good),
         None
     ));
-    // A query's token is good for two minutes at most.
+    // A token in a query is accepted for two minutes at most.
     for (left, is_taken) in [(120, true), (121, false)] {
         let token = token(json!({ "exp": NOW + left }));
         assert_eq!(ask(&open, None, None, query(&token)), is_taken, "{left}");
@@ -539,7 +538,7 @@ fn revoked_links_of_a_run_are_refused_and_others_are_not() {
     assert!(!watches("o-1", &old) && !watches("o-1", &fleet) && watches("o-2", &fleet));
     let new = links.token(&LinkGrant::run("o-1").generation(1));
     assert!(watches("o-1", &new));
-    // Another process goes on where this one was, and no lower.
+    // Another process goes on from the stored generation, and never goes lower.
     generations.restore("o-1", 3);
     generations.restore("o-1", 2);
     assert_eq!([generations.of("o-1"), generations.of("o-2")], [3, 0]);
@@ -564,12 +563,12 @@ fn garbage_is_refused_whatever_its_size() {
             assert_eq!(links().query_tokens().check(&request), Permission::Refused);
         }
     }
-    // A good token that is too long is refused as well.
+    // A token that is too long is refused even if it is valid.
     let long = token(json!({ "more": "x".repeat(MAX_TOKEN) }));
     assert!(!watches(&long));
     let fits = token(json!({ "more": "x".repeat(2_800) }));
     assert!(fits.len() <= MAX_TOKEN && watches(&fits));
-    // Deep JSON under the right signature.
+    // Deep JSON with the right signature.
     for claims in ["[".repeat(2_000), "{\"a\":".repeat(500), "1".repeat(2_900)] {
         assert!(!watches(&jws(HEADER, &claims, KEY)));
     }
@@ -585,7 +584,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_minted_is_verified_for_its_run_alone(id in "[ -~é]{0,100}", other in "[ -~é]{0,100}", seconds in 1u64..2_000_000) {
+    fn a_minted_token_is_valid_for_its_run_alone(id in "[ -~é]{0,100}", other in "[ -~é]{0,100}", seconds in 1u64..2_000_000) {
         let links = links();
         let grant = LinkGrant::run(&id).expires_in(Duration::from_secs(seconds));
         let token = links.token(&grant);
@@ -623,7 +622,7 @@ fn a_link_to_a_tag_is_good_for_the_list_of_that_tag_alone() {
         request.authorization = Some(&all);
         assert_ne!(links.check(&request), Permission::Refused, "{id}");
     }
-    // A link to a run is none to a list, whatever the run's id is.
+    // A link to a run does not permit a list, whatever the run's id is.
     for id in ["o-1", "*", "tag:red"] {
         let run = format!("Bearer {}", links.token(&LinkGrant::run(id)));
         for list in ["*", "tag:red", "tag:o-1"] {

@@ -1,5 +1,5 @@
-//! Listeners in the same process: typed events and folds, from any position, without gap or overlap.
-#![cfg(not(shuttle))]
+//! Listeners in the same process: typed events and folds, from any position, without gap or
+//! overlap.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 mod support;
@@ -84,7 +84,7 @@ fn a_listener_gets_stored_and_new_events_until_the_end() {
 }
 
 #[test]
-fn a_listener_learns_what_it_cannot_get_and_goes_on() {
+fn a_listener_learns_of_missing_events_and_goes_on() {
     block_on(async {
         let target = Target::new(MemoryEventStore::new());
         let strange = target.typed::<NewEvent>();
@@ -198,7 +198,7 @@ fn events_can_cross_threads() {
     fn sendable<T: Send>(value: T) -> T {
         value
     }
-    /// An event need not be sendable for its stream to be: it is decoded where it is received.
+    /// The stream is `Send` even if the event is not: an event is decoded by the receiver.
     struct Local(#[allow(dead_code, reason = "what makes it local")] std::rc::Rc<()>);
     impl DecodeEvent for Local {
         fn decode(_: &StoredEvent) -> Result<Self, Box<dyn Error + Send + Sync>> {
@@ -232,7 +232,7 @@ fn a_fold_returns_the_state_and_its_cursor() {
         assert_eq!(folded.state, 500_500);
         assert_eq!(folded.cursor, Cursor::After(id(1000)));
 
-        // From there on: as events, in the same state, in a state that was kept.
+        // From there on: as events, in the same state, in a stored state.
         let mut events = pin!(target.events(folded.cursor).await.unwrap());
         let (kept, cursor) = (folded.state, folded.cursor);
         target.dispatch(&paid(1)).await.unwrap();
@@ -243,7 +243,7 @@ fn a_fold_returns_the_state_and_its_cursor() {
         assert_eq!(later.state, 500_501);
         assert_eq!(later.cursor, folded.cursor);
 
-        // It waits, and what it waited for is not lost where the future is dropped.
+        // It waits, and an event is not lost if the future is dropped.
         assert!(poll!(pin!(folded.advance())).is_pending());
         target.dispatch(&paid(2)).await.unwrap();
         target.dispatch(&Account::Closed).await.unwrap();
@@ -289,7 +289,7 @@ fn a_fold_that_cannot_go_on_says_why_and_is_unchanged() {
         let rest = target.fold(Cursor::Beginning, 0, add).await.unwrap();
         assert_eq!(rest.state, 4);
 
-        // One that began with an empty log knows that it missed something, too.
+        // A listener of an empty log learns too that it missed something.
         let target = Target::new(MemoryEventStore::new());
         let mut folded = target.fold(Cursor::Beginning, 0, add).await.unwrap();
         target.dispatch(&paid(1)).await.unwrap();
@@ -338,7 +338,7 @@ fn op() -> impl Strategy<Value = Op> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Whatever the order: a state is the sum of the events up to its cursor, and of no others.
+    /// In any order of calls, a state is the sum of the events up to its cursor, and of no others.
     #[test]
     fn every_state_matches_its_cursor(ops in vec(op(), 1..30)) {
         block_on(async {

@@ -1,5 +1,5 @@
-//! What a viewer that waits costs, in bytes of memory.
-#![cfg(all(feature = "http", not(shuttle)))]
+//! The memory of a waiting viewer, in bytes.
+#![cfg(feature = "http")]
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -16,7 +16,7 @@ struct Counting;
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-// SAFETY: every call goes to the system's allocator as it is.
+// SAFETY: every call is passed to the system's allocator unchanged.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATED.fetch_add(layout.size(), Ordering::Relaxed);
@@ -31,7 +31,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-/// The only test of this file: another one would be counted along.
+/// The only test in this file, because the counter would count others too.
 #[tokio::test]
 async fn a_viewer_that_waits_costs_less_than_a_kilobyte_and_leaves_nothing() {
     const VIEWERS: usize = 1_000;
@@ -64,7 +64,7 @@ async fn a_viewer_that_waits_costs_less_than_a_kilobyte_and_leaves_nothing() {
     let each = (ALLOCATED.load(Ordering::Relaxed) - before) / VIEWERS;
     assert!(each < 1_024, "{each} bytes for each viewer");
 
-    // One more event for everybody, and all leave.
+    // One more event for everybody, then all leave.
     target.dispatch_encoded(vec![event()]).await.unwrap();
     for viewer in &mut viewers {
         viewer.next().await.unwrap().unwrap();

@@ -1,5 +1,4 @@
 //! Several logs as one stream: each log's events once and in order, however often the client is cut off.
-#![cfg(not(shuttle))]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 mod support;
@@ -28,7 +27,7 @@ fn name(index: usize) -> String {
     format!("run-{index}")
 }
 
-/// What a client of a merged stream has, however often it came back.
+/// The events of a client of a merged stream, over all of its connections.
 struct Client<S: EventStore> {
     logs: Vec<(String, Target<S>)>,
     from: Cursor,
@@ -61,7 +60,8 @@ impl<S: EventStore<Error: std::fmt::Debug> + 'static> Client<S> {
         self.merged = Some(merged.unwrap());
     }
 
-    /// Takes what is there, `chunks` at most, and of the last one only so many 256ths if it is `cut`.
+    /// Takes the available chunks, at most `chunks` of them, and of the last one only this many 256ths if it is
+    /// `cut`.
     async fn take(&mut self, chunks: usize, cut: Option<u8>) {
         if self.merged.is_none() {
             self.connect().await;
@@ -129,7 +129,7 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// Plays it, and returns what was appended to each log and what the client got of it.
+/// Plays the actions, and returns what was appended to each log and what the client got of it.
 async fn play<S: EventStore<Error: std::fmt::Debug> + 'static>(
     logs: Vec<Target<S>>,
     ops: Vec<Op>,
@@ -243,7 +243,7 @@ fn a_reset_of_one_log_leaves_the_others_alone() {
         }
         let mut client = Client::new(&logs, Cursor::Beginning);
         client.take(usize::MAX, Some(0)).await;
-        // It has all of both, and is away while one log loses what it has not seen.
+        // The client has all of both. While it is away, one log loses events that it has not seen.
         for log in &logs {
             log.dispatch_encoded((4..=9).map(event).collect())
                 .await
@@ -278,7 +278,7 @@ fn a_client_of_the_tail_misses_nothing_from_then_on() {
         ];
         logs[0].dispatch_encoded(vec![event(1)]).await.unwrap();
         let mut client = Client::new(&logs, Cursor::Latest);
-        // Cut off behind the line that tells the position, before any event.
+        // Cut off after the line with the position, before any event.
         client.take(1, None).await;
         client.take(1, Some(0)).await;
         for log in &logs {

@@ -1,5 +1,6 @@
-//! `GET /sse?run=a&run=b` over real sockets: several logs as one stream, for who may read all of them.
-#![cfg(all(feature = "axum", not(shuttle)))]
+//! `GET /sse?run=a&run=b` over real sockets: several logs as one stream, for viewers who may read
+//! all of them.
+#![cfg(feature = "axum")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 mod support;
@@ -72,7 +73,7 @@ async fn serve(router: Router) -> SocketAddr {
     address
 }
 
-/// The run of each event, and what it has.
+/// The run of each event, and its data.
 fn seen(messages: &[Message]) -> Vec<(String, String)> {
     let of = |message: &Message| {
         let data: Value = serde_json::from_str(&message.data).unwrap();
@@ -116,7 +117,7 @@ async fn each_log_comes_once_through_cuts_and_ends_on_its_own() {
             .collect();
         assert_eq!(own, ["note", "note", "done"], "{id}");
     }
-    // It has all of both: an EventSource stops. So it does in the query.
+    // It has all of both, so an EventSource stops. The same holds for a position in the query.
     let id = messages.last().unwrap().id.clone();
     assert_eq!(
         get(server, path, &[("Last-Event-ID", &id)]).await.status,
@@ -156,7 +157,7 @@ async fn a_log_that_is_gone_leaves_and_one_that_never_was_is_not_found() {
         [("b".into(), "note".into())]
     );
     drop(stream);
-    // Its position stays in the id: it is no unknown one after that.
+    // The id still has its position, so the run is not new to it.
     logs.end("b").await;
     let resumed = get(server, "/sse?run=a&run=b", &[("Last-Event-ID", &next.id)]).await;
     let (rest, end) = resumed.events().rest().await;
@@ -170,7 +171,7 @@ async fn a_log_that_is_gone_leaves_and_one_that_never_was_is_not_found() {
 }
 
 #[tokio::test]
-async fn what_is_malformed_gets_a_plain_reason_and_no_lookup() {
+async fn a_malformed_request_gets_a_plain_reason_and_no_lookup() {
     let logs = Logs::default();
     logs.add("a", "{}").await;
     let server = serve(logs.routes().into_router()).await;
@@ -303,7 +304,7 @@ async fn the_hook_decides_about_every_run_before_anything_is_looked_up() {
             .status,
         404
     );
-    // The stream ends with the first permission.
+    // The stream ends with the first permission that ends.
     let short = get(server, "/sse?run=a&run=b&key=short", &[]).await;
     let (events, end) = short.events().rest().await;
     let types: Vec<_> = events.iter().map(|event| &*event.event_type).collect();
@@ -348,7 +349,7 @@ async fn a_reset_of_one_log_leaves_the_others_alone() {
     stream.next().await.unwrap();
     let id = stream.next().await.unwrap().id;
     drop(stream);
-    // Another log under the same name, which is behind the client.
+    // Another log under the same name, with fewer events than the client has.
     logs.remove("a");
     logs.target("a");
     logs.end("b").await;

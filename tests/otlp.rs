@@ -1,6 +1,5 @@
-//! Logs as traces: what becomes of each event, that ids are the same whenever a log is exported, and that
-//! any log gives a valid trace, by the reader of the crate `opentelemetry-proto`.
-#![cfg(not(shuttle))]
+//! Logs as traces: the spans of each event, ids that are the same in every export, and a valid trace for any log,
+//! read by the crate `opentelemetry-proto`.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod support;
@@ -35,7 +34,7 @@ fn trace() -> Trace {
     Trace::new(ID).workflow("order")
 }
 
-/// A log in the making. Events come a second after another, from 2026-11-24T09:00:00Z on.
+/// A log under construction. Its events are one second apart, from 2026-11-24T09:00:00Z on.
 #[derive(Default)]
 struct Log(Vec<StoredEvent>);
 
@@ -123,7 +122,7 @@ impl Spans {
                 assert_eq!(text(&attributes, "service.name"), "order");
                 let [scope] = resource.scope_spans.try_into().unwrap();
                 assert_eq!(scope.scope.unwrap().name, "ssetarget");
-                // It takes what it does not know for nothing, without an error.
+                // The reader ignores unknown fields without an error.
                 let written = json["scopeSpans"][0]["spans"].as_array().unwrap();
                 assert_eq!(scope.spans.len(), written.len());
                 for (span, written) in scope.spans.iter().zip(written) {
@@ -151,7 +150,7 @@ impl Spans {
         self.0.iter().map(|span| span.name.as_str()).collect()
     }
 
-    /// What holds for any trace, whatever the log was.
+    /// Checks what holds for the trace of any log.
     fn check(&self) {
         let mut ids = HashSet::new();
         for span in &self.0 {
@@ -206,7 +205,7 @@ impl Spans {
         }
     }
 
-    /// What holds besides where no task was left out: each parent is there, and is no descendant.
+    /// Checks what also holds if no task was left out: each parent exists, and is not a descendant.
     fn check_whole(&self) {
         self.check();
         let parents: HashMap<_, _> = self
@@ -346,7 +345,7 @@ fn order() -> Log {
 }
 
 #[test]
-fn every_event_becomes_what_the_documentation_says() {
+fn every_event_becomes_the_documented_span() {
     let spans = order().spans();
     spans.check_whole();
     assert_eq!(
@@ -462,7 +461,7 @@ fn every_event_becomes_what_the_documentation_says() {
     );
     assert_eq!(status(approval), (2, "it timed out"));
 
-    // What had not ended was stopped with the run.
+    // Tasks that had not ended were stopped with the run.
     let abandoned = spans.named("abandoned");
     assert_eq!((times(abandoned), status(abandoned)), ((16, 18), (0, "")));
     assert_eq!(
@@ -471,7 +470,7 @@ fn every_event_becomes_what_the_documentation_says() {
     );
 }
 
-/// Which others may have by now.
+/// Others may have stored the trace of an earlier version: its bytes must not change.
 #[test]
 fn the_bytes_of_a_log_stay_as_they_are() {
     let requests = order().requests(Unfinished::LeaveOut);
@@ -530,7 +529,7 @@ fn a_run_that_goes_on_has_no_root_yet() {
     );
     assert_eq!(times(partial.named("order")), (0, 5));
 
-    // With the same ids as when it has ended.
+    // Their ids are the same as after the end.
     log.add("completed", "b-1", json!({ "attempt": 1 }));
     log.add("completed", "group-1.group", json!({}));
     log.run("completed", json!({}));
@@ -571,7 +570,7 @@ fn a_restart_begins_a_trace_that_is_linked_to_the_one_before() {
     let [a, first, _, second] = spans.0.as_slice() else {
         panic!("four spans")
     };
-    // The first ended with the restart, and nobody said how.
+    // The first run ended with the restart, and the log does not say how.
     assert_eq!(hex(&first.trace_id), trace().trace_id(1).to_string());
     assert_eq!(text(&first.attributes, "ssetarget.task.state"), "restarted");
     assert_eq!((times(first), status(first)), ((0, 2), (0, "")));
@@ -594,7 +593,7 @@ fn a_restart_begins_a_trace_that_is_linked_to_the_one_before() {
     );
     assert_eq!(text(&link.attributes, "ssetarget.link"), "previous-run");
 
-    // A run has the same bytes whatever follows it, and whatever was before it.
+    // The bytes of a run do not depend on the runs before and after it.
     let requests = log.requests(Unfinished::LeaveOut);
     let before = requests_of(&trace(), &log.0[..first_of_all], Unfinished::LeaveOut);
     assert_eq!(requests, before);
@@ -602,7 +601,7 @@ fn a_restart_begins_a_trace_that_is_linked_to_the_one_before() {
     assert_eq!(requests[1..], alone);
 }
 
-/// An attempt that is killed with its process says nothing.
+/// A killed attempt leaves no event.
 #[test]
 fn attempts_that_were_killed_are_counted() {
     let mut log = Log::default();
@@ -739,7 +738,7 @@ fn a_large_trace_is_several_requests() {
     Spans::decode(&requests).check_whole();
 }
 
-/// Spans of any code need no root, and a log can have several.
+/// Spans outside of workflows need no root, and a log can have several.
 #[test]
 fn a_log_of_spans() {
     let mut log = Log::default();
@@ -795,7 +794,7 @@ fn a_log_of_spans() {
     assert_eq!(within, [&first.span_id, &second.span_id]);
 }
 
-/// As retention leaves it.
+/// A log as retention leaves it.
 #[test]
 fn a_log_without_its_beginning() {
     let mut log = Log::default();
@@ -932,7 +931,7 @@ async fn any_real_run_gives_a_valid_trace() {
             );
         }
         names.insert(spans.names().join(","));
-        // The same, however it is read.
+        // The same, however the log is read.
         let document: Vec<u8> = document(target, &trace(), Unfinished::LeaveOut)
             .map_ok(|part| part.to_vec())
             .try_concat()
@@ -972,7 +971,7 @@ async fn a_tracers_log_is_exported() {
 
 // The exporter.
 
-/// Exports over a receiver that answers with these statuses, then with 200. Returns what was posted and waited.
+/// Exports to a receiver that answers with these statuses, then with 200. Returns the requests and the waits.
 async fn send<S: EventStore>(
     target: &SseTarget<NewEvent, S>,
     answers: &[u16],
@@ -995,7 +994,7 @@ async fn send<S: EventStore>(
                 br#"{"partialSuccess":{"rejectedSpans":"1","errorMessage":"one is too old"}}"#,
             ),
         };
-        // No answer at all.
+        // Status 0 means no answer.
         async move { if status == 0 { Err(()) } else { Ok(answer) } }
     };
     let sleep = |time| {
@@ -1060,7 +1059,7 @@ async fn a_receiver_that_is_away_gets_the_same_bytes_later() {
 
     let (_, _, waits) = send(&target, &[429, 429], Some("120")).await;
     assert_eq!(waits, [Duration::from_secs(120); 2]);
-    // For ever, as far as it seems.
+    // A receiver that seems to fail for ever.
     let (result, posts, waits) = send(&target, &[503; 100], None).await;
     assert!(matches!(result, Err(ExportError::GaveUp(Some(503)))));
     assert!(posts.len() < 20 && waits.iter().sum::<Duration>() <= Duration::from_secs(3600));
@@ -1093,7 +1092,7 @@ async fn a_log_that_is_removed_meanwhile_is_an_error() {
         target.dispatch_encoded(events.collect()).await.unwrap();
     }
 
-    // Its oldest events were gone before: that is what the log is.
+    // The oldest events were gone before: this is the whole log now.
     let target = SseTarget::new(MemoryEventStore::new().max_events(600));
     add(&target, 0..400).await;
     let parts = document(&target, &trace(), Unfinished::LeaveOut);
@@ -1104,7 +1103,7 @@ async fn a_log_that_is_removed_meanwhile_is_an_error() {
         .unwrap();
     assert_eq!(Spans::decode(&[whole]).0.len(), 300);
 
-    // Of several requests, the later ones cannot be read any more.
+    // Of several requests, the events of later ones are gone by then.
     let target = SseTarget::new(MemoryEventStore::new().max_events(5_000));
     add(&target, 0..2_500).await;
     let mut parts = Box::pin(document(&target, &trace(), Unfinished::LeaveOut));
@@ -1275,7 +1274,7 @@ proptest! {
         log.spans().check();
         log.partial().check_whole_but_gone();
         prop_assert_eq!(log.requests(Unfinished::Partial), log.requests(Unfinished::Partial));
-        // What has ended is the same in both.
+        // Finished spans are the same in both.
         let partial: HashMap<_, _> = log.partial().0.into_iter().map(|span| ((span.trace_id.clone(), span.span_id.clone()), span)).collect();
         for span in log.spans().0 {
             prop_assert_eq!(&partial[&(span.trace_id.clone(), span.span_id.clone())], &span);
@@ -1291,8 +1290,8 @@ proptest! {
 }
 
 impl Spans {
-    /// As [`check_whole`](Self::check_whole), for a log that may have lost its root's beginning, whose children
-    /// name a root that is not there.
+    /// Works like [`check_whole`](Self::check_whole), for a log that may have lost the beginning of its root: then
+    /// the children name a root that does not exist.
     fn check_whole_but_gone(&self) {
         self.check();
         let ids: HashSet<_> = self
@@ -1309,7 +1308,7 @@ impl Spans {
                     .insert(&span.parent_span_id);
             }
         }
-        // It is the root's, of which each trace has one.
+        // The missing parent is the root, and each trace has one.
         assert!(missing.values().all(|parents| parents.len() == 1));
     }
 }

@@ -1,5 +1,5 @@
-//! The page folds a stream as `RunView` does: both are held against the same file, here and in
-//! tests/e2e/page-model.test.mjs. `SSETARGET_BLESS=1` writes what `RunView` makes of the events there.
+//! The page folds a stream as `RunView` does: this test and tests/e2e/page-model.test.mjs compare
+//! both with the same file. `SSETARGET_BLESS=1` writes the results of `RunView` to that file.
 
 use serde_json::Value;
 use ssetarget::workflow::RunView;

@@ -1,5 +1,4 @@
-//! Streams that end with the permission of their viewer, and secrets that no event has.
-#![cfg(not(shuttle))]
+//! Streams that end with the permission of their viewer, and secrets that never reach an event.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod support;
@@ -57,7 +56,7 @@ async fn a_stream_ends_at_the_end_of_its_permission_and_not_before() {
     let expired = std::str::from_utf8(wire::EXPIRED).unwrap();
     assert_eq!(text, format!(":\nid: 1\nevent: a\ndata: {{}}\n\n{expired}"));
 
-    // Events after the end are not sent, though the viewer reads only then.
+    // Events after the end of the permission are not sent, even if the viewer reads late.
     let until = SystemTime::now() + Duration::from_millis(50);
     let permission = Permission::granted_until(until);
     let response = Sse::new()
@@ -114,7 +113,7 @@ async fn a_request_without_a_permission_gets_one_refusal() {
     assert_eq!(granted.status(), 200);
 }
 
-/// Everything of the log, as text.
+/// Returns everything in the log as one string.
 async fn all(store: &impl EventStore) -> String {
     let page = store.read(None, PageLimit::default()).await;
     let Ok(page) = page else {
@@ -150,7 +149,7 @@ async fn a_workflow_s_secrets_are_in_no_event() {
         })
         .await?;
         step.run("fail", async |_| {
-            // The secret is where the text would be cut.
+            // The secret lies where the text would be cut.
             let long = "x ".repeat(MAX_TEXT / 2 - 8);
             Err::<(), _>(StepError::new(format!("{long} password={SECRET}")))
         })
@@ -158,7 +157,7 @@ async fn a_workflow_s_secrets_are_in_no_event() {
     });
     let result = lifetime(&engine, body).await;
     let error = result.unwrap().unwrap_err();
-    // The workflow and the engine have the error as it is.
+    // The workflow and the engine get the original error.
     assert!(error.message().contains(SECRET));
     let text = all(world.log.target().store()).await;
     assert!(!text.contains("hunter"), "{text}");
@@ -181,7 +180,7 @@ async fn a_span_s_secrets_are_in_no_event() {
         field => Redact::SECRETS.apply(field, text),
     });
     let config = TracerConfig::new().redact(RULE);
-    // Of the two, the one with a rule counts, in any order.
+    // The setting with a rule wins, in any order.
     let config = config.dispatch(DispatchConfig::immediate());
     let (tracer, sending) = Tracer::with_config(&target, config, tokio::time::sleep);
     tokio::spawn(sending);

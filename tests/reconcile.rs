@@ -1,6 +1,5 @@
-//! A run whose log misses something when the platform says that it is over: what is missing is supplied
-//! from the platform's own log.
-#![cfg(not(shuttle))]
+//! A run whose log is incomplete when the platform says that the run is over: the missing events are added from the
+//! platform's own log.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod support;
@@ -44,7 +43,7 @@ async fn order(step: WrappedStep) -> Result<(), StepError> {
     pack.and(dry).and(paid.map(drop))
 }
 
-/// The platform's log of `order`, which began then, to its end.
+/// The platform's log of an `order` that began at this time, to its end.
 fn platform_log(began: SystemTime) -> Vec<EngineEvent> {
     let error = json!({"name": "Error", "message": "no such account"});
     let step = |of: &str, name: &str| json!({"type": of, "stepName": name});
@@ -75,8 +74,8 @@ fn platform_log(began: SystemTime) -> Vec<EngineEvent> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_run_whose_last_facts_were_lost_is_settled_to_the_log_of_one_that_lost_none() {
-    // The log cannot be reached from then on; nor does the last lifetime learn how the run goes on.
+async fn a_run_whose_last_facts_were_lost_gets_the_log_of_an_undisturbed_one() {
+    // From then on the log cannot be reached, and the last lifetime does not learn how the run goes on.
     for (unreachable_from, lost) in [(30, 6), (42, 5), (50, 3), (90, 0)] {
         let whole = order_with_log_until(90).await;
         let began = now();
@@ -114,7 +113,7 @@ async fn a_run_is_ended_as_the_platforms_log_says() {
             SystemTime::UNIX_EPOCH,
             [(0, json!({"type": "workflow_queued"})), (1, ended)],
         );
-        // The status is of a moment later, and hides some reasons.
+        // The status is read a moment later, and hides some reasons.
         let end = InstanceEnd::Failed(None);
         assert!(log.settle(None, "order", &end, &platform, now()).unwrap());
         assert_eq!(facts(&log).last().unwrap()["error"], wanted);
@@ -122,7 +121,7 @@ async fn a_run_is_ended_as_the_platforms_log_says() {
 }
 
 #[tokio::test]
-async fn a_restart_that_nobody_told_of_is_told_with_its_end() {
+async fn an_unreported_restart_is_added_with_its_end() {
     for first_had_ended in [false, true] {
         let log = begun_run(&["a-1"]).await;
         if first_had_ended {
@@ -131,7 +130,7 @@ async fn a_restart_that_nobody_told_of_is_told_with_its_end() {
         }
         let first = story(&log);
         let old = log.state().unwrap().generation;
-        // It began an hour after the last fact of ours, and has a step of the same name.
+        // It began an hour after our last fact, and has a step of the same name.
         let step = json!({"type": "step_completed", "stepName": "a-1"});
         let platform = events(
             now() + Duration::from_secs(3_600),
@@ -171,7 +170,7 @@ async fn a_run_that_goes_on_is_neither_ended_nor_changed() {
         (2, json!({"type": "step_completed", "stepName": "a-1"})),
     ];
     let later = now() + Duration::from_secs(3_600);
-    // Of this run, and of the one that a restart has begun since the status was asked.
+    // The log of this run, and of the run that a restart has begun since the status was read.
     for began in [SystemTime::UNIX_EPOCH, later] {
         let log = begun_run(&["a-1"]).await;
         let before = story(&log);
@@ -184,9 +183,9 @@ async fn a_run_that_goes_on_is_neither_ended_nor_changed() {
     }
 }
 
-/// The platform still answers as before the restart that the log has heard of.
+/// The platform still answers as before the restart that the log already has.
 #[tokio::test]
-async fn the_end_of_the_run_before_is_not_told_of_the_next() {
+async fn the_end_of_a_run_is_not_that_of_the_next() {
     let log = begun_run(&["a-1"]).await;
     let begun = log.begin_restart(now()).unwrap();
     let later = now() + Duration::from_secs(3_600);
@@ -218,7 +217,7 @@ async fn an_answer_of_the_platform_from_before_a_lifetime_changes_nothing() {
     let later = now() + Duration::from_secs(3_600);
     for (number, between) in between.into_iter().enumerate() {
         for began in [SystemTime::UNIX_EPOCH, later] {
-            // A run that has ended by itself may have been restarted since all the same.
+            // A run that ended by itself may still have been restarted since.
             if number == 2 && began == later {
                 continue;
             }
@@ -301,7 +300,7 @@ async fn the_platforms_log_is_read_whole_or_not_at_all() {
         .map(|name| filter.iter().any(|of| of.as_str() == name));
     assert_eq!(outputs, [false, false, true]);
 
-    // The engine ended, the log fails, says nothing more, or the instance is gone.
+    // The engine ended, the log fails, sends nothing more, or the instance is gone.
     let unfinished = &whole[..5];
     for how in [How::Done, How::Hangs, How::Gone] {
         let began = tokio::time::Instant::now();
@@ -314,7 +313,7 @@ async fn the_platforms_log_is_read_whole_or_not_at_all() {
         assert!(began.elapsed() <= Duration::from_secs(5));
     }
 
-    // As many as go, and one more; and too much.
+    // As many events as fit, one more, and far too many.
     let step = |message: &str| {
         let error = json!({"name": "Error", "message": message});
         let event = json!({"type": "attempt_errored", "stepName": "a-1", "attempt": 1});
@@ -330,7 +329,7 @@ async fn the_platforms_log_is_read_whole_or_not_at_all() {
         assert_eq!(read.len(), if fits { many.len() } else { 0 }, "{count}");
     }
 
-    // What the workflow works on has no place in an event, whoever hands it over; nor has a type that nobody knows.
+    // Params and outputs have no place in an event, whoever appends it; the same holds for unknown types.
     for json in [
         r#"["workflow_completed",1795510800000,"",0,"",{"secret":1}]"#,
         r#"["workflow_evaporated",1795510800000,"",0,""]"#,
@@ -343,7 +342,7 @@ async fn the_platforms_log_is_read_whole_or_not_at_all() {
 
 #[derive(Clone, Copy)]
 enum How {
-    /// It ends, or fails, behind its events.
+    /// It ends, or fails, after its events.
     Done,
     Hangs,
     Gone,
@@ -396,7 +395,7 @@ impl EngineEvents for Subscribed {
 
 // Helpers.
 
-/// `order`, run to its end, with a log that cannot be reached after so many seconds.
+/// Runs `order` to its end, with a log that cannot be reached after this many seconds.
 async fn order_with_log_until(seconds: u64) -> Rc<World> {
     let (engine, world): (Rc<Engine>, _) = (Rc::default(), World::new());
     let step = wrapped(&engine, &world, DispatchConfig::batched());
@@ -410,7 +409,7 @@ async fn order_with_log_until(seconds: u64) -> Rc<World> {
     world
 }
 
-/// What is not kept of our own log cannot be compared: the run is ended by the platform's status alone.
+/// Events of our own log that are gone cannot be compared: the platform's status alone ends the run.
 #[tokio::test]
 async fn a_part_of_a_log_is_not_compared() {
     let log = WorkflowLog::with_max_events(Database::in_memory(), 2);
@@ -432,7 +431,7 @@ async fn a_part_of_a_log_is_not_compared() {
     assert_eq!(log.state().unwrap().run, 1);
 }
 
-/// A log of a run that began, with these steps under way, as a lifetime has told it.
+/// The log of a run that began, with these steps running, as its lifetime wrote it.
 async fn begun_run(steps: &[&str]) -> Log {
     let log = WorkflowLog::new(Database::in_memory());
     let Opened::Run(run) = log.open(None, now()).unwrap() else {
@@ -458,7 +457,7 @@ fn fact(task: &str, of: &str) -> NewEvent {
     event.with_key(format!("{task}:{of}")).unwrap()
 }
 
-/// The platform's events, so many seconds after the first.
+/// The platform's events, each this many seconds after the first.
 fn events(began: SystemTime, events: impl IntoIterator<Item = (u64, Value)>) -> Vec<EngineEvent> {
     let began = began.duration_since(SystemTime::UNIX_EPOCH).unwrap();
     let began = u64::try_from(began.as_millis()).unwrap();
@@ -485,7 +484,7 @@ fn stood(log: &Log) -> Option<(u32, u64)> {
     Some((state.run, state.generation))
 }
 
-/// The events of the log with their types, without what differs between two equal runs.
+/// Returns the events of the log with their types, without the parts that differ between two equal runs.
 fn facts(log: &Log) -> Vec<Value> {
     let limit = PageLimit {
         events: 1_000_000,
@@ -536,7 +535,7 @@ async fn secrets_in_the_platforms_errors_are_not_taken_over() {
         (4, errored(&message)),
     ];
     let platform = events(SystemTime::UNIX_EPOCH, platform);
-    // By the platform's log, and by its status alone.
+    // Once with the platform's log, and once with its status alone.
     for platform in [platform.as_slice(), &[]] {
         let log = begun_run(&["pack-1"]).await.redact(Some(Redact::SECRETS));
         let end = InstanceEnd::Failed(Some(message.clone()));

@@ -1,5 +1,4 @@
-//! Relays: viewers below them get what viewers of the log itself get.
-#![cfg(not(shuttle))]
+//! Relays: their viewers get the same as viewers of the log itself.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 mod support;
@@ -61,7 +60,7 @@ fn viewers_at_two_levels_of_relays_get_the_bytes_of_the_log() {
                 "the eighth of each leaf is at the tail"
             );
         }
-        // Each event by itself, and many at once, while they read.
+        // Single events, and many at once, while they read.
         let write = async {
             for n in 300..400 {
                 say(&root, n..n + 1).await;
@@ -78,7 +77,7 @@ fn viewers_at_two_levels_of_relays_get_the_bytes_of_the_log() {
         for (number, (after, bytes)) in read.into_iter().enumerate() {
             let mut expected = whole(&root, after).await;
             if number % 8 == 7 {
-                // Behind the heartbeat.
+                // It comes after the heartbeat.
                 expected.splice(2..2, *b"id: 300\n\n");
             }
             assert!(bytes == expected, "behind {after}");
@@ -103,7 +102,7 @@ fn a_viewer_that_is_ahead_of_its_relay_is_not_reset() {
         let mut following = pin!(follow(&relay));
         assert!(poll!(following.as_mut()).is_pending());
 
-        // The relay, which is not polled, does not know of these.
+        // The relay is not polled, so it does not know of these.
         say(&root, 3..6).await;
         let mut viewer = target(&relay).subscribe(cursor(6)).await.unwrap();
         {
@@ -112,7 +111,7 @@ fn a_viewer_that_is_ahead_of_its_relay_is_not_reset() {
             say(&root, 6..7).await;
             assert_eq!(events(next.await), frame(7));
         }
-        // It comes up with the viewer, who gets the rest from it.
+        // The relay catches up with the viewer, who gets the rest from it.
         let mut next = pin!(viewer.next_frames());
         assert!(poll!(next.as_mut()).is_pending());
         assert!(poll!(following.as_mut()).is_pending());
@@ -120,7 +119,7 @@ fn a_viewer_that_is_ahead_of_its_relay_is_not_reset() {
         assert!(poll!(following.as_mut()).is_pending());
         assert_eq!(events(next.await), frame(8));
 
-        // An id that nobody gave is told as by the log itself.
+        // An id that was never assigned gets a reset, as from the log itself.
         let mut lost = target(&relay).subscribe(cursor(99)).await.unwrap();
         let Some(Batch::Reset(reset)) = lost.next_frames().await.unwrap() else {
             panic!("a reset")
@@ -183,7 +182,8 @@ async fn an_upstream_that_failed_is_followed_again_and_viewers_keep_their_places
     let mut next = Box::pin(viewer.next_frames());
     assert!(poll!(next.as_mut()).is_pending());
 
-    // For ten seconds. The viewer waits; who comes can go elsewhere; who comes later is served.
+    // The log fails for ten seconds. The viewer waits, a new viewer can go elsewhere, and a later
+    // one is served.
     database.fail_next(usize::MAX);
     root.0.forget();
     tokio::time::sleep(Duration::from_millis(700)).await;
@@ -200,7 +200,8 @@ async fn an_upstream_that_failed_is_followed_again_and_viewers_keep_their_places
     assert_eq!(events(next.await), frame(3));
     assert!(target(&relay).subscribe(Cursor::Latest).await.is_ok());
 
-    // For two minutes: the viewer is told after half a one. Then all is well by itself.
+    // The log fails for two minutes: the viewer gets an error after half a minute. Then everything
+    // works again by itself.
     let mut next = Box::pin(viewer.next_frames());
     assert!(poll!(next.as_mut()).is_pending());
     let start = tokio::time::Instant::now();
@@ -278,7 +279,7 @@ fn a_relay_asks_the_upstream_before_it_says_that_a_log_is_empty() {
         let mut following = pin!(follow(&relay));
         assert!(poll!(following.as_mut()).is_pending());
         assert_eq!(relay.ends(None).await.unwrap().head, None);
-        // The relay, which is not polled, does not know of this one.
+        // The relay is not polled, so it does not know of this one.
         say(&root, 0..1).await;
         assert_eq!(relay.ends(None).await.unwrap().head, EventId::new(1));
     });
@@ -323,14 +324,14 @@ async fn viewers_that_ask_for_the_same_page_at_once_cost_one_call() {
     tokio::spawn(async move { relay.store().follow(tokio::time::sleep).await });
     tokio::time::sleep(Duration::from_secs(1)).await;
 
-    // The run has ended, and everybody comes back for the rest.
+    // The run has ended, and all viewers come back for the rest.
     calls.store(0, Ordering::SeqCst);
     let back = (0..400).map(|_| target.subscribe(cursor(last)));
     let back = join_all(back).await;
     assert!(back.into_iter().all(|viewer| viewer.unwrap().has_ended()));
     assert_eq!(calls.load(Ordering::SeqCst), 1, "the end");
 
-    // Those who come while one asks have an answer that was asked for after they came.
+    // Viewers that come during a request get the answer to a request that began after they came.
     calls.store(0, Ordering::SeqCst);
     let back = (0..400).map(async |number| {
         tokio::time::sleep(Duration::from_millis(number / 4)).await;
@@ -343,7 +344,7 @@ async fn viewers_that_ask_for_the_same_page_at_once_cost_one_call() {
         "one for each hop's time"
     );
 
-    // Pages that are older than what is kept here.
+    // Pages older than those that the relay keeps.
     calls.store(0, Ordering::SeqCst);
     let mut viewers = Vec::new();
     for _ in 0..400 {
@@ -353,7 +354,7 @@ async fn viewers_that_ask_for_the_same_page_at_once_cost_one_call() {
     assert!(read.into_iter().all(|batch| batch.unwrap().is_some()));
     assert_eq!(calls.load(Ordering::SeqCst), 1, "a page");
 
-    // One who asked for all leaves; the others have their answer.
+    // The viewer whose request serves all leaves; the others still get their answer.
     calls.store(0, Ordering::SeqCst);
     let mut first = Box::pin(target.subscribe(cursor(last)));
     let mut second = Box::pin(target.subscribe(cursor(last)));
@@ -376,7 +377,7 @@ async fn an_answer_older_than_the_question_reports_no_end() {
     let following = tokio::spawn(async move { relay.follow(tokio::time::sleep).await });
     tokio::time::sleep(Duration::from_secs(1)).await;
     let mut early = Box::pin(store.ends(EventId::new(1)));
-    // As far as the log above, which answers later.
+    // The relay answers up to the events of the log above, which answers later.
     assert!(poll!(early.as_mut()).is_pending());
     assert!(poll!(early.as_mut()).is_pending());
     tokio::time::sleep(Duration::from_millis(1)).await;
@@ -448,7 +449,7 @@ fn run(body: impl Future<Output = ()>, follows: impl Future) {
     });
 }
 
-/// A log above, ten milliseconds from here, that counts what it is asked by viewers.
+/// A log above, ten milliseconds away, that counts the requests of viewers.
 struct Counted(SqliteEventStore<Database>, Arc<AtomicUsize>);
 
 impl Counted {
@@ -496,7 +497,7 @@ impl FrameStore for Counted {
     }
 }
 
-/// A store that is also somebody else's.
+/// A store that has another owner too.
 #[derive(Debug)]
 struct Shared<S>(Arc<S>);
 
@@ -539,7 +540,7 @@ impl<S: FrameStore> FrameStore for Shared<S> {
     }
 }
 
-/// A relay with a thread that follows.
+/// A relay with a thread that follows for it.
 struct Followed<U: FrameStore> {
     relay: Arc<RelayStore<U>>,
     _stop: oneshot::Sender<()>,

@@ -1,5 +1,6 @@
-//! `http::RunRoutes` over real sockets, through axum and through bare hyper: paths, ids, and the hook.
-#![cfg(all(feature = "axum", not(shuttle)))]
+//! `http::RunRoutes` over real sockets, through axum and through bare hyper: paths, ids, and the
+//! hook.
+#![cfg(feature = "axum")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 mod support;
@@ -23,12 +24,12 @@ use tokio::net::TcpListener;
 
 type Target = SseTarget<NewEvent, MemoryEventStore>;
 
-/// The ids that the lookup was asked for.
+/// The ids that the lookup got.
 type Asked = Arc<Mutex<Vec<String>>>;
 
 const UNKNOWN: Refusal = Refusal::NotFound("there is no such log");
 
-/// One log, which has ended after an event, and is found by all of these ids.
+/// One log, which has ended after an event. All of these ids find it.
 const IDS: [&str; 4] = ["log", "a b/c", "ü", "%2F"];
 
 async fn lookup(
@@ -49,7 +50,8 @@ async fn lookup(
     }
 }
 
-/// The same routes through axum's router and through hyper, which answers `404` of its own to `None`.
+/// The same routes through axum's router and through hyper, which answers `None` with a `404` of
+/// its own.
 macro_rules! servers {
     ($routes:expr) => {{
         let routes = $routes;
@@ -85,14 +87,14 @@ async fn ids_are_decoded_and_other_paths_are_left_alone() {
                 let (events, end) = response.events().rest().await;
                 assert_eq!((events.len(), end), (1, Piece::End));
             }
-            // An id that is no text is no log's, and nobody is asked for it.
+            // An id that is not UTF-8 names no log, so the lookup is not called.
             asked.lock().unwrap().clear();
             for path in ["%FF", "%C3"] {
                 let response = get(server, &format!("{prefix}/{path}/sse"), &[]).await;
                 assert_eq!(response.status, 404, "{path}");
             }
             assert!(asked.lock().unwrap().is_empty());
-            // Not percent-encoded at all.
+            // An id that is not percent-encoded.
             let response = get(server, &format!("{prefix}/%zz/sse"), &[]).await;
             assert_eq!(response.status, 404);
             assert_eq!(*asked.lock().unwrap(), ["%zz"]);
@@ -148,7 +150,8 @@ async fn every_method_has_an_answer_that_does_not_depend_on_the_id() {
     }
 }
 
-/// Grants a log to who has its key, as a bearer, a cookie or a parameter, after a moment.
+/// Permits a log to viewers that have its key, as a bearer token, a cookie or a parameter, after a
+/// moment.
 fn hook() -> impl Access<Decision: Send> + Clone + Send + Sync + 'static {
     |request: &AccessRequest<'_>| {
         assert_eq!(request.action, Action::Watch);
@@ -171,7 +174,7 @@ fn hook() -> impl Access<Decision: Send> + Clone + Send + Sync + 'static {
 }
 
 #[tokio::test]
-async fn what_the_hook_refuses_gets_the_same_bytes_and_no_lookup() {
+async fn refused_requests_get_the_same_bytes_and_no_lookup() {
     let asked = Asked::default();
     let routes = RunRoutes::new(lookup(asked.clone()).await).access(hook());
     for server in servers!(routes) {
@@ -209,7 +212,7 @@ async fn what_the_hook_refuses_gets_the_same_bytes_and_no_lookup() {
         assert_eq!(answers.len(), 1, "{answers:?}");
         assert!(asked.lock().unwrap().is_empty(), "nothing was looked up");
 
-        // Who may is told what there is.
+        // Viewers with permission learn which logs exist.
         for (path, status) in [("/log/sse", 200), ("/unknown/sse", 404)] {
             let id = path.split('/').nth(1).unwrap();
             let bearer = format!("bearer key of {id}");
@@ -229,7 +232,7 @@ async fn what_the_hook_refuses_gets_the_same_bytes_and_no_lookup() {
         ];
         assert_eq!(get(server, "/log/sse", &headers).await.status, 400);
 
-        // A hook that cannot decide: EventSources come back.
+        // If the hook cannot decide, EventSources come back.
         let unknown = [("Authorization", "Bearer key of broken")];
         assert_eq!(get(server, "/log/sse", &unknown).await.status, 503);
         let source = [unknown[0], ("Accept", "text/event-stream")];
@@ -257,7 +260,7 @@ async fn a_stream_ends_when_its_permission_does() {
         let types: Vec<_> = events.iter().map(|event| &*event.event_type).collect();
         assert_eq!((types, end), (vec!["note", "expired"], Piece::End));
         assert_eq!(events[1].data, r#"{"renew":true}"#);
-        // It has no id of its own: the client comes back for what is after the last event.
+        // The event has no id of its own: the client comes back with that of the last event.
         assert_eq!(events[1].id, "1");
     }
 }
@@ -414,7 +417,7 @@ async fn a_run_has_a_page_its_files_and_a_snapshot() {
         assert_eq!(get(server, path, &known).await.status, 304);
         let nothing = get(server, "/logs/ssetarget/nothing.js", &[]).await;
         assert!([404, 418].contains(&nothing.status));
-        // It is a run's id, too.
+        // This name is also the id of a run.
         assert_eq!(get(server, "/logs/ssetarget/sse", &[]).await.status, 404);
     }
     let [axum, hyper] = servers!(bare);
@@ -442,7 +445,7 @@ async fn a_link_leads_over_the_page_and_a_session_to_the_events() {
         .links(links);
     let server = axum_server(routes.into_router()).await;
 
-    // Without a permission: the page is the same for all, and nothing else is there.
+    // Without permission the page is the same for all, and there is nothing else.
     let known = get(server, "/log", &[HTML]).await;
     let unknown = get(server, "/nil", &[HTML]).await;
     assert_eq!(

@@ -1,5 +1,4 @@
-//! The index of runs: the latest of each, however reports come, in pages, and as a log of changes.
-#![cfg(not(shuttle))]
+//! The index of runs: the latest version of each, in any order of reports, in pages, and as a log of changes.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 mod support;
@@ -103,7 +102,7 @@ fn pages_have_each_run_once_the_latest_first() {
 }
 
 #[test]
-fn what_is_gone_is_left_out_and_does_not_come_back() {
+fn deleted_runs_are_left_out_and_do_not_come_back() {
     let index = RunIndex::new(Database::in_memory());
     index
         .take(&report("a", 4, 1_000, "running"), at(2))
@@ -116,7 +115,7 @@ fn what_is_gone_is_left_out_and_does_not_come_back() {
     );
     assert!(ids(&list(&index, "")).is_empty());
     assert_eq!(index.count().unwrap(), 0);
-    // A new instance of this id, of which nothing was known any more: it begins later.
+    // A new instance of this id, which the index had forgotten: it begins later.
     assert!(
         index
             .take(&report("a", 2, 9_000, "running"), at(9))
@@ -131,7 +130,7 @@ fn what_is_gone_is_left_out_and_does_not_come_back() {
 }
 
 #[test]
-fn what_is_typical_is_said_of_five_runs_or_more() {
+fn typical_durations_need_five_runs() {
     let index = RunIndex::new(Database::in_memory());
     for number in 1..=4 {
         let report = report(&format!("r{number}"), number, 1_000, "completed");
@@ -237,7 +236,7 @@ proptest! {
         let mut newest: BTreeMap<String, (u64, bool)> = BTreeMap::new();
         for (run, version, kind) in reports {
             let id = format!("r{run}");
-            // A version says the same whenever it is told: odd ones that the log is gone.
+            // A version always has the same meaning: an odd one means that the log is gone.
             let is_gone = version % 2 == 1;
             let report = match is_gone {
                 true => removed(&id, version, 1_000),

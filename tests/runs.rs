@@ -1,7 +1,6 @@
-//! Runs and lifetimes: instances that are restarted, terminated, deleted and created again, whose
-//! lifetimes overlap, and whose requests come late. No fact is told in a run that it is not of, and
-//! none is acknowledged that was not stored.
-#![cfg(not(shuttle))]
+//! Runs and lifetimes: instances that are restarted, terminated, deleted and created again, lifetimes that overlap,
+//! and requests that come late. No fact appears in another run than its own, and none is acknowledged without being
+//! stored.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod support;
@@ -14,7 +13,7 @@ use futures_util::join;
 use serde_json::Value;
 use ssetarget::NewEvent;
 use ssetarget::internals::{Announced, InstanceEnd, LogCommand, WorkflowLog};
-use ssetarget::store::{EventStore, PageLimit};
+use ssetarget::store::{EventStore, PageLimit, Sql};
 use ssetarget::workflow::{
     BatchedDispatch, Dispatch, DispatchConfig, Fact, Flush, Opened, OpenedRun, Told,
     workflow_ended, workflow_started,
@@ -22,9 +21,9 @@ use ssetarget::workflow::{
 use support::engine::{
     Dispatcher, Engine, FakeLog, FakeRuntime, Trouble, World, WrappedStep, lifetime, now, wrapped,
 };
-use support::sql::Database;
+use support::sql::{Database, Read};
 
-/// Begins with a wait, so that nothing shows a restart for a minute.
+/// Begins with a wait, so that a restart shows only after a minute.
 async fn dry_goods<S: Step>(step: &S) -> Result<(), StepError> {
     step.sleep("dry", Duration::from_secs(60)).await?;
     step.run("price", async |_| Ok(7)).await?;
@@ -84,7 +83,7 @@ async fn a_run_of_waits_that_is_restarted_is_another() {
     }
 }
 
-/// It may be replayed once more: the process died after the last event and before the engine knew.
+/// The run may be replayed once more: the process died after the last event and before the engine stored the end.
 #[tokio::test(start_paused = true)]
 async fn a_run_that_has_ended_is_not_another_without_a_proof() {
     let (engine, world): (Rc<Engine>, _) = (Rc::default(), World::new());
@@ -96,7 +95,7 @@ async fn a_run_that_has_ended_is_not_another_without_a_proof() {
         (story(&world).await, world.calls.get()),
         (own(&DRY_GOODS), 1)
     );
-    // Nor if it tells something new, as long as the engine has not answered it anything.
+    // Not even if it sends something new, as long as the engine has not answered it.
     let dispatch = dispatcher(&world);
     tokio::task::LocalSet::new()
         .run_until(async {
@@ -110,7 +109,7 @@ async fn a_run_that_has_ended_is_not_another_without_a_proof() {
     assert_eq!(world.settles.get(), 0);
 }
 
-/// The new run opens the log before the answer of the platform's restart is there.
+/// The new run opens the log before the platform's answer to the restart arrives.
 #[tokio::test(start_paused = true)]
 async fn a_restart_that_is_confirmed_late_loses_nothing() {
     for lateness in [1, 9, 30] {
@@ -128,7 +127,7 @@ async fn a_restart_that_is_confirmed_late_loses_nothing() {
         result.unwrap();
         let wanted = [&BEGUN[..], &["restarted 2"], &DRY_GOODS].concat();
         assert_eq!(story(&world).await, wanted, "{lateness}");
-        // Lifetimes wait ten seconds at most; then the log is open as if nobody had asked.
+        // Lifetimes wait ten seconds at most; then the log opens without the confirmation.
         assert_eq!(world.log.state().unwrap().run, 2);
         assert_eq!(*world.warnings.borrow(), Vec::<String>::new());
     }
@@ -164,7 +163,7 @@ async fn a_restart_that_the_platform_refuses_changes_nothing() {
     assert_eq!(story(&world).await, DRY_GOODS);
 }
 
-/// Requests of a process that is dead, and of one that does not know yet that it is.
+/// Requests of a dead process, and of one that does not know yet that it is dead.
 #[tokio::test]
 async fn facts_from_a_lifetime_that_is_over_are_stale() {
     let log = WorkflowLog::new(Database::in_memory());
@@ -176,9 +175,9 @@ async fn facts_from_a_lifetime_that_is_over_are_stale() {
     assert_eq!(append(first.generation, 1, "a").await, Told::Stored(1));
     let second = opened(&log, None);
     assert!(second.generation > first.generation);
-    // Until the second has said something, it may be a request that came late.
+    // Until the second sends something, it may be a request that came late.
     assert_eq!(append(first.generation, 1, "b").await, Told::Stored(1));
-    // It does not know of what came in between, so it has to look again.
+    // It does not know the events in between, so it has to read again.
     assert_eq!(append(second.generation, 1, "c").await, Told::Stale);
     assert_eq!(append(first.generation, 1, "d").await, Told::Stale);
     assert_eq!(
@@ -189,10 +188,10 @@ async fn facts_from_a_lifetime_that_is_over_are_stale() {
     assert_eq!(again.facts, ["a", "b"]);
     assert_eq!(again.generation, second.generation);
     assert_eq!(append(second.generation, 1, "c").await, Told::Stored(1));
-    // A late opening of a dead process takes nothing from the one that lives.
+    // A late opening by a dead process takes nothing from the living one.
     opened(&log, None);
     assert_eq!(append(second.generation, 1, "d").await, Told::Stored(1));
-    // A restart ends them all, and an earlier run takes nothing from anybody.
+    // A restart ends them all, and an earlier run cannot open the log any more.
     let begun = log.begin_restart(now()).unwrap();
     let stood = (begun.run, begun.generation);
     assert!(log.confirm_restart(stood, &started(), now()).unwrap());
@@ -228,7 +227,7 @@ async fn a_log_that_wakes_knows_the_lifetime_of_its_facts() {
     };
     let first = opened(&log(), None).generation;
     assert_eq!(append(first, "a").await, Told::Stored(1));
-    // Told nothing, and is not remembered; its number is not given again.
+    // The opening sent nothing and is not stored; its number is not assigned again.
     tokio::time::sleep(Duration::from_millis(5)).await;
     let second = opened(&log(), None).generation;
     tokio::time::sleep(Duration::from_millis(5)).await;
@@ -239,7 +238,7 @@ async fn a_log_that_wakes_knows_the_lifetime_of_its_facts() {
         assert_eq!(append(over, "c").await, Told::Stale);
         assert_eq!(log().open(Some(over), now()).unwrap(), Opened::Over);
     }
-    // Nor is one of before the log woke newer than one of after that, whatever its clock said.
+    // An opening from before the log woke is not newer than one after it, whatever its clock said.
     let ahead = now() + Duration::from_secs(60);
     let Opened::Run(ahead) = log().open(None, ahead).unwrap() else {
         panic!("nobody restarts it");
@@ -257,7 +256,7 @@ async fn a_log_that_wakes_knows_the_lifetime_of_its_facts() {
         Opened::Over
     );
     assert_eq!(append(fourth, "c").await, Told::Stored(1));
-    // A restart is remembered, too.
+    // A restart is stored too.
     let begun = log().begin_restart(now()).unwrap();
     let stood = (begun.run, begun.generation);
     assert!(log().confirm_restart(stood, &started(), now()).unwrap());
@@ -265,8 +264,8 @@ async fn a_log_that_wakes_knows_the_lifetime_of_its_facts() {
     assert_eq!(opened(&log(), None).run, 2);
 }
 
-/// The object leaves memory while an instance is restarted, and wakes with a clock behind the one
-/// before: whoever has come since is of the new run, and goes on to be heard.
+/// The object leaves memory while an instance is restarted, and wakes with a clock behind the earlier one: lifetimes
+/// that have come since are of the new run, and can still append.
 #[tokio::test]
 async fn a_restart_is_confirmed_by_a_log_whose_clock_was_set_back() {
     for (tells_before, wakes_again) in [(true, true), (true, false), (false, false)] {
@@ -299,7 +298,7 @@ async fn a_restart_is_confirmed_by_a_log_whose_clock_was_set_back() {
     }
 }
 
-/// What is deleted leaves its ids and runs, whoever begins the next one.
+/// A deleted log keeps its ids and run numbers, whoever begins the next run.
 #[tokio::test]
 async fn a_log_that_has_expired_goes_on_with_the_next_run() {
     let expired = async || {
@@ -350,7 +349,7 @@ async fn a_log_that_has_expired_goes_on_with_the_next_run() {
     );
     assert_eq!(log.open(Some(old), now()).unwrap(), Opened::Over);
 
-    // Nobody ends what is over.
+    // A run that is over cannot be ended again.
     let (log, old) = expired().await;
     assert!(
         !log.settle(None, "order", &InstanceEnd::Terminated, &[], now())
@@ -362,7 +361,7 @@ async fn a_log_that_has_expired_goes_on_with_the_next_run() {
     assert_eq!(opened(&log, None).run, 2);
 }
 
-/// A run that says more than its log keeps, replayed in further lifetimes.
+/// A run with more events than its log keeps, replayed in further lifetimes.
 #[tokio::test]
 async fn a_log_that_keeps_the_newest_events_stores_no_fact_twice() {
     let database = Database::in_memory();
@@ -392,7 +391,7 @@ async fn a_log_that_keeps_the_newest_events_stores_no_fact_twice() {
     assert_eq!(keys(&log), ["run/0000000001"]);
 }
 
-/// What somebody has had deleted does not come back, though the run goes on.
+/// A deleted log does not come back, even if the run goes on.
 #[tokio::test(start_paused = true)]
 async fn a_log_that_is_deleted_under_a_run_stays_deleted_until_the_next_run() {
     let (engine, world): (Rc<Engine>, _) = (Rc::default(), World::new());
@@ -400,14 +399,14 @@ async fn a_log_that_is_deleted_under_a_run_stays_deleted_until_the_next_run() {
     assert!(world.log.delete().unwrap());
     assert!(world.log.is_deleted().unwrap());
     assert!(world.log.state().unwrap().empty);
-    // Again, it finds nothing to delete, and the mark stays.
+    // A second delete finds nothing, and the mark stays.
     assert!(!world.log.delete().unwrap());
     run(&engine, &world).await.unwrap();
     assert_eq!(story(&world).await, Vec::<String>::new());
     assert!(world.log.is_deleted().unwrap());
     assert_eq!(*world.warnings.borrow(), Vec::<String>::new());
 
-    // A restart begins a run that is watched again, with ids that nobody had.
+    // A restart begins a run that can be watched again, with new ids.
     let begun = world.log.begin_restart(now()).unwrap();
     assert_eq!(world.log.open(None, now()).unwrap(), Opened::Restarting);
     let stood = (begun.run, begun.generation);
@@ -421,7 +420,7 @@ async fn a_log_that_is_deleted_under_a_run_stays_deleted_until_the_next_run() {
 }
 
 #[tokio::test]
-async fn facts_of_a_deleted_run_are_not_stored_whoever_brings_them() {
+async fn facts_of_a_deleted_run_are_never_stored() {
     let database = Database::in_memory();
     let log = || WorkflowLog::new(database.clone());
     assert!(!log().delete().unwrap());
@@ -446,17 +445,17 @@ async fn facts_of_a_deleted_run_are_not_stored_whoever_brings_them() {
         assert_eq!(events(&log).await, []);
         assert_eq!(keys(&log), ["run/0000000001-deleted"]);
     }
-    // An instance of this id that the platform refuses to create changes nothing.
+    // The platform refuses to create an instance of this id: nothing changes.
     let log = log();
     let announced = log.announce(&started(), now()).unwrap();
     assert_eq!(announced, Announced::New { stored: true });
     assert!(log.take_back().unwrap());
     assert!(log.is_deleted().unwrap());
     assert_eq!(log.open(None, now()).unwrap(), Opened::Over);
-    // One that it creates is the next run.
+    // An instance that it creates is the next run.
     log.announce(&started(), now()).unwrap();
     assert_eq!(opened(&log, None).run, 3);
-    // The run of a log that has ended may be followed by any other.
+    // Any run may follow a log that has ended.
     let ended = workflow_ended("order", Ok(()), now()).unwrap();
     assert_eq!(log.tell(None, &[ended]).unwrap(), Told::Stored(1));
     assert!(log.delete().unwrap());
@@ -489,7 +488,7 @@ async fn only_the_later_of_two_concurrent_lifetimes_appends() {
         let (first, second) = join!(first, second);
         first.unwrap();
         second.unwrap();
-        // What it still has to say is not worth waiting for.
+        // The rest of its events is not worth waiting for.
         late.run("late", async |_| Ok(())).await.unwrap();
         let start = tokio::time::Instant::now();
         late.dispatch().flush(Flush::End).await;
@@ -506,7 +505,7 @@ async fn only_the_later_of_two_concurrent_lifetimes_appends() {
     assert_eq!(*world.warnings.borrow(), Vec::<String>::new());
 }
 
-/// A run is announced while one of its lifetimes is at work: it tells there what it has told.
+/// A run is announced while one of its lifetimes is at work: the lifetime sends its events again, into the new run.
 #[tokio::test(start_paused = true)]
 async fn a_lifetime_goes_with_the_run() {
     let world = World::new();
@@ -569,7 +568,7 @@ async fn doubtful_facts_are_held_until_the_engine_proves_that_the_run_goes_on() 
                     "it waited for what is held"
                 );
                 assert_eq!(keys(&world.log), ["1/a-1:started"]);
-                // Only an ended run is known to go on by that.
+                // Only an ended run is known to go on by this.
                 tokio::time::sleep(Duration::from_secs(60)).await;
                 assert_eq!(keys(&world.log), ["1/a-1:started"]);
                 match then {
@@ -604,7 +603,7 @@ async fn doubtful_facts_are_held_until_the_engine_proves_that_the_run_goes_on() 
     }
 }
 
-/// Where a run had ended, held facts keep their order when the next run begins.
+/// If a run had ended, held facts keep their order when the next run begins.
 #[tokio::test(start_paused = true)]
 async fn a_restart_sends_all_facts_again_in_order() {
     let world = World::new();
@@ -620,6 +619,11 @@ async fn a_restart_sends_all_facts_again_in_order() {
             }
             dispatch.flush(Flush::BeforeWait).await;
             assert_eq!(world.log.state().unwrap().run, 1);
+            assert_eq!(
+                world.calls.get(),
+                1,
+                "it only opens the log of a run that has ended"
+            );
             dispatch.dispatch(Fact::Alive);
             dispatch.flush(Flush::BeforeWait).await;
         })
@@ -631,7 +635,8 @@ async fn a_restart_sends_all_facts_again_in_order() {
     );
 }
 
-/// Terminated while a lifetime is at work: what that still tells is no news of another run.
+/// A run is terminated while a lifetime is at work: the events that the lifetime still sends do not begin another
+/// run.
 #[tokio::test(start_paused = true)]
 async fn a_run_that_is_ended_under_a_lifetime_stays_ended() {
     let world = World::new();
@@ -651,7 +656,7 @@ async fn a_run_that_is_ended_under_a_lifetime_stays_ended() {
                 dispatch.dispatch(Fact::Alive);
                 dispatch.dispatch(Fact::Event(fact("a-1:started")));
                 dispatch.flush(Flush::BeforeWait).await;
-                // Also if it has to look again.
+                // The same if it has to read again.
                 world
                     .log
                     .open(Some(world.log.state().unwrap().generation), now())
@@ -665,7 +670,7 @@ async fn a_run_that_is_ended_under_a_lifetime_stays_ended() {
     );
 }
 
-/// What others tell of the run before, at that moment, does not draw a restart back into it.
+/// Others send events of the run before at that moment: these do not undo a restart.
 #[tokio::test(start_paused = true)]
 async fn a_restart_that_the_engine_has_proved_stays_one() {
     let old = ["a-1:started", "a-1:completed", "b-1:started"];
@@ -743,7 +748,7 @@ async fn an_announcement_without_an_instance_leaves_nothing() {
         assert!(state.empty && !state.announced, "{state:?}");
         assert!(!log.take_back().unwrap());
     }
-    // A lifetime has opened it in between: it tells its beginning again.
+    // A lifetime has opened it in between, and sends its beginning again.
     log.announce(&started(), now()).unwrap();
     let run = opened(&log, None);
     assert!(log.take_back().unwrap());
@@ -773,7 +778,7 @@ async fn an_instance_that_has_the_id_of_an_earlier_one_has_a_run_of_its_own() {
             run(&engine, &world).await.unwrap();
         }
         let first = story(&world).await;
-        // There is one already, says the platform: nothing happens.
+        // The platform says that the instance exists: nothing happens.
         let Announced::Known(_) = world.log.announce(&started(), now()).unwrap() else {
             panic!("it has events");
         };
@@ -853,7 +858,7 @@ async fn a_run_is_ended_as_the_platform_says_and_only_if_nothing_has_happened_si
 
 #[tokio::test]
 async fn an_instance_that_the_platform_does_not_know_is_gone_after_half_a_minute() {
-    // What the store takes for now.
+    // The time that the store uses for now.
     let now = SystemTime::now;
     let later = || now() + Duration::from_secs(31);
     let missing = |log: &Log, now| {
@@ -882,7 +887,7 @@ async fn an_instance_that_the_platform_does_not_know_is_gone_after_half_a_minute
     assert_eq!(data(&log)["error"], "the instance does not exist any more");
 }
 
-/// What a Worker and an object say to each other.
+/// The messages between a Worker and an object.
 #[test]
 fn commands_and_answers_are_json() {
     let log = WorkflowLog::new(Database::in_memory());
@@ -897,26 +902,53 @@ fn commands_and_answers_are_json() {
         );
         (answer.changed, answer.restarting)
     };
-    let announce = r#"{"announce":{"workflow":"order","time":1000}}"#;
+    let announce = r#"["announce",null,"order",1000,[],null,[]]"#;
     assert_eq!(obey(announce), (true, false));
     assert_eq!(obey(announce), (false, false));
-    assert_eq!(obey(r#""takeBack""#), (true, false));
+    assert_eq!(obey(r#"["takeBack",null,"",0,[],null,[]]"#), (true, false));
     assert_eq!(obey(announce), (true, false));
     opened(&log, None);
     assert_eq!(obey(announce), (false, true));
-    assert_eq!(obey(r#""cancelRestart""#), (false, false));
-    assert_eq!(obey(r#""beginRestart""#), (false, true));
-    let confirm = r#"{"confirmRestart":{"stood":[1,9000],"workflow":"order","time":1000}}"#;
+    assert_eq!(
+        obey(r#"["cancelRestart",null,"",0,[],null,[]]"#),
+        (false, false)
+    );
+    assert_eq!(
+        obey(r#"["beginRestart",null,"",0,[],null,[]]"#),
+        (false, true)
+    );
+    let confirm = r#"["confirmRestart",[1,9000],"order",1000,[],null,[]]"#;
     assert_eq!(obey(confirm), (true, false));
     assert_eq!(obey(confirm), (false, false));
-    let settle = r#"{"settle":{"stood":null,"workflow":"order","end":{"failed":"no"}}}"#;
+    let settle = r#"["failed",null,"order",0,[],"no",[]]"#;
     assert_eq!(obey(settle), (true, false));
-    assert_eq!(obey(r#""state""#), (false, false));
+    assert_eq!(obey(r#"["state",null,"",0,[],null,[]]"#), (false, false));
     let state = log.state().unwrap();
     assert_eq!((state.run, state.ended), (2, true));
+
+    for json in [
+        r#"["announce",null,"order",1000,["eu","big"],null,[]]"#,
+        r#"["links",null,"",1,[],null,[]]"#,
+        r#"["links",null,"",0,[],null,[]]"#,
+        r#"["delete",null,"",0,[],null,[]]"#,
+        r#"["completed",[1,9000],"order",0,[],null,[]]"#,
+        r#"["failed",null,"order",0,[],null,[]]"#,
+        r#"["terminated",null,"order",0,[],null,[]]"#,
+        r#"["missing",null,"order",0,[],null,[]]"#,
+    ] {
+        let command: LogCommand = serde_json::from_str(json).unwrap();
+        assert_eq!(serde_json::to_string(&command).unwrap(), json);
+    }
+    for json in [
+        r#"["erase",null,"",0,[],null,[]]"#,
+        r#"["confirmRestart",null,"order",1000,[],null,[]]"#,
+        r#"["state",null,"",0,[],null]"#,
+    ] {
+        assert!(serde_json::from_str::<LogCommand>(json).is_err(), "{json}");
+    }
 }
 
-/// Known facts need no call, so nobody learns from an append that the log is back.
+/// Known facts need no call, so an append does not show that the log is back.
 #[tokio::test(start_paused = true)]
 async fn a_log_that_is_back_is_waited_for() {
     let world = World::new();
@@ -978,7 +1010,7 @@ async fn a_burst_of_reports_keeps_the_newest() {
     let first = reports().await;
     assert_eq!(first.len(), 65);
     assert!(first.iter().any(|line| line.contains("100")), "{first:?}");
-    // The attempt that was killed is made again: what it reported is there, in order.
+    // The killed attempt is made again: its reports are there, in order.
     burst(false).await.unwrap().unwrap();
     let second = reports().await;
     assert_eq!(second[..65], first);
@@ -1040,7 +1072,7 @@ async fn reports_beyond_the_limit_of_an_attempt_are_not_stored_and_a_warning_say
     );
 }
 
-/// An instance that reports much is opened, and its log wakes, with little in hand.
+/// An instance with many reports is opened, and its log wakes, with little in memory.
 #[tokio::test]
 async fn many_reports_cost_little() {
     let database = Database::in_memory();
@@ -1053,15 +1085,356 @@ async fn many_reports_cost_little() {
         let told = log.append(run.generation, 1, batch, now()).await;
         assert_eq!(told.unwrap(), Told::Stored(500));
     }
-    let log = WorkflowLog::new(database.clone());
-    database.take_statements();
-    let opened = opened(&log, None);
-    assert_eq!(opened.facts, [format!("import-1:progress:1:{reports}")]);
-    let pages = database.take_statements().len();
-    assert!(pages > 10, "all keys were read at once: {pages}");
-    let again = fact("import-1:progress:1:77");
-    let told = log.append(opened.generation, 1, vec![again], now()).await;
-    assert_eq!(told.unwrap(), Told::Stored(0));
+    for has_digest in [true, false] {
+        if !has_digest {
+            // As a log is that an earlier version of this crate has written.
+            database.exec("DROP TABLE event_keys", &[]).unwrap();
+        }
+        let log = WorkflowLog::new(database.clone());
+        database.take_statements();
+        let opened = opened(&log, None);
+        assert_eq!(opened.facts, [format!("import-1:progress:1:{reports}")]);
+        let pages = database.take_statements().len();
+        let at_once = "all keys were read at once";
+        assert!(has_digest || pages > 10, "{at_once}: {pages}");
+        let again = fact("import-1:progress:1:77");
+        let told = log.append(opened.generation, 1, vec![again], now()).await;
+        assert_eq!(told.unwrap(), Told::Stored(0));
+    }
+}
+
+/// A lifetime that opens a log with 20,000 reports has little more read than one that opens a log with 20.
+#[tokio::test]
+async fn opening_a_long_log_reads_little_more_than_opening_a_short_one() {
+    async fn read(reports: u32) -> Read {
+        let database = Database::in_memory();
+        let log = WorkflowLog::new(database.clone());
+        let run = opened(&log, None);
+        let mut facts: Vec<_> = (1..=5)
+            .map(|n| fact(&format!("step-{n}:started")))
+            .collect();
+        facts.extend((1..=reports).map(|n| fact(&format!("import-1:progress:1:{n}"))));
+        for batch in facts.chunks(10) {
+            let told = log.append(run.generation, 1, batch.to_vec(), now()).await;
+            assert_eq!(told.unwrap(), Told::Stored(batch.len()));
+        }
+        let log = WorkflowLog::new(database.clone());
+        database.take_read();
+        assert_eq!(opened(&log, None).facts.len(), 6);
+        // The first append needs the keys, too.
+        let told = log.tell(None, &[fact("import-1:progress:1:7")]);
+        assert_eq!(told.unwrap(), Told::Stored(0));
+        database.take_read()
+    }
+    let short = read(20).await;
+    let (long, longer) = (read(20_000).await, read(80_000).await);
+    // What has come since the keys were last put together is read from the events: fewer than 522 of them.
+    for long in [long, longer] {
+        let read = format!("{short:?}, {long:?}");
+        assert!(long.rows < short.rows + 522, "{read}");
+        assert!(long.bytes < short.bytes + 20_000, "{read}");
+        assert!(long.steps < short.steps + 8_000, "{read}");
+    }
+}
+
+/// The confirmation of a restart comes when the run that it is of has ended and expired: that is not begun again.
+#[tokio::test(start_paused = true)]
+async fn a_restart_that_is_confirmed_after_its_run_begins_nothing() {
+    let log = WorkflowLog::new(Database::in_memory());
+    let first = opened(&log, None).generation;
+    log.append(first, 1, vec![started()], now()).await.unwrap();
+    let stood = log.begin_restart(now()).unwrap();
+    let stood = (stood.run, stood.generation);
+    milliseconds(11_000).await;
+    let second = opened(&log, None).generation;
+    let ended = workflow_ended("order", Ok(()), now()).unwrap();
+    let told = log.append(second, 2, vec![started(), ended], now()).await;
+    assert_eq!(told.unwrap(), Told::Stored(3));
+    log.expire().unwrap();
+    assert!(!log.confirm_restart(stood, &started(), now()).unwrap());
+    assert_eq!(events(&log).await, []);
+    assert_eq!(opened(&log, None).run, 3);
+}
+
+// Two lifetimes at the same time.
+
+/// What the lifetime that lives has told: it began later, and opened the log earlier.
+async fn told_by_the_living(world: &World) -> u64 {
+    let living = opened(&world.log, None).generation;
+    let batch = ["order-1.workflow:started", "a-1:started", "a-1:completed"].map(fact);
+    let told = world.log.append(living, 1, batch.to_vec(), now()).await;
+    assert_eq!(told.unwrap(), Told::Stored(3));
+    living
+}
+
+/// A dispatch of a lifetime that has run a step to its end and begun the next one, but not opened the log yet.
+fn has_run_a_step(world: &Rc<World>) -> Dispatcher {
+    let dispatch = dispatcher(world);
+    let asked = dispatch.asked();
+    dispatch.dispatch(Fact::Event(fact("order-1.workflow:started")));
+    dispatch.dispatch(Fact::Event(fact("a-1:started")));
+    dispatch.dispatch(Fact::Live {
+        ends: vec!["a-1:completed".into()],
+    });
+    dispatch.answered(asked);
+    dispatch.dispatch(Fact::Event(fact("a-1:completed")));
+    dispatch.dispatch(Fact::Event(fact("b-1:started")));
+    dispatch
+}
+
+async fn milliseconds(milliseconds: u64) {
+    tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+}
+
+const OF_THE_LIVING: [&str; 3] = [
+    "1/a-1:completed",
+    "1/a-1:started",
+    "1/order-1.workflow:started",
+];
+
+/// The engine of a lifetime is gone, and its first call to the log comes after those of the next one. It
+/// ran what that one has told, which is no restart, and the log goes on listening to the other one.
+#[tokio::test(start_paused = true)]
+async fn a_lifetime_that_opens_the_log_late_takes_nothing_from_the_next_one() {
+    let world = World::new();
+    tokio::task::LocalSet::new()
+        .run_until(async {
+            let late = has_run_a_step(&world);
+            milliseconds(5).await;
+            let living = told_by_the_living(&world).await;
+            let start = tokio::time::Instant::now();
+            late.flush(Flush::BeforeWait).await;
+            assert!(
+                start.elapsed() < Duration::from_millis(100),
+                "nothing is waited for"
+            );
+            // Its code goes on for a while.
+            milliseconds(1_000).await;
+            late.dispatch(Fact::Event(fact("b-1:completed")));
+            late.flush(Flush::BeforeWait).await;
+            assert_eq!(keys(&world.log), OF_THE_LIVING);
+            let more = vec![fact("c-1:started")];
+            let told = world.log.append(living, 1, more, now()).await;
+            assert_eq!(told.unwrap(), Told::Stored(1));
+            late.dispatch(Fact::Over);
+            late.flush(Flush::End).await;
+            assert_eq!(world.log.state().unwrap().run, 1);
+            assert_eq!(keys(&world.log).len(), 4);
+        })
+        .await;
+    assert_eq!(*world.warnings.borrow(), Vec::<String>::new());
+}
+
+/// The same calls in the same order, but the lifetime that opened the log last is the latest: its engine answers
+/// what it was asked after the other one had begun. So the instance was restarted.
+#[tokio::test(start_paused = true)]
+async fn a_lifetime_that_opened_the_log_late_is_heard_when_its_engine_answers() {
+    let world = World::new();
+    tokio::task::LocalSet::new()
+        .run_until(async {
+            let late = has_run_a_step(&world);
+            let early = late.asked();
+            milliseconds(5).await;
+            let other = told_by_the_living(&world).await;
+            late.flush(Flush::BeforeWait).await;
+            // Asked before the other one opened the log: no proof.
+            late.answered(early);
+            late.flush(Flush::BeforeWait).await;
+            assert_eq!(keys(&world.log), OF_THE_LIVING);
+            late.answered(late.asked());
+            late.flush(Flush::BeforeWait).await;
+            let of_the_second = keys(&world.log)
+                .into_iter()
+                .filter(|key| key.starts_with("2/"));
+            assert_eq!(
+                of_the_second.collect::<Vec<_>>(),
+                [
+                    "2/a-1:completed",
+                    "2/a-1:started",
+                    "2/b-1:started",
+                    "2/order-1.workflow:started"
+                ]
+            );
+            let told = world
+                .log
+                .append(other, 1, vec![fact("c-1:started")], now())
+                .await;
+            assert_eq!(told.unwrap(), Told::Stale);
+        })
+        .await;
+}
+
+/// A lifetime that has replayed and told nothing is not known to others. One of them may be older, and
+/// has the log listen to it.
+#[tokio::test(start_paused = true)]
+async fn a_lifetime_that_was_displaced_before_it_was_heard_returns_with_a_proof() {
+    let world = World::new();
+    tokio::task::LocalSet::new()
+        .run_until(async {
+            let before = opened(&world.log, None).generation;
+            let begun = vec![fact("a-1:started"), fact("a-1:completed")];
+            world.log.append(before, 1, begun, now()).await.unwrap();
+            milliseconds(1_000).await;
+            let living = dispatcher(&world);
+            living.dispatch(Fact::Event(fact("a-1:started")));
+            living.flush(Flush::BeforeWait).await;
+            let older = opened(&world.log, None).generation;
+            let told = world
+                .log
+                .append(older, 1, vec![fact("b-1:started")], now())
+                .await;
+            assert_eq!(told.unwrap(), Told::Stored(1));
+            let early = living.asked();
+            living.dispatch(Fact::Event(fact("b-1:started")));
+            living.dispatch(Fact::Event(fact("b-1:completed")));
+            let start = tokio::time::Instant::now();
+            living.flush(Flush::BeforeWait).await;
+            assert!(
+                start.elapsed() < Duration::from_millis(100),
+                "nothing is waited for"
+            );
+            let held = ["1/a-1:completed", "1/a-1:started", "1/b-1:started"];
+            assert_eq!(keys(&world.log), held);
+            living.answered(early);
+            living.flush(Flush::BeforeWait).await;
+            assert_eq!(keys(&world.log), held);
+            milliseconds(1).await;
+            living.answered(living.asked());
+            living.dispatch(Fact::Event(fact("c-1:started")));
+            living.flush(Flush::BeforeWait).await;
+            let all = ["1/b-1:completed", "1/c-1:started"];
+            assert!(
+                all.iter()
+                    .all(|key| keys(&world.log).iter().any(|told| told == key))
+            );
+            let told = world
+                .log
+                .append(older, 1, vec![fact("d-1:started")], now())
+                .await;
+            assert_eq!(told.unwrap(), Told::Stale);
+            assert_eq!(world.log.state().unwrap().run, 1);
+        })
+        .await;
+    assert_eq!(*world.warnings.borrow(), Vec::<String>::new());
+}
+
+/// A run that is over before anything shows which lifetime is the latest: all of its steps were answered, so what
+/// it tells is true, and nobody else may come to tell it.
+#[tokio::test(start_paused = true)]
+async fn a_contested_lifetime_tells_the_end_of_its_run() {
+    for is_of_an_earlier_run in [false, true] {
+        let world = World::new();
+        tokio::task::LocalSet::new()
+            .run_until(async {
+                let late = dispatcher(&world);
+                late.dispatch(Fact::Event(fact("a-1:started")));
+                milliseconds(5).await;
+                if is_of_an_earlier_run {
+                    world.log.tell(None, &[started()]).unwrap();
+                    let stood = world.log.begin_restart(now()).unwrap();
+                    let stood = (stood.run, stood.generation);
+                    milliseconds(1).await;
+                    world.log.confirm_restart(stood, &started(), now()).unwrap();
+                } else {
+                    let other = opened(&world.log, None).generation;
+                    let begun = vec![fact("a-1:started")];
+                    world.log.append(other, 1, begun, now()).await.unwrap();
+                }
+                late.dispatch(Fact::Event(fact("a-1:completed")));
+                let ended = workflow_ended("order", Ok(()), now()).unwrap();
+                late.dispatch(Fact::Event(ended));
+                late.flush(Flush::End).await;
+                let state = world.log.state().unwrap();
+                assert_eq!(state.ended, !is_of_an_earlier_run);
+                let told = keys(&world.log);
+                let told = told.iter().filter(|key| key.contains("a-1:")).count();
+                assert_eq!(told, if is_of_an_earlier_run { 0 } else { 2 });
+                // Then the platform is asked.
+                assert_eq!(world.settles.get(), u32::from(is_of_an_earlier_run));
+            })
+            .await;
+    }
+}
+
+/// A lifetime whose engine seems to be gone before it has opened the log: what the log has by then may be of the
+/// next one, also where the log does not know that it was heard. So it is no proof of a restart.
+#[tokio::test(start_paused = true)]
+async fn what_a_lost_lifetime_finds_in_the_log_is_no_proof_of_a_restart() {
+    for then in [None, Some(Fact::Over), Some(Fact::Alive)] {
+        let world = World::new();
+        tokio::task::LocalSet::new()
+            .run_until(async {
+                let lost = has_run_a_step(&world);
+                lost.dispatch(Fact::Lost);
+                world
+                    .log
+                    .tell(None, &[fact("a-1:started"), fact("a-1:completed")])
+                    .unwrap();
+                lost.flush(Flush::BeforeWait).await;
+                let told = ["1/a-1:completed", "1/a-1:started"];
+                assert_eq!(keys(&world.log), told);
+                match then.clone() {
+                    // It was no loss: its engine answers what it is asked after that.
+                    Some(Fact::Alive) => {
+                        lost.answered(lost.asked());
+                        lost.dispatch(Fact::Alive);
+                        lost.flush(Flush::BeforeWait).await;
+                        assert_eq!(world.log.state().unwrap().run, 2);
+                        assert!(keys(&world.log).contains(&"2/b-1:started".to_owned()));
+                    }
+                    then => {
+                        then.into_iter().for_each(|over| lost.dispatch(over));
+                        lost.flush(Flush::End).await;
+                        assert_eq!(keys(&world.log), told);
+                    }
+                }
+            })
+            .await;
+    }
+}
+
+/// The log says how long ago others opened it that it has heard, and when the run began.
+#[tokio::test(start_paused = true)]
+async fn a_lifetime_learns_when_others_opened_the_log() {
+    let log = WorkflowLog::new(Database::in_memory());
+    let ago = |run: &OpenedRun| {
+        let rivals = run.rivals.unwrap();
+        (rivals.opened, rivals.begun)
+    };
+    let first = opened(&log, None);
+    milliseconds(7).await;
+    // One that has told nothing is no rival.
+    assert_eq!((first.rivals, opened(&log, None).rivals), (None, None));
+    let told = log
+        .append(first.generation, 1, vec![fact("a")], now())
+        .await;
+    assert_eq!(told.unwrap(), Told::Stored(1));
+    assert_eq!(opened(&log, Some(first.generation)).rivals, None);
+    let second = opened(&log, None);
+    assert_eq!(ago(&second), (7, None));
+    // Of one that the log has heard since, the second does not know whether it is older: it has to look again,
+    // and ends nobody.
+    let third = opened(&log, None);
+    milliseconds(3).await;
+    let told = log
+        .append(second.generation, 1, vec![fact("b")], now())
+        .await;
+    assert_eq!(told.unwrap(), Told::Stored(1));
+    let told = log
+        .append(third.generation, 1, vec![fact("c")], now())
+        .await;
+    assert_eq!(told.unwrap(), Told::Stale);
+    let told = log
+        .append(second.generation, 1, vec![fact("c")], now())
+        .await;
+    assert_eq!(told.unwrap(), Told::Stored(1));
+    assert_eq!(ago(&opened(&log, Some(third.generation))), (3, None));
+    // A restart is one, too, from when it was asked for.
+    let stood = log.begin_restart(now()).unwrap();
+    milliseconds(4).await;
+    let stood = (stood.run, stood.generation);
+    assert!(log.confirm_restart(stood, &started(), now()).unwrap());
+    assert_eq!(ago(&opened(&log, None)), (4, Some(4)));
 }
 
 // Helpers.
@@ -1159,9 +1532,9 @@ async fn story(world: &World) -> Vec<String> {
     events(&world.log).await.into_iter().map(line).collect()
 }
 
-/// What a webhook appends is kept once by its key, whoever opens or has opened the log, and in the order in which it came.
+/// The log keeps an event of a webhook once by its key, whoever opens or has opened the log, in the order of arrival.
 #[test]
-fn what_is_told_from_outside_is_kept_once() {
+fn events_from_outside_are_kept_once() {
     let log = Log::new(Database::in_memory());
     assert_eq!(
         log.tell(None, &[fact("notice/1")]).unwrap(),

@@ -1,6 +1,5 @@
-//! A million viewers of one run, simulated: they find their objects by the very code that `serve_sse`
-//! and the objects run, `ssetarget::cloudflare::fan_out`. What `docs/scale.md` says of it is what comes out here.
-#![cfg(not(shuttle))]
+//! A simulation of a million viewers of one run. They find their objects through the code that `serve_sse` and the
+//! objects use, `ssetarget::cloudflare::fan_out`. The numbers of `docs/scale.md` come from here.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 use std::collections::{BTreeMap, HashMap};
@@ -12,14 +11,14 @@ const FAN_OUT: FanOut = FanOut::new().max_relays(4_000);
 const MILLION: u64 = 1_000_000;
 /// Isolates of the Worker, each with a memory of its own.
 const ISOLATES: usize = 500;
-/// How long `serve_sse` remembers how many relays there are.
+/// The time for which `serve_sse` remembers the number of relays.
 const REMEMBERED: Duration = Duration::from_secs(10);
 
-/// What an event costs an object for each of its viewers and each of its relays, which it serves one
-/// after another, as measured: see `docs/scale.md`.
+/// The time that an object needs for an event for each of its viewers and relays, which it serves one after another.
+/// It was measured: see `docs/scale.md`.
 const FOR_VIEWER: Duration = Duration::from_micros(54);
 const FOR_RELAY: Duration = Duration::from_micros(70);
-/// From one object to another. Not measured.
+/// The time from one object to another. Not measured.
 const HOP: Duration = Duration::from_millis(10);
 
 #[test]
@@ -36,7 +35,7 @@ fn a_million_viewers_find_objects_that_have_room() {
     }
     story.push(world.report("a million come within a minute"));
 
-    // One in 200 goes every second, and another comes.
+    // Each second one in 200 leaves, and another comes.
     for _ in 0..20 {
         for _ in 0..MILLION / 200 {
             world.leave_one();
@@ -46,8 +45,7 @@ fn a_million_viewers_find_objects_that_have_room() {
     }
     story.push(world.report("for 20 s, 5,000 leave in each and as many come"));
 
-    // A deploy: all objects and all isolates begin anew, and all viewers come back within ten
-    // seconds.
+    // A deploy: all objects and all isolates start again, and all viewers come back within ten seconds.
     world = World {
         time: world.time,
         ..World::new()
@@ -84,18 +82,18 @@ fn a_million_viewers_find_objects_that_have_room() {
         panic!("four chapters")
     };
     for full in [grown, changed] {
-        // A tenth more while it is looked who is still there, and those whom no relay had room for.
+        // A tenth more, while the object checks who is still there, plus the viewers for whom no relay had room.
         assert!(full.most_viewers <= u64::from(FAN_OUT.viewers_per_object) * 6 / 5);
         assert!(full.objects < 2 * MILLION / u64::from(FAN_OUT.viewers_per_object));
     }
     for chapter in &story {
-        // A level costs at most what a full object takes for an event.
+        // A level costs at most the time that a full object needs for an event.
         let relay = FOR_RELAY * FAN_OUT.relays_per_object;
         let object = FOR_VIEWER * u32::try_from(chapter.most_viewers).unwrap() + relay;
         let most = (object + HOP) * (chapter.level + 1) - HOP;
         assert!(chapter.delays[2] <= most, "{chapter:?}");
     }
-    // In ten seconds nobody knows better; but no object has twice as many as it is to have.
+    // For ten seconds the isolates know no better, but no object has more than twice its limit.
     assert!(back.most_viewers < 2 * u64::from(FAN_OUT.viewers_per_object));
     documented(&story);
 }
@@ -104,7 +102,7 @@ fn a_million_viewers_find_objects_that_have_room() {
 struct World {
     time: SystemTime,
     objects: BTreeMap<Place, Object>,
-    /// Where each viewer is.
+    /// The object of each viewer.
     viewers: Vec<Place>,
     isolates: Vec<Option<(u32, SystemTime)>>,
     chance: Chance,
@@ -118,7 +116,7 @@ struct World {
 #[derive(Default)]
 struct Object {
     audience: Audience,
-    /// Its time at the object that it follows.
+    /// When it joined the object that it follows.
     follows: Option<Joined>,
 }
 
@@ -138,7 +136,7 @@ impl World {
         }
     }
 
-    /// What `serve_sse` does.
+    /// Does what `serve_sse` does.
     fn arrive(&mut self) {
         let isolate = self.chance.below(ISOLATES);
         let remembered = self.isolates[isolate].filter(|(_, until)| self.time < *until);
@@ -164,7 +162,7 @@ impl World {
         self.most_requests = self.most_requests.max(requests);
     }
 
-    /// What an object does.
+    /// Does what an object does.
     fn admit(&mut self, place: Place, ask: Ask) -> Admission {
         let time = self.time;
         let audience = &mut self.objects.entry(place).or_default().audience;
@@ -193,7 +191,7 @@ impl World {
         self.let_go(place);
     }
 
-    /// An object that nobody watches follows no other.
+    /// An object without viewers follows no other.
     fn let_go(&mut self, place: Place) {
         let object = self.objects.entry(place).or_default();
         if !object.audience.is_empty() {
@@ -210,7 +208,7 @@ impl World {
         }
     }
 
-    /// A second goes by, in which each relay reports what it knew at its beginning.
+    /// Lets a second pass. Each relay reports the numbers from the beginning of that second.
     fn second(&mut self) {
         self.time += Duration::from_secs(1);
         self.seconds += 1;
@@ -225,8 +223,8 @@ impl World {
         }
     }
 
-    /// How long one event takes to viewers, when objects have nothing else to do: each serves those
-    /// whom it has one after another, viewers and relays as they came, which is in no order.
+    /// Returns how long one event takes to viewers if objects do nothing else. Each serves its viewers and relays one
+    /// after another, in random order.
     fn delays(&self) -> [Duration; 3] {
         let mut chance = Chance(5);
         let mut relays = BTreeMap::<Place, Vec<Place>>::new();
@@ -237,7 +235,7 @@ impl World {
         }
         let mut delays = Vec::new();
         let mut reached = BTreeMap::from([(Place::ROOT, Duration::ZERO)]);
-        // Whom an object follows has a smaller number.
+        // An object has a greater number than the object that it follows.
         while let Some((place, start)) = reached.pop_first() {
             let viewers = self.objects[&place].audience.viewers();
             let relays = relays.remove(&place).unwrap_or_default();
@@ -261,7 +259,7 @@ impl World {
         [last / 2, last * 99 / 100, last].map(|index| delays[index])
     }
 
-    /// How things are, and what happened since the last report.
+    /// Reports the state, and the changes since the last report.
     fn report(&mut self, title: &'static str) -> Chapter {
         let watched: Vec<_> = self.objects.iter().collect();
         let viewers = |objects: &[(&Place, &Object)]| {
@@ -316,7 +314,7 @@ struct Chapter {
     mean_viewers: u64,
     most_viewers: u64,
     most_relays: u64,
-    /// For a viewer that comes.
+    /// The requests of a viewer that comes.
     requests_mean: f64,
     most_requests: u64,
     root_per_second: u64,
@@ -367,7 +365,7 @@ fn grouped(number: u64) -> String {
     format!("{},{:03}", grouped(number / 1000), number % 1000)
 }
 
-/// The same in each run, by splitmix64.
+/// The same numbers in each run, by splitmix64.
 struct Chance(u64);
 
 impl Chance {
@@ -379,7 +377,7 @@ impl Chance {
         mixed ^ (mixed >> 31)
     }
 
-    /// From 0 to below 1.
+    /// Returns a number from 0 to below 1.
     fn unit(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1u64 << 53) as f64
     }

@@ -1,5 +1,5 @@
 //! Servers natively, over real sockets: the wire contract through axum and through bare hyper.
-#![cfg(all(feature = "axum", not(shuttle)))]
+#![cfg(feature = "axum")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 mod support;
@@ -128,7 +128,7 @@ async fn the_contract(server: SocketAddr, targets: &Targets) {
     let mut events = response.events();
     assert_eq!(events.take(3).await, messages(1..=3));
 
-    // The end: after the terminal event, and 204 for who has it.
+    // The end: after the terminal event, and a 204 for a client that has it.
     let (all, end) = get(server, "/ended", &[]).await.events().rest().await;
     assert_eq!((all, end), (messages(1..=3), Piece::End));
     let response = get(server, "/ended", &[("Last-Event-ID", "3")]).await;
@@ -137,7 +137,7 @@ async fn the_contract(server: SocketAddr, targets: &Targets) {
     assert_eq!(response.header("content-type"), None);
     assert_eq!(response.header("content-length"), None);
 
-    // Every way to say where to start, the header first.
+    // Every form of the start position; the header wins.
     for (query, header, expected) in [
         ("", "1", 2..=3),
         ("?lastEventId=1", "", 2..=3),
@@ -154,7 +154,7 @@ async fn the_contract(server: SocketAddr, targets: &Targets) {
         let (rest, _) = response.events().rest().await;
         assert_eq!(rest, messages(expected), "{query} {header}");
     }
-    // From the tail, and the client knows where that is before it has seen an event: it comes back
+    // From the tail. The client gets the position of the tail before any event, so it comes back
     // there if it loses its connection, whatever the address says.
     let mut cut = get(server, "/open?from=latest", &[]).await;
     assert_eq!(cut.piece().await, Piece::Bytes(b":\n".to_vec()));
@@ -166,7 +166,7 @@ async fn the_contract(server: SocketAddr, targets: &Targets) {
     let back = get(server, "/open?from=latest", &[("Last-Event-ID", "3")]).await;
     assert_eq!(back.events().take(1).await, messages(4..=4));
 
-    // A position beyond the head is told, not waited for.
+    // A position beyond the head gets a reset at once.
     let mut reset = get(server, "/open", &[("Last-Event-ID", "99")])
         .await
         .events();
@@ -205,7 +205,7 @@ async fn the_contract(server: SocketAddr, targets: &Targets) {
         assert!(body.starts_with(reason) && body.ends_with('\n'), "{body:?}");
     }
 
-    // Twice is not one position, be it the same.
+    // Two positions are an error, even if they are equal.
     for ids in [["1", "2"], ["2", "2"], ["", "2"], ["2", "x"]] {
         let headers = ids.map(|id| ("Last-Event-ID", id));
         let response = get(server, "/ended", &headers).await;
@@ -214,7 +214,7 @@ async fn the_contract(server: SocketAddr, targets: &Targets) {
         assert!(body.starts_with("invalid Last-Event-ID: "), "{body}");
     }
 
-    // 405, with the methods that are allowed.
+    // 405, with the permitted methods.
     for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "PURGE"] {
         let response = request(server, method, "/open", &[]).await;
         assert_eq!(response.status, 405, "{method}");
@@ -247,7 +247,7 @@ async fn the_contract(server: SocketAddr, targets: &Targets) {
         response.text().await,
         "the events cannot be reached, try again later\n"
     );
-    // Which would end an `EventSource` for good: it gets a connection that breaks.
+    // A 503 would end an `EventSource` for good, so it gets a connection that breaks.
     let began = Instant::now();
     let mut response = get(server, "/broken", &[EVENT_SOURCE]).await;
     assert_eq!(response.status, 200);
@@ -265,7 +265,7 @@ async fn the_contract(server: SocketAddr, targets: &Targets) {
     assert_eq!(response.bytes_until_close().await, b"");
 }
 
-/// What every `EventSource` sends.
+/// The header that every `EventSource` sends.
 const EVENT_SOURCE: (&str, &str) = ("Accept", "text/event-stream");
 
 #[tokio::test]
@@ -305,7 +305,7 @@ async fn many_logs_are_found_by_their_path() {
         let response = request(server, "HEAD", path, &[]).await;
         assert_eq!(response.status, status, "{path}");
     }
-    // What is refused whatever the log is, is so before anybody looks for it.
+    // Requests that no log could serve are refused before the lookup.
     let before = lookups.load(Ordering::SeqCst);
     for path in ["/job/7/sse", "/job/9/sse"] {
         assert_eq!(request(server, "DELETE", path, &[]).await.status, 405);
@@ -313,7 +313,7 @@ async fn many_logs_are_found_by_their_path() {
         assert_eq!(bad.status, 400, "{path}");
     }
     assert_eq!(lookups.load(Ordering::SeqCst), before);
-    // Another method beside it is as in any route.
+    // Another method beside it works as in any route.
     let posted = request(server, "POST", "/job/7/sse", &[]).await;
     assert_eq!(posted.text().await, "dispatched");
 }
@@ -331,7 +331,7 @@ async fn clients_held_by_a_failing_store_come_back_one_after_another() {
     let mut cuts = futures_util::future::join_all(cuts).await;
     cuts.sort_unstable();
     assert!(cuts[0] >= 1_000 && cuts[WAITING - 1] <= 3_001, "{cuts:?}");
-    // At random, so not evenly; but no half of the time is without its share.
+    // The times are random, so not even; but each half of the time has its share.
     let early = cuts.iter().filter(|time| **time < 2_000).count();
     assert!((50..150).contains(&early), "{cuts:?}");
     drop(sse);
@@ -353,7 +353,7 @@ fn cut<T, E>(item: Option<Result<T, StreamCut<E>>>) -> Option<StreamCut<E>> {
     item.and_then(Result::err)
 }
 
-/// `EventSource`s that ask for a log which cannot be reached, each with its first heartbeat.
+/// `EventSource`s of a log that cannot be reached, each after its first heartbeat.
 async fn waiting(sse: Sse, count: usize) -> (Sse, Vec<ssetarget::http::SseBody<IsBroken>>) {
     let store = Broken::new(MemoryEventStore::new());
     store.fails.store(true, Ordering::SeqCst);
@@ -379,7 +379,7 @@ async fn live_and_replayed_bytes_are_the_same_and_every_id_resumes() {
     let live = tokio::spawn(async move { get(server, "/sse", &[]).await.bytes().await });
     let texts = ["plain", "two\nlines", "é🦀", "", "a\r\nb\rc\n"];
     for (number, text) in texts.iter().enumerate() {
-        // One at a time: the reader is live at some of them at least.
+        // One at a time, so that the reader is live for some of them.
         let event = NewEvent::new("text", *text).unwrap();
         let last = number + 1 == texts.len();
         let event = if last { event.terminal() } else { event };
@@ -422,7 +422,7 @@ async fn silence_is_filled_with_heartbeats() {
         .route("/sse", sse(target.clone()))
         .route("/quick", Sse::new().heartbeat(quick).route(target.clone()));
     let server = serve(app).await;
-    // The clock stands still but for jumps to the next timer where nothing else is to do.
+    // The clock jumps to the next timer only when there is nothing else to do.
     for (path, interval) in [("/sse", HEARTBEAT_INTERVAL), ("/quick", quick)] {
         let mut response = get(server, path, &[]).await;
         assert_eq!(response.piece().await, Piece::Bytes(b":\n".to_vec()));
@@ -438,7 +438,7 @@ async fn silence_is_filled_with_heartbeats() {
 async fn a_slow_client_costs_a_page_and_gets_everything() {
     const EVENTS: usize = 400;
     const SIZE: usize = 32 * 1024;
-    /// What the two sockets hold, generously: the system rounds up what it is asked for.
+    /// A generous bound for the buffers of the two sockets: the system rounds up.
     const SOCKETS: usize = 1 << 20;
     let store = Broken::new(MemoryEventStore::new());
     let target = Target::new(store);
@@ -474,7 +474,7 @@ async fn a_slow_client_costs_a_page_and_gets_everything() {
             ahead < SOCKETS + 4 * PageLimit::default().bytes,
             "{ahead} bytes ahead"
         );
-        // Slower than the server.
+        // It reads more slowly than the server writes.
         tokio::task::yield_now().await;
     }
     assert_eq!(got, EVENTS);
@@ -517,7 +517,7 @@ async fn a_head_request_leaves_no_waiting_stream() {
     }
     assert_eq!(head("/sse", "3").await, 200);
     assert_eq!(target.store().waiting.load(Ordering::SeqCst), 0);
-    // Nor does it hold a server up that is about to stop.
+    // It does not delay a server that is about to stop either.
     shutdown.begin();
     assert_eq!(head("/sse", "").await, 200);
     target
@@ -527,7 +527,7 @@ async fn a_head_request_leaves_no_waiting_stream() {
     assert_eq!(head("/sse", "4").await, 204);
 }
 
-// Ends that are none.
+// Connections that end although the log has not.
 
 #[tokio::test]
 async fn a_store_that_fails_in_mid_stream_cuts_the_stream_and_is_reported() {
@@ -573,11 +573,11 @@ async fn a_graceful_shutdown_moves_clients_to_the_next_server() {
     let mut clients = Vec::new();
     for number in 0..CLIENTS {
         let mut events = get(first.address, "/sse", &[]).await.events();
-        // Each somewhere else, and all of them live or about to be.
+        // Each stops at another place, and all are live or about to be.
         let seen = events.take(number % 10 + 1).await;
         clients.push((events, seen));
     }
-    // One that is idle between two requests must not hold the server up.
+    // A connection that is idle between two requests must not delay the server's end.
     let idle = tokio::net::TcpStream::connect(first.address).await.unwrap();
 
     let writer = tokio::spawn({
@@ -603,7 +603,7 @@ async fn a_graceful_shutdown_moves_clients_to_the_next_server() {
         .rest()
         .await;
         seen.extend(more);
-        // Perhaps the client had everything before the server knew: then the end is one.
+        // The client may have had everything before the server noticed: then this was the end.
         let complete = seen.len() == EVENTS as usize + 1;
         assert_eq!(end, if complete { Piece::End } else { Piece::Cut });
     }
@@ -634,7 +634,7 @@ async fn a_stream_that_begins_after_the_shutdown_is_cut_at_once() {
     shutdown.begin();
     shutdown.begun().await;
     let server = serve(Router::new().route("/sse", sse.route(target))).await;
-    // Not a refusal: an `EventSource` would give up for ever.
+    // It does not get a refusal, at which an `EventSource` would give up for ever.
     let mut connection = tokio::net::TcpStream::connect(server).await.unwrap();
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     connection
@@ -672,7 +672,7 @@ async fn a_shutdown_over_a_time_spreads_the_cuts_evenly() {
     let began = tokio::time::Instant::now();
     shutdown.begin();
     let cuts = streams.into_iter().map(async |mut body| {
-        // It goes on until it is its turn.
+        // It goes on until its turn comes.
         assert_eq!(body.next().await, Some(Err(StreamCut::Shutdown)));
         assert_eq!(body.next().await, None);
         began.elapsed().as_millis()
@@ -782,7 +782,7 @@ async fn cors_admits_listed_origins_with_credentials_and_no_others() {
                 assert!(varies_by_origin(response.header("vary")));
             }
         }
-        // Listed, and not alone.
+        // The origin is listed, among others.
         let headers = [("Origin", ALLOWED), ("Origin", OTHER)];
         let response = get(server, "/sse", &headers).await;
         assert_eq!(response.cors_headers(), [""; 0]);
@@ -796,7 +796,7 @@ async fn cors_admits_listed_origins_with_credentials_and_no_others() {
     }
 }
 
-/// What a browser would make of it must not depend on whose CORS it is.
+/// A browser must behave the same with this library's CORS and with others'.
 #[tokio::test]
 async fn a_browser_sees_the_same_as_with_tower_http() {
     use axum::http::{HeaderName, HeaderValue, Method};
@@ -838,7 +838,7 @@ async fn a_browser_sees_the_same_as_with_tower_http() {
     }
 }
 
-/// Fetch, "CORS check".
+/// The "CORS check" of the Fetch standard.
 fn cors_check(response: &support::http::Response, origin: &str, with_credentials: bool) -> bool {
     match response.header("access-control-allow-origin") {
         Some("*") => !with_credentials,
@@ -852,7 +852,7 @@ fn cors_check(response: &support::http::Response, origin: &str, with_credentials
 
 const ORIGINS: [&str; 2] = [ALLOWED, "http://localhost:8080"];
 
-/// `/sse` of a log that has ended after one event, and `/broken`.
+/// Serves `/sse` of a log that has ended after one event, and `/broken`.
 async fn events_to_read() -> Router {
     let (target, broken) = logs_to_read().await;
     Router::new()
@@ -875,7 +875,7 @@ fn credentials() -> Cors {
     cors(ORIGINS).unwrap().credentials()
 }
 
-/// The ways to have CORS: a layer of axum, routes of axum, and hyper.
+/// Servers with CORS: through a layer of axum, routes of axum, and hyper.
 async fn servers_with_cors() -> [SocketAddr; 3] {
     let layer = serve(events_to_read().await.layer(credentials())).await;
 
@@ -926,7 +926,7 @@ fn varies_by_origin(vary: Option<&str>) -> bool {
     names.any(|name| name.trim().eq_ignore_ascii_case("origin"))
 }
 
-// Help.
+// Helpers.
 
 async fn serve(app: Router) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -946,7 +946,7 @@ async fn append<S: EventStore>(target: &Target<S>, numbers: std::ops::RangeInclu
         .unwrap();
 }
 
-/// Into the log of a store that fails.
+/// Appends to the log of a store that fails.
 async fn append_inside(target: &Target<Broken>, number: u32) {
     target
         .store()
@@ -965,7 +965,7 @@ fn messages(numbers: std::ops::RangeInclusive<u32>) -> Vec<Message> {
     numbers.map(message).collect()
 }
 
-/// A store that fails on request, and tells what is read and who waits.
+/// A store that fails on request, and counts reads and waiting callers.
 struct Broken {
     inner: MemoryEventStore,
     fails: AtomicBool,

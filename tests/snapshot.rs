@@ -1,5 +1,5 @@
 //! Snapshots of a run: the tree, how a stream goes on from one, and how little is read for the next.
-#![cfg(all(feature = "http", not(shuttle)))]
+#![cfg(feature = "http")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod support;
@@ -34,7 +34,7 @@ fn tasks_are_a_tree() {
         ("started", "h-1.group", json!({ "parentId": "g-1.group" })),
         ("started", "c-1", json!({ "parentId": "h-1.group" })),
         ("started", "d-1", json!({ "parentId": "g-1.group" })),
-        // The parent is not in the log, as where it was removed.
+        // The parent is not in the log, as if it was removed.
         ("started", "e-1", json!({ "parentId": "gone-1.group" })),
         ("failed", "a-1", json!({ "error": "no" })),
     ]);
@@ -87,7 +87,7 @@ fn tasks_are_a_tree() {
     assert_eq!(nothing.resume(), Cursor::Beginning);
 }
 
-/// Whatever the log says of parents, each task is in the tree once, and every reader can read it.
+/// Whatever parents the log names, each task is in the tree once, and every reader can read the tree.
 #[test]
 fn circles_and_depths_are_bounded() {
     let circle = [
@@ -100,7 +100,7 @@ fn circles_and_depths_are_bounded() {
     let snapshot = RunSnapshot::new(&fold(&circle), "o", None);
     assert_eq!(outline(&snapshot.tasks), "x-1[z-1[y-1[w-1]]] self-1");
 
-    // 100,000 levels, with attributes as deep as a reader lets them be.
+    // 100,000 levels, with attributes as deep as a reader permits.
     let deep = 100_000_usize;
     let names: Vec<_> = (0..deep).map(|level| format!("g{level}-1.group")).collect();
     let attributes = "[".repeat(100) + &"]".repeat(100);
@@ -146,8 +146,8 @@ fn circles_and_depths_are_bounded() {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(150) })]
 
-    /// The snapshot at any moment and the stream that goes on from it are the whole log, while the log grows: no
-    /// gap, no duplicate, whatever restarts and removals come in between.
+    /// The snapshot at any moment and the stream after it are the whole log, while the log grows: no gap and no
+    /// duplicate, whatever restarts and removals come in between.
     #[test]
     fn a_stream_goes_on_from_a_snapshot(
         events in proptest::collection::vec(event(), 1..80),
@@ -167,7 +167,7 @@ proptest! {
     }
 }
 
-/// Appends a log, asks for snapshots at some moments, and goes on from each.
+/// Appends a log, takes snapshots at some moments, and goes on from each.
 async fn goes_on<S: EventStore + 'static>(
     store: S,
     log: &[NewEvent],
@@ -196,7 +196,7 @@ async fn goes_on<S: EventStore + 'static>(
             let first: usize = etag.split('-').nth(1).unwrap().parse().unwrap();
             let text = text(snapshot).await;
             let read: RunSnapshot = serde_json::from_str(&text).unwrap();
-            // The JSON is written without the tree, which is the same.
+            // The JSON is written without the tree, and is equal to the tree's.
             assert_eq!(serde_json::to_string(&read).unwrap(), text);
             assert_eq!(read, snapshot_of(&all[first - 1..]));
             taken.push((read, first));
@@ -219,7 +219,7 @@ async fn goes_on<S: EventStore + 'static>(
                 }
             }
         }
-        // Where events in between were removed, the client is told so, and takes a new snapshot.
+        // If events in between were removed, the client gets a reset, and takes a new snapshot.
         if was_reset {
             assert!(kept.is_some());
         } else {
@@ -237,7 +237,7 @@ fn snapshot_of(events: &[StoredEvent]) -> RunSnapshot {
     RunSnapshot::new(&view, "log", None)
 }
 
-/// What is appended to a log.
+/// What the test appends to a log.
 #[derive(Clone, Debug)]
 enum Happens {
     Begin { parent: usize, kind: usize },
@@ -337,7 +337,7 @@ fn log_of(happens: &[Happens]) -> Vec<NewEvent> {
     log
 }
 
-/// An unchanged log is one read of one event, and one event more is one read of two: whoever asks, and however
+/// A snapshot of an unchanged log reads one event, and after one more event it reads two, whoever asks and however
 /// long the log is.
 #[tokio::test]
 async fn a_log_is_read_once() {
@@ -370,7 +370,7 @@ async fn a_log_is_read_once() {
     assert_eq!(more.cursor, EventId::new(20_001));
     assert_eq!((reads.pages(), reads.events()), (1, 2));
 
-    // Many at the same time are one fold.
+    // Many requests at the same time cause one fold.
     reads.reset();
     let others = Snapshots::new(&sse());
     let asked = (0..50).map(|_| get(&others, &target, None));
@@ -379,7 +379,7 @@ async fn a_log_is_read_once() {
     assert!(reads.events() < 20_200, "{}", reads.events());
 }
 
-/// Views that do not fit go, those first that were not asked for.
+/// Views beyond the limit are removed, the least recently used first.
 #[tokio::test]
 async fn the_memory_is_bounded() {
     let (one, other) = (counted(2_000).await, counted(2_000).await);
@@ -429,7 +429,7 @@ async fn a_run_that_is_too_large_is_refused() {
     add_step(&target, 1).await;
     let snapshot: RunSnapshot = read(get(&snapshots, &target, None).await).await;
     assert_eq!((snapshot.run, snapshot.task_count), (2, 1));
-    // Reports that replace each other do not add up.
+    // Reports that replace each other do not count twice.
     let task = "s1-1";
     for number in 0..700 {
         let more = json!({ "attributes": { "blob": blob, "number": number } });
@@ -439,9 +439,9 @@ async fn a_run_that_is_too_large_is_refused() {
     assert_eq!(get(&snapshots, &target, None).await.status(), 200);
 }
 
-/// What was deleted, or is another log under the same name, is never shown from memory.
+/// A deleted log, or another log under the same name, is never served from memory.
 #[tokio::test]
-async fn another_log_of_the_name_is_read_anew() {
+async fn another_log_of_the_name_is_read_again() {
     let snapshots = Snapshots::new(&sse());
     let database = || SseTarget::<NewEvent, _>::new(SqliteEventStore::new(Database::in_memory()));
     let first = database();
@@ -450,7 +450,7 @@ async fn another_log_of_the_name_is_read_anew() {
     }
     let before: RunSnapshot = read(get(&snapshots, &first, None).await).await;
     assert_eq!(before.task_count, 5);
-    // Longer than the first.
+    // It is longer than the first.
     let second = database();
     for step in 10..17 {
         add_step(&second, step).await;
@@ -458,7 +458,7 @@ async fn another_log_of_the_name_is_read_anew() {
     let other: RunSnapshot = read(get(&snapshots, &second, None).await).await;
     assert_eq!(other.tasks[0].task_id.as_str(), "s10-1");
     assert_eq!(other.task_count, 7);
-    // As long.
+    // It is as long.
     let third = database();
     for step in 20..27 {
         add_step(&third, step).await;
@@ -468,7 +468,7 @@ async fn another_log_of_the_name_is_read_anew() {
         (other.tasks[0].task_id.as_str(), other.task_count),
         ("s20-1", 7)
     );
-    // Emptied: ids go on, tasks are gone.
+    // It is emptied: ids go on, tasks are gone.
     third.store().trim(EventId::new(7).unwrap()).unwrap();
     let emptied = get(&snapshots, &third, None).await;
     assert!(!emptied.headers().contains_key("etag"));
@@ -541,7 +541,7 @@ async fn requests_and_their_headers() {
     let private = snapshots.clone().private();
     let private = private.respond(&target, "log", &ask("GET")).await;
     assert_eq!(private.headers()["cache-control"], "private, no-cache");
-    // Events of somebody else with names of ours.
+    // Events of another program with the library's names.
     for data in ["hello", "{}", "[]"] {
         let event = NewEvent::new("started", data).unwrap();
         target.dispatch_encoded(vec![event]).await.unwrap();
@@ -584,7 +584,7 @@ async fn read<T: serde::de::DeserializeOwned, E: std::error::Error>(
     serde_json::from_str(&text(response).await).unwrap()
 }
 
-/// A log of steps with this many events, that counts what is read.
+/// A log of steps with this many events, which counts reads.
 async fn counted(events: u64) -> SseTarget<NewEvent, Counted> {
     let target = SseTarget::new(Counted::default());
     let log: Vec<_> = (0..events)
@@ -609,7 +609,7 @@ async fn add_step<S: EventStore + 'static>(target: &SseTarget<NewEvent, S>, step
     target.dispatch_encoded(vec![event]).await.unwrap();
 }
 
-/// A log in memory that counts what is read.
+/// A log in memory that counts reads.
 #[derive(Default)]
 struct Counted {
     log: MemoryEventStore,
@@ -685,7 +685,7 @@ fn fold(events: &[(&str, &str, Value)]) -> RunView {
     view
 }
 
-/// The data of a step's event, that many seconds after the beginning of time.
+/// Returns the data of a step's event, this many seconds after the epoch.
 fn data(second: u64, task: &str, more: Value) -> String {
     let name = task.split('.').next().unwrap();
     let mut data = json!({
@@ -703,7 +703,7 @@ fn time(second: u64) -> String {
     humantime::format_rfc3339_millis(time).to_string()
 }
 
-/// Tasks by their ids: `a[b c] d`.
+/// Formats tasks by their ids: `a[b c] d`.
 fn outline(tasks: &[TaskView]) -> String {
     let names = tasks.iter().map(|task| match task.tasks.is_empty() {
         true => task.task_id.to_string(),

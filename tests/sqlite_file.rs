@@ -1,5 +1,6 @@
-//! A log in an SQLite file: it outlives its process, however that ends, and has one process.
-#![cfg(all(feature = "rusqlite", not(shuttle)))]
+//! A log in an SQLite file: it outlives its process, however that ends, and only one process can
+//! open it.
+#![cfg(feature = "rusqlite")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 use std::io::{BufRead, BufReader, Write};
@@ -71,7 +72,7 @@ fn a_second_opener_is_refused() {
     assert_eq!(line(&mut child), "in use");
     assert!(child.wait().unwrap().success());
 
-    // The one that has it goes on, and the next one gets it once this one is gone.
+    // The process that has it goes on, and the next one gets it after the first has ended.
     append(&store, "2");
     drop(store);
     let mut child = start("open", &file);
@@ -123,7 +124,7 @@ fn a_batch_that_was_cut_off_leaves_nothing() {
 }
 
 #[test]
-fn a_path_that_is_no_log_is_told() {
+fn a_path_that_is_not_a_log_is_an_error() {
     let files = Files::new();
     let garbage = files.next();
     std::fs::write(
@@ -155,13 +156,13 @@ fn a_path_that_is_no_log_is_told() {
             "the path names no file: SQLite would keep the log in memory"
         );
     }
-    // A path is no URI.
+    // A path is not a URI.
     let uri = files.folder.join("file:log?mode=memory");
     drop(open(&uri));
     assert!(uri.exists());
 }
 
-/// The other process of the tests above, which [`start`] runs. Does nothing when it is run as a test.
+/// The other process of the tests above, which [`start`] runs. As a test it does nothing.
 #[test]
 fn another_process() {
     let (Ok(role), Ok(file)) = (std::env::var(ROLE), std::env::var(FILE)) else {
@@ -199,10 +200,10 @@ fn another_process() {
 
 const ROLE: &str = "SSETARGET_TEST_ROLE";
 const FILE: &str = "SSETARGET_TEST_FILE";
-/// What begins a line that is meant for the test, and no line of the harness.
+/// The prefix of a line for the test, in contrast to lines of the harness.
 const MARK: &str = "child: ";
 
-/// Runs [`another_process`] in one.
+/// Runs [`another_process`] in a new process.
 fn start(role: &str, file: &Path) -> Child {
     Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "another_process", "--nocapture"])
@@ -221,9 +222,9 @@ fn say(text: &str) {
     out.flush().unwrap();
 }
 
-/// The next line that the other process says.
+/// Returns the next line of the other process.
 fn line(child: &mut Child) -> String {
-    // Byte by byte: what a buffer had read ahead would be lost with it.
+    // Byte by byte, because a buffer would lose the bytes that it had read ahead.
     let mut out = BufReader::with_capacity(1, child.stdout.as_mut().unwrap());
     loop {
         let mut line = String::new();
@@ -254,7 +255,7 @@ fn data(store: &SqliteEventStore<SqliteFile>) -> Vec<String> {
     page.events.into_iter().map(|event| event.data).collect()
 }
 
-/// Database files that are gone after the test.
+/// Database files that are deleted after the test.
 struct Files {
     folder: PathBuf,
     count: AtomicU64,
@@ -283,7 +284,7 @@ impl Files {
 
 impl Drop for Files {
     fn drop(&mut self) {
-        // A folder that is left behind is in `target`.
+        // A folder that is left over is in `target`.
         let _ = std::fs::remove_dir_all(&self.folder);
     }
 }

@@ -1,6 +1,6 @@
-//! What is counted, where, and how it is rendered. `tests/e2e/metrics.test.mjs` has the text read by
-//! Prometheus's own parsers.
-#![cfg(all(feature = "axum", not(shuttle)))]
+//! The counters, where they count, and how they are rendered. `tests/e2e/metrics.test.mjs` has the
+//! text read by Prometheus's own parsers.
+#![cfg(feature = "axum")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 mod support;
@@ -42,7 +42,7 @@ async fn a_log_counts_what_is_appended_and_read() {
     let counts = counted.counts();
     assert_eq!((counts.appended, counts.deduplicated), (5, 2));
     assert_eq!((counts.pages, counts.resets), (2, 1));
-    // A subscription on its own is no viewer.
+    // A subscription alone is not a viewer.
     assert_eq!((counts.viewers, counts.opened, counts.sent), (0, 0, 0));
 }
 
@@ -98,7 +98,7 @@ async fn a_server_counts_streams_bytes_and_refusals() {
         assert!(text.lines().any(|found| found == line), "{line}\n{text}");
     }
 
-    // A viewer that leaves, and one that gets it all.
+    // One viewer leaves, and one gets everything.
     drop(viewer);
     target.dispatch_encoded(vec![event("2")]).await.unwrap();
     target
@@ -110,7 +110,7 @@ async fn a_server_counts_streams_bytes_and_refusals() {
     let counts = counted.counts();
     assert_eq!((counts.opened, counts.cut), (2, 0));
     assert!(counts.sent >= (bytes + all.len()) as u64);
-    // One that has it all is neither a stream nor refused.
+    // A viewer that has everything already counts neither as a stream nor as refused.
     let ended = get(server, "/sse", &[("last-event-id", "3")]).await;
     assert_eq!(ended.status, 204);
     assert_eq!(counted.counts(), counts);
@@ -188,7 +188,7 @@ fn labels_are_text_and_names_are_names() {
     assert!(text.contains("\n# TYPE ssetarget_cuts counter\nssetarget_cuts_total{cause="));
 }
 
-/// Counts by calls of one's own, for other systems than Prometheus.
+/// Counts through callbacks, for systems other than Prometheus.
 #[derive(Default)]
 struct Mine {
     calls: AtomicUsize,
@@ -202,7 +202,7 @@ impl Observer for Mine {
 }
 
 #[tokio::test]
-async fn an_observer_of_ones_own_is_told_what_it_wants_to_know() {
+async fn a_users_observer_is_notified_of_its_events() {
     let mine = Arc::new(Mine::default());
     let broken = SseTarget::<NewEvent, _>::new(Broken).observed_by(Arc::clone(&mine));
     let sse = Sse::new().observed_by(Arc::clone(&mine));
@@ -219,7 +219,7 @@ async fn an_observer_of_ones_own_is_told_what_it_wants_to_know() {
     assert_eq!(mine.calls.load(Ordering::Relaxed), 1);
 }
 
-/// A store that answers where it ends, and fails when it is read.
+/// A store that knows its head, and fails when it is read.
 struct Broken;
 
 impl ssetarget::EventStore for Broken {
@@ -250,7 +250,7 @@ impl ssetarget::EventStore for Broken {
     }
 }
 
-/// Clones share their counts, and counts can be sent to others.
+/// Clones share their counts, and counts can be sent to other threads.
 #[test]
 fn counts_are_values() {
     let counted = Metrics::new();

@@ -1,4 +1,4 @@
-//! What a step can be told, natively: configs, rollbacks, delays that code chooses, streams.
+//! The options of a step, natively: configs, rollbacks, delay functions, streams.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -33,7 +33,7 @@ impl Step for Engine {
             let delay = retries.delay_after(&failed).await?;
             self.delays.borrow_mut().push(delay);
         }
-        // What is stored is a copy.
+        // The store gets a copy.
         let (result, output) = match result.and_then(|value| value.encode(&JsonCodec)) {
             Ok(JsonOutput::Value(value)) => {
                 let copy = JsonOutput::Value(value.clone());
@@ -165,10 +165,10 @@ fn a_step_does_not_run_until_it_is_awaited() {
 }
 
 #[test]
-fn a_rollback_is_handed_on_with_its_config_and_told_what_its_step_returned() {
+fn a_rollback_gets_its_config_and_the_output_of_its_step() {
     type Told = Rc<RefCell<Vec<(String, String, Option<u32>)>>>;
 
-    /// A handler that writes down what it is told.
+    /// A handler that records its arguments.
     fn tell(told: &Told) -> impl AsyncFn(RollbackContext<u32>) -> Result<(), StepError> + 'static {
         let told = Rc::clone(told);
         async move |undo| {
@@ -207,7 +207,7 @@ fn a_rollback_is_handed_on_with_its_config_and_told_what_its_step_returned() {
     assert_eq!(configs[1].retries.limit, 0);
     assert_eq!(configs[1].timeout, WorkflowDuration::minutes(1));
 
-    // Rollbacks are no steps, and outputs are no news.
+    // Rollbacks are not steps, and outputs are not in events.
     let events = events.0.take();
     let types: Vec<_> = events.iter().filter_map(|e| e.split(' ').next()).collect();
     let expected = [
@@ -237,7 +237,7 @@ fn a_delay_grows_as_its_backoff_says() {
         let delays = [1, 2, 3, 4].map(|attempt| after(&retries, attempt));
         assert_eq!(delays, factors.map(|factor| second * factor));
     }
-    // No overflow, however long it goes on.
+    // No overflow, however many attempts there are.
     assert!(after(&retries, 1000) >= second * 1000);
 }
 
@@ -256,7 +256,7 @@ fn a_delay_is_chosen_by_attempt_and_error() {
     assert_eq!(ask("busy", 3).unwrap(), Duration::from_secs(180));
     assert_eq!(ask("other", 9).unwrap(), Duration::from_secs(7200));
     assert_eq!(ask("lost", 1).unwrap_err().message(), "never again");
-    // What attempts are told of it.
+    // The config in the context of an attempt.
     let resolved = StepConfig::new().retries(retries.clone()).resolve().retries;
     assert_eq!((resolved.limit, resolved.delay), (5, None));
 
@@ -287,7 +287,7 @@ fn a_step_can_return_a_stream() {
 }
 
 #[test]
-fn a_stream_that_fails_says_so_behind_what_it_gave() {
+fn a_stream_that_fails_reports_it_after_its_bytes() {
     let parts = [Ok("part"), Err(StepError::new("cut"))];
     let mut stream = ByteStream::new(stream::iter(parts));
     assert_eq!(block_on(stream.next()).unwrap().unwrap(), "part");

@@ -1,5 +1,4 @@
-//! The contract of stores, and what the one in SQLite promises beyond it.
-#![cfg(not(shuttle))]
+//! The contract of stores, and the further promises of the one in SQLite.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 mod support;
@@ -35,7 +34,7 @@ fn memory_that_is_bounded_keeps_the_promise() {
 }
 
 #[test]
-fn memory_says_what_it_removed() {
+fn memory_reports_removed_events() {
     let trim = async |store: &MemoryEventStore, last| store.trim(last);
     block_on(contract::check_trimmed(
         async || MemoryEventStore::new(),
@@ -44,7 +43,7 @@ fn memory_says_what_it_removed() {
 }
 
 #[test]
-fn memory_of_a_certain_age_says_what_it_removed() {
+fn memory_with_an_age_limit_reports_removed_events() {
     // Each append is an hour after the one before, until events are removed.
     const HOUR: Duration = Duration::from_secs(3600);
     let trim = async |store: &HourByHour, last: EventId| {
@@ -126,13 +125,13 @@ fn sqlite_in_a_file_is_the_same_after_reopening() {
 }
 
 #[test]
-fn sqlite_says_what_it_removed() {
+fn sqlite_reports_removed_events() {
     let trim = async |store: &SqliteEventStore<Database>, last| store.trim(last).unwrap();
     block_on(contract::check_trimmed(
         async || SqliteEventStore::new(Database::in_memory()),
         trim,
     ));
-    // The same with a store that remembers nothing.
+    // The same with a store that keeps nothing in memory.
     let trim = async |store: &SqliteEventStore<Database>, last| {
         store.trim(last).unwrap();
         store.forget();
@@ -151,7 +150,7 @@ fn stores_that_are_bounded_by_count_keep_the_newest() {
     block_on(contract::check_bounded(async |retention| {
         SqliteEventStore::new(Database::in_memory()).retention(retention)
     }));
-    // Again as if it had left memory after each append.
+    // Again, as if it had left memory after each append.
     block_on(contract::check_bounded(async |retention| {
         Forgetful(SqliteEventStore::new(Database::in_memory()).retention(retention))
     }));
@@ -211,7 +210,7 @@ fn sqlite_that_is_bounded_keeps_the_promise_and_few_rows() {
     });
 }
 
-/// What is cleared on request is gone with its keys, and its ids are not given again.
+/// A log that is cleared on request loses its keys too, and its ids are not assigned again.
 #[test]
 fn logs_are_cleared() {
     block_on(async {
@@ -243,7 +242,7 @@ fn logs_are_cleared() {
 }
 
 #[test]
-fn sqlite_leaves_out_what_is_too_old() {
+fn sqlite_leaves_out_events_that_are_too_old() {
     block_on(async {
         let age = Duration::from_millis(400);
         let store = || {
@@ -268,7 +267,7 @@ fn sqlite_leaves_out_what_is_too_old() {
         let page = read().await;
         let ends = (page.events.len(), page.oldest, page.trimmed, page.head);
         assert_eq!(ends, (0, None, id(3), id(3)));
-        // It is gone for one that opens the log anew, too, and ids go on.
+        // It is also gone for a store that opens the log again, and ids go on.
         store.forget();
         assert_eq!(read().await.oldest, None);
         append("4").await;
@@ -280,7 +279,7 @@ fn sqlite_leaves_out_what_is_too_old() {
 }
 
 #[test]
-fn what_is_left_of_a_log_that_was_removed_is_one_row() {
+fn a_removed_log_leaves_one_row() {
     block_on(async {
         let database = Database::in_memory();
         let store = SqliteEventStore::new(database.clone());
@@ -341,7 +340,7 @@ fn a_workflow_that_runs_again_after_its_log_expired_goes_on_with_ids_and_runs() 
             log.expire().unwrap();
             log.expire().unwrap();
 
-            // Nothing more is accepted of the run whose log was removed.
+            // The run whose log was removed accepts nothing more.
             let late = vec![event("late", "{}")];
             let generation = log.state().unwrap().generation;
             let late = log.append(generation, 1, late, SystemTime::UNIX_EPOCH);
@@ -376,7 +375,7 @@ fn a_workflow_that_runs_again_after_its_log_expired_goes_on_with_ids_and_runs() 
             log.expire().unwrap();
             assert_eq!(run(3, length).await, restarted);
 
-            // A restart that is announced is the next run, and no further.
+            // An announced restart is the next run, and only that.
             log.expire().unwrap();
             let stood = log.begin_restart(SystemTime::UNIX_EPOCH).unwrap();
             let stood = (stood.run, stood.generation);
@@ -390,7 +389,7 @@ fn a_workflow_that_runs_again_after_its_log_expired_goes_on_with_ids_and_runs() 
     });
 }
 
-/// SQLite puts a page together in one value.
+/// SQLite assembles a page in one value.
 #[test]
 fn pages_of_whatever_grows_most_are_read() {
     block_on(async {
@@ -460,7 +459,7 @@ fn a_batch_that_fails_half_way_leaves_nothing() {
             .collect();
         let store = SqliteEventStore::new(database.clone());
         let mut statements = 0;
-        // Each of its statements fails in its turn.
+        // Each of its statements fails once.
         for nth in 0.. {
             let forgetful = SqliteEventStore::new(database.clone());
             forgetful.head().unwrap();
@@ -504,7 +503,7 @@ fn memory_keeps_the_newest_events() {
         assert_eq!(outcomes, [Appended::Duplicate, id(7)]);
         assert_eq!(kept(&store).await, (vec![5, 6, 7], Some(4), false));
 
-        // A log of no events would be no log.
+        // A log without events would be useless.
         let store = MemoryEventStore::new().max_events(0);
         store
             .append(vec![event("a", "1"), event("b", "2").terminal()])
@@ -633,7 +632,7 @@ fn a_batch_of_any_size_is_one_statement_with_the_same_six_parameters() {
         let database = Database::in_memory();
         let store = SqliteEventStore::new(database.clone());
         store.append(vec![event("first", "")]).await.unwrap();
-        let batch: Vec<_> = (0..1000)
+        let batch: Vec<_> = (0..500)
             .map(|n| event(&n.to_string(), "🦀 ' \" \0 \r\n"))
             .collect();
         database.take_statements();
@@ -669,7 +668,7 @@ fn a_batch_may_have_events_of_every_kind() {
             for batch in batches {
                 store.append(batch).await.unwrap();
             }
-            // A store that remembers nothing.
+            // A store that keeps nothing in memory.
             let store = SqliteEventStore::new(database.clone());
             assert_eq!(
                 store.keys("").unwrap(),
@@ -757,7 +756,7 @@ fn every_call_takes_few_statements() {
             panic!("a new key");
         };
         assert_eq!(database.take_statements().len(), 1);
-        // A call at the head takes none.
+        // A call at the head takes no permit.
         store.changed(None).await.unwrap();
         store.keys("f").unwrap();
         store.append(vec![event("second", "")]).await.unwrap();
@@ -823,6 +822,77 @@ fn an_id_is_not_taken_by_a_duplicate() {
     });
 }
 
+/// A long log has its keys in few rows, too. They are exactly those of its events, whatever happens to the log, and
+/// whichever version of the crate does it.
+#[test]
+fn the_digest_of_a_long_log_has_exactly_its_keys() {
+    let database = Database::in_memory();
+    let wake = || SqliteEventStore::new(database.clone());
+    let mut store = wake();
+    let mut model = std::collections::BTreeMap::new();
+    let (mut digests, mut head) = (0, 0_u64);
+    // The same numbers each time, in no order.
+    let mut seed = 7_u64;
+    let mut random = |below: u64| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (seed >> 33) % below
+    };
+    for round in 0..600 {
+        let key = |random: &mut dyn FnMut(u64) -> u64| match random(4) {
+            0 => format!("plain/{}", random(4_000)),
+            1 => format!("1/step-{}:progress:1:{}", random(9), random(3_000)),
+            2 => format!("1/step-{}:progress:2:{round}", random(3)),
+            _ => format!("\"quoted\"\n{}:{}", random(300), random(5)),
+        };
+        let batch: Vec<_> = (0..=random(60)).map(|_| key(&mut random)).collect();
+        let events: Vec<_> = batch.iter().map(|key| event(key, "{}")).collect();
+        let outcomes = block_on(store.append(events)).unwrap();
+        for (key, outcome) in batch.into_iter().zip(outcomes) {
+            let is_new = !model.contains_key(&key);
+            assert_eq!(outcome != Appended::Duplicate, is_new, "{key}");
+            if is_new {
+                head += 1;
+                model.insert(key, head);
+            }
+        }
+        let mut gone = 0;
+        match random(24) {
+            0 => {
+                let drop_it = "DROP TABLE IF EXISTS event_keys";
+                database.exec(drop_it, &[]).map(drop).unwrap();
+                store = wake();
+            }
+            1 => {
+                gone = head - random(head / 2 + 1);
+                store.trim(EventId::new(gone).unwrap()).unwrap();
+            }
+            2 => {
+                // As a version that has no digests trims a log.
+                gone = head - random(head / 2 + 1);
+                let gone = [SqlValue::Integer(i64::try_from(gone).unwrap())];
+                let left = "UPDATE events SET terminal = 4, key = NULL, frame = '' WHERE id = ?1";
+                database.exec(left, &gone).unwrap();
+                database
+                    .exec("DELETE FROM events WHERE id < ?1", &gone)
+                    .unwrap();
+                store = wake();
+            }
+            3..10 => store = wake(),
+            _ => {}
+        }
+        model.retain(|_, id| *id > gone);
+        let count = "SELECT count(*) FROM sqlite_master WHERE name = 'event_keys'";
+        if database.exec(count, &[]).unwrap() == [[SqlValue::Integer(1)]] {
+            digests += 1;
+        }
+        if round % 50 == 49 {
+            let keys: Vec<_> = model.keys().cloned().collect();
+            assert_eq!(wake().keys("").unwrap(), keys);
+        }
+    }
+    assert!(digests > 100, "few rounds had a digest: {digests}");
+}
+
 #[test]
 fn keys_are_listed_by_prefix() {
     block_on(async {
@@ -845,7 +915,7 @@ fn keys_are_listed_by_prefix() {
 }
 
 #[test]
-fn a_log_that_was_emptied_under_its_readers_tells_them() {
+fn a_log_that_is_emptied_resets_its_readers() {
     block_on(async {
         let database = Database::in_memory();
         let target: SseTarget<NewEvent, _> =
@@ -899,7 +969,7 @@ fn a_failing_database_is_an_error_and_no_panic() {
             subscription.next().await,
             Ok(Some(ssetarget::Batch::Events(events))) if events.len() == 1
         ));
-        // What failed was not stored, so it is no duplicate.
+        // The failed append stored nothing, so this is not a duplicate.
         let outcomes = target.store().append(vec![event("b", "2")]).await.unwrap();
         assert!(matches!(outcomes[0], Appended::Stored(_)));
 
@@ -948,7 +1018,7 @@ fn event(key: &str, data: &str) -> NewEvent {
     NewEvent::new("t", data).unwrap().with_key(key).unwrap()
 }
 
-/// Database files that are gone after the test.
+/// Database files that are deleted after the test.
 struct Files {
     folder: PathBuf,
     count: AtomicU64,
@@ -977,7 +1047,7 @@ impl Files {
 
 impl Drop for Files {
     fn drop(&mut self) {
-        // A folder that is left behind is in `target`.
+        // A folder that is left over is in `target`.
         let _ = std::fs::remove_dir_all(&self.folder);
     }
 }

@@ -1,5 +1,4 @@
 //! Spans as events: by the tracer, and through the crate `tracing`.
-#![cfg(not(shuttle))]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 use std::collections::BTreeSet;
@@ -21,7 +20,7 @@ use tokio::task::yield_now;
 
 type Target<S = TestStore> = SseTarget<NewEvent, S>;
 
-// What is told.
+// The events.
 
 #[tokio::test]
 async fn a_root_its_spans_and_reports_are_the_events_of_a_workflow() {
@@ -48,7 +47,7 @@ async fn a_root_its_spans_and_reports_are_the_events_of_a_workflow() {
         })
         .await;
     assert_eq!(result, Ok(7));
-    // With_root returns when all is stored.
+    // With_root returns when everything is stored.
     let root = "import-1.workflow";
     let event = |of: &str, id: &str, step: &str, count: u32, parent: Value, more: Value| {
         let kind = if id == root { "workflow" } else { "do" };
@@ -145,7 +144,7 @@ async fn a_root_its_spans_and_reports_are_the_events_of_a_workflow() {
         event("completed", root, "import", 1, Value::Null, json!({})),
     ];
     assert_eq!(log.events().await, expected);
-    // The root's end is the log's.
+    // The root's end is the log's end.
     let head = EventId::new(expected.len() as u64).unwrap();
     assert!(
         log.target
@@ -346,7 +345,7 @@ async fn a_span_says_nothing_after_its_end() {
 }
 
 #[tokio::test]
-async fn the_same_run_is_sent_once_and_a_named_run_anew() {
+async fn the_same_run_is_sent_once_and_a_named_run_again() {
     async fn run(tracer: &Tracer) {
         let body = async |root: Span| {
             root.progress("working");
@@ -372,7 +371,7 @@ async fn the_same_run_is_sent_once_and_a_named_run_anew() {
     assert_eq!(events[7].1["taskId"], "second/step-1");
 }
 
-// The traced code does not notice.
+// The traced code does not notice failures.
 
 #[tokio::test(start_paused = true)]
 async fn a_store_that_fails_costs_the_code_nothing_and_gets_everything_once() {
@@ -441,7 +440,7 @@ async fn beyond_the_capacity_spans_are_left_out_whole_and_ends_are_kept() {
                 left_out
                     .with_span("left out as well", async |_| Ok::<_, Infallible>(()))
                     .await?;
-                // There is room again: what begins here is part of what was told.
+                // There is room again: a span that begins here belongs to a known part.
                 log.target.store().stuck.store(false, Ordering::SeqCst);
                 assert!(log.tracer.flush().await);
                 left_out
@@ -501,7 +500,7 @@ async fn events_go_in_batches_unless_told_otherwise() {
 }
 
 #[tokio::test]
-async fn sending_ends_with_the_last_handle_and_leaves_nothing_behind() {
+async fn sending_ends_with_the_last_handle_and_leaves_nothing() {
     let target = Target::new(TestStore::default());
     let (tracer, sending) = Tracer::new(&target, tokio::time::sleep);
     let sending = tokio::spawn(sending);
@@ -734,12 +733,12 @@ mod layer {
     }
 
     #[tokio::test]
-    async fn what_the_store_says_about_itself_does_not_feed_itself() {
+    async fn spans_of_sending_are_not_sent() {
         let log = Log::silent(TracerConfig::new().dispatch(DispatchConfig::immediate()));
         log.target.store().talks.store(true, Ordering::SeqCst);
         let subscriber = tracing_subscriber::registry().with(SseLayer::new(log.tracer.clone()));
         async {
-            // Even where somebody watches the sending itself.
+            // The same if the sending itself is inside a span.
             let sending = log.sending.lock().unwrap().take().unwrap();
             tokio::spawn(
                 sending
@@ -802,7 +801,7 @@ mod layer {
     }
 }
 
-// Help.
+// Helpers.
 
 struct Log {
     target: Target,
@@ -818,7 +817,7 @@ impl Log {
         log
     }
 
-    /// One that nobody sends to yet.
+    /// A log whose events nobody sends yet.
     fn silent(config: TracerConfig) -> Self {
         let target = Target::new(TestStore::default());
         let (tracer, sending) = Tracer::with_config(&target, config, tokio::time::sleep);
@@ -829,7 +828,7 @@ impl Log {
         }
     }
 
-    /// Types and data without their times, which must be there.
+    /// Returns types and data without their times, which must be there.
     async fn events(&self) -> Vec<(String, Value)> {
         let limit = PageLimit {
             events: usize::MAX,
@@ -862,19 +861,19 @@ impl Log {
     }
 }
 
-/// A store that does what it is told to.
+/// A store with scripted faults.
 #[derive(Default)]
 struct TestStore {
     inner: MemoryEventStore,
     appends: AtomicUsize,
     stored: Notify,
-    /// So many appends fail before they store anything.
+    /// This many appends fail before they store anything.
     fail: AtomicUsize,
-    /// And then so many after they stored everything.
+    /// After those this many fail after they stored everything.
     fail_after: AtomicUsize,
-    /// It does not answer.
+    /// The store does not answer.
     stuck: AtomicBool,
-    /// It traces what it does.
+    /// The store emits spans itself.
     talks: AtomicBool,
 }
 

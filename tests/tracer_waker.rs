@@ -1,8 +1,9 @@
-//! A runtime whose wakers log, as tokio's do for tokio-console, below a layer that hears them.
+//! A runtime whose wakers log, as tokio's do for tokio-console, below a layer that gets these
+//! events.
 //!
-//! A file of its own: only a subscriber of the whole process hears what is logged while it is
-//! busy with something that is logged.
-#![cfg(all(feature = "tracing", not(shuttle)))]
+//! A file of its own: only a subscriber of the whole process gets the events that are logged while
+//! it handles another.
+#![cfg(feature = "tracing")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 use std::future::Future;
@@ -19,7 +20,7 @@ use tracing_subscriber::prelude::*;
 
 const JOBS: usize = 50;
 
-/// The only test of this file, for it sets the subscriber of the process.
+/// The only test of this file, because it sets the subscriber of the process.
 #[test]
 fn a_waker_may_log() {
     let (done, is_done) = mpsc::channel();
@@ -38,10 +39,10 @@ fn a_waker_may_log() {
     assert_eq!(of("wake").count(), 0, "the sending is told");
 }
 
-/// Tells of some jobs, and returns the log once all of it is stored.
+/// Emits the spans of some jobs, and returns the log once all of it is stored.
 fn tell() -> Page {
     let target: SseTarget<NewEvent, _> = SseTarget::new(MemoryEventStore::new());
-    // It sends when it is told to, by `flush`.
+    // It sends on `flush` only.
     let (tracer, sending) = Tracer::new(&target, |_| std::future::pending::<()>());
     tracing_subscriber::registry()
         .with(SseLayer::new(tracer.clone()))
@@ -81,7 +82,7 @@ impl Drop for LoggingWaker {
     }
 }
 
-/// A waker for each poll, so that the one before is dropped where it is replaced.
+/// Uses a new waker for each poll, so that the one before is dropped at its replacement.
 fn block_on<F: Future>(future: F) -> F::Output {
     let mut future = pin!(future);
     loop {

@@ -1,6 +1,6 @@
-//! `typescript/types.d.ts` is what the Rust types give. To write it anew:
+//! `typescript/types.d.ts` agrees with the Rust types. To generate it:
 //! `UPDATE=1 cargo test --features typescript --test typescript`.
-#![cfg(all(feature = "typescript", not(shuttle)))]
+#![cfg(feature = "typescript")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use std::fmt::Write as _;
@@ -70,7 +70,7 @@ const EVENTS: [Row; 5] = [
 ];
 const OF_ALL: [&str; 6] = ["taskId", "step", "kind", "count", "timestamp", "parentId"];
 
-/// What no Rust type is for.
+/// The types that no Rust type has.
 const REST: &str = "\
 /** The instance was restarted: the events that follow are about a new run. */
 export interface RestartedEvent {
@@ -106,7 +106,7 @@ export type RunEvent = { [Type in keyof EventMap]: { type: Type; data: EventMap[
 ";
 
 #[test]
-fn the_file_is_what_the_types_give() {
+fn the_file_agrees_with_the_types() {
     let made = types();
     if std::env::var_os("UPDATE").is_some() {
         std::fs::create_dir_all(std::path::Path::new(FILE).parent().unwrap()).unwrap();
@@ -148,7 +148,7 @@ fn types() -> String {
                 .unwrap_or_else(|| panic!("there is no field {name}"))
                 .clone();
             field.is_optional = optional.contains(name);
-            // The sentence says of which events a field is, which the type says here.
+            // The sentence names the events that have the field, which the type says here.
             field.doc = field
                 .doc
                 .replace(": of `started`.", ".")
@@ -251,7 +251,7 @@ impl Declared {
     }
 }
 
-/// Returns the first paragraph of a doc comment, for people who do not know Rust.
+/// Returns the first paragraph of a doc comment, in words for readers who do not know Rust.
 fn comment(doc: &str, indent: &str, is_null: bool) -> String {
     let paragraph: Vec<&str> = doc
         .trim()

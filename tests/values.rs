@@ -1,5 +1,5 @@
-//! What crosses the border between Rust and JavaScript, and what is refused: here by the fake engine,
-//! which stores what the real one would. `tests/e2e/values.test.mjs` has the same for the real one.
+//! Values between Rust and JavaScript, and those that are refused. The fake engine stores what the
+//! real one would. `tests/e2e/values.test.mjs` has the same tests for the real one.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use ssetarget::workflow::{Dispatch, Fact, Flush, WorkflowEventStep};
 
-/// What a step that returns `value` gives back in a later lifetime.
+/// Returns the result in a later lifetime of a step that returns `value`.
 fn stored<T: StepOutput + Clone + Serialize>(value: T) -> Result<T, StepError> {
     let instance = FakeInstance::new();
     let run = instance.run(async |step| {
@@ -120,7 +120,7 @@ fn numbers_cross_that_javascript_holds_exactly() {
 }
 
 #[test]
-fn values_that_json_lacks_become_what_json_makes_of_them() {
+fn values_that_json_lacks_are_converted_as_json_does() {
     assert_eq!(stored(Some(f64::NAN)).unwrap(), None);
     assert_eq!(stored(Some(f64::INFINITY)).unwrap(), None);
     assert!(stored(-0.0_f64).unwrap().is_sign_positive());
@@ -215,7 +215,7 @@ fn a_result_that_cannot_be_stored_is_not_retried() {
     assert_eq!(instance.steps()[0].attempts, 1);
 }
 
-/// What viewers are told: type, task and error.
+/// The events of viewers: type, task and error.
 #[derive(Clone, Default)]
 struct Told(Rc<RefCell<Vec<String>>>);
 
@@ -237,7 +237,7 @@ impl Dispatch for Told {
 }
 
 #[test]
-fn viewers_are_told_the_reason() {
+fn viewers_see_the_reason() {
     const BEYOND: &str = "an integer beyond 2^53, which no JavaScript number holds exactly: write it as \
                           text";
     let told = Told::default();

@@ -1,5 +1,4 @@
-//! One view of a run from either log of it: what the translation table of `RunView` says.
-#![cfg(not(shuttle))]
+//! One view of a run from either log of it, by the translation table of `RunView`.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 use std::time::{Duration, SystemTime};
@@ -75,7 +74,7 @@ fn a_run_from_our_own_log() {
     assert_eq!(view.cursor, EventId::new(10));
     assert_eq!(view, log.fold(), "in two parts or at once");
 
-    // What was applied before changes nothing, and a restart begins anew.
+    // An event that was applied before changes nothing, and a restart begins a new view.
     for event in &log.0 {
         view.apply(event).unwrap();
     }
@@ -85,7 +84,7 @@ fn a_run_from_our_own_log() {
     let view = log.fold();
     assert_eq!((view.state, view.tasks.len()), (RunState::Running, 0));
     assert_eq!(view.cursor, EventId::new(12));
-    // An event that cannot be read says so and is not in the view.
+    // An unreadable event is an error and is not in the view.
     log.add("started", "", json!({ "kind": "dream" }));
     let mut same = view.clone();
     assert!(same.apply(log.0.last().unwrap()).is_err());
@@ -146,7 +145,7 @@ fn tasks_are_found_among_many() {
     for task in &view.tasks {
         assert_eq!(view.task(&task.task_id), Some(task));
     }
-    // Also in a view that was read, and in one whose tasks somebody took out.
+    // The same in a view that was read from JSON, and in one whose tasks were taken out.
     let json = serde_json::to_string(&view).unwrap();
     let mut read: RunView = serde_json::from_str(&json).unwrap();
     assert_eq!(read.task(&last.task_id), Some(last));
@@ -159,7 +158,7 @@ fn tasks_are_found_among_many() {
     assert_eq!(read.task(&last.task_id), None);
 }
 
-/// What the workflow gave up, or what was cut off, does not run for ever in a run that has ended.
+/// In a run that has ended, no task that the workflow gave up, or that was cut off, stays running.
 #[test]
 fn open_tasks_stop_with_the_run() {
     let mut log = OurLog::default();
@@ -335,7 +334,7 @@ fn attempts_sleeps_and_rollbacks_of_the_platform() {
 }
 
 #[test]
-fn a_feed_that_is_reset_begins_anew() {
+fn a_feed_that_is_reset_begins_again() {
     let mut log = PlatformLog::default();
     log.add("step_started", json!({ "stepName": "a-1" }));
     let mut view = log.fold();
@@ -378,7 +377,7 @@ fn a_page_reads_it_as_json() {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(200) })]
 
-    /// What a run does, told by either log, is the same, up to every point.
+    /// Both logs of a run give the same view, at every point.
     #[test]
     fn both_logs_say_the_same(run in run(), ends in prop_oneof![Just(None), Just(Some(true)), Just(Some(false))]) {
         let (ours, platform) = tell(&run, ends);
@@ -387,7 +386,7 @@ proptest! {
         prop_assert_eq!(ours.tasks.len(), run.len());
     }
 
-    /// Wherever a fold is broken off, kept as JSON, and gone on with from a little before.
+    /// A fold is stopped anywhere, kept as JSON, and continued from a little before.
     #[test]
     fn folds_go_on_from_their_cursor(run in run(), at in 0_usize..60, back in 0_usize..5) {
         let (ours, platform) = tell(&run, Some(true));
@@ -405,10 +404,10 @@ proptest! {
     }
 }
 
-/// What a step does.
+/// The behaviour of a step.
 #[derive(Clone, Copy, Debug)]
 enum Doing {
-    /// A step with so many failed attempts, that then succeeds or has failed.
+    /// A step with this many failed attempts, which then succeeds or fails.
     Do {
         name: usize,
         failures: u32,
@@ -436,7 +435,7 @@ fn run() -> impl Strategy<Value = Vec<Doing>> {
     proptest::collection::vec(doing, 0..12)
 }
 
-/// Both logs of a run: `ends` well, or not, or goes on.
+/// Returns both logs of a run, which ends well, fails, or goes on.
 fn tell(run: &[Doing], ends: Option<bool>) -> (OurLog, PlatformLog) {
     let (mut ours, mut platform) = (OurLog::default(), PlatformLog::default());
     let root = "order-1.workflow";
@@ -554,7 +553,7 @@ type Comparable = (
     bool,
 );
 
-/// All but times, and what only one of the logs shows.
+/// Returns everything except times and the fields that only one of the logs has.
 fn comparable(view: &RunView) -> (RunState, Option<String>, Vec<Comparable>) {
     let failed = |failed: &FailedAttempt| (failed.attempt, failed.error.clone());
     let task = |task: &TaskView| {
@@ -616,7 +615,7 @@ impl OurLog {
     }
 }
 
-/// `time`, as text.
+/// Returns the time as a string.
 fn humantime_millis(second: u64) -> String {
     let seconds = 54 + second;
     format!(

@@ -1,17 +1,15 @@
 //! A seeded walk through everything at once: engine, dispatch, the object's log, stores in memory and in SQLite,
-//! relays, hibernating sockets, merged streams and viewers, with faults wherever something waits. What viewers and
-//! writers saw is checked by the rules of `tests/checker`.
+//! relays, hibernating sockets, merged streams and viewers, with faults at every wait. The rules of `tests/checker`
+//! check what viewers and writers saw.
 //!
-//! Each run takes a fresh seed, which it prints. The same seed is the same walk:
+//! Each run takes a fresh seed and prints it. The same seed gives the same walk:
 //!
 //! ```sh
 //! SSETARGET_WALK_SEED=17 cargo test --test walk
 //! ```
 //!
-//! `SSETARGET_WALK_STEPS` is how many steps there are at least; 100,000 by default. With 1 it is one world, of
-//! exactly this seed. `SSETARGET_WALK_ZOMBIES=1` has lifetimes go on without their engines where calls are late, too,
-//! of which docs/reliability.md says what goes wrong.
-#![cfg(not(shuttle))]
+//! `SSETARGET_WALK_STEPS` is the least number of steps; 100,000 by default. With 1 the test walks one world, of
+//! exactly this seed.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 #[path = "support/audience.rs"]
@@ -37,14 +35,14 @@ use ssetarget::{MemoryEventStore, NewEvent};
 use ssetarget_checker::{Answer, PlatformEntry, PlatformError, Record};
 use support::clock::ManualClock;
 
-/// What a world promises, by what is done to it.
+/// The promise of a world, by the faults in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Kind {
-    /// Processes die, engines go, objects leave memory: the log is that of the undisturbed run, and agrees with
-    /// the platform's.
+    /// Processes die, engines go, objects leave memory: the log is that of the undisturbed run, and agrees with the
+    /// platform's.
     Calm,
-    /// The network fails, too, and disks, and objects die in mid-append: nothing is twice, and what is lost is
-    /// what nobody could send again.
+    /// The network and disks fail too, and objects die in mid-append: nothing is there twice, and only events that
+    /// nobody could send again are lost.
     Rough,
     /// The instance is restarted, terminated, deleted and created again.
     Deeds,
@@ -55,8 +53,6 @@ struct Walk {
     kind: Kind,
     dice: Dice,
     audience: RefCell<Audience>,
-    /// What is known to go wrong is done, too.
-    has_late_zombies: bool,
     /// Objects and disks fail.
     has_faults: Cell<bool>,
     /// Lifetimes are disturbed.
@@ -76,17 +72,16 @@ impl Walk {
         self.clock.set(world.wall_clock());
     }
 
-    /// So many things happen outside.
+    /// Lets this many things happen outside.
     fn outside(&self, world: &World, steps: u64) {
         self.at(world);
         for _ in 0..steps {
             self.audience.borrow_mut().step();
         }
         if self.dice.one_in(200) {
-            // Within what machines do to each other's clocks.
+            // Within the usual differences between clocks.
             let slow = Duration::from_millis(self.dice.roll(3) * self.dice.roll(2_000));
-            world.slow.set(slow);
-            world.say(|| format!("clocks are {slow:?} behind"));
+            world.set_clocks_behind(slow);
         }
     }
 
@@ -97,7 +92,7 @@ impl Walk {
 
 impl Outside for Walk {
     fn between(&self, world: &World) -> Option<Disturbance> {
-        self.audience.borrow_mut().steps += 1;
+        self.audience.borrow_mut().count();
         if self.dice.one_in(2) {
             self.outside(world, 1);
         }
@@ -109,9 +104,7 @@ impl Outside for Walk {
         Some(match roll {
             0 => Disturbance::Pause,
             1 => Disturbance::Reset,
-            // A lifetime whose engine is gone, and whose first call to the log comes after a later one has told what it
-            // did, takes that for a restart: see docs/reliability.md. So not where calls are late.
-            2 | 3 if self.kind == Kind::Calm || self.has_late_zombies => Disturbance::Abandon,
+            2 | 3 => Disturbance::Abandon,
             _ => Disturbance::Kill,
         })
     }
@@ -157,7 +150,7 @@ impl Outside for Walk {
                 self.audience.borrow_mut().object_died();
                 Err("the object was reset".to_owned())
             }
-            // The Worker is of another version than the object, as while a deploy is under way or taken back.
+            // The Worker and the object have different versions, as during a deploy or its rollback.
             3 => {
                 packed[0] = packed[0].wrapping_add(1 + self.dice.roll(254) as u8);
                 let told = place
@@ -174,10 +167,10 @@ impl Outside for Walk {
             _ => append(&place.memory()),
         };
         let answer = match &told {
-            // Or the run is over, and what came late was dropped.
+            // Or the run is over, and the late event was dropped.
             Ok(Outcome::Stored(0)) => Answer::Unknown,
             Ok(Outcome::Stored(_)) => Answer::Acknowledged,
-            // Somebody else may have told it.
+            // Another party may have sent it.
             Ok(Outcome::Stale) if self.kind == Kind::Deeds => Answer::Unknown,
             Ok(Outcome::Stale) | Err(_) => Answer::Refused,
         };
@@ -196,7 +189,7 @@ impl Outside for Walk {
     }
 }
 
-/// Walks through the world of this seed. Returns how many steps it took and what happened, as a number.
+/// Walks through the world of this seed. Returns the number of steps, and what happened, as a number.
 fn walk(seed: u64) -> (u64, u64) {
     let dice = Dice::new(seed);
     let kind = match dice.roll(4) {
@@ -227,7 +220,7 @@ fn walk(seed: u64) -> (u64, u64) {
         ("file", place(None)),
         ("small file", place(Some(9))),
     ];
-    // Not all of them each time: then there is more of each.
+    // Not all of them each time, so that there is more of each.
     let chosen = sources
         .into_iter()
         .enumerate()
@@ -254,8 +247,6 @@ fn walk(seed: u64) -> (u64, u64) {
         kind,
         dice: dice.clone(),
         audience: RefCell::new(audience),
-        has_late_zombies: setting("SSETARGET_WALK_ZOMBIES").is_some_and(|on| on > 0)
-            && kind == Kind::Rough,
         has_faults: Cell::new(kind == Kind::Rough),
         disturbs: Cell::new(true),
         clock,
@@ -297,19 +288,19 @@ fn disturbed(walk: &Rc<Walk>, world: &Rc<World>) {
     world.end_zombies(false);
     if walk.kind == Kind::Rough {
         world.troubles.set(Troubles::None);
-        // A lifetime without troubles tells what those before could not. Objects live now, too.
+        // A lifetime without faults sends what those before it could not. Objects do not fail any more either.
         walk.has_faults.set(false);
         world.run_to_end();
         world.deliver_everything();
         world.check_but_for_what_nobody_could_tell_again(1);
     } else {
         world.deliver_everything();
-        if world.is_abandoned.get() {
+        if world.is_abandoned.get() || world.is_unclear.get() {
             world.check_but_for_what_nobody_could_tell_again(1);
         } else {
             world.check(1);
         }
-        // An attempt that failed and was killed before the engine knew: the two differ, and both are right.
+        // An attempt that failed and was killed before the engine stored it: the two differ, and both are right.
         if world.failed_attempts(1) == *world.engine.failures.borrow() {
             walk.record(Record::Platform {
                 entries: entries(world),
@@ -318,7 +309,7 @@ fn disturbed(walk: &Rc<Walk>, world: &Rc<World>) {
     }
 }
 
-/// Steps at the same time: they end in any order, each once, and nothing comes behind the end of the run.
+/// Concurrent steps: they end in any order, each once, and nothing comes after the end of the run.
 fn at_once(walk: &Rc<Walk>, world: &Rc<World>) {
     let run = || world.lifetime(None).0.unwrap().unwrap();
     run();
@@ -338,7 +329,7 @@ fn at_once(walk: &Rc<Walk>, world: &Rc<World>) {
     world.failed_attempts(1);
 }
 
-/// What is told of it, sorted.
+/// Its events, sorted.
 const AT_ONCE: [&str; 16] = [
     "completed approval-1.waitForEvent of order-1.workflow",
     "completed left-1 of order-1.workflow",
@@ -376,13 +367,21 @@ fn entries(world: &World) -> Vec<PlatformEntry> {
 fn with_deeds(walk: &Rc<Walk>, world: &Rc<World>) {
     let mut runs = 1;
     let mut late = 0;
-    let state = || world.place.memory().log().state().unwrap();
     for _ in 0..=walk.dice.roll(5) {
         let at = walk.dice.roll(250) as u32;
         walk.disturbs.set(false);
-        let _ = world.lifetime(Some((at, Disturbance::Kill)));
+        let end = match walk.dice.roll(2) {
+            0 => Disturbance::Kill,
+            _ => Disturbance::Abandon,
+        };
+        let _ = world.lifetime(Some((at, end)));
+        if end == Disturbance::Abandon {
+            // An object is not evicted within seconds of a call. docs/reliability.md says what is lost if it fails then.
+            let mut audience = walk.audience.borrow_mut();
+            audience.spares_until = audience.hours.now() + 10_000;
+        }
         world.confirm_everything();
-        late += usize::from(state().empty);
+        late += usize::from(world.place.memory().log().state().unwrap().empty);
         let deed = match walk.dice.roll(5) {
             0 => Deed::Restart(walk.dice.roll(9_000)),
             1 => Deed::NoRestart,
@@ -391,12 +390,14 @@ fn with_deeds(walk: &Rc<Walk>, world: &Rc<World>) {
             _ => Deed::Settle,
         };
         walk.audience.borrow_mut().note(format!("{deed:?}"));
+        late += usize::from(world.ends_an_unseen_run(deed));
         runs += usize::from(world.suffer_deed(deed));
         walk.changed(world);
         let steps = walk.dice.roll(20);
         walk.outside(world, steps);
     }
     world.run_to_end();
+    world.end_zombies(false);
     world.confirm_everything();
     world.run_to_end();
     world.deliver_everything();
@@ -414,7 +415,7 @@ fn with_deeds(walk: &Rc<Walk>, world: &Rc<World>) {
     world.check_but_for_what_nobody_could_tell_again(runs);
 }
 
-/// Says how to walk the same way again, if a test fails.
+/// Prints how to walk the same way again, if a test fails.
 struct Seed(u64);
 
 impl Drop for Seed {

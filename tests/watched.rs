@@ -1,5 +1,4 @@
-//! What a log in SQLite holds in memory: for those who watch, and bounded whatever they do.
-#![cfg(not(shuttle))]
+//! The memory of a log in SQLite: it is kept for viewers, and bounded whatever they do.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 mod support;
@@ -84,7 +83,7 @@ fn kept_pages_are_bounded_and_dropped_with_the_last_viewer() {
         append(&target, 10).await;
         assert_eq!(alive(), 0);
 
-        // And so for those who come after.
+        // The same for viewers that come later.
         let mut viewer = target.subscribe(Cursor::Latest).await.unwrap();
         append(&target, 10).await;
         assert!(alive() > 0);
@@ -139,14 +138,14 @@ fn pages_are_smaller_when_viewers_are_many() {
             }
             let page = target.store().read_frames(None, PageLimit::default()).await;
             let size = page.unwrap().events.unwrap().bytes.byte_length();
-            // With what frames have besides the data.
+            // The size includes what frames have besides the data.
             assert!(size <= kib * 1060, "{count} viewers: {size}");
             assert!(size >= kib * 700, "{count} viewers: {size}");
         }
     });
 }
 
-/// A log above a relay, watched by it.
+/// A log above a relay, which watches it.
 #[derive(Debug)]
 struct Upstream(Target);
 
@@ -194,7 +193,7 @@ thread_local! {
     static ALIVE: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Bytes that somebody on this thread has.
+/// Bytes that are alive on this thread.
 fn alive() -> usize {
     ALIVE.get()
 }
@@ -252,7 +251,7 @@ impl Sql for Counting {
             SqlValue::Bytes(bytes) => SqlValue::Bytes(bytes.to_vec().into()),
         });
         let rows = self.0.exec(statement, &params.collect::<Vec<_>>())?;
-        // The statements that were run are of no interest, and have the bytes.
+        // The statements are not needed, and they hold bytes.
         self.0.take_statements();
         let value = |value: SqlValue<bytes::Bytes>| match value {
             SqlValue::Null => SqlValue::Null,

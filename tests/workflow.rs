@@ -1,6 +1,5 @@
-//! Workflows whose process dies, whose log fails, and which are paused, restarted and retried:
-//! the log tells the same story.
-#![cfg(not(shuttle))]
+//! Workflows whose process dies, whose log fails, and which are paused, restarted and retried: the log has the same
+//! events.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod support;
@@ -82,8 +81,8 @@ async fn an_undisturbed_run_is_this_log() {
     assert_eq!(second, fields);
 }
 
-/// When a step that waits ends, what it waits for and when an attempt is made again: as the first
-/// lifetime computed it, since a fact is stored once.
+/// When a waiting step ends, what it waits for and when an attempt is made again: the values are those that the first
+/// lifetime computed, because a fact is stored once.
 #[tokio::test(start_paused = true)]
 async fn waits_and_retries_say_until_when() {
     async fn body<S: Step>(step: &S) -> Result<(), StepError> {
@@ -105,7 +104,7 @@ async fn waits_and_retries_say_until_when() {
         let failing = async |_| Err::<(), _>(StepError::new("no"));
         step.run_with("last", last, failing).await.unwrap_err();
         step.sleep("nap", Duration::from_secs(90)).await?;
-        // Beyond what an event can say, and beyond what a clock can.
+        // Beyond the range of an event, and beyond that of a clock.
         step.sleep("long", WorkflowDuration::years(9_000)).await?;
         step.sleep("ever", WorkflowDuration::milliseconds(u64::MAX))
             .await?;
@@ -160,10 +159,9 @@ async fn waits_and_retries_say_until_when() {
     );
 }
 
-/// The heart of the matter: killed at every single await point, and started again, the run has
-/// the log of one that was not. The engine counts an attempt that was killed, so attempts of
-/// steps may have greater numbers; and a `completed` that was not dispatched before the kill
-/// lacks the attempt and its attributes, as documented.
+/// The central promise: a run that is killed at any single await point, and started again, has the log of an
+/// undisturbed run. The engine counts a killed attempt, so attempts of steps may have greater numbers. A `completed`
+/// that was not dispatched before the kill lacks the attempt and its attributes, as documented.
 #[tokio::test(start_paused = true)]
 async fn killed_at_every_await_point_the_log_is_the_same() {
     let undisturbed = {
@@ -187,7 +185,7 @@ async fn killed_at_every_await_point_the_log_is_the_same() {
         );
         let mut got = facts(&world).await;
         let mut want = undisturbed.clone();
-        // A killed attempt of `charge` is not one that failed.
+        // A killed attempt of `charge` is not a failed one.
         for facts in [&mut got, &mut want] {
             facts.retain(|fact| !fact.starts_with("attempt_failed"));
         }
@@ -220,8 +218,8 @@ async fn paused_in_a_sleep_and_in_a_step_the_log_is_the_same() {
         run_to_end(&engine, &world).await.unwrap();
         story(&world).await
     };
-    // In a sleep the engine throws out of it; in a step it stores the result and throws instead
-    // of returning it; between two attempts it throws out of the step.
+    // In a sleep the engine throws out of it; in a step it stores the result and throws instead of returning it;
+    // between two attempts it throws out of the step.
     for step_name in ["price", "charge", "dry", "pack", "approval"] {
         let (engine, world): (Rc<Engine>, _) = (Rc::default(), World::new());
         engine.pause_in(step_name);
@@ -235,10 +233,10 @@ async fn paused_in_a_sleep_and_in_a_step_the_log_is_the_same() {
             run_to_end(&engine, &world).await.unwrap(),
             "packed labelled 7"
         );
-        // One of two concurrent steps is given up in the middle. The engine goes on with it, and
-        // only the next lifetime is told that it has ended. The same holds for the first step, if the lifetime
-        // ends before it has opened the log: it tells nothing then, since a later one may have begun. The next
-        // lifetime gets the result without the attempt's number.
+        // One of two concurrent steps is given up in the middle. The engine goes on with it, and only the next
+        // lifetime learns that it has ended. The same holds for the first step, if the lifetime ends before it has
+        // opened the log: it sends nothing then, because a later one may have begun. The next lifetime gets the
+        // result without the attempt's number.
         let counted = |line: String| match line.as_str() {
             "completed pack-1 of order-1.workflow" => format!("{line} attempt 1"),
             "completed price-1 of order-1.workflow" if step_name == "price" => {
@@ -330,7 +328,7 @@ async fn a_log_that_never_answers_delays_the_end_once() {
         assert!(delay <= bound, "{trouble:?}: {delay:?}");
         assert!(!world.warnings.borrow().is_empty());
         assert!(page(&world).await.events.is_empty());
-        // The next lifetime makes good for it.
+        // The next lifetime sends what is missing.
         world.always.set(None);
         run_to_end(&engine, &world).await.unwrap();
         assert_eq!(
@@ -653,7 +651,7 @@ async fn facts(world: &World) -> Vec<String> {
     page.events.iter().map(fact).collect()
 }
 
-/// Everything but the time of each event, in a line.
+/// Returns everything except the time of each event, as lines.
 async fn story(world: &World) -> Vec<String> {
     let page = page(world).await;
     let line = |event: &ssetarget::StoredEvent| {

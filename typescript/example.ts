@@ -1,4 +1,5 @@
-// How a page uses the types: the state first, and then what follows. Checked by `npm test -- lint`.
+// How a page uses the types: the state first, then the events after it. Checked by `npm test --
+// lint`.
 import type { EventMap, RunEvent, RunSnapshot, TaskView } from "./types";
 
 /** Shows a run: its snapshot, and each event after it. */

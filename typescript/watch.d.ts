@@ -9,14 +9,14 @@ export declare const EVENT_TYPES: readonly (keyof EventMap)[];
 /**
  * An event of a stream. `switch (event.type)` says which data it has.
  *
- * `id` is where to go on after it. It is `null` for `reset` and `expired`, and a string that is no number in a stream
- * of several runs.
+ * `id` is the position after it. It is `null` for `reset` and `expired`, and a string that is not a number in a
+ * stream of several runs.
  */
 export type WatchEvent<Events extends object = EventMap> = {
   [Type in keyof Events & string]: { readonly type: Type; readonly data: Events[Type]; readonly id: string | null };
 }[keyof Events & string];
 
-/** What may be said about the connection. `renewing`: the permission has run out, and `renew` was called. */
+/** The state of the connection. `renewing`: the permission has run out, and `renew` was called. */
 export type ConnectionState = "connecting" | "live" | "waiting" | "renewing" | "ended";
 
 export interface WatchOptions {
@@ -27,30 +27,30 @@ export interface WatchOptions {
   transport?: "fetch" | "eventsource" | undefined;
   /** Starts after this event, instead of where the URL says. */
   lastEventId?: string | number | undefined;
-  /** Is sent as `Authorization: Bearer`. With `fetch` only. */
+  /** A token, which is sent as `Authorization: Bearer`. With `fetch` only. */
   token?: string | undefined;
   /**
-   * Is called when the permission has run out (`expired`), or was refused. It resolves to a new token, or to nothing if
-   * a cookie was renewed. If it throws, or what it gave is refused, following ends with `notAllowed`.
+   * Is called when the permission has run out (`expired`), or was refused. It resolves to a new token, or to nothing
+   * if a cookie was renewed. If it throws, or the new permission is refused, following ends with `notAllowed`.
    */
   renew?: ((why: "expired" | "refused") => string | void | Promise<string | void>) | undefined;
-  /** Stops, without an error. */
+  /** Stops following, without an error. */
   signal?: AbortSignal | undefined;
-  /** Sends cookies to other origins, too. Default: to this one only. */
+  /** Whether cookies are also sent to other origins. Default: false. */
   withCredentials?: boolean | undefined;
-  /** Are sent with each request. With `fetch` only. */
+  /** Headers of each request. With `fetch` only. */
   headers?: Record<string, string> | undefined;
-  /** Types of events that are not those of a run. An `EventSource` must know them; `fetch` hands out all. */
+  /** Types of further events, which are not those of a run. An `EventSource` must know them; `fetch` yields all. */
   types?: readonly string[] | undefined;
   /** Is called when the state of the connection changes. `reason` is for people. */
   onState?: ((state: ConnectionState, reason: string) => void) | undefined;
-  /** A connection that is silent for so many milliseconds counts as cut. Default: 60,000. With `fetch` only. */
+  /** A connection that is silent for this many milliseconds counts as broken. Default: 60,000. With `fetch` only. */
   silence?: number | undefined;
-  /** Gives up if nothing came for so many milliseconds. Default: never. */
+  /** Gives up if nothing came for this many milliseconds. Default: never. */
   giveUpAfter?: number | undefined;
-  /** Is used instead of the global `fetch`. */
+  /** A function to use instead of the global `fetch`. */
   fetch?: typeof fetch | undefined;
-  /** Is used instead of the global `EventSource`. */
+  /** A class to use instead of the global `EventSource`. */
   EventSource?: (new (url: string, init?: { withCredentials?: boolean }) => EventSource) | undefined;
 }
 
@@ -65,21 +65,21 @@ export interface ViewOptions extends WatchOptions {
 export interface FollowOptions extends ViewOptions {
   /** Is called when the run has ended. */
   onEnd?: (() => void) | undefined;
-  /** Is called when following ends before the run does. Default: the error is an uncaught one. */
+  /** Is called when following ends before the run does. Default: the error is thrown as an uncaught one. */
   onError?: ((error: unknown) => void) | undefined;
 }
 
 /**
  * - `notAllowed`: `401` or `403`, and the permission was not renewed.
  * - `unknownRun`: `404` or `410`.
- * - `refused`: another status that does not change by coming back.
- * - `notEvents`: what came is no event stream.
+ * - `refused`: another status that reconnecting does not change.
+ * - `notEvents`: the answer is not an event stream.
  * - `tooLarge`: an event has more than 4 Mi characters.
  * - `gaveUp`: nothing came for `giveUpAfter`.
  */
 export type WatchErrorKind = "notAllowed" | "unknownRun" | "refused" | "notEvents" | "tooLarge" | "gaveUp";
 
-/** Says why following a run stopped before its end. */
+/** The reason why following a run stopped before its end. */
 export declare class WatchError extends Error {
   constructor(kind: WatchErrorKind, message: string, status?: number, options?: { cause?: unknown });
   readonly kind: WatchErrorKind;
@@ -88,10 +88,10 @@ export declare class WatchError extends Error {
 }
 
 /**
- * Yields the events of a run, each once and in order, until the run ends. It comes back after each cut, right after the
- * last event it had. Leaving the loop closes the connection.
+ * Yields the events of a run, each once and in order, until the run ends. It reconnects after each broken connection,
+ * right after the last event. Leaving the loop closes the connection.
  *
- * @throws {WatchError} when coming back does not help.
+ * @throws {WatchError} when reconnecting does not help.
  */
 export declare function watch<Events extends object = EventMap>(
   url: string | URL,
@@ -102,19 +102,19 @@ export declare function watch<Events extends object = EventMap>(
  * Yields the state of a run whenever it has changed, until the run ends: first its snapshot, then the state after each
  * piece of the stream.
  *
- * @throws {WatchError} when coming back does not help.
+ * @throws {WatchError} when reconnecting does not help.
  */
 export declare function watchView(url: string | URL, options?: ViewOptions): AsyncGenerator<RunSnapshot, void, undefined>;
 
 /** Calls `onView` with the state of a run whenever it has changed, until the run ends. Returns a function that stops it. */
 export declare function follow(url: string | URL, onView: (view: RunSnapshot) => void, options?: FollowOptions): () => void;
 
-/** Returns the state to begin with: a snapshot, or that of a run of which nothing is known. */
+/** Returns the state to begin with: a snapshot, or the state of an unknown run. */
 export declare function runView(snapshot?: RunSnapshot): RunSnapshot;
 
 /**
- * Returns the state after an event. What the event does not change is the same object as before, and nothing is changed
- * in place: it can be a reducer. An event that was applied before gives the same state.
+ * Returns the state after an event. Parts that the event does not change are the same objects as before, and nothing
+ * is changed in place: the function can be a reducer. An event that was applied before gives the same state.
  */
 export declare function fold(view: RunSnapshot, event: { readonly type: string; readonly data: unknown; readonly id?: string | null }): RunSnapshot;
 
@@ -124,14 +124,14 @@ export interface RawEvent {
   readonly data: string;
   /** Whether the event itself had an `id:` field. */
   readonly hasId: boolean;
-  /** The id of this or an earlier event: what a client would come back with. */
+  /** The id of this or an earlier event, which a client sends when it comes back. */
   readonly lastEventId: string;
 }
 
 /** Reads an event stream in pieces of any length, by the rules of WHATWG HTML, section 9.2.6. */
 export declare class EventParser {
   constructor(lastEventId?: string);
-  /** The id that a client comes back with. */
+  /** The id that a client sends when it comes back. */
   lastEventId: string;
   /** The latest `retry:` of the stream, in milliseconds. */
   retry: number | undefined;

@@ -1,4 +1,4 @@
-// Follows a run from its URL, through every cut, to its end: as typed events, or as the run's state.
+// Follows a run from its URL to its end, across lost connections: as typed events, or as the run's state.
 //
 //   for await (const event of watch("/o-1/sse")) console.log(event.type, event.data);
 //   const stop = follow("/o-1/sse", (run) => show(run.state, run.tasks));
@@ -28,7 +28,7 @@ const TERMINATED = "the instance was terminated";
 /** Statuses that are worth another try. */
 const PASSING = [408, 425, 429];
 
-/** Says why following a run stopped before its end. */
+/** The reason why following a run stopped before its end. */
 export class WatchError extends Error {
   constructor(kind, message, status, options) {
     super(message, options);
@@ -87,7 +87,7 @@ export function follow(url, onView, options = {}) {
   return stop;
 }
 
-/** An error that nobody listens for is an uncaught one, not a lost one. */
+/** An error without a listener is thrown as an uncaught one, so that it is not lost. */
 function rethrow(error) {
   queueMicrotask(() => {
     throw error;
@@ -96,14 +96,14 @@ function rethrow(error) {
 
 // ------------------------------------------------------------------ the state of a run
 
-/** Returns the state to begin with: a snapshot, or that of a run of which nothing is known. */
+/** Returns the state to begin with: a snapshot, or the state of an unknown run. */
 export function runView(snapshot) {
   return snapshot ?? { id: "", run: 1, state: "queued", taskCount: 0, tasks: [] };
 }
 
 /**
- * Returns the state after an event. What the event does not change is the same object as before, and nothing is
- * changed in place.
+ * Returns the state after an event. Parts that the event does not change are the same objects as before, and nothing
+ * is changed in place.
  */
 export function fold(view, { type, data, id = null }) {
   const number = id !== null && /^\d+$/.test(id) ? Number(id) : undefined;
@@ -138,7 +138,7 @@ function foldWorkflow(view, type, { step, timestamp, error }) {
   return hand(view, next);
 }
 
-/** Stops what is open. Deeper than a snapshot it never goes. */
+/** Stops the open tasks. A view is never deeper than a snapshot. */
 function stopAll(tasks, ended) {
   let isChanged = false;
   const stopped = tasks.map((task) => {
@@ -159,7 +159,7 @@ function stopAll(tasks, ended) {
 function foldTask(view, type, data) {
   let index = indexOf(view);
   let path = index.get(data.taskId);
-  // Two states may have been made of the same one. Only the newest of them has the index.
+  // Two states may have been derived from the same one. Only the newest has the index.
   if (path !== undefined && at(view, path)?.taskId !== data.taskId) {
     index = indexed(view);
     path = index.get(data.taskId);
@@ -187,7 +187,7 @@ function addTask(view, index, data) {
     index = indexed(view);
     under = index.get(parentId) ?? [];
   }
-  // What is deeper is on the last level.
+  // Deeper tasks are put on the last level.
   if (under.length >= MAX_DEPTH) under = under.slice(0, MAX_DEPTH - 1);
   const task = compact({ taskId, step, kind, count, parentId: isInner ? parentId : null, state: "running", started, until, eventType, attempt });
   const next = { ...view, taskCount: view.taskCount + 1 };
@@ -211,7 +211,7 @@ function changeTask(task, type, { attempt, error, timestamp, retryAt, percent, m
       else task.retryAt = retryAt;
       break;
     case "progress":
-      // Only code that runs reports something.
+      // A report shows that the code runs.
       delete task.retryAt;
       if (percent !== undefined) task.percent = percent;
       if (message !== undefined) task.message = message;
@@ -228,7 +228,7 @@ function changeTask(task, type, { attempt, error, timestamp, retryAt, percent, m
   }
 }
 
-/** Where the tasks of a view are, so that an event costs the same however many tasks there are. */
+/** The places of tasks in a view, so that the cost of an event does not depend on the number of tasks. */
 const INDEXES = new WeakMap();
 
 function indexOf(view) {
@@ -247,7 +247,7 @@ function indexed(view) {
   return index;
 }
 
-/** Gives the index of a view to the one that is made of it. */
+/** Passes the index of a view to the next one. */
 function hand(view, next, index = INDEXES.get(view)) {
   if (index) INDEXES.set(next, index);
   return next;
@@ -270,7 +270,7 @@ function isRecord(value) {
 
 // ------------------------------------------------------------------ the way to the server
 
-/** What is asked for, what is known so far, and how long to wait. */
+/** The options, what is known so far, and the waiting time. */
 class Link {
   constructor(url, options) {
     this.url = new URL(url, globalThis.document?.baseURI ?? globalThis.location?.href);
@@ -294,7 +294,7 @@ class Link {
     return this.signal?.aborted ?? false;
   }
 
-  /** The URL of the stream, with the position for who cannot send it as a header. */
+  /** Returns the URL of the stream, with the position in it if it cannot be sent as a header. */
   position() {
     const url = new URL(this.url);
     if (this.lastEventId === "") return url.href;
@@ -307,20 +307,20 @@ class Link {
     this.options.onState?.(state, reason);
   }
 
-  /** Something came. */
+  /** Records that something came. */
   succeeded() {
     this.failures = 0;
     this.since = Date.now();
     this.hasRenewed = false;
   }
 
-  /** Notes an event of the stream, and returns it as it is given to others. */
+  /** Records an event of the stream, and returns it in its public form. */
   take(type, text, id) {
     let data = text;
     try {
       data = JSON.parse(text);
     } catch {
-      // An event of somebody else's is its text.
+      // An event of another program stays a string.
     }
     // A merged stream has other ids, and ends with the last of its runs.
     if (type === "restarted") this.hasEnded = false;
@@ -328,7 +328,7 @@ class Link {
     return { type, data, id };
   }
 
-  /** Waits before the next try, or gives up. */
+  /** Waits before the next attempt, or gives up. */
   async later(reason, atLeast = 0) {
     const longest = Math.max(LONGEST_DELAY_MS, this.firstDelay);
     const delay = Math.min(longest, this.firstDelay * 2 ** Math.min(this.failures, 16));
@@ -340,7 +340,7 @@ class Link {
     await this.sleep(wait, atLeast === 0);
   }
 
-  /** Sleeps until the time, the signal, or, with `hurry`, the network is there again. */
+  /** Sleeps until the time, the signal, or, with `hurry`, the return of the network. */
   sleep(milliseconds, hurry) {
     return new Promise((resolve) => {
       const done = () => {
@@ -356,7 +356,7 @@ class Link {
     });
   }
 
-  /** Decides what an answer without events means. Resolves if it is worth coming back. */
+  /** Handles an answer without events. Resolves if it makes sense to come back. */
   async refused(response) {
     const { status } = response;
     const reason = `the server answers ${status}`;
@@ -370,7 +370,7 @@ class Link {
     return this.later(reason, 1000 * Number(response.headers.get("retry-after")) || 0);
   }
 
-  /** Asks for a new permission: once, until something has come with it, and not again and again. */
+  /** Asks for a new permission: once, until something has come with it. */
   async renew(why) {
     if (Date.now() - this.renewedAt < RENEW_AGAIN_MS) await this.later("the new permission has run out at once");
     if (this.isStopped) return;
@@ -403,7 +403,7 @@ class Link {
     }
   }
 
-  /** A way to end a request, which the signal of the caller uses, too. Call `release` when it is over. */
+  /** Returns a way to end a request, which the caller's signal uses too. Call `release` when it is over. */
   controller() {
     const control = new AbortController();
     const abort = () => control.abort();
@@ -429,7 +429,7 @@ function batches(link) {
   return link.options.transport === "eventsource" ? byEventSource(link) : byFetch(link);
 }
 
-/** Loads the snapshot. Resolves to nothing where the server has none: the events have everything, too. */
+/** Loads the snapshot. Resolves to nothing if the server has none: the events have everything, too. */
 async function loadSnapshot(link) {
   const { snapshot = true } = link.options;
   if (snapshot === false) return undefined;
@@ -541,7 +541,7 @@ async function* byEventSource(link) {
   while (!link.isStopped) {
     link.say("connecting");
     const source = new EventSource(link.position(), { withCredentials: link.options.withCredentials ?? false });
-    /** What has come and was not yet handed out. */
+    /** Events that have come and were not yet returned. */
     let queue = [];
     let hasFailed = false;
     let mustRenew = false;
@@ -585,7 +585,7 @@ async function* byEventSource(link) {
       await link.renew("expired");
       continue;
     }
-    // An EventSource does not say why it has stopped.
+    // An EventSource does not give the reason why it has stopped.
     const control = link.controller();
     try {
       const response = await link.ask(link.position(), "text/event-stream", control, { method: "HEAD" });

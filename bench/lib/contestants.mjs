@@ -1,4 +1,4 @@
-// What is compared: each contestant is a Worker with a Durable Object class `WorkflowEvents`.
+// The contestants: each is a Worker with a Durable Object class `WorkflowEvents`.
 import { cpSync, mkdirSync, readFileSync, readdirSync, rmSync } from "node:fs";
 import path from "node:path";
 import { gzipSync } from "node:zlib";

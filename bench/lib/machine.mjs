@@ -1,4 +1,4 @@
-// Where and with what the results were made.
+// Describes the machine and the programs with which the results were made.
 import os from "node:os";
 import { readFileSync } from "node:fs";
 import { at, capture } from "../../scripts/lib/run.mjs";

@@ -19,6 +19,9 @@ export function compatibility() {
 const MEMORY = "/dev/shm";
 const PARENT = process.env.BENCH_STORAGE ?? (existsSync(MEMORY) ? MEMORY : tmpdir());
 
+/** Flags of V8, to look into a run: `--perf-basic-prof`, `--trace-wasm-compilation-times`. */
+const V8_FLAGS = process.env.BENCH_V8_FLAGS?.split(" ") ?? [];
+
 /** Where the objects keep their data, for the report. */
 export const storageKind = PARENT.startsWith(MEMORY) ? "in memory" : "on disk";
 
@@ -118,6 +121,7 @@ function capnp(name, folder) {
   return `using Workerd = import "/workerd/workerd.capnp";
 
 const config :Workerd.Config = (
+  v8Flags = ${JSON.stringify(V8_FLAGS)},
   services = [
     (name = "main", worker = .worker),
     (name = "storage", disk = (path = "${path.join(folder, "storage")}", writable = true)),

@@ -43,7 +43,7 @@ async function append(request, log, event) {
   return new Response(`${next - 1}\n`);
 }
 
-/** What every event has, so that `data` is about 200 bytes long for each contestant. */
+/** Fields of every event, which make `data` about 200 bytes long for each contestant. */
 export const TIMESTAMP = "2026-11-23T14:37:54.907Z";
 export const UUID = "5f0c3b52-7f5a-4f6e-9a35-0d8d3c1f7a11";
 export const NOTE = "12345678901234567890";

@@ -15,7 +15,7 @@ export class WorkflowEvents extends DurableObject {
   /** The newest appends as bytes, each shared by all viewers. */
   #tail = [];
   #tailBytes = 0;
-  /** What viewers at the same place have in common when several appends go into one write. */
+  /** The bytes that viewers at the same position share when several appends go into one write. */
   #joined = { after: -1, last: -1, bytes: null };
   #bell = bell();
 

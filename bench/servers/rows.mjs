@@ -1,4 +1,4 @@
-// A second entrypoint besides a contestant: counts the rows that its objects write, and how often one was made.
+// A second entrypoint beside a contestant: counts the rows that its objects write, and how many objects were made.
 //
 // For the rows it replaces `exec` where all objects of the isolate find it, so it must be asked before there is one.
 import { DurableObject } from "cloudflare:workers";

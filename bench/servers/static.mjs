@@ -1,4 +1,4 @@
-// No object and no log: pages that are in memory already, to see what the runtime and the client can do.
+// No object and no log: pages from memory, to show the limits of the runtime and the client.
 import { NOTE, TIMESTAMP } from "./driver.mjs";
 
 const UTF8 = new TextEncoder();

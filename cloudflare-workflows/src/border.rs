@@ -255,7 +255,7 @@ impl io::Write for Bounded<'_> {
 #[derive(Default)]
 struct Border {
     depth: usize,
-    /// Set in an object's key, where a number is a string and stays as it is.
+    /// Set in an object's key, where a number is a string and stays unchanged.
     in_key: bool,
 }
 
@@ -557,7 +557,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_a_value_is_told_without_the_value() {
+    fn errors_about_a_value_do_not_contain_it() {
         for (text, told) in [
             (
                 r#"{"lines":[{"id":1},{"id":"secret"}]}"#,
@@ -601,7 +601,7 @@ mod tests {
     struct Deep(Vec<Deep>);
 
     #[test]
-    fn what_is_nested_too_deeply_is_not_read() {
+    fn deeply_nested_values_are_refused() {
         let text = |levels| "[".repeat(levels) + &"]".repeat(levels);
         read::<Value>(&text(MAX_DEPTH)).unwrap();
         assert!(refused::<Value>(&text(MAX_DEPTH + 1)).starts_with(TOO_DEEP));
@@ -622,7 +622,7 @@ mod tests {
     }
 
     #[test]
-    fn the_words_of_a_type_that_refuses_are_not_told() {
+    fn the_message_of_a_type_that_refuses_is_not_shown() {
         struct Refuses;
         impl Serialize for Refuses {
             fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {

@@ -23,7 +23,11 @@
 #![cfg_attr(not(feature = "worker"), forbid(unsafe_code))]
 
 mod border;
-#[cfg(any(doc, doctest))]
+// Its examples need the features that they are about.
+#[cfg(any(
+    all(doc, not(doctest)),
+    all(doctest, feature = "testing", feature = "worker")
+))]
 #[doc = include_str!("../docs/guide.md")]
 pub mod guide {}
 mod instance;
@@ -70,15 +74,15 @@ pub mod __private {
     pub use crate::instance::follow::{at_once, find, first_running};
     #[cfg(feature = "worker")]
     pub use crate::worker::{
-        Held, Payloads, PlatformEvents, PlatformLog, Timer, WorkflowObject, extend_durable_object,
-        extend_workflow_entrypoint, here, hold_sockets, message, milliseconds, property,
-        since_epoch, sleep, time,
+        Held, Payloads, PlatformEvents, PlatformLog, Timer, Timers, WorkflowObject,
+        extend_durable_object, extend_workflow_entrypoint, here, hold_sockets, message,
+        milliseconds, property, since_epoch, sleep, time,
     };
     /// The raw bindings, and promises that end with the instance.
     #[cfg(feature = "worker")]
     pub mod js {
         pub use crate::worker::js::*;
-        pub use crate::worker::promise;
+        pub use crate::worker::{now_or_promise, promise};
     }
     #[cfg(feature = "worker")]
     pub use {::js_sys, ::pastey, ::wasm_bindgen, ::wasm_bindgen_futures, ::worker};

@@ -1,5 +1,5 @@
-//! A long job of a plain axum server, watched live: a film is transcoded in parts. The log of each job is an SQLite file.
-//! When the server starts again, jobs that had not ended run again, and viewers see each event once all the same.
+//! A long job of a plain axum server, watched live: a film is transcoded in parts. The log of each job is an SQLite
+//! file. When the server starts again, unfinished jobs run again, and viewers still see each event once.
 //!
 //! `cargo run --example long_job --features axum,rusqlite`, then on <http://localhost:9877>:
 //! - `POST /jobs` starts a job and answers with its id
@@ -55,7 +55,7 @@ struct Jobs {
 }
 
 impl Jobs {
-    /// Opens the logs in a folder, and runs the jobs again that have not ended.
+    /// Opens the logs in a folder, and runs unfinished jobs again.
     async fn open(folder: PathBuf, work: Duration) -> Result<Self, Box<dyn Error>> {
         std::fs::create_dir_all(&folder)?;
         let logs = Arc::default();

@@ -1,11 +1,11 @@
-// Compares the Workflows API in Cloudflare's types with what src/ binds.
+// Compares the Workflows API in Cloudflare's types with the bindings in src/.
 import { names } from "./types.mjs";
 
 /** The declarations that are the Workflows API. */
 export const isWorkflows = (name) => /^Workflow|^(InstanceStatus|NonRetryableError)$/.test(name);
 
 /**
- * What is wrong, in words; nothing if all is well.
+ * Returns the errors, in words; an empty list if there are none.
  *
  * - `types`: the text of the types
  * - `bound`: for each file, for each name, the code that binds it

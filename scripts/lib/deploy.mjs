@@ -1,4 +1,4 @@
-// What `wrangler deploy` would upload of the demo Worker, and how large it may be.
+// The upload that `wrangler deploy` would make of the demo Worker, and its limit.
 import { rmSync } from "node:fs";
 
 import { DEMO_GZIP_AT_MOST } from "../../bench/lib/scenarios.mjs";

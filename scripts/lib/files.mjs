@@ -1,11 +1,11 @@
-// Compares the tables of files in ARCHITECTURE.md with the files that there are.
+// Compares the tables of files in ARCHITECTURE.md with the files of the crates.
 import { existsSync, readFileSync, readdirSync, statSync } from "node:fs";
 import path from "node:path";
 import { at } from "./run.mjs";
 
 const CRATES = ["src", "cloudflare-workflows/src", "ssetarget-cli/src"];
 
-/** Returns what is wrong with the tables, as lines of text. */
+/** Returns the differences, as lines of text. */
 export function wrongFiles() {
   const listed = filesOf(readFileSync(at("ARCHITECTURE.md"), "utf8"));
   const there = CRATES.flatMap((folder) => readdirSync(at(folder), { recursive: true }).map((name) => path.join(folder, name)))

@@ -25,7 +25,8 @@ async function crateOf(documents, files) {
     await mkdir(path.dirname(file), { recursive: true });
     await appendFile(file, name === "Cargo.toml" ? withCheckout(text) : text);
   }
-  // The versions that the tools at hand fit; cargo and worker-build fetch those that fit by themselves.
+  // The versions that fit the installed tools. For a reader, cargo and worker-build fetch fitting
+  // ones by themselves.
   await copyFile(at("Cargo.lock"), path.join(folder, "Cargo.lock"));
   return folder;
 }

@@ -1,5 +1,5 @@
 // Released binaries of tools that would take minutes to compile, each checked against a checksum in this repository.
-// Whatever goes wrong, the tool is compiled instead.
+// If anything goes wrong, the tool is compiled instead.
 import { createHash } from "node:crypto";
 import { chmodSync, mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import path from "node:path";
@@ -48,7 +48,7 @@ export async function fetchReleased(program, { url, sha256, inside }, folder, { 
     chmodSync(binary, 0o755);
     if (capture(binary, ["--version"]) === null) return refused("it does not run on this machine.");
     mkdirSync(path.join(folder, "bin"), { recursive: true });
-    // At once whole, for whoever looks at the same time.
+    // In one piece, for anybody who looks at the same time.
     renameSync(binary, path.join(folder, "bin", program));
     return true;
   } finally {
@@ -64,7 +64,7 @@ export const TARGETS = {
   "darwin-arm64": "aarch64-apple-darwin",
 };
 
-/** Where the release of wasm-bindgen for a target is, without its checksum. */
+/** The address of the release of wasm-bindgen for a target, without its checksum. */
 export function wasmBindgenRelease(version, target) {
   const name = `wasm-bindgen-${version}-${target}`;
   return {

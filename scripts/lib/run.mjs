@@ -1,4 +1,4 @@
-// Starting programs: live output, signs of life, signals passed on, plain errors.
+// Starts programs: live output, signs of life, signals passed on, plain errors.
 import { spawn, spawnSync } from "node:child_process";
 import { constants } from "node:os";
 import { fileURLToPath } from "node:url";
@@ -7,17 +7,17 @@ import path from "node:path";
 export const root = fileURLToPath(new URL("../..", import.meta.url));
 export const at = (...parts) => path.join(root, ...parts);
 
-/** An error whose message is all the user needs: printed without a stack. */
+/** An error whose message is all that the user needs: printed without a stack. */
 export class Failure extends Error {}
 
-/** Runs a script's body and turns what it throws into a message and an exit code. */
+/** Runs a script's body and turns thrown errors into a message and an exit code. */
 export async function main(body) {
   await undefined; // lets the script's own constants, which stand below, come to life
   try {
     await body();
   } catch (error) {
     const plain = error instanceof Failure ? error.message : error.stack;
-    // What a stopped child made of its end is no news.
+    // The error of a stopped child is of no interest.
     console.error(`\nerror: ${stopping ? "stopped." : plain}`);
     process.exitCode = 1;
   }
@@ -30,7 +30,7 @@ export async function main(body) {
  * Resolves to `{ ok, output, seconds }`; a program that cannot be started is a
  * `Failure`.
  */
-export async function run(title, command, args, { cwd = root, env = process.env, quiet = false } = {}) {
+export async function run(title, command, args, { cwd = root, env = process.env, quiet = false, shows = true } = {}) {
   const started = Date.now();
   const elapsed = () => Math.round((Date.now() - started) / 1000);
   const child = track(spawn(command, args, { cwd, env, stdio: ["ignore", "pipe", "pipe"] }));
@@ -55,7 +55,7 @@ export async function run(title, command, args, { cwd = root, env = process.env,
 
   try {
     const code = await ended(child, command);
-    if (code !== 0 && quiet) process.stdout.write(output.slice(-200_000));
+    if (code !== 0 && quiet && shows) process.stdout.write(output.slice(-200_000));
     return { ok: code === 0, output, seconds: elapsed() };
   } finally {
     clearInterval(pulse);
@@ -70,13 +70,13 @@ export function foreground(command, args, { cwd = root, env = process.env, stdin
   return ended(track(spawn(command, args, { cwd, env, stdio: [stdin, "inherit", "inherit"] })), command);
 }
 
-/** What a short program prints, or null when it is missing or fails. */
+/** Returns the output of a short program, or null if it is missing or fails. */
 export function capture(command, args, { cwd = root, env = process.env } = {}) {
   const result = spawnSync(command, args, { cwd, env, encoding: "utf8", maxBuffer: 1 << 28 });
   return result.status === 0 ? result.stdout.trim() : null;
 }
 
-/** True once the user asked us to stop. */
+/** True once the user has asked to stop. */
 export const isStopping = () => stopping;
 
 let stopping = false;

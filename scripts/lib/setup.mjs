@@ -1,5 +1,5 @@
-// Brings in what the other scripts need and a fresh clone lacks. Everything but
-// the Rust toolchains lands in git-ignored folders of this repository.
+// Installs everything that the other scripts need and a fresh clone lacks. All of it but the Rust toolchains goes
+// into git-ignored folders of this repository.
 import { existsSync, readFileSync, rmSync } from "node:fs";
 import path from "node:path";
 import { TARGETS, fetchReleased, wasmBindgenRelease } from "./released.mjs";
@@ -8,7 +8,7 @@ import { Failure, at, capture, run } from "./run.mjs";
 const WORKER_BUILD = "0.8.7";
 const NODE_MINIMUM = [22, 12]; // what wrangler asks for
 
-/** Installs the npm packages when node_modules is not what package-lock.json says. */
+/** Installs the npm packages if node_modules does not match package-lock.json. */
 export async function ensureNodeModules() {
   if (nodeModulesMatch()) return;
   console.log("Installing npm packages (about 20 s)");
@@ -34,7 +34,7 @@ export function nodeEnv(extra = {}) {
   };
 }
 
-/** The running Node when it is new enough, else the one from node_modules. */
+/** The running Node if it is new enough, otherwise the one from node_modules. */
 export function modernNode() {
   if (newEnough(process.versions.node)) return process.execPath;
   // Not node_modules/.bin/node: npm 10 makes no link when several packages could give it.
@@ -55,7 +55,7 @@ export async function ensureRust() {
 }
 
 /**
- * What `worker-build --panic-unwind` needs: the toolchain called `nightly` with
+ * Installs the needs of `worker-build --panic-unwind`: the toolchain called `nightly` with
  * the sources of std, worker-build itself, and the wasm-bindgen of Cargo.lock.
  * Resolves to the paths of the two programs.
  */
@@ -129,7 +129,7 @@ async function ensureToolchain(name, components, targets) {
     console.log(`Installing the Rust toolchain ${name} (about a minute)`);
     await rustup(`Rust ${name}`, "toolchain", "install", name, "--profile", "minimal", "--no-self-update");
   }
-  // Added one by one, so that a toolchain that is there already is not updated.
+  // Added one by one, so that an installed toolchain is not updated.
   for (const part of missing(sysroot(name))) {
     console.log(`Adding ${part.id} to the Rust toolchain ${name}`);
     await rustup(`${part.id} for Rust ${name}`, part.kind, "add", part.id, "--toolchain", name);

@@ -1,4 +1,4 @@
-// A crate from `template/`, as a stranger makes it.
+// Makes a crate from `template/`, as a user does.
 import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";

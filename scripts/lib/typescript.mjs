@@ -1,4 +1,4 @@
-// What the compiler says of the examples in the docs.
+// Compiles the examples in the docs.
 import { cpSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { at } from "./run.mjs";

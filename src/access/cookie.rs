@@ -6,8 +6,8 @@ use std::time::Duration;
 /// The name. Browsers take a cookie with this prefix only if it is `Secure`.
 pub(super) const NAME: &str = "__Secure-ssetarget";
 
-/// How many cookies of the name are tried. A page of a subdomain can set more of them, and must not be able to
-/// hide the right one behind these.
+/// The number of cookies with this name that are tried. A page of a subdomain can set more of them, and must not be
+/// able to hide the right one behind these.
 const TRIED: usize = 4;
 
 /// Returns the values of all cookies of the name in a `Cookie` header, at most four.
@@ -26,8 +26,8 @@ pub(super) fn set(token: &str, path: &str, lifetime: Duration) -> String {
     )
 }
 
-/// Escapes what would end the attribute, or is not allowed in a URL's path. What is escaped already stays so, as the
-/// browser compares it.
+/// Escapes characters that would end the attribute, or are not allowed in a URL's path. Existing escapes stay, since
+/// the browser compares the path as it is.
 fn escaped(path: &str) -> String {
     let mut escaped = String::with_capacity(path.len());
     for byte in path.bytes() {

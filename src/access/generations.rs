@@ -38,12 +38,12 @@ pub struct LinkGenerations {
 #[derive(Default)]
 struct Shared {
     known: Mutex<BTreeMap<String, u64>>,
-    /// Rung when one is raised.
+    /// Rings when a generation is raised.
     bell: Bell,
 }
 
 impl LinkGenerations {
-    /// Returns generations of which none is raised.
+    /// Returns generations that are all 0.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -62,7 +62,7 @@ impl LinkGenerations {
         generation
     }
 
-    /// Sets what an earlier process has revoked. A generation never sinks.
+    /// Sets the generation that an earlier process has reached. A generation never decreases.
     pub fn restore(&self, id: &str, generation: u64) {
         {
             let mut known = lock(&self.shared.known);

@@ -36,7 +36,7 @@ struct Key {
     signer: Signer,
 }
 
-/// The fewest bytes of a key: as many as SHA-256 gives (RFC 7518 section 3.2).
+/// The least number of bytes of a key: the output size of SHA-256 (RFC 7518 section 3.2).
 const SHORTEST: usize = 32;
 
 impl LinkKeys {
@@ -45,8 +45,8 @@ impl LinkKeys {
     /// a pair are ignored.
     ///
     /// # Errors
-    /// When there is no key, or one of them cannot be used. The message says which, how to make one, and nothing
-    /// of the key itself.
+    /// When there is no key, or one of them cannot be used. The message says which one and how to make a key, and
+    /// shows nothing of the key itself.
     pub fn parse(list: &str) -> Result<Self, InvalidKeys> {
         let mut keys: Vec<Key> = Vec::new();
         let pairs = list.split(',').map(str::trim);
@@ -114,7 +114,7 @@ impl fmt::Debug for LinkKeys {
 /// The reason why a list of keys cannot be used. Its message says how to make a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvalidKeys {
-    /// Which pair of the list, from 1. Not its id: in a list that is wrong, that may be the key.
+    /// The number of the pair in the list, from 1. Its id is not kept: in a malformed list, that may be the key.
     number: usize,
     reason: Reason,
 }

@@ -16,21 +16,21 @@ use crate::refusal::Refusal;
 /// The longest time that a link is good for: 30 days.
 pub const MAX_LIFETIME: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
-/// How far the clocks of those who sign and those who verify may be apart.
+/// The tolerated difference between the clocks of signers and verifiers, in seconds.
 const SKEW: u64 = 60;
-/// How much longer a token in a query may be good for: URLs are logged.
+/// The longest remaining time of a token in a query, in seconds: URLs are logged.
 const QUERY_LIFETIME: u64 = 120;
 
 /// Lets the holders of signed links watch, answer or delete runs: an [`Access`] hook without a database.
 ///
-/// A link is `https://host/<id>#t=<token>`. What is behind the `#` is not sent, and so is in no log: the page sends
-/// it to `POST /<id>/session` ([`session`](Self::session)) and gets a cookie for that run alone. Programs send
+/// A link is `https://host/<id>#t=<token>`. Browsers do not send the part after the `#`, so it is in no log: the page
+/// sends it to `POST /<id>/session` ([`session`](Self::session)) and gets a cookie for that run alone. Programs send
 /// `Authorization: Bearer <token>`.
 ///
 /// A request's token is looked for in this order: `Authorization: Bearer`, which alone decides if it is there; the
-/// cookie; the query's `token`, if [`query_tokens`](Self::query_tokens) allows it. A token that is missing,
-/// malformed, tampered with, expired, or for something else is refused in one way: nothing says which it was, and
-/// no log is asked.
+/// cookie; the query's `token`, if [`query_tokens`](Self::query_tokens) allows it. Tokens that are missing,
+/// malformed, tampered with, expired, or for something else are all refused in the same way: nothing says which it
+/// was, and no log is asked.
 ///
 /// ```
 /// use std::time::Duration;
@@ -69,9 +69,9 @@ impl CapabilityLinks {
         }
     }
 
-    /// Sets how to find out whether the run of an id (the first argument) has a tag (the second), so that one
-    /// token is good for many runs: see [`LinkGrant::tag`]. It is asked before any log, so it decides by the id alone,
-    /// or by what the program has in memory. Default: no run has a tag.
+    /// Sets the function that says whether the run of an id (the first argument) has a tag (the second), so that one
+    /// token is good for many runs: see [`LinkGrant::tag`]. It is called before any log is asked, so it decides by
+    /// the id alone, or by data that the program has in memory. Default: no run has a tag.
     ///
     /// ```
     /// # use ssetarget::access::{CapabilityLinks, LinkKeys};
@@ -86,7 +86,7 @@ impl CapabilityLinks {
         self
     }
 
-    /// Refuses links that were revoked there. Default: none are; in a Worker the run's object knows them.
+    /// Refuses links that these generations have revoked. Default: none are; in a Worker the run's object knows them.
     #[must_use]
     pub fn generations(mut self, generations: &LinkGenerations) -> Self {
         self.generations = Some(generations.clone());
@@ -124,7 +124,7 @@ impl CapabilityLinks {
         let text = |text: &str| Value::from(text).to_string();
         let (audience, subject) = (text(&self.workflow), text(&grant.subject));
         let (scope, expires) = (scope.join(" "), now + lifetime);
-        // Written as text: a value that is made and encoded would be as much code as all the rest.
+        // Formatted by hand: encoding a JSON value would add as much code as all the rest.
         let mut claims = format!(
             r#"{{"aud":{audience},"sub":{subject},"scope":"{scope}","iat":{now},"exp":{expires}"#
         );
@@ -184,7 +184,7 @@ impl CapabilityLinks {
     /// requests below `path`, which is the path of the run's page as in the request: `/o-1`, or
     /// `/runs/o-1`. White space around the token is ignored.
     ///
-    /// This does not ask whether the link was revoked, which only the log knows. The requests that use the cookie are
+    /// This does not check whether the link was revoked, which only the log knows. Requests with the cookie are
     /// refused then.
     ///
     /// # Errors
@@ -201,7 +201,7 @@ impl CapabilityLinks {
         })
     }
 
-    /// Returns what a token allows, if it is good for this at this time.
+    /// Returns the claims of a token, if it is good for this request at this time.
     fn claims(
         &self,
         token: &str,
@@ -219,7 +219,7 @@ impl CapabilityLinks {
         let subject = claims.get("sub")?.as_str()?;
         let is_subject = match subject.split_once(':') {
             _ if subject == "*" => true,
-            // No link to a run is one to a list, whatever the run's id is.
+            // A link to a run never opens a list, whatever the run's id is.
             _ if is_list => subject.starts_with("tag:") && subject == id,
             Some(("tag", tag)) => self.tags.as_ref().is_some_and(|has| has(id, tag)),
             Some(("run", run)) => run == id,
@@ -255,8 +255,8 @@ struct Claims {
     generation: u64,
 }
 
-/// Returns a claim that is a time, in whole seconds: `None` for one that is no time, and `Some(None)` where there is
-/// none. Some libraries write fractions.
+/// Reads a claim that is a time, in whole seconds: `None` if it is not a time, and `Some(None)` if it is absent. Some
+/// libraries write fractions.
 #[allow(clippy::option_option, reason = "a wrong claim is not a missing one")]
 #[allow(
     clippy::cast_possible_truncation,
@@ -275,8 +275,8 @@ fn time(claims: &Map<String, Value>, name: &str) -> Option<Option<u64>> {
         .then_some(Some(seconds as u64))
 }
 
-/// Returns the actions that a `scope` names: a text with spaces (RFC 8693), or a list. Other words are ignored, and
-/// any other form allows nothing.
+/// Returns the actions that a `scope` names: a string with spaces (RFC 8693), or a list. Other words are ignored, and
+/// any other value allows nothing.
 fn scope(value: &Value) -> Vec<Action> {
     match value {
         Value::String(words) => words.split(' ').filter_map(action).collect(),
@@ -288,8 +288,8 @@ fn scope(value: &Value) -> Vec<Action> {
     }
 }
 
-/// Returns the token of a `Bearer` header, `None` for another scheme. A header that is there twice comes joined by a
-/// comma, which is in no token.
+/// Returns the token of a `Bearer` header, `None` for another scheme. The values of a repeated header come joined by
+/// a comma, which is in no token.
 fn bearer(header: &str) -> Option<&str> {
     let (scheme, token) = header.trim().split_once(' ').unwrap_or((header.trim(), ""));
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
@@ -353,13 +353,14 @@ impl LinkGrant {
         })
     }
 
-    /// Lets the holder watch all runs with this tag for an hour: see [`CapabilityLinks::tags`]. And the list of those runs.
+    /// Lets the holder watch all runs with this tag, and the list of them, for an hour: see
+    /// [`CapabilityLinks::tags`].
     #[must_use]
     pub fn tag(tag: &str) -> Self {
         Self::to(format!("tag:{tag}"))
     }
 
-    /// Lets the holder watch all runs of the workflow for an hour. For programs of one's own, not for links.
+    /// Lets the holder watch all runs of the workflow for an hour. For your own programs, not for links.
     #[must_use]
     pub fn all_runs() -> Self {
         Self::to("*".to_owned())
@@ -384,22 +385,22 @@ impl LinkGrant {
         self
     }
 
-    /// Lets the holder do this and nothing else.
+    /// Lets the holder do this action and no other.
     #[must_use]
     pub fn only(mut self, action: Action) -> Self {
         self.scope = vec![action];
         self
     }
 
-    /// Sets for how long, in whole seconds. A longer time than [`MAX_LIFETIME`] is taken for that. Default: an hour.
+    /// Sets how long the link is good for, in whole seconds, up to [`MAX_LIFETIME`]. Default: an hour.
     #[must_use]
     pub fn expires_in(mut self, lifetime: Duration) -> Self {
         self.lifetime = lifetime;
         self
     }
 
-    /// Sets the generation of the run's links, which revoking has raised: give what it returned. Default: 0, for
-    /// runs whose links were never revoked.
+    /// Sets the generation of the run's links: the number that revoking returned. Default: 0, for runs whose links
+    /// were never revoked.
     #[must_use]
     pub fn generation(mut self, generation: u64) -> Self {
         self.generation = generation;
@@ -411,9 +412,9 @@ impl LinkGrant {
 #[derive(Clone, PartialEq, Eq)]
 pub struct LinkSession {
     /// The value of the `Set-Cookie` header of the response: `__Secure-ssetarget`, with `HttpOnly`, `Secure` and
-    /// `SameSite=Lax`, for the run's path and what remains of the token's time.
+    /// `SameSite=Lax`, for the run's path, until the token expires.
     pub cookie: String,
-    /// The time for which the token is still good, in whole seconds. It is a duration because clocks of browsers are
+    /// The time for which the token is still good, in whole seconds. It is a duration because browsers' clocks may be
     /// wrong.
     pub expires_in: Duration,
 }

@@ -1,4 +1,4 @@
-//! Decides who may look at a run, and who may answer it: the hook that every serve function and route asks.
+//! Decides who may watch a run, and who may answer it: the hook that every serve function and route calls.
 //!
 //! Pure: a request is a few strings, a decision is a [`Permission`]. The same hook works in a Worker and on any
 //! other server.
@@ -95,7 +95,7 @@ where
     }
 }
 
-/// Lets everybody do everything: for runs that are no secret, and for routes behind a check of your own.
+/// Lets everybody do everything: for runs that are not secret, and for routes behind your own check.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Public;
 
@@ -128,7 +128,8 @@ pub struct AccessRequest<'a> {
     pub workflow: Option<&'a str>,
     /// The id in the path, decoded. Comes from anybody: there may be no such run. Empty if it cannot be decoded.
     pub id: &'a str,
-    /// Whether it is about a list of runs, and no run: the id is `*`, for all of the workflow, or `tag:<tag>`.
+    /// Whether the request is for a list of runs and not for a run: then the id is `*`, for all of the workflow, or
+    /// `tag:<tag>`.
     pub is_list: bool,
     /// The action that the client asks for.
     pub action: Action,
@@ -208,12 +209,13 @@ pub enum Permission {
     Granted {
         /// The end of the permission. A stream gets the event `expired` then, and ends. A time in the past refuses.
         until: Option<SystemTime>,
-        /// The generation of links that it was granted for. It is refused where the log's own is greater.
+        /// The generation of links that it was granted for. The request is refused if the log's own is greater.
         generation: Option<u64>,
     },
     /// The request is refused: always with the same `401`.
     Refused,
-    /// It cannot be decided now, as when a database does not answer: `503`, and an `EventSource` comes back.
+    /// The hook cannot decide now, for example because a database does not answer: `503`, and an `EventSource` comes
+    /// back.
     Unknown,
 }
 
@@ -256,7 +258,7 @@ mod grant {
     }
 
     impl Grant {
-        /// Reads a decision, at the time that it is now.
+        /// Reads a decision at the current time.
         pub(crate) fn from_permission(permission: Permission) -> Result<Self, Refusal> {
             match permission {
                 Permission::Granted { until, .. }

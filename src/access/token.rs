@@ -1,4 +1,4 @@
-//! Signed tokens: compact JWS with HS256 (RFC 7515), and nothing else of it. Any JWT library can mint them.
+//! Signed tokens: only compact JWS with HS256 (RFC 7515). Any JWT library can mint them.
 
 use base64ct::{Base64UrlUnpadded, Encoding};
 use hmac::Mac;
@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::keys::LinkKeys;
 
-/// The most bytes of a token: 4,096. A longer one is refused unread. A cookie has room for as much.
+/// The most bytes of a token: 4,096. A longer one is refused unread. A cookie has room for that many.
 pub const MAX_TOKEN: usize = 4096;
 
 const SIGNATURE: usize = 32;
@@ -50,8 +50,8 @@ pub(super) fn sign(claims: &str, keys: &LinkKeys) -> String {
     token
 }
 
-/// Returns the key's id in a header that is exactly what is expected: `alg` is compared and never a choice, and a
-/// member that could change what the signature means is no reason to look what it says.
+/// Returns the key's id from a header with exactly the expected members: `alg` is compared, never chosen by the
+/// token. A header with any other member is refused, since the member could change the meaning of the signature.
 fn key_id(header: &str) -> Option<String> {
     let header = object(header)?;
     let known = |name: &str| ["alg", "typ", "kid"].contains(&name);
@@ -64,7 +64,7 @@ fn key_id(header: &str) -> Option<String> {
 
 fn object(part: &str) -> Option<Map<String, Value>> {
     let json = Base64UrlUnpadded::decode_vec(part).ok()?;
-    // From a string and as a `Value`: that code is in every Worker.
+    // Parsed from a string into a `Value`: every Worker has that code anyway.
     match serde_json::from_str(std::str::from_utf8(&json).ok()?).ok()? {
         Value::Object(object) => Some(object),
         _ => None,

@@ -11,7 +11,7 @@ use crate::parser::EventTooLarge;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ClientError {
-    /// The string is no URL, or the URL names no run. The value is the reason.
+    /// The string is not a URL, or the URL names no run. The value is the reason.
     InvalidUrl(String),
     /// `401` or `403`: the token is missing, wrong or has expired.
     NotAllowed {
@@ -30,7 +30,7 @@ pub enum ClientError {
         /// The beginning of the server's answer.
         reason: String,
     },
-    /// The answer is no stream of events.
+    /// The answer is not a stream of events.
     NotEvents {
         /// The `Content-Type` of the answer.
         content_type: String,
@@ -44,7 +44,7 @@ pub enum ClientError {
     },
     /// The token cannot be a header.
     InvalidToken,
-    /// The HTTP client cannot be set up. Has the reason.
+    /// The HTTP client cannot be set up. The value is the reason.
     Setup(String),
 }
 
@@ -64,10 +64,10 @@ impl fmt::Display for ClientError {
                 write!(f, "the server refuses ({status}): {reason}")
             }
             Self::NotEvents { content_type } if content_type.is_empty() => {
-                f.write_str("the answer is no stream of events")
+                f.write_str("the answer is not a stream of events")
             }
             Self::NotEvents { content_type } => {
-                write!(f, "the answer is no stream of events but {content_type}")
+                write!(f, "the answer is not a stream of events but {content_type}")
             }
             Self::TooLarge => EventTooLarge.fmt(f),
             Self::GaveUp { reason } => write!(f, "gave up: {reason}"),

@@ -34,7 +34,7 @@ pub struct ReceivedEvent {
     pub id: Option<String>,
     /// Its type.
     pub event_type: String,
-    /// Its data, as text.
+    /// Its data, as a string.
     pub data: String,
 }
 
@@ -121,16 +121,16 @@ pub enum Update {
     Event(ReceivedEvent),
     /// `restarted`: the run was restarted, and another one follows in the same log.
     Restarted(ReceivedEvent),
-    /// `reset`: the position that was asked for is not in the log. What follows begins with the
-    /// oldest event that is kept. Its data: `requested`, `oldest`, `head`.
+    /// `reset`: the requested position is not in the log. The stream goes on with the oldest event
+    /// that is kept. Its data: `requested`, `oldest`, `head`.
     Reset(ReceivedEvent),
-    /// `expired`: the permission has run out, and the server closes the stream. The client comes
-    /// back with the token that it has then: see [`Events::set_token`].
+    /// `expired`: the permission has expired, and the server closes the stream. The client comes
+    /// back with the token that it then has: see [`Events::set_token`].
     Expired(ReceivedEvent),
 }
 
 impl Update {
-    /// Returns the event, where it is one.
+    /// Returns the event, if the item is one.
     #[must_use]
     pub fn event(&self) -> Option<&ReceivedEvent> {
         match self {
@@ -154,7 +154,7 @@ pub struct Events {
     authorization: Option<HeaderValue>,
     last_event_id: String,
     backoff: Backoff,
-    /// Since when nothing came. What came before is of no use for what is tried now.
+    /// The start of the current silence. Earlier bytes say nothing about the current attempt.
     since: Instant,
     has_connected: bool,
     /// The last event was one that ends a run.
@@ -166,7 +166,7 @@ pub struct Events {
 enum State {
     Waits(Pin<Box<Sleep>>),
     Connects(Boxed<Result<Response, String>>),
-    /// The beginning of a refusal is read.
+    /// The client reads the beginning of a refusal.
     Refused(Boxed<ClientError>),
     Open(Box<Open>),
     Ended,
@@ -197,7 +197,7 @@ impl Events {
         }
     }
 
-    /// Returns the id after which the stream goes on. Empty where there is none yet.
+    /// Returns the id after which the stream goes on. Empty if there is none yet.
     #[must_use]
     pub fn last_event_id(&self) -> &str {
         &self.last_event_id
@@ -240,7 +240,7 @@ impl Events {
         })
     }
 
-    /// Decides what an answer means. Returns `None` where the next state says more.
+    /// Decides what an answer means. Returns `None` if the next state has the result.
     fn answered(&mut self, response: Response) -> Option<Result<Update, ClientError>> {
         let status = response.status();
         match status.as_u16() {
@@ -320,7 +320,7 @@ impl Events {
         }
     }
 
-    /// Returns what an event means.
+    /// Turns an event into an update.
     fn take(&mut self, event: RawEvent) -> Update {
         let received = ReceivedEvent::from(event);
         match &*received.event_type {
@@ -454,7 +454,7 @@ pub(super) fn bearer(token: &str) -> Result<HeaderValue, ClientError> {
     Ok(header)
 }
 
-/// Returns what the server says of a refusal that asking again does not change.
+/// Returns the error for a refusal that asking again does not change.
 pub(super) async fn refusal(status: StatusCode, response: Response) -> ClientError {
     let status = status.as_u16();
     match status {
@@ -467,7 +467,7 @@ pub(super) async fn refusal(status: StatusCode, response: Response) -> ClientErr
     }
 }
 
-/// Returns the beginning of a text: at most 300 characters.
+/// Returns the beginning of a body: at most 300 characters.
 async fn beginning(mut response: Response) -> String {
     let mut text = Vec::new();
     let reading = async {
@@ -477,7 +477,7 @@ async fn beginning(mut response: Response) -> String {
             text.extend_from_slice(&chunk);
         }
     };
-    // Whatever has come by then.
+    // Takes whatever has come by then.
     let _ = tokio::time::timeout(Duration::from_secs(5), reading).await;
     let text = String::from_utf8_lossy(&text);
     text.trim().chars().take(300).collect()

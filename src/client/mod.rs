@@ -17,9 +17,9 @@
 //! # }
 //! ```
 //!
-//! [`RunClient::events`] is the events alone, as a [`Stream`](futures_core::Stream), from any
-//! [`Start`]. Both work with every log that this crate serves: runs, the platform's own log
-//! (`…/instance/sse`), spans, and events of one's own.
+//! [`RunClient::events`] returns only the events, as a [`Stream`](futures_core::Stream), from any [`Start`]. Both
+//! work with every log that this crate serves: runs, the platform's own log (`…/instance/sse`), spans, and events of
+//! your own.
 //!
 //! - It comes back after each cut with `Last-Event-ID`, after a delay that doubles with each failure in
 //!   a row, up to 30 s, with jitter. A `retry:` of the server sets the first delay, and `Retry-After` is
@@ -27,7 +27,7 @@
 //!   send a heartbeat after 15 s.
 //! - It ends after the event that ends the run, and at `204`.
 //! - `401`, `403`, `404` and `410` are errors at once; `408`, `425`, `429` and `5xx` are tried again.
-//! - It works on tokio, with `time` and `io` enabled. It is not there in WebAssembly.
+//! - It works on tokio, with `time` and `io` enabled. It is not available in WebAssembly.
 //!
 //! [`EventParser`] is the reader of the format alone, for other transports.
 
@@ -65,9 +65,9 @@ pub enum Start {
     Default,
     /// With the oldest event that is kept, whatever the URL says.
     Beginning,
-    /// With what comes from now on.
+    /// With the next event that is appended.
     Latest,
-    /// With what was stored at this time or later.
+    /// With the first event that was stored at this time or later.
     Since(SystemTime),
     /// After the event with this id.
     After(String),
@@ -92,7 +92,7 @@ impl RunClient {
     /// this machine.
     ///
     /// # Errors
-    /// When the URL is none, or names no run.
+    /// When the string is not a URL, or the URL names no run.
     pub fn new(url: &str) -> Result<Self, ClientError> {
         let urls = RunUrls::parse(url)?;
         let authorization = urls.token.as_deref().map(events::bearer).transpose()?;
@@ -170,8 +170,8 @@ impl RunClient {
         Events::new(client, last_event_id)
     }
 
-    /// Watches the run from its snapshot, or from the oldest event if the server has no snapshot. A
-    /// position in the URL counts before both.
+    /// Watches the run from its snapshot, or from the oldest event if the server has no snapshot. A position in the
+    /// URL takes precedence over both.
     ///
     /// # Errors
     /// When the server refuses the token. Everything else shows when events are read.
@@ -254,7 +254,7 @@ impl RunClient {
     /// Sends an event that the run waits for: `POST …/event` with `{"type", "payload"}`. It is sent once.
     ///
     /// # Errors
-    /// When it is not known to be taken: the server refuses, or cannot be reached.
+    /// When the server is not known to have taken it: it refuses, or cannot be reached.
     pub async fn send(
         &self,
         event_type: &str,
@@ -301,7 +301,7 @@ fn milliseconds(time: SystemTime) -> String {
     since.as_millis().to_string()
 }
 
-/// Sets up HTTP with the certificates of the machine. Where there are none, no `https` URL works.
+/// Sets up HTTP with the certificates of the machine. Without any, no `https` URL works.
 fn http_client() -> Result<reqwest::Client, ClientError> {
     use tokio_rustls::rustls::crypto::ring;
     use tokio_rustls::rustls::{ClientConfig, RootCertStore};
@@ -317,7 +317,7 @@ fn http_client() -> Result<reqwest::Client, ClientError> {
     reqwest::Client::builder()
         .tls_backend_preconfigured(tls)
         .connect_timeout(Duration::from_secs(10))
-        // It would tell a server that another redirects to the whole URL, with a token in its query.
+        // A referrer would tell a server that another one redirects to the whole URL, with a token in its query.
         .referer(false)
         .user_agent(concat!("ssetarget/", env!("CARGO_PKG_VERSION")))
         .build()

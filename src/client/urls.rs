@@ -103,11 +103,11 @@ impl RunUrls {
     }
 }
 
-/// Returns a URL as people may see it: without a password, and without a token in its query.
+/// Returns a URL for display: without a password, and without a token in its query.
 pub(super) fn shown(url: &Url) -> String {
     let mut url = url.clone();
     retain_query(&mut url, |name| name != "token");
-    // They fail for URLs that cannot have them, which have none.
+    // Both calls fail only for URLs that cannot have these parts, and so have none.
     let _ = url.set_username("");
     let _ = url.set_password(None);
     url.into()
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn what_names_no_run_is_refused() {
+    fn urls_without_a_run_are_refused() {
         for text in [
             "",
             "https://",

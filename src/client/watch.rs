@@ -7,7 +7,8 @@ use std::task::Poll;
 use super::error::ClientError;
 use super::events::{Events, ReceivedEvent, Update};
 use crate::event::EventId;
-use crate::workflow::{RunSnapshot, RunState, RunView, TERMINATED};
+use crate::task::TERMINATED;
+use crate::workflow::{RunSnapshot, RunState, RunView};
 use futures_core::Stream;
 
 /// The way in which a run has ended.
@@ -82,7 +83,7 @@ impl RunWatch {
         &self.view
     }
 
-    /// Returns the snapshot that the view began with. `None` where the server has none.
+    /// Returns the snapshot that the view began with, or `None` if the server has none.
     #[must_use]
     pub fn snapshot(&self) -> Option<&RunSnapshot> {
         self.began_with.as_ref()
@@ -111,7 +112,7 @@ pub(super) fn apply(view: &mut RunView, update: &Update) {
 
 fn apply_event(view: &mut RunView, event: &ReceivedEvent) {
     let number = event.id.as_deref().and_then(|id| id.parse().ok());
-    // An id that is no number is not compared with others: the event is a new one.
+    // An id that is not a number cannot be compared with others, so the event counts as new.
     let next = || view.cursor.map_or(1, |cursor| cursor.get() + 1);
     let Some(id) = EventId::new(number.unwrap_or_else(next)) else {
         return;
@@ -119,7 +120,7 @@ fn apply_event(view: &mut RunView, event: &ReceivedEvent) {
     if let Some(platform) = event.platform() {
         view.apply_instance(id, &platform);
     } else {
-        // An event that is not about the run, though its type is one of a task's, changes nothing.
+        // An event that is not about the run changes nothing, even if its type is one of a task's.
         let _ = view.apply(&event.stored(id));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::future::poll_fn;
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 
 /// Holds the value that a callback delivered until the future that waits takes it.
 ///
@@ -25,13 +25,19 @@ impl<T> CallbackValue<T> {
 
     /// Waits for the next value and takes it. One future may wait at a time.
     pub(super) async fn take(&self) -> T {
-        poll_fn(|context| {
-            if let Some(value) = self.value.take() {
-                return Poll::Ready(value);
-            }
-            self.waker.set(Some(context.waker().clone()));
-            Poll::Pending
-        })
-        .await
+        poll_fn(|context| self.poll(context)).await
+    }
+
+    /// Takes the value if it is there, and is woken when it is otherwise.
+    pub(super) fn poll(&self, context: &Context<'_>) -> Poll<T> {
+        if let Some(value) = self.value.take() {
+            return Poll::Ready(value);
+        }
+        let waker = match self.waker.take() {
+            Some(waker) if waker.will_wake(context.waker()) => waker,
+            _ => context.waker().clone(),
+        };
+        self.waker.set(Some(waker));
+        Poll::Pending
     }
 }

@@ -1,17 +1,22 @@
-//! Commands to the log of an instance from outside its workflow, and their answers: by code that creates,
-//! restarts or ends the instance, in one call each. Written in the Worker, carried out in the object; pure.
+//! Commands to the log of an instance from outside its workflow, and their answers: code that creates, restarts or
+//! ends the instance sends them, in one call each. Written in the Worker, carried out in the object; pure.
 
 use std::time::SystemTime;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::clock;
 use crate::workflow::ended_run::EngineEvent;
 
 /// A command to the log of an instance.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
+///
+/// Its JSON is an array, the same for all commands, since the code that derives would make for each of them is
+/// many KB of every Worker: its name, where the log stood, the workflow, a number, the tags, an error, the
+/// platform's log. What a command does not have is empty there.
+#[derive(Clone, Debug, PartialEq)]
 pub enum LogCommand {
-    /// Asks where the log stands.
+    /// Asks for the state of the log.
     State,
     /// See [`WorkflowLog::announce`](crate::cloudflare::object::log::WorkflowLog::announce).
     Announce {
@@ -20,7 +25,6 @@ pub enum LogCommand {
         /// Milliseconds since 1970.
         time: u64,
         /// The tags of the instance, for the index of runs.
-        #[serde(default, skip_serializing_if = "Vec::is_empty")]
         tags: Vec<String>,
     },
     /// See [`WorkflowLog::take_back`](crate::cloudflare::object::log::WorkflowLog::take_back).
@@ -29,7 +33,7 @@ pub enum LogCommand {
     BeginRestart,
     /// See [`WorkflowLog::confirm_restart`](crate::cloudflare::object::log::WorkflowLog::confirm_restart).
     ConfirmRestart {
-        /// Where the log stood when the restart began.
+        /// The state of the log when the restart began.
         stood: (u32, u64),
         /// The workflow's name.
         workflow: String,
@@ -38,8 +42,8 @@ pub enum LogCommand {
     },
     /// See [`WorkflowLog::cancel_restart`](crate::cloudflare::object::log::WorkflowLog::cancel_restart).
     CancelRestart,
-    /// Asks for the generation of the run's links, after raising it if it is to `revoke` them. The log itself does
-    /// not know it, and the answer is that number.
+    /// Asks for the generation of the run's links, and raises it first with `revoke`. The log itself does not know
+    /// it; the answer is that number.
     Links {
         /// Whether to raise it.
         revoke: bool,
@@ -48,7 +52,7 @@ pub enum LogCommand {
     Delete,
     /// Ends the latest run: see [`WorkflowLog::settle`](crate::cloudflare::object::log::WorkflowLog::settle).
     Settle {
-        /// Where the log stood when the platform was asked; `None` ends the run wherever the log stands.
+        /// The state of the log when the platform was asked; `None` ends the run in any state.
         stood: Option<(u32, u64)>,
         /// The workflow's name.
         workflow: String,
@@ -56,14 +60,12 @@ pub enum LogCommand {
         end: InstanceEnd,
         /// The platform's own log of it, as `read_ended_run` reads it; empty
         /// if it is not known.
-        #[serde(default, skip_serializing_if = "Vec::is_empty")]
         platform: Vec<EngineEvent>,
     },
 }
 
-/// How an instance has ended, by the platform's word.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+/// How an instance has ended, according to the platform.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum InstanceEnd {
     /// Its run returned.
     Completed,
@@ -75,21 +77,168 @@ pub enum InstanceEnd {
     Missing,
 }
 
+type Stood = Option<(u32, u64)>;
+
+impl Serialize for LogCommand {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut stood: Stood = None;
+        let (mut workflow, mut number, mut error) = ("", 0, None);
+        let (mut tags, mut platform): (&[String], &[EngineEvent]) = (&[], &[]);
+        let name = match self {
+            Self::State => "state",
+            Self::Announce {
+                workflow: of,
+                time,
+                tags: with,
+            } => {
+                (workflow, number, tags) = (of, *time, with);
+                "announce"
+            }
+            Self::TakeBack => "takeBack",
+            Self::BeginRestart => "beginRestart",
+            Self::ConfirmRestart {
+                stood: at,
+                workflow: of,
+                time,
+            } => {
+                (stood, workflow, number) = (Some(*at), of, *time);
+                "confirmRestart"
+            }
+            Self::CancelRestart => "cancelRestart",
+            Self::Links { revoke } => {
+                number = u64::from(*revoke);
+                "links"
+            }
+            Self::Delete => "delete",
+            Self::Settle {
+                stood: at,
+                workflow: of,
+                end,
+                platform: log,
+            } => {
+                (stood, workflow, platform) = (*at, of, log);
+                match end {
+                    InstanceEnd::Completed => "completed",
+                    InstanceEnd::Failed(message) => {
+                        error = message.as_deref();
+                        "failed"
+                    }
+                    InstanceEnd::Terminated => "terminated",
+                    InstanceEnd::Missing => "missing",
+                }
+            }
+        };
+        (name, stood, workflow, number, tags, error, platform).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for LogCommand {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        type Parts = (
+            String,
+            Stood,
+            String,
+            u64,
+            Vec<String>,
+            Option<String>,
+            Vec<EngineEvent>,
+        );
+
+        let (name, stood, workflow, number, tags, error, platform) =
+            Parts::deserialize(deserializer)?;
+        let end = match name.as_str() {
+            "completed" => InstanceEnd::Completed,
+            "failed" => InstanceEnd::Failed(error),
+            "terminated" => InstanceEnd::Terminated,
+            "missing" => InstanceEnd::Missing,
+            "state" => return Ok(Self::State),
+            "announce" => {
+                return Ok(Self::Announce {
+                    workflow,
+                    time: number,
+                    tags,
+                });
+            }
+            "takeBack" => return Ok(Self::TakeBack),
+            "beginRestart" => return Ok(Self::BeginRestart),
+            "confirmRestart" => {
+                let stood = stood.ok_or_else(|| D::Error::custom("where did the log stand?"))?;
+                return Ok(Self::ConfirmRestart {
+                    stood,
+                    workflow,
+                    time: number,
+                });
+            }
+            "cancelRestart" => return Ok(Self::CancelRestart),
+            "links" => {
+                let revoke = number != 0;
+                return Ok(Self::Links { revoke });
+            }
+            "delete" => return Ok(Self::Delete),
+            _ => return Err(D::Error::custom("an unknown command")),
+        };
+        Ok(Self::Settle {
+            stood,
+            workflow,
+            end,
+            platform,
+        })
+    }
+}
+
 /// The answer to a [`LogCommand`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+///
+/// Its JSON is an array: the run, the generation, the truths as bits, and the milliseconds since 1970 of the newest
+/// event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogAnswer {
-    /// Where the log stood, before the call changed it.
+    /// The state of the log before the call changed it.
     pub state: LogState,
-    /// Whether the call changed what the log has.
+    /// Whether the call changed the log.
     pub changed: bool,
     /// Whether a restart is to be confirmed or cancelled.
     pub restarting: bool,
 }
 
-/// Where a log stands, for code that acts on its instance from outside.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+impl Serialize for LogAnswer {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let state = &self.state;
+        let truths = [
+            state.ended,
+            state.empty,
+            state.announced,
+            self.changed,
+            self.restarting,
+        ];
+        let bits = truths.iter().rev();
+        let bits = bits.fold(0, |bits, truth| bits << 1 | u8::from(*truth));
+        let newest = state.newest.map(clock::milliseconds);
+        (state.run, state.generation, bits, newest).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for LogAnswer {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (run, generation, bits, newest) =
+            <(u32, u64, u8, Option<u64>)>::deserialize(deserializer)?;
+        let is = |bit: u8| bits >> bit & 1 == 1;
+        Ok(Self {
+            state: LogState {
+                run,
+                generation,
+                ended: is(0),
+                empty: is(1),
+                announced: is(2),
+                newest: newest.map(clock::from_milliseconds),
+            },
+            changed: is(3),
+            restarting: is(4),
+        })
+    }
+}
+
+/// The state of a log, for code that acts on its instance from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogState {
     /// The latest run, from 1.
     pub run: u32,

@@ -1,10 +1,10 @@
 //! Flow control for bytes that are pushed: how much may be on the way to a reader. Runs in the object (`Credit`)
 //! and in the Worker (`Taken`); pure, and tested natively.
 //!
-//! A reader acknowledges what it has taken, but not piece by piece: only once that is more than
-//! half of the [`CREDIT`]. So a quiet log costs next to no acknowledgements.
+//! A reader acknowledges bytes only once it has taken more than half of the [`CREDIT`], not piece by piece. So a
+//! quiet log costs hardly any acknowledgements.
 
-/// What a reader may have unacknowledged, in bytes: half a page of the log.
+/// The most unacknowledged bytes of a reader: half a page of the log.
 pub(crate) const CREDIT: u32 = 64 * 1024;
 
 /// A sender's account of one reader.
@@ -19,13 +19,13 @@ impl Credit {
         Self { unacknowledged }
     }
 
-    /// Returns how many bytes are not acknowledged.
+    /// Returns the number of bytes that are not acknowledged.
     pub(crate) fn unacknowledged(self) -> u32 {
         self.unacknowledged
     }
 
-    /// Returns how large the next piece may be, `None` if none may be sent: all of the credit or half of it,
-    /// so that readers at the same position get the same piece.
+    /// Returns the size of the next piece, `None` if none may be sent. It is all of the credit or half of it, so that
+    /// readers at the same position get the same piece.
     pub(crate) fn left(self) -> Option<u32> {
         match self.unacknowledged {
             0 => Some(CREDIT),
@@ -67,8 +67,8 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// All bytes arrive, however many there are and whenever they are taken, and no more than the
-        /// credit is on the way, but for a piece that is larger and cannot be cut.
+        /// All bytes arrive, however many there are and whenever they are taken, and no more than the credit is on
+        /// the way, except for a piece that is larger and cannot be cut.
         #[test]
         fn all_arrives_and_little_is_on_the_way(
             pieces in prop::collection::vec(1..=2 * CREDIT, 1..100),
@@ -88,7 +88,7 @@ mod tests {
                     prop_assert!(credit.unacknowledged() <= CREDIT + uncut);
                 }
                 if takes.next().unwrap_or(true) {
-                    // Nothing to take although something is unsent would be for ever.
+                    // Nothing to take while something is unsent would last for ever.
                     let Some(piece) = on_the_way.pop_front() else {
                         prop_assert!(unsent.is_empty());
                         break;
@@ -97,7 +97,7 @@ mod tests {
                         credit.acknowledged(bytes);
                     }
                 }
-                // The sender may forget everything but this at any time.
+                // The sender may forget everything except this at any time.
                 credit = Credit::resume(credit.unacknowledged());
             }
         }

@@ -1,28 +1,26 @@
-//! Where the viewers of one log go when they are too many for one object: the arithmetic of a tree
-//! of relays, without the relays. Runs in the Worker and in the object; pure, and tested natively.
+//! Where the viewers of one log go if they are too many for one object: the arithmetic of a tree of relays, without
+//! the relays. Runs in the Worker and in the object; pure, and tested natively.
 //!
 //! The object that has the log is the tree's root. It serves viewers itself until it has
-//! [`viewers_per_object`](FanOut::viewers_per_object); further viewers are sent to relays, of
-//! which there are as many as it takes, numbered from 1. A relay that has that many viewers, too, says
-//! so, and another is tried. There are at most [`max_relays`](FanOut::max_relays), since each is an object
-//! that is charged for while it is watched: past that all of them take more. A relay's number alone says
-//! where it gets its events from: the root or another relay. Each of these has viewers of its own, so that
-//! none is there only to pass events on.
+//! [`viewers_per_object`](FanOut::viewers_per_object). Further viewers are sent to relays, which are numbered from 1,
+//! and are as many as needed. A relay that is full, too, says so, and another is tried. There are at most
+//! [`max_relays`](FanOut::max_relays), since each is an object that is charged for while it is watched; past that all
+//! of them take more viewers. A relay's number alone determines where it gets its events: from the root or from
+//! another relay. Each of these has viewers of its own, so that none only passes events on.
 //!
-//! An object notices that a viewer has left when it writes to the viewer, which is up to 15 seconds later
-//! where nothing happens. So that viewers who come and go make no relays, an object that is full first
-//! [probes](Audience::take_probe) who is still there, and takes a tenth more viewers during that second.
+//! An object notices that a viewer has left when it writes to the viewer, which may be 15 seconds later if nothing
+//! happens. So that viewers who come and go make no relays, a full object first [probes](Audience::take_probe) which
+//! viewers are still there, and takes a tenth more viewers during that second.
 //!
-//! Everything here is decided without I/O, a clock or a source of chance, which are arguments:
-//! `serve_sse` and the objects ask it in production, `tests/scale.rs` for a million viewers.
-//! `docs/scale.md` has the numbers.
+//! Everything here is decided without I/O: the clock and the randomness are arguments. `serve_sse` and the objects
+//! use it in production, `tests/scale.rs` with a million viewers. `docs/scale.md` has the numbers.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-/// How many viewers and relays an object has at most. The shape of a tree follows from it.
+/// The most viewers and relays of an object. The shape of a tree follows from it.
 ///
 /// ```
 /// use ssetarget::cloudflare::fan_out::{FanOut, Place};
@@ -35,15 +33,14 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct FanOut {
-    /// How many viewers an object has before further ones are sent to relays. At least 1. Default: 500.
+    /// The number of viewers of an object before further ones are sent to relays. At least 1. Default: 500.
     pub viewers_per_object: u32,
-    /// How many relays get their events from one object. At least 2. Default: 64.
+    /// The number of relays that get their events from one object. At least 2. Default: 64.
     pub relays_per_object: u32,
-    /// How many relays a run has at most, however many viewers come: a bound on what strangers can make
-    /// it cost. At least 1, at most 1,048,576. Default: 256, which serve 96,000 viewers as they are
-    /// meant to and 128,000 when all are full. When more come, nobody is refused: each is sent to any of
-    /// the relays, which have more than [`viewers_per_object`](Self::viewers_per_object) then and deliver
-    /// more slowly.
+    /// The most relays of a run, however many viewers come: a bound on the cost that strangers can cause. At least 1,
+    /// at most 1,048,576. Default: 256, which serve 96,000 viewers as intended and 128,000 when all are full. Past
+    /// that nobody is refused: further viewers are sent to any of the relays, which then have more than
+    /// [`viewers_per_object`](Self::viewers_per_object) and deliver more slowly.
     #[serde(default = "default_max_relays")]
     pub max_relays: u32,
 }
@@ -84,9 +81,9 @@ impl FanOut {
         self
     }
 
-    /// Returns how many relays serve `viewers` viewers, at least one and at most
-    /// [`max_relays`](Self::max_relays). Relays are meant to be three quarters full, so that chance, which
-    /// spreads viewers, seldom meets a full one.
+    /// Returns the number of relays for `viewers` viewers, at least one and at most [`max_relays`](Self::max_relays).
+    /// Relays are intended to be three quarters full, so that viewers, who are spread at random, seldom meet a full
+    /// one.
     #[must_use]
     pub fn relays(&self, viewers: u64) -> u32 {
         let filled = u64::from(self.viewers()) * 3;
@@ -96,16 +93,16 @@ impl FanOut {
             .clamp(1, self.most_relays())
     }
 
-    /// Returns where an object gets its events from, `None` for the root. A relay gets them from the object
-    /// whose number is the quotient of the number before its own by
-    /// [`relays_per_object`](Self::relays_per_object), 0 being the root.
+    /// Returns the object from which an object gets its events, `None` for the root. For a relay it is the object
+    /// whose number is the quotient of the number before its own by [`relays_per_object`](Self::relays_per_object),
+    /// where 0 is the root.
     #[must_use]
     pub fn parent(&self, place: Place) -> Option<Place> {
         let before = place.0.checked_sub(1)?;
         Some(Place(before / self.relays_per_object.max(2)))
     }
 
-    /// Returns how many hops events take from the root.
+    /// Returns the number of hops of an event from the root.
     #[must_use]
     pub fn level(&self, place: Place) -> u32 {
         self.parent(place)
@@ -151,7 +148,7 @@ impl Place {
     }
 }
 
-/// How an object is asked to take a viewer.
+/// The way in which an object is asked to take a viewer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ask {
     /// The object is to take the viewer if it has room.
@@ -162,7 +159,7 @@ pub enum Ask {
     Anyway,
 }
 
-/// What an object answers to a viewer.
+/// An object's answer to a viewer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Admission {
     /// The viewer is served here.
@@ -173,22 +170,20 @@ pub enum Admission {
     Full,
 }
 
-/// The audience of an object: its own viewers, and the relays that follow it, with how many viewers these
-/// have below them.
+/// The audience of an object: its own viewers, and the relays that follow it, with the numbers of viewers below them.
 #[derive(Debug, Default)]
 pub struct Audience {
     viewers: u64,
     relays: BTreeMap<Place, Report>,
     joined: u64,
-    /// The number of relays that are needed at least, since when, because viewers found too few.
+    /// The least number of relays, because viewers found too few, and since when.
     wanted: Option<(u32, SystemTime)>,
-    /// When the object last probed who is still there, and whether it is still to do so.
+    /// When the object last probed its viewers, and whether it is still to do so.
     probed: Option<SystemTime>,
     probe_is_due: bool,
 }
 
-/// A relay's connection to the object that it follows. A relay that lost its connection and is there again
-/// has a new one.
+/// A relay's connection to the object that it follows. A relay that lost its connection and comes back has a new one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Joined {
     relay: Place,
@@ -203,13 +198,13 @@ struct Report {
     time: SystemTime,
 }
 
-/// How long a relay counts after its last report.
+/// The time for which a relay counts after its last report.
 const REPORT_TIME: Duration = Duration::from_secs(60);
-/// How long there are more relays than the reports ask for. Reports come later than viewers.
+/// The time for which there are more relays than the reports ask for. Reports come later than viewers.
 const WANTED_TIME: Duration = Duration::from_secs(10);
-/// How long a probe takes: viewers who are gone are noticed within it.
+/// The duration of a probe: viewers that are gone are noticed within it.
 const PROBE_TIME: Duration = Duration::from_secs(1);
-/// How long after a probe the next one may begin, where all viewers were still there.
+/// The pause after a probe before the next one may begin, if all viewers were still there.
 const PROBE_PAUSE: Duration = Duration::from_secs(5);
 
 impl Audience {
@@ -223,8 +218,8 @@ impl Audience {
         self.viewers = self.viewers.saturating_sub(1);
     }
 
-    /// Adds a relay that follows. Its reports from an earlier connection count no more, so that its viewers do
-    /// not count twice.
+    /// Adds a relay that follows. Its reports from an earlier connection no longer count, so that its viewers do not
+    /// count twice.
     pub fn join(&mut self, relay: Place, now: SystemTime) -> Joined {
         self.joined += 1;
         let joined = Joined {
@@ -235,7 +230,7 @@ impl Audience {
         joined
     }
 
-    /// Notes that a relay has this many viewers below it. To be repeated each minute at least.
+    /// Notes the number of viewers below a relay. Repeat it at least each minute.
     pub fn report(&mut self, joined: Joined, viewers: u64, now: SystemTime) {
         let Joined { relay, number } = joined;
         if self.is_latest(joined) {
@@ -248,7 +243,7 @@ impl Audience {
         }
     }
 
-    /// Removes a relay that follows no more.
+    /// Removes a relay that no longer follows.
     pub fn part(&mut self, joined: Joined) {
         if self.is_latest(joined) {
             self.relays.remove(&joined.relay);
@@ -261,13 +256,13 @@ impl Audience {
         known.is_none_or(|known| known.number <= joined.number)
     }
 
-    /// Returns how many viewers of its own the object has.
+    /// Returns the number of the object's own viewers.
     #[must_use]
     pub fn viewers(&self) -> u64 {
         self.viewers
     }
 
-    /// Returns how many viewers are below, by the relays' reports. Forgets relays that have not reported lately.
+    /// Returns the number of viewers below, by the relays' reports. Forgets relays that have not reported lately.
     pub fn below(&mut self, now: SystemTime) -> u64 {
         self.relays
             .retain(|_, report| age(&mut report.time, now) < REPORT_TIME);
@@ -280,8 +275,8 @@ impl Audience {
         self.viewers == 0 && self.relays.is_empty()
     }
 
-    /// Decides what the object at this place answers to a viewer. Call [`enter`](Self::enter) for a viewer that
-    /// it takes.
+    /// Decides what the object at this place answers to a viewer. Call [`enter`](Self::enter) for a viewer that it
+    /// takes.
     pub fn admit(
         &mut self,
         place: Place,
@@ -317,8 +312,8 @@ impl Audience {
         Admission::Relays(relays.max(self.wanted(now)))
     }
 
-    /// Returns whether to write to each viewer, at once and again a moment later, so that viewers who are gone
-    /// are noticed. Ask after each [`admit`](Self::admit); returns true once for each probe.
+    /// Returns whether to write to each viewer, at once and again a moment later, so that departed viewers are
+    /// noticed. Ask after each [`admit`](Self::admit); returns true once for each probe.
     #[must_use]
     pub fn take_probe(&mut self) -> bool {
         std::mem::take(&mut self.probe_is_due)
@@ -351,8 +346,8 @@ impl Audience {
     }
 }
 
-/// Returns how long ago `time` was. Where the clock was set back since, `time` becomes now, so that nothing
-/// lasts longer than it is meant to.
+/// Returns the time since `time`. If the clock was set back in the meantime, `time` becomes now, so that nothing
+/// lasts longer than intended.
 fn age(time: &mut SystemTime, now: SystemTime) -> Duration {
     *time = now.min(*time);
     now.duration_since(*time).unwrap_or_default()
@@ -375,21 +370,20 @@ fn age(time: &mut SystemTime, now: SystemTime) -> Duration {
 pub struct Search {
     /// The number of relays, if that is known.
     relays: Option<u32>,
-    /// The number of the newest relay that is full. Those before it are full, too.
+    /// The number of the newest relay that is full. All before it are full, too.
     full: u32,
     asked: u32,
     failed: u32,
     last: Place,
 }
 
-/// How many objects are asked whether they have room.
+/// The number of objects that are asked whether they have room.
 const ASKED: u32 = 8;
-/// How many relays may fail before the root is to take the viewer.
+/// The number of relays that may fail before the root is to take the viewer.
 const FAILED: u32 = 2;
 
 impl Search {
-    /// Returns a search that asks the root first, unless it is `remembered` how many
-    /// [relays](Admission::Relays) there are.
+    /// Returns a search that asks the root first, unless the number of [relays](Admission::Relays) is `remembered`.
     #[must_use]
     pub fn new(remembered: Option<u32>) -> Self {
         Self {
@@ -401,7 +395,7 @@ impl Search {
         }
     }
 
-    /// Returns which object to ask next, and how. `random` is from 0 to below 1.
+    /// Returns the object to ask next, and the way of asking. `random` is from 0 to below 1.
     pub fn next(&mut self, random: f64) -> (Place, Ask) {
         let (place, ask) = match self.relays {
             _ if self.failed >= FAILED => (Place::ROOT, Ask::Anyway),
@@ -421,7 +415,7 @@ impl Search {
             Admission::Here => {}
             Admission::Relays(relays) => {
                 self.relays = Some(relays);
-                // All are full, and there are to be no more.
+                // All are full, and no more may be added.
                 if self.full > 0 && relays <= self.full {
                     self.asked = self.asked.max(ASKED);
                 }
@@ -447,7 +441,7 @@ fn one_of(behind: u32, relays: u32, random: f64) -> Place {
     Place((behind + choice + 1).min(relays))
 }
 
-#[cfg(all(test, not(shuttle)))]
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -505,7 +499,7 @@ mod tests {
         assert_eq!(admit(&mut root, Ask::IfRoom), Admission::Relays(5));
         root.part(one);
         assert_eq!(admit(&mut root, Ask::IfRoom), Admission::Relays(3));
-        // One that went away without a word.
+        // A relay that disappeared without notice.
         let later = NOW + REPORT_TIME;
         assert_eq!(root.below(later), 0);
         root.leave();
@@ -543,7 +537,7 @@ mod tests {
         assert!(root.is_empty());
     }
 
-    /// One that opens its stream and goes at once is noticed after 15 seconds, or by a probe.
+    /// A viewer that opens its stream and leaves at once is noticed after 15 seconds, or by a probe.
     fn strangers(viewers: u32, per_second: u32, probes: bool) -> u32 {
         let fan_out = FanOut::new();
         let mut root = Audience::default();
@@ -616,7 +610,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_set_back_keeps_nobody_for_longer() {
+    fn a_clock_that_is_set_back_keeps_no_viewer_for_longer() {
         let hour = Duration::from_secs(3600);
         let mut root = Audience::default();
         (0..2).for_each(|_| root.enter());
@@ -654,7 +648,7 @@ mod tests {
     }
 
     #[test]
-    fn a_search_goes_on_until_somebody_takes_it() {
+    fn a_search_goes_on_until_an_object_accepts() {
         let mut search = Search::new(Some(2));
         assert_eq!(search.next(0.99), (Place::relay(2), Ask::IfRoom));
         search.answered(Admission::Full);

@@ -1,35 +1,35 @@
-//! Viewers over hibernatable WebSockets: what both ends decide, without the sockets. Runs in the object
+//! Viewers over hibernatable WebSockets: the decisions of both ends, without the sockets. Runs in the object
 //! (`Roster`, `Pace`, `Sweep`) and in the Worker (`Pulse`, `Budget`); pure, and tested natively.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// The object closes a socket with this code where the stream is to end. Codes from 4000 are free
-/// to use: RFC 6455 section 7.4.2.
+/// The object closes a socket with this code when the stream is to end. Codes from 4000 are free to use: RFC 6455
+/// section 7.4.2.
 #[cfg(feature = "cloudflare")]
 pub(crate) const END: u16 = 4000;
-/// The object closes a socket with this code where the stream is to be cut off, so that the client comes back.
+/// The object closes a socket with this code when the stream is to be cut off, so that the client comes back.
 #[cfg(feature = "cloudflare")]
 pub(crate) const BROKEN: u16 = 4001;
 /// The Worker closes a socket with this code when the viewer leaves.
 #[cfg(feature = "cloudflare")]
 pub(crate) const LEFT: u16 = 4002;
 
-/// The object closes a socket with this code where the viewer's permission was revoked.
+/// The object closes a socket with this code when the viewer's permission was revoked.
 #[cfg(feature = "cloudflare")]
 pub(crate) const EXPIRED: u16 = 4003;
 
-/// What the Worker sends to check that the object's side of a socket is there.
+/// The Worker's message that checks that the object's side of a socket is there.
 #[cfg(feature = "cloudflare")]
 pub(crate) const PING: &str = "ping";
-/// What the runtime there answers in place of the object, which is not woken for it.
+/// The answer of the runtime, given in place of the object, which is not woken for it.
 #[cfg(feature = "cloudflare")]
 pub(crate) const PONG: &str = "pong";
 
-/// An object's viewers, by numbers that are kept with their sockets.
+/// An object's viewers, by numbers that are stored with their sockets.
 ///
-/// The object is notified that a socket has closed after its viewer was removed, and its number may be another
-/// viewer's by then. So a call with a number also says which viewer it means.
+/// The object is notified of a closed socket after its viewer was removed. By then the number may be another
+/// viewer's. So a call with a number also says which viewer it means.
 #[derive(Debug)]
 pub struct Roster<V> {
     viewers: BTreeMap<u32, V>,
@@ -42,19 +42,19 @@ impl<V> Default for Roster<V> {
 }
 
 impl<V> Roster<V> {
-    /// Returns one without viewers.
+    /// Returns a roster without viewers.
     pub fn new() -> Self {
         Self {
             viewers: BTreeMap::new(),
         }
     }
 
-    /// Returns whether there are none.
+    /// Returns whether there are no viewers.
     pub fn is_empty(&self) -> bool {
         self.viewers.is_empty()
     }
 
-    /// Returns how many viewers there are.
+    /// Returns the number of viewers.
     pub fn len(&self) -> usize {
         self.viewers.len()
     }
@@ -74,32 +74,32 @@ impl<V> Roster<V> {
         self.viewers.insert(number, viewer);
     }
 
-    /// Returns the viewer of this number, if it is the one that is meant.
+    /// Returns the viewer with this number, if it is the intended one.
     pub fn get_mut(&mut self, number: u32, is_meant: impl FnOnce(&V) -> bool) -> Option<&mut V> {
         let viewer = self.viewers.get_mut(&number)?;
         is_meant(viewer).then_some(viewer)
     }
 
-    /// Removes the viewer of this number, if it is the one that is meant.
+    /// Removes the viewer with this number, if it is the intended one.
     pub fn remove(&mut self, number: u32, is_meant: impl FnOnce(&V) -> bool) -> Option<V> {
         self.get_mut(number, is_meant)?;
         self.viewers.remove(&number)
     }
 
-    /// Removes those that are not to be kept.
+    /// Removes the viewers that are not to be kept.
     pub fn retain(&mut self, mut keep: impl FnMut(&mut V) -> bool) {
         self.viewers.retain(|_, viewer| keep(viewer));
     }
 }
 
-/// About what a round of delivery costs for each viewer, in milliseconds. A constant, because the runtime's
+/// The approximate cost of a round of delivery for each viewer, in milliseconds. A constant, because the runtime's
 /// clock stands still while code runs.
 const ROUND_MS_PER_VIEWER: f64 = 0.05;
 
-/// Decides when an object delivers. Rounds have a pause between them that grows with the number of viewers,
-/// so that a log that is written quickly reaches each of many viewers with several events at once.
+/// Decides when an object delivers. The pauses between rounds grow with the number of viewers, so that a log that is
+/// written quickly reaches many viewers with several events at once.
 ///
-/// Times are the clock's, in milliseconds. It may be set back; pauses do not get longer by that.
+/// Times are the clock's, in milliseconds. If the clock is set back, pauses do not get longer.
 #[derive(Debug, Default)]
 pub struct Pace {
     last: Option<f64>,
@@ -108,7 +108,7 @@ pub struct Pace {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-/// When to deliver.
+/// The time to deliver.
 pub enum Round {
     /// Deliver now: call [`Pace::begin`].
     Now,
@@ -142,8 +142,8 @@ impl Pace {
     }
 }
 
-/// Tells the Worker whether the other end of a socket is there. A socket whose other end is gone without
-/// a word looks like one on which nothing happens.
+/// Tells the Worker whether the other end of a socket is there. A socket whose other end disappeared without notice
+/// looks like one on which nothing happens.
 #[derive(Debug, Default)]
 pub struct Pulse {
     is_asked: bool,
@@ -151,7 +151,7 @@ pub struct Pulse {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-/// What to do at a beat.
+/// The action at a beat.
 pub enum Beat {
     /// Ask whether it is there.
     Ask,
@@ -165,7 +165,7 @@ impl Pulse {
         self.is_heard = true;
     }
 
-    /// Returns what to do at a beat. Beats are as far apart as an answer may take.
+    /// Returns the action at a beat. Beats are as far apart as an answer may take.
     pub fn beat(&mut self) -> Beat {
         let is_heard = std::mem::take(&mut self.is_heard);
         if self.is_asked && !is_heard {
@@ -176,13 +176,13 @@ impl Pulse {
     }
 }
 
-/// How long a Worker may be silent before the object takes it for gone: four pings.
+/// How long a Worker may be silent before the object considers it gone: four pings.
 const SILENCE_MS: f64 = 60_000.0;
-/// How often an object looks for silent Workers, at most.
+/// The least time between two searches for silent Workers.
 const SWEEP_MS: f64 = 30_000.0;
 
-/// Decides when an object looks for viewers whose Workers are gone without a word. It only does so when it is
-/// awake anyway.
+/// Decides when an object looks for viewers whose Workers disappeared without notice. It only looks when it is awake
+/// anyway.
 #[derive(Debug, Default)]
 pub struct Sweep {
     last: Option<f64>,
@@ -206,10 +206,9 @@ impl Sweep {
     }
 }
 
-/// How many bytes a Worker's isolate holds at most for all viewers whose responses it has. It has 128 MB for
-/// everything.
+/// The most bytes that a Worker's isolate holds for all viewers whose responses it has. It has 128 MB for everything.
 const MOST_BYTES: usize = 32 << 20;
-/// How many bytes it holds at most for one viewer: more than the credit and two of the largest events.
+/// The most bytes that it holds for one viewer: more than the credit and two of the largest events.
 const MOST_BYTES_OF_ONE: usize = 8 << 20;
 
 /// The bytes that an isolate holds because viewers have not taken them yet.
@@ -244,8 +243,8 @@ impl Budget {
         }
     }
 
-    /// Counts bytes that came for a viewer. Returns the viewers to cut off, which are not counted any more: one
-    /// that holds too much, or, where all together hold too much, those that have taken nothing for longest.
+    /// Counts bytes that came for a viewer. Returns the viewers to cut off, which are no longer counted: one that
+    /// holds too much, or, if all together hold too much, those that have taken nothing for longest.
     pub fn queued(&mut self, viewer: u64, bytes: usize) -> Vec<u64> {
         self.time += 1;
         let Some(queue) = self.queues.get_mut(&viewer) else {
@@ -289,16 +288,16 @@ impl Budget {
 mod tests {
     use super::*;
 
-    /// A socket, and who has it.
+    /// A socket, and its owner.
     #[derive(Clone, Copy, Debug, PartialEq)]
     struct Socket(&'static str);
 
     #[test]
-    fn a_socket_that_closes_takes_nobody_else_off() {
+    fn a_socket_that_closes_removes_no_other_viewer() {
         let mut roster = Roster::new();
         let mut number = roster.number(|| 7);
         roster.insert(number, Socket("early"));
-        // It has seen all: the object closes it, and takes it off. A new viewer has its number.
+        // It has seen all: the object closes and removes it. A new viewer has its number.
         assert!(
             roster
                 .remove(number, |viewer| *viewer == Socket("early"))
@@ -306,7 +305,7 @@ mod tests {
         );
         number = roster.number(|| 7);
         roster.insert(number, Socket("late"));
-        // Now the first one has closed, and says so.
+        // Now the close event of the first one arrives.
         assert_eq!(roster.remove(7, |viewer| *viewer == Socket("early")), None);
         assert_eq!(roster.get_mut(7, |viewer| *viewer == Socket("early")), None);
         let late = roster.get_mut(7, |viewer| *viewer == Socket("late"));
@@ -315,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_has_another_ones_number() {
+    fn viewers_have_different_numbers() {
         let mut roster = Roster::new();
         let mut random = [3, 3, 3, 4, 4, 5].into_iter();
         for _ in 0..3 {
@@ -331,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn rounds_have_pauses_and_those_who_come_in_one_share_the_next() {
+    fn rounds_have_pauses_and_viewers_that_come_in_one_share_the_next() {
         let mut pace = Pace::default();
         assert_eq!(pace.next(1000, 5_000.0), Round::Now);
         pace.begin(5_000.0);
@@ -368,7 +367,7 @@ mod tests {
         assert_eq!(pulse.beat(), Beat::Ask);
         pulse.heard();
         assert_eq!(pulse.beat(), Beat::Ask);
-        // Pages are as good as an answer.
+        // Pages count as answers.
         pulse.heard();
         pulse.heard();
         assert_eq!(pulse.beat(), Beat::Ask);
@@ -376,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_slowest_is_cut_off_when_all_hold_too_much() {
+    fn the_slowest_viewer_is_cut_off_when_all_hold_too_much() {
         const PIECE: usize = 128 * 1024;
         let mut budget = Budget::default();
         let viewers: Vec<_> = (0..MOST_BYTES / PIECE).map(|_| budget.enter()).collect();
@@ -406,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn who_holds_too_much_alone_is_cut_off_alone() {
+    fn a_viewer_that_holds_too_much_is_cut_off_alone() {
         let mut budget = Budget::default();
         let (one, other) = (budget.enter(), budget.enter());
         assert!(budget.queued(other, 5).is_empty());

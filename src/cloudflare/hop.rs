@@ -1,13 +1,14 @@
-//! Where an object stands in a tree of relays, and its answer to a viewer that it does not take. Written and
-//! read in the Worker and in the object.
+//! An object's place in a tree of relays, and its answer to a viewer that it does not take. Written and read in the
+//! Worker and in the object.
 
 use serde::{Deserialize, Serialize};
 use worker::{Response, ResponseBuilder, web_sys};
 
 use super::fan_out::{Admission, Ask, FanOut, Place};
+use super::request::ObjectCall;
 
-/// Tells an object of a tree its place, and how the others are reached. The Worker sends it, and a relay to
-/// the object above it; a client cannot.
+/// Tells an object of a tree its place, and how to reach the others. The Worker sends it, and a relay sends it to the
+/// object above; a client cannot.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Hop {
     /// The binding of the objects.
@@ -17,7 +18,7 @@ pub(super) struct Hop {
     pub(super) fan_out: FanOut,
     pub(super) place: Place,
     pub(super) ask: Ask,
-    /// The relay that sends this, or the root's place where the Worker does.
+    /// The relay that sends this, or the root's place if the Worker does.
     pub(super) follower: Place,
 }
 
@@ -30,7 +31,7 @@ impl Hop {
         }
     }
 
-    /// Returns what the relay says to the object above it, `None` for the root.
+    /// Returns the hop that the relay sends to the object above it, `None` for the root.
     pub(super) fn parent(&self) -> Option<Self> {
         let place = self.fan_out.parent(self.place)?;
         Some(Self {
@@ -41,36 +42,36 @@ impl Hop {
         })
     }
 
-    /// Writes the hop in ASCII, for a header.
+    /// Writes the hop as text.
+    #[inline(never)]
     pub(super) fn to_text(&self) -> worker::Result<String> {
-        let json = serde_json::to_string(self)?;
-        Ok(js_sys::encode_uri_component(&json).into())
+        Ok(serde_json::to_string(self)?)
     }
 
     /// Reads what [`to_text`](Self::to_text) wrote.
+    #[inline(never)]
     pub(super) fn from_text(text: &str) -> worker::Result<Self> {
-        let json = String::from(js_sys::decode_uri_component(text)?);
-        Ok(serde_json::from_str(&json)?)
+        Ok(serde_json::from_str(text)?)
     }
 
-    /// Reads the hop from a request's header; `None` if it has none, and so no tree.
-    pub(super) fn from_request(request: &web_sys::Request) -> worker::Result<Option<Self>> {
-        let text = request.headers().get(HOP)?;
+    /// Reads the hop from a request; `None` if it has none, and so no tree.
+    pub(super) fn from_call(call: &ObjectCall) -> worker::Result<Option<Self>> {
+        let text = call.get(HOP);
         text.as_deref().map(Self::from_text).transpose()
     }
 }
 
-/// The header that has a [`Hop`].
-pub(super) const HOP: &str = "ssetarget-hop";
+/// What a request says of a [`Hop`].
+pub(super) const HOP: &str = "hop";
 
 /// The status of an object's answer to a viewer that it does not take. The Worker reads it; no client sees it.
 const ELSEWHERE: u16 = 421;
-/// The header in that answer which says how many relays there are.
+/// The header of that answer with the number of relays.
 const RELAYS: &str = "ssetarget-relays";
 
 /// Returns where the viewer is to be served, by an object's answer.
-pub(super) fn admission(response: &Response) -> worker::Result<Admission> {
-    if response.status_code() != ELSEWHERE {
+pub(super) fn admission(response: &web_sys::Response) -> worker::Result<Admission> {
+    if response.status() != ELSEWHERE {
         return Ok(Admission::Here);
     }
     let relays = response.headers().get(RELAYS)?;
@@ -78,7 +79,7 @@ pub(super) fn admission(response: &Response) -> worker::Result<Admission> {
     Ok(relays.map_or(Admission::Full, Admission::Relays))
 }
 
-/// Returns the answer to a viewer that an object does not take, `None` to one that it does.
+/// Returns the answer to a viewer that an object does not take, `None` for one that it takes.
 pub(super) fn elsewhere(admission: Admission) -> worker::Result<Option<Response>> {
     let mut response = ResponseBuilder::new().with_status(ELSEWHERE);
     match admission {

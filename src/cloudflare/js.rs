@@ -3,14 +3,17 @@
 use js_sys::{Array, Function, JsString, Object, Promise, Uint8Array};
 use wasm_bindgen::prelude::*;
 
+#[cfg(any(feature = "durable-streams", feature = "otlp"))]
+pub(super) use cloudflare_workflows::__private::js::IdentityTransformStream;
 pub(super) use cloudflare_workflows::__private::js::{
-    IdentityTransformStream, Writer, array_from, dispose, promise,
+    Writer, array_from, dispose, now_or_promise, promise,
 };
 
 #[wasm_bindgen(inline_js = r#"
 import { waitUntil } from "cloudflare:workers";
 export { waitUntil };
-export const fetchObject = (stub, method, url, headers) => stub.fetch(url, { method, headers });
+const UPGRADES = { headers: [["upgrade", "websocket"]] };
+export const fetchObject = (stub, method, url, upgrades) => stub.fetch(url, upgrades ? UPGRADES : method === "GET" ? undefined : { method });
 export const appendFacts = (session, generation, run, batch, done) => {
   session.append(generation, run, batch).then((told) => done(told), (error) => done(error ?? "unknown"));
 };
@@ -29,22 +32,36 @@ export const answerPings = (state, ping, pong) => {
     state.setWebSocketAutoResponse(new WebSocketRequestResponsePair(ping, pong));
   }
 };
+// The runtime copies the status and the headers of a response without a call of JavaScript.
+export const ownResponse = (response) => new Response(response.body, response);
+export const openStream = (model) => {
+  const { readable, writable } = new IdentityTransformStream();
+  return [new Response(readable, model), writable.getWriter()];
+};
+// The signal of a request is notified when its client has left.
+export const onAbort = ({ signal }, listener) => {
+  if (!signal) return undefined;
+  if (signal.aborted) listener();
+  else signal.addEventListener("abort", listener);
+  return signal;
+};
+export const offAbort = (signal, listener) => signal.removeEventListener("abort", listener);
 export const writeChunk = (writer, chunk, done) => {
   writer.write(chunk).then(() => done(true), () => done(false));
 };
 "#)]
 extern "C" {
-    /// Keeps the Worker working on a request for up to half a minute after its client is gone. Without it
-    /// nothing runs any more then, and the memory that Rust holds for the request is never freed.
+    /// Keeps the Worker working on a request for up to half a minute after its client is gone. Otherwise nothing
+    /// would run any more, and the memory that Rust holds for the request would never be freed.
     #[wasm_bindgen(catch, js_name = waitUntil)]
     pub fn wait_until(promise: &Promise) -> Result<(), JsValue>;
-    /// Sends a request to an object, and returns its `Response`. `headers` are pairs.
+    /// Sends a request to an object, and returns its `Response`.
     #[wasm_bindgen(catch, js_name = fetchObject)]
     pub async fn fetch_object(
         stub: &EventsStub,
         method: &str,
         url: &str,
-        headers: &Array,
+        upgrades: bool,
     ) -> Result<JsValue, JsValue>;
     /// Calls `append` of a session, and then `done` with the number that it answered or with the error that
     /// was thrown. See [`write_chunk`].
@@ -56,7 +73,7 @@ extern "C" {
         batch: &Uint8Array,
         done: &Function,
     ) -> Result<(), JsValue>;
-    /// Sends a page and keeps with the socket how far it is, with nothing in between.
+    /// Sends a page, and stores the stream's position with the socket, with nothing in between.
     #[wasm_bindgen(catch, js_name = sendPage)]
     pub fn send_page(socket: &WebSocket, page: &Uint8Array, state: &Array) -> Result<(), JsValue>;
     /// Runs statements, each a pair of its text and its parameters, all or none.
@@ -66,6 +83,25 @@ extern "C" {
     /// without waking the object.
     #[wasm_bindgen(catch, js_name = answerPings)]
     pub fn answer_pings(state: &HibernationState, ping: &str, pong: &str) -> Result<(), JsValue>;
+    /// Returns the same response with headers that can be set: those of a response that came from an object cannot.
+    /// The runtime itself hands on the body.
+    #[wasm_bindgen(catch, js_name = ownResponse)]
+    pub fn own_response(
+        response: &worker::web_sys::Response,
+    ) -> Result<worker::web_sys::Response, JsValue>;
+    /// Returns a response with the status and headers of `model` and a body of its own, and the writer of that.
+    #[wasm_bindgen(catch, js_name = openStream)]
+    pub fn open_stream(model: &worker::web_sys::Response) -> Result<Array, JsValue>;
+    /// Calls `listener` when the client of this request has left, also where it already has. Returns the request's
+    /// signal, `undefined` if it has none.
+    #[wasm_bindgen(catch, js_name = onAbort)]
+    pub fn on_abort(
+        request: &worker::web_sys::Request,
+        listener: &Closure<dyn FnMut()>,
+    ) -> Result<JsValue, JsValue>;
+    /// Removes the listener from the signal.
+    #[wasm_bindgen(catch, js_name = offAbort)]
+    pub fn off_abort(signal: &JsValue, listener: &Closure<dyn FnMut()>) -> Result<(), JsValue>;
     /// Writes a chunk, and calls `done` with whether the reader took it. Costs less than [`Writer::write`]: an
     /// `async fn` makes a future and its closures for each write.
     #[wasm_bindgen(catch, js_name = writeChunk)]
@@ -92,7 +128,7 @@ extern "C" {
     /// Returns the next chunk, `undefined` at the end.
     #[wasm_bindgen(catch, js_name = readChunk)]
     pub async fn read_chunk(reader: &ByteReader) -> Result<JsValue, JsValue>;
-    /// Has the stream's source stop.
+    /// Makes the stream's source stop.
     #[wasm_bindgen(catch, js_name = cancelReader)]
     pub fn cancel_reader(reader: &ByteReader) -> Result<(), JsValue>;
 }
@@ -114,7 +150,7 @@ export const postBytes = async (url, headers, body, timeout) => {
 "#)]
 extern "C" {
     /// Makes a `POST` without following redirects. Returns its status, its `Retry-After` and the beginning of its
-    /// body. Fails after so many milliseconds.
+    /// body. Fails after the given number of milliseconds.
     #[wasm_bindgen(catch, js_name = postBytes)]
     pub async fn post_bytes(
         url: &str,
@@ -169,25 +205,6 @@ extern "C" {
     #[wasm_bindgen(method, catch, js_name = deserializeAttachment)]
     pub fn deserialize_attachment(this: &WebSocket) -> Result<JsValue, JsValue>;
 
-    /// The signal of a request, which is notified when its client has left.
-    #[wasm_bindgen(extends = Object)]
-    #[derive(Clone)]
-    pub type AbortSignal;
-    #[wasm_bindgen(method, getter)]
-    pub fn aborted(this: &AbortSignal) -> bool;
-    #[wasm_bindgen(method, catch, js_name = addEventListener)]
-    pub fn add_event_listener(
-        this: &AbortSignal,
-        event_type: &str,
-        listener: &Function,
-    ) -> Result<(), JsValue>;
-    #[wasm_bindgen(method, catch, js_name = removeEventListener)]
-    pub fn remove_event_listener(
-        this: &AbortSignal,
-        event_type: &str,
-        listener: &Function,
-    ) -> Result<(), JsValue>;
-
     /// A stub of the `WorkflowEvents` object.
     #[wasm_bindgen(extends = Object)]
     pub type EventsStub;
@@ -212,7 +229,7 @@ extern "C" {
     /// The functions that `follow` returns, which read the log.
     #[wasm_bindgen(extends = Object)]
     pub type FollowSession;
-    /// Returns `[oldest, head, trimmed, closed]`, and `last, bytes` where there are events; 0 for no id.
+    /// Returns `[oldest, head, trimmed, closed]`, and `last, bytes` if there are events; 0 for no id.
     #[wasm_bindgen(method, catch)]
     pub async fn page(
         this: &FollowSession,
@@ -229,8 +246,8 @@ extern "C" {
     #[wasm_bindgen(method, catch)]
     pub async fn leave(this: &FollowSession) -> Result<JsValue, JsValue>;
 
-    /// The value that `enter` returns: the outcome of opening the log, as JSON, and functions to append and to
-    /// have the platform asked for the run's end.
+    /// The value that `enter` returns: the outcome of opening the log, as JSON, and functions to append and to settle
+    /// the run's end.
     #[wasm_bindgen(extends = Object)]
     pub type EventsSession;
     #[wasm_bindgen(method, catch, getter)]

@@ -1,14 +1,14 @@
-//! The generation of a run's links: those of a smaller one are revoked. Runs in the object.
+//! The generation of a run's links: links of a smaller one are revoked. Runs in the object.
 
 use crate::store::Bell;
 use crate::sync::{Mutex, lock};
 
-/// What an object knows of the generation of its run's links. The root knows it from storage, a relay from the object
-/// above it.
+/// The generation of its run's links, as far as an object knows it. The root knows it from storage, a relay from the
+/// object above it.
 #[derive(Debug, Default)]
 pub(super) struct Links {
     known: Mutex<Option<u64>>,
-    /// Rung when the generation is raised.
+    /// Rings when the generation is raised.
     bell: Bell,
 }
 
@@ -18,7 +18,7 @@ impl Links {
         *lock(&self.known)
     }
 
-    /// Notes the generation. It never sinks.
+    /// Notes the generation. It never decreases.
     pub(super) fn learn(&self, generation: u64) {
         {
             let mut known = lock(&self.known);

@@ -8,11 +8,11 @@
 //! | `worker/` | in the Worker, which answers viewers and creates, restarts and ends instances |
 //! | `worker/watched_run`, `worker/fact_log` | in the Worker, in the engine's calls of a workflow's `run` |
 //! | `object/` | in the `WorkflowEvents` object |
-//! | `request`, `hop`, `command`, `packed`, `stats` | written in the Worker, read in the object |
+//! | `request`, `hop`, `command`, `opened`, `packed`, `stats` | written in the Worker, read in the object |
 //! | `refuse`, `response`, `leaving`, `callback`, `instance_end`, `js` | in both |
 //! | `sql` | in the `WorkflowEvents` object, or in an object of your own |
 //! | `redis` | in the Worker, or in an object of your own |
-//! | `command`, `credit`, `fan_out`, `hibernating`, `packed`, `object/log`, `object/obey` | pure: in the Worker or the object, and in native tests |
+//! | `command`, `credit`, `fan_out`, `hibernating`, `opened`, `packed`, `object/log`, `object/obey` | pure: in the Worker or the object, and in native tests |
 //!
 //! `worker/` and `object/` do not import each other. A request goes through `worker/serve`, `worker/route`,
 //! `worker/namespace`, `object/class`, `object/events_object` and `response`, in this order.
@@ -25,9 +25,9 @@
 //! attempt or one request. Without it a panic anywhere in the Worker ends every object and every
 //! open stream of the isolate.
 //!
-//! A stack overflow, a lack of memory, or an exception through an import that does not catch it ends a whole
-//! WebAssembly instance all the same. That cuts off all its streams at once, so that clients come back, fails
-//! the attempts of steps, which the engine retries, and lets runs go on in the next instance.
+//! A stack overflow, a lack of memory, or an exception through an import that does not catch it still ends a whole
+//! WebAssembly instance. Then all its streams are cut off at once, so that clients come back; the attempts of steps
+//! fail, and the engine retries them; and runs go on in the next instance.
 
 // Pure, and tested natively.
 pub(crate) mod command;
@@ -38,12 +38,16 @@ pub mod fan_out;
 #[cfg(any(feature = "hibernation", not(target_family = "wasm")))]
 pub(crate) mod hibernating;
 pub(crate) mod object;
+#[cfg(any(test, feature = "cloudflare"))]
+mod opened;
 pub(crate) mod packed;
 #[cfg(any(feature = "hibernation", not(target_family = "wasm")))]
 pub(crate) mod pushed;
 
 #[cfg(feature = "cloudflare")]
 mod callback;
+#[cfg(feature = "cloudflare")]
+mod chunks;
 #[cfg(all(feature = "cloudflare", not(feature = "relays")))]
 #[path = "no_hop.rs"]
 mod hop;
@@ -101,7 +105,7 @@ pub use self::{
     },
 };
 
-/// What the export macros expand to. Not part of the public API.
+/// The expansion of the export macros. Not part of the public API.
 #[cfg(feature = "cloudflare")]
 #[doc(hidden)]
 pub mod __private {

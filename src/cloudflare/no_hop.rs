@@ -1,8 +1,8 @@
-//! In place of `hop` where the feature `relays` is off: no object has a place in a tree. Read in the object.
+//! Replaces `hop` where the feature `relays` is off: no object has a place in a tree. Read in the object.
 
-use worker::web_sys;
+use super::request::ObjectCall;
 
-/// There is none.
+/// There are no hops.
 pub(super) enum Hop {}
 
 impl Hop {
@@ -16,7 +16,7 @@ impl Hop {
     }
 
     #[allow(clippy::unnecessary_wraps, reason = "as with relays")]
-    pub(super) fn from_request(_request: &web_sys::Request) -> worker::Result<Option<Self>> {
+    pub(super) fn from_call(_call: &ObjectCall) -> worker::Result<Option<Self>> {
         Ok(None)
     }
 }

@@ -14,7 +14,7 @@ use crate::event::{EventRef, KeyRef, NewEvent};
 /// object.
 const VERSION: u8 = 2;
 
-/// What an object answers to a batch that it refuses as stale. To any other it answers how many facts were new.
+/// The object's answer to a batch that it refuses as stale. Its answer to any other is the number of new facts.
 #[cfg(feature = "cloudflare")]
 pub(crate) const STALE: f64 = -1.0;
 
@@ -124,13 +124,13 @@ fn length(bytes: [u8; 4]) -> usize {
     usize::try_from(u32::from_le_bytes(bytes)).unwrap_or(usize::MAX)
 }
 
-/// Why a batch cannot be read.
+/// The reason why a batch cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum InvalidBatch {
     /// The batch is of another version of the format: a Worker of another version of this crate made it.
     Version(u8),
-    /// The bytes are not what [`pack_facts`] makes.
+    /// [`pack_facts`] did not make the bytes.
     Bytes,
 }
 
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_packed_comes_out() {
+    fn packed_events_can_be_unpacked() {
         assert_eq!(unpacked(&pack_facts(&some())), Ok(some()));
         assert_eq!(unpacked(&pack_facts(&[])), Ok(Vec::new()));
     }
@@ -222,7 +222,7 @@ mod tests {
         assert_eq!(with(count, 0xFF), Err(InvalidBatch::Bytes));
         assert_eq!(with(data, 0xFF), Err(InvalidBatch::Bytes));
         assert_eq!(with(flags, 4), Err(InvalidBatch::Bytes));
-        // Into the middle of a character, and not UTF-8 at all.
+        // Into the middle of a character, and bytes that are not UTF-8 at all.
         assert_eq!(with(START, 7 + 12), Err(InvalidBatch::Bytes));
         assert_eq!(with(batch.len() - 1, 0xFF), Err(InvalidBatch::Bytes));
     }

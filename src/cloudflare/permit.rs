@@ -1,4 +1,4 @@
-//! How long a viewer may go on watching. Runs in the object, and in the Worker where a stream is made there.
+//! How long a viewer may go on watching. Runs in the object, and in the Worker if it makes the stream.
 
 use std::future::{Future, pending};
 use std::pin::pin;
@@ -10,15 +10,15 @@ use cloudflare_workflows::{Runtime, WorkersRuntime};
 use futures_util::future::{Either, LocalBoxFuture, Shared, select};
 use futures_util::{FutureExt, StreamExt};
 
+use super::chunks::{Chunks, Cut};
 use super::links::Links;
-use super::response::{Chunks, Cut};
 use crate::access::Grant;
 use crate::delivery::{permitted, reached};
 
-/// The longest that a viewer who does not read is kept after the end of its permission.
+/// The longest time for which a viewer that does not read is kept after the end of its permission.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A viewer's permission, and what the log knows of revoked ones.
+/// A viewer's permission, and the log's knowledge of revoked ones.
 #[derive(Clone)]
 pub(super) struct Permit {
     grant: Grant,
@@ -28,7 +28,7 @@ pub(super) struct Permit {
 }
 
 impl Permit {
-    /// Returns a permit that is over when the grant has ended, and when it is revoked in the object of `links`.
+    /// Returns a permit that is over when the grant has ended, or when it is revoked in the object of `links`.
     pub(super) fn new(grant: Grant, links: &Rc<Links>) -> Self {
         Self {
             grant,
@@ -52,7 +52,7 @@ impl Permit {
         self
     }
 
-    /// Ends the chunks when the permit is over, with the event that says so.
+    /// Ends the chunks when the permit is over, with the event `expired`.
     pub(super) fn bound(&self, chunks: Chunks) -> Chunks {
         match self.over() {
             None => chunks,
@@ -60,7 +60,8 @@ impl Permit {
         }
     }
 
-    /// Cuts a stream off for the reason of `cut`, and a moment after the permit is over: its viewer may not read.
+    /// Cuts a stream off for the reason of `cut`, and a moment after the permit is over, since its viewer may not
+    /// read.
     pub(super) fn cut(
         &self,
         cut: impl Future<Output = Cut> + 'static,

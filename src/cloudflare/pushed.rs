@@ -1,5 +1,5 @@
-//! A viewer's stream whose pages are pushed: a cursor and a credit. Both can be put away as numbers and be
-//! restored, so that the object needs no memory of it. Runs in the object; pure, and tested natively.
+//! A viewer's stream whose pages are pushed: a cursor and a credit. Both can be stored as numbers and restored, so
+//! that the object needs no memory of it. Runs in the object; pure, and tested natively.
 
 use futures_util::FutureExt;
 
@@ -16,14 +16,14 @@ pub struct PushedStream<S> {
     credit: Credit,
 }
 
-/// The part of a stream that is kept while the object is out of memory: its position and the bytes that are not
+/// The part of a stream that is stored while the object is out of memory: its position and the bytes that are not
 /// acknowledged.
 pub type Kept = (f64, u32);
 
-/// How a stream is after a delivery.
+/// The state of a stream after a delivery.
 #[derive(Debug)]
 pub enum Pushed<E> {
-    /// It is kept: nothing follows, or nothing may be sent before an acknowledgement.
+    /// It is kept: nothing follows, or an acknowledgement is due before more is sent.
     Waits,
     /// The viewer has everything, and the log has ended.
     Ended,
@@ -44,7 +44,7 @@ impl<S: FrameStore> PushedStream<S> {
         }
     }
 
-    /// Restores a stream. Returns `None` for a position that is none.
+    /// Restores a stream. Returns `None` for an invalid position.
     pub fn resume(
         target: &SseTarget<NewEvent, S>,
         (position, unacknowledged): Kept,
@@ -65,7 +65,7 @@ impl<S: FrameStore> PushedStream<S> {
         })
     }
 
-    /// Returns what is to be kept with the viewer's socket.
+    /// Returns the values to store with the viewer's socket.
     pub fn kept(&self) -> Kept {
         let position = match self.subscription.position() {
             Position::Oldest => OLDEST,
@@ -76,7 +76,7 @@ impl<S: FrameStore> PushedStream<S> {
         (position, self.credit.unacknowledged())
     }
 
-    /// Sends what tells a viewer of the tail its position, if it is one. Returns what `send` returned.
+    /// Sends the position to a viewer that starts at the tail. Returns the result of `send`.
     ///
     /// # Errors
     /// When `send` fails.
@@ -90,7 +90,7 @@ impl<S: FrameStore> PushedStream<S> {
         }
     }
 
-    /// Sends pages while there is credit. `send` gets each page and what is to be kept from then on.
+    /// Sends pages while there is credit. `send` gets each page and the values to store from then on.
     pub fn deliver<E>(
         &mut self,
         mut send: impl FnMut(&S::Bytes, Kept) -> Result<(), E>,

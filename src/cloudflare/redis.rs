@@ -18,8 +18,8 @@ impl RedisClient {
     /// it in a secret.
     ///
     /// **In a Worker make one for each request**: its socket belongs to the request that opens it,
-    /// and other requests cannot use it. A viewer's stream is one connection then. A Durable Object
-    /// may keep one for all of its requests and viewers.
+    /// and other requests cannot use it. So a viewer's stream is one connection. A Durable Object
+    /// may keep one client for all of its requests and viewers.
     ///
     /// # Errors
     /// [`RedisErrorKind::Config`](crate::store::redis::RedisErrorKind::Config) for a URL of another

@@ -9,8 +9,8 @@ use crate::security;
 pub(super) const UNKNOWN_INSTANCE: Refusal =
     Refusal::NotFound("there is no workflow instance with this id");
 
-/// Logs why the events of an instance cannot be reached, and returns the refusal for its viewer, who cannot
-/// do anything with the reason.
+/// Logs why the events of an instance cannot be reached, and returns the refusal for its viewer, for whom the reason
+/// is of no use.
 pub(super) fn unreachable(error: &worker::Error) -> Refusal {
     worker::console_error!("ssetarget: the events of an instance cannot be reached: {error}");
     Refusal::Unavailable
@@ -26,7 +26,7 @@ pub(super) fn refuse_to(request: &web_sys::Request, refusal: Refusal) -> worker:
     }
 }
 
-/// Returns a response with a status and a reason of a program's own, as plain text.
+/// Returns a response with a program's own status and reason, as plain text.
 pub(super) fn refuse_text(status: u16, reason: &str) -> worker::Result<Response> {
     let mut response = ResponseBuilder::new().with_status(status);
     for (name, value) in security::PLAIN.into_iter().chain(security::TEXT) {

@@ -1,5 +1,6 @@
 //! Events as a streaming response. Runs in the Worker and in the object.
 
+use std::cell::OnceCell;
 use std::fmt;
 use std::future::Future;
 use std::rc::Rc;
@@ -10,12 +11,12 @@ use cloudflare_workflows::__private::{Held, Timer, sleep};
 use futures_core::Stream;
 use futures_util::StreamExt;
 use futures_util::future::{Either, LocalBoxFuture, pending, select};
-use futures_util::stream::LocalBoxStream;
 use js_sys::Uint8Array;
 use wasm_bindgen::prelude::*;
-use worker::{Response, ResponseBuilder};
+use worker::{Response, ResponseBuilder, web_sys};
 
 use super::callback::CallbackValue;
+use super::chunks::{Chunks, Cut};
 use super::js;
 use super::leaving::Leaving;
 use super::permit::Permit;
@@ -23,14 +24,13 @@ use crate::delivery::{Subscription, body, frame_body};
 use crate::store::{EventStore, FrameStore};
 use crate::wire;
 
-/// Returns a response with a subscription's events: `200` and their stream, or `204` where it
-/// [has ended](Subscription::has_ended), which makes an `EventSource` stop.
+/// Returns a response with a subscription's events: `200` and their stream, or `204` if it [has
+/// ended](Subscription::has_ended), which makes an `EventSource` stop.
 ///
 /// Use it in an object of your own that has a log: see [`ObjectSql`](crate::cloudflare::ObjectSql). The bytes go
-/// through the runtime's own `IdentityTransformStream`, whose writes wait until what the object
-/// stored before is durable, so that no viewer sees an event that could still be lost. They stop
-/// when the viewer is gone. An error of the store cuts the stream off, so that the client comes
-/// back for the rest.
+/// through the runtime's own `IdentityTransformStream`, whose writes wait until the object's earlier writes to
+/// storage are durable, so that no viewer sees an event that could still be lost. They stop when the viewer is gone.
+/// An error of the store cuts the stream off, so that the client comes back for the rest.
 ///
 /// # Errors
 /// When the runtime refuses the stream or a header.
@@ -40,7 +40,7 @@ pub fn sse_response<S: EventStore + 'static>(
     let has_ended = subscription.has_ended();
     let timer = Timer::new();
     let chunks = body(subscription, move |duration| timer.sleep(duration));
-    respond(has_ended, boxed(in_javascript(chunks)), pending())
+    Ok(respond(has_ended, boxed(in_javascript(chunks)), pending())?.into())
 }
 
 /// Returns a response as [`sse_response`] does, whose bytes go from the store to the viewer without
@@ -55,7 +55,7 @@ pub fn sse_frame_response<S: FrameStore<Bytes = Uint8Array> + 'static>(
     let has_ended = subscription.has_ended();
     let timer = Timer::new();
     let chunks = frame_body(subscription, move |duration| timer.sleep(duration));
-    respond(has_ended, boxed(chunks), pending())
+    Ok(respond(has_ended, boxed(chunks), pending())?.into())
 }
 
 /// A viewer's place. It is kept while the viewer is there.
@@ -66,18 +66,18 @@ pub(super) trait Watching: 'static {
     /// Returns a future that resolves when the stream is to be cut off, with the reason.
     fn cut(&self) -> LocalBoxFuture<'static, &'static str>;
 
-    /// Is told of each chunk, or of an error that cuts the stream off.
+    /// Is notified of each chunk, or of an error that cuts the stream off.
     fn sent(&self, chunk: Result<&Uint8Array, ()>);
 }
 
-/// Returns a response as [`sse_frame_response`] does, until the viewer is `leaving`, the permit is over, or
-/// its place says that the stream is cut off.
+/// Returns a response as [`sse_frame_response`] does, until the viewer is `leaving`, the permit is over, or its place
+/// requests a cut.
 pub(super) fn sse_frame_response_while<S: FrameStore<Bytes = Uint8Array> + 'static>(
     subscription: Subscription<S>,
     leaving: Leaving,
     permit: Permit,
     visit: impl Watching,
-) -> worker::Result<Response> {
+) -> worker::Result<web_sys::Response> {
     let has_ended = subscription.has_ended();
     let (timer, cut) = (visit.timer(), visit.cut());
     let chunks = frame_body(subscription, move |duration| timer.sleep(duration));
@@ -91,9 +91,6 @@ pub(super) fn sse_frame_response_while<S: FrameStore<Bytes = Uint8Array> + 'stat
     respond(has_ended, permit.bound(boxed(chunks)), cut)
 }
 
-/// Chunks for a viewer, or why there are no more.
-pub(super) type Chunks = LocalBoxStream<'static, Result<Uint8Array, String>>;
-
 /// Gives the chunks of all stores one type, so that the code that writes them is compiled once.
 fn boxed<E: fmt::Display + 'static>(
     chunks: impl Stream<Item = Result<Uint8Array, E>> + 'static,
@@ -106,9 +103,9 @@ fn respond(
     has_ended: bool,
     chunks: Chunks,
     cut: impl Future<Output = Cut> + 'static,
-) -> worker::Result<Response> {
+) -> worker::Result<web_sys::Response> {
     if has_ended {
-        return ended();
+        return Ok(ended()?.into());
     }
     let (response, pump) = stream(chunks, cut)?;
     wasm_bindgen_futures::spawn_local(pump);
@@ -149,7 +146,7 @@ pub(super) fn hold(time: Duration) -> worker::Result<Response> {
         Ok(JsValue::UNDEFINED)
     };
     js::wait_until(&js::promise(held))?;
-    Ok(response)
+    Ok(response.into())
 }
 
 /// Returns the response with these chunks as its body, which the object writes.
@@ -186,17 +183,14 @@ pub(super) fn stream_here_until<E: fmt::Display + 'static>(
         pump.await;
         Ok(JsValue::UNDEFINED)
     }))?;
-    Ok(response)
+    Ok(response.into())
 }
-
-/// Why a stream is cut off: `None` where the viewer has left.
-pub(super) type Cut = Option<String>;
 
 /// Returns a `200`, and the future that writes these chunks while the viewer takes them and until `cut` resolves.
 fn stream(
     chunks: Chunks,
     cut: impl Future<Output = Cut> + 'static,
-) -> worker::Result<(Response, impl Future<Output = ()>)> {
+) -> worker::Result<(web_sys::Response, impl Future<Output = ()>)> {
     let (response, viewer) = open()?;
     // Boxed, so that this has one type, too.
     let cut: LocalBoxFuture<'static, Cut> = Box::pin(cut);
@@ -205,10 +199,10 @@ fn stream(
 
 async fn pump_until(chunks: Chunks, viewer: StreamWriter, cut: LocalBoxFuture<'static, Cut>) {
     let pumped = Box::pin(pump(chunks, &viewer));
-    // The cut first: nothing is written any more once it is due.
+    // The cut comes first: nothing is written any more once it is due.
     let reason = match select(cut, pumped).await {
         Either::Right(_) => return,
-        // The write that was under way is dropped here.
+        // This drops the write that was under way.
         Either::Left((reason, _)) => reason,
     };
     let reason = reason.unwrap_or_else(|| "the viewer has left".to_owned());
@@ -216,11 +210,22 @@ async fn pump_until(chunks: Chunks, viewer: StreamWriter, cut: LocalBoxFuture<'s
 }
 
 /// Returns a response and the writer of its stream.
-fn open() -> worker::Result<(Response, StreamWriter)> {
-    let stream = js::IdentityTransformStream::new()?;
-    let writer = stream.writable().get_writer()?;
-    let response = streaming()?.stream(stream.readable());
-    Ok((response, StreamWriter::new(writer)?))
+#[inline(never)]
+fn open() -> worker::Result<(web_sys::Response, StreamWriter)> {
+    thread_local! {
+        /// The response whose status and headers all others have: the runtime copies them from it.
+        static MODEL: OnceCell<web_sys::Response> = const { OnceCell::new() };
+    }
+    let opened = MODEL.with(|model| -> worker::Result<_> {
+        if model.get().is_none() {
+            // It has none, so it takes this one.
+            let _ = model.set(left_out()?.into());
+        }
+        let model = model.get().ok_or("there is no model of a response")?;
+        Ok(js::open_stream(model)?)
+    })?;
+    let writer = StreamWriter::new(opened.get(1).unchecked_into())?;
+    Ok((opened.get(0).unchecked_into(), writer))
 }
 
 fn streaming() -> worker::Result<ResponseBuilder> {
@@ -231,8 +236,8 @@ fn streaming() -> worker::Result<ResponseBuilder> {
     Ok(response)
 }
 
-/// Writes chunks until there are no more or the viewer is gone. Writes one at a time: a write that is done is
-/// the only sign that the viewer took the chunk.
+/// Writes chunks until there are no more or the viewer is gone. Writes one at a time: the end of a write is the only
+/// sign that the viewer took the chunk.
 async fn pump(mut chunks: Chunks, viewer: &StreamWriter) {
     while let Some(chunk) = chunks.next().await {
         match chunk {

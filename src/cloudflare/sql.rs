@@ -10,23 +10,27 @@ use wasm_bindgen::prelude::*;
 use super::js;
 use crate::store::{FrameBytes, Sql, SqlRow, SqlValue};
 use crate::sync::{Mutex, lock};
+use crate::wire;
 
-/// The SQLite storage of a Durable Object: the [`Sql`] of an
-/// [`SqliteEventStore`](crate::store::SqliteEventStore), for a log in an object of your own, next to
-/// whatever else it stores. The log is the table `events`.
+/// The SQLite storage of a Durable Object: the [`Sql`] of an [`SqliteEventStore`](crate::store::SqliteEventStore),
+/// for a log in an object of your own, beside the object's other data. The log is the table `events`.
 ///
 /// Statements run synchronously; those between two awaits are one transaction of the object.
 ///
-/// ```ignore
+/// ```no_run
+/// use ssetarget::cloudflare::{ObjectSql, sse_response};
+/// use ssetarget::{NewEvent, SqliteEventStore, SseTarget, wire};
+/// use worker::{DurableObject, Env, Request, Response, State, durable_object};
+///
 /// #[durable_object]
 /// pub struct Room {
-///     target: SseTarget<Message, SqliteEventStore<ObjectSql>>,
+///     target: Result<SseTarget<NewEvent, SqliteEventStore<ObjectSql>>, String>,
 /// }
 ///
 /// impl DurableObject for Room {
 ///     fn new(state: State, _env: Env) -> Self {
-///         let sql = ObjectSql::new(&state).unwrap_throw();
-///         Self { target: SseTarget::new(SqliteEventStore::new(sql)) }
+///         let sql = ObjectSql::new(&state).map_err(|error| error.to_string());
+///         Self { target: sql.map(|sql| SseTarget::new(SqliteEventStore::new(sql))) }
 ///     }
 ///
 ///     async fn fetch(&self, request: Request) -> worker::Result<Response> {
@@ -35,10 +39,12 @@ use crate::sync::{Mutex, lock};
 ///             Ok(cursor) => cursor,
 ///             Err(reason) => return Response::error(reason.to_string(), 400),
 ///         };
-///         let subscription = self.target.subscribe(cursor).await;
+///         let target = self.target.as_ref().map_err(String::clone)?;
+///         let subscription = target.subscribe(cursor).await;
 ///         sse_response(subscription.map_err(|error| error.to_string())?)
 ///     }
 /// }
+/// # fn main() {}
 /// ```
 #[derive(Clone, Debug)]
 pub struct ObjectSql {
@@ -175,6 +181,14 @@ fn from_js(value: &JsValue) -> SqlValue<Uint8Array> {
 impl FrameBytes for Uint8Array {
     fn from_slice(bytes: &[u8]) -> Self {
         Self::from(bytes)
+    }
+
+    /// Makes one for all viewers: nobody changes it.
+    fn heartbeat() -> Self {
+        thread_local! {
+            static HEARTBEAT: Uint8Array = Uint8Array::from(wire::HEARTBEAT);
+        }
+        HEARTBEAT.with(Clone::clone)
     }
 
     fn concat(parts: &[Self]) -> Self {

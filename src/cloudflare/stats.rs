@@ -1,20 +1,20 @@
-//! How a log and its object are, for a developer to read. Written in the object, read in the Worker; pure.
+//! The state of a log and its object, for a developer to read. Written in the object, read in the Worker; pure.
 
 use serde::{Deserialize, Serialize};
 
 use crate::event::EventId;
 use crate::stats::Counts;
 
-/// How the log of an instance and its object are: see
+/// The state of the log of an instance and of its object: see
 /// [`WorkflowEventsNamespace::stats`](crate::cloudflare::WorkflowEventsNamespace::stats). As JSON it is less than a
 /// kilobyte, whatever the log is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct LogStats {
-    /// How many events are kept.
+    /// The number of events that are kept.
     pub events: u64,
-    /// The greatest id that was given; `None` if there never was an event.
+    /// The greatest id that was assigned; `None` if there never was an event.
     pub head: Option<EventId>,
     /// The latest run, from 1.
     pub run: u32,
@@ -24,12 +24,12 @@ pub struct LogStats {
     pub newest: Option<u64>,
     /// The bytes of the object's database.
     pub database_bytes: u64,
-    /// How many of the object's own viewers are connected by hibernatable sockets.
+    /// The number of the object's own viewers that are connected by hibernatable sockets.
     pub hibernating: u64,
-    /// How many viewers relays below the object have reported.
+    /// The number of viewers that relays below the object have reported.
     pub relayed: u64,
-    /// Since when the object is in memory, in milliseconds since 1970. Only what happened since then is counted.
+    /// When the object came into memory, in milliseconds since 1970. Only later events are counted.
     pub since: u64,
-    /// What the object has counted. `viewers` are those that are connected to it now.
+    /// The object's counts. `viewers` are those that are connected to it now.
     pub counts: Counts,
 }

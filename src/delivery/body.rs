@@ -45,7 +45,8 @@ where
     keep_alive(opening.chain(frames), HEARTBEAT_INTERVAL, sleep)
 }
 
-/// As [`body`], for a store that keeps the bytes.
+/// As [`body`], for a store that keeps the bytes. Where the first events are there at once and are few, they are one
+/// item with the heartbeat before them: each item is a write to the viewer, and a viewer who comes costs one less.
 pub fn frame_body<S, F>(
     subscription: Subscription<S>,
     sleep: impl FnMut(Duration) -> F + MaybeSend,
@@ -59,7 +60,11 @@ where
     let chunks = subscription
         .into_frames()
         .map(|batch| batch.map(frame_bytes));
-    keep_alive(opening.chain(chunks), HEARTBEAT_INTERVAL, sleep)
+    JoinsFirst {
+        inner: keep_alive(opening.chain(chunks), HEARTBEAT_INTERVAL, sleep),
+        started: false,
+        held: None,
+    }
 }
 
 /// Encodes a batch whose events are encoded already.
@@ -137,7 +142,7 @@ where
         let mut this = self.project();
         if !*this.started {
             *this.started = true;
-            return Poll::Ready(Some(Ok(B::from_slice(wire::HEARTBEAT))));
+            return Poll::Ready(Some(Ok(B::heartbeat())));
         }
         if let Poll::Ready(item) = this.inner.poll_next(context) {
             this.timer.set((this.sleep)());
@@ -145,8 +150,55 @@ where
         }
         if this.timer.as_mut().poll(context).is_ready() {
             this.timer.set((this.sleep)());
-            return Poll::Ready(Some(Ok(B::from_slice(wire::HEARTBEAT))));
+            return Poll::Ready(Some(Ok(B::heartbeat())));
         }
         Poll::Pending
+    }
+}
+
+/// The most bytes that are copied to be one item with the first heartbeat. A copy of more costs more than a write.
+const JOINS: usize = 16 * 1024;
+
+pin_project_lite::pin_project! {
+    /// Makes one item of the first two, if the second is there at once and small.
+    struct JoinsFirst<T, I> {
+        #[pin]
+        inner: T,
+        started: bool,
+        // What comes behind the first item.
+        held: Option<Option<I>>,
+    }
+}
+
+impl<T, B, E> Stream for JoinsFirst<T, Result<B, E>>
+where
+    T: Stream<Item = Result<B, E>>,
+    B: FrameBytes,
+{
+    type Item = Result<B, E>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let mut this = self.project();
+        if let Some(held) = this.held.take() {
+            return Poll::Ready(held);
+        }
+        let item = this.inner.as_mut().poll_next(context);
+        if *this.started {
+            return item;
+        }
+        let Poll::Ready(Some(Ok(first))) = item else {
+            return item;
+        };
+        *this.started = true;
+        match this.inner.poll_next(context) {
+            Poll::Ready(Some(Ok(second))) if second.byte_length() <= JOINS => {
+                Poll::Ready(Some(Ok(B::concat(&[first, second]))))
+            }
+            Poll::Ready(second) => {
+                *this.held = Some(second);
+                Poll::Ready(Some(Ok(first)))
+            }
+            Poll::Pending => Poll::Ready(Some(Ok(first))),
+        }
     }
 }

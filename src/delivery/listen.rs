@@ -99,7 +99,7 @@ pub trait DecodeEvent: Sized {
     fn decode(event: &StoredEvent) -> Result<Self, Box<dyn std::error::Error + Send + Sync>>;
 }
 
-/// Returns every event as it is stored, whatever it is.
+/// Returns every event unchanged, whatever its type is.
 impl DecodeEvent for StoredEvent {
     fn decode(event: &StoredEvent) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
         Ok(event.clone())

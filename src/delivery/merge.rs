@@ -25,13 +25,13 @@ pub const MAX_MERGED: usize = 64;
 
 /// Reads several logs as one stream.
 ///
-/// Every log's events come in its own order, each once; how those of different logs interleave is not
-/// defined. A log that ends leaves the stream, and the stream ends with the last one. A position that one
-/// log cannot honour makes a `reset` of that log, and the others go on.
+/// Every log's events come in its own order, each once; the order of events of different logs is not defined. A log
+/// that ends leaves the stream, and the stream ends with the last one. A position that one log cannot honour makes a
+/// `reset` of that log, and the others go on.
 ///
-/// On the wire, each event is as in its own log, but for two things: its `id:` is a [`MergedCursor`], the
-/// client's position in all logs, and its data has a first member `runId` with the log's name. Data that is
-/// not a JSON object becomes the string `data` beside `runId`.
+/// On the wire, each event is as in its own log, except for two things: its `id:` is a [`MergedCursor`], the client's
+/// position in all logs, and its data has a first member `runId` with the log's name. Data that is not a JSON object
+/// becomes the string `data` beside `runId`.
 ///
 /// One page of each log is in memory at most, and pages are smaller the more logs there are.
 pub struct MergedSubscription<S: EventStore> {
@@ -156,8 +156,8 @@ impl<S: EventStore + 'static> MergedSubscription<S> {
         self.cursor.keep(names.iter());
     }
 
-    /// Has ids keep the positions of these logs, which are not there any more: a client that comes back names them
-    /// again.
+    /// Keeps the positions of these logs, which no longer exist, in the ids, so that a client that comes back names
+    /// them again.
     #[must_use]
     pub fn remember(mut self, gone: &[String], cursor: &MergedCursor) -> Self {
         for name in gone {
@@ -174,7 +174,7 @@ impl<S: EventStore + 'static> MergedSubscription<S> {
         self.reads.is_empty()
     }
 
-    /// Returns the position in all logs, behind everything that was returned.
+    /// Returns the position in all logs, after everything that was returned.
     #[must_use]
     pub fn cursor(&self) -> &MergedCursor {
         &self.cursor
@@ -251,7 +251,7 @@ impl<S: EventStore> fmt::Debug for MergedSubscription<S> {
     }
 }
 
-/// Appends the bytes of an event of the log of this name. `cursor` is the position behind it.
+/// Appends the bytes of an event of the log of this name. `cursor` is the position after it.
 pub(crate) fn encode_event(
     cursor: &impl fmt::Display,
     name: &str,
@@ -284,9 +284,9 @@ fn add_run_id(data: &str, name: &str) -> String {
 
 /// A position in several logs: the `id:` of a merged stream's events.
 ///
-/// As text it is opaque to clients: `m1` and, for each log, a hash of its name and the id of the last event
+/// As a string it is opaque to clients: `m1` and, for each log, a hash of its name and the id of the last event
 /// read, separated by `.`. It does not depend on the order of the logs, and a stream of other logs uses
-/// what it knows of them.
+/// the parts that belong to them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MergedCursor(BTreeMap<u64, u64>);
 
@@ -294,10 +294,10 @@ pub struct MergedCursor(BTreeMap<u64, u64>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvalidMergedCursor;
 
-/// The beginning of every merged position. Another number will be another form.
+/// The beginning of every merged position. A new format will get a new number.
 const FORM: &str = "m1";
 
-/// Hashes have 40 bits, eight digits of five bits. Among [`MAX_MERGED`] names, two are alike once in
+/// Hashes have 40 bits, eight digits of five bits. Among [`MAX_MERGED`] names, the chance that two are alike is 1 in
 /// 500 million.
 const DIGITS: usize = 8;
 

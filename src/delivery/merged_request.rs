@@ -1,4 +1,4 @@
-//! What a client of a merged stream asks for: `?run=a&run=b`, and its position.
+//! A client's request for a merged stream: `?run=a&run=b`, and its position.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -21,15 +21,15 @@ pub(crate) struct MergedRequest {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum InvalidRuns {
-    /// None is named, or more than [`MAX_MERGED`] are.
+    /// The query names none, or more than [`MAX_MERGED`].
     Number(usize),
-    /// One is named twice.
+    /// The query names one twice.
     Repeated,
 }
 
 #[cfg_attr(not(any(feature = "http", feature = "cloudflare")), allow(dead_code))]
 impl MergedRequest {
-    /// Returns the ids of the runs that a query names, each a value of `run`. Values that are empty do not count.
+    /// Returns the ids of the runs that a query names, each a value of `run`. Empty values are ignored.
     pub(crate) fn runs(query: Option<&str>) -> Result<Vec<String>, InvalidRuns> {
         let pairs = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
         let runs = pairs.filter(|(name, value)| name == "run" && !value.is_empty());
@@ -45,7 +45,7 @@ impl MergedRequest {
     }
 
     /// Reads the position as [`wire::cursor`] does: the id of the last event, from the header or the query, is a
-    /// [`MergedCursor`]. Runs that it does not name start where `from` or `since` says, else at the beginning.
+    /// [`MergedCursor`]. Runs that it does not name start where `from` or `since` says, otherwise at the beginning.
     pub(crate) fn parse(
         last_event_id: Option<&str>,
         query: Option<&str>,

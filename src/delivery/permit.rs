@@ -11,12 +11,12 @@ use crate::store::FrameBytes;
 use crate::sync::MaybeSend;
 use crate::wire;
 
-/// Ends a stream of chunks at `until`, the end of a viewer's permission: the chunk [`wire::EXPIRED`] is the last
-/// one then. It tells page code to renew its permission and to come back with the last id that it got. An
-/// `EventSource` without such code reconnects, and is refused.
+/// Ends a stream of chunks at `until`, the end of a viewer's permission. The last chunk is then [`wire::EXPIRED`]. It
+/// tells page code to renew its permission and to come back with the last id that it got. An `EventSource` without
+/// such code reconnects, and is refused.
 ///
-/// `chunks` are whole frames, as [`body`](crate::body) returns them. `now` is the clock, which is asked again
-/// whenever the timer, made by `sleep`, is over: so a timer that is early or is interrupted does no harm.
+/// `chunks` are whole frames, as [`body`](crate::body) returns them. `now` is the clock. It is asked again whenever
+/// the timer, made by `sleep`, ends, so a timer that is early or is interrupted does no harm.
 ///
 /// ```
 /// # use std::time::{Duration, SystemTime};
@@ -77,7 +77,7 @@ where
         if *this.is_over {
             return Poll::Ready(None);
         }
-        // The end first: what is there to be sent is not sent any more.
+        // The end comes first: chunks that are ready are not sent any more.
         if this.ended.poll(context).is_ready() {
             *this.is_over = true;
             return Poll::Ready(Some(Ok(B::from_slice(wire::EXPIRED))));
@@ -104,8 +104,8 @@ where
     }
 }
 
-/// The longest sleep. Timers of JavaScript have 31 bits of milliseconds, and a machine that was put to sleep goes
-/// on with its timers where they were.
+/// The longest sleep. Timers of JavaScript have 31 bits of milliseconds, and the timers of a machine that slept
+/// continue where they were.
 const LONGEST: Duration = Duration::from_secs(60 * 60);
 
 fn left(time: SystemTime, now: SystemTime) -> Duration {
@@ -131,7 +131,7 @@ where
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        /// How often a timer may be over too early before others have their turn.
+        /// The number of timers that may end too early before others have their turn.
         const ROUNDS: u32 = 8;
         let mut this = self.project();
         for _ in 0..ROUNDS {
@@ -199,7 +199,7 @@ mod tests {
         });
     }
 
-    /// A clock that timers move, each by less than it was asked for, as a machine's that sleeps.
+    /// A clock that timers move, each by less than was asked for, as on a machine that sleeps.
     #[test]
     fn the_clock_decides_and_not_the_timer() {
         let clock = Arc::new(AtomicU64::new(0));

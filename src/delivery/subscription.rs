@@ -29,7 +29,7 @@ pub struct Subscription<S> {
     observing: Observing,
 }
 
-/// How far a reader has read.
+/// The progress of a reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Position {
     /// Nothing is read; events removed before the first read are not missed.
@@ -168,7 +168,7 @@ impl<S: EventStore> Subscription<S> {
         self.wait::<AsEvents>().await
     }
 
-    /// As [`next`](Self::next), without waiting. Returns `None` where nothing follows;
+    /// As [`next`](Self::next), without waiting. Returns `None` if nothing follows;
     /// [`cursor`](Self::cursor) is then the head of the log at that moment.
     ///
     /// # Errors
@@ -306,7 +306,7 @@ impl Position {
     }
 }
 
-/// What the cursor loop reads: events or frames.
+/// The form in which the cursor loop reads: events or frames.
 trait Read<S: EventStore> {
     /// The content of a page, which may be empty.
     type Content: MaybeSend;

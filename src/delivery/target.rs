@@ -85,8 +85,7 @@ impl<E, S: EventStore> SseTarget<E, S> {
         }
     }
 
-    /// Sets who is told what is appended and read by this target and its clones: see
-    /// [`Observer`]. Default: nobody.
+    /// Sets the [`Observer`] of the appends and reads of this target and its clones. Default: none.
     #[must_use]
     pub fn observed_by(mut self, observer: impl Observer + 'static) -> Self {
         self.observing = Observing::by(observer);

@@ -1,4 +1,4 @@
-//! What a client asks for.
+//! The requests of clients.
 
 use crate::event::EventId;
 use crate::refusal::Refusal;
@@ -34,7 +34,7 @@ pub(super) enum Live {
 }
 
 impl Ask {
-    /// Reads the query of a request. `HEAD` has no parameters that matter.
+    /// Reads the query of a request. The parameters of a `HEAD` request are ignored.
     pub(crate) fn parse(
         head: bool,
         query: Option<&str>,
@@ -65,7 +65,7 @@ impl Ask {
                         _ => return Err(Refusal::Offset),
                     });
                 }
-                // One that is not ours says nothing.
+                // A foreign cursor is ignored.
                 "cursor" => ask.cursor = value.parse().ok(),
                 _ => {}
             }
@@ -76,7 +76,7 @@ impl Ask {
         }
     }
 
-    /// Returns whether the client has what has this tag.
+    /// Returns whether the client already has the response with this tag.
     pub(super) fn knows(&self, tag: &str) -> bool {
         let tags = self.if_none_match.as_deref().unwrap_or_default();
         let mut tags = tags.split(',').map(str::trim);

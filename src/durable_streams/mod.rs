@@ -1,7 +1,8 @@
 //! A log as a stream of the Durable Streams protocol, for reading only (feature `durable-streams`).
 //!
-//! The same cursor as everywhere: an offset is the id of the last event that the client has, as 16 digits, so that
-//! offsets sort as text. Each event is a JSON message `{"id","type","data"}`. Decides everything but the transport.
+//! An offset is the same cursor as everywhere: the id of the last event that the client has, as 16 digits, so that
+//! offsets sort as strings. Each event is a JSON message `{"id","type","data"}`. This module decides everything but
+//! the transport.
 
 mod ask;
 mod write;
@@ -33,14 +34,14 @@ const POLL: Duration = Duration::from_secs(20);
 pub(crate) const EXPOSED: &str =
     "stream-next-offset, stream-up-to-date, stream-closed, stream-cursor, etag";
 
-/// What the answer is made with.
+/// The resources that an answer needs.
 pub(crate) struct Means {
     pub(crate) sleep: Sleep,
-    /// Resolves when the connection is to end: the permission has run out, or the server stops.
+    /// Resolves when the connection is to end: the permission has expired, or the server stops.
     pub(crate) stop: BoxFuture<'static, ()>,
     /// Returns a number from 0 to 1.
     pub(crate) random: fn() -> f64,
-    /// Not everybody may see the log, so shared caches may keep nothing of it.
+    /// Whether only some clients may see the log, so that shared caches may keep nothing of it.
     pub(crate) is_private: bool,
 }
 
@@ -54,13 +55,13 @@ pub(crate) struct Answer<E> {
 /// The body of a response.
 pub(crate) enum Content<E> {
     None,
-    /// Empty, in place of one of a length that is not known.
+    /// Left out, because its length is not known.
     LeftOut,
     Json(Vec<u8>),
     Events(BoxStream<'static, Result<Bytes, E>>),
 }
 
-/// Why there is no answer.
+/// The reason why there is no answer.
 pub(crate) enum Failure<E> {
     Refused(Refusal),
     Store(E),
@@ -72,7 +73,7 @@ impl<E> From<E> for Failure<E> {
     }
 }
 
-/// Where a reader is.
+/// The position of a reader.
 #[derive(Clone, Copy)]
 enum Place {
     /// Before the oldest event that is kept.
@@ -81,7 +82,7 @@ enum Place {
     After(Option<EventId>),
 }
 
-/// What was read at once.
+/// The result of one read.
 struct Read {
     events: Vec<StoredEvent>,
     ends: Ends,
@@ -116,7 +117,7 @@ where
     }
 }
 
-/// Reads what follows. Returns `None` where the position is not in the log.
+/// Reads the events after a position. Returns `None` if the position is not in the log.
 async fn read<S: EventStore>(store: &S, from: Place) -> Result<Option<Read>, S::Error> {
     let after = match from {
         Place::Oldest => None,
@@ -131,7 +132,7 @@ async fn read<S: EventStore>(store: &S, from: Place) -> Result<Option<Read>, S::
     if is_gone {
         return Ok(None);
     }
-    // Where nothing follows, everything up to the head was removed or is read.
+    // If nothing follows, everything up to the head was removed or is read.
     let next = page.events.last().map(|event| event.id).or(page.head);
     let is_up_to_date = next == page.head;
     let ends = Ends {
@@ -163,10 +164,11 @@ fn describe<E>(tail: &Page<()>) -> Answer<E> {
     }
 }
 
-/// Answers with what is there.
+/// Answers with the events that are there.
 fn catch_up<E>(ask: &Ask, read: Read, is_private: bool) -> Answer<E> {
     let is_now = matches!(ask.offset, Some(Offset::Now));
-    // What has more behind it does not change any more. What reaches the end may soon be longer, and is asked for anew.
+    // A part that more events follow does not change any more. A part that reaches the end may soon be longer, and is
+    // requested again.
     let cache = match (is_now, read.ends.is_up_to_date, is_private) {
         (true, _, _) => "no-store",
         (false, true, true) => "private, no-cache",
@@ -191,7 +193,7 @@ fn catch_up<E>(ask: &Ask, read: Read, is_private: bool) -> Answer<E> {
     with_messages(headers, &read.events)
 }
 
-/// Waits for what follows.
+/// Waits for the next events.
 async fn poll<S: EventStore>(
     store: &S,
     ask: &Ask,
@@ -228,7 +230,7 @@ async fn poll<S: EventStore>(
     Ok(with_messages(headers, &read.events))
 }
 
-/// Streams what is there and what follows, for a minute.
+/// Streams the events that are there and those that follow, for a minute.
 fn follow<S>(store: Arc<S>, ask: &Ask, first: Read, means: Means) -> Answer<S::Error>
 where
     S: EventStore + 'static,
@@ -268,7 +270,7 @@ struct Following<S> {
 }
 
 impl<S: EventStore> Following<S> {
-    /// Returns the next bytes, or `None` where the connection ends.
+    /// Returns the next bytes, or `None` when the connection ends.
     async fn next(&mut self) -> Result<Option<Bytes>, S::Error> {
         if self.is_over {
             return Ok(None);
@@ -282,7 +284,7 @@ impl<S: EventStore> Following<S> {
             }
             let read = match read(&*self.store, Place::After(self.position)).await {
                 Ok(Some(read)) => read,
-                // The position is gone: the client comes back, and is told so.
+                // The position is gone: the client comes back and gets the refusal.
                 Ok(None) => {
                     self.is_over = true;
                     return Ok(None);

@@ -9,14 +9,14 @@ use super::ask::DIGITS;
 use crate::clock;
 use crate::event::{EventId, StoredEvent};
 
-/// Where an answer ends.
+/// The end of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ends {
-    /// The last event that the client has then.
+    /// The last event that the client then has.
     pub(super) next: Option<EventId>,
-    /// Nothing follows for now.
+    /// No further event is there now.
     pub(super) is_up_to_date: bool,
-    /// Nothing follows.
+    /// No further event will come.
     pub(super) is_closed: bool,
 }
 
@@ -35,10 +35,10 @@ impl Ends {
     }
 }
 
-/// Returns the tag of an answer: it changes with what is in it, and with what is known of the end.
+/// Returns the tag of an answer. It changes with the events and with the state of the log's end.
 pub(super) fn etag(events: &[StoredEvent], ends: &Ends) -> String {
     let first = events.first().map_or(0, |event| event.id.get());
-    // A log that was deleted and begun anew has the same ids.
+    // A log that was deleted and begun again has the same ids.
     let time = events
         .last()
         .map_or(0, |event| clock::milliseconds(event.timestamp));
@@ -98,9 +98,9 @@ pub(super) fn event_frames(events: &[StoredEvent], ends: &Ends, cursor: u64) -> 
     text.into_bytes()
 }
 
-/// Writes an event as a message on one line. Data that is no JSON is a string.
+/// Writes an event as a message on one line. Data that is not JSON becomes a string.
 fn write_message(event: &StoredEvent, json: &mut String) {
-    // A string cannot fail to be written.
+    // Writing to a string cannot fail.
     let quoted = |text: &str| serde_json::to_string(text).unwrap_or_default();
     json.push_str(&format!("{{\"id\":{},\"type\":", event.id));
     json.push_str(&quoted(&event.event_type));
@@ -121,8 +121,8 @@ const EPOCH: u64 = 1_728_432_000;
 /// The length of an interval, in seconds.
 const INTERVAL: u64 = 20;
 
-/// Returns the cursor of an answer: the number of the interval of `now`, or one that is greater than the client's, by up
-/// to an hour. So no cache answers for ever with what it once had.
+/// Returns the cursor of an answer: the number of the interval of `now`, or one that is greater than the client's, by
+/// up to an hour. So no cache repeats its first answer for ever.
 pub(super) fn cursor_after(client: Option<u64>, now: SystemTime, random: f64) -> u64 {
     let seconds = clock::milliseconds(now) / 1000;
     let current = seconds.saturating_sub(EPOCH) / INTERVAL;

@@ -6,7 +6,7 @@ use ::http::{HeaderMap, Request};
 use super::cors::joined;
 use crate::access::{Access, AccessRequest, Action};
 
-/// Has the hook begin to decide about a request.
+/// Starts the hook's decision about a request.
 pub(super) fn decide<A: Access, B>(
     access: &A,
     request: &Request<B>,

@@ -137,7 +137,7 @@ impl<L> RunRoutes<L> {
                     let (head, body) = request.into_parts();
                     let request = ::http::Request::from_parts(head, ());
                     let body = ::axum::body::to_bytes(body, MAX_TOKEN + 64).await;
-                    // A body that is too long is no token.
+                    // A body that is too long is not a token.
                     let body = body.unwrap_or_default();
                     let response = routes.session::<_, std::convert::Infallible>(&request, &body);
                     response.map_or_else(
@@ -154,9 +154,8 @@ impl<L> RunRoutes<L> {
     }
 }
 
-/// Serves the counts for Prometheus, in the format that the request accepts: see
-/// [`Metrics::answer`]. What they tell of a server is not for everybody: serve them on a port of
-/// their own, or behind what lets in only those who may know.
+/// Serves the counts for Prometheus, in the format that the request accepts: see [`Metrics::answer`]. They reveal
+/// much about a server: serve them on a port of their own, or behind access control.
 pub fn metrics<R>(metrics: Metrics) -> MethodRouter<R>
 where
     R: Clone + Send + Sync + 'static,

@@ -19,23 +19,23 @@ use crate::sync::{BoxFuture, MaybeSend};
 
 impl Sse {
     /// Returns the response to a client of the [Durable Streams](https://github.com/durable-streams/durable-streams)
-    /// protocol, which reads this log as a stream of JSON messages `{"id":7,"type":"note","data":…}`. Data that is no
-    /// JSON is a string. Nothing can be written: the log has its own ways in.
+    /// protocol, which reads this log as a stream of JSON messages `{"id":7,"type":"note","data":…}`. Data that is
+    /// not JSON becomes a string. Nothing can be written this way.
     ///
     /// | request | response |
     /// |---|---|
-    /// | `GET ?offset=` | `200`, a JSON array of what follows, up to about 128 KiB, with an `ETag`; `304` where the client has it |
-    /// | `GET ?offset=&live=long-poll` | `200` as soon as something follows, `204` after 20 seconds |
+    /// | `GET ?offset=` | `200`, a JSON array of the next messages, up to about 128 KiB, with an `ETag`; `304` if the client has it |
+    /// | `GET ?offset=&live=long-poll` | `200` as soon as there is a message, `204` after 20 seconds |
     /// | `GET ?offset=&live=sse` | `200`, events of the types `data` and `control`, for a minute |
     /// | `HEAD` | `200`, and where the stream ends |
-    /// | an offset or a mode that is none | `400` |
-    /// | an offset that is not in the log, or not any more | `410` |
+    /// | a malformed offset or mode | `400` |
+    /// | an offset that is not in the log, or no longer | `410` |
     /// | any other method | `405` |
     ///
-    /// `Stream-Next-Offset`, `Stream-Up-To-Date`, `Stream-Closed` and `Stream-Cursor` are those of the protocol; pages
-    /// of other origins that [`cors`](Self::cors) lists may read them. The stream is closed when the newest event is
-    /// terminal. The protocol knows no end that is taken back: a client that has read one does not come back for what a
-    /// restarted run logs, but one that comes later reads it, too.
+    /// `Stream-Next-Offset`, `Stream-Up-To-Date`, `Stream-Closed` and `Stream-Cursor` are those of the protocol;
+    /// pages of other origins that [`cors`](Self::cors) lists may read them. The stream is closed when the newest
+    /// event is terminal. The protocol cannot take an end back: a client that has read one does not come back for the
+    /// events of a restarted run, but a client that comes later reads them, too.
     ///
     /// ```
     /// # use ssetarget::access::Permission;
@@ -109,7 +109,7 @@ impl Sse {
                     }
                     response
                 }
-                // Its client is no `EventSource`, whatever it accepts.
+                // The client is not an `EventSource`, whatever it accepts.
                 Err(Failure::Refused(refusal)) => caller.may_read(super::refuse(refusal)),
                 Err(Failure::Store(error)) => {
                     (sse.on_error)(&error);
@@ -149,7 +149,7 @@ impl Sse {
         };
         let mut response = response(answer.status, [], body);
         for (name, value) in answer.headers {
-            // They are our own words and numbers.
+            // All of them are our own words and numbers.
             if let Ok(value) = HeaderValue::from_str(&value) {
                 let name = HeaderName::from_static(name);
                 response.headers_mut().insert(name, value);

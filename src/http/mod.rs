@@ -144,8 +144,8 @@ impl Sse {
         self
     }
 
-    /// Sets who is told of streams and refusals: see [`Observer`]. What is appended and read is told
-    /// where [`SseTarget::observed_by`] says so. Default: nobody.
+    /// Sets the [`Observer`] of streams and refusals. That of appends and reads is set by [`SseTarget::observed_by`].
+    /// Default: none.
     #[must_use]
     pub fn observed_by(mut self, observer: impl Observer + 'static) -> Self {
         self.observing = Observing::by(observer);
@@ -180,7 +180,7 @@ impl Sse {
         self.respond_permitted(target, request, Permission::granted())
     }
 
-    /// Returns the response that [`respond`](Self::respond) returns, to a client with this permission: `401` where it
+    /// Returns the response that [`respond`](Self::respond) returns, to a client with this permission: `401` if it
     /// was refused, before anything else is looked at, and a stream that ends at the permission's end with
     /// [`wire::EXPIRED`].
     pub fn respond_permitted<E, S, B>(
@@ -242,9 +242,9 @@ impl Sse {
     }
 
     /// Returns the response to a request for the log of this id, as [`respond`](Self::respond) does, if `access`
-    /// grants it, and else the `401` that every id gets. Nothing is read before the decision.
+    /// grants it, and otherwise the `401` that every id gets. Nothing is read before the decision.
     ///
-    /// Find the log after the decision if that costs anything, or tells whether there is one: as
+    /// If finding the log costs anything, or reveals whether there is one, find it after the decision: as
     /// [`RunRoutes`] does.
     ///
     /// ```

@@ -17,9 +17,9 @@ impl Sse {
     /// `ExportTraceServiceRequest` of OTLP, which is read from the store while it is sent. A store that fails
     /// meanwhile breaks it off.
     ///
-    /// `?partial` asks for the spans of what has not ended, too. `HEAD` gets the status and headers of `GET`, any
-    /// other method `405` with `Allow`, and a preflight the answer of [`Sse::cors`]. The caller decides before who
-    /// may ask, and which logs there are.
+    /// `?partial` adds spans that have not ended. `HEAD` gets the status and headers of `GET`, any other method `405`
+    /// with `Allow`, and a preflight the answer of [`Sse::cors`]. Check before the call who may ask, and whether
+    /// there is such a log.
     ///
     /// ```
     /// # use ssetarget::{MemoryEventStore, NewEvent, SseTarget};

@@ -139,7 +139,7 @@ impl<L> RunRoutes<L> {
         }
     }
 
-    /// Sets what is before the id in each path, like `/jobs`. Default: nothing.
+    /// Sets the part of each path before the id, like `/jobs`. Default: nothing.
     #[must_use]
     pub fn prefix(mut self, prefix: &str) -> Self {
         self.prefix = run_path::prefix(prefix);
@@ -170,11 +170,11 @@ impl<L> RunRoutes<L> {
     /// [`MAX_MERGED`](crate::MAX_MERGED): see [`MergedSubscription`]. A log whose id is `sse` has no page and no
     /// snapshot then. Default: it is not served.
     ///
-    /// Beside the statuses of [`Sse::respond`]: `400` for runs that are none, too many, or named twice, and for an id
-    /// that is none of a merged stream; what `lookup` refuses with for a log that the client's position does not name.
-    /// One that it names and that is not there any more leaves the stream. The hook decides about every run before
-    /// anything is looked up, and refuses all of them where it refuses one; the stream ends at the earliest of the
-    /// permissions' ends.
+    /// Beside the statuses of [`Sse::respond`]: `400` for no runs, too many, or one that is named twice, and for an
+    /// id that is not one of a merged stream; the refusal of `lookup` for a log that the client's position does not
+    /// name. A log that the position names and that no longer exists leaves the stream. The hook decides about every
+    /// run before anything is looked up; if it refuses one, all are refused. The stream ends at the earliest end of
+    /// the permissions.
     #[must_use]
     pub fn merged(mut self) -> Self {
         self.is_merged = true;
@@ -297,10 +297,10 @@ impl<L> RunRoutes<L> {
     }
 
     /// Returns the response if the request is for one of these routes, and `None` if it is for another path. Reads
-    /// of the request what [`Sse::respond`] reads, and what the hook gets.
+    /// the same parts of the request as [`Sse::respond`], and those that the hook gets.
     ///
-    /// The statuses are those of [`Sse::respond`]; `401` where the hook refuses; what `lookup` refuses with, which
-    /// should be `404`.
+    /// The statuses are those of [`Sse::respond`]; `401` if the hook refuses; the refusal of `lookup`, which should
+    /// be `404`.
     pub fn serve<B, F, E, S>(
         &self,
         request: &Request<B>,
@@ -349,8 +349,8 @@ impl<L> RunRoutes<L> {
         paths.collect()
     }
 
-    /// Returns the route that has this path, and, of a path that several have, the one whose media type is accepted,
-    /// else the one that gives JSON, as programs want it.
+    /// Returns the route at this path. Of several, it is the one whose media type is accepted, otherwise the one with
+    /// JSON, which programs expect.
     fn kind<B>(&self, path: &RunPath<'_>, request: &Request<B>) -> Option<Kind> {
         match path.tail {
             "/sse" => Some(Kind::Events),
@@ -417,7 +417,8 @@ impl<L> RunRoutes<L> {
             None => Permission::granted(),
         };
         if let Err(refusal) = Grant::from_permission(permission) {
-            // Who has no permission yet may have a link, which only the page can read, and learns nothing of the run.
+            // A client without permission may have a link, which only the page can read. The page reveals nothing of
+            // the run.
             return match kind == Kind::Page && self.has_links() {
                 true => self.page_of(request, &id, true),
                 false => self.sse.refuse(request, refusal),
@@ -578,8 +579,8 @@ impl<L> RunRoutes<L> {
         None
     }
 
-    /// Has the hook decide about each run, and returns what all of its permissions grant, and what resolves when the
-    /// first of them is revoked.
+    /// Lets the hook decide about each run. Returns what all of the permissions grant, and a future that resolves
+    /// when the first of them is revoked.
     async fn grant_for_all(
         &self,
         runs: &[String],
@@ -600,7 +601,7 @@ impl<L> RunRoutes<L> {
             until: grants.iter().filter_map(|grant| grant.until).min(),
             generation: None,
         };
-        // Of none at all, it would panic.
+        // `select_all` panics without futures.
         Ok(match revoked.is_empty() {
             true => (grant, None),
             false => (grant, Some(Box::pin(select_all(revoked).map(|_| ())))),
@@ -679,7 +680,7 @@ fn served_response<E>(served: Served) -> Response<SseBody<E>> {
     };
     let mut response = response(served.status, [], body);
     for (name, value) in served.headers {
-        // All that is in them is checked or our own.
+        // All values are checked, or our own.
         if let Ok(value) = HeaderValue::from_str(&value) {
             let name = HeaderName::from_static(name);
             response.headers_mut().insert(name, value);

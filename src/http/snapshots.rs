@@ -21,9 +21,9 @@ use crate::workflow::snapshot_cache::{
 /// Serves [snapshots](crate::workflow::RunSnapshot) of logs: the run as it stands, as JSON, with the position
 /// from which a stream goes on. For the logs of a [`tracer`](crate::tracer), and any log with events of steps.
 ///
-/// A log is folded once. Its view stays in memory, so that a request reads only what is new, and a client that
-/// has the latest snapshot gets `304`. Requests for one log at the same time are one read. The views and their
-/// JSON share a [budget](Self::max_bytes); a log that is not asked for goes first.
+/// A log is folded once. Its view stays in memory, so that a request reads only new events, and a client that has the
+/// latest snapshot gets `304`. Requests for one log at the same time share one read. The views and their JSON share a
+/// [budget](Self::max_bytes); the log that was not requested for longest is dropped first.
 ///
 /// Clones are cheap and share the views.
 ///
@@ -54,7 +54,7 @@ pub struct Snapshots {
 #[derive(Debug, Default)]
 struct Logs {
     by_id: HashMap<String, Log>,
-    /// The bytes of all.
+    /// The bytes of all views.
     bytes: usize,
     /// Grows with each request.
     now: u64,
@@ -88,8 +88,8 @@ impl Snapshots {
         self
     }
 
-    /// Has shared caches keep no snapshot: for logs that not everybody may see. Default: they may, and ask each
-    /// time whether it still holds.
+    /// Makes shared caches keep no snapshot: for logs that not everybody may see. Default: they may keep snapshots,
+    /// and revalidate them each time.
     #[must_use]
     pub fn private(mut self) -> Self {
         self.is_private = true;
@@ -224,7 +224,7 @@ impl Logs {
 
     /// Notes what a log keeps, and drops the logs that were not used for longest until all fit.
     fn keep(&mut self, id: &str, bytes: usize, max_bytes: usize) {
-        /// What a log has even if it is empty.
+        /// The bytes of a log even if it is empty.
         const ENTRY: usize = 512;
         if let Some(log) = self.by_id.get_mut(id) {
             self.bytes -= log.bytes;

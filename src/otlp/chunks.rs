@@ -26,14 +26,14 @@ impl Chunk {
     }
 }
 
-/// Puts chunks together to one document, an `ExportTraceServiceRequest` of any size.
+/// Joins chunks into one document, an `ExportTraceServiceRequest` of any size.
 #[derive(Debug, Default)]
 pub(crate) struct Document {
     has_begun: bool,
 }
 
 impl Document {
-    /// Returns the bytes that the document goes on with.
+    /// Returns the next bytes of the document.
     pub(crate) fn push(&mut self, chunk: &Chunk) -> Vec<u8> {
         let before = match std::mem::replace(&mut self.has_begun, true) {
             true => b",",
@@ -42,7 +42,7 @@ impl Document {
         [before, &chunk.0].concat()
     }
 
-    /// Returns the bytes that the document ends with.
+    /// Returns the last bytes of the document.
     pub(crate) fn end(self) -> Vec<u8> {
         match self.has_begun {
             true => END.to_vec(),
@@ -54,7 +54,7 @@ impl Document {
 /// Collects spans into chunks. The same spans always make the same chunks.
 #[derive(Debug)]
 pub(super) struct Chunks {
-    /// What is before the first span of each chunk.
+    /// The bytes before the first span of each chunk.
     head: Vec<u8>,
     current: Vec<u8>,
     spans: usize,
@@ -113,7 +113,7 @@ impl Chunks {
     }
 }
 
-/// Writes a value that can always be written: its maps have texts as keys.
+/// Writes a value that can always be written: the keys of its maps are strings.
 fn json(value: &impl serde::Serialize) -> Vec<u8> {
     serde_json::to_vec(value).unwrap_or_default()
 }

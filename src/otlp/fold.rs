@@ -14,8 +14,7 @@ use super::model::{
 };
 use super::trace::Trace;
 use crate::event::StoredEvent;
-use crate::task::{Kind, StepEventType, iso, iso_option};
-use crate::workflow::TERMINATED;
+use crate::task::{Kind, StepEventType, TERMINATED, iso, iso_option};
 
 /// The most reports of a span that become events of it: 128. If there are more, the first 64 and the last 64 are kept,
 /// and the others are counted.
@@ -37,9 +36,9 @@ pub enum Unfinished {
 
 /// Folds the events of a log, in their order, into the spans of its traces.
 ///
-/// Its memory does not grow with the length of the log, but for about 16 bytes for each task. Beyond that it has
-/// the tasks that have begun and not ended, their reports (at most [`MAX_WAITING`]), and the chunk that is under
-/// way. Take each [chunk](Self::next_chunk) when it is there.
+/// Its memory does not grow with the length of the log, except for about 16 bytes for each task. It has the open
+/// tasks, their reports (at most [`MAX_WAITING`]), and the unfinished chunk. Take each [chunk](Self::next_chunk)
+/// immediately.
 ///
 /// ```
 /// use ssetarget::otlp::{Trace, TraceFold, Unfinished};
@@ -76,7 +75,7 @@ struct Run {
     known: BTreeSet<SpanId>,
     open: BTreeMap<SpanId, Open>,
     began: u32,
-    /// Of its first and its newest event.
+    /// The times of its first and its newest event.
     times: Option<(Nanos, Nanos)>,
 }
 
@@ -84,7 +83,7 @@ struct Run {
 #[derive(Debug)]
 struct Root {
     task: Open,
-    /// When it ended, which its span was written for.
+    /// The end for which its span was written.
     ended: Option<Nanos>,
 }
 
@@ -93,14 +92,14 @@ struct Root {
 struct Open {
     span: SpanId,
     parent: Option<SpanId>,
-    /// Its place among the tasks of the run, by their beginnings.
+    /// Its number among the tasks of the run, in the order in which they began.
     number: u32,
     id: String,
     name: String,
     kind: Kind,
     count: u32,
     began: Nanos,
-    /// Its beginning is not in the log any more.
+    /// Whether its beginning is no longer in the log.
     is_cut_off: bool,
     until: Option<String>,
     event_type: Option<String>,
@@ -111,15 +110,15 @@ struct Open {
 /// The attempts of a task so far.
 #[derive(Debug, Default)]
 struct Attempts {
-    /// The latest that has a span.
+    /// The latest attempt that has a span.
     latest: u32,
-    /// How many have one.
+    /// The number of attempts that have one.
     told: u32,
-    /// The span of the latest.
+    /// The span of the latest attempt.
     span: Option<SpanId>,
-    /// When the latest ended.
+    /// When the latest attempt ended.
     failed_at: Option<Nanos>,
-    /// When the next was to begin.
+    /// When the next attempt was to begin.
     retry_at: Option<Nanos>,
 }
 
@@ -131,7 +130,7 @@ struct Reports {
     dropped: u32,
 }
 
-/// What a task's span is about beyond the task.
+/// The contents of a task's span beside the task itself.
 struct End<'a> {
     at: Nanos,
     state: &'static str,
@@ -140,7 +139,7 @@ struct End<'a> {
     own: Option<&'a Map<String, Value>>,
 }
 
-/// An event of a task, as far as spans need it.
+/// The parts of a task's event that spans need.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Said<'a> {
@@ -181,7 +180,7 @@ struct Restarted {
     timestamp: SystemTime,
 }
 
-/// How a run ended whose own end is not in the log.
+/// The end of a run whose own end is not in the log.
 const RESTARTED: &str = "restarted";
 
 impl TraceFold {
@@ -196,7 +195,7 @@ impl TraceFold {
         }
     }
 
-    /// Applies the next event. One that is not about a task, or that a task cannot have, changes nothing.
+    /// Applies the next event. An event that is not about a task, or that a task cannot have, changes nothing.
     pub fn apply(&mut self, event: &StoredEvent) {
         if event.event_type == RESTARTED {
             if let Ok(restarted) = serde_json::from_str::<Restarted>(&event.data)
@@ -223,8 +222,8 @@ impl TraceFold {
         }
     }
 
-    /// Ends the fold: writes what is still to be written, and `unfinished` decides of the rest. After that only
-    /// [`next_chunk`](Self::next_chunk) makes sense.
+    /// Ends the fold: writes everything that remains. `unfinished` decides about open tasks. After that, call only
+    /// [`next_chunk`](Self::next_chunk).
     pub fn finish(&mut self, unfinished: Unfinished) {
         self.end_run(unfinished, false);
     }
@@ -247,7 +246,7 @@ impl TraceFold {
                 self.end_run(Unfinished::LeaveOut, false);
                 self.run = Run::new(&self.trace, self.run.number + 1);
             }
-            // One that begins within another's time is a part of it.
+            // A root that begins within another's time is a part of it.
             Some(root) if is_other(root) => {
                 self.run.sees(now);
                 return self.apply_to_task(of, said, now);
@@ -327,7 +326,7 @@ impl TraceFold {
         }
     }
 
-    /// Ends the run that the fold is in: what it has not ended was stopped with it.
+    /// Ends the current run: its open tasks were stopped with it.
     fn end_run(&mut self, unfinished: Unfinished, restarted: bool) {
         let run = &mut self.run;
         let newest = run.times.map(|(_, newest)| newest);
@@ -374,7 +373,7 @@ impl Run {
         self.times = Some((first.min(now), newest.max(now)));
     }
 
-    /// Returns the span that one with this parent is part of: the parent's if that has begun, else the root's.
+    /// Returns the span that contains a task with this parent: the parent's if it has begun, otherwise the root's.
     /// `None` for a task at the top of a log that has no root.
     fn parent(&self, workflow: &str, parent: Option<&str>) -> Option<SpanId> {
         let Some(parent) = parent else {
@@ -467,7 +466,7 @@ impl Open {
         let latest = end.attempt.unwrap_or_default().max(self.attempts.latest);
         if latest > 0 {
             attributes.set("ssetarget.attempts", latest);
-            // What was killed with its process says nothing.
+            // An attempt that was killed with its process reports nothing.
             let told = self.attempts.told + u32::from(latest > self.attempts.latest);
             if told < latest {
                 attributes.set("ssetarget.attempts.lost", latest - told);
@@ -483,7 +482,7 @@ impl Open {
         }
         let ended = end.at.max(self.began);
         let (mut events, mut dropped) = self.reports.take(self.began, ended, waiting);
-        // An attempt that failed has the exception itself.
+        // The span of a failed attempt has the exception itself.
         if let Some(failure) = failure.filter(|_| self.attempts.span.is_none()) {
             if events.len() == MAX_EVENTS {
                 events.pop();
@@ -519,8 +518,8 @@ impl Open {
         let span = SpanId::of_task(trace, workflow, &said.task_id, attempt);
         let before = std::mem::take(&mut self.attempts);
         let now = Nanos::from(said.timestamp).max(self.began);
-        // The log has no beginnings of attempts. The first begins with the task, and any other when the one before
-        // had failed, or when it was to begin if that is known.
+        // The log does not say when attempts begin. The first begins with the task. Any other begins when it was to
+        // begin, if that is known, and otherwise when the one before failed.
         let began = match (before.retry_at, before.failed_at) {
             (Some(retry_at), Some(failed_at)) => retry_at.clamp(failed_at, failed_at.max(now)),
             (_, failed_at) => failed_at.unwrap_or(self.began),
@@ -610,7 +609,7 @@ impl Reports {
         }
     }
 
-    /// Takes out the events, with times within the span's, and how many were dropped.
+    /// Removes and returns the events, with times within the span's, and the number of dropped ones.
     fn take(&mut self, began: Nanos, ended: Nanos, waiting: &mut usize) -> (Vec<Event>, u32) {
         let Self {
             mut first,
@@ -649,7 +648,7 @@ impl Status<'_> {
 }
 
 impl<'a> End<'a> {
-    /// Returns the end that a task's last event tells.
+    /// Returns the end that a task's last event describes.
     fn of(said: &'a Said<'_>, of: StepEventType, at: Nanos) -> Self {
         let error = said.error.as_deref().unwrap_or_default();
         let failed = of == StepEventType::Failed;
@@ -672,7 +671,7 @@ impl<'a> End<'a> {
         }
     }
 
-    /// Returns the end of what the log does not end.
+    /// Returns the end of a task or a run that the log does not end.
     fn without_word(at: Nanos, state: &'static str) -> Self {
         Self {
             at,
@@ -684,7 +683,7 @@ impl<'a> End<'a> {
     }
 }
 
-/// `error.type` of what has no type.
+/// The `error.type` of errors without a type.
 const OTHER: &str = "_OTHER";
 
 fn kind(kind: Kind) -> &'static str {

@@ -1,4 +1,4 @@
-//! The ids of traces and spans: the same whenever a log is exported.
+//! The ids of traces and spans: the same in each export of a log.
 
 use std::fmt;
 
@@ -15,8 +15,8 @@ pub struct TraceId([u8; 16]);
 pub struct SpanId([u8; 8]);
 
 impl TraceId {
-    /// Returns the id for an instance, as Sentry's SDK for Workflows makes it, so that both have one trace: a
-    /// UUID without its dashes, and of any other text the first 16 bytes of its SHA-1.
+    /// Returns the id for an instance, as Sentry's SDK for Workflows makes it, so that both have one trace: a UUID
+    /// without its dashes, and for any other string the first 16 bytes of its SHA-1.
     ///
     /// ```
     /// use ssetarget::otlp::TraceId;
@@ -27,14 +27,13 @@ impl TraceId {
     /// ```
     #[must_use]
     pub fn of_instance(id: &str) -> Self {
-        // The one UUID that is no valid id of a trace.
+        // The only UUID that is not a valid id of a trace.
         uuid(id)
             .filter(|id| *id != [0; 16])
             .map_or_else(|| Self::from_hash(&Sha1::digest(id.as_bytes())), Self)
     }
 
-    /// Returns the id for an instance whose ids are not the only ones of their kind: the first 16 bytes of the
-    /// SHA-256 of both.
+    /// Returns the id for an instance whose id others use as well: the first 16 bytes of the SHA-256 of salt and id.
     pub(super) fn with_salt(salt: &str, id: &str) -> Self {
         let hash = Sha256::new()
             .chain_update(length(salt))
@@ -147,7 +146,7 @@ mod tests {
     #[test]
     fn ids_of_traces_follow_sentrys_rule() {
         let of = |id| TraceId::of_instance(id).to_string();
-        // With all dashes, some, or none, in both cases: as the pattern in Sentry's SDK.
+        // With all dashes, some, or none, as the pattern in Sentry's SDK allows.
         for uuid in [
             "6f9619ff-8b86-d011-b42d-00cf4fc964ff",
             "6F9619FF8B86D011B42D00CF4FC964FF",
@@ -166,7 +165,7 @@ mod tests {
         ] {
             assert_ne!(&of(other)[..8], "6f9619ff", "{other}");
         }
-        // The SHA-1 of the empty text, and of one with letters beyond ASCII.
+        // The SHA-1 of the empty string, and of one with letters beyond ASCII.
         assert_eq!(of(""), "da39a3ee5e6b4b0d3255bfef95601890");
         assert_eq!(of("bestellung-ü"), "baf87a2e66b0e8a2679c6f1887fd5428");
         // No trace has an id of nothing but zeros.

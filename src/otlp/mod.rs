@@ -1,7 +1,7 @@
 //! Logs of tasks as traces of OpenTelemetry: OTLP as JSON (feature `otlp`).
 //!
-//! A run becomes a trace, a task a span, and each log gives the same ids and the same bytes whenever it is
-//! exported. `docs/trace.md` says what becomes of what.
+//! A run becomes a trace, a task a span. Each export of a log has the same ids and the same bytes. `docs/trace.md`
+//! says what each event becomes.
 //!
 //! | to | use |
 //! |---|---|

@@ -1,5 +1,5 @@
-//! The messages of OTLP as JSON, as far as traces need them: names in lowerCamelCase, ids in hexadecimal digits,
-//! enums as numbers, 64-bit numbers as decimal texts.
+//! The messages of OTLP as JSON, limited to those of traces: names in lowerCamelCase, ids in hexadecimal digits,
+//! enums as numbers, 64-bit numbers as decimal strings.
 
 use std::time::SystemTime;
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::ids::{SpanId, TraceId};
 
-/// The most bytes of a text in a span: 4 KiB. A longer one is cut at the end of a character.
+/// The most bytes of a string in a span: 4 KiB. A longer one is cut at the end of a character.
 pub(super) const MAX_TEXT: usize = 4 * 1024;
 
 /// The most attributes of a span, or of an event in it. Further ones are dropped and counted.
@@ -68,7 +68,7 @@ pub(super) struct Status<'a> {
     pub(super) message: &'a str,
 }
 
-/// Attributes, each name once, and how many were dropped.
+/// Attributes, each name once, and the number of dropped ones.
 #[derive(Clone, Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Attributes {
@@ -90,7 +90,7 @@ pub(super) enum AnyValue {
     Text(String),
     #[serde(rename = "boolValue")]
     Bool(bool),
-    /// As a decimal text.
+    /// A decimal string.
     #[serde(rename = "intValue")]
     Int(String),
     #[serde(rename = "doubleValue")]
@@ -129,8 +129,8 @@ impl From<bool> for AnyValue {
 }
 
 impl AnyValue {
-    /// Returns the value, or `None` for `null`, which no attribute may be. An array of texts, numbers or booleans
-    /// stays one; an object, and an array of anything else, becomes its JSON as text.
+    /// Returns the value, or `None` for `null`, which no attribute may be. An array of strings, numbers or booleans
+    /// stays one; an object, and any other array, becomes a string with its JSON.
     fn of(value: &Value) -> Option<Self> {
         Some(match value {
             Value::Null => return None,
@@ -174,7 +174,7 @@ impl AnyValue {
         value.to_string().as_str().into()
     }
 
-    /// Returns about how many bytes it takes.
+    /// Returns the approximate number of bytes that it takes.
     fn size(&self) -> usize {
         match self {
             Self::Text(text) | Self::Int(text) => text.len(),
@@ -185,7 +185,7 @@ impl AnyValue {
 }
 
 impl Attributes {
-    /// Adds an attribute whose name is not there yet.
+    /// Adds an attribute whose name is new.
     pub(super) fn set(&mut self, key: &'static str, value: impl Into<AnyValue>) {
         self.list.push(KeyValue {
             key: key.to_owned(),
@@ -211,8 +211,8 @@ impl Attributes {
         self
     }
 
-    /// Adds what a step's code set. Names that the exporter uses itself, empty names, `null`, and what is beyond
-    /// [`MAX_ATTRIBUTES`] are dropped and counted.
+    /// Adds the attributes that a step's code set. Names that the exporter uses itself, empty names, `null`, and
+    /// attributes beyond [`MAX_ATTRIBUTES`] are dropped and counted.
     pub(super) fn add_own(&mut self, own: &serde_json::Map<String, Value>) {
         for (key, value) in own {
             let is_free = !key.is_empty()
@@ -227,14 +227,14 @@ impl Attributes {
         }
     }
 
-    /// Returns about how many bytes they take in memory.
+    /// Returns the approximate number of bytes that they take in memory.
     pub(super) fn size(&self) -> usize {
         let size = |one: &KeyValue| 64 + one.key.len() + one.value.size();
         self.list.iter().map(size).sum()
     }
 }
 
-/// Nanoseconds since 1970, as a decimal text. A time outside of what 64 bits hold is the nearest.
+/// Nanoseconds since 1970, as a decimal string. A time outside the range of 64 bits becomes the nearest one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Nanos(u64);
 
@@ -251,7 +251,7 @@ impl Serialize for Nanos {
     }
 }
 
-/// Returns the text's beginning of at most so many bytes.
+/// Returns the beginning of a string, at most `most` bytes.
 pub(super) fn cut(text: &str, most: usize) -> &str {
     text.get(..text.floor_char_boundary(most))
         .unwrap_or_default()

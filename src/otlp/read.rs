@@ -1,4 +1,4 @@
-//! A log of any store read into the parts of its trace.
+//! Reads a log of any store into the chunks of its trace.
 
 use std::fmt;
 
@@ -26,7 +26,7 @@ pub(crate) struct Reader<S> {
     is_done: bool,
 }
 
-/// What a step of a [`Reader`] came to.
+/// The outcome of a step of a [`Reader`].
 pub(crate) enum Step {
     /// A chunk is complete.
     Chunk(Chunk),
@@ -74,7 +74,7 @@ impl<S: EventStore> Reader<S> {
         let until = *self
             .until
             .get_or_insert_with(|| page.head.unwrap_or(EventId::FIRST));
-        // Where it begins, older events may have been removed. After that none may.
+        // Older events may have been removed before the reader began. After that, none may.
         if self.has_begun && page.trimmed > self.after {
             return Err(ReadError::Removed);
         }
@@ -106,9 +106,9 @@ impl<S: EventStore> Reader<S> {
     }
 }
 
-/// Returns the trace of a log, as far as the log is now, as the bytes of one JSON document: an
-/// `ExportTraceServiceRequest` of any size, with one element of `resourceSpans` for each 2,000 spans or 1 MiB.
-/// It is read while it is taken, and only one part of it is in memory.
+/// Returns the trace of a log at this moment, as the bytes of one JSON document: an `ExportTraceServiceRequest` of
+/// any size, with one element of `resourceSpans` for each 2,000 spans or 1 MiB. The log is read while the stream is
+/// consumed, and only one part of it is in memory.
 ///
 /// ```
 /// use futures_util::TryStreamExt;
@@ -152,8 +152,7 @@ pub(crate) const HEADERS: [(&str, &str); 2] = [
     ("cache-control", "no-store"),
 ];
 
-/// Returns whether a request's query asks for what has not ended, too: `?partial`, with any value but `0` and
-/// `false`.
+/// Returns whether a request's query asks for open spans, too: `?partial`, with any value but `0` and `false`.
 #[cfg(any(feature = "cloudflare", feature = "http"))]
 pub(crate) fn is_partial(query: Option<&str>) -> bool {
     form_urlencoded::parse(query.unwrap_or_default().as_bytes())

@@ -1,4 +1,4 @@
-//! Sending a trace to a receiver: where to, what its answers mean, and when to try again.
+//! Sends a trace to a receiver: where, what its answers mean, and when to try again.
 
 use std::fmt;
 use std::future::Future;
@@ -48,7 +48,7 @@ impl Exporter {
     /// ```
     ///
     /// # Errors
-    /// When it is no URL with `http` or `https`.
+    /// When the string is not a URL with `http` or `https`.
     pub fn new(endpoint: &str) -> Result<Self, InvalidVariable> {
         let base = endpoint.trim_end_matches('/');
         Self::to(ENDPOINT, format!("{base}{PATH}")).map_err(|error| match base.contains('?') {
@@ -66,7 +66,7 @@ impl Exporter {
     /// | variable | |
     /// |---|---|
     /// | `OTEL_EXPORTER_OTLP_ENDPOINT` | the receiver's base URL; requests go to `/v1/traces` below it |
-    /// | `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` | the whole URL; counts before the other |
+    /// | `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` | the whole URL; takes precedence over the other |
     /// | `OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_EXPORTER_OTLP_TRACES_HEADERS` | `name=value,name=value`, values percent-encoded |
     /// | `OTEL_EXPORTER_OTLP_TIMEOUT`, `OTEL_EXPORTER_OTLP_TRACES_TIMEOUT` | milliseconds for a request; 10,000 if it is not set |
     ///
@@ -102,7 +102,7 @@ impl Exporter {
         Ok(Some(exporter))
     }
 
-    /// Adds a header to each request, or sets it anew. `content-type` cannot be set. Default: none.
+    /// Adds a header to each request, or replaces it. `content-type` cannot be set. Default: none.
     ///
     /// # Errors
     /// When a header cannot have this name or this value.
@@ -221,7 +221,7 @@ pub struct Post {
     pub timeout: Duration,
 }
 
-/// Shows what is no secret.
+/// Shows everything but the secrets.
 impl fmt::Debug for Post {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Post")
@@ -242,14 +242,14 @@ pub struct Answer {
     pub body: Bytes,
 }
 
-/// What an answer means for the part of a trace that it answers.
+/// The meaning of an answer for the request that it answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// It was taken, but for these spans, which are not to be sent again.
+    /// It was taken, except for these spans, which are not to be sent again.
     Accepted { rejected: u64, message: String },
-    /// It may be taken later, not before this time has passed.
+    /// It may be taken later, after this time.
     Retry(Option<Duration>),
-    /// It is not taken, and will not be.
+    /// It was not taken, and will not be.
     Refused(u16),
 }
 
@@ -270,7 +270,7 @@ impl Verdict {
         let body: Value = serde_json::from_slice(body).unwrap_or_default();
         let partial = &body["partialSuccess"];
         let rejected = &partial["rejectedSpans"];
-        // 64-bit numbers are texts in OTLP's JSON.
+        // 64-bit numbers are strings in OTLP's JSON.
         let as_text = || rejected.as_str()?.parse().ok();
         Self::Accepted {
             rejected: rejected.as_u64().or_else(as_text).unwrap_or_default(),
@@ -279,7 +279,7 @@ impl Verdict {
     }
 }
 
-/// Returns the receiver's words, as a short text in one line.
+/// Returns the receiver's message, shortened to one line.
 fn words(text: &str) -> String {
     let visible = |c: char| if c.is_control() { ' ' } else { c };
     cut(text, 512).chars().map(visible).collect()
@@ -294,8 +294,8 @@ fn after(value: &str, now: SystemTime) -> Option<Duration> {
     Some(date.duration_since(now).unwrap_or_default())
 }
 
-/// Returns how long to wait after so many tries that failed, from 1: 5 seconds, doubled each time, up to 15
-/// minutes, and at random down to half of it, so that runs which ended together do not come together again.
+/// Returns the pause after this number of failed tries, from 1: 5 seconds, doubled each time, up to 15 minutes, and
+/// shortened at random by up to half, so that runs that ended together do not come together again.
 pub(crate) fn backoff(tries: u32, random: f64) -> Duration {
     const FIRST: Duration = Duration::from_secs(5);
     const LONGEST: Duration = Duration::from_secs(15 * 60);
@@ -315,16 +315,16 @@ pub struct Exported {
     pub requests: usize,
     /// The number of spans that the receiver says it did not take.
     pub rejected: u64,
-    /// The receiver's latest word about accepted requests; empty if it said nothing.
+    /// The receiver's latest message about accepted requests; empty if there was none.
     pub message: String,
 }
 
-/// Sends the trace of a log, as far as the log is now, to a receiver. `post` makes a request and returns the
-/// answer, or an error if there is none. `sleep` is the runtime's timer, such as `tokio::time::sleep`.
+/// Sends the trace of a log at this moment to a receiver. `post` makes a request and returns the answer, or an error
+/// if there is none. `sleep` is the runtime's timer, such as `tokio::time::sleep`.
 ///
-/// A request without an answer, and one that is answered with 429, 502, 503 or 504, is made again with the same
-/// bytes: after 5 seconds, then 10, doubled up to 15 minutes, or later if `Retry-After` says so. A request that was
-/// accepted is not sent again, even if the receiver did not take all of its spans (`partialSuccess`).
+/// A request without an answer, and one that is answered with 429, 502, 503 or 504, is repeated with the same bytes:
+/// after 5 seconds, then 10, doubled up to 15 minutes, or later if `Retry-After` says so. An accepted request is not
+/// sent again, even if the receiver did not take all of its spans (`partialSuccess`).
 ///
 /// Call it when the log has ended, for example after [`Tracer::with_root`](crate::tracer::Tracer::with_root).
 /// Tasks that have not ended are left out.
@@ -421,7 +421,7 @@ pub enum ExportError<E> {
     Read(ReadError<E>),
     /// The receiver refused a request with this status, and would refuse it again.
     Refused(u16),
-    /// The receiver was tried for too long. Has the status of its latest answer, if it answered.
+    /// The receiver was tried for too long. The value is the status of its latest answer, if it answered.
     GaveUp(Option<u16>),
 }
 
@@ -477,7 +477,7 @@ mod tests {
             accepted(0, "")
         );
         let partial = r#"{"partialSuccess":{"rejectedSpans":"3","errorMessage":"too\nold"}}"#;
-        // Also with a header that asks to come back: what is accepted is not sent again.
+        // Also with `Retry-After`: accepted spans are not sent again.
         assert_eq!(answer(200, Some("7"), partial), accepted(3, "too old"));
         let partial = r#"{"partialSuccess":{"rejectedSpans":3}}"#;
         assert_eq!(answer(200, None, partial), accepted(3, ""));

@@ -51,8 +51,8 @@ impl Trace {
         self
     }
 
-    /// Makes ids of traces that depend on this text, too: for logs whose names others use as well, as instances
-    /// of two workflows may. They do not match Sentry's ids. Default: they are made from the name alone.
+    /// Makes ids of traces depend on this string, too: for names that other logs use as well, as instances of two
+    /// workflows may. The ids then do not match Sentry's. Default: they are made from the name alone.
     #[must_use]
     pub fn salt(mut self, salt: impl Into<String>) -> Self {
         self.salt = Some(salt.into()).filter(|salt| !salt.is_empty());
@@ -76,7 +76,7 @@ impl Trace {
     /// the value of a variable, as `|name| std::env::var(name).ok()` does. An empty value counts as none.
     ///
     /// # Errors
-    /// When `OTEL_RESOURCE_ATTRIBUTES` is no list of `name=value` with commas between them.
+    /// When `OTEL_RESOURCE_ATTRIBUTES` is not a list of `name=value` with commas between them.
     pub fn variables(
         mut self,
         variable: impl Fn(&str) -> Option<String>,
@@ -84,7 +84,7 @@ impl Trace {
         for (name, value) in list(RESOURCE_ATTRIBUTES, &variable)? {
             self = self.resource_attribute(name, value);
         }
-        // It counts before `service.name` of the attributes.
+        // It takes precedence over `service.name` of the attributes.
         if let Some(name) = value(SERVICE_NAME_VARIABLE, &variable) {
             self = self.service_name(name);
         }

@@ -67,8 +67,8 @@ pub struct Asset {
     pub name: &'static str,
     /// Its `Content-Type`.
     pub content_type: &'static str,
-    /// Stands for the content of all the files, which refer to each other: 16 hexadecimal digits. Good as an `ETag` (in
-    /// quotes), and as `?v=` of an URL whose answer never changes.
+    /// A hash of all the files, which refer to each other: 16 hexadecimal digits. Good as an `ETag` (in quotes), and
+    /// as `?v=` of a URL whose answer never changes.
     pub hash: &'static str,
     /// Its content.
     pub body: &'static str,
@@ -103,7 +103,7 @@ pub struct RunPage<'a> {
 }
 
 impl<'a> RunPage<'a> {
-    /// Returns the page of the run with this id, as it is: it gets percent-encoded here.
+    /// Returns the page of the run with this id, which is percent-encoded here.
     #[must_use]
     pub fn new(id: &'a str) -> Self {
         Self {
@@ -124,35 +124,35 @@ impl<'a> RunPage<'a> {
         self
     }
 
-    /// Sets what comes before the id in the paths of a run, without a slash at its end, such as `/runs`. Default: nothing.
+    /// Sets the part of a run's paths before the id, without a slash at its end, such as `/runs`. Default: nothing.
     #[must_use]
     pub fn prefix(mut self, prefix: &'a str) -> Self {
         self.prefix = prefix;
         self
     }
 
-    /// Sets the path that the [`ASSETS`] are under, without a slash at its end. Default: `/ssetarget`.
+    /// Sets the path under which the [`ASSETS`] are served, without a slash at its end. Default: `/ssetarget`.
     #[must_use]
     pub fn assets(mut self, path: &'a str) -> Self {
         self.assets = path;
         self
     }
 
-    /// The element begins with the snapshot at `<prefix>/<id>`, so that a long run is there at once.
+    /// Makes the element begin with the snapshot at `<prefix>/<id>`, so that a long run is there at once.
     #[must_use]
     pub fn snapshot(mut self) -> Self {
         self.snapshot = true;
         self
     }
 
-    /// The element has buttons and forms that answer waits, at `<prefix>/<id>/event`.
+    /// Gives the element buttons and forms that answer waits, at `<prefix>/<id>/event`.
     #[must_use]
     pub fn answers(mut self) -> Self {
         self.answers = true;
         self
     }
 
-    /// The element takes a token out of the fragment, `#t=…`, and exchanges it at `<prefix>/<id>/session`.
+    /// Makes the element take a token from the fragment, `#t=…`, and exchange it at `<prefix>/<id>/session`.
     #[must_use]
     pub fn session(mut self) -> Self {
         self.session = true;
@@ -203,7 +203,7 @@ impl<'a> RunPage<'a> {
     }
 }
 
-// Made by scripts/page.mjs from the folder `element`, where they are to be read.
+// Made by scripts/page.mjs from the folder `element`, which has the readable source.
 const SCRIPT: &str = include_str!("workflow-run.js");
 const STYLESHEET: &str = include_str!("workflow-run.css");
 
@@ -226,8 +226,8 @@ const fn as_text(digits: &'static [u8; 16]) -> &'static str {
     }
 }
 
-/// The hash FNV-1a, which is short enough to run while compiling. Nobody is kept from making two files with one hash:
-/// they are all ours.
+/// The hash FNV-1a, which is short enough to compute at compile time. It need not resist collisions made on purpose:
+/// all files are ours.
 const fn fnv1a(text: &str, mut hash: u64) -> u64 {
     let bytes = text.as_bytes();
     let mut at = 0;
@@ -258,7 +258,7 @@ fn escaped(text: &str) -> String {
             '>' => escaped.push_str("&gt;"),
             '"' => escaped.push_str("&quot;"),
             '\'' => escaped.push_str("&#39;"),
-            // A parser would make others of these, and the attribute would not be the id any more.
+            // A parser would change these, and the attribute would no longer be the id.
             '\0' => escaped.push('\u{fffd}'),
             '\r' => escaped.push_str("&#13;"),
             other => escaped.push(other),
@@ -267,7 +267,7 @@ fn escaped(text: &str) -> String {
     escaped
 }
 
-/// Encodes what is no letter, digit or one of `-._~`, so that it is one part of a path, and never `.` or `..`.
+/// Encodes everything but letters, digits and `-._~`, so that it is one part of a path, and never `.` or `..`.
 fn percent_encoded(part: &str) -> String {
     let only_dots = matches!(part, "." | "..");
     let mut encoded = String::with_capacity(part.len());
@@ -290,7 +290,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_document_says_what_is_switched_on() {
+    fn a_document_lists_what_is_switched_on() {
         let html = RunPage::new("o-1").html();
         assert!(
             html.contains("<workflow-run src=\"/o-1/sse\" label=\"o-1\""),

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use super::{Asset, CONTENT_SECURITY_POLICY, RunPage, asset};
 use crate::cors::{InvalidCors, is_origin};
 
-/// A response, before it is one of a server's own.
+/// A response, not yet of a particular server.
 #[derive(Debug)]
 pub(crate) struct Served {
     pub(crate) status: u16,
@@ -78,7 +78,7 @@ pub(crate) fn serve_file(
     let mut headers = guards();
     headers.push(("cache-control", cache.into()));
     headers.push(("etag", etag.into()));
-    // Embedded in pages of other origins, as a module, it needs their permission in one of these forms.
+    // A page of another origin that embeds it as a module needs its permission in one of these forms.
     headers.push(("cross-origin-resource-policy", "cross-origin".into()));
     headers.push(("access-control-allow-origin", "*".into()));
     headers.push(("content-security-policy", "default-src 'none'".into()));
@@ -97,8 +97,8 @@ pub(crate) fn serve_file(
     }
 }
 
-/// Returns the page of a run. `is_found` is whether there is one: its page says so, too. `is_private` has nobody keep
-/// it.
+/// Returns the page of a run. `is_found` says whether there is such a run: so does the page. `is_private` forbids
+/// caches to keep it.
 pub(crate) fn serve_page(
     page: &RunPage<'_>,
     framed_by: &FramedBy,

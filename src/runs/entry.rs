@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock;
 use crate::event::StoredEvent;
-use crate::task::iso_option;
-use crate::workflow::{RunState, TERMINATED};
+use crate::task::{TERMINATED, iso_option};
+use crate::workflow::RunState;
 
 /// A run as a list shows it: an entry of an index of runs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -24,7 +24,7 @@ pub struct RunEntry {
     pub tags: Vec<String>,
     /// The number of the run, from 1: a restart begins the next.
     pub run: u32,
-    /// The state. It is [`Waiting`](RunState::Waiting) while all that it does is to wait for an event.
+    /// The state. It is [`Waiting`](RunState::Waiting) while the run does nothing but wait for an event.
     pub state: RunState,
     /// The id of the event before its first one; 0, and absent in JSON, unless it was restarted.
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -49,7 +49,7 @@ pub struct RunEntry {
     pub error: Option<String>,
 }
 
-/// What an entry needs to know of a log, folded from its events. It has the same size however long the log is.
+/// The part of a log that an entry needs, folded from its events. Its size does not grow with the log.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RunFold {
@@ -65,9 +65,9 @@ pub struct RunFold {
     /// The task that reported its progress last, and the progress.
     percent: Option<(String, f64)>,
     error: Option<String>,
-    /// How many steps and sleeps are under way.
+    /// The number of steps and sleeps under way.
     doing: u32,
-    /// How many waits for events are.
+    /// The number of waits for events under way.
     waiting: u32,
     /// When tasks began that go on, in milliseconds since 1970.
     open: BTreeMap<String, u64>,
@@ -100,7 +100,7 @@ struct Data {
 }
 
 impl RunFold {
-    /// Applies the next event. Events of a program's own, and what cannot be read, change nothing but the position.
+    /// Applies the next event. A program's own events, and unreadable ones, change only the position.
     pub fn apply(&mut self, event: &StoredEvent) {
         self.cursor = event.id.get();
         self.run = self.run.max(1);
@@ -307,7 +307,7 @@ mod tests {
     );
 
     #[test]
-    fn an_entry_is_what_the_log_says() {
+    fn an_entry_agrees_with_the_log() {
         let entry = |events: &[(&str, &str)]| fold(events).entry("o-1", "order", &[]);
         assert_eq!(entry(&[]).state, RunState::Queued);
         let running = entry(&[STARTED, PACK, HALF]);

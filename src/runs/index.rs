@@ -25,7 +25,7 @@ pub struct RunIndex<Q: Sql> {
     has_tables: Mutex<bool>,
 }
 
-/// How many changes the log keeps. A viewer who missed more is reset, and reads the list again.
+/// The number of changes that the log keeps. A viewer that missed more is reset, and reads the list again.
 const CHANGES: usize = 10_000;
 
 /// Of how many runs the times are kept, for estimates.
@@ -54,10 +54,10 @@ const LIST: &str = "SELECT entry, began, id FROM runs WHERE entry IS NOT NULL \
      ORDER BY began DESC, id DESC LIMIT ?7";
 const COUNT: &str = "SELECT count(*) FROM runs WHERE entry IS NOT NULL";
 
-/// How long it is known that a log was deleted, so that a report from before does not bring it back.
+/// How long the index remembers that a log was deleted, so that an earlier report does not bring it back.
 const REMOVED_FOR: u64 = 30 * 24 * 60 * 60 * 1_000;
 
-/// Which runs a list has, and where its page begins.
+/// The filter of a list, and where its page begins.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ListFilter {
     /// States with commas around them.
@@ -69,15 +69,15 @@ pub struct ListFilter {
     after: Option<(u64, String)>,
 }
 
-/// The most runs of a page, and how many it has by default.
+/// The most runs of a page, and the default.
 const MOST: u32 = 500;
 const USUAL: u32 = 100;
 
-/// The error for a list whose query cannot be understood. Answer `400` with its `Display` as the text.
+/// The error for a malformed query of a list. Answer `400` with its `Display` as the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum InvalidList {
-    /// A state is none of a run.
+    /// A state is not one that a run can have.
     State,
     /// `since` or `until` is not a time.
     Time,
@@ -91,7 +91,7 @@ pub enum InvalidList {
 
 impl ListFilter {
     /// Reads a query: `state` (several with commas), `since` and `until` (times of beginning, as RFC 3339 or in
-    /// milliseconds since 1970), `limit`, and `cursor`, the `next` of the page before. Values that are empty do not count.
+    /// milliseconds since 1970), `limit`, and `cursor`, the `next` of the page before. Empty values are ignored.
     ///
     /// # Errors
     /// [`InvalidList`] for the first that is malformed.
@@ -170,7 +170,7 @@ impl<Q: Sql> RunIndex<Q> {
         Ok(sql)
     }
 
-    /// Takes a report, if it is newer than what is known of the run. Returns whether it is.
+    /// Takes a report if it is newer than the entry of the run. Returns whether it is.
     ///
     /// # Errors
     /// When SQLite fails. The report may be taken then; taking it again changes nothing.
@@ -203,8 +203,8 @@ impl<Q: Sql> RunIndex<Q> {
             Some(_) => SqlValue::Text(data.clone()),
             None => SqlValue::Null,
         };
-        // Without an await in between, so all or none of it takes effect where this is an object's storage; and where
-        // it is not, a change that is told twice does no harm.
+        // Without an await in between, so that all or none of it takes effect in an object's storage. Elsewhere, a
+        // change that is stored twice does no harm.
         sql.run(
             PUT,
             &[
@@ -235,7 +235,7 @@ impl<Q: Sql> RunIndex<Q> {
         let stored = self.target.store().append_now(&[EventRef::from(&event)], 0);
         let stored = stored.map_err(RunIndexError::Store)?;
         self.target.observing().appended(&stored);
-        // Now and then: what has gone is left out of lists anyway.
+        // Only now and then: lists leave out removed runs anyway.
         let head = self.target.store().head().map_err(RunIndexError::Store)?;
         if head.is_some_and(|head| head.get() % 64 == 0) {
             sql.run(PRUNE, &[whole(now)]).map_err(RunIndexError::Sql)?;
@@ -377,7 +377,7 @@ pub enum RunIndexError<E> {
     Sql(E),
     /// The log of changes failed.
     Store(SqliteError<E>),
-    /// A row, or a report, is not of this index.
+    /// A row or a report does not belong to this index.
     Row,
 }
 

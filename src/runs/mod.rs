@@ -1,4 +1,4 @@
-//! An index of runs: what a list of all runs shows, kept up to date by the runs' own logs.
+//! An index of runs: a list of all runs, kept up to date by the runs' own logs.
 //!
 //! `entry` folds a log to what a list shows of a run; `report` decides when a log tells the index, and what is still to
 //! be told; `index` is the index itself, over SQLite: a table with the latest of each run, and a log of changes, which

@@ -1,4 +1,4 @@
-//! When the log of a run tells the index, and what is still to be told.
+//! When the log of a run reports to the index, and what is still to be reported.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use super::entry::{RunEntry, RunFold};
 use crate::event::StoredEvent;
 use crate::workflow::{RunEstimate, RunState};
 
-/// What a run's log tells an index: the run as it stands, or that it is gone.
+/// A report of a run's log to an index: the run as it stands, or its removal.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RunReport {
@@ -16,10 +16,10 @@ pub struct RunReport {
     pub id: String,
     /// Grows with each report of a log.
     pub version: u64,
-    /// When the run began, in milliseconds since 1970. A log that was deleted with all that was known of it begins with
-    /// a small version again, and later.
+    /// When the run began, in milliseconds since 1970. A log that was deleted with everything known of it begins with
+    /// a small version again, but later.
     pub began: u64,
-    /// When the entry goes, with the log itself, in milliseconds since 1970; `None` if it stays.
+    /// When the entry is removed, together with the log, in milliseconds since 1970; `None` if it stays.
     pub expires: Option<u64>,
     /// The run; `None` if its log was deleted.
     pub entry: Option<RunEntry>,
@@ -31,10 +31,10 @@ pub struct RunReport {
     pub asks: bool,
 }
 
-/// Where the log of a run stands.
+/// The state of a run's log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stands {
-    /// The greatest id that was given; 0 for none.
+    /// The greatest id that was assigned; 0 for none.
     pub head: u64,
     /// Whether the run has ended.
     pub ended: bool,
@@ -42,7 +42,7 @@ pub struct Stands {
     pub now: u64,
 }
 
-/// What a run's log remembers of what it has told the index. Kept with the log.
+/// The memory of a run's log about its reports. Kept with the log.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Reporter {
@@ -50,19 +50,19 @@ pub struct Reporter {
     pub object: String,
     /// The tags of the run.
     pub tags: Vec<String>,
-    /// The log, as far as it was folded.
+    /// The fold of the log so far.
     pub fold: RunFold,
-    /// Whether the log was deleted on request, and has nothing new since.
+    /// Whether the log was deleted on request, and has no new event since.
     pub removed: bool,
     /// The version that every index has.
     told: u64,
-    /// What is in it: the run and its state.
+    /// The contents of that version: the run and its state.
     shown: Option<(u32, RunState)>,
-    /// When it was told, in milliseconds since 1970.
+    /// When that version was reported, in milliseconds since 1970.
     at: u64,
-    /// When to look again, if something is to be told.
+    /// When to look again, if something is to be reported.
     pub due: Option<u64>,
-    /// How often a report was not taken, in a row.
+    /// The number of reports in a row that were not taken.
     tries: u32,
     /// How long the run and its tasks are expected to take, and of which run the index was asked so.
     pub estimate: Option<RunEstimate>,
@@ -71,11 +71,11 @@ pub struct Reporter {
 
 /// The least time between two reports of changed states.
 const STATES: u64 = 5_000;
-/// The least time between two reports of which only the latest task and its progress differ.
+/// The least time between two reports that differ only in the latest task and its progress.
 const PROGRESS: u64 = 30_000;
-/// How long an answer to a report is waited for before it is made again.
+/// How long the answer to a report may take before the report is repeated.
 const PATIENCE: u64 = 10_000;
-/// The longest pause before a report is made again.
+/// The longest pause before a report is repeated.
 const LONGEST: u64 = 15 * 60_000;
 
 /// The most tags of a run.
@@ -89,7 +89,7 @@ pub(crate) fn is_tag(tag: &str) -> bool {
 }
 
 impl Reporter {
-    /// Returns one that has told nothing.
+    /// Returns a reporter that has reported nothing.
     #[must_use]
     pub fn new(object: String) -> Self {
         Self {
@@ -105,14 +105,14 @@ impl Reporter {
         }
     }
 
-    /// Returns when something is to be told; `None` if every index knows all.
+    /// Returns when something is to be reported; `None` if every index is up to date.
     #[must_use]
     pub fn wanted(&self, stands: Stands) -> Option<u64> {
         let is_told = match self.removed {
             true => self.told % 2 == 1,
             false => self.told == self.version(stands.head),
         };
-        // Of a log that is as if it had never been there is nothing to tell: its entry goes by itself.
+        // A log that looks as if it had never existed has nothing to report: its entry goes by itself.
         let is_nothing = match self.removed {
             true => self.told == 0,
             false => stands.head == 0,
@@ -126,7 +126,7 @@ impl Reporter {
         if self.told == 0 || stands.ended || self.removed {
             return Some(stands.now);
         }
-        // After the clock was set back, too.
+        // Also after the clock was set back.
         let after = match self.is_small_change() {
             true if self.fold.cursor >= stands.head => PROGRESS,
             _ => STATES,
@@ -146,8 +146,8 @@ impl Reporter {
         }
     }
 
-    /// Returns the report that is to be made now. It counts as made in vain until it [is told](Self::is_told):
-    /// store this value, and set an alarm for [`due`](Self::due), before it is made.
+    /// Returns the report that is to be made now. It counts as failed until [`is_told`](Self::is_told) is called:
+    /// store this value, and set an alarm for [`due`](Self::due), before you make the report.
     pub fn report(&mut self, stands: Stands, retention: Option<u64>) -> Option<RunReport> {
         let (workflow, id) = self.object.split_once('/')?;
         let entry = self.fold.entry(id, workflow, &self.tags);
@@ -244,7 +244,7 @@ mod tests {
             self.work();
         }
 
-        /// Reads what is new in the log.
+        /// Reads the new events of the log.
         fn fold(&mut self) {
             let read = usize::try_from(self.reporter.fold.cursor).unwrap();
             self.reporter.apply(&self.log[read.min(self.log.len())..]);
@@ -262,7 +262,7 @@ mod tests {
                     continue;
                 }
                 let report = self.reporter.report(self.stands(), None).unwrap();
-                // The object dies here now and then: what was stored is all that is left.
+                // The object dies here now and then: only what was stored is left.
                 let stored = serde_json::to_string(&self.reporter).unwrap();
                 self.reporter = serde_json::from_str(&stored).unwrap();
                 if self.down {
@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_taken_is_told_again_and_again() {
+    fn a_report_that_fails_is_sent_until_it_succeeds() {
         let mut run = Run::new();
         run.down = true;
         run.add("started", STARTED);
@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deleted_log_is_told_once_and_a_new_run_after_it() {
+    fn a_deleted_log_is_reported_once_and_then_a_new_run() {
         let mut run = Run::new();
         run.add("started", STARTED);
         run.reporter.removed = true;
@@ -395,14 +395,14 @@ mod tests {
         run.pass(60_000);
         let last = run.told.last().unwrap();
         assert_eq!(*last, (6, Some(RunState::Running)));
-        // One that was announced and not created: its log is as if it had never been.
+        // An announced run that was not created: its log looks as if it had never existed.
         let mut run = Run::new();
         run.add("started", STARTED);
         run.head = 0;
         run.reporter.removed = true;
         run.work();
         assert_eq!(run.told.last(), Some(&(3, None)));
-        // Nobody was told of it.
+        // Nobody was notified of it.
         let mut run = Run::new();
         run.reporter.removed = true;
         run.work();

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::text::{Format, Kind, Text};
 use super::{Cut, Observer};
 
-/// Counts what it is notified of, and renders the counts as text for Prometheus and for what reads
+/// Counts what it is notified of, and renders the counts as text for Prometheus and for readers of
 /// OpenMetrics. Clones share the counts.
 ///
 /// A count is one addition to a number in memory; nothing is allocated and nothing is locked. The
@@ -19,7 +19,7 @@ use super::{Cut, Observer};
 /// | `ssetarget_viewers` | viewers whose stream is open now |
 /// | `ssetarget_streams_opened_total` | streams to viewers that have begun |
 /// | `ssetarget_events_appended_total` | events that were stored |
-/// | `ssetarget_events_deduplicated_total` | events that were not stored since their key was there |
+/// | `ssetarget_events_deduplicated_total` | events that were not stored because their key was there |
 /// | `ssetarget_pages_read_total` | pages that were read from stores for subscribers |
 /// | `ssetarget_resets_total` | subscribers that got a reset, because their position was gone |
 /// | `ssetarget_refusals_total{status}` | requests that were refused |
@@ -70,15 +70,15 @@ pub struct Counts {
     pub opened: u64,
     /// Events that were stored.
     pub appended: u64,
-    /// Events that were not stored since their key was there.
+    /// Events that were not stored because their key was there.
     pub deduplicated: u64,
     /// Pages that were read from stores for subscribers.
     pub pages: u64,
     /// Subscribers that got a reset, because their position was gone.
     pub resets: u64,
-    /// Requests that were refused, with whatever status.
+    /// Requests that were refused, with any status.
     pub refused: u64,
-    /// Streams that were broken off before their end, for whatever cause.
+    /// Streams that were broken off before their end, for any cause.
     pub cut: u64,
     /// Bytes of streams, with heartbeats.
     pub sent: u64,
@@ -91,9 +91,9 @@ impl Metrics {
         Self::default()
     }
 
-    /// Adds a label to all metrics, which tells servers, or parts of one, apart. The name has letters,
-    /// digits and `_`, does not begin with a digit, and is not `status` or `cause`: any other character
-    /// becomes `_`. The value may be any text. Default: none.
+    /// Adds a label to all metrics, which tells servers, or parts of one, apart. The name has
+    /// letters, digits and `_`, does not begin with a digit, and is not `status` or `cause`; any
+    /// other character becomes `_`. The value may be any string. Default: none.
     ///
     /// ```
     /// # use ssetarget::stats::Metrics;

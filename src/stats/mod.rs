@@ -66,7 +66,7 @@ pub trait Observer: MaybeSend + MaybeSync {
     fn closed(&self) {}
 
     /// A request for events was refused with this status. A client that is kept
-    /// [waiting](crate::refusal::Refusal::hold) in place of a `503` counts, too.
+    /// [waiting](crate::refusal::Refusal::hold) in place of a `503` counts too.
     fn refused(&self, status: u16) {
         let _ = status;
     }
@@ -124,7 +124,7 @@ pub enum Cut {
     Store,
     /// The server is about to stop.
     Shutdown,
-    /// The viewer's permission has run out.
+    /// The viewer's permission has expired.
     Expired,
     /// The log was deleted.
     Deleted,
@@ -155,14 +155,14 @@ impl Observing {
         Self(Some(Arc::new(observer)))
     }
 
-    /// Tells the observer, if there is one.
+    /// Notifies the observer, if there is one.
     pub(crate) fn tell(&self, tell: impl FnOnce(&dyn Observer)) {
         if let Some(observer) = &self.0 {
             tell(&**observer);
         }
     }
 
-    /// Tells the outcomes of a batch.
+    /// Reports the outcomes of a batch.
     pub(crate) fn appended(&self, outcomes: &[Appended]) {
         self.tell(|observer| {
             let duplicate = |outcome: &&Appended| **outcome == Appended::Duplicate;
@@ -171,7 +171,7 @@ impl Observing {
         });
     }
 
-    /// Tells that a stream has begun, and when the result is dropped that it is over.
+    /// Reports that a stream has begun and, when the result is dropped, that it is over.
     #[cfg_attr(not(any(feature = "http", feature = "cloudflare")), allow(dead_code))]
     pub(crate) fn viewing(&self) -> Viewing {
         self.tell(|observer| observer.opened());

@@ -1,6 +1,6 @@
-//! The text formats of Prometheus and OpenMetrics, as much of them as fixed counters and gauges need.
+//! The text formats of Prometheus and OpenMetrics, limited to fixed counters and gauges.
 //!
-//! Written by hand: the crates for it bring registries, locks and derives, for what is a page of code.
+//! Written by hand: the crates for it bring registries, locks and derives, for a page of code.
 
 use std::fmt::Write;
 
@@ -16,7 +16,7 @@ pub(super) enum Kind {
     Gauge,
 }
 
-/// A text in the making.
+/// A text under construction.
 pub(super) struct Text {
     out: String,
     format: Format,
@@ -120,7 +120,7 @@ fn push_label(out: &mut String, name: &str, value: &str) {
     out.push('"');
 }
 
-/// Escapes backslashes and line ends, and quotes if they mean something there.
+/// Escapes backslashes and line ends, and quotes where they are special.
 fn escape(text: &str, quotes: bool, out: &mut String) {
     for letter in text.chars() {
         match letter {

@@ -1,6 +1,5 @@
 //! The wake-up: "look again", and nothing more.
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
@@ -21,8 +20,37 @@ pub struct Bell {
 #[derive(Debug, Default)]
 struct State {
     rings: u64,
-    waiting: BTreeMap<u64, Waker>,
-    next_listener: u64,
+    /// The wakers of those who wait for the next ring, and places between them that are free. Not a map: its code
+    /// would be several KB of every Worker.
+    waiting: Vec<Option<Waker>>,
+    /// The places that are free.
+    free: Vec<usize>,
+}
+
+impl State {
+    /// Keeps a waker, at `place` if there is one already. Returns the place, and the waker that was there.
+    fn keep(&mut self, place: Option<usize>, waker: Waker) -> (usize, Option<Waker>) {
+        let place = place
+            .or_else(|| self.free.pop())
+            .unwrap_or(self.waiting.len());
+        match self.waiting.get_mut(place) {
+            Some(kept) => (place, kept.replace(waker)),
+            None => {
+                self.waiting.push(Some(waker));
+                (self.waiting.len() - 1, None)
+            }
+        }
+    }
+
+    /// Takes the waker at a place, which is free then.
+    fn take(&mut self, place: usize) -> Option<Waker> {
+        let waker = self.waiting.get_mut(place)?.take();
+        self.free.push(place);
+        if self.free.len() == self.waiting.len() {
+            (self.free, self.waiting) = (Vec::new(), Vec::new());
+        }
+        waker
+    }
 }
 
 impl Bell {
@@ -37,23 +65,22 @@ impl Bell {
         let waiting = {
             let mut state = lock(&self.state);
             state.rings += 1;
+            state.free.clear();
             std::mem::take(&mut state.waiting)
         };
         // Outside the lock, here and below: a waker that is woken, cloned or dropped may run
         // anything, and so come to this bell.
-        for waker in waiting.into_values() {
+        for waker in waiting.into_iter().flatten() {
             waker.wake();
         }
     }
 
     /// Returns a future that resolves at the next ring after this call.
     pub fn listen(&self) -> Listener<'_> {
-        let mut state = lock(&self.state);
-        state.next_listener += 1;
         Listener {
             bell: self,
-            number: state.next_listener,
-            heard: state.rings,
+            heard: lock(&self.state).rings,
+            place: None,
         }
     }
 }
@@ -63,21 +90,23 @@ impl Bell {
 #[derive(Debug)]
 pub struct Listener<'a> {
     bell: &'a Bell,
-    number: u64,
     heard: u64,
+    /// Where its waker is until the next ring, once it has been polled.
+    place: Option<usize>,
 }
 
 impl Future for Listener<'_> {
     type Output = ();
 
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let waker = context.waker().clone();
         let mut state = lock(&self.bell.state);
         if state.rings != self.heard {
             return Poll::Ready(());
         }
-        let earlier = state.waiting.insert(self.number, waker);
+        let (place, earlier) = state.keep(self.place, waker);
         drop(state);
+        self.place = Some(place);
         drop(earlier);
         Poll::Pending
     }
@@ -86,15 +115,20 @@ impl Future for Listener<'_> {
 /// Removes the waker of a viewer that leaves: an idle log must not collect them.
 impl Drop for Listener<'_> {
     fn drop(&mut self) {
+        let Some(place) = self.place else { return };
         let waker = {
             let mut state = lock(&self.bell.state);
-            state.waiting.remove(&self.number)
+            // After a ring the place is gone, or another's.
+            match state.rings == self.heard {
+                true => state.take(place),
+                false => None,
+            }
         };
         drop(waker);
     }
 }
 
-#[cfg(all(test, not(shuttle)))]
+#[cfg(test)]
 mod tests {
     use std::pin::pin;
     use std::sync::Arc;
@@ -166,6 +200,37 @@ mod tests {
             Ok(()),
             "a waker waits for the bell that waits for it"
         );
+    }
+
+    #[test]
+    fn places_of_those_who_left_are_used_again_and_wake_only_their_own() {
+        let bell = Bell::new();
+        let counts: Vec<Arc<Count>> = (0..3).map(|_| Arc::default()).collect();
+        let poll = |listener: Pin<&mut Listener<'_>>, of: usize| {
+            let waker = Arc::clone(&counts[of]).into();
+            listener.poll(&mut Context::from_waker(&waker)).is_ready()
+        };
+        let woken = || -> Vec<usize> {
+            let counts = counts.iter();
+            counts.map(|count| count.0.load(Ordering::SeqCst)).collect()
+        };
+        let mut stays = Box::pin(bell.listen());
+        let mut leaves = Box::pin(bell.listen());
+        assert!(!poll(stays.as_mut(), 0) && !poll(leaves.as_mut(), 1));
+        drop(leaves);
+        let mut comes = Box::pin(bell.listen());
+        assert!(!poll(comes.as_mut(), 2));
+        assert_eq!(lock(&bell.state).waiting.len(), 2);
+        bell.ring();
+        assert_eq!(woken(), [1, 0, 1]);
+
+        // A listener of before the ring takes nobody's place when it goes.
+        let mut next = Box::pin(bell.listen());
+        assert!(!poll(next.as_mut(), 1));
+        drop((stays, comes));
+        bell.ring();
+        assert_eq!(woken(), [1, 1, 1]);
+        assert!(poll(next.as_mut(), 1));
     }
 
     #[test]

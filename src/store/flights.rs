@@ -45,9 +45,9 @@ where
     {
         let (call, begin) = self.join(key, ask);
         if let Some(begin) = begin {
-            // All who come in the same moment are to join.
+            // Callers of the same moment are to join.
             yield_once().await;
-            // It begins, too, when this future is dropped before.
+            // The call also begins if this future is dropped before.
             drop(begin);
         }
         call.await

@@ -8,9 +8,10 @@ use bytes::Bytes;
 use super::{EventStore, Page, PageLimit};
 use crate::event::EventId;
 use crate::sync::{MaybeSend, MaybeSync};
+use crate::wire;
 
 /// A store that keeps each event's frame, the bytes that [`wire::encode`](crate::wire::encode)
-/// makes of it, and hands out a page of them as one piece.
+/// makes of it, and returns a page of them as one piece.
 ///
 /// The bytes need not be in Rust's memory: a Durable Object's go from SQLite to the viewer's
 /// socket and are never copied into WebAssembly's. Delivery is the same
@@ -64,6 +65,11 @@ pub struct Frames<B> {
 pub trait FrameBytes: Clone + fmt::Debug + MaybeSend + MaybeSync + 'static {
     /// Copies these bytes from Rust's memory.
     fn from_slice(bytes: &[u8]) -> Self;
+
+    /// Returns the bytes of a [heartbeat](crate::wire::HEARTBEAT).
+    fn heartbeat() -> Self {
+        Self::from_slice(wire::HEARTBEAT)
+    }
 
     /// Joins the parts into one piece.
     fn concat(parts: &[Self]) -> Self;

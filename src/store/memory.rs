@@ -83,8 +83,9 @@ impl MemoryEventStore {
         lock(&self.log).trim(last);
     }
 
-    /// Removes all events with their keys, for example on request. Their ids are not given again, and
-    /// whoever has not read them all is reset. Does nothing to a log that has none.
+    /// Removes all events with their keys, for example on request. Their ids are not assigned
+    /// again, and a subscriber that has not read them all is reset. Does nothing to a log that has
+    /// no events.
     pub fn clear(&self) {
         let mut log = lock(&self.log);
         if let Some(head) = log.head() {
@@ -164,7 +165,7 @@ impl Log {
             .into_iter()
             .map(|event| self.push(&event, now))
             .collect();
-        // Not before the whole batch is there, so that a key that comes twice in it is noticed.
+        // After the whole batch, so that a repeated key within it is noticed.
         while self.events.len() > self.retention.most() {
             self.remove_oldest();
         }
@@ -268,7 +269,7 @@ impl Log {
     }
 }
 
-#[cfg(all(test, not(shuttle)))]
+#[cfg(test)]
 mod tests {
     use std::sync::{OnceLock, Weak, mpsc};
     use std::thread;

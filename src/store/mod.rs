@@ -3,10 +3,10 @@
 //! | store | what it keeps, and for how long | who shares it |
 //! |---|---|---|
 //! | [`MemoryEventStore`] | everything, or the newest by count and age, as long as the process lives | one process |
-//! | [`NullEventStore`] | nothing but what is in transit to those who are connected | one process |
+//! | [`NullEventStore`] | only events in transit to connected subscribers | one process |
 //! | [`SqliteEventStore`] | everything, or the newest by count and age, in a Durable Object's storage, or in a file (feature `rusqlite`: `SqliteEventStore::open`) | one object or process |
 //! | `redis::RedisEventStore` (feature `redis`) | everything, or the newest by count and age | any number of servers and Workers |
-//! | [`RelayStore`] | the newest frames of a log that is elsewhere | the viewers of one place |
+//! | [`RelayStore`] | the newest frames of a remote log | the viewers of one place |
 //! | a store of your own | see [`EventStore`] and `contract` | |
 
 use std::future::Future;
@@ -56,8 +56,8 @@ use tail::Watched;
 ///   append it again (with keys, that is harmless).
 /// - **Time.** Each event is stamped by the store's clock, to the millisecond, and never earlier
 ///   than the event before it, even if the clock was set back. Events of a batch have one time.
-/// - **Retention.** A store may remove events, the oldest first, and then forgets their keys if it
-///   likes. Their ids are never given away again, and the head stays where it was.
+/// - **Retention.** A store may remove events, the oldest first, and may then forget their keys. Their ids are never
+///   assigned again, and the head stays where it was.
 /// - **Honesty.** A [`Page`] has the ids that the log still knows, so that a subscriber whose
 ///   position is gone is reset and does not wait for ever.
 /// - **Wake-ups.** Once an append is visible, [`changed`](Self::changed) resolves for every caller
@@ -79,12 +79,12 @@ use tail::Watched;
 /// - **Ids in order of visibility.** A database that gives out ids first and commits later (a
 ///   sequence, an auto-increment under concurrent transactions) shows 8 before 7, and a subscriber
 ///   that has read 8 never sees 7. Let one transaction at a time append.
-/// - **The head outlives its event.** Where retention can remove the newest event, its id must be
-///   kept elsewhere, else the next event gets an id that viewers have behind them.
-/// - **Nothing half-done.** A future may be dropped at any `await`: what happens between two of
-///   them should leave the log whole.
+/// - **The head outlives its event.** If retention can remove the newest event, keep its id elsewhere. Otherwise the
+///   next event gets an id that viewers are already past.
+/// - **Nothing half-done.** A future may be dropped at any `await`: the code between two of them
+///   should leave the log consistent.
 pub trait EventStore: MaybeSend + MaybeSync {
-    /// What can go wrong with the storage.
+    /// The error of the storage.
     type Error: std::error::Error + MaybeSend + MaybeSync + 'static;
 
     /// Appends the events of `batch` in order and returns the outcome for each.
@@ -181,7 +181,7 @@ pub enum Appended {
 pub struct PageLimit {
     /// The most events. Default: 512. Must not be 0.
     pub events: usize,
-    /// The most bytes of data, an event that passes the limit left out. Default: 131,072.
+    /// The most bytes of data. An event that would pass the limit is left out of the page. Default: 131,072.
     pub bytes: usize,
 }
 
@@ -196,7 +196,7 @@ impl Default for PageLimit {
 
 /// A part of a log, and the log's ends.
 ///
-/// `C` is what the page has of its events: the events themselves, or their [`Frames`].
+/// `C` is the form of the events: the events themselves, or their [`Frames`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Page<C = Vec<StoredEvent>> {
     /// The events, oldest first.

@@ -16,8 +16,8 @@ use crate::event::{EventId, NewEvent};
 ///   behind by more than that gets a [`Reset`](crate::event::Reset), `event: reset` on the wire,
 ///   and goes on with the oldest event in the ring: it knows that it missed some. An event has at
 ///   most [`NewEvent::MAX_SIZE`], so the ring has at most as many MiB as events.
-/// - **Reconnects.** A client starts anew, whatever position it asks for. It misses the events that
-///   were dispatched while it was away, and is not notified how many.
+/// - **Reconnects.** A client starts at the end of the log, whatever position it asks for. It misses
+///   the events that were dispatched while it was away, and does not learn how many.
 /// - **Keys.** A store that remembers no events knows no facts. Keys are ignored: every event is
 ///   delivered, even if its key was there before.
 /// - **Ends.** A terminal event ends the streams that are connected when it comes. Their clients
@@ -80,7 +80,7 @@ impl EventStore for NullEventStore {
 
     async fn read(&self, after: Option<EventId>, limit: PageLimit) -> Result<Page, Infallible> {
         let mut page = self.ring.read(after, limit).await?;
-        // The end notifies connected subscribers, and is no state that later ones find.
+        // The end reaches connected subscribers only: it is not a state that later ones find.
         page.closed &= !page.events.is_empty();
         Ok(page)
     }

@@ -1,4 +1,4 @@
-//! The newest frames of a log that is elsewhere, for more viewers than one place serves.
+//! The newest frames of a remote log, for more viewers than one place serves.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -20,14 +20,14 @@ use crate::sync::{Mutex, lock};
 /// A viewer of one log, its upstream, that serves as the log of many viewers.
 ///
 /// It stores nothing. [`follow`](Self::follow) reads the upstream as a viewer does and keeps the
-/// newest frames, about 1 MiB. A viewer whose position is older, or ahead of what has come this
-/// far, gets the upstream's own page, so a relay answers every request, and as the upstream would.
-/// Relays of relays make a tree. Appends go through to the upstream.
+/// newest frames, about 1 MiB. A viewer whose position is older, or ahead of the cache, gets the
+/// upstream's own page. So a relay answers every request, and as the upstream would. Relays of
+/// relays make a tree. Appends go through to the upstream.
 ///
 /// A relay is behind its upstream by the time that a page takes. It asks the upstream before it
-/// says that a log has ended, so that a relay which does not know of a restart yet stops no client
-/// that does. It asks once for all who want to know the same at the same time: when a run ends and
-/// all its viewers come back, the relay makes one call and not one for each viewer.
+/// says that a log has ended, so that a relay that does not know of a restart yet stops no client
+/// that does. Callers that want to know the same at the same time share one call: when a run ends
+/// and all its viewers come back, the relay makes one call and not one for each viewer.
 #[derive(Debug)]
 pub struct RelayStore<U: FrameStore> {
     upstream: Arc<U>,
@@ -39,18 +39,18 @@ pub struct RelayStore<U: FrameStore> {
     pages: Asked<Place, FramePage<U::Bytes>, U::Error>,
 }
 
-/// The upstream and the calls to it, which those who ask the same share.
+/// The calls to the upstream, each shared by all callers that ask the same.
 type Asked<K, T, E> = Flights<K, Result<T, Arc<E>>>;
 
 /// A position, and the most events and bytes of a page.
 type Place = (Option<EventId>, usize, usize);
 
-/// What the relay knows of the upstream.
+/// The relay's knowledge of the upstream.
 #[derive(Debug)]
 struct View<B, E> {
     state: State,
     tail: Tail<B>,
-    /// Counts how often the upstream turned out to be another log, or to have lost events.
+    /// The number of times that the upstream turned out to be another log, or to have lost events.
     breaks: u64,
     /// The upstream's last error while it cannot be followed. New viewers get it.
     trouble: Option<Arc<E>>,
@@ -58,7 +58,7 @@ struct View<B, E> {
 
 #[derive(Clone, Debug, Default)]
 enum State {
-    /// Nobody follows yet.
+    /// No task follows yet.
     #[default]
     Unknown,
     /// Followed, but not yet as far as the head was at first: part of a log must not be taken for
@@ -66,7 +66,7 @@ enum State {
     Beginning(Option<EventId>),
     /// Followed up to this position.
     Following(Page<()>),
-    /// Followed in vain for so long that connected viewers get the error, too.
+    /// Following has failed for so long that connected viewers get the error too.
     Unreachable,
 }
 
@@ -89,7 +89,7 @@ const TRIES: u32 = 5;
 /// Pauses between tries double, from the first to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// The sum of pauses after which connected viewers get the error, too.
+/// The sum of pauses after which connected viewers get the error too.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 impl<U: FrameStore + 'static> RelayStore<U> {
@@ -275,7 +275,7 @@ impl<B: FrameBytes, E> View<B, E> {
         } else if let Some(frames) = &page.events {
             let length = frames.bytes.byte_length();
             let events = frames.last.get() - number(position);
-            // More than the limit only where it is one event.
+            // A page exceeds the limit only if it has a single event.
             let size = if events == 1 {
                 length
             } else {
@@ -320,7 +320,7 @@ fn number(position: Option<EventId>) -> u64 {
     position.map_or(0, EventId::get)
 }
 
-/// Exists while the upstream is followed. What is known is true no longer than that.
+/// Exists while the upstream is followed: the cache is valid no longer than that.
 struct Following<'a, U: FrameStore> {
     relay: &'a RelayStore<U>,
     _watch: Watch,
@@ -338,7 +338,7 @@ impl<U: FrameStore> Following<'_, U> {
         }
     }
 
-    /// Hands this error to new viewers from now on, and with `for_all` to connected ones, too.
+    /// Returns this error to new viewers from now on, and with `for_all` also to connected ones.
     fn fail(&self, error: U::Error, for_all: bool) {
         let mut view = lock(&self.relay.view);
         if for_all {
@@ -418,7 +418,8 @@ impl<U: FrameStore + 'static> EventStore for RelayStore<U> {
             listener.await;
             return Ok(());
         }
-        // Ahead of what is here, until it has come or something follows.
+        // The position is ahead of the cache: waits until the cache has come this far, or an event
+        // follows.
         let upstream = Arc::clone(&self.upstream);
         let ask = async move || upstream.changed(after).await.map_err(Arc::new);
         let changed = pin!(self.changes.wait(after, ask));
@@ -455,7 +456,7 @@ impl<U: FrameStore + 'static> FrameStore for RelayStore<U> {
             && after >= page.trimmed
         {
             let mut view = lock(&self.view);
-            // Not into the tail of another log.
+            // The page must not go into the tail of another log.
             if view.breaks == breaks {
                 view.tail.remember(number(after), limit, frames);
             }
@@ -468,8 +469,8 @@ impl<U: FrameStore + 'static> FrameStore for RelayStore<U> {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum RelayError<E> {
-    /// The upstream failed when it was asked for something that is not cached. All who asked for
-    /// the same at the same time get this error.
+    /// The upstream failed when it was asked for something that is not cached. All callers that
+    /// asked for the same at the same time get this error.
     Upstream(Arc<E>),
     /// The upstream cannot be followed. This is its last error.
     Unreachable(Arc<E>),

@@ -5,9 +5,8 @@ use std::time::Duration;
 /// How much of a log is kept: the newest events, by count, by age, or both. An event that passes either limit is
 /// removed, the oldest first.
 ///
-/// A subscriber that has not read what was removed is notified: it gets a [`Reset`](crate::event::Reset),
-/// `event: reset` on the wire, and goes on with the oldest event that is kept. Ids go on, and are never given
-/// twice.
+/// A subscriber that has not read a removed event gets a [`Reset`](crate::event::Reset), `event: reset` on the wire,
+/// and goes on with the oldest event that is kept. Ids keep growing, and are never assigned twice.
 ///
 /// ```
 /// use std::time::Duration;
@@ -52,6 +51,10 @@ impl Retention {
     }
 
     /// Returns the number of events, at least 1.
+    pub(crate) fn is_for_ever(&self) -> bool {
+        *self == Self::for_ever()
+    }
+
     pub(crate) fn most(&self) -> usize {
         self.events.map_or(usize::MAX, |events| events.max(1))
     }

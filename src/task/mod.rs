@@ -16,6 +16,9 @@ pub use redact::{Redact, RedactedField};
 
 use self::event::cut;
 
+/// The error of a run that was terminated from outside.
+pub(crate) const TERMINATED: &str = "the instance was terminated";
+
 /// The kind of a task.
 #[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -116,8 +119,7 @@ pub(crate) struct Task {
     pub(crate) count: u32,
 }
 
-/// What a task is counted as. Groups have counts of their own, since they are not steps of the
-/// engine.
+/// How a task is counted. Groups have their own counts, because they are not steps of the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Form {
     Step(Kind),

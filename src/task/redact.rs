@@ -1,11 +1,11 @@
-//! Rules that take secrets out of what viewers will see, before it is stored.
+//! Rules that remove secrets from strings that viewers will see, before they are stored.
 
 use std::borrow::Cow;
 use std::fmt;
 
 use serde_json::{Map, Value};
 
-/// A text that a [`Redact`] rule looks at.
+/// A string that a [`Redact`] rule looks at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RedactedField<'a> {
@@ -21,7 +21,7 @@ pub enum RedactedField<'a> {
 /// A rule for errors, messages and attributes. It is applied in the process that has the secret, before the text is
 /// cut to its longest length, and so before it is stored or sent: no viewer, snapshot, trace or log has the text.
 ///
-/// Names of steps are left as they are: a task's id, by which the log knows facts again, is made of them. Put no
+/// Names of steps are not changed: a task's id, by which the log recognises facts, is made of them. Put no
 /// secrets into names. The platform's own log and dashboard are not changed either.
 ///
 /// Set it with [`DispatchConfig::redact`](crate::workflow::DispatchConfig::redact) or
@@ -33,7 +33,7 @@ pub enum RedactedField<'a> {
 ///
 /// const RULE: Redact = Redact::new(|field, text| match field {
 ///     RedactedField::Attribute("email") => Cow::Borrowed("[redacted]"),
-///     // What obviously is a secret, too.
+///     // Obvious secrets too.
 ///     field => Redact::SECRETS.apply(field, text),
 /// });
 ///
@@ -46,25 +46,25 @@ pub struct Redact(Rule);
 
 type Rule = for<'a> fn(RedactedField<'_>, &'a str) -> Cow<'a, str>;
 
-/// What a secret is replaced by.
+/// The replacement of a secret.
 const REDACTED: &str = "[redacted]";
 
 impl Redact {
-    /// Takes out what obviously is a secret, and puts `[redacted]` in its place:
+    /// Replaces obvious secrets by `[redacted]`:
     ///
-    /// - what follows `password`, `secret`, `token`, `api_key`, `authorization`, `cookie` and the like, also at the
-    ///   end of a longer name (`DB_PASSWORD`), and `=`, `:` or `=>`, in quotes or not; attributes with such a key;
+    /// - the value after `password`, `secret`, `token`, `api_key`, `authorization`, `cookie` and the like, also at
+    ///   the end of a longer name (`DB_PASSWORD`), and `=`, `:` or `=>`, in quotes or not; attributes with such a key;
     /// - credentials after `Bearer` and `Basic`; the password in a URL;
     /// - JSON web tokens, and keys with the well-known prefixes of GitHub, Stripe, Slack, AWS and OpenAI;
     /// - 32 or more hexadecimal digits, and 40 or more characters that look like base64; PEM blocks.
     ///
-    /// It prefers to hide a word too many: a hash has the looks of a key, and is hidden. It cannot know a secret
-    /// that looks like a word.
+    /// It prefers to hide too much: a hash looks like a key, and is hidden. It cannot recognise a secret that looks
+    /// like a word.
     pub const SECRETS: Self = Self(secrets);
 
-    /// Returns a rule: a function that returns the text to be stored, the same text if there is nothing to hide. It
-    /// is called for each text, so it should be quick, and it must give the same for the same text. It takes
-    /// nothing along, so that configurations stay constants.
+    /// Returns a rule: a function that returns the string to be stored, the same string if there is nothing to hide.
+    /// It is called for each string, so it should be quick, and it must give the same result for the same string. It
+    /// captures nothing, so that configurations stay constants.
     #[must_use]
     pub const fn new(rule: for<'a> fn(RedactedField<'_>, &'a str) -> Cow<'a, str>) -> Self {
         Self(rule)
@@ -131,7 +131,7 @@ fn secrets<'a>(field: RedactedField<'_>, text: &'a str) -> Cow<'a, str> {
         return Cow::Borrowed(REDACTED);
     }
     let mut redacted = String::new();
-    // Up to where the text is copied or replaced, and up to where it is looked at.
+    // Up to `copied` the text is copied or replaced; up to `at` it was looked at.
     let (mut copied, mut at) = (0, 0);
     while at < text.len() {
         let (word, secret) = look(text, at);
@@ -153,7 +153,7 @@ fn secrets<'a>(field: RedactedField<'_>, text: &'a str) -> Cow<'a, str> {
 /// The words before a PEM block.
 const PEM: &str = "-----BEGIN ";
 
-/// Looks at what begins at `at`, where a word begins or a separator is. Returns where to go on, and the range of a
+/// Looks at the text from `at`, where a word or a separator begins. Returns where to go on, and the range of a
 /// secret. The range is not empty, and all positions are between characters.
 fn look(text: &str, at: usize) -> (usize, Option<(usize, usize)>) {
     let rest = &text[at..];
@@ -281,8 +281,7 @@ fn credentials(text: &str, at: usize) -> Option<(usize, usize)> {
     (start > at && looks_random).then_some((start, start + word.len()))
 }
 
-/// Returns the range of the password at the beginning of what follows `://`, or of the user's name if it is alone
-/// there, as a key may be.
+/// Returns the range of the password after `://`, or of the user's name if it stands there alone, as a key may.
 fn password(url: &str) -> Option<(usize, usize)> {
     let end = url.find(|c: char| c.is_whitespace() || "/?#\"'<>".contains(c));
     let end = url[..end.unwrap_or(url.len())].rfind('@')?;
@@ -320,7 +319,7 @@ fn looks_secret(word: &str) -> bool {
     if PREFIXES.iter().any(|prefix| word.starts_with(prefix)) && digits > 0 {
         return true;
     }
-    // Key and signature of a longer word, such as a path, count by themselves.
+    // The parts of a longer word are judged by themselves: a path may contain a key.
     let mut parts = word.split(['.', '/', '-', '_', '~', '+']);
     if parts.any(|part| part.len() >= 32 && part.bytes().all(|byte| byte.is_ascii_hexdigit())) {
         return true;
@@ -446,7 +445,7 @@ mod tests {
         #[test]
         fn any_text_is_taken(text in "(?s).{0,200}", words in "[\\\\\"'=: a-z@/é-]{0,40}") {
             let text = format!("{text}{words}");
-            // Cuts between characters only, or it would panic.
+            // Cuts only between characters; otherwise it would panic.
             redacted(&redacted(&text));
         }
 

@@ -295,8 +295,7 @@ impl Visit for Fields {
 }
 
 thread_local! {
-    /// Set while a tracer sends on this thread: what sending logs must not be sent too, or it would
-    /// never end.
+    /// Set while a tracer sends on this thread. The logs of sending must not be sent, too, or it would never end.
     static QUIET: Cell<bool> = const { Cell::new(false) };
 }
 

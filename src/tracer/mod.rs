@@ -53,8 +53,8 @@ pub use config::TracerConfig;
 #[cfg(feature = "tracing")]
 pub use layer::{NewSpan, Route, SseLayer};
 
-/// Sends what code does to a log: a span is a task that starts, reports progress, and completes or
-/// fails.
+/// Records the work of code in a log: a span is a task that starts, reports progress, and completes
+/// or fails.
 ///
 /// - **The traced code is not affected.** Its results are its own. Events are queued and sent in
 ///   the background, in order and in batches, and sent again with back-off while the store fails.

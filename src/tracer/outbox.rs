@@ -79,7 +79,7 @@ impl Outbox {
         }
     }
 
-    /// Adds an event. Returns false if there is no room, and leaves the event out.
+    /// Adds an event. Returns false if there is no room, and drops the event.
     pub(super) fn push_if_there_is_room(&self, event: NewEvent) -> bool {
         let sender = {
             let mut state = lock(&self.state);

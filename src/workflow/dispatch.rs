@@ -3,17 +3,18 @@
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, pending};
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use cloudflare_workflows::Runtime;
 use futures_channel::oneshot;
-use futures_util::future::{Either, select};
+use futures_util::future::{Either, LocalBoxFuture, select};
 use serde::{Deserialize, Serialize};
 
-use super::event_step::{Dispatch, Fact, Flush};
+use super::event_step::{Asked, Dispatch, Fact, Flush};
+use crate::clock::SteadyClock;
 use crate::event::NewEvent;
 use crate::task::{Redact, TaskId, attempt_failed_key, report_key, split_report_key};
 
@@ -34,6 +35,9 @@ use crate::task::{Redact, TaskId, attempt_failed_key, report_key, split_report_k
 /// - **An ended run**: a lifetime that opens an ended run sends nothing that the log does not know
 ///   until the engine proves that the run goes on: it calls a step's code, or does not answer a
 ///   wait for 5 seconds. Then the next run begins.
+/// - **Two lifetimes at once**: where the log has heard of another lifetime that may be newer, nothing that the
+///   log does not know is sent until the engine has answered a call which was made after that one had begun.
+///   A lifetime that is told to be over before the log has stored anything of it opens the log again then.
 /// - **Reports** may come faster than they are sent: of each attempt at most 64 wait, and then each
 ///   new one replaces the newest that waits.
 ///
@@ -91,7 +95,7 @@ pub enum Opened {
     Run(OpenedRun),
     /// The instance is being restarted. Open the log again soon.
     Restarting,
-    /// The lifetime is over: a later one has begun.
+    /// The lifetime is over: a later one has begun, or somebody who was taken for that.
     Over,
 }
 
@@ -107,6 +111,25 @@ pub struct OpenedRun {
     /// The keys of the facts that the log has. Of the reports of a try of a step it has only the
     /// key with the greatest number.
     pub facts: Vec<String>,
+    /// Other lifetimes from which the log has heard, if it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rivals: Option<Rivals>,
+}
+
+/// When other lifetimes of an instance opened its log, so that the one that opens it now knows whether it can be
+/// older. Their clocks are not compared: only the log's own clock says how long ago it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Rivals {
+    /// The time of the log, in milliseconds since 1970. It only makes more exact what was in between being asked
+    /// and the answer.
+    pub now: u64,
+    /// How many milliseconds ago the log was opened by the latest of those from which it has facts; or something
+    /// else happened to the instance which no lifetime from before takes part in.
+    pub opened: u64,
+    /// How many milliseconds ago the run began, if the log knows that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub begun: Option<u64>,
 }
 
 /// The result of sending facts to a log.
@@ -263,6 +286,16 @@ struct State {
     restarting: bool,
     /// The lifetime has ended, and nothing waits for the log any more.
     ended: bool,
+    clock: SteadyClock,
+    /// The latest moment in which the engine was asked for something that it answered; at first, the beginning.
+    alive_at: Duration,
+    /// The latest moment in which another lifetime may have begun. This one is contested unless the engine
+    /// answered something that it was asked later.
+    rival_at: Option<Duration>,
+    /// The latest moment in which this lifetime looked lost.
+    lost_at: Option<Duration>,
+    /// Waiting until this lifetime is contested.
+    contests: Vec<oneshot::Sender<()>>,
     /// This lifetime looks lost, and a later one may have begun.
     lost: bool,
     /// A later lifetime has begun. This one sends nothing more.
@@ -271,6 +304,8 @@ struct State {
     waiting: bool,
     /// The end of the run was dispatched.
     terminal: bool,
+    /// This lifetime has ended, with the end of the run. Nobody else may know what it still has to tell.
+    has_last_words: bool,
     /// The lifetime has ended without the end of the run: the log must be notified by
     /// [`FactLog::settle`].
     unsettled: bool,
@@ -289,6 +324,8 @@ struct Queue {
 
 enum Queued {
     Fact(Fact),
+    /// The engine has proved that this lifetime is the latest.
+    Latest,
     /// This lifetime has ended.
     End,
 }
@@ -303,8 +340,19 @@ struct Run {
     had_ended: bool,
     /// Whether facts that the log does not know are held.
     holds: bool,
-    /// This lifetime looked lost when it opened the log, and nothing has shown yet that it goes on.
-    was_lost: bool,
+    /// Another lifetime may be the latest, so these facts are held in any case.
+    contested: bool,
+    /// If this lifetime is the latest, the instance was restarted.
+    restarts: bool,
+    /// The log has stored facts of this lifetime. Those that open it after that know this one, and are heard only
+    /// if they are later.
+    heard: bool,
+    /// The log listens to another lifetime.
+    displaced: bool,
+    /// When the run may have begun, if that is known.
+    begun_at: Option<Duration>,
+    /// Some of the history is held.
+    has_held: bool,
 }
 
 /// The facts that the log has, or will have once the outgoing ones are stored.
@@ -340,12 +388,14 @@ where
 {
     /// Returns a dispatch that sends facts to `log`, with the timers and tasks of `runtime`.
     pub fn new(log: L, runtime: R, config: DispatchConfig) -> Self {
+        let mut state = State::default();
+        state.alive_at = state.clock.tick(runtime.now());
         Self {
             shared: Rc::new(Shared {
                 log,
                 runtime,
                 config,
-                state: RefCell::default(),
+                state: RefCell::new(state),
             }),
         }
     }
@@ -384,7 +434,10 @@ where
             // Facts about the lifetime itself, learnt during a wait, do not end the wait.
             state.waiting &= matches!(fact, Fact::Doubt | Fact::Lost | Fact::Alive | Fact::Over);
             match &fact {
-                Fact::Lost => state.lost = true,
+                Fact::Lost => {
+                    state.lost = true;
+                    state.lost_at = Some(state.clock.tick(self.shared.runtime.now()));
+                }
                 Fact::Alive => state.lost = false,
                 _ => {}
             }
@@ -397,9 +450,45 @@ where
 
     async fn flush(&self, flush: Flush) {
         if flush == Flush::End {
+            {
+                let mut state = self.shared.state.borrow_mut();
+                state.has_last_words = state.terminal;
+            }
             self.push(Queued::End);
         }
         self.flushed(flush).await;
+    }
+
+    fn asked(&self) -> Asked {
+        let now = self.shared.runtime.now();
+        Asked(self.shared.state.borrow_mut().clock.tick(now))
+    }
+
+    fn answered(&self, asked: Asked) {
+        if self.shared.state.borrow_mut().is_proved(asked) {
+            self.push(Queued::Latest);
+        }
+    }
+
+    fn contested(&self) -> impl Future<Output = ()> + 'static {
+        let shared = Rc::clone(&self.shared);
+        async move {
+            let contested = {
+                let mut state = shared.state.borrow_mut();
+                if state.is_contested() && !state.over {
+                    return;
+                }
+                let (sender, contested) = oneshot::channel();
+                state.contests.retain(|contest| !contest.is_canceled());
+                state.contests.push(sender);
+                contested
+            };
+            drop(shared);
+            // The sender is dropped with the lifetime.
+            if contested.await.is_err() {
+                pending().await
+            }
+        }
     }
 
     fn redact(&self) -> Option<Redact> {
@@ -530,13 +619,16 @@ impl<L: FactLog, R: Runtime> Shared<L, R> {
             if generation.is_some() && self.state.borrow_mut().yields() {
                 return Ok(Sent::Nothing);
             }
+            let asked = self.now();
             let opened = self.call(self.log.open(generation)).await?;
+            let answered = self.now();
             let mut state = self.state.borrow_mut();
             state.failing = false;
             state.restarting = opened == Opened::Restarting;
             match opened {
-                Opened::Run(opened) => state.opened(opened),
+                Opened::Run(opened) => state.opened(opened, asked, answered),
                 Opened::Restarting => return Ok(Sent::Restarting),
+                Opened::Over if state.may_return(generation) => state.displace(answered),
                 Opened::Over => {
                     state.give_up();
                     return Ok(Sent::Nothing);
@@ -547,7 +639,13 @@ impl<L: FactLog, R: Runtime> Shared<L, R> {
         let Some((generation, run, batch)) = batch else {
             return self.settle().await;
         };
-        let told = self.call(self.log.append(generation, run, &batch)).await?;
+        let told = self.call(self.log.append(generation, run, &batch)).await;
+        if told.is_err() {
+            // The object may have lost its memory, and with it what it knew of this lifetime's opening the log.
+            let mut state = self.state.borrow_mut();
+            state.stale |= state.run.as_ref().is_some_and(|run| !run.heard);
+        }
+        let told = told?;
         let mut state = self.state.borrow_mut();
         state.failing = false;
         if told == Told::Stale {
@@ -555,8 +653,15 @@ impl<L: FactLog, R: Runtime> Shared<L, R> {
             return Ok(Sent::Stale);
         }
         state.outgoing.drain(..batch.len());
+        if let Some(run) = &mut state.run {
+            run.heard = true;
+        }
         state.settle();
         Ok(Sent::Some)
+    }
+
+    fn now(&self) -> Duration {
+        self.state.borrow_mut().clock.tick(self.runtime.now())
     }
 
     /// Called when everything is sent. At the end of a lifetime it notifies the log if the run's
@@ -581,11 +686,21 @@ impl<L: FactLog, R: Runtime> Shared<L, R> {
     /// Limits a call to `call_timeout`. A call that takes longer counts as failed, though its facts
     /// may have been stored.
     async fn call<T>(&self, call: impl Future<Output = Result<T, L::Error>>) -> Result<T, String> {
-        let timeout = pin!(self.runtime.sleep(self.config.call_timeout));
-        match select(pin!(call), timeout).await {
-            Either::Left((result, _)) => result.map_err(|error| error.to_string()),
-            Either::Right(_) => Err(format!("no answer in {:?}", self.config.call_timeout)),
+        let mut result = None;
+        let answered = self.within(Box::pin(async { result = Some(call.await) }));
+        match answered.await.then_some(result).flatten() {
+            Some(result) => result.map_err(|error| error.to_string()),
+            None => Err(format!("no answer in {:?}", self.config.call_timeout)),
         }
+    }
+
+    /// Waits until a call is over, at most `call_timeout`, and returns whether it is. Boxed, and the same for all
+    /// calls, so that it is compiled once.
+    fn within<'a>(&'a self, call: LocalBoxFuture<'a, ()>) -> LocalBoxFuture<'a, bool> {
+        Box::pin(async move {
+            let timeout = pin!(self.runtime.sleep(self.config.call_timeout));
+            matches!(select(call, timeout).await, Either::Left(_))
+        })
     }
 
     /// Waits for `duration`, or until a flush asks to hurry.
@@ -628,7 +743,51 @@ impl State {
     fn to_open(&self) -> Option<Option<u64>> {
         match &self.run {
             None => Some(None),
+            Some(run) if run.displaced => {
+                (self.has_last_words || !self.is_contested()).then_some(None)
+            }
             Some(run) => self.stale.then_some(Some(run.generation)),
+        }
+    }
+
+    /// Returns whether another lifetime may be the latest.
+    fn is_contested(&self) -> bool {
+        self.rival_at.is_some_and(|rival| self.alive_at <= rival)
+    }
+
+    /// Takes an answer of the engine. Returns whether it proves that this lifetime is the latest, and nothing did before.
+    fn is_proved(&mut self, asked: Asked) -> bool {
+        let was_contested = self.is_contested();
+        self.alive_at = self.alive_at.max(asked.0);
+        was_contested && !self.is_contested()
+    }
+
+    /// Takes note that another lifetime may have begun at that moment.
+    fn meet(&mut self, rival_at: Option<Duration>) {
+        self.rival_at = self.rival_at.max(rival_at);
+        if self.is_contested() {
+            for contest in self.contests.drain(..) {
+                // Fails if the step has ended meanwhile; that is fine.
+                let _ = contest.send(());
+            }
+        }
+    }
+
+    /// Returns whether this lifetime, which is told to be over, may yet prove to be the latest. Not if it is told so
+    /// when it opens the log for the first time: then the log was deleted.
+    fn may_return(&self, generation: Option<u64>) -> bool {
+        generation.is_some() && self.run.as_ref().is_some_and(|run| !run.heard)
+    }
+
+    /// Called when the log listens to another lifetime, which knew nothing of this one and may be older. Then the
+    /// engine of this one proves it.
+    fn displace(&mut self, now: Duration) {
+        self.stale = false;
+        self.unsettled = false;
+        self.meet(Some(now));
+        if let Some(run) = &mut self.run {
+            run.displaced = true;
+            run.contested = true;
         }
     }
 
@@ -645,60 +804,116 @@ impl State {
         self.lost
     }
 
-    /// Takes the answer to an opening of the log, the first or a later one. Facts of this lifetime
-    /// that the log does not have are sent.
-    fn opened(&mut self, opened: OpenedRun) {
+    /// Takes the answer to an opening of the log, the first or a later one, which was `asked` for and `answered`
+    /// then. Facts of this lifetime that the log does not have are sent.
+    fn opened(&mut self, opened: OpenedRun, asked: Duration, answered: Duration) {
         self.stale = false;
-        if self.lost && self.run.is_none() {
-            self.queue.distrust();
-        }
         let known = Known::from_iter(opened.facts);
-        match &mut self.run {
-            None => {
-                self.run = Some(Run {
-                    generation: opened.generation,
-                    number: opened.run,
-                    known,
-                    history: History::default(),
-                    had_ended: opened.ended,
-                    holds: opened.ended || self.lost,
-                    was_lost: self.lost,
-                });
-            }
+        let mut begun_at = None;
+        if let Some(rivals) = opened.rivals {
+            let time = SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(rivals.now));
+            let now = time.map_or(answered, |time| self.clock.at(time));
+            let now = now.clamp(asked, answered);
+            let ago = |milliseconds| now.saturating_sub(Duration::from_millis(milliseconds));
+            let is_known = !self.clock.was_set_back_since(self.alive_at);
+            begun_at = rivals.begun.map(ago);
+            self.meet(Some(match is_known {
+                true => ago(rivals.opened),
+                false => answered,
+            }));
+        }
+        if self.lost {
+            self.meet(self.lost_at);
+        }
+        let contested = self.is_contested();
+        let Some(mut run) = self.run.take() else {
+            self.run = Some(Run {
+                generation: opened.generation,
+                number: opened.run,
+                known,
+                history: History::default(),
+                had_ended: opened.ended,
+                holds: opened.ended,
+                contested,
+                restarts: false,
+                heard: false,
+                displaced: false,
+                begun_at,
+                has_held: false,
+            });
+            return;
+        };
+        run.generation = opened.generation;
+        run.displaced = false;
+        // Until the proof is taken from the queue, what was before it is held.
+        run.contested |= contested;
+        run.begun_at = match opened.run > run.number {
+            true => Some(answered),
+            false => begun_at.or(run.begun_at),
+        };
+        let has_ended = self.has_last_words && !self.queue.has_end();
+        if has_ended {
+            run.contested &= !self.may_insist(&run);
+        }
+        match opened.run < run.number {
             // The engine has proved that this lifetime is of the next run, of which the log has
             // nothing yet. Whatever others have added to the run before does not change that.
-            Some(run) if opened.run < run.number => {
-                run.begin_again(opened.run + 1, Known::default(), &mut self.outgoing);
-            }
+            true => run.begin_again(opened.run + 1, Known::default(), &mut self.outgoing),
             // If the run has ended since, that does not mean another run: what comes after its end
             // is dropped.
-            Some(run) => run.begin_again(opened.run, known, &mut self.outgoing),
+            false => run.begin_again(opened.run, known, &mut self.outgoing),
         }
+        if has_ended {
+            match run.contested {
+                true => run.drop_held(),
+                false => run.release(&mut self.outgoing),
+            }
+        }
+        self.run = Some(run);
+    }
+
+    /// Returns whether a contested lifetime that has ended with the end of the run may tell it. All of its calls
+    /// were answered, so what it tells is true of its run, which must be the log's.
+    fn may_insist(&self, run: &Run) -> bool {
+        let is_of_this_run = run.begun_at.is_none_or(|begun| begun < self.alive_at);
+        self.has_last_words && !self.lost && !run.restarts && !run.displaced && is_of_this_run
     }
 
     /// Returns the next batch: what was sent last and may not have arrived, then as much of the
     /// queue as the log does not have. `None` if there is nothing to send or no run is open.
     fn next_batch(&mut self) -> Option<(u64, u32, Vec<NewEvent>)> {
+        let may_insist = self.run.as_ref().is_some_and(|run| self.may_insist(run));
+        let is_contested = self.is_contested();
         let run = self.run.as_mut()?;
-        while self.outgoing.len() < BATCH_EVENTS
+        while (run.displaced || self.outgoing.len() < BATCH_EVENTS)
             && let Some(queued) = self.queue.pop()
         {
             match queued {
                 Queued::Fact(Fact::Over) => {
-                    run.history.drop_held();
+                    run.drop_held();
                     self.terminal = false;
                 }
                 Queued::Fact(fact) => run.take_fact(fact, &mut self.outgoing),
-                Queued::End if run.had_ended => run.history.drop_held(),
+                Queued::Latest if is_contested => {}
+                Queued::Latest => run.is_latest(&mut self.outgoing),
+                Queued::End if run.had_ended => run.drop_held(),
                 Queued::End => {
                     // What is sure has to follow what is not.
-                    match run.was_lost {
-                        true => run.history.drop_held(),
-                        false => run.release(&mut self.outgoing),
+                    if run.contested && (run.restarts || !may_insist) {
+                        run.drop_held();
+                        self.terminal = false;
+                        self.has_last_words = false;
+                    } else {
+                        run.contested = false;
+                        run.release(&mut self.outgoing);
                     }
-                    self.unsettled = !self.terminal;
+                    self.unsettled = !self.terminal && !run.displaced;
                 }
             }
+        }
+        if run.displaced {
+            self.settle();
+            return None;
         }
         let (generation, number) = (run.generation, run.number);
         self.settle();
@@ -720,7 +935,8 @@ impl State {
     /// Settles the facts once nothing is outgoing, and completes the flushes that waited for them.
     /// Outgoing facts are not counted one by one, since a restart may have added to them.
     fn settle(&mut self) {
-        if self.outgoing.is_empty() {
+        let is_displaced = self.run.as_ref().is_some_and(|run| run.displaced);
+        if self.outgoing.is_empty() || is_displaced {
             let left = self.queue.entries.len() as u64 + u64::from(self.unsettled);
             self.settled = self.dispatched - left;
         }
@@ -769,17 +985,14 @@ impl Queue {
         self.entries.push_back(queued);
     }
 
-    /// Drops what proves that the engine runs, because it may be gone since. What the log has may be of a later
-    /// lifetime, which ran the same code.
-    fn distrust(&mut self) {
-        let proves =
-            |queued: &Queued| matches!(queued, Queued::Fact(Fact::Live { .. } | Fact::Alive));
-        self.entries.retain(|queued| !proves(queued));
-    }
-
     fn has_over(&self) -> bool {
         let is_over = |queued: &Queued| matches!(queued, Queued::Fact(Fact::Over));
         self.entries.iter().any(is_over)
+    }
+
+    fn has_end(&self) -> bool {
+        let is_end = |queued: &Queued| matches!(queued, Queued::End);
+        self.entries.iter().any(is_end)
     }
 
     fn pop(&mut self) -> Option<Queued> {
@@ -818,19 +1031,35 @@ impl Run {
                 number,
             } => self.remember(event, Some((task, attempt, number)), outgoing),
             Fact::Live { ends } => {
-                if self.had_ended || ends.iter().any(|end| self.known.keys.contains(end)) {
-                    self.restart(outgoing);
-                }
-                self.release(outgoing);
+                let had_ended = ends.iter().any(|end| self.known.keys.contains(end));
+                self.goes_on(had_ended || self.had_ended, outgoing);
             }
-            Fact::Alive => {
-                if self.had_ended {
-                    self.restart(outgoing);
-                }
-                self.release(outgoing);
-            }
+            Fact::Alive => self.goes_on(self.had_ended, outgoing),
             Fact::Doubt => self.holds = true,
             Fact::Lost | Fact::Over => {}
+        }
+    }
+
+    /// The engine has proved that the run goes on, and perhaps that it is not the one that the log has.
+    fn goes_on(&mut self, is_restarted: bool, outgoing: &mut VecDeque<NewEvent>) {
+        match (self.contested, is_restarted) {
+            // Another lifetime may have told the end of what this one ran: then it is no other run.
+            (true, _) => self.restarts |= is_restarted,
+            (false, true) => self.restart(outgoing),
+            (false, false) => {}
+        }
+        self.release(outgoing);
+    }
+
+    /// The engine has proved that this lifetime is the latest. So what it ran although the log knew its end, it ran
+    /// in another run.
+    fn is_latest(&mut self, outgoing: &mut VecDeque<NewEvent>) {
+        self.contested = false;
+        if std::mem::take(&mut self.restarts) {
+            self.restart(outgoing);
+        }
+        if !self.holds {
+            self.release(outgoing);
         }
     }
 
@@ -846,7 +1075,8 @@ impl Run {
             report,
             held: false,
         };
-        remembered.held = self.holds && !self.is_known(&remembered);
+        remembered.held = (self.holds || self.contested) && !self.is_known(&remembered);
+        self.has_held |= remembered.held;
         if !remembered.held
             && let Some(event) = self.take(&remembered)
         {
@@ -882,10 +1112,10 @@ impl Run {
         }
     }
 
-    /// Sends the held facts, since the run goes on.
+    /// Sends the held facts, since the run goes on. Not yet, if another lifetime may be the latest.
     fn release(&mut self, outgoing: &mut VecDeque<NewEvent>) {
-        self.was_lost = false;
-        if std::mem::take(&mut self.holds) {
+        self.holds = false;
+        if !self.contested && std::mem::take(&mut self.has_held) {
             let mut history = std::mem::take(&mut self.history);
             for remembered in history
                 .facts
@@ -899,30 +1129,48 @@ impl Run {
         }
     }
 
+    fn drop_held(&mut self) {
+        self.history.drop_held();
+        self.has_held = false;
+    }
+
     /// Moves everything that this lifetime dispatched so far to a new run, since the instance was
     /// restarted.
     fn restart(&mut self, outgoing: &mut VecDeque<NewEvent>) {
         self.had_ended = false;
         self.holds = false;
+        self.has_held = false;
         for remembered in &mut self.history.facts {
             remembered.held = false;
         }
         self.begin_again(self.number + 1, Known::default(), outgoing);
     }
 
-    /// Sends everything that this lifetime dispatched again, except what the log has.
+    /// Sends everything that this lifetime dispatched again, except what the log has. While another lifetime may be
+    /// the latest, it is held.
     fn begin_again(&mut self, number: u32, known: Known, outgoing: &mut VecDeque<NewEvent>) {
         self.number = number;
         self.known = known;
         let unsent = std::mem::take(outgoing);
-        let history = std::mem::take(&mut self.history);
-        for remembered in history.facts.iter().filter(|remembered| !remembered.held) {
-            outgoing.extend(self.take(remembered));
+        let mut history = std::mem::take(&mut self.history);
+        for remembered in history
+            .facts
+            .iter_mut()
+            .filter(|remembered| !remembered.held)
+        {
+            if self.contested {
+                remembered.held = !self.is_known(remembered);
+                self.has_held |= remembered.held;
+            } else {
+                outgoing.extend(self.take(remembered));
+            }
         }
         self.history = history;
         // Facts that did not fit into the history.
         for event in unsent {
-            if event.key().is_some_and(|key| self.known.insert(key)) {
+            if self.contested {
+                self.remember(event, None, outgoing);
+            } else if event.key().is_some_and(|key| self.known.insert(key)) {
                 outgoing.push_back(event);
             }
         }

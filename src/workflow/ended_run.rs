@@ -1,7 +1,7 @@
-//! The platform's own log of a run that has ended, with as much of it as reconciliation needs.
+//! The platform's own log of a run that has ended, limited to what reconciliation needs.
 //!
-//! Not [`WorkflowInstanceEvent`](cloudflare_workflows::WorkflowInstanceEvent)s: reading those brings every
-//! type of the platform's events into the Worker, which is half as much again as all else that is in it.
+//! These are not [`WorkflowInstanceEvent`](cloudflare_workflows::WorkflowInstanceEvent)s: reading those would bring
+//! every type of the platform's events into the Worker, half as much again as all its other code.
 
 use std::pin::pin;
 use std::time::{Duration, SystemTime};
@@ -14,19 +14,19 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::clock;
 
-/// An event of the platform's own log: its type, what it is about, and no payload.
+/// An event of the platform's own log: its type, its subject, and no payload.
 ///
-/// Its JSON is an array: the type, the milliseconds since 1970, the step as the platform names it, the attempt,
-/// the error's message. What an event of the type does not have is empty or 0 there.
+/// Its JSON is an array: the type, the milliseconds since 1970, the step as the platform names it, the attempt, the
+/// error's message. Fields that an event of the type does not have are empty or 0.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EngineEvent {
     /// The type of the event.
     pub event_type: Type,
     /// The time of the event, to the millisecond.
     pub timestamp: SystemTime,
-    /// The step. Without a name where the event is about the run.
+    /// The step. Its name is empty if the event is about the run.
     pub step: StepName,
-    /// The number of the attempt, from 1; 0 where the event is about none.
+    /// The number of the attempt, from 1; 0 if the event is not about an attempt.
     pub attempt: u32,
     /// The message of the error; empty if there is none.
     pub error: String,

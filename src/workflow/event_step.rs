@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::fmt;
 use std::future::{Future, pending};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
@@ -95,6 +95,23 @@ pub trait Dispatch {
         None
     }
 
+    /// Returns what stands for this moment, in which the engine is asked for something. Default: nothing.
+    fn asked(&self) -> Asked {
+        Asked::default()
+    }
+
+    /// Takes note that the engine has answered what it was asked then. So it was there after that moment, and
+    /// no later lifetime had begun by then. Default: does nothing.
+    fn answered(&self, asked: Asked) {
+        let _ = asked;
+    }
+
+    /// Resolves while another lifetime may be newer than this one, and only an [answer](Self::answered) of the
+    /// engine can show which is. Default: never resolves.
+    fn contested(&self) -> impl Future<Output = ()> + 'static {
+        pending()
+    }
+
     /// Runs a task on this thread, beside the workflow. It is used for a step that the workflow
     /// abandoned and that the engine goes on with. Default: drops the task, so the end of such a
     /// step is not reported.
@@ -109,6 +126,10 @@ pub trait Dispatch {
         pending()
     }
 }
+
+/// A moment in which the engine was asked for something: see [`Dispatch::asked`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Asked(pub(super) Duration);
 
 /// A fact, as a [`Dispatch`] takes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -290,8 +311,12 @@ impl<S: Step + 'static, D: Dispatch + 'static> WorkflowEventStep<S, D> {
         let life = &self.shared.life;
         let mut call = Call::new(life, async move {
             let (began, epoch) = (track.life.dispatch.now(), track.life.epoch.get());
+            let asked = track.life.dispatch.asked();
             let result = call.await;
             let took = track.life.dispatch.now().duration_since(began);
+            if result.as_ref().map_or_else(is_of_a_wait, |_| true) {
+                track.life.dispatch.answered(asked);
+            }
             if result.is_ok() {
                 track
                     .life
@@ -299,31 +324,22 @@ impl<S: Step + 'static, D: Dispatch + 'static> WorkflowEventStep<S, D> {
             }
             track.settle_wait(result)
         });
-        let mut epoch = life.epoch.get();
-        let losses = life.losses.get();
-        let beside = async {
-            let flushed = life.dispatch.flush(Flush::BeforeWait);
-            let waits = async {
-                // A lost engine may never answer calls made before the loss, so their waiting
-                // proves nothing.
-                while life.losses.get() == losses {
-                    if life.is_alive() {
-                        life.doubted().await;
-                        epoch = life.epoch.get();
-                    }
-                    life.dispatch.sleep(ONLY_THE_LIVING_WAIT).await;
-                    life.prove_since(epoch);
-                    epoch = life.epoch.get();
-                }
-            };
-            join(flushed, waits).await;
-            pending::<Infallible>().await
-        };
-        match select(&mut call, pin!(beside)).await {
+        // Boxed, and the same for all waits, so that it is compiled once.
+        let beside: LocalBoxFuture<'_, Infallible> =
+            Box::pin(life.stand_by(life.epoch.get(), life.losses.get()));
+        match select(&mut call, beside).await {
             Either::Left((result, _)) => result,
             Either::Right((never, _)) => match never {},
         }
     }
+}
+
+/// Returns whether a wait that the engine answers can end with this error. It runs no code that could fail.
+fn is_of_a_wait(error: &StepError) -> bool {
+    matches!(
+        error.kind(),
+        StepErrorKind::TimedOut | StepErrorKind::NonRetryable | StepErrorKind::Invalid
+    )
 }
 
 impl<S: Step + 'static, D: Dispatch + 'static> Step for WorkflowEventStep<S, D> {
@@ -357,16 +373,22 @@ impl<S: Step + 'static, D: Dispatch + 'static> Step for WorkflowEventStep<S, D> 
                     let flush = Flush::AttemptEnd { at_most };
                     track.life.dispatch.flush(flush).await;
                 }
-                attempts.answer(attempt);
+                attempts.answer(attempt, &track);
                 result
             })
         };
         let shared = Rc::clone(&self.shared);
-        Call::new(&self.shared.life, async move {
+        let call = Call::new(&self.shared.life, async move {
+            attempts.asked.set(track.life.dispatch.asked());
             let result = shared.step.do_step(step).await;
             attempts.settle(result, &track)
-        })
-        .await
+        });
+        // Boxed, so that it is compiled once.
+        let outlives: LocalBoxFuture<'_, Infallible> = Box::pin(self.shared.life.outlives());
+        match select(call, outlives).await {
+            Either::Left((result, _)) => result,
+            Either::Right((never, _)) => match never {},
+        }
     }
 
     async fn sleep(
@@ -590,6 +612,43 @@ impl<D: Dispatch> Life<D> {
         let _ = doubted.await;
     }
 
+    /// Proves that the engine is there by what it was asked and does not reject, whenever another lifetime may be
+    /// newer than this one.
+    async fn outlives(&self) -> Infallible {
+        let losses = self.losses.get();
+        // A lost engine may never answer what it was asked before the loss.
+        while self.losses.get() == losses {
+            self.dispatch.contested().await;
+            let asked = self.dispatch.asked();
+            self.dispatch.sleep(ONLY_THE_LIVING_WAIT).await;
+            if self.losses.get() == losses {
+                self.dispatch.answered(asked);
+            }
+        }
+        pending().await
+    }
+
+    /// Stands beside a wait for as long as it lasts: sends what was said before, and takes a long wait for a sign
+    /// that the engine lives.
+    async fn stand_by(&self, mut epoch: u32, losses: u32) -> Infallible {
+        let flushed = self.dispatch.flush(Flush::BeforeWait);
+        let waits = async {
+            // A lost engine may never answer calls made before the loss, so their waiting
+            // proves nothing.
+            while self.losses.get() == losses {
+                if self.is_alive() {
+                    self.doubted().await;
+                    epoch = self.epoch.get();
+                }
+                self.dispatch.sleep(ONLY_THE_LIVING_WAIT).await;
+                self.prove_since(epoch);
+                epoch = self.epoch.get();
+            }
+        };
+        join(flushed, join(waits, self.outlives())).await;
+        pending::<Infallible>().await
+    }
+
     /// Takes a proof that the run goes on, if no doubt or loss came since `epoch`, in which the
     /// proof began.
     fn prove_since(&self, epoch: u32) {
@@ -784,12 +843,9 @@ impl<D: Dispatch> Track<D> {
             }
             Err(error) => error,
         };
-        // A wait runs no code that could fail; any other error is the end of the lifetime.
-        let verdict = match error.kind() {
-            StepErrorKind::TimedOut | StepErrorKind::NonRetryable | StepErrorKind::Invalid => {
-                Verdict::Own
-            }
-            _ => Verdict::Lost,
+        let verdict = match is_of_a_wait(&error) {
+            true => Verdict::Own,
+            false => Verdict::Lost,
         };
         Err(self.settle_error(verdict, error, None))
     }
@@ -822,6 +878,8 @@ impl<D: Dispatch> Track<D> {
 #[derive(Default)]
 struct Attempts {
     latest: RefCell<Option<Attempt>>,
+    /// When the engine was last asked to go on with the step: by the call, or by the outcome of an attempt.
+    asked: Cell<Asked>,
 }
 
 struct Attempt {
@@ -919,6 +977,7 @@ impl Attempts {
             reports: 0,
             attributes: Map::new(),
         });
+        life.dispatch.answered(self.asked.get());
         life.dispatch_unless_ended(Fact::Live {
             ends: vec![
                 track.key(StepEventType::Completed, number),
@@ -961,11 +1020,12 @@ impl Attempts {
     }
 
     /// Records that the engine receives the outcome now.
-    fn answer(&self, number: u32) {
+    fn answer<D: Dispatch>(&self, number: u32, track: &Track<D>) {
         if let Some(attempt) = self.latest.borrow_mut().as_mut()
             && attempt.number == number
         {
             attempt.answered = true;
+            self.asked.set(track.life.dispatch.asked());
         }
     }
 
@@ -985,6 +1045,7 @@ impl Attempts {
         };
         let error = match result {
             Ok(value) => {
+                track.life.dispatch.answered(self.asked.get());
                 completed(latest);
                 return Ok(value);
             }
@@ -996,6 +1057,9 @@ impl Attempts {
             None if error.is_suspended() => Verdict::Lost,
             None => Verdict::Own,
         };
+        if verdict == Verdict::Own {
+            track.life.dispatch.answered(self.asked.get());
+        }
         if error.kind() == StepErrorKind::Suspended {
             // A pause was asked for during the last attempt: the engine stored the result and then
             // threw instead of returning it. The next lifetime gets the result from the cache.

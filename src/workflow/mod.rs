@@ -17,12 +17,12 @@ mod snapshot;
 pub(crate) mod snapshot_cache;
 mod view;
 
-pub use dispatch::{BatchedDispatch, DispatchConfig, FactLog, Opened, OpenedRun, Told};
+pub use dispatch::{BatchedDispatch, DispatchConfig, FactLog, Opened, OpenedRun, Rivals, Told};
 pub use estimate::{Estimate, Remains, RunEstimate};
 pub use event_step::{
-    Dispatch, Fact, Flush, StepInfo, WorkflowEventStep, workflow_ended, workflow_started,
+    Asked, Dispatch, Fact, Flush, StepInfo, WorkflowEventStep, workflow_ended, workflow_started,
 };
 pub use feed::{InstanceFeed, InstanceFeedItem, InstanceLogIds};
-pub(crate) use reconcile::{RUN_FAILED, Reconciled, TERMINATED, reconcile};
+pub(crate) use reconcile::{RUN_FAILED, Reconciled, reconcile};
 pub use snapshot::{MAX_DEPTH, RunSnapshot};
 pub use view::{FailedAttempt, RollbackView, RunState, RunView, TaskState, TaskView};

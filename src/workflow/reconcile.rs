@@ -12,7 +12,9 @@ use cloudflare_workflows::{StepName, WorkflowInstanceEventType as Type};
 use super::ended_run::EngineEvent;
 use super::view::{RunView, TaskState, TaskView};
 use crate::event::{InvalidEvent, NewEvent};
-use crate::task::{Form, Kind, Redact, StepEvent, StepEventType, Task, TaskCounter, TaskId};
+use crate::task::{
+    Form, Kind, Redact, StepEvent, StepEventType, TERMINATED, Task, TaskCounter, TaskId,
+};
 
 /// The result of comparing the two logs for the latest run of ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,8 +69,6 @@ pub(crate) fn reconcile(
     Ok(Reconciled::Missing(missing.facts))
 }
 
-/// The error of a run that was terminated from outside.
-pub(crate) const TERMINATED: &str = "the instance was terminated";
 /// The error of a run that failed without a message.
 pub(crate) const RUN_FAILED: &str = "the workflow failed";
 /// The error of a wait whose event did not come, when the engine's own words are lost.
@@ -77,10 +77,10 @@ const TIMED_OUT: &str = "the event did not come in time";
 const FAILED: &str = "the step failed";
 
 /// The largest assumed difference between the clocks of a workflow's Worker and of its engine. A
-/// run of which only the first step is known must not be taken for the one before.
+/// run with only its first step known must not be confused with the run before.
 const SKEW: Duration = Duration::from_millis(500);
 
-/// Returns whether the platform's log is about a run after ours. That log begins anew with each
+/// Returns whether the platform's log is about a run after ours. That log begins again with each
 /// run, so it is if it begins after our run has ended, or after the last thing that ours knows of
 /// the run's steps.
 fn is_of_later_run(ours: &RunView, platform: &[EngineEvent]) -> bool {
@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn supplies_what_the_last_lifetime_did_not_tell() {
+    fn supplies_the_events_that_the_last_lifetime_did_not_send() {
         let ours = ours(&[
             ("started", "order-1.workflow", none()),
             ("started", "a-1", none()),
@@ -455,7 +455,7 @@ mod tests {
     }
 
     #[test]
-    fn sleeps_of_one_name_are_told_apart_by_their_order() {
+    fn sleeps_of_one_name_are_distinguished_by_their_order() {
         let ours = ours(&[
             ("started", "order-1.workflow", none()),
             ("started", "dry-1.sleep", none()),

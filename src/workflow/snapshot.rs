@@ -193,8 +193,8 @@ impl RunSnapshot {
         self.cursor.map_or(Cursor::Beginning, Cursor::After)
     }
 
-    /// Returns the view of the run, to apply the events that follow. In its list each task is followed by those
-    /// that are part of it.
+    /// Returns the view of the run, to apply the events that follow. In its list each task is followed by its
+    /// children.
     #[must_use]
     pub fn into_view(self) -> RunView {
         let mut view = RunView::new();
@@ -221,7 +221,9 @@ fn shown(task: &TaskView) -> Option<TaskView> {
     if attributes.values().all(fits) {
         return None;
     }
-    let truncated = Map::from_iter([("truncated".to_owned(), Value::from(true))]);
+    // Not `from_iter`, whose sort would be 4 KB of a Worker.
+    let mut truncated = Map::new();
+    truncated.insert("truncated".to_owned(), Value::from(true));
     Some(TaskView {
         attributes: Some(truncated),
         ..task.clone()
@@ -242,9 +244,9 @@ fn is_within(value: &Value, depth: usize) -> bool {
 struct Tree {
     /// The parent of each task in the tree.
     parents: Vec<Option<usize>>,
-    /// The children of all tasks, those of each in one piece.
+    /// The children of all tasks; those of one task are adjacent.
     children: Vec<usize>,
-    /// Where the children of each task begin, and behind the last one where they end.
+    /// The beginning of each task's children, and at last the end of all.
     begins: Vec<usize>,
     roots: Vec<usize>,
 }
@@ -301,10 +303,10 @@ impl Tree {
     }
 }
 
-/// Makes a tree of at most [`MAX_DEPTH`] levels of the parents: cuts circles where their first task is, and
-/// moves what is deeper up to the last level. Takes linear time.
+/// Limits a tree to [`MAX_DEPTH`] levels: cuts circles at their first task, and moves deeper tasks up to the last
+/// level. Takes linear time.
 fn limit(parents: &mut [Option<usize>]) {
-    /// How far the search has come with a task.
+    /// The progress of the search at a task.
     #[derive(Clone, Copy, PartialEq)]
     enum Seen {
         No,
@@ -326,7 +328,7 @@ fn limit(parents: &mut [Option<usize>]) {
                     next = parents[position];
                 }
                 Seen::OnPath => {
-                    // A circle: its first task becomes a root, and the way there is walked anew.
+                    // A circle: its first task becomes a root, and the way there is walked again.
                     let circle = path.iter().rev().take_while(|other| **other != position);
                     let first = circle.copied().fold(position, usize::min);
                     parents[first] = None;
@@ -343,7 +345,7 @@ fn limit(parents: &mut [Option<usize>]) {
         }
         while let Some(position) = path.pop() {
             if level == MAX_DEPTH {
-                // Its parent is on the last level, and so will it be.
+                // Its parent is on the last level, so this task goes there, too.
                 parents[position] = parents[position].and_then(|parent| parents[parent]);
             } else {
                 level += 1;

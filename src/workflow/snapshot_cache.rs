@@ -1,4 +1,4 @@
-//! Snapshots of one log, kept so that a request reads only what is new.
+//! Snapshots of one log, kept so that a request reads only new events.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::task::Poll;
@@ -12,7 +12,7 @@ use super::view::{RunView, TaskView};
 use crate::event::{EventId, StoredEvent};
 use crate::store::{EventStore, PageLimit};
 
-/// What a client that asks for a snapshot has said.
+/// A client's request for a snapshot.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SnapshotRequest<'a> {
     pub(crate) id: &'a str,
@@ -25,7 +25,7 @@ pub(crate) struct SnapshotRequest<'a> {
     pub(crate) estimate: Option<&'a RunEstimate>,
 }
 
-/// The answer to such a client.
+/// The answer to such a request.
 #[derive(Clone, Debug)]
 #[cfg_attr(
     not(feature = "cloudflare"),
@@ -52,15 +52,15 @@ pub(crate) const TOO_LARGE_REASON: &str =
 /// The status for a run whose snapshot would be too large: the server cannot store it.
 pub(crate) const TOO_LARGE: u16 = 507;
 
-/// The headers of every answer with an entity tag, with names in lower case, but for `etag` and `cache-control`.
-/// One address may have the snapshot and a page.
+/// The headers of every answer with an entity tag, with names in lower case, except `etag` and `cache-control`. One
+/// address may have the snapshot and a page.
 pub(crate) const HEADERS: [(&str, &str); 3] = [
     ("content-type", "application/json"),
     ("vary", "accept"),
     ("x-content-type-options", "nosniff"),
 ];
 
-/// Returns `cache-control`: a cache keeps a snapshot, and asks each time whether it still holds.
+/// Returns `cache-control`: a cache may keep a snapshot, and revalidates it each time.
 pub(crate) fn cache_control(is_private: bool) -> &'static str {
     match is_private {
         true => "private, no-cache",
@@ -68,7 +68,7 @@ pub(crate) fn cache_control(is_private: bool) -> &'static str {
     }
 }
 
-/// The most memory, about, that the view of a run may need: 32 MiB. An object has 128 MB for all that it does.
+/// The most memory that the view of a run may need, approximately: 32 MiB. An object has 128 MB in all.
 const MAX_WEIGHT: usize = 32 << 20;
 /// The largest JSON that is kept for the next client.
 const MAX_KEPT_JSON: usize = 16 << 20;
@@ -78,22 +78,22 @@ const PAGE: PageLimit = PageLimit {
     bytes: 1 << 20,
 };
 
-/// The view of a log as far as it was read, and the JSON of it.
+/// The view of a log so far, and its JSON.
 #[derive(Debug, Default)]
 pub(crate) struct SnapshotCache {
     view: RunView,
     /// The oldest event that is in the view.
     from: Option<EventId>,
     last: Option<Mark>,
-    /// The view was too large, and is empty until the next run begins.
+    /// Whether the view was too large, and so is empty until the next run begins.
     is_too_large: bool,
-    /// About the most bytes that the view has grown by since it was last weighed.
+    /// An upper bound of the bytes that the view has grown by since it was last weighed.
     unweighed: usize,
     weight: usize,
     json: Option<(String, Bytes)>,
 }
 
-/// The last event that was read, by which a log is known again.
+/// The last event that was read, which identifies the log.
 #[derive(Debug, PartialEq)]
 struct Mark {
     id: EventId,
@@ -114,7 +114,7 @@ impl Mark {
 }
 
 impl SnapshotCache {
-    /// Answers a client: reads what is new, and what a client has already is not made again.
+    /// Answers a client. Reads only new events, and makes no JSON for a client that has it.
     ///
     /// # Errors
     /// When the store fails. What was read before stays.
@@ -146,7 +146,7 @@ impl SnapshotCache {
         if self.is_too_large {
             return Ok(SnapshotAnswer::TooLarge);
         }
-        // Where retention has removed the event that says so.
+        // Retention may have removed the event that has the number.
         self.view.run = self.view.run.max(request.run.unwrap_or_default());
         let has_ended = self.view.state.has_ended();
         let estimate = request.estimate.filter(|_| !has_ended);
@@ -171,13 +171,13 @@ impl SnapshotCache {
         json.unwrap_or_default().into()
     }
 
-    /// Drops the JSON, which does not hold any more once something is appended.
+    /// Drops the JSON, which is out of date after an append.
     #[cfg(feature = "cloudflare")]
     pub(crate) fn drop_json(&mut self) {
         self.json = None;
     }
 
-    /// Returns about how many bytes of memory it takes.
+    /// Returns the approximate number of bytes of memory that it takes.
     #[cfg(feature = "http")]
     pub(crate) fn weight(&self) -> usize {
         let json = self.json.as_ref().map_or(0, |(_, json)| json.len());
@@ -205,7 +205,7 @@ impl SnapshotCache {
         json
     }
 
-    /// Applies what is new. Begins anew where the log is another one, or does not have the next events any more.
+    /// Applies new events. Begins again if the log is another one, or no longer has the next events.
     async fn catch_up<S: EventStore>(&mut self, store: &S) -> Result<(), S::Error> {
         // The last event is read again: it shows whether the log is the one that was read.
         let mut is_known = false;
@@ -251,7 +251,7 @@ impl SnapshotCache {
         if self.is_too_large {
             self.view.pass(event.id);
         } else if self.view.apply(&event).is_err() {
-            // Somebody else's event with a name of ours.
+            // A foreign event with one of our names.
             self.view.pass(event.id);
         } else {
             let task = match event.event_type.as_str() {
@@ -263,7 +263,7 @@ impl SnapshotCache {
         self.last = Some(Mark::of(&event));
     }
 
-    /// Gives up a view that is too large.
+    /// Drops a view that is too large.
     fn weigh(&mut self) {
         const LEAST: usize = 1 << 20;
         if self.unweighed < LEAST.max(self.weight / 4) {
@@ -309,7 +309,7 @@ fn matches(if_none_match: &str, etag: &str) -> bool {
     tags.any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag)
 }
 
-/// Lets other tasks run. Not in a Worker, where tasks that wait for anything are not run in between.
+/// Lets other tasks run. Does nothing in a Worker, where waiting tasks do not run in between.
 async fn yield_now() {
     if cfg!(target_family = "wasm") {
         return;

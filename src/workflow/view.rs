@@ -10,10 +10,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::feed::InstanceFeedItem;
-use super::reconcile::TERMINATED;
 use crate::delivery::DecodeEvent;
 use crate::event::{EventId, StoredEvent};
-use crate::task::{Form, Kind, StepEvent, StepEventType, TaskId, iso, iso_option};
+use crate::task::{Form, Kind, StepEvent, StepEventType, TERMINATED, TaskId, iso, iso_option};
 
 /// The state of a run, built from its events: those of our own log
 /// ([`WorkflowEventStep`](crate::workflow::event_step::WorkflowEventStep)) or of the platform's
@@ -93,7 +92,7 @@ pub struct RunView {
     /// The id of the last event applied. Subscribe after it to miss nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cursor: Option<EventId>,
-    /// Where the tasks are, so that applying an event takes the same time however many there are.
+    /// The index of the tasks, so that applying an event takes the same time however many there are.
     #[serde(skip)]
     index: Index,
 }
@@ -309,7 +308,7 @@ impl RunView {
                 ..Self::new()
             };
         } else if StepEventType::from_name(&event.event_type).is_some() {
-            self.apply_step(&StepEvent::decode(event)?);
+            self.apply_step(StepEvent::decode(event)?);
         }
         self.cursor = Some(event.id);
         Ok(())
@@ -345,7 +344,7 @@ impl RunView {
         }
     }
 
-    /// Goes on behind an event that is not applied.
+    /// Moves past an event that is not applied.
     #[cfg(any(feature = "http", feature = "cloudflare"))]
     pub(crate) fn pass(&mut self, id: EventId) {
         self.cursor = self.cursor.max(Some(id));
@@ -364,7 +363,7 @@ impl RunView {
         self.tasks.iter().map(parent).collect()
     }
 
-    /// Returns about how many bytes of memory it takes.
+    /// Returns the approximate number of bytes of memory that it takes.
     #[cfg(any(feature = "http", feature = "cloudflare"))]
     pub(crate) fn weight(&self) -> usize {
         let tasks = self.tasks.iter().map(TaskView::weight);
@@ -375,9 +374,9 @@ impl RunView {
         self.cursor.is_none_or(|cursor| id > cursor)
     }
 
-    fn apply_step(&mut self, event: &StepEvent) {
+    fn apply_step(&mut self, event: StepEvent) {
         if event.kind == Kind::Workflow {
-            return self.apply_workflow(event);
+            return self.apply_workflow(&event);
         }
         // Tasks that were filtered out of the log are not in the view.
         let Some(task) = self.task_mut(&event.task_id) else {
@@ -391,7 +390,7 @@ impl RunView {
             StepEventType::Started => {}
             StepEventType::AttemptFailed => {
                 let attempt = event.attempt.unwrap_or_default();
-                let error = event.error.clone().unwrap_or_default();
+                let error = event.error.unwrap_or_default();
                 let ended = event.timestamp;
                 task.retry_at = event.retry_at;
                 task.failed_attempts.push(FailedAttempt {
@@ -401,18 +400,18 @@ impl RunView {
                 });
             }
             StepEventType::Progress => {
-                // Only code that runs reports something.
+                // Only running code reports progress.
                 task.retry_at = None;
                 task.percent = event.percent.or(task.percent);
-                task.message = event.message.clone().or(task.message.take());
-                task.attributes = event.attributes.clone().or(task.attributes.take());
+                task.message = event.message.or(task.message.take());
+                task.attributes = event.attributes.or(task.attributes.take());
             }
             StepEventType::Completed => {
-                task.attributes = event.attributes.clone().or(task.attributes.take());
+                task.attributes = event.attributes.or(task.attributes.take());
                 task.end(TaskState::Completed, event.timestamp);
             }
             StepEventType::Failed => {
-                task.error.clone_from(&event.error);
+                task.error = event.error;
                 task.end(TaskState::Failed, event.timestamp);
             }
         }
@@ -565,25 +564,25 @@ impl RunView {
     ) {
         self.index.cover(&self.tasks);
         let count = match kind {
-            Kind::Sleep => self.index.sleeps(name.name()).greatest + 1,
+            Kind::Sleep => self.index.sleeps(&self.tasks, name.name()).greatest + 1,
             _ => name.count(),
         };
         let task_id = TaskId::new(name.name(), count, Form::Step(kind));
         // A run that is restarted from a step keeps the tasks before it, whose events come only
         // once.
         if self.index.find(&self.tasks, &task_id).is_none() {
-            let mut task = TaskView::new(task_id, name.name(), kind, count, now);
+            let mut task = TaskView::new(task_id, name.name().to_owned(), kind, count, now);
             describe(&mut task);
             self.push(task);
         }
     }
 
-    /// Changes a step of the platform's log: of sleeps, the latest of that name that is under way.
+    /// Changes a step of the platform's log; of sleeps, the latest open one of that name.
     fn of(&mut self, kind: Kind, name: &StepName, change: impl FnOnce(&mut TaskView)) {
         self.index.cover(&self.tasks);
         let position = match kind {
             Kind::Sleep => loop {
-                let latest = self.index.sleeps(name.name()).open.pop();
+                let latest = self.index.sleeps(&self.tasks, name.name()).open.pop();
                 let Some(position) = latest else { break None };
                 let sleep = self.tasks.get(position);
                 if sleep.is_some_and(|sleep| sleep.state == TaskState::Running) {
@@ -623,18 +622,20 @@ impl RunView {
     }
 }
 
-/// Where the tasks of a view are. It is no part of the view's value: a view that was read from JSON
-/// makes it anew.
+/// The index of the tasks of a view. It is not part of the view's value: a view that was read from JSON makes it
+/// again.
 #[derive(Clone, Default)]
 struct Index {
-    /// The position of a task, by a hash of its id. Tasks with the hash of an earlier one are not in
-    /// it, and searched for.
+    /// The positions of tasks, by hashes of their ids. A task with the hash of an earlier one is not in it, and is
+    /// searched for.
     positions: HashMap<u64, usize>,
     /// The sleeps of a name, by a hash of the name.
     sleeps: HashMap<u64, Sleeps>,
     hasher: RandomState,
-    /// The number of tasks that it knows.
+    /// The number of tasks in the index.
     covered: usize,
+    /// The number of tasks of which it knows the sleeps.
+    covered_sleeps: usize,
     /// Whether two ids have the same hash.
     ambiguous: bool,
 }
@@ -643,12 +644,12 @@ struct Index {
 struct Sleeps {
     /// The greatest count.
     greatest: u32,
-    /// Positions of those that may be under way, in the order in which they began.
+    /// The positions of sleeps that may be open, in the order in which they began.
     open: Vec<usize>,
 }
 
 impl Index {
-    /// Takes in tasks that are new.
+    /// Adds new tasks.
     fn cover(&mut self, tasks: &[TaskView]) {
         if self.covered > tasks.len() {
             *self = Self::default();
@@ -658,11 +659,6 @@ impl Index {
             match self.positions.get(&hash) {
                 Some(_) => self.ambiguous = true,
                 None => drop(self.positions.insert(hash, position)),
-            }
-            if task.kind == Kind::Sleep {
-                let sleeps = self.sleeps(&task.step);
-                sleeps.greatest = task.count.max(sleeps.greatest);
-                sleeps.open.push(position);
             }
         }
         self.covered = tasks.len();
@@ -678,7 +674,17 @@ impl Index {
         }
     }
 
-    fn sleeps(&mut self, name: &str) -> &mut Sleeps {
+    /// Returns the sleeps of a name. Only the platform's log needs them, so they are taken in here.
+    fn sleeps(&mut self, tasks: &[TaskView], name: &str) -> &mut Sleeps {
+        for (position, task) in tasks.iter().enumerate().skip(self.covered_sleeps) {
+            if task.kind == Kind::Sleep {
+                let hash = self.hasher.hash_one(task.step.as_str());
+                let sleeps = self.sleeps.entry(hash).or_default();
+                sleeps.greatest = task.count.max(sleeps.greatest);
+                sleeps.open.push(position);
+            }
+        }
+        self.covered_sleeps = tasks.len();
         let hash = self.hasher.hash_one(name);
         self.sleeps.entry(hash).or_default()
     }
@@ -699,10 +705,10 @@ impl fmt::Debug for Index {
 }
 
 impl TaskView {
-    fn new(task_id: TaskId, step: &str, kind: Kind, count: u32, started: SystemTime) -> Self {
+    fn new(task_id: TaskId, step: String, kind: Kind, count: u32, started: SystemTime) -> Self {
         Self {
             task_id,
-            step: step.to_owned(),
+            step,
             kind,
             count,
             parent_id: None,
@@ -723,19 +729,18 @@ impl TaskView {
         }
     }
 
-    fn of(event: &StepEvent) -> Self {
+    fn of(event: StepEvent) -> Self {
         let (kind, count) = (event.kind, event.count);
-        let task_id = event.task_id.clone();
-        let mut task = Self::new(task_id, &event.step, kind, count, event.timestamp);
-        task.parent_id = event.parent_id.clone().filter(|id| !id.is_workflow());
+        let mut task = Self::new(event.task_id, event.step, kind, count, event.timestamp);
+        task.parent_id = event.parent_id.filter(|id| !id.is_workflow());
         task.until = event.until;
-        task.event_type.clone_from(&event.event_type);
+        task.event_type = event.event_type;
         task
     }
 
     #[cfg(any(feature = "http", feature = "cloudflare"))]
     fn weight(&self) -> usize {
-        /// What the index has of a task.
+        /// The bytes of a task in the index.
         const INDEXED: usize = 48;
         let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
         let failed = |failed: &FailedAttempt| size_of::<FailedAttempt>() + failed.error.len();
@@ -784,7 +789,7 @@ fn pair_weight((name, value): (&String, &Value)) -> usize {
     name.len() + weight_of(value)
 }
 
-/// Returns about how many bytes of memory a value takes. It is as deep as a JSON reader lets it be.
+/// Returns the approximate number of bytes of memory that a value takes. It is only as deep as JSON readers allow.
 #[cfg(any(feature = "http", feature = "cloudflare"))]
 fn weight_of(value: &Value) -> usize {
     size_of::<Value>()

@@ -19,7 +19,7 @@ pub(crate) enum Command {
     /// Watch a run until it ends. The exit code tells how it ended
     #[command(after_help = EXIT_CODES)]
     Watch(Watch),
-    /// Answer what a run waits for
+    /// Send the event that a run waits for
     Send(Send),
 }
 
@@ -54,10 +54,10 @@ pub(crate) struct Watch {
     /// Print each event as a line of JSON: {"id","event","data"}. Everything else goes to stderr
     #[arg(long)]
     pub(crate) json: bool,
-    /// Start there: beginning, latest, or after the event with this id
+    /// Where to start: beginning, latest, or after the event with this id
     #[arg(long, value_name = "WHERE", conflicts_with = "since", value_parser = from)]
     pub(crate) from: Option<Start>,
-    /// Start with what was stored since then: a time (2026-11-24T09:00:00Z), or a duration (10m)
+    /// Start with events stored since then: a time (2026-11-24T09:00:00Z), or a duration (10m)
     #[arg(long, value_name = "TIME", value_parser = since)]
     pub(crate) since: Option<SystemTime>,
     /// Give up after this time (30s, 10m, 2h)
@@ -66,7 +66,7 @@ pub(crate) struct Watch {
     /// Give up when the server cannot be reached for this time. Default: 30s at first, then 15m
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub(crate) retry_for: Option<Duration>,
-    /// First send this event, with a payload of JSON, to answer what the run waits for
+    /// First send this event, with a payload of JSON, which the run waits for
     #[arg(long, value_name = "TYPE[=JSON]", value_parser = answer)]
     pub(crate) send: Vec<Answer>,
     /// Open the run's page in the browser
@@ -85,7 +85,7 @@ pub(crate) struct Send {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Progress {
-    /// What fits
+    /// tty on a terminal, otherwise plain
     #[default]
     Auto,
     /// A live tree
@@ -128,7 +128,7 @@ fn from(text: &str) -> Result<Start, String> {
         "" => Err("it is empty".to_owned()),
         "beginning" => Ok(Start::Beginning),
         "latest" => Ok(Start::Latest),
-        id if id.chars().any(char::is_control) => Err("it is no id".to_owned()),
+        id if id.chars().any(char::is_control) => Err("it is not an id".to_owned()),
         id => Ok(Start::After(id.to_owned())),
     }
 }

@@ -4,9 +4,9 @@ use ssetarget::client::ReceivedEvent;
 
 use crate::text::is_hostile;
 
-/// Returns `{"id":…,"event":…,"data":…}` and a line end. Data that is JSON stays as it is, but for
-/// white space between its parts; other data becomes a string. Characters that could harm a terminal
-/// are escaped.
+/// Returns `{"id":…,"event":…,"data":…}` and a line end. JSON data stays as it is, except for white
+/// space between its parts; other data becomes a string. Characters that could harm a terminal are
+/// escaped.
 pub(crate) fn line(event: &ReceivedEvent) -> String {
     let mut line = String::from("{\"id\":");
     match &event.id {
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_printed_is_harmless_and_means_the_same() {
+    fn printed_json_is_harmless_and_means_the_same() {
         let hostile = "\u{1b}[2J\u{9b}\u{202e}\u{2028}\u{e0041}\u{7f}\u{85}é👍\\";
         for data in [hostile.to_owned(), Value::from(hostile).to_string()] {
             let line = of(Some("1"), "no\u{9b}te", &data);

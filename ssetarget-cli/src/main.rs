@@ -73,8 +73,8 @@ async fn run(cli: Cli) -> Exit {
     }
 }
 
-/// Tells people something that is not output.
+/// Shows people a message that is not output.
 pub(crate) fn complain(text: &str) {
-    // Where it cannot be written, there is nobody to be told.
+    // If it cannot be written, nobody reads it.
     let _ = writeln!(std::io::stderr(), "ssetarget: {}", text::clean(text));
 }

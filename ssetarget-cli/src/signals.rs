@@ -21,7 +21,7 @@ impl Signals {
     /// Takes signals from now on.
     pub(crate) fn new() -> Self {
         let (sender, signals) = mpsc::channel(1);
-        // On another thread than what may be stuck.
+        // On a thread of its own, since the others may be stuck.
         tokio::spawn(async move {
             let signal = tokio::select! {
                 () = interrupted() => Exit::Interrupted,

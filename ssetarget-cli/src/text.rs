@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use unicode_width::UnicodeWidthChar;
 
-/// The most characters of one text that are looked at.
+/// The most characters of a string that are examined.
 const MOST: usize = 2000;
 /// The most marks without a width that follow one another: some scripts need a few.
 const MOST_MARKS: usize = 4;
 
-/// Returns whether a character could make a terminal, or its reader, see something else than text:
-/// control characters with all escape sequences, characters that turn the direction of text, that
-/// are invisible, or that end a line.
+/// Returns whether a character could make a terminal, or its reader, see anything but text: control
+/// characters with all escape sequences, characters that change the direction of text, that are
+/// invisible, or that end a line.
 pub(crate) fn is_hostile(character: char) -> bool {
     character.is_control()
         || matches!(character,
@@ -20,8 +20,8 @@ pub(crate) fn is_hostile(character: char) -> bool {
             | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
 }
 
-/// Makes a text harmless, on one line: line ends and tabs become spaces, other hostile characters
-/// U+FFFD; what is very long is cut.
+/// Makes a string harmless, on one line: line ends and tabs become spaces, other hostile characters
+/// U+FFFD; very long strings are cut.
 pub(crate) fn clean(text: &str) -> String {
     let mut cleaned = String::new();
     let (mut spaces, mut marks) = (false, 0);
@@ -55,7 +55,7 @@ pub(crate) fn clean(text: &str) -> String {
     cleaned
 }
 
-/// How a text looks.
+/// The look of a piece of text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Look {
     Plain,
@@ -81,7 +81,7 @@ impl Look {
     }
 }
 
-/// What a terminal can show.
+/// The abilities of a terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Abilities {
     pub(crate) color: bool,
@@ -122,12 +122,12 @@ impl Line {
         self
     }
 
-    /// Returns the line with its colours, cut to `width` columns; and how many columns it has.
+    /// Returns the line with its colours, cut to `width` columns, and the number of its columns.
     pub(crate) fn render(&self, width: usize, abilities: Abilities) -> (String, usize) {
         let mut rendered = String::new();
         let mut columns = 0;
         let total: usize = self.parts.iter().map(|(_, text)| columns_of(text)).sum();
-        // Where it is cut, the last column is for the mark.
+        // In a cut line, the last column is for the mark.
         let room = if total > width {
             width.saturating_sub(1)
         } else {
@@ -199,7 +199,7 @@ pub(crate) fn duration(time: Duration) -> String {
     }
 }
 
-/// Returns whole seconds in words: what is left of a time.
+/// Returns whole seconds in words: the rest of a time.
 pub(crate) fn countdown(time: Duration) -> String {
     let seconds = time.as_secs() + u64::from(time.subsec_nanos() > 0);
     match seconds {

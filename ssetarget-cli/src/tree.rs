@@ -1,4 +1,4 @@
-//! A run as a few lines: what runs now, and what has ended since they were last drawn.
+//! A run as a few lines: the running tasks, and the tasks that have ended since the last drawing.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -13,29 +13,29 @@ use crate::text::{Abilities, Line, Look, countdown, duration};
 
 /// The most lines of the tree, however high the terminal is.
 const MOST_LINES: usize = 12;
-/// More finished steps than this at once are summed up.
+/// The most finished steps that are listed at once; more are summed up.
 const MOST_FINISHED: usize = 200;
-/// The last of them that are told nevertheless.
+/// The number of the last of them that are still listed.
 const LAST_FINISHED: usize = 20;
-/// How many characters of the run's name are shown: two of the five parts of a UUID.
+/// The most characters of the run's name: two of the five parts of a UUID.
 const MOST_OF_NAME: usize = 20;
-/// How many columns a bar has.
+/// The columns of a bar.
 const BAR: u32 = 10;
 
-/// Returns how many lines the tree may have on a terminal with this many rows.
+/// Returns the most lines of the tree on a terminal with this many rows.
 pub(crate) fn room(rows: usize) -> usize {
     rows.saturating_sub(2).clamp(1, MOST_LINES)
 }
 
-/// How the lines are drawn.
+/// The state of a drawing.
 #[derive(Clone, Copy)]
 pub(crate) struct Moment<'a> {
     pub(crate) name: &'a str,
     pub(crate) now: SystemTime,
-    /// Counts up with time, for what moves.
+    /// Counts up with time, for moving marks.
     pub(crate) tick: usize,
     pub(crate) abilities: Abilities,
-    /// What is wrong with the connection.
+    /// The trouble with the connection.
     pub(crate) trouble: Option<&'a str>,
     /// Events that are not about tasks.
     pub(crate) others: usize,
@@ -100,7 +100,7 @@ pub(crate) fn tree(view: &RunView, moment: Moment<'_>, room: usize) -> Vec<Line>
     let ids: HashSet<&str> = running.iter().map(|task| task.task_id.as_str()).collect();
     let mut children: HashMap<Option<&str>, Vec<&TaskView>> = HashMap::new();
     for task in &running {
-        // A task whose group is not there is shown under the run itself.
+        // A task whose group is missing is shown under the run itself.
         let parent = task.parent_id.as_ref().map(|id| id.as_str());
         let parent = parent.filter(|id| ids.contains(id) && *id != task.task_id.as_str());
         children.entry(parent).or_default().push(task);
@@ -116,7 +116,7 @@ pub(crate) fn tree(view: &RunView, moment: Moment<'_>, room: usize) -> Vec<Line>
             .with(Look::Yellow, trouble)
     });
     let room = room.saturating_sub(usize::from(trouble.is_some())).max(1);
-    // A stack, since tasks may be nested as deep as anybody wants.
+    // A stack, since tasks may be nested to any depth.
     let mut stack: Vec<(&TaskView, String, bool)> = Vec::new();
     let push = |stack: &mut Vec<_>, parent: Option<&str>, indent: &str| {
         let tasks = children.get(&parent).map_or(&[][..], |tasks| tasks);
@@ -209,8 +209,8 @@ pub(crate) fn root(view: &RunView, moment: Moment<'_>) -> Line {
     line
 }
 
-/// Returns a name that leaves room for the state on a narrow terminal. The whole one is in the URL, which is
-/// printed first.
+/// Returns a name that leaves room for the state on a narrow terminal. The URL, which is printed first, has the whole
+/// name.
 fn short(name: &str, abilities: Abilities) -> Cow<'_, str> {
     match name.char_indices().nth(MOST_OF_NAME) {
         Some((end, _)) => {
@@ -227,7 +227,7 @@ fn state(view: &RunView, outcome: Option<Outcome>, moment: Moment<'_>) -> &'stat
             .iter()
             .filter(|task| task.state == TaskState::Running)
     };
-    // Groups run as long as what is in them.
+    // Groups run as long as their tasks.
     let parents: HashSet<_> = running()
         .filter_map(|task| task.parent_id.as_ref())
         .collect();
@@ -362,7 +362,7 @@ impl Finished {
         self.tasks.clear();
     }
 
-    /// Returns the lines of what has ended since the last call, in the order in which it ended.
+    /// Returns the lines of tasks that have ended since the last call, in the order in which they ended.
     pub(crate) fn lines(&mut self, view: &RunView, moment: Moment<'_>) -> Vec<Line> {
         self.tasks.resize(view.tasks.len(), Printed::default());
         let mut ended: Vec<(SystemTime, bool, Line)> = Vec::new();
@@ -376,7 +376,7 @@ impl Finished {
         let mut left = many;
         for (printed, task) in self.tasks.iter_mut().zip(&view.tasks) {
             let is_many = many > MOST_FINISHED;
-            // Of many at once, attempts are not told.
+            // If many end at once, attempts are not listed.
             if !is_many {
                 for attempt in task.failed_attempts.iter().skip(printed.attempts) {
                     ended.push((
@@ -619,7 +619,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_ended_is_printed_once() {
+    fn ended_tasks_are_printed_once() {
         let ended = |id: &str, time: &str, more: &Value| {
             let mut task = task(id, "do", None, more);
             task["ended"] = json!(time);

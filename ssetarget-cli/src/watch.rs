@@ -21,11 +21,11 @@ use crate::text::{Abilities, Line, Look, clean, countdown, duration};
 use crate::tree::{Finished, Moment, room, root, tree};
 use crate::{complain, json};
 
-/// How often the tree is drawn.
+/// The interval between two drawings of the tree.
 const TICK: Duration = Duration::from_millis(100);
-/// Events that are taken at once, before anything else has its turn.
+/// The most events that are taken at once, before anything else has its turn.
 const AT_ONCE: usize = 500;
-/// How long it is asked how a run ended whose end was before the position.
+/// How long the client asks how a run ended, if its end is before the position.
 const ASK_FOR_THE_END: Duration = Duration::from_secs(30);
 
 /// When a run that had just begun is asked again how long it is expected to take: its index is told of it meanwhile.
@@ -54,7 +54,7 @@ impl From<ClientError> for Stop {
 /// Returns a client of the run that the command line names.
 pub(crate) fn client(target: &Target) -> Result<RunClient, ClientError> {
     let client = RunClient::new(&target.url)?;
-    // A link's token is more particular than the environment's.
+    // A link's token takes precedence over the environment's.
     let from_environment = || match client.has_token() {
         true => None,
         false => env::var("SSETARGET_TOKEN")
@@ -178,7 +178,7 @@ fn abilities(is_terminal: bool) -> Abilities {
     let locale = locale.map(|locale| locale.to_string_lossy().to_lowercase());
     let unicode = match locale {
         Some(locale) => locale.contains("utf-8") || locale.contains("utf8"),
-        // Elsewhere, a locale is not told by the environment.
+        // On other systems the environment does not name the locale.
         None => cfg!(any(windows, target_os = "macos")),
     };
     Abilities {
@@ -187,13 +187,13 @@ fn abilities(is_terminal: bool) -> Abilities {
     }
 }
 
-/// What people see of a run.
+/// The view of a run for people.
 struct Show {
     progress: Progress,
     json: bool,
     name: String,
     abilities: Abilities,
-    /// Where progress goes: what the tree or the lines are written to.
+    /// The destination of progress: the tree or the lines.
     screen: Option<Screen>,
     plain: Option<Output>,
     lines: Lines,
@@ -206,7 +206,7 @@ struct Show {
     events: Vec<u8>,
     ticks: usize,
     others: usize,
-    /// What is wrong with the connection, and when it is tried again.
+    /// The trouble with the connection, and the time of the next try.
     trouble: Option<(String, SystemTime)>,
     /// The last line of the tree, which stays.
     last: Option<Line>,
@@ -274,7 +274,7 @@ impl Show {
                 (None, Some(time)) => Start::Since(time),
                 (None, None) => Start::Default,
             };
-            // Those who read events get all of them; a tree can begin with the run as it stands.
+            // A reader of events gets all of them; a tree can begin with the run as it stands.
             match start == Start::Default && !self.json && self.progress != Progress::Plain {
                 true => client.watch().await,
                 false => Ok(client.watch_from(start)),
@@ -336,7 +336,7 @@ impl Show {
         }
     }
 
-    /// The events are over.
+    /// Ends the output after the last event.
     async fn end(
         &mut self,
         run: RunWatch,
@@ -351,7 +351,7 @@ impl Show {
         let mut outcome = run.outcome();
         let mut view = run.view().clone();
         if outcome.is_none() {
-            // Its end may be before the position where we began.
+            // The end may be before the position where the client began.
             tokio::select! {
                 exit = signals.next() => return Err(Stop::Signal(exit)),
                 asked = tokio::time::timeout(ASK_FOR_THE_END, client.ended()) => {
@@ -382,7 +382,7 @@ impl Show {
 
     fn open(&self, args: &Watch, client: &RunClient) {
         let mut url = client.page_url();
-        // A link's token goes to the page, as it does when the link is opened.
+        // The page gets a link's token, as it does when the link is opened.
         if let Some((_, fragment)) = args.target.url.split_once('#') {
             url.push('#');
             url.push_str(fragment);
@@ -478,7 +478,7 @@ impl Show {
         moment.trouble = trouble.as_deref();
         let lines = tree(run.view(), moment, room(rows));
         self.above.extend(above);
-        // What stays when people stop watching.
+        // This line stays when people stop watching.
         self.last = lines.first().cloned();
         let above = std::mem::take(&mut self.above);
         match &mut self.screen {

@@ -99,7 +99,7 @@ async fn refusals_have_exit_codes() {
 }
 
 #[tokio::test]
-async fn what_may_pass_is_tried_again() {
+async fn temporary_refusals_are_retried() {
     for status in [
         "500 Error",
         "503 Service Unavailable",
@@ -140,7 +140,7 @@ async fn a_time_limit_ends_the_watching_and_not_the_run() {
 }
 
 #[tokio::test]
-async fn a_wrong_command_line_is_told() {
+async fn a_wrong_command_line_is_an_error() {
     for args in [
         &["watch"][..],
         &["watch", "http://a/"],
@@ -366,7 +366,7 @@ async fn hostile_text_never_reaches_the_terminal() {
         let ended = watch(&server, &[mode]).await;
         assert_eq!(ended.code, 1);
         assert!(ended.stdout.contains("forged line"), "{mode}");
-        // What the tree itself uses: to the left, up, clear, hide and show the cursor, synchronised updates.
+        // The tree's own sequences: to the left, up, clear, hide and show the cursor, synchronised updates.
         let own = [
             "\x1b[1G",
             "\x1b[J",
@@ -559,7 +559,7 @@ async fn a_snapshot_spares_the_replay_and_lines_do_not_use_it() {
 }
 
 #[tokio::test]
-async fn resets_restarts_and_expiry_are_told() {
+async fn resets_restarts_and_expiry_are_printed() {
     let text = [
         "event: reset\ndata: {\"requested\":\"9\",\"oldest\":\"1\",\"head\":\"3\"}\n\n".to_owned(),
         task(1, "started", "a", "do", ""),
@@ -601,7 +601,7 @@ async fn resets_restarts_and_expiry_are_told() {
 }
 
 #[tokio::test]
-async fn colours_are_for_terminals_and_for_those_who_ask() {
+async fn colours_are_for_terminals_or_on_request() {
     let server = Script::serve([Answer::events(end("completed", ""))]).await;
     let url = format!("{}/o-1", server.url);
     for (vars, colours) in [
@@ -663,7 +663,7 @@ async fn with_json_everything_else_goes_to_stderr() {
     assert!(ended.stderr.contains("o-1 completed"));
 }
 
-/// Serves a log until it is told to stop.
+/// Serves a log until the test stops it.
 async fn serve(
     target: &SseTarget<NewEvent, MemoryEventStore>,
     port: u16,

@@ -1,4 +1,5 @@
-//! HTTP/1.1 by hand over TCP: every byte of a request is chosen, every byte of an answer is seen.
+//! HTTP/1.1 by hand over TCP: the suite chooses every byte of a request, and sees every byte of an
+//! answer.
 
 use std::fmt;
 use std::io::{ErrorKind, Read, Write};
@@ -8,16 +9,16 @@ use std::time::{Duration, Instant};
 /// The most bytes of a status line with its headers.
 const MAX_HEAD: usize = 128 * 1024;
 
-/// Why there is no answer, or no more of it.
+/// The reason why there is no answer, or no more of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trouble {
     /// It did not come in time.
     Late,
     /// The connection ended first.
     Cut,
-    /// It is no HTTP.
+    /// The bytes are not HTTP.
     Malformed(String),
-    /// The operating system says so.
+    /// An error of the operating system.
     Io(String),
 }
 
@@ -43,7 +44,7 @@ pub struct Request {
     pub version: &'static str,
     /// In this order, after `Host`.
     pub headers: Vec<(String, Vec<u8>)>,
-    /// Sent with its length, where there is one.
+    /// Sent with its length, if there is one.
     pub body: Option<Vec<u8>>,
 }
 
@@ -153,7 +154,7 @@ impl Head {
     }
 }
 
-/// How the end of a body is told.
+/// The way in which the end of a body is marked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
     /// There is none.
@@ -198,7 +199,7 @@ pub struct Connection {
     stream: TcpStream,
     host: String,
     method: String,
-    /// What has come, and is not read.
+    /// Bytes that have come and are not read yet.
     raw: Vec<u8>,
     is_closed: bool,
     framing: Option<Framing>,
@@ -274,7 +275,7 @@ impl Connection {
     /// Reads the head of the answer.
     ///
     /// # Errors
-    /// When it does not come before `until`, or is no HTTP.
+    /// When it does not come before `until`, or is not HTTP.
     pub fn head(&mut self, until: Instant) -> Result<Head, Trouble> {
         loop {
             if let Some(end) = find(&self.raw, b"\r\n\r\n") {
@@ -305,7 +306,7 @@ impl Connection {
         self.end
     }
 
-    /// Returns how the end of the body is told.
+    /// Returns the way in which the end of the body is marked.
     #[must_use]
     pub fn framing(&self) -> Option<Framing> {
         self.framing
@@ -320,7 +321,7 @@ impl Connection {
     /// Adds more of the body to `body`. Returns false at its end.
     ///
     /// # Errors
-    /// When nothing comes before `until`, or what comes is no HTTP.
+    /// When nothing comes before `until`, or the bytes are not HTTP.
     pub fn body(&mut self, body: &mut Vec<u8>, until: Instant) -> Result<bool, Trouble> {
         let before = body.len();
         loop {
@@ -342,7 +343,7 @@ impl Connection {
         }
     }
 
-    /// Moves what is there of the body.
+    /// Moves the available bytes of the body.
     fn take(&mut self, body: &mut Vec<u8>) -> Result<(), Trouble> {
         match self.framing {
             None => {}
@@ -385,7 +386,7 @@ impl Connection {
                     Trouble::Malformed(format!("the chunk size {}", shown(line.as_bytes())))
                 })?;
                 if size == 0 {
-                    // Trailers, of which nobody sends any, end with an empty line.
+                    // Trailers, which no server sends, end with an empty line.
                     let Some(end) = find(&self.raw, b"\r\n\r\n") else {
                         break;
                     };
@@ -432,7 +433,7 @@ fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
     bytes.windows(what.len()).position(|window| window == what)
 }
 
-/// Bytes as text for people: what is not printable ASCII is escaped, and what is long is cut.
+/// Bytes as text for people: bytes that are not printable ASCII are escaped, and long ones are cut.
 #[must_use]
 pub fn shown(bytes: &[u8]) -> String {
     const MOST: usize = 300;

@@ -19,6 +19,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cases;
+pub mod extensions;
 pub mod http;
 pub mod probe;
 pub mod profile;
@@ -33,16 +34,16 @@ pub use cases::{CASES, Case, Level};
 pub use probe::{Outcome, Probe, Verdict};
 pub use profile::Profile;
 
-/// A case, and what came of it.
+/// A case and its outcome.
 #[derive(Clone, Debug)]
 pub struct CaseResult {
     /// The case.
     pub case: &'static Case,
-    /// What came of it.
+    /// Its outcome.
     pub outcome: Outcome,
 }
 
-/// Runs the cases that are chosen, `jobs` at a time. Results are in the order of the list.
+/// Runs the chosen cases, `jobs` at a time. Results are in the order of the list.
 #[must_use]
 pub fn run(probe: &Probe, chosen: &dyn Fn(&Case) -> bool, jobs: usize) -> Vec<CaseResult> {
     let cases: Vec<&'static Case> = CASES

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use serde_json::json;
-use ssetarget_conformance::cases::EXTENSIONS;
+use ssetarget_conformance::extensions::EXTENSIONS;
 use ssetarget_conformance::{CASES, CaseResult, Level, Probe, Profile, Verdict, run};
 
 const HELP: &str = "\
@@ -69,7 +69,7 @@ fn main() -> ExitCode {
     ExitCode::from(code)
 }
 
-/// A pipe that nobody reads is no reason to fail loudly.
+/// Prints text. A pipe that nobody reads is not a failure.
 fn say(text: &str, code: u8) -> u8 {
     let _ = std::io::stdout().write_all(text.as_bytes());
     code
@@ -260,7 +260,7 @@ fn tap(results: &[CaseResult]) -> String {
                 let _ = writeln!(text, "ok {number} - {}: {title} # SKIP {reason}", case.id);
             }
             Err(Verdict::Failed { expected, got }) => {
-                // A text of JSON is one of YAML, too.
+                // A JSON string is a YAML string, too.
                 let quoted = |text: &str| serde_json::Value::from(text).to_string();
                 let _ = writeln!(
                     text,

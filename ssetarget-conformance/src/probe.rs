@@ -1,4 +1,4 @@
-//! What cases are written with: streams of a server under test, and viewers of them.
+//! The helpers of the cases: streams of a server under test, and viewers of them.
 
 use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,21 +9,21 @@ use crate::http::{BodyEnd, Connection, Framing, Head, Request, Trouble, percent,
 use crate::profile::{Profile, Template};
 use crate::transcript::{Event, Transcript};
 
-/// Why a case did not pass.
+/// The reason why a case did not pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// The server does something else.
     Failed {
-        /// What it should do.
+        /// The expected behaviour.
         expected: String,
-        /// What it does, with bytes escaped.
+        /// The actual behaviour, with bytes escaped.
         got: String,
     },
     /// Nothing was found out.
     Skipped(String),
 }
 
-/// What comes of a case.
+/// The outcome of a case.
 pub type Outcome<T = ()> = Result<T, Verdict>;
 
 /// Fails unless `ok`.
@@ -49,14 +49,14 @@ pub fn fail<T>(expected: impl Into<String>, got: impl Into<String>) -> Outcome<T
 pub struct Probe {
     /// Its host and port.
     pub host: String,
-    /// What is known of it.
+    /// The description of the server.
     pub profile: Profile,
-    /// How long it is waited for what should come at once.
+    /// How long to wait for something that should come at once.
     pub patience: Duration,
 }
 
 impl Probe {
-    /// How long it is waited for what should not come.
+    /// Returns how long to wait for something that should not come.
     #[must_use]
     pub fn quiet(&self) -> Duration {
         (self.patience / 10).clamp(Duration::from_millis(150), Duration::from_millis(500))
@@ -116,7 +116,7 @@ impl Probe {
     }
 }
 
-/// Reads an answer; of one that does not end, what comes until it is `quiet`.
+/// Reads an answer. Of one that does not end, reads the bytes that come until it is `quiet`.
 ///
 /// # Errors
 /// When there is no head.
@@ -159,7 +159,7 @@ pub struct Answer {
     pub head: Head,
     /// Its body, or the beginning of a stream.
     pub body: Vec<u8>,
-    /// How the end of its body is told.
+    /// The way in which the end of its body is marked.
     pub framing: Option<Framing>,
     /// How it ended.
     pub end: Option<BodyEnd>,
@@ -220,7 +220,7 @@ impl<'a> Stream<'a> {
         format!("{path}{separator}{query}")
     }
 
-    /// Returns what an `EventSource` asks.
+    /// Returns the request of an `EventSource`.
     #[must_use]
     pub fn get(&self) -> Request {
         Request::new("GET", self.path())
@@ -228,7 +228,7 @@ impl<'a> Stream<'a> {
             .header("Cache-Control", "no-store")
     }
 
-    /// Returns what an `EventSource` asks when it comes back.
+    /// Returns the request of an `EventSource` that comes back.
     #[must_use]
     pub fn get_after(&self, id: &[u8]) -> Request {
         self.get().header("Last-Event-ID", id)
@@ -299,8 +299,8 @@ impl<'a> Stream<'a> {
         }
     }
 
-    /// Connects a viewer, and waits for the beginning of its answer, but not if the server sends
-    /// nothing before the first event.
+    /// Connects a viewer, and waits for the beginning of its answer, unless the server sends nothing before the first
+    /// event.
     ///
     /// # Errors
     /// When the server cannot be reached.
@@ -316,7 +316,7 @@ impl<'a> Stream<'a> {
         Ok(viewer)
     }
 
-    /// Connects a viewer from wherever streams start, has `count` events appended, and waits for as many.
+    /// Connects a viewer from where streams start, appends `count` events, and waits for as many.
     ///
     /// # Errors
     /// When they do not come.
@@ -358,7 +358,7 @@ impl<'a> Viewer<'a> {
         Ok(Self::over(probe, connection))
     }
 
-    /// Returns a viewer on a connection over which was asked.
+    /// Returns a viewer on a connection over which a request was sent.
     #[must_use]
     pub fn over(probe: &'a Probe, connection: Connection) -> Self {
         Self {
@@ -393,7 +393,7 @@ impl<'a> Viewer<'a> {
         }
     }
 
-    /// Returns how the end of the body is told.
+    /// Returns the way in which the end of the body is marked.
     #[must_use]
     pub fn framing(&self) -> Option<Framing> {
         self.connection.framing()
@@ -405,7 +405,7 @@ impl<'a> Viewer<'a> {
         self.connection.end()
     }
 
-    /// Returns why there is no more, where that is not its end.
+    /// Returns why there are no more bytes, if the body has not ended.
     #[must_use]
     pub fn trouble(&self) -> Option<&Trouble> {
         self.trouble.as_ref()
@@ -436,14 +436,14 @@ impl<'a> Viewer<'a> {
         while Instant::now() < until && self.pull(until) {}
     }
 
-    /// Reads until this is so. Returns whether it is.
+    /// Reads until `is_so` returns true. Returns whether it does.
     pub fn read_until(&mut self, time: Duration, is_so: impl Fn(&Transcript) -> bool) -> bool {
         let until = Instant::now() + time;
         if is_so(&self.transcript()) {
             return true;
         }
         while self.pull(until) {
-            // Not before a line is over: large streams would be taken apart again and again.
+            // Only after a complete line: otherwise large streams would be parsed again and again.
             if matches!(self.body.last(), Some(b'\n' | b'\r')) && is_so(&self.transcript()) {
                 return true;
             }
@@ -451,7 +451,7 @@ impl<'a> Viewer<'a> {
         is_so(&self.transcript())
     }
 
-    /// Returns what came, taken apart.
+    /// Returns the received bytes, parsed.
     #[must_use]
     pub fn transcript(&self) -> Transcript {
         Transcript::of(&self.body)
@@ -463,7 +463,7 @@ impl<'a> Viewer<'a> {
         self.transcript().events
     }
 
-    /// Returns what came, for people.
+    /// Returns the received bytes, for people.
     #[must_use]
     pub fn shown(&self) -> String {
         let status = self.head.as_ref().map(|head| head.status);
@@ -477,7 +477,7 @@ impl<'a> Viewer<'a> {
         format!("{status} with {}{end}", shown(&self.body))
     }
 
-    /// Waits for so many events.
+    /// Waits for this number of events.
     ///
     /// # Errors
     /// When they do not come.
@@ -506,7 +506,7 @@ impl<'a> Viewer<'a> {
         )
     }
 
-    /// Returns which of the appended events came, by their numbers up to `most`, in their order.
+    /// Returns the appended events that came, by their numbers up to `most`, in their order.
     #[must_use]
     pub fn numbers(&self, most: u32) -> Vec<u32> {
         let markers: Vec<String> = (1..=most)
@@ -521,7 +521,7 @@ impl<'a> Viewer<'a> {
     }
 }
 
-/// Returns whether an event's data has this text in it.
+/// Returns whether an event's data contains this string.
 #[must_use]
 pub fn has(event: &Event, marker: &str) -> bool {
     let marker = marker.as_bytes();

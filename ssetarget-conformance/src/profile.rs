@@ -1,4 +1,4 @@
-//! What is said about a server: how a stream is started, appended to and ended, and what it claims.
+//! The description of a server: how a stream is started, appended to and ended, and which extensions it claims.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use crate::http::{Request, percent};
 
-/// A profile, as its JSON file says it.
+/// A profile, as in its JSON file.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Profile {
@@ -22,32 +22,32 @@ pub struct Profile {
     pub append: Option<Template>,
     /// Ends a stream.
     pub end: Option<Template>,
-    /// What is in the data of the event after which `end` may be sent. Default: it may be sent at once.
+    /// A string in the data of the event after which `end` may be sent. Default: it may be sent at once.
     pub end_after: Option<String>,
     /// The data of the event number `{n}` that is appended. Default: `event number {n}.`
     #[serde(default = "Profile::default_text")]
     pub text: String,
-    /// What the data of that event has in it, where it is not the text itself.
+    /// A string that the data of that event contains, if the server makes its own data.
     pub marker: Option<String>,
-    /// The data of an event is the text that was appended, and nothing else.
+    /// Whether the data of an event is the string that was appended, and nothing else.
     #[serde(default)]
     pub echo: bool,
     /// Seconds of silence after which a heartbeat comes.
     #[serde(default = "Profile::default_heartbeat")]
     pub heartbeat_seconds: f64,
-    /// The query parameter that says where a stream goes on.
+    /// The query parameter with the position after which a stream goes on.
     #[serde(default = "Profile::default_query")]
     pub query: String,
     /// The query that starts at the tail.
     #[serde(default = "Profile::default_latest")]
     pub latest: String,
-    /// The type of the event that tells that a position is not in the log.
+    /// The type of the event that reports a position that is not in the log.
     #[serde(default = "Profile::default_reset")]
     pub reset: String,
-    /// A position of the right form that the server has never given out.
+    /// A well-formed position that the server has never assigned.
     #[serde(default = "Profile::default_unknown_position")]
     pub unknown_position: String,
-    /// A position that is not of the right form.
+    /// A malformed position.
     #[serde(default = "Profile::default_malformed_position")]
     pub malformed_position: String,
     /// A site whose pages may read.
@@ -113,7 +113,7 @@ impl Template {
     }
 }
 
-/// Fills places from left to right: what was filled in has none.
+/// Fills places from left to right. Places in filled-in values are not filled.
 fn filled(text: &str, places: &[(&str, &[u8])], encode: impl Fn(&[u8]) -> Vec<u8>) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut rest = text;
@@ -158,7 +158,7 @@ impl Profile {
         "not/a position".to_owned()
     }
 
-    /// Returns the profile of a server of which only the path of a stream is known.
+    /// Returns the profile of a server when only a stream's path is known.
     #[must_use]
     pub fn of_stream(path: &str) -> Self {
         Self {
@@ -195,7 +195,7 @@ impl Profile {
         if !(profile.heartbeat_seconds > 0.0 && profile.heartbeat_seconds < 3600.0) {
             return Err("`heartbeat_seconds` is above 0 and below 3600".to_owned());
         }
-        let known = crate::cases::EXTENSIONS;
+        let known = crate::extensions::EXTENSIONS;
         match profile
             .claims
             .iter()
@@ -230,7 +230,7 @@ impl Profile {
         self.text.replace("{n}", &n.to_string())
     }
 
-    /// Returns what the data of an event has in it.
+    /// Returns a string that the data of an event contains.
     #[must_use]
     pub fn marker_of(&self, n: u32) -> String {
         let marker = self.marker.as_ref().unwrap_or(&self.text);
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_profile_is_refused_with_a_reason() {
+    fn invalid_profiles_are_refused_with_a_reason() {
         for (json, reason) in [
             (r#"{"stream": "sse"}"#, "begins with /"),
             (r#"{"stream": "/", "claims": ["magic"]}"#, "magic"),

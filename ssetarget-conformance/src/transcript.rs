@@ -1,4 +1,4 @@
-//! A stream taken apart, with everything that a parser of events would forgive or drop.
+//! A parsed stream, with everything that a parser of events would forgive or drop.
 
 /// A line end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,29 +11,29 @@ pub enum LineEnd {
     CrLf,
 }
 
-/// What stands between two blank lines.
+/// The lines between two blank lines.
 #[derive(Clone, Debug, Default)]
 pub struct Block {
-    /// Its lines but for comments, with their ends.
+    /// Its lines except comments, with their ends.
     pub raw: Vec<u8>,
     /// Names and values.
     pub fields: Vec<(Vec<u8>, Vec<u8>)>,
-    /// How many comments are in it.
+    /// The number of its comments.
     pub comments: usize,
     /// A blank line ended it.
     pub is_complete: bool,
 }
 
-/// What a client would dispatch.
+/// An event that a client would dispatch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     /// Its own id.
     pub id: Option<Vec<u8>>,
-    /// `message` where there is none.
+    /// `message` if there is none.
     pub event_type: Vec<u8>,
     /// Lines of data, with an LF between two.
     pub data: Vec<u8>,
-    /// Its lines but for comments.
+    /// Its lines except comments.
     pub raw: Vec<u8>,
 }
 
@@ -48,7 +48,7 @@ pub struct Transcript {
     pub line_ends: Vec<LineEnd>,
     /// The blocks; the last may not be complete.
     pub blocks: Vec<Block>,
-    /// What a client would dispatch.
+    /// The events that a client would dispatch.
     pub events: Vec<Event>,
     /// The values of all `retry:`.
     pub retries: Vec<Vec<u8>>,
@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_client_would_dispatch_is_seen_with_what_it_would_drop() {
+    fn a_transcript_has_dispatched_and_dropped_parts() {
         let all = Transcript::of(b"\xef\xbb\xbf: hi\n\nid: 1\ndata: a\ndata: b\r\n\r\nretry: x\nid: 2\0\revent: t\rdata\r\rdata: cut");
         assert!(all.has_bom);
         assert_eq!(all.line_ends, [LineEnd::Lf, LineEnd::CrLf, LineEnd::Cr]);

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use ssetarget_conformance::cases::EXTENSIONS;
+use ssetarget_conformance::extensions::EXTENSIONS;
 use ssetarget_conformance::{CASES, Case, Probe, Profile, Verdict, run};
 
 fn probe(defect: &'static str) -> Probe {
@@ -80,7 +80,7 @@ fn cases_have_names_of_their_own_and_sources() {
 }
 
 #[test]
-fn without_a_profile_what_cannot_be_tried_is_skipped() {
+fn without_a_profile_impossible_cases_are_skipped() {
     let mut probe = probe("");
     let results = {
         let stream = probe.start().unwrap();

@@ -20,7 +20,7 @@ const EVENTS: &str = "WORKFLOW_EVENTS";
 cloudflare_workflows::export_workflow!(Import);
 ssetarget::export_workflow_events!(
     WorkflowEvents,
-    // The binding to ask how a run ended that did not say so itself.
+    // The binding that is asked how a run ended that did not report it.
     WorkflowEventsConfig::new().workflows(&[(NAME, WORKFLOW)])
 );
 

@@ -14,7 +14,7 @@ describe("the axum example, in a browser", { skip }, () => {
   before(async () => {
     browser = await launch();
   });
-  // Whatever a test that fails leaves behind.
+  // Everything that a failing test leaves behind.
   const left = [];
   const keep = (server) => {
     left.push(server);
@@ -112,7 +112,7 @@ describe("the axum example, in a browser", { skip }, () => {
     await page.evaluate(() => window.ended);
     assert.deepEqual(await page.evaluate(() => window.got), ["1", "2", "3", "4", "5", "6"]);
 
-    // A log that cannot be reached is waited for.
+    // The client waits for a log that cannot be reached.
     await dispatch(other, "7", "", "later");
     await redis.kill();
     await page.evaluate((url) => {
@@ -159,7 +159,7 @@ describe("the axum example, in a browser", { skip }, () => {
 
 test("the axum example says what is wrong with its settings, and ends", async () => {
   for (const [env, reason] of [
-    [{ PORT: "x" }, /^error: PORT=x is no port$/m],
+    [{ PORT: "x" }, /^error: PORT=x is not a port$/m],
     [{ ALLOWED_ORIGINS: "https://app.example.com/" }, /^error: "https:\/\/app.example.com\/" is not an origin: /m],
     [{ REDIS_URL: "http://localhost" }, /^error: \S/m],
     [{ DATA_DIR: EXAMPLE }, /^error: the folder \S+ cannot be used: \S/m],
@@ -191,7 +191,7 @@ test("a restart of the axum example loses nothing", async () => {
     }
     assert.deepEqual(await notes(server, "room", expected.length), expected);
     resumed = expected.length - 1;
-    // Ids that differ in their case are different logs, and a path is no id.
+    // Ids that differ in their case are different logs, and a path is not an id.
     if (expected.length === 2) await dispatch(server, "other", "", "Room");
     assert.deepEqual(await notes(server, "Room", 1), [{ id: "1", data: "other" }]);
     for (const id of ["none", "..%2Froom", "room.sqlite"]) {
@@ -201,7 +201,7 @@ test("a restart of the axum example loses nothing", async () => {
   }
 });
 
-/** The first events of a log, so many of them. */
+/** The first `count` events of a log. */
 async function notes(server, log, count, headers = {}) {
   if (count === 0) return [];
   const response = await fetch(`${server.url}/${log}/sse`, { headers });

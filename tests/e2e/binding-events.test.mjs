@@ -1,4 +1,4 @@
-// The objects that keep the events: whose they are, who may write, and for how long they keep them.
+// The objects that keep the events: whose they are, who may write, and how long they keep them.
 import assert from "node:assert/strict";
 import http from "node:http";
 import { after, before, describe, test } from "node:test";
@@ -30,7 +30,7 @@ test("instances of two workflows may have the same id", async () => {
 });
 
 test("instances that are created at once can be watched at once", async () => {
-  // They tell nothing themselves.
+  // They report nothing themselves.
   const params = { ops: [{ wait: { name: "w", type: "go" } }], wrapped: false };
   const instances = ["batch-1", "batch-2", "batch-3"].map((id) => ({ id, params }));
   const response = await fetch(`${server.url}/alpha/batch`, { method: "POST", body: JSON.stringify({ instances }) });
@@ -67,7 +67,7 @@ describe("a client", () => {
   ];
   const paths = ["", "?append=1", "?expected=1", "?lastEventId=1;DELETE%20FROM%20events", "?from=append", "/", "/append", "/open", "/../rpc", "%2fopen", "#x"];
 
-  /** As it is, without what `fetch` would tidy up or refuse. */
+  /** Sends the path as it is, without the changes or refusals of `fetch`. */
   function send(method, path, header, body) {
     const { hostname, port } = new URL(server.url);
     return new Promise((resolve, reject) => {
@@ -184,7 +184,7 @@ describe("retention", () => {
     } while (status !== 404);
     await run.act("restart");
 
-    // Clients that slept through it: one had seen all of the old log, one a part of it.
+    // Clients that missed the deletion: one had seen all of the old log, one a part of it.
     const seen = async (lastEventId) => {
       const viewer = await run.open({ lastEventId });
       await viewer.until(waits);
@@ -221,7 +221,7 @@ describe("creation", () => {
     assert.deepEqual(lines(await run.readAll()), first);
     await call({ delete: "again" });
     assert.deepEqual(await (await batch([{ id: "again", params }])).json(), { created: 1 });
-    // It is there when the answer is.
+    // The event is there when the answer is.
     const [restarted] = await server.sql("WorkflowEvents", "alpha/again", "SELECT key FROM events WHERE id = 5");
     assert.equal(restarted.key, "run/0000000002");
     const viewer = await run.open({ lastEventId: 4 });
@@ -234,7 +234,7 @@ describe("creation", () => {
     ]);
   });
 
-  test("that is refused leaves nothing behind", async () => {
+  test("that is refused leaves nothing", async () => {
     const response = await batch([{ id: "refused", params }, { id: "-", params }]);
     assert.equal(response.status, 500);
     await response.body.cancel();
@@ -257,7 +257,7 @@ test("nothing of a run comes after the next has begun, however often it is resta
     await run.act("again");
   }
   const viewer = await run.open();
-  // Whatever the last one has of it.
+  // The events of the latest run, in any state.
   const waits = () => viewer.events.slice(viewer.events.findLastIndex(({ type }) => type === "restarted")).some(at("started", "w-1.waitForEvent"));
   while (!waits()) await viewer.next();
   await run.event("go", 1);
@@ -284,7 +284,7 @@ test("a run that ended without a word is ended by its object, while a viewer loo
   const viewer = await run.open();
   await viewer.until(at("started", "w-1.waitForEvent"));
   await run.pause(); // the lifetime ends, and does not know how the run goes on
-  await run.act("terminate"); // nobody is told
+  await run.act("terminate"); // nobody is notified
   const rest = await viewer.rest();
   assert.deepEqual(lines(rest).at(-1), "5 failed beta-1.workflow (the instance was terminated)");
 });

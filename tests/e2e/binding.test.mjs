@@ -55,7 +55,7 @@ describe("create", () => {
   }
 });
 
-test("get refuses an id that nobody has", async () => {
+test("get refuses the id of no instance", async () => {
   const { status, kind, message } = await refused(json(`${server.url}/alpha/nobody/status`));
   assert.deepEqual({ status, kind }, { status: 404, kind: "NotFound" });
   assert.match(message, /not_found/);
@@ -91,10 +91,10 @@ describe("an instance", () => {
     const run = await start(server, [{ wait: { name: "w", type: "go" } }]);
     const viewer = await run.open();
     await viewer.until(({ json: task }) => task.kind === "waitForEvent");
-    await run.act("terminate"); // its code does not run again, so viewers are not told
+    await run.act("terminate"); // its code does not run again, so viewers are not notified
     assert.equal((await run.ended()).state, "terminated");
     assert.equal((await refused(run.act("terminate"))).kind, "CannotTerminate");
-    // Until somebody asks: then all of them are.
+    // Until a viewer asks: then all of them are notified.
     const late = await run.readAll();
     assert.deepEqual(lines(late), [
       "1 started alpha-1.workflow",
@@ -169,7 +169,7 @@ describe("an instance", () => {
   });
 });
 
-test("what the platform refuses is told by its kind", async () => {
+test("an error has the kind of the platform's refusal", async () => {
   const call = (body) => json(`${server.url}/alpha/call`, { method: "POST", body: JSON.stringify(body) });
   const options = (id) => ({ id, params: { ...params, wrapped: false } });
   await call({ create: options("kinds") });

@@ -37,7 +37,7 @@ describe("in a browser", { skip }, () => {
     await picture(page, "waiting");
     await page.click('workflow-run .row[data-task="wait for approval-1.waitForEvent"] .answer');
     assert.equal(await page.inputValue("#answer-type"), "waiting");
-    // What the demo refuses is said there.
+    // The page shows the demo's refusal.
     await page.fill("#answer-payload", "[5]");
     await page.click("workflow-run .answer-form button[type=submit]");
     await page.waitForSelector("#answer-error:text('the payload is not an approval')");
@@ -116,7 +116,7 @@ describe("in a browser", { skip }, () => {
     await page.goto(demo.url);
     await page.click("#forget");
     assert.equal(await page.isVisible("#runs"), false);
-    // What the server refuses is said.
+    // The page shows the server's refusal.
     await page.evaluate(() => document.querySelector("[name=quantity]").removeAttribute("max"));
     await page.fill("[name=quantity]", "20000");
     await page.click("#start button");
@@ -173,7 +173,7 @@ describe("in a browser", { skip }, () => {
     await proxy.close();
   });
 
-  /** Came back again and again, and once more at the end, to be told that it is the end. */
+  /** The stream reconnected again and again, and once more at the end, to get the end. */
   function assertCutAndEnded(requests) {
     assert.ok(requests.length > 4, `${requests.length} requests`);
     assert.deepEqual(requests.map(({ status }) => status), [...Array(requests.length - 1).fill(200), 204]);

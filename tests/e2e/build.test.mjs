@@ -1,4 +1,4 @@
-// What worker-build makes.
+// The output of worker-build.
 import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
 import { test } from "node:test";
@@ -6,7 +6,7 @@ import { test } from "node:test";
 import { at } from "../../scripts/lib/run.mjs";
 
 for (const worker of ["examples/worker", "tests/worker"]) {
-  // esbuild warns of it in each build, of wrangler's, too.
+  // esbuild warns of it in each build, also in wrangler's.
   test(`${worker} imports no module twice`, async () => {
     const code = await readFile(at(worker, "build/index.js"), "utf8");
     const modules = [...code.matchAll(/"(\.\/snippets\/[^"]+)":/g)].map(([, module]) => module);

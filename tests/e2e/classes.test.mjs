@@ -28,7 +28,7 @@ describe("a workflow class", () => {
     assert.deepEqual(ok.outputs, [{ instanceId: "i", workflowName: "alpha", timestamp: 1000, schedule: null }]);
   });
 
-  test("is told of the schedule that created its instance", async () => {
+  test("gets the schedule that created its instance", async () => {
     const schedule = { cron: "*/5 * * * *", scheduledTime: 1_790_000_000_000 };
     const { ok } = await call("run", event({ schedule }));
     assert.deepEqual(ok.outputs[0].schedule, schedule);

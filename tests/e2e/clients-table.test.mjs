@@ -1,4 +1,4 @@
-// docs/clients.md says of each client what it does. Those that cannot run here are left out.
+// The behaviour of each client in docs/clients.md. Clients that cannot run here are left out.
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { after, before, test } from "node:test";

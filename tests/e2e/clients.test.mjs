@@ -1,4 +1,4 @@
-// The clients that people use, over a network that breaks: each sees each event once and stops.
+// Clients that people use, over a network that breaks: each sees each event once and stops.
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { after, before, describe, test } from "node:test";
@@ -26,7 +26,7 @@ const CLIENTS = {
   },
 
   "Node's own EventSource"(url) {
-    // It does not say that it is closed, and does not keep its program alive while it waits to come back.
+    // It does not report that it is closed, and does not keep its program alive while it waits to reconnect.
     const script = `
       const source = new EventSource(${JSON.stringify(url)});
       const events = [];
@@ -63,7 +63,7 @@ const CLIENTS = {
     for (let lastId = 0; ; ) {
       const resume = lastId > 0 ? ["-H", `last-event-id: ${lastId}`] : [];
       const { code, stdout } = await output("curl", ["-sN", ...resume, url]);
-      // The proxy's own `retry:` is not what the strict parser takes.
+      // The strict parser does not take the proxy's own `retry:`.
       const parser = new Parser();
       const told = parser.feed(Buffer.from(stdout.replace(/^retry: \d+\n/, "")));
       events.push(...told.map(({ id, type, data }) => ({ id: String(id), type, data })));
@@ -75,16 +75,16 @@ const CLIENTS = {
   },
 };
 
-/** Takes the end of the stream for the end, so it does not come back for a 204. */
+/** Clients that treat the end of the body as the end of the log, and so do not come back for a 204. */
 const STOPS_AT_EOF = ["fetch-event-source"];
 
-/** Fires a message for every blank line, so for the id with which a stream from the tail begins, too. */
+/** Clients that fire a message for every blank line, so also for the id with which a stream from the tail begins. */
 const FIRES_EMPTY = ["fetch-event-source"];
 
-/** Forgets an id that comes without data, unlike an EventSource: it comes back without one. */
+/** Clients that forget an id without data, unlike an EventSource, and come back without one. */
 const FORGETS_POSITION = ["eventsource-client"];
 
-/** Counts an event as seen when it has read its `id:`, so it loses one that is cut behind that. */
+/** Clients that count an event as seen once they have read its `id:`, and so lose one that is cut after that. */
 const LOSES_CUT_EVENTS = ["fetch-event-source"];
 
 describe("a run followed live over connections that are cut", async () => {
@@ -191,7 +191,7 @@ test("an unknown run is refused once, not asked for again and again", async () =
   await proxy.close();
 });
 
-/** Follows any EventSource until it says it is closed. Stands alone, to run in another program too. */
+/** Follows any EventSource until it is closed. Has no dependencies, to run in another program, too. */
 function listen(source, events = []) {
   const types = ["started", "attempt_failed", "progress", "completed", "failed", "reset", "restarted", "message"];
   for (const type of types) {
@@ -202,7 +202,7 @@ function listen(source, events = []) {
   });
 }
 
-/** Nothing can be awaited for what must not come, so this gives it many times the time it would need. */
+/** Waits for a request that must not come. Nothing can be awaited, so it takes many times the time that a request would need. */
 async function stopped({ requests }, status) {
   const { length } = requests;
   await new Promise((resolve) => setTimeout(resolve, 15 * RETRY_MS));

@@ -1,4 +1,4 @@
-// The suite for any SSE server, against ours. `npm run conformance` does it for more servers, and writes
+// The suite for any SSE server, against ours. `npm run conformance` runs it for more servers, and writes
 // docs/conformance.md.
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
@@ -29,7 +29,7 @@ async function conforms(context, url, profile, fewest, { levels = ["must", "shou
   assert.ok(passed >= fewest, `only ${passed} cases were tried`);
 }
 
-// Everything of the suite on axum; on the demo what must be, and the rest is told.
+// Everything of the suite on axum. On the demo, failures of cases that are not required are only printed.
 describe("the suite for SSE servers", { concurrency: 1 }, () => {
   test("axum, SQLite", async (context) => {
     const server = await serveAxum({ ALLOWED_ORIGINS: ORIGIN });

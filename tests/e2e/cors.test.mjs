@@ -11,7 +11,7 @@ import { readAll } from "./lib/sse.mjs";
 
 const FINISHED = { workMs: 0, quantity: 0 };
 
-/** What a server of each kind answers under: a log that has ended, its last id, and the server. */
+/** The servers of each kind: a log that has ended, its last id, and the server. */
 let servers;
 let sites;
 const left = [];
@@ -42,7 +42,7 @@ after(async () => {
 
 const METHODS = ["GET", "HEAD", "OPTIONS", "POST", "DELETE"];
 
-/** All that must not depend on the server: status, headers, and the body where it is a reason. */
+/** Everything that must not depend on the server: status, headers, and the body if it is a reason. */
 async function answers({ url, path, last }) {
   const all = {};
   const ask = async (name, method, path, headers) => {
@@ -77,7 +77,7 @@ async function answers({ url, path, last }) {
 test("a Worker answers what axum answers", async () => {
   const [worker, axum] = [await answers(servers["the demo Worker"]), await answers(servers.axum)];
   for (const [name, answer] of Object.entries(worker)) {
-    // The words for an unknown log are the program's own.
+    // The program chooses the words for an unknown log.
     if (name.includes("unknown")) delete answer.body, delete axum[name].body;
     assert.deepEqual({ ...answer, body: undefined }, { ...axum[name], body: undefined }, name);
   }
@@ -241,7 +241,7 @@ describe("the library's responses are the Worker's to extend", () => {
         const response = await fetch(`${server.url}/headers/crowd/${waiting.id}/sse`, { signal: abort.signal });
         await response.body.getReader().read();
         assert.equal(await viewers(), 1);
-        // A HEAD request is no viewer, however many come: a third viewer would be sent to a relay.
+        // A HEAD request is not a viewer, however many come: a third viewer would be sent to a relay.
         for (let round = 0; round < 4; round += 1) {
           const head = await fetch(waiting.sse, { method: "HEAD" });
           assert.deepEqual([head.status, await viewers()], [200, 1]);
@@ -249,7 +249,7 @@ describe("the library's responses are the Worker's to extend", () => {
         const answers = await (await fetch(`${waiting.url}/rpc/answers`, { method: "POST" })).text();
         assert.doesNotMatch(answers, /421/);
         abort.abort();
-        // Noticed when something is written, by the runtime only the second or third time.
+        // A departure is noticed when something is written, by the runtime only the second or third time.
         while ((await viewers()) > 0) await waiting.event("go", {});
         await waiting.act("terminate");
       });
@@ -257,7 +257,7 @@ describe("the library's responses are the Worker's to extend", () => {
   }
 });
 
-/** A request whose headers are sent as they are, in pairs. Answers with everything, whatever the status is. */
+/** Sends a request with headers as they are, in pairs. Resolves to the whole answer, whatever the status is. */
 function request(method, url, headers = [], body) {
   return new Promise((resolve, reject) => {
     const { host, hostname, port, pathname, search } = new URL(url);

@@ -1,5 +1,5 @@
-// Killed by `kill -9` in the middle of things and started again, a run's log is that of the run that
-// was not, and agrees with the platform's own log.
+// A run whose runtime is killed by `kill -9` in the middle and started again: its log equals that
+// of an undisturbed run, and agrees with the platform's own log.
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 
@@ -100,7 +100,7 @@ describe("killed", () => {
 });
 
 test("killed after every single event", async () => {
-  // Attempts that are under way are killed or not, as it happens: steps here do not depend on it.
+  // Attempts under way may or may not be killed: the steps here do not depend on it.
   const ops = [
     { do: { name: "a" } },
     { group: { name: "g", ops: [{ do: { name: "b" } }, { do: { name: "a" } }] } },
@@ -121,7 +121,7 @@ test("killed after every single event", async () => {
     await client.next();
     await server.kill();
     await server.start();
-    // It may have ended before it was killed.
+    // The run may have ended before it was killed.
     await run.revive().catch((error) => assert.match(error.message, /finite|ended|complete/i));
   }
   const events = await client.rest();

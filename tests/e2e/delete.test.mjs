@@ -1,5 +1,5 @@
-// The log of a run is deleted on request: for those who watch it, for those who come later, and for the run itself.
-// And what an object tells of its log and its viewers.
+// The log of a run is deleted on request: for its viewers, for later ones, and for the run itself. Also the stats of
+// an object's log and viewers.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 
@@ -24,7 +24,7 @@ const status = (run, lastEventId) => fetch(run.sse, lastEventId ? { headers: { "
   return response.status;
 });
 
-/** What the stream still brings before it breaks off. */
+/** Reads the rest of the stream until it breaks off. */
 async function untilCut(viewer) {
   const before = viewer.events.length;
   await assert.rejects(viewer.rest());
@@ -39,7 +39,7 @@ test("the log of a run that goes on is deleted for good, and a restart is watche
   assert.equal(await remove(run), true);
   assert.deepEqual(await Promise.all(cuts), [[], [], []], "nothing comes between the deletion and the cut");
 
-  // Though the instance is there, and is asked for.
+  // Although the instance is there, and the platform is asked for it.
   assert.deepEqual([await status(run), await status(run, 2), await status(run, 4)], [404, 404, 404]);
   assert.deepEqual(await rows(run), [{ id: 4, key: "run/0000000001-deleted", frame: "", data: null }]);
   assert.equal(await remove(run), false);
@@ -49,7 +49,7 @@ test("the log of a run that goes on is deleted for good, and a restart is watche
   assert.equal(await status(run), 404);
   assert.equal((await rows(run)).length, 1);
 
-  // Its ids go on, so that nobody takes the new run for a part of the old one.
+  // Its ids go on, so that nobody confuses the new run with a part of the old one.
   assert.equal((await fetch(`${run.url}/again`, { method: "POST" })).status, 200);
   const again = await run.open();
   await again.until(isTold);
@@ -61,7 +61,7 @@ test("the log of a run that goes on is deleted for good, and a restart is watche
   await back.rest();
 });
 
-test("the log of a run that has ended is deleted, and what is left of it goes later", async () => {
+test("the log of a run that has ended is deleted, and its remaining mark goes later", async () => {
   const run = await start(server, [{ do: { name: "a" } }], { workflow: "brief" });
   await run.readAll();
   assert.equal(await remove(run), true);
@@ -88,7 +88,7 @@ test("deleting an unknown log does nothing and stores nothing", async () => {
   assert.deepEqual(tables, []);
 });
 
-test("viewers at relays are cut off, too", async () => {
+test("viewers at relays are cut off too", async () => {
   const run = await start(server, OPS, { workflow: "crowd" });
   const viewers = [];
   for (let viewer = 0; viewer < 9; viewer += 1) viewers.push(await run.open());
@@ -126,7 +126,7 @@ test("an object counts what it does", async () => {
     const now = await stats(run);
     if (now.counts.viewers === 0) {
       assert.ok(now.ended && now.events === 8, JSON.stringify(now));
-      // The Worker writes the heartbeats of those that hibernate.
+      // The Worker writes the heartbeats of hibernating viewers.
       if (process.env.TRANSPORT !== "hibernating") assert.ok(now.counts.sent >= sent, JSON.stringify(now));
       break;
     }

@@ -1,4 +1,5 @@
-// The demo with keys: a run is for whoever has its link, from the redirect to the cookie, and the same nothing for everybody else.
+// The demo with keys: everybody with a run's link may see it, from the redirect to the cookie, and all others get the
+// same refusal.
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import { launch, skip, visit } from "./lib/browser.mjs";
@@ -54,7 +55,7 @@ test("without a link every run looks the same, whether there is one or not", asy
   }));
   assert.deepEqual(known, unknown);
   assert.deepEqual([known[0], known[1]["cache-control"]], [200, "no-store"]);
-  // Starting a run does not tell either.
+  // Starting a run does not reveal it either.
   const named = await fetch(`${demo.url}/?id=${id}`, { method: "POST", redirect: "manual" });
   const free = await fetch(`${demo.url}/?id=unknown`, { method: "POST", redirect: "manual" });
   assert.deepEqual([named.status, await named.text()], [free.status, await free.text()]);
@@ -107,8 +108,7 @@ describe("in a browser", { skip }, () => {
       await page.click("workflow-run .row .answer:visible");
       await page.click("workflow-run .answer-form button[type=submit]");
       await page.waitForSelector('workflow-run[data-state="completed"][data-connection="ended"]');
-      // By the cookie alone, from the list.
-      // Behind its `#` it names the task whose details are shown.
+      // By the cookie alone, from the list. The part after the `#` names the task whose details are shown.
       const [url] = page.url().split("#");
       await page.goto(demo.url);
       await page.click("#runs a");

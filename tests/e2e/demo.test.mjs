@@ -14,7 +14,7 @@ after(() => demo?.stop());
 
 const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 
-/** Once for all tests that only read: a run that has ended, and what its first viewer saw live. */
+/** Shared by all tests that only read: a run that has ended, and the events that its first viewer saw live. */
 let finished;
 async function finishedRun() {
   finished ??= (async () => {
@@ -155,7 +155,7 @@ describe("the main path", () => {
     assert.equal((await post(`/${id}/event`)).status, 409);
   });
 
-  test("whoever follows the redirect at once is never told 404", async () => {
+  test("a viewer that follows the redirect at once never gets 404", async () => {
     for (let round = 0; round < 50; round += 1) {
       const abort = new AbortController();
       const response = await fetch(demo.url, { method: "POST", body: JSON.stringify(QUICK), signal: abort.signal });
@@ -170,7 +170,7 @@ describe("the main path", () => {
 });
 
 describe("where a viewer begins", () => {
-  test("behind the id of the header, the queries, or at the beginning", async () => {
+  test("after the id of the header, the queries, or at the beginning", async () => {
     const { url, live } = await finishedRun();
     const from = async (query, lastEventId) => (await readAll(url + query, { lastEventId })).map(({ raw }) => raw);
     const all = live.events.map(({ raw }) => raw);
@@ -185,7 +185,7 @@ describe("where a viewer begins", () => {
     assert.deepEqual(await from("?lastEventId=abc", 9), all.slice(9));
   });
 
-  test("from=latest is told only what is new", async () => {
+  test("from=latest gets only new events", async () => {
     const id = await startRun(demo.url);
     const first = await open(`${demo.url}/${id}/sse`);
     await first.until(isWaiting);
@@ -212,7 +212,7 @@ describe("where a viewer begins", () => {
       assert.equal(reset.raw, `event: reset\ndata: {"requested":${beyond},"oldest":1,"head":${last}}\n\n`);
       assert.deepEqual(events.map(({ raw }) => raw), live.events.map(({ raw }) => raw));
     }
-    // Also while it goes on, where silence would look like a run that stands still.
+    // Also while it goes on, when silence would look like a run that stands still.
     const id = await startRun(demo.url);
     const stream = await open(`${demo.url}/${id}/sse`, { lastEventId: 1_000 });
     assert.equal((await stream.next()).json.requested, 1_000);
@@ -238,7 +238,7 @@ describe("where a viewer begins", () => {
     const from = await fetch(`${url}?from=garbage`);
     assert.equal(from.status, 400);
     await isReason(from, /^invalid from: /);
-    // Before it is known whether there is such a run.
+    // Before the demo looks whether there is such a run.
     assert.equal((await fetch(`${demo.url}/unknown/sse`, { headers: { "last-event-id": "abc" } })).status, 400);
   });
 });
@@ -316,7 +316,7 @@ describe("what a browser gets", () => {
     assert.deepEqual([response.status, page, rest], [201, `/${id}`, {}]);
   });
 
-  test("nobody may delete a run", async () => {
+  test("no client may delete a run", async () => {
     const { id, url } = await finishedRun();
     const response = await fetch(`${demo.url}/${id}`, { method: "DELETE" });
     assert.equal(response.status, 401);
@@ -358,9 +358,9 @@ describe("what is refused", () => {
     }
   });
 
-  // A deeply nested value must be refused before anything walks through it, because that would end everything
-  // that the WebAssembly instance does.
-  test("what is nested deeply is 400, and nobody else notices", async () => {
+  // A deeply nested value must be refused before anything walks through it, because that would end the whole
+  // WebAssembly instance.
+  test("a deeply nested body gets 400, and disturbs no other request", async () => {
     const id = await startRun(demo.url);
     const viewer = await open(`${demo.url}/${id}/sse`);
     await viewer.until(isWaiting);

@@ -11,8 +11,8 @@ const RETRY = { initialDelay: 10, maxDelay: 100, multiplier: 1.3 };
 const message = ({ id, type, json }) => ({ id, type, data: json });
 
 /**
- * Reads a stream to its end; resolves to its messages. Of a connection of the mode `sse` that breaks the client makes an
- * error, after which its user begins again where the last messages ended.
+ * Reads a stream to its end; resolves to its messages. When a connection of the mode `sse` breaks, the client throws
+ * an error, and its user begins again where the last messages ended.
  */
 async function follow(url, options = {}) {
   const messages = [];
@@ -25,7 +25,7 @@ async function follow(url, options = {}) {
     });
     try {
       await response.closed;
-      // The last messages are handed out after that.
+      // The client delivers the last messages after that.
       await new Promise((resolve) => setTimeout(resolve, 50));
       return messages;
     } catch (error) {
@@ -36,7 +36,7 @@ async function follow(url, options = {}) {
 
 const MODES = [["long-poll", "long-poll"], ["sse", "sse"], ["the mode it chooses", true]];
 
-/** What every server of a log does. `log` is where it is, with all of its events, and `next` is called once it is followed. */
+/** Tests that every server of a log must pass. `log` is the address of a log with all of its events, and `next` is called once it is followed. */
 function reads(what, begin) {
   describe(what, () => {
     for (const [name, live] of MODES) {

@@ -1,5 +1,6 @@
-// However a run is interrupted, its log is that of the run that was not, and agrees with the
-// platform's own log. Interruptions without a crash; those by `kill -9` are in crash.test.mjs.
+// However a run is interrupted, its log equals that of an undisturbed run, and agrees with the
+// platform's own log. These are interruptions without a crash; crash.test.mjs has those by `kill
+// -9`.
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 
@@ -57,15 +58,15 @@ describe("paused and resumed", () => {
 });
 
 describe("the object", () => {
-  /** Its memory is gone, and so are the connections of the workflow and of viewers. */
+  /** Evicts the object: its memory is gone, and so are the connections of the workflow and of viewers. */
   const goDown = async (run) => {
     const response = await fetch(`${run.url}/rpc/go_down`, { method: "POST" });
     assert.match(await response.text(), /the object goes down/);
   };
 
   test("is evicted while the workflow sleeps and while it waits", async () => {
-    // A connection to it would be in the way, so this is also the proof that the workflow has none
-    // then, which would keep the object in memory and cost for all of the time.
+    // A connection would prevent the eviction. So this also proves that the workflow has none then:
+    // it would keep the object in memory, and cost for all of the time.
     const run = await start(server, [{ do: { name: "a" } }, { sleep: { name: "s", ms: 1000 } }, { wait: { name: "w", type: "go" } }]);
     const object = `alpha/${run.id}`;
     const logged = async (events) => {
@@ -141,7 +142,7 @@ describe("restart()", () => {
   ];
   const withIds = (shown, first = 1) => shown.map((line, index) => `${first + index} ${line}`);
 
-  test("after the end: a client that was told so gets the second run", async () => {
+  test("after the end: a client that got the end gets the second run", async () => {
     const gate = new Gate(server, "restart-1");
     await gate.open();
     const run = await start(server, script(gate));

@@ -1,4 +1,5 @@
-// Whatever the data is, the stream stays a stream: two independent parsers read what was sent.
+// The stream stays valid whatever the data is: two independent parsers read the data that was
+// sent.
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import { createParser } from "eventsource-parser";
@@ -13,7 +14,7 @@ before(async () => {
 });
 after(() => demo?.stop());
 
-/** What is hard for a line-based format, for JSON, or for UTF-8. */
+/** Strings that are hard for a line-based format, for JSON, or for UTF-8. */
 const HOSTILE = {
   "line ends": "a\nb\rc\r\nd\n\n\re",
   "an event of its own": '\n\nid: 999\nevent: completed\ndata: {"kind":"workflow"}\n\n',
@@ -38,7 +39,7 @@ describe("in params, progress and errors", { concurrency: 4 }, () => {
       const [first, ...thrown] = await errors(item);
       assert.equal(first, `nobody can order 0 of ${item}`);
       for (const error of thrown) {
-        // What the platform throws again has the error's class in front, and ends where C ends a text.
+        // An error that the platform throws again begins with its class, and ends at a NUL.
         assert.equal(error.replace(/^NonRetryableError: /, ""), first.split("\0")[0]);
       }
     });
@@ -46,7 +47,7 @@ describe("in params, progress and errors", { concurrency: 4 }, () => {
 });
 
 test("half a surrogate pair becomes a replacement character", async () => {
-  // As JSON escapes: in UTF-8 there is no such thing.
+  // As JSON escapes: UTF-8 cannot express them.
   const body = String.raw`{"workMs":0,"quantity":1,"item":"a\ud83d b\ude00 \udead"}`;
   const response = await fetch(demo.url, { method: "POST", body, redirect: "manual" });
   const { id } = await response.json();
@@ -64,7 +65,7 @@ describe("in an event's payload", () => {
       await stream.until(isWaiting);
       const isText = typeof payload === "string" || payload === null;
       const answered = answer(demo.url, stream.id, { payload: { by: payload } });
-      // `by` is a text or nothing; what is neither would fail the run.
+      // `by` is a string or absent; anything else would fail the run.
       if (!isText) {
         await assert.rejects(answered, /: 400 the /);
         await answer(demo.url, stream.id);
@@ -141,7 +142,7 @@ async function errors(item) {
   return told.map(({ json }) => json.error);
 }
 
-/** An open stream that can be compared, as far as it was read, with what another parser makes of it. */
+/** Follows a stream, and compares the part that was read with another parser's reading. */
 async function followed(id) {
   const stream = await open(`${demo.url}/${id}/sse`);
   stream.id = id;

@@ -24,8 +24,8 @@ test("the object is evicted while viewers watch, and they miss nothing", async (
   for (const viewer of viewers) await viewer.until(waits);
   assert.equal(timesMade(), made + 1);
 
-  // The local runtime evicts an object that has had nothing to do for ten seconds. Nothing can be awaited:
-  // whoever asked the object would wake it.
+  // The local runtime evicts an object that has had nothing to do for ten seconds. Nothing can be awaited: a question
+  // to the object would wake it.
   await wait(14_000);
   await run.event("go");
   for (const viewer of viewers) await viewer.rest();
@@ -52,7 +52,7 @@ test("when the object goes down, streams are cut off and clients get the rest", 
   const viewer = await run.open();
   const { id } = await viewer.until(waits);
   await fetch(`${run.url}/rpc/go_down`, { method: "POST" });
-  // Not an end: that would be a stream without a terminal event.
+  // It is not an end: that would be a stream without a terminal event.
   await assert.rejects(viewer.rest());
   const again = await run.open({ lastEventId: id });
   await run.event("go");
@@ -67,7 +67,7 @@ test("a viewer that leaves is noticed", async () => {
   assert.match(await watched(run), /3/);
   viewers[0].close();
   viewers[1].close();
-  // By a heartbeat at the latest.
+  // With a heartbeat at the latest.
   while (!/1/.test(await watched(run))) await wait(100);
   await run.event("go");
   await viewers[2].until(at("started", "x-1.waitForEvent"));
@@ -83,11 +83,11 @@ test("a socket whose other end is gone without a word is noticed; one on which n
   for (const viewer of [lost, kept]) await viewer.until(waits);
   await fetch(`${dead.url}/rpc/fall_silent`, { method: "POST" });
   const fell = Date.now();
-  // Two pings of 15 seconds, at most. Before, it had heartbeats for ever.
+  // At most two pings of 15 seconds. Without them, the viewer would get heartbeats for ever.
   await assert.rejects(lost.rest());
   assert.ok(Date.now() - fell < 35_000);
 
-  // After a minute an object takes a Worker that asks nothing for gone. This one asks.
+  // After a minute an object considers a Worker that asks nothing to be gone. This one asks.
   await wait(fell + 70_000 - Date.now());
   await quiet.event("go");
   await kept.rest();
@@ -95,7 +95,7 @@ test("a socket whose other end is gone without a word is noticed; one on which n
   assert.equal(kept.events.length, 8);
 });
 
-test("a head start: one who comes back behind what there is, and one who asks for nonsense", async () => {
+test("a head start: a viewer that comes back after the newest event, and one with an invalid position", async () => {
   const run = await start(server, OPS, { workflow: "fragile" });
   const viewer = await run.open();
   await viewer.until(waits);

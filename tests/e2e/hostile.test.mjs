@@ -1,5 +1,5 @@
-// Requests that nobody would make, against every route of the demo Worker and of the axum example: always an
-// answer, never an undocumented 5xx, never a stack, nothing stored, and the stream of somebody else undisturbed.
+// Malformed and odd requests against every route of the demo Worker and of the axum example: always an
+// answer, never an undocumented 5xx, never a stack, nothing stored, and another viewer's stream undisturbed.
 //
 // SEED=n repeats a run, REQUESTS=n makes it longer.
 import assert from "node:assert/strict";
@@ -104,7 +104,7 @@ function decode(text) {
   }
 }
 
-/** Any request, as the bytes of it. `how` is for the message of a failure. */
+/** Returns a random request as its bytes. `how` is for the message of a failure. */
 function request(random, known, prefixes) {
   const method = random.is(0.4) ? "GET" : random.is(0.4) ? "POST" : random.pick(METHODS);
   const id = random.is(0.2) && method !== "POST" && method !== "DELETE" ? known : random.pick(IDS);
@@ -113,7 +113,7 @@ function request(random, known, prefixes) {
     : `${random.pick(prefixes)}/${id}${random.pick(TAILS)}${random.is(0.5) ? `?${random.pick(QUERIES)(random)}` : ""}`;
   const headers = Array.from({ length: random.below(5) }, () => random.pick(HEADERS)(random));
   const hasBody = method !== "GET" && method !== "HEAD" ? random.is(0.8) : random.is(0.05);
-  // A start with a good body and no id would rightly make a run.
+  // A start with a good body and without an id would make a run, rightly.
   const body = hasBody ? Buffer.from(random.pick(BODIES)(random)) : null;
   const framing = body === null ? "none" : random.pick(["length", "length", "chunks", "too short", "slow"]);
   return { method, target, headers, body, framing };
@@ -157,7 +157,7 @@ function send(url, { method, target, headers, body, framing }) {
       setTimeout(() => !socket.destroyed && socket.write(body.subarray(half)), 300);
     } else {
       socket.write(body);
-      // What is missing never comes.
+      // The missing bytes never come.
       if (framing === "too short") setTimeout(() => !socket.destroyed && socket.end(), 500);
     }
   });
@@ -166,7 +166,7 @@ function send(url, { method, target, headers, body, framing }) {
 const shown = ({ method, target, headers, body, framing }) =>
   JSON.stringify({ method, target: target.slice(0, 200), headers: headers.map(([name, value]) => [name.slice(0, 40), value.slice(0, 60)]), body: body?.subarray(0, 80).toString("latin1"), length: body?.length, framing });
 
-/** The documented ones: docs/wire.md. 501 and 505 are the server's own, below any route. */
+/** The documented statuses: docs/wire.md. 501 and 505 are the server's own, below any route. */
 const DOCUMENTED = new Set([503]);
 const BELOW_ROUTES = new Set([501, 505]);
 
@@ -184,14 +184,14 @@ async function attack(url, known, prefixes, context, isTried = () => true) {
       const status = answer.closed ? "closed" : answer.status;
       statuses.set(status, (statuses.get(status) ?? 0) + 1);
       const said = `SEED=${SEED}: ${status} ${(answer.body ?? answer.text).slice(0, 500)} to ${shown(one)}`;
-      // A server may close where what came is no HTTP, or is not all there. And who does not read all of a large body
-      // resets the connection, which may overtake the answer.
+      // A server may close the connection if the request is not HTTP, or is incomplete. A server that does not read
+      // all of a large body resets the connection, which may overtake the answer.
       if (answer.closed) assert.ok(one.framing === "too short" || one.body?.length > 128 * 1024 || !isHttp(one), said);
       else {
         if (status === 201) created.push(one.target.split("?")[0].slice(1));
         if (status === 303) created.push(answer.head.match(/^location: \/([^/]+)/m)[1]);
         assert.ok(status < 500 || DOCUMENTED.has(status) || BELOW_ROUTES.has(status), said);
-        // A page and its script are made of source.
+        // A page and its script contain source code.
         if (!/content-type: text\/(html|javascript|css)/.test(answer.head)) assert.doesNotMatch(answer.body, STACK, said);
         if (status === 405) assert.match(answer.head, /^allow: ./m, said);
         if (status === 503) assert.match(answer.head, /^retry-after: \d+/m, said);
@@ -204,7 +204,7 @@ async function attack(url, known, prefixes, context, isTried = () => true) {
   return created;
 }
 
-/** Whether every server takes it for a request. */
+/** Returns whether every server accepts it as a request. */
 function isHttp({ method, target, headers }) {
   const isLine = /^[A-Z-]{1,100}$/.test(method) && /^[\x21-\x7e]{1,8000}$/.test(target);
   return isLine && headers.every(([, value]) => /^[\t\x20-\x7e]*$/.test(value));
@@ -233,7 +233,7 @@ describe("hostile requests", { concurrency: 1 }, () => {
     await say('"end"');
     await watcher.until(({ json }) => json === "end");
     assert.deepEqual(watcher.events.map(({ json }) => json), [...Array(said).keys(), "end"]);
-    // `201` and `303` are how a log is made here. Nothing else makes one.
+    // Only `201` and `303` make a log here.
     const ids = new Set(["watched", ...created]);
     const files = readdirSync(folder).filter((file) => file.endsWith(".sqlite"));
     assert.deepEqual(files.sort(), [...ids].map((id) => `log-${id.replace(/[A-Z]/g, (letter) => `=${letter.toLowerCase()}`)}.sqlite`).sort());
@@ -246,10 +246,11 @@ describe("hostile requests", { concurrency: 1 }, () => {
     const watcher = await open(`${demo.url}/${known}/sse`);
     await watcher.until(isWaiting);
     const before = watcher.events.length;
-    // The local runtime's own front end, and not the Worker, answers where a body does not come, or the target is no path.
+    // The local runtime's own front end, and not the Worker, answers if a body does not come, or the target is not a
+    // path.
     const reachesWorker = ({ framing, target, body, method }) => framing !== "too short" && target !== "*" && !(method === "GET" && body?.length > 128 * 1024);
     await attack(demo.url, known, [""], context, reachesWorker);
-    // Nothing was told to it, it is not cut, and the run still waits to be answered.
+    // The watched stream got nothing, was not cut, and the run still waits for an answer.
     const again = await open(`${demo.url}/${known}/sse`);
     await again.until(isWaiting);
     assert.equal(again.events.length, before);

@@ -1,5 +1,5 @@
-// The platform's own log of an instance, served by the demo as a user would see it, over `kill -9`:
-// each event once, and the same as plain JavaScript gets of the instance.
+// The platform's own log of an instance, served by the demo, over `kill -9`: each event comes once,
+// and the log is the one that plain JavaScript gets.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 
@@ -17,7 +17,7 @@ before(async () => {
 });
 after(() => server?.stop());
 
-/** Follows a run of `script.mjs` by the platform's log. */
+/** Follows a run of `script.mjs` through the platform's log. */
 const follow = (run) =>
   new Follower({
     get sse() {

@@ -1,5 +1,5 @@
-// A workflow in plain JavaScript, in another Worker, that knows nothing of this library: bound to
-// the Worker in Rust, it can be watched.
+// A workflow in plain JavaScript, in another Worker, that does not use this library. Bound to the
+// Worker in Rust, it can be watched.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 

@@ -1,5 +1,6 @@
-// The platform's own log of an instance, through the library's `subscribe` and `serve_instance_sse`:
-// what plain JavaScript gets of the same instance (`/platform`), each event once.
+// The platform's own log of an instance, through the library's `subscribe` and
+// `serve_instance_sse`: it equals the log that plain JavaScript gets (`/platform`), each event
+// once.
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 
@@ -36,12 +37,12 @@ const to = (type, stepName) => ({ type: of, json }) => of === type && (!stepName
 
 const logged = (type, stepName) => (event) => event.type === type && event.stepName === stepName;
 
-/** As a viewer gets it by default. */
+/** The log as a viewer gets it by default. */
 const redacted = (log) => log.map(({ params, output, ...event }) => event);
 
 const datas = (events) => events.filter(({ type }) => type !== "reset").map(({ json }) => json);
 
-/** Checks that a client that has seen so much gets the rest, and at the end a 204. */
+/** Checks that a client gets the rest after each of these events, and a 204 after the last. */
 async function assertResumes(url, events) {
   const ids = events.map(({ id }) => id);
   for (const position of [0, 1, 2, Math.floor(events.length / 2), events.length - 2]) {
@@ -123,7 +124,7 @@ describe("what is shown", () => {
     assert.deepEqual(await raws("types=step_started"), asked);
     assert.deepEqual(await raws("types=step_started", { lastEventId: all[1].id }), asked);
     assert.deepEqual(await raws("types=step_started,workflow_queued"), of("step_started", "workflow_queued", "workflow_completed"));
-    // What the author leaves out cannot be asked for.
+    // A viewer cannot ask for fields that the author leaves out.
     assert.deepEqual(await raws("show=steps"), of("step_started", "step_completed", "workflow_completed"));
     assert.deepEqual(await raws("show=steps&types=step_started,workflow_started"), asked);
     const { status } = await fetch(`${url}?types=step_started`, { headers: { "last-event-id": `${all.at(-1).id}` } });
@@ -198,7 +199,7 @@ describe("an interrupted run", () => {
     await assertResumes(url, events);
   });
 
-  test("restarted: nobody goes deaf", async () => {
+  test("restarted: no viewer misses events", async () => {
     const { run, gate, url } = await begin();
     const subscribed = json(`${run.url}/subscribe`);
     const live = await open(url);
@@ -224,7 +225,7 @@ describe("an interrupted run", () => {
     assert.equal(restarted, held.length);
     assert.deepEqual(ours.slice(restarted + 1), platform);
 
-    // Who comes back with what it held of the first run.
+    // A client comes back with an id of the first run.
     for (const lastEventId of [held[0], held[3], held.at(-1)]) {
       const [reset, ...events] = await readAll(url, { lastEventId });
       assert.equal(reset.type, "reset");
@@ -234,7 +235,7 @@ describe("an interrupted run", () => {
     await assertResumes(url, second);
   });
 
-  test("restarted after its end: who was told of the end is not told so again", async () => {
+  test("restarted after its end: a viewer that got the end does not get it again", async () => {
     const { run, url } = await begin(() => [{ do: { name: "a" } }, { wait: { name: "w", type: "go", timeout: 60_000 } }]);
     await run.event("go");
     const first = await readAll(url);
@@ -251,13 +252,13 @@ describe("an interrupted run", () => {
   });
 });
 
-test("restarted from a step: what was kept is told again behind a reset", async () => {
+test("restarted from a step: the kept events come again after a reset", async () => {
   const { run, url } = await begin(() => [{ do: { name: "a" } }, { do: { name: "b" } }, { wait: { name: "w", type: "go" } }, { do: { name: "c" } }]);
   await run.event("go");
   const first = await readAll(url);
   await run.ended();
   await json(`${server.url}/alpha/call`, { method: "POST", body: JSON.stringify({ restart: { id: run.id, from: { name: "b" } } }) });
-  // Who was told of the end, who saw what is kept and what is not, and who comes for the first time.
+  // One client got the end, one saw a kept event, one saw an event that is gone, and one is new.
   const held = [first.at(-1), first.find(to("step_completed", "a-1")), first.find(to("step_started", "b-1"))];
   const clients = await Promise.all([...held.map(({ id }) => open(url, { lastEventId: id })), open(url)]);
   await run.event("go");
@@ -274,12 +275,12 @@ test("restarted from a step: what was kept is told again behind a reset", async 
   await assertResumes(url, logs.at(-1));
 });
 
-test("deleted: a viewer is cut off, which is not the end, and then told that it is gone", async () => {
+test("deleted: a viewer is cut off, which is not the end, and then gets 404", async () => {
   const { run, url } = await begin();
   const live = await open(url);
   await live.until(to("attempt_started", "slow-1"));
   await json(`${server.url}/alpha/call`, { method: "POST", body: JSON.stringify({ delete: run.id }) });
-  await live.rest().catch(() => {}); // whether the cut is seen as such depends on the way
+  await live.rest().catch(() => {}); // it depends on the proxies whether the client sees the cut
   assert.equal(live.events.at(-1).type, "attempt_started");
   const { status } = await fetch(url, { headers: { "last-event-id": `${live.events.at(-1).id}` } });
   assert.equal(status, 404);
@@ -324,14 +325,14 @@ test("rolled back", async () => {
   assert.deepEqual([view.ours.state, view.platform.state, view.platform.error], ["failed", "failed", "no"]);
 });
 
-/** A failed attempt without the time of its end, which each observer takes for itself. */
+/** Returns a failed attempt without the time of its end: each observer takes its own. */
 function withoutTime({ ended, ...attempt }) {
   assert.match(ended, /^\d{4}-\d\d-\d\dT[\d:.]+Z$/);
   return attempt;
 }
 
 describe("one view of both logs", () => {
-  /** What the table of `RunView` says is visible in one of the logs only, or differs. */
+  /** Removes what the table of `RunView` documents as visible in only one of the logs, or as different. */
   const shared = ({ state, error, tasks }) => ({
     state,
     error,
@@ -394,7 +395,7 @@ describe("refusals", () => {
     return response;
   };
 
-  test("404 for what is no instance", async () => {
+  test("404 for an unknown instance", async () => {
     for (const id of ["unknown", "a".repeat(101), "%F0%9F%92%A9", "-x"]) {
       await refused(`${server.url}/alpha/${id}/instance`, 404, /no workflow instance/);
     }
@@ -411,7 +412,7 @@ describe("refusals", () => {
     }
   });
 
-  test("405 for what is not read", async () => {
+  test("405 for methods that do not read", async () => {
     for (const method of ["POST", "PUT", "DELETE", "OPTIONS"]) {
       const response = await refused(url, 405, /GET/, { method });
       assert.equal(response.headers.get("allow"), "GET, HEAD");
@@ -425,7 +426,7 @@ describe("refusals", () => {
       assert.deepEqual(reset.json, { requested: lastEventId, oldest: all[0].id, head: null });
       assert.deepEqual(events.map(({ raw }) => raw), all.map(({ raw }) => raw));
     }
-    // The parameter does what the header does.
+    // The parameter does the same as the header.
     const rest = await readAll(`${url}?lastEventId=${all[4].id}`);
     assert.deepEqual(rest.map(({ raw }) => raw), all.slice(5).map(({ raw }) => raw));
   });

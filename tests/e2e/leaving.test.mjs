@@ -1,5 +1,5 @@
-// Viewers who leave, where nothing is written: by the runtime itself, without wrangler's proxies, which hide
-// that a client has gone.
+// Viewers who leave while nothing is written. The runtime runs without wrangler's proxies, which hide that a client
+// has gone.
 import assert from "node:assert/strict";
 import { on } from "node:events";
 import { readFileSync, readdirSync, rmSync } from "node:fs";
@@ -43,8 +43,8 @@ const OPS = [{ do: { name: "a" } }, { wait: { name: "w", type: "go" } }];
 const rpc = async (run, method) => (await fetch(`${run.url}/rpc/${method}`, { method: "POST" })).text();
 
 /**
- * Opens a stream and reads up to this text. Resolves to a function that resets the connection: what a
- * runtime can notice without writing, as the end of a stream of HTTP/2 is.
+ * Opens a stream and reads up to this text. Resolves to a function that resets the connection. A runtime can notice a
+ * reset without a write, like the end of an HTTP/2 stream.
  */
 async function open(url, until) {
   const { hostname, port, pathname } = new URL(url);
@@ -81,14 +81,14 @@ for (const transport of ["direct", "hibernating"]) {
     await kept.until(at("started", "w-1.waitForEvent"));
     assert.equal(await watching(), 2);
     reset();
-    // Not at the next heartbeat.
+    // The runtime notices before the next heartbeat.
     assert.ok((await time(async () => (await watching()) === 1)) < 3_000);
     await run.event("go");
     await kept.rest();
   });
 }
 
-test("strangers who come and go make no relays", async () => {
+test("viewers who come and go cause no relays", async () => {
   const server = await serve({ TRANSPORT: "direct" });
   const run = await start(server, OPS, { workflow: "crowd" });
   for (let stranger = 0; stranger < 40; stranger += 1) {

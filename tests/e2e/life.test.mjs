@@ -1,5 +1,5 @@
-// The JavaScript that lets runs outlive the WebAssembly instance, with an engine and instances that are made up
-// here: what is hard to bring about in the real ones. trap.test.mjs has those.
+// Tests of the JavaScript that lets runs outlive the WebAssembly instance, with fakes of the engine and of the
+// instances: some cases are hard to cause in the real ones. trap.test.mjs has the real ones.
 import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
 import { test } from "node:test";
@@ -19,7 +19,7 @@ async function life() {
   let isDead = false;
   let isToRenew = false;
   const begin = () => module.begin(enter);
-  // As wasm-bindgen's guard: a call after a death goes to a new instance.
+  // Works like wasm-bindgen's guard: a call after a death goes to a new instance.
   const enter = (what) => {
     if (isDead || isToRenew) {
       isDead = isToRenew = false;
@@ -39,7 +39,7 @@ async function life() {
   });
 }
 
-/** A workflow class, as wasm-bindgen makes them, whose `run` this is. */
+/** Makes a workflow class as wasm-bindgen does, with this `run`. */
 function workflow(module, run) {
   class Workflow {
     run(event, step) {
@@ -50,7 +50,7 @@ function workflow(module, run) {
   return new Workflow();
 }
 
-/** An engine: steps run once for each attempt, three times at most. */
+/** An engine: it calls a step once for each attempt, three times at most. */
 function engine() {
   const calls = [];
   const step = {
@@ -86,7 +86,7 @@ test("two instances begin for one that died: none has its predecessor's stack", 
   assert.deepEqual(module.renewed, [2, 2]);
 });
 
-test("what is held ends with the instance, and what was let go of does not", async () => {
+test("held resources end with the instance, and released ones do not", async () => {
   const module = await life();
   const ended = [];
   const writer = (name) => ({ abort: async ({ message }) => ended.push(`${name}: ${message}`) });
@@ -117,7 +117,7 @@ test("a run gets what the engine has answered, in its own order, and the engine 
     const twins = await Promise.all([steps.do("twin", {}, async () => 1), steps.do("twin", {}, async () => 2)]);
     life.push(...twins);
     const { payload } = await steps.waitForEvent("wait", {});
-    // The code of an instance that has died does not go on.
+    // The code of a dead instance does not go on.
     if (life !== lives.at(-1)) return undefined;
     life.push(payload);
     life.push(await steps.do("last", {}, async () => "end"));
@@ -165,7 +165,7 @@ test("code that dies of itself fails its run at the third time", async () => {
     return new Promise(() => {});
   });
   await assert.rejects(deadly.run({}, engine()), DIED);
-  // The first one got an answer from the engine.
+  // The engine answered the first one.
   assert.ok(lives <= 4, `${lives}`);
 });
 

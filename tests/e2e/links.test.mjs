@@ -1,4 +1,5 @@
-// Runs that only those see who have a link: tokens by another implementation, cookies in a real browser, the end of a permission during a run, revocation, and what it costs to be wrong.
+// Runs that are visible only with a link: tokens by another implementation, cookies in a real browser, the end of a
+// permission during a run, revocation, and the answers to wrong tokens.
 import assert from "node:assert/strict";
 import { createHmac, randomBytes } from "node:crypto";
 import http from "node:http";
@@ -16,7 +17,7 @@ const COOKIE = "__Secure-ssetarget";
 
 const now = () => Math.floor(Date.now() / 1000);
 
-/** A token, as any program makes one. */
+/** Signs a token as any program does. */
 function sign(claims, { key = NEW, header = { alg: "HS256", typ: "JWT", kid: "k2" } } = {}) {
   const encode = (part) => Buffer.from(JSON.stringify(part)).toString("base64url");
   const signed = `${encode(header)}.${encode(claims)}`;
@@ -34,7 +35,7 @@ for (const transport of ["direct", "hibernating"]) {
     });
     after(() => server?.stop());
 
-    /** A run that waits `count` times to be told to go on. */
+    /** Starts a run that waits `count` times for an event. */
     const waits = (count) => start(server, Array.from({ length: count }, (_, number) => ({ wait: { name: `w${number}`, type: "go" } })), { workflow: "crowd" });
     const url = (run, path = "sse") => `${server.url}/links/crowd/${run.id}/${path}`;
     const answers = async (id) => (await (await fetch(`${server.url}/crowd/${id}/rpc/answers`, { method: "POST" })).text()).length;
@@ -72,7 +73,7 @@ for (const transport of ["direct", "hibernating"]) {
         for (const id of [run.id, "unknown", "no%20instance", "%FF", "*"]) {
           const path = `${server.url}/links/crowd/${id}`;
           for (const [method, tail, body] of [["GET", "sse"], ["HEAD", "sse"], ["POST", "event", '{"type":"go"}'], ["POST", "session", [headers.authorization ?? ""].flat()[0].slice(7)]]) {
-            // Which is a token to answer, and good for a session.
+            // This token permits answers, and is good for a session.
             if (name === "to answer only" && id === run.id && method === "POST") continue;
             if (tail === "session" && good === body && id === run.id) continue;
             const answer = await raw(method, `${path}/${tail}${query}`, { accept: "text/event-stream", ...headers }, { body });
@@ -83,10 +84,10 @@ for (const transport of ["direct", "hibernating"]) {
         }
       }
       assert.equal(seen.size, 1, [...seen].join("\n"));
-      // An object that nobody asks for ten seconds leaves memory, and forgets what it has answered.
+      // An object without requests for ten seconds leaves memory, and forgets its answers.
       const none = "Ok([])".length;
       assert.ok([before, none].includes(await answers(run.id)), "the run's object was asked");
-      // Objects that are called are there: of the unknown ids there is none that has answered anything.
+      // Calling an object creates it. An object of an unknown id has never answered anything.
       assert.equal(await answers("unknown"), none);
       await run.act("terminate");
     });
@@ -112,13 +113,13 @@ for (const transport of ["direct", "hibernating"]) {
         stream.close();
       }
       assert.equal((await raw("GET", url(run), bearer(sign(claims("tag:customer-7"))))).status, 401);
-      // A query's token, where that is switched on.
+      // Tokens in the query are accepted if that is switched on.
       const queries = url(run).replace("/links/", "/links-in-queries/");
       const stream = await open(`${queries}?token=${sign(claims(run.id))}`);
       assert.equal((await stream.next()).type, "started");
       stream.close();
       assert.equal((await raw("GET", `${queries}?token=${sign(claims(run.id, { exp: now() + 130 }))}`)).status, 401);
-      // Who may answer.
+      // Permission to answer.
       const answer = (token) => raw("POST", url(run, "event"), bearer(token), { body: '{"type":"go"}' });
       assert.equal((await answer(sign(claims(run.id)))).status, 401);
       assert.equal((await answer(made)).status, 200);
@@ -162,7 +163,7 @@ for (const transport of ["direct", "hibernating"]) {
       assert.equal((await raw("POST", url(run, "event"), bearer(sign(claims(run.id, { scope: "watch answer" }))), { body: '{"type":"go"}' })).status, 401);
       const fresh = await open(url(run), { headers: bearer(sign(claims(run.id, { gen: 1 }))) });
       assert.equal((await fresh.next()).type, "started");
-      // The object forgets what is in memory, and not what was revoked. It cannot be evicted while it writes a stream.
+      // The object forgets its memory, but not the revocations. It cannot be evicted while it writes a stream.
       if (transport === "hibernating") await server.evict("CrowdEvents", `crowd/${run.id}`);
       assert.equal((await raw("GET", url(run), bearer(old))).status, 401);
       const again = await open(url(run), { headers: bearer(sign(claims(run.id, { gen: 1 }))) });
@@ -192,7 +193,7 @@ for (const transport of ["direct", "hibernating"]) {
         await run.act("terminate");
       });
 
-      test("relays keep to permissions, too", async () => {
+      test("relays obey permissions too", async () => {
         const run = await waits(3);
         const until = now() + 5;
         const viewers = [];
@@ -229,7 +230,7 @@ for (const transport of ["direct", "hibernating"]) {
         const page = await context.newPage();
         const requests = [];
         page.on("request", (request) => requests.push(request.url()));
-        // A page of the same origin, whatever it is.
+        // Any page of the same origin will do.
         await page.goto(`${server.url}/nothing#t=${sign(claims(run.id, { exp: now() + 4 }))}`);
         const path = `/links/crowd/${run.id}`;
         const tokens = [sign(claims(run.id, { exp: now() + 60 }))];
@@ -247,7 +248,7 @@ for (const transport of ["direct", "hibernating"]) {
         assert.ok(seen.ids.length >= 14, `${seen.ids}`);
         const [cookie] = (await context.cookies(`${server.url}${path}/sse`)).filter(({ name }) => name === COOKIE);
         assert.deepEqual([cookie.path, cookie.httpOnly, cookie.secure, cookie.sameSite], [path, true, true, "Lax"]);
-        // Another run's path gets no cookie, also one that begins like this.
+        // The cookie is not sent for another run's path, not even for one with the same beginning.
         assert.deepEqual((await context.cookies(`${server.url}${path}0/sse`)).map(({ name }) => name), []);
         for (const address of requests) assert.doesNotMatch(address.split("#")[0], /eyJ/, "a token in a request line");
         await context.close();
@@ -270,7 +271,7 @@ for (const transport of ["direct", "hibernating"]) {
         }, `${path}/sse`);
         assert.deepEqual(await follow(), { opened: 0, expired: 0, errors: 1 });
         await page.evaluate(([path, token]) => fetch(`${path}/session`, { method: "POST", body: token }), [path, sign(claims(run.id, { exp: now() + 3 }))]);
-        // It reconnects by itself, once, and is refused.
+        // The EventSource reconnects by itself, once, and is refused.
         assert.deepEqual(await follow(), { opened: 1, expired: 1, errors: 2 });
         await context.close();
         await run.act("terminate");
@@ -293,7 +294,7 @@ test("a Worker whose keys cannot be used says how to make them", async () => {
   }
 });
 
-/** What an object keeps beside its log. */
+/** Returns the rows that an object keeps beside its log. */
 async function rows(server, run) {
   try {
     return await server.sql("CrowdEvents", `crowd/${run.id}`, "SELECT key FROM _cf_KV");
@@ -302,7 +303,7 @@ async function rows(server, run) {
   }
 }
 
-/** In a page: brings its link's token, watches to the end, and renews with `tokens` when it has to. */
+/** Runs in a page: brings its link's token, watches to the end, and renews with `tokens` when needed. */
 async function watch([path, tokens]) {
   const seen = { ids: [], sessions: [], expired: 0 };
   seen.withoutCookie = (await fetch(`${path}/sse`)).status;
@@ -331,7 +332,7 @@ async function watch([path, tokens]) {
   });
 }
 
-/** A request with raw headers; resolves to the whole answer, or with `cut` to its status. */
+/** Sends a request with raw headers. Resolves to the whole answer, or with `cut` to its status. */
 function raw(method, url, headers = {}, { body, cut } = {}) {
   return new Promise((resolve, reject) => {
     const sent = http.request(url, { method, headers, agent: false }, (response) => {

@@ -84,7 +84,7 @@ class Client {
     this.#waiting = [];
   }
 
-  /** Reads until there is no more to come, over as many connections as it takes. */
+  /** Reads until all logs have ended, over as many connections as needed. */
   async rest() {
     for (;;) {
       while (this.#reader && (await this.next()) !== null);
@@ -117,7 +117,7 @@ test("20 runs, killed in the middle and cut now and then: each is exact", { time
   while (total() < 70) assert.ok(await client.next());
   await server.kill();
   await server.start();
-  // Half of them end while nobody is connected, the others later.
+  // Half of the runs end while nobody is connected, the others later.
   const end = async (run) => {
     await run.event("go");
     await run.ended();
@@ -154,7 +154,7 @@ test("from the tail, nothing that comes later is missed", { timeout: 120_000 }, 
   }));
   const client = new Client(runs, { more: "&from=latest" });
   await client.connect();
-  // The position comes first, and a client that is cut off before any event comes back with it.
+  // The position comes first. A client that is cut off before any event comes back with it.
   const position = await Promise.race([client.next(), new Promise((resolve) => setTimeout(resolve, 1000))]);
   assert.equal(position, undefined);
   assert.match(client.lastId, /^m1(\.[0-9a-v]+){3}$/);
@@ -170,7 +170,7 @@ test("from the tail, nothing that comes later is missed", { timeout: 120_000 }, 
   }
 });
 
-test("what cannot be served has a status and a reason", { timeout: 120_000 }, async () => {
+test("requests that cannot be served get a status and a reason", { timeout: 120_000 }, async () => {
   const run = await start(server, [{ do: { name: "a" } }]);
   await run.ended();
   const many = Array.from({ length: 65 }, (_, index) => `r${index}`);
@@ -188,7 +188,7 @@ test("what cannot be served has a status and a reason", { timeout: 120_000 }, as
     assert.match(await response.text(), reason);
   }
   assert.equal((await fetch(url([run]), { method: "POST" })).status, 405);
-  // One that the client has a position in, and that is gone, leaves. Here it was never there, which is the same.
+  // A run in the client's position whose log is gone leaves the stream. Here it never existed, which is the same.
   const known = new Client([run]);
   await known.connect();
   await known.rest();

@@ -10,7 +10,7 @@ import { ensurePython } from "../../scripts/lib/python.mjs";
 
 const { missing, python } = await ensurePython("tests/e2e/lib/prometheus.txt");
 
-/** Runs code, and returns what it prints. */
+/** Runs code, and returns its output. */
 function run(code, input) {
   const { status, stdout, stderr } = spawnSync(python, ["-c", code], { encoding: "utf8", input });
   assert.equal(status, 0, stderr);
@@ -34,7 +34,7 @@ const FORMATS = [
 ];
 
 describe("the counters of a server", { skip: missing }, () => {
-  // Its name is a label's value.
+  // The folder's name is the value of a label.
   const folder = path.join(dataFolder(), 'a "b" \\ c\nd é');
   let server;
   before(async () => {

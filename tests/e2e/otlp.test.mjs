@@ -1,5 +1,5 @@
-// Traces of the demo's runs: compared with the log, as a real receiver and another reader understand them, and sent to
-// receivers that are down, slow, busy or refuse.
+// Traces of the demo's runs: compared with the log, read by a real receiver and another reader, and sent to receivers
+// that are down, slow, busy or refuse.
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { spawnSync } from "node:child_process";
@@ -17,20 +17,20 @@ const FAILS = { ...QUICK, quantity: 0 };
 const hex = (algorithm, ...parts) => parts.reduce((hash, part) => hash.update(part), createHash(algorithm)).digest("hex");
 const uint = (bytes, number) => Buffer.from(BigInt(number).toString(16).padStart(2 * bytes, "0"), "hex");
 
-/** The id of a trace, by Sentry's rule. */
+/** Returns the id of a trace, by Sentry's rule. */
 function traceId(instance) {
   const uuid = /^[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}$/i;
   return uuid.test(instance) ? instance.replaceAll("-", "").toLowerCase() : hex("sha1", instance).slice(0, 32);
 }
 
-/** The id of the span of a task, of one of its attempts, or, without a task, of the run. */
+/** Returns the id of the span of a task, of one of its attempts, or, without a task, of the run. */
 function spanId(trace, task = "", attempt = 0) {
   return hex("sha256", Buffer.from(trace, "hex"), uint(4, attempt), uint(8, 5), "order", task).slice(0, 16);
 }
 
 const nanos = (timestamp) => `${Date.parse(timestamp)}000000`;
 
-/** What the trace of a log has to be: from the events alone, with the rules of docs/trace.md. */
+/** Returns the expected trace of a log: from the events alone, by the rules of docs/trace.md. */
 function expected(instance, events) {
   const trace = traceId(instance);
   const spans = [];
@@ -65,7 +65,7 @@ function expected(instance, events) {
   return spans;
 }
 
-/** The spans of requests, as plain JSON says them. */
+/** Returns the spans of requests as plain JSON. */
 function plain(...bodies) {
   const spans = bodies.flatMap((body) => JSON.parse(body).resourceSpans).flatMap(({ scopeSpans }) => scopeSpans).flatMap(({ spans }) => spans);
   return spans.map((span) => ({
@@ -116,7 +116,7 @@ describe("readers that are not ours", () => {
     return JSON.parse(stdout);
   };
 
-  test("a whole order: rotel has what the log says, and so has the reader in Python", async (t) => {
+  test("a whole order: rotel and the reader in Python agree with the log", async (t) => {
     if (python.missing) return t.skip(python.missing);
     const id = crypto.randomUUID();
     const events = await order(demo.url, id);
@@ -199,7 +199,7 @@ describe("the exporter", () => {
   });
   after(() => Promise.all([demo?.stop(), to?.stop()]));
 
-  /** A run that fails at once, exported to a receiver that behaves like this. Resolves to its events. */
+  /** Exports a run that fails at once to a receiver that behaves like this. Resolves to its events. */
   async function failingRun(id, behave = () => {}) {
     to.requests.length = 0;
     to.behave = behave;
@@ -207,7 +207,7 @@ describe("the exporter", () => {
     return readAll(`${demo.url}/${id}/sse`);
   }
 
-  /** Nothing more comes, and viewers still get the log. */
+  /** Checks that nothing more is sent, and that viewers still get the log. */
   async function isQuiet(id, events, count) {
     await sleep(6_500);
     assert.equal(to.requests.length, count);

@@ -1,4 +1,4 @@
-// A log in a Durable Object of one's own: `SseTarget` over its SQLite, and the suite for stores in there.
+// A log in the user's own Durable Object: `SseTarget` over its SQLite, and the suite for stores in the object.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { harness } from "./lib/harness.mjs";
@@ -26,7 +26,7 @@ test("an object of one's own streams its log, and goes on after it was evicted",
 
   assert.equal(await say("hello"), "Stored(EventId(1))");
   assert.equal(await say("you\nthere"), "Stored(EventId(2))");
-  // Before anybody is connected, which would be in the way.
+  // An object with connections cannot be evicted, so this comes first.
   await server.evict("OwnLog", "room");
 
   const all = await open(`${url}/sse`);
@@ -49,7 +49,7 @@ test("an object of one's own streams its log, and goes on after it was evicted",
   assert.equal((await gone.rest()).length, 4);
 });
 
-test("an object of one's own tells those who are connected, and keeps nothing", async () => {
+test("a user's own object sends to connected viewers, and keeps nothing", async () => {
   const url = `${server.url}/own/lobby`;
   const whisper = (text) => fetch(`${url}/whisper`, { method: "POST", body: text });
   await whisper("nobody hears this");
@@ -67,7 +67,7 @@ test("an object of one's own tells those who are connected, and keeps nothing", 
   // The terminal event ends the stream.
   for (let read = await reader.read(); !read.done; read = await reader.read()) got += Buffer.from(read.value).toString();
   assert.equal(got.replace(/^:\n/gm, ""), 'event: said\ndata: {"text":"psst"}\n\nevent: said\ndata: {"text":"goodbye"}\n\n');
-  // And is not the end for whoever comes next.
+  // It is not the end for the next viewer.
   const next = await fetch(`${url}/whispers`);
   assert.equal(next.status, 200);
   await next.body.cancel();

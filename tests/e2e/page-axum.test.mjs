@@ -1,18 +1,18 @@
-// <workflow-run> on a log that is no workflow's: the spans of the axum example, in a page of the example's origin.
+// <workflow-run> on a log of spans: those of the axum example, in a page of the example's origin.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { serveAxum } from "./lib/axum.mjs";
 import { launch, skip } from "./lib/browser.mjs";
 import { servePage } from "./lib/page-server.mjs";
 
-test("spans of any server are a run, too", { skip }, async () => {
+test("spans of any server are a run too", { skip }, async () => {
   const axum = await serveAxum();
   const files = await servePage();
   const browser = await launch();
   try {
     const started = await fetch(axum.url, { method: "POST", redirect: "manual" });
     const stream = new URL(started.headers.get("location"), axum.url);
-    // Its page has a policy of its own, and does not know this element.
+    // The page's policy does not allow this element.
     const page = await browser.newPage({ bypassCSP: true });
     await page.goto(new URL(stream.pathname.replace(/\/sse$/, ""), axum.url).href);
     await page.evaluate(

@@ -26,7 +26,7 @@ describe("the page in a browser", { skip }, () => {
     return page;
   };
 
-  /** A run of its own, and its page. */
+  /** Makes a run, and opens its page. */
   async function open(events, { fragment = "", page: options, ...runOptions } = {}) {
     number += 1;
     const run = server.run(`run-${number}`, runOptions);
@@ -64,7 +64,7 @@ describe("the page in a browser", { skip }, () => {
     await page.waitForSelector('workflow-run[data-state="completed"][data-connection="ended"]');
     await row(page, "nap-1.sleep", "stopped");
     assert.equal(await page.title(), `Completed: run-${number}`);
-    // Nothing is said twice, and the end comes last.
+    // Nothing is announced twice, and the end comes last.
     const states = await told();
     assert.deepEqual([...new Set(states)], states);
     assert.equal(states.at(-1), "completed completed ended");
@@ -108,7 +108,7 @@ describe("the page in a browser", { skip }, () => {
     await page.close();
   });
 
-  test("a wait is answered on its row, and what is no JSON is not sent", async () => {
+  test("a wait is answered on its row, and invalid JSON is not sent", async () => {
     const s = new Script(Date.now() - 5000).begin();
     const wait = s.task("ask", { kind: "waitForEvent", eventType: "approval", until: s.at(3_600_000) });
     const { run, page } = await open(s.events, { answers: true });
@@ -178,7 +178,8 @@ describe("the page in a browser", { skip }, () => {
       await row(page, "while the server was down-1", "completed");
       const ids = await page.evaluate(() => document.querySelector("workflow-run").view.tasks.map(({ taskId }) => taskId));
       assert.deepEqual(ids, ["before the cut-1", "during the cut-1", "while the server was down-1"]);
-      // The browser gives up at such an answer, so the element asks by itself, and says why.
+      // The browser gives up at such an answer, so the element asks by itself, and shows the
+      // reason.
       run.refuse = 500;
       run.cut();
       await page.waitForSelector("workflow-run .banner:has-text('The server answered 500; next try in')");
@@ -280,7 +281,7 @@ describe("the page in a browser", { skip }, () => {
     await row(next, "second-1", "completed");
     assert.equal(await next.locator("workflow-run .row[data-task]:visible").count(), 1);
     assert.match(await next.textContent("workflow-run .of"), /run 2/);
-    // The log is thrown away, and begins anew.
+    // The log is deleted and begins again.
     run.cut();
     run.events = [];
     for (const [type, data] of again.events) run.add(type, data);
@@ -338,7 +339,7 @@ describe("the page in a browser", { skip }, () => {
     run.cut();
     await page.waitForSelector('workflow-run[data-connection="expired"]');
     await page.waitForSelector("workflow-run .banner:has-text('has run out')");
-    // Everything that was shown is still there.
+    // Everything is still shown.
     await row(page, "two-1", "completed");
     await page.close();
   });
@@ -398,14 +399,14 @@ describe("the page in a browser", { skip }, () => {
     });
     await stream(run, s, 5000);
     await page.waitForFunction(() => document.querySelector("workflow-run").view.taskCount === 5000);
-    // It follows: the last row can be seen.
+    // The page follows: the last row is visible.
     await row(page, "step-5000", "completed");
-    // Hidden: nothing is drawn, nothing is lost.
+    // While the page is hidden, nothing is drawn and nothing is lost.
     await page.evaluate(() => {
       Object.defineProperty(document, "hidden", { configurable: true, get: () => true });
       document.dispatchEvent(new Event("visibilitychange"));
     });
-    // What was about to be drawn still is: this tab is not hidden in truth.
+    // A pending drawing still happens, because the tab is not really hidden.
     await page.waitForTimeout(500);
     await stream(run, s, 200);
     await page.waitForFunction(() => document.querySelector("workflow-run").view.taskCount === 5200);
@@ -533,7 +534,7 @@ describe("the page in a browser", { skip }, () => {
     for (let n = 0; n < 400; n += 1) s.step("step", 1);
     const { page } = await open(s.events);
     await row(page, "step-400", "completed");
-    // Wherever it is scrolled to, there is a row that Tab leads to.
+    // At any scroll position Tab leads to a row.
     await page.focus("workflow-run .row[tabindex='0']");
     await page.evaluate(() => shadow(".scroller").scrollTo(0, 0));
     await row(page, "step-1", "completed");
@@ -547,7 +548,7 @@ describe("the page in a browser", { skip }, () => {
     await page.close();
   });
 
-  test("a screen reader is told the state and the failures, and little else", async () => {
+  test("a screen reader announces the state and the failures, and little else", async () => {
     const s = new Script(Date.now()).begin();
     const { run, page } = await open(s.events);
     await page.evaluate(() => {
@@ -567,7 +568,7 @@ describe("the page in a browser", { skip }, () => {
     await page.close();
   });
 
-  test("works anywhere in anybody's page, and tells it what happens", async () => {
+  test("works anywhere in any page, and notifies it of events", async () => {
     const run = server.run("embedded");
     const s = new Script(Date.now()).begin();
     for (const [type, data] of s.events) run.add(type, data);
@@ -588,7 +589,7 @@ describe("the page in a browser", { skip }, () => {
     assert.equal(await page.evaluate(() => document.querySelector("workflow-run").showTask("step-1")), true);
     assert.equal(await page.evaluate(() => document.querySelector("workflow-run").showTask("other")), false);
     assert.equal(new URL(page.url()).hash, "");
-    // It can be moved, and taken away: then nothing is connected.
+    // The element can be moved. Once removed, it has no connection.
     await page.evaluate(() => document.body.prepend(document.querySelector("workflow-run")));
     await page.waitForSelector('workflow-run[data-connection="live"]');
     await page.evaluate(() => document.querySelector("workflow-run").remove());
@@ -598,7 +599,7 @@ describe("the page in a browser", { skip }, () => {
   });
 });
 
-/** Adds steps in pieces, as they arrive from a run that is busy. */
+/** Adds steps in pieces, as they arrive from a busy run. */
 async function stream(run, script, steps, name = "step") {
   for (let n = 0; n < steps; n += 25) {
     const from = script.events.length;

@@ -1,4 +1,4 @@
-// <workflow-run> on the demo: a run whose server is killed in the middle, followed on one page.
+// <workflow-run> on the demo: one page follows a run whose server is killed in the middle.
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import { launch, skip, visit } from "./lib/browser.mjs";
@@ -11,7 +11,7 @@ describe("the demo's page", { skip }, () => {
   let browser;
   before(async () => {
     demo = await serve();
-    // A restarted server has another port; to the browser it has to be the same.
+    // A restarted server has another port; the browser needs a stable one.
     relay = await relayTo(() => demo.url);
     browser = await launch();
   });
@@ -31,7 +31,7 @@ describe("the demo's page", { skip }, () => {
     });
     await demo.restart();
     relay.cut();
-    // What brings an instance back whose engine was killed: an event of any type.
+    // An event of any type starts an instance again whose engine was killed.
     const woken = await fetch(`${demo.url}/${id}/event`, { method: "POST", headers: { "content-type": "application/json" }, body: '{"type":"wake-up"}' });
     assert.ok(woken.ok, await woken.text());
     await page.waitForSelector('workflow-run .row[data-task="wait for approval-1.waitForEvent"] .answer:visible', { timeout: 60_000 });

@@ -1,4 +1,5 @@
-// <workflow-run> for everybody: axe, contrast measured from the live document, forced colours, motion, phones and zoom.
+// Accessibility of <workflow-run>: axe, contrast measured in the live document, forced colours, motion, phones and
+// zoom.
 import assert from "node:assert/strict";
 import { createRequire } from "node:module";
 import { readFileSync } from "node:fs";
@@ -23,7 +24,7 @@ describe("the page for everybody", { skip }, () => {
     await server?.kill();
   });
 
-  /** The page of an order, in one of its states. `state` may be one of the connection, too. */
+  /** Opens the page of an order in one of its states. `state` may also be one of the connection. */
   async function show(state, options) {
     const id = `${state}-run`;
     if (state !== "unknown") {
@@ -45,7 +46,7 @@ describe("the page for everybody", { skip }, () => {
       test(`axe finds nothing, and contrast is enough: ${colorScheme}, ${viewport.width} pixels wide`, async () => {
         for (const state of ["live", "waiting", "failed", "done", "empty", "unknown", "refused"]) {
           const page = await show(state, { colorScheme, viewport });
-          // Before axe: it adds a style of its own, which the policy forbids.
+          // This check comes before axe, which adds a style that the policy forbids.
           if (!["unknown", "refused"].includes(state)) page.isClean();
           await clean(page, `${state}, ${colorScheme}`);
           if (state === "waiting") {
@@ -72,7 +73,7 @@ describe("the page for everybody", { skip }, () => {
     }
   }
 
-  test("forced colours: bars, progress, and what is pressed or chosen can be seen", async () => {
+  test("forced colours: bars, progress, and pressed or chosen controls are visible", async () => {
     for (const colorScheme of ["light", "dark"]) {
       const page = await show("live", { colorScheme, viewport: WIDE, forcedColors: "active" });
       await page.click('workflow-run [data-task="charge card-1"]');
@@ -106,7 +107,7 @@ describe("the page for everybody", { skip }, () => {
     await page.close();
   });
 
-  test("nothing moves for those who want it so", async () => {
+  test("nothing moves for users who prefer reduced motion", async () => {
     const moving = (page) => page.evaluate(() => document.querySelector("workflow-run").shadowRoot.getAnimations({ subtree: true }).length + [...document.querySelector("workflow-run").shadowRoot.querySelectorAll("*")].flatMap((node) => node.getAnimations()).length);
     const page = await show("live", { viewport: WIDE, reducedMotion: "reduce" });
     assert.equal(await moving(page), 0);
@@ -171,7 +172,7 @@ describe("the page for everybody", { skip }, () => {
   });
 });
 
-/** Asserts that axe finds nothing and that what is drawn can be told from what is behind it. */
+/** Asserts that axe finds nothing and that all drawn parts contrast with their background. */
 async function clean(page, what) {
   await page.waitForTimeout(150);
   await page.evaluate(AXE);
@@ -182,7 +183,7 @@ async function clean(page, what) {
   assert.deepEqual(low, [], `${what}: of ${texts} texts and ${shapes} shapes`);
 }
 
-/** Runs in the page: the contrast of each text and of each bar, icon and border of a field with what is behind it. */
+/** Runs in the page: measures the contrast of each text, bar, icon and border of a field with its background. */
 function measureContrast() {
   const TEXT = 4.5;
   const SHAPE = 3;

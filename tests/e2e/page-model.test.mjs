@@ -1,4 +1,4 @@
-// What the page computes, without a browser.  node --test tests/e2e/page-model.test.mjs
+// The page's model, without a browser.  node --test tests/e2e/page-model.test.mjs
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
@@ -15,7 +15,7 @@ import { DAY, Script, bigSnapshot, order } from "./lib/page-runs.mjs";
 const FOLDER = new URL("../../src/page/", import.meta.url);
 const END = Date.UTC(2026, 10, 24, 12);
 
-test("what is served is what the sources give, and is small", () => {
+test("the served files agree with the sources, and are small", () => {
   let [run, runs] = [0, 0];
   for (const [name, text] of Object.entries(made())) {
     assert.equal(readFileSync(new URL(name, FOLDER), "utf8"), text, `${name}: run node scripts/page.mjs`);
@@ -27,12 +27,12 @@ test("what is served is what the sources give, and is small", () => {
   assert.ok(runs <= 12 * 1024, `${runs} bytes of the list of runs after gzip`);
 });
 
-test("the module can be imported where there is no document, and defines nothing there", async () => {
+test("the module can be imported without a document, and defines nothing there", async () => {
   const { WorkflowRun } = await import("../../src/page/workflow-run.js");
   assert.equal(typeof WorkflowRun, "function");
 });
 
-test("events make what RunView makes of them", () => {
+test("events give the same view as RunView", () => {
   const runs = JSON.parse(readFileSync(new URL("../page/folds.json", import.meta.url), "utf8"));
   for (const { name, events, view } of runs) {
     assert.deepEqual(flat(fold(events)), view, name);
@@ -92,7 +92,7 @@ test("an event that was applied before changes nothing", () => {
   assert.deepEqual(run.view, before);
 });
 
-test("reset begins anew, and shows tasks whose beginning is lost", () => {
+test("reset starts over, and shows tasks whose beginning is lost", () => {
   const run = fold(order(END));
   assert.equal(run.apply("reset", { requested: 40, oldest: 5, head: 9 }, null), null);
   assert.deepEqual(run.lost, { requested: 40, oldest: 5, head: 9 });
@@ -102,7 +102,7 @@ test("reset begins anew, and shows tasks whose beginning is lost", () => {
   assert.equal(run.cursor, 5);
 });
 
-test("what the run does is said even if it only waits or sleeps, or has no workflow", () => {
+test("the run's activity is shown even if it only waits or sleeps, or has no workflow", () => {
   const s = new Script(END).begin();
   assert.equal(fold(s.events).phase, "running");
   const nap = s.task("nap", { kind: "sleep" });
@@ -146,7 +146,7 @@ test("a snapshot may be nested deeply", () => {
 
 // ------------------------------------------------------------------ the rows
 
-test("rows are in the order of the tree, and hidden inside of what is collapsed", () => {
+test("rows are in the order of the tree, and hidden inside of collapsed groups", () => {
   const run = fold(order(END));
   const rows = new Rows();
   rows.clear();
@@ -172,7 +172,7 @@ test("rows that are added one by one are those of the whole tree", () => {
   }
 });
 
-test("a task that begins at the end does not make the list anew", () => {
+test("a task that begins at the end does not rebuild the list", () => {
   const run = new Run();
   const rows = new Rows();
   const s = new Script(END).begin();
@@ -203,7 +203,7 @@ test("a filter keeps what matches, and the groups around it", () => {
 
 // ------------------------------------------------------------------ the axis
 
-test("long idle time is folded, the longest first, as long as it is more than 5 % of what is left", () => {
+test("long idle time is folded, the longest first, as long as it is more than 5 % of the rest", () => {
   const gap = (from, to) => ({ from: from * 1000, to: to * 1000 });
   assert.deepEqual(foldsOf(0, 100_000, [gap(10, 19)]), []);
   assert.deepEqual(foldsOf(0, 100_000, [gap(10, 30)]), [gap(10, 30)]);
@@ -240,7 +240,7 @@ test("a gap that is open goes on until now", () => {
   assert.equal(run.activity.gaps.length, gaps.length - 1);
 });
 
-test("an axis is monotonic, and leaves most of its width to what happens", () => {
+test("an axis is monotonic, and leaves most of its width to activity", () => {
   const run = fold(order(END, { until: "done" }));
   const folds = foldsOf(run.from, run.to, run.activity.until(run.to));
   assert.equal(folds.length, 2);
@@ -276,7 +276,7 @@ test("a bar has a segment for each attempt, and not too many", () => {
   assert.deepEqual(looks("charge card-1"), ["attempt", "attempt", "completed"]);
   assert.deepEqual(looks("hand over-1"), ["attempt", "attempt", "attempt"]);
   assert.deepEqual(looks("tell the customer-1"), ["stopped"]);
-  // The log says a moment after the last attempt that it was the last.
+  // The log says only a moment after the last attempt that it was the last.
   const late = new Script(END).begin();
   const task1 = late.task("late");
   late.wait(20).failAttempt(task1, 1, "no").wait(20).fail(task1, "no", { attempt: 1 });
@@ -347,7 +347,7 @@ function fold(events) {
   return run;
 }
 
-/** In the form of `RunView`: one list of tasks. */
+/** Returns the view in the form of `RunView`: one list of tasks. */
 function flat(run) {
   const { tasks, taskCount, id, workflow, ...view } = run.view;
   return { ...view, tasks: run.tasks.map(taskView) };

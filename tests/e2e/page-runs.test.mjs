@@ -1,5 +1,5 @@
-// <workflow-runs>, the table of all runs: its list and its estimates as pure code, and the element in a real browser with 10,000
-// runs, against a server of its own.
+// <workflow-runs>, the table of all runs: its list and its estimates without a browser, and the element in a real
+// browser with 10,000 runs, against a server of its own.
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { createServer } from "node:http";
@@ -38,7 +38,7 @@ describe("the list", () => {
     assert.deepEqual(ids(), [1, 5, 4, 2]);
   });
 
-  test("says what remains of a run, where there is something to say", () => {
+  test("shows the remaining time of a run, if it is known", () => {
     const typical = { medianMs: 120_000, lowMs: 60_000, highMs: 240_000 };
     const entry = { state: "running", started: START };
     assert.equal(remainsOf(entry, typical, START + 150_000), "up to 1.5 min");
@@ -62,7 +62,7 @@ describe("the table in a browser", { skip }, () => {
     }
   });
 
-  /** A server of a list, and a page with the table. */
+  /** Starts a server of a list, and opens a page with the table. */
   async function serveRuns(runs, { typical = null } = {}) {
     const state = { runs: new Map(runs.map((each) => [each.id, each])), log: [], streams: new Set(), refuse: null, asked: [] };
     const frame = ({ id, type, data }) => `id: ${id}\nevent: ${type}\ndata: ${JSON.stringify(data)}\n\n`;
@@ -139,7 +139,7 @@ describe("the table in a browser", { skip }, () => {
     assert.ok((await page.evaluate(() => table.shadowRoot.querySelectorAll(".row").length)) <= MOST_ROWS);
     assert.equal((await page.evaluate(() => shown()))[0], "run-09999");
     assert.equal(await page.evaluate(() => inTable(".row a").getAttribute("href")), "/run-09999");
-    // From end to end.
+    // Scrolling from end to end.
     for (const part of [0.4, 1]) {
       await page.evaluate((at) => (inTable(".scroller").scrollTop = at * inTable(".scroller").scrollHeight), part);
       await page.waitForTimeout(200);
@@ -155,7 +155,7 @@ describe("the table in a browser", { skip }, () => {
     await page.fill("workflow-runs input", "");
     await page.click("workflow-runs button:has-text('All')");
     await page.waitForFunction(() => inTable("[role=grid]").getAttribute("aria-rowcount") === "10001");
-    // Live: one begins, and is the first.
+    // A live run begins, and is the first.
     const now = new Date().toISOString();
     served.put({ ...run(20_000), id: "new", state: "running", started: now, ended: undefined, percent: 40, tags: ["red"] });
     await page.waitForFunction(() => shown()[0] === "new");
@@ -188,7 +188,7 @@ describe("the table in a browser", { skip }, () => {
     await page.waitForFunction(() => table.runs.length === 4);
     const streams = served.asked.filter((asked) => asked.startsWith("/runs/sse"));
     assert.deepEqual(streams, ["/runs/sse?lastEventId=1", "/runs/sse?lastEventId=1"]);
-    // A change is lost with the log.
+    // A change that the client misses because the log was deleted.
     served.state.runs.delete("run-00001");
     for (const stream of served.state.streams) stream.write('event: reset\ndata: {"requested":2,"oldest":null,"head":null}\n\n');
     await page.waitForFunction(() => table.runs.length === 3);
@@ -196,7 +196,7 @@ describe("the table in a browser", { skip }, () => {
     await served.stop();
   });
 
-  test("hostile strings are text, and who may not see the runs is told so", { timeout: 60_000 }, async () => {
+  test("hostile strings are text, and viewers without permission get a message", { timeout: 60_000 }, async () => {
     const evil = `<img src=//evil.example/x onerror="document.title='owned'">`;
     const served = await serveRuns([run(1, { id: `${evil}\ud800`, task: "\u202egnp.exe", error: "x".repeat(100_000), state: evil, tags: [evil] }), run(2, { id: "javascript:alert(1)" })]);
     const page = await open(served.url);

@@ -37,7 +37,7 @@ describe("in a step", () => {
     assertAgrees(events, await run.platform());
   });
 
-  test("is a failed attempt without events, too", async () => {
+  test("is a failed attempt without events too", async () => {
     const attempts = [{ panic: "at once" }, { panicLater: "after an await" }];
     const run = await start(server, [{ do: { name: "a", attempts, retries } }], { wrapped: false });
     const { state, output } = await run.ended();
@@ -138,7 +138,8 @@ describe("in an object of the Worker", () => {
         assert.equal(response.status, 500);
         await response.body?.cancel();
       }
-      // A counter in the object's memory: it counted what panicked, and was not begun anew.
+      // A counter in the object's memory: it counted the panicking requests, so the object was not
+      // restarted.
       assert.equal((await json(`${server.url}/gate/${panicking.name}/status`)).requests, 7);
 
       await gate.open();

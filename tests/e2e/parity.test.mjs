@@ -1,5 +1,5 @@
-// The same calls to the platform's API in JavaScript and in Rust, in the same run, result by result:
-// a table, and no line of it may differ.
+// Makes the same calls to the platform's API in JavaScript and in Rust, in the same run, and
+// compares each result: a table in which no line may differ.
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 
@@ -19,8 +19,8 @@ after(async () => {
 });
 
 /**
- * Does the same on all sides, and compares what comes of it. `check` says what must come of it, so
- * that it is not the same by being wrong alike.
+ * Does the same on all sides, and compares the results. `check` asserts the expected result, so
+ * that all sides being wrong alike fails too.
  */
 function same(name, act, check, only = Object.keys) {
   test(name, async ({ fullName }) => {
@@ -40,7 +40,7 @@ function same(name, act, check, only = Object.keys) {
 
 let number = 0;
 
-/** As `same`, for an instance that does these ops: its end, the platform's log of it, and what was recorded. */
+/** Does the same for an instance that runs these ops: compares its end, the platform's log of it, and the records. */
 function sameRun(name, ops, check, { drive, records = 0 } = {}) {
   const id = `run-${(number += 1)}`;
   const act = async (side) => {
@@ -52,7 +52,7 @@ function sameRun(name, ops, check, { drive, records = 0 } = {}) {
   same(name, act, check);
 }
 
-/** The order of what happens at the same time is not compared. */
+/** Sorts the events of concurrent steps, whose order is not compared. */
 function concurrent(ops, platform) {
   if (!/join"/i.test(JSON.stringify(typeof ops === "function" ? ops("") : ops))) return platform;
   const plain = platform.map(({ eventId, ...event }) => event);
@@ -100,7 +100,7 @@ describe("a step", { concurrency: 4 }, () => {
     "whose delays are chosen by attempt and error",
     (record) => [step("a", { record, attempts: [{ fail: "one" }, { typeError: "two" }], retries: constant(5, [20, 0]), timeout: "1 minute" })],
     ({ records, platform }) => {
-      // The delay is left out of the config, since a function has it.
+      // The config is compared without the delay, because a delay may be a function.
       const config = { retries: { limit: 5, backoff: "constant" }, timeout: "1 minute" };
       const ctx = (attempt) => ({ step: { name: "a", count: 1 }, attempt, config });
       assert.deepEqual(records, [
@@ -161,7 +161,7 @@ describe("a step's stream", { concurrency: 4 }, () => {
   for (const how of ["fail", "panic", "panicLater"]) {
     sameRun(`ends with: ${how}`, [step("a", { stream: { chunks: [10], fail: { [how]: "cut" } }, retries: none })], ({ status, error }) => {
       assert.equal(status, "errored");
-      // The platform does not say why.
+      // The platform does not give the reason.
       assert.match(error.message, /the step "a" returned an invalid ReadableStream output/);
     });
   }
@@ -238,7 +238,7 @@ describe("a rollback", { concurrency: 4 }, () => {
     ({ platform }) => assert.equal(of(platform, "rollback_started").length, 1),
   );
 
-  // The local engine hands on the very stream that the run got, which has been read.
+  // The local engine returns the same stream that the run got, which has been read.
   sameRun("cannot be called with a stream", (record) => [step("a", { stream: { chunks: [5, 6] }, rollback: { retries: none }, record }), { fail: "enough" }], ({ records, platform }) => {
     assert.deepEqual(undone(records), []);
     assert.equal(of(platform, "rollback_step_errored").length, 1);
@@ -364,7 +364,7 @@ describe("the workflow's class", { concurrency: 4 }, () => {
   sameRun("panics", [{ panic: "oh" }], ({ error }) => assert.deepEqual(error, { name: "Error", message: "panicked: oh" }));
 });
 
-/** As `same`, for calls after another: a list of what each came to. */
+/** Does the same for calls one after another, and compares the list of their results. */
 function sameCalls(name, calls, check) {
   const act = async (side) => {
     const results = [];
@@ -464,7 +464,7 @@ describe("an instance", { concurrency: 4 }, () => {
 });
 
 describe("restart", { concurrency: 4 }, () => {
-  /** Runs to its end, then from there once more: which steps ran, and what the platform says. */
+  /** Runs to the end, then once more from this step: compares which steps ran, and the platform's log. */
   function sameRestart(name, from, ran) {
     const id = `restart-${(number += 1)}`;
     const ops = [step("a", { record: id }), step("a", { record: id }), { sleep: { name: "a", ms: 10 } }, step("b", { record: id }), { wait: { name: "w", type: "go" } }, step("c", { record: id })];
@@ -496,7 +496,7 @@ describe("restart", { concurrency: 4 }, () => {
   });
 });
 
-/** It has begun to wait. */
+/** Waits until it has begun to wait. */
 function begun(side, id) {
   return side.platform(id, "wait_started");
 }

@@ -1,4 +1,4 @@
-// Asking for ten thousand runs that do not exist must store nothing.
+// Requests for ten thousand runs that do not exist must store nothing.
 import assert from "node:assert/strict";
 import { existsSync, readdirSync, statSync } from "node:fs";
 import path from "node:path";
@@ -12,7 +12,8 @@ const CONCURRENCY = 50;
 
 let demo;
 before(async () => {
-  // In memory where there is such a folder: the local runtime makes files for every object it wakes.
+  // Uses a folder in memory if there is one: the local runtime makes files for every object it
+  // wakes.
   const parent = existsSync("/dev/shm") ? "/dev/shm" : undefined;
   demo = await serve({ parent, env: { X_LOCAL_OBSERVABILITY: "false" } });
 });
@@ -27,7 +28,7 @@ test("probing unknown ids stores nothing", { timeout: 600_000 }, async (context)
   const probe = async () => {
     while (next < PROBES) {
       const number = next++;
-      // Every way to ask, for a viewer who guesses knows of positions too.
+      // Every form of request, because a viewer who guesses ids may guess positions too.
       const [query, headers] = [["", {}], ["?from=latest", {}], ["?lastEventId=3", {}], ["", { "last-event-id": "3" }]][number % 4];
       const response = await fetch(`${demo.url}/probe-${number}/sse${query}`, { headers });
       const answered = [response.status, await response.text()];
@@ -36,19 +37,20 @@ test("probing unknown ids stores nothing", { timeout: 600_000 }, async (context)
   };
   await Promise.all(Array.from({ length: CONCURRENCY }, probe));
 
-  // What there was before goes on.
+  // The existing run goes on.
   await answer(demo.url, known);
   const after = await open(`${demo.url}/${known}/sse`, { lastEventId: before.events.at(-1).id });
   await after.until(isTerminal);
 
   const events = objects("do", "WorkflowEvents");
   const [logs, others] = [events.filter(({ tables }) => "events" in tables), events.filter(({ tables }) => !("events" in tables))];
-  // The run's own log: this would find one if there were more.
+  // The log of the existing run: this check would find further logs.
   assert.equal(logs.length, 1);
   assert.equal(logs[0].tables.events, after.events.at(-1).id);
-  // Of what is left, Miniflare keeps the object's name in a table of its own; nothing is ours.
+  // In the remaining files Miniflare keeps the object's name in a table of its own. The library has
+  // no table there.
   for (const { tables } of others) assert.deepEqual(Object.keys(tables).filter((name) => !name.startsWith("__miniflare")), []);
-  // And no probe reached the workflow's engine, which would keep it in memory.
+  // No request reached the workflow's engine, which would keep it in memory.
   assert.equal(objects("workflows", "order").length, 1);
 
   const size = ({ length }, bytes) => `${length} files, ${bytes} bytes`;
@@ -56,7 +58,7 @@ test("probing unknown ids stores nothing", { timeout: 600_000 }, async (context)
   context.diagnostic(`made by the local runtime itself: ${size(others, sum(others))} of objects without a row of ours`);
 });
 
-/** The SQLite files of one kind of object: their size and the rows in each table. */
+/** Returns the SQLite files of one kind of object: their size and the rows in each table. */
 function objects(kind, name) {
   const kinds = path.join(demo.state, "v3", kind);
   const folder = path.join(kinds, readdirSync(kinds).find((entry) => entry.endsWith(name)));

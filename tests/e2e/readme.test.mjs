@@ -1,11 +1,12 @@
-// The README's own Worker, made in an empty folder outside the repository, built and run.
-// `npm test -- native` runs its native test.
+// Builds and runs the README's own Worker in an empty folder outside the repository. `npm test --
+// native` runs its native test.
 import assert from "node:assert/strict";
-import { rm } from "node:fs/promises";
+import { readFile, rm, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { after, before, test } from "node:test";
 
-import { buildFolder } from "../../scripts/lib/build.mjs";
+import { README_GZIP_AT_MOST, README_WITHOUT_PAGE_GZIP_AT_MOST } from "../../bench/lib/scenarios.mjs";
+import { buildFolder, gzipSize } from "../../scripts/lib/build.mjs";
 import { readmeCrate } from "../../scripts/lib/readme.mjs";
 import { at } from "../../scripts/lib/run.mjs";
 import { readAll } from "./lib/sse.mjs";
@@ -50,4 +51,22 @@ test("the Worker of the README runs its workflow and streams it", async () => {
   assert.match(await page.text(), /<workflow-run /);
   const snapshot = await fetch(`${server.url}/${id}`, { headers: { accept: "application/json" } });
   assert.equal((await snapshot.json()).state, "completed");
+});
+
+test("the Worker of the README is small, with the page and without", { timeout: 900_000 }, async (context) => {
+  const withPage = gzipSize(folder);
+  assert.ok(withPage <= README_GZIP_AT_MOST, `${withPage} bytes after gzip`);
+
+  const code = path.join(folder, "src/lib.rs");
+  const text = await readFile(code, "utf8");
+  assert.ok(text.includes(".page().snapshots()"));
+  await writeFile(code, text.replace(".page().snapshots()", ""));
+  // Not under the running server.
+  await server.stop();
+  server = undefined;
+  await buildFolder(folder, { CARGO_TARGET_DIR: at("target") });
+  const without = gzipSize(folder);
+  context.diagnostic(`${withPage} bytes after gzip with the page, ${without} without`);
+  assert.ok(without <= README_WITHOUT_PAGE_GZIP_AT_MOST, `${without} bytes after gzip`);
+  assert.ok(without < withPage - 25_000, "the page's files are in a Worker that does not serve it");
 });

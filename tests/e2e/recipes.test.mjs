@@ -25,7 +25,7 @@ test("the agent thinks, calls its tools, and streams its words", async () => {
   const words = events.filter(({ type, json }) => type === "progress" && json.taskId === "think-3").map(({ json }) => json.message);
   assert.equal(words.at(-1), "Your parcel is in Utrecht and arrives in 2 days.");
   assert.ok(words.length > 1, "the words come one after the other");
-  // Each report has what the one before had, and more.
+  // Each report begins with the one before it.
   words.slice(1).forEach((later, index) => assert.ok(later.startsWith(words[index]) && later.length > words[index].length));
 
   const snapshot = await (await fetch(`${server.url}/agents/${id}`, { headers: { accept: "application/json" } })).json();

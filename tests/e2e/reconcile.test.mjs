@@ -1,4 +1,4 @@
-// A run whose log cannot be reached at its end: once it can be, the platform's own log says what is missing.
+// A run whose log cannot be reached at its end: afterwards the missing events are added from the platform's own log.
 import assert from "node:assert/strict";
 import { after, afterEach, before, test } from "node:test";
 
@@ -22,7 +22,7 @@ async function rpc(run, method) {
   return response.text();
 }
 
-test("what ended while the log could not be reached is told as the platform has it", async () => {
+test("ends that the log missed are added as the platform has them", async () => {
   const [slow, bad] = ["slow", "bad"].map((name) => new Gate(server, `reconcile-${name}`));
   const ops = [
     { do: { name: "a" } },
@@ -35,7 +35,7 @@ test("what ended while the log could not be reached is told as the platform has 
         [{ sleep: { name: "s", ms: 3_000 } }],
       ],
     },
-    { do: { name: "unseen" } }, // of which the log never hears
+    { do: { name: "unseen" } }, // the log never gets this one
   ];
   const run = await start(server, ops, { workflow: "fragile" });
   const viewer = await run.open();
@@ -75,16 +75,16 @@ test("what ended while the log could not be reached is told as the platform has 
   const { attributes, timestamp } = events.find(at("completed", "slow-1")).json;
   const theirs = platform.find(({ type, stepName }) => type === "step_completed" && stepName === "slow-1");
   assert.deepEqual([attributes, Date.parse(timestamp)], [undefined, theirs.timestamp], "it is the platform's");
-  // Nothing is told twice to who comes after.
+  // A later viewer gets nothing twice.
   assert.deepEqual((await run.readAll()).map(({ raw }) => raw), events.map(({ raw }) => raw));
 });
 
-test("a run that its object ends is ended by the platform's log, too", async () => {
+test("a run that its object ends is also ended by the platform's log", async () => {
   const run = await start(server, [{ do: { name: "a" } }, { wait: { name: "w", type: "go" } }], { workflow: "beta" });
   const viewer = await run.open();
   await viewer.until(at("started", "w-1.waitForEvent"));
   await run.pause(); // the lifetime ends, and does not know how the run goes on
-  await run.act("terminate"); // nobody is told
+  await run.act("terminate"); // the library is not notified
   const end = (await viewer.rest()).at(-1);
   assert.equal(withoutId(lines([end])[0]), "failed beta-1.workflow (the instance was terminated)");
   // Its time is the platform's.
@@ -93,14 +93,14 @@ test("a run that its object ends is ended by the platform's log, too", async () 
   assert.equal(Date.parse(end.json.timestamp), terminated.timestamp);
 });
 
-test("a restart that the log did not hear of is told with the end of the run that it began", async () => {
+test("a restart that the log missed is added with the end of its run", async () => {
   const gate = new Gate(server, "reconcile-again");
   const run = await start(server, [{ do: { name: "a", gate: gate.name } }], { workflow: "fragile" });
   const viewer = await run.open();
   await viewer.until(at("started", "a-1"));
   assert.match(await rpc(run, "shut"), /the object goes down/);
   viewer.close();
-  await new Promise((resolve) => setTimeout(resolve, 1_000)); // more than clocks may differ by
+  await new Promise((resolve) => setTimeout(resolve, 1_000)); // more than clocks may differ
   await run.act("restart");
   await gate.open();
   await run.ended();

@@ -1,5 +1,5 @@
-// Several axum servers and a Worker on one Redis, clients that hop among them, connections to Redis
-// that are killed at random: every client gets every event once, in order.
+// Several axum servers and a Worker on one Redis, clients that move between them, and connections
+// to Redis that are killed at random: every client gets every event once, in order.
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import { serveAxum } from "./lib/axum.mjs";
@@ -34,7 +34,7 @@ describe("servers that share a Redis", NEEDS_REDIS, () => {
       const random = seeded(seed);
       const any = (list) => list[Math.floor(random() * list.length)];
       const pause = (limit) => new Promise((resolve) => setTimeout(resolve, random() * limit));
-      // It is not there for a reader before there is something to read.
+      // The log does not exist for a reader before it has an event.
       const [first] = await dispatch(`${worker.url}/redis/${log}`, [{ data: '"first"' }]);
 
       const tails = Array.from({ length: CLIENTS }, () => new Tail(() => `${any(servers)}/sse`));
@@ -68,7 +68,7 @@ describe("servers that share a Redis", NEEDS_REDIS, () => {
       for (const tail of tails) assert.deepEqual(tail.events.map(({ id, json }) => [id, json]), events);
       for (const [data, id] of known) {
         const ids = events.filter(([, json]) => json === data).map(([id]) => id);
-        // Of an append whose answer was lost nobody knows.
+        // If the answer to an append was lost, nobody knows whether it was stored.
         if (id === undefined) assert.ok(ids.length <= 1, `${data}: ${ids}`);
         else assert.deepEqual(ids, [id], data);
       }
@@ -80,7 +80,7 @@ describe("servers that share a Redis", NEEDS_REDIS, () => {
   }
 });
 
-/** The id, or undefined where the server does not know whether it was stored. */
+/** Returns the id, or undefined if the server does not know whether the event was stored. */
 async function append(url, data) {
   const isWorker = /\/(redis|hub)\//.test(url);
   const body = isWorker ? JSON.stringify([{ type: "message", data, key: data }]) : data;

@@ -1,4 +1,5 @@
-// Logs in Redis behind a Worker: over a connection for each request, and over one that an object keeps.
+// Logs in Redis behind a Worker: with one connection for each request, and with one that an object
+// keeps.
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import { EventSource } from "eventsource";
@@ -41,14 +42,14 @@ describe("a Worker on Redis", NEEDS_REDIS, () => {
       const headers = { "last-event-id": `${third}` };
       assert.equal((await fetch(`${url}/sse`, { headers })).status, 204);
       assert.equal((await fetch(`${url}/sse`, { headers: { "last-event-id": "x" } })).status, 400);
-      // A large one, which comes in many chunks of the socket.
+      // A large event, which comes in many chunks of the socket.
       const data = JSON.stringify("é".repeat(300_000));
       await dispatch(url, [{ data, terminal: true }]);
       const large = await readAll(`${url}/sse`, { lastEventId: third });
       assert.equal(large[0].data, data);
     });
 
-    test(`${kind}: a log that is deleted and written anew resets its viewers`, async () => {
+    test(`${kind}: a log that is deleted and written again resets its viewers`, async () => {
       const url = log(`anew-${kind}`);
       const [old] = await dispatch(url, [{ data: "1" }]);
       const viewer = await open(`${url}/sse`);
@@ -82,7 +83,7 @@ describe("a Worker on Redis", NEEDS_REDIS, () => {
       assert.equal((await viewer.next()).id, id);
     }
     for (const viewer of viewers) viewer.close();
-    // That nobody is there is noticed when something is written.
+    // The server notices at a write that the viewer has gone.
     for (;;) {
       for (const name of ["many-0", "many-1", "many-2"]) await dispatch(`${server.url}/hub/${name}`, [{ data: "2" }]);
       if ((await redis.connections()).length === 1) break;
@@ -101,7 +102,7 @@ describe("a Worker on Redis", NEEDS_REDIS, () => {
       assert.equal(response.status, 503);
       assert.deepEqual(await response.json(), { kind: "Unreachable", mayHaveBeenStored: false });
     }
-    // A client that waits for events also waits for Redis.
+    // A client that waits for events also waits until Redis is back.
     const sources = ["redis", "hub"].map((kind) => new EventSource(`${server.url}/${kind}/down/sse`));
     const got = sources.map((source) => new Promise((resolve, reject) => {
       source.addEventListener("message", ({ data }) => resolve(data));

@@ -1,4 +1,4 @@
-// Tools that are taken as released binaries: from a server of our own, good and bad, and from none.
+// Downloads of released tools: from a local server that is good or bad, and from no server.
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";

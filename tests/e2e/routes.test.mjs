@@ -1,4 +1,5 @@
-// The routes of a run on Workers: paths, ids and methods, the hook before everything, answers, CORS with credentials in a browser.
+// The routes of a run on Workers: paths, ids and methods, the hook that runs first, answers, and CORS with
+// credentials in a browser.
 import assert from "node:assert/strict";
 import { createServer } from "node:http";
 import http from "node:http";
@@ -38,7 +39,7 @@ test("paths that are not switched on, or are no run's, are left to others", asyn
   }
 });
 
-test("ids are decoded, and those that no instance can have wake nobody", async () => {
+test("ids are decoded, and impossible ones wake no object", async () => {
   // The object of this workflow fails whenever it is called.
   for (const [id, status] of [["%6Bnown", 503], ["a%20b", 503], ["%2F", 503], ["%FF", 404], ["%", 404], ["%00", 404], ["%C3%BC", 404], ["x".repeat(272), 404]]) {
     const response = await ask("GET", at("bare", `/${id}/sse`, "broken"));
@@ -53,7 +54,7 @@ test("every method on every path has an answer", async () => {
     for (const method of ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]) {
       const response = await ask(method, at("open", `/${ended.id}${path}`));
       if (takes.includes(method)) {
-        // The run has ended; a body without a type is refused before anybody is asked.
+        // The run has ended. A body without a type is refused before the hook runs.
         assert.equal(response.status, method === "POST" ? 400 : 200, `${method} ${path}`);
         continue;
       }
@@ -71,7 +72,7 @@ describe("the hook", () => {
   test("refuses with the same bytes, and no object is called", async () => {
     for (const [method, path] of PATHS) {
       const answers = new Set();
-      // A log that is broken would be a 503, an unknown one a 404, a malformed id a 404.
+      // A broken log would be a 503; an unknown run and a malformed id are a 404.
       for (const [id, workflow] of [[ended.id, "alpha"], ["unknown", "alpha"], ["%FF", "alpha"], ["x".repeat(300), "alpha"], ["any", "broken"]]) {
         for (const headers of [{}, bearer("another"), bearer("past"), { authorization: "Bearer" }, { authorization: "Basic key" }, { cookie: "key=key+of+another" }, { "last-event-id": "x" }, { accept: "text/event-stream" }]) {
           const response = await ask(method, at("closed", `/${id}${path}`, workflow), headers, method === "POST" ? "{" : undefined);
@@ -85,7 +86,7 @@ describe("the hook", () => {
     }
   });
 
-  test("lets in who may, who is told what there is", async () => {
+  test("admits viewers with permission, who learn which runs exist", async () => {
     const own = (path) => at("closed", `/${ended.id}${path}`);
     assert.equal((await readAll(own("/sse"), { headers: bearer(ended.id) })).length > 3, true);
     assert.equal((await ask("GET", own("/sse"), { cookie: `a=b; key=key+of+${ended.id}` })).status, 200);
@@ -94,7 +95,7 @@ describe("the hook", () => {
     assert.equal((await ask("GET", own("/sse"), { ...bearer(ended.id), "last-event-id": "x" })).status, 400);
     assert.equal((await ask("GET", at("closed", "/unknown/sse"), bearer("unknown"))).status, 404);
     assert.equal((await ask("GET", at("closed", "/any/sse", "broken"), bearer("any"))).status, 503);
-    // Who may watch may not answer.
+    // Permission to watch does not include permission to answer.
     assert.equal((await ask("GET", own("/sse"), bearer("watcher"))).status, 200);
     assert.equal((await ask("POST", own("/event"), bearer("watcher"), `{"type":"go"}`)).status, 401);
     assert.equal((await ask("POST", own("/event"), bearer(ended.id), `{"type":"go"}`)).status, 409);
@@ -183,14 +184,14 @@ describe("pages of other origins, with a cookie", { skip }, () => {
     const { events, opened } = await followed;
     assert.equal(opened, 1);
     assert.ok(events >= 4, `${events}`);
-    // Without the cookie it is refused, and the page can read that.
+    // Without the cookie the request is refused, and the page can read that.
     const refused = await page.evaluate((url) => fetch(url).then((response) => response.status, (error) => error.name), `${url}/sse`);
     assert.equal(refused, 401);
     await context.close();
   });
 });
 
-/** In a page: an EventSource with credentials until it is closed. */
+/** Runs in a page: an EventSource with credentials until it is closed. */
 function follow(url) {
   const seen = { events: 0, opened: 0 };
   const source = new EventSource(url, { withCredentials: true });
@@ -205,7 +206,7 @@ function readWithFetch(url) {
   return fetch(url, { credentials: "include" }).then((response) => response.status, (error) => error.name);
 }
 
-/** A request whose path and headers are sent as they are. */
+/** Sends a request with this exact path and these exact headers. */
 function ask(method, url, headers = {}, body) {
   const { hostname, port } = new URL(url);
   const path = url.slice(url.indexOf("/", "http://".length));

@@ -1,5 +1,5 @@
-// The index of runs: every run is in the list as its own log has it, through kill -9, failures, restarts, terminations
-// and deletions; pages, filters and tags; the live stream and what it is resumed with; who may.
+// The index of runs: the list agrees with the log of every run, through kill -9, failures, restarts, terminations and
+// deletions. Also pages, filters, tags, the live stream and its resumption, and permissions.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 
@@ -25,7 +25,7 @@ async function begin(ops, { id, tags } = {}) {
   return new Run(server, "listed", created.id);
 }
 
-/** Waits until the list says so of each of these runs. */
+/** Waits until the list has these states for these runs. */
 async function listed(wanted, { tag, seconds = 40 } = {}) {
   const end = Date.now() + seconds * 1000;
   for (;;) {
@@ -38,7 +38,7 @@ async function listed(wanted, { tag, seconds = 40 } = {}) {
   }
 }
 
-/** Follows the changes into a map of runs, from a list on; comes back with its last id. */
+/** Applies the changes after a list to a map of runs, and comes back with its last id. */
 class Live {
   runs = new Map();
   resets = 0;
@@ -146,7 +146,7 @@ test("runs are listed as they begin, wait, fail and end, with their tags", { tim
   await fetch(`${waits.url}/terminated`, { method: "POST" });
   const terminated = await listed([[waits, "terminated"]]);
   assert.match(terminated.runs.find(({ id }) => id === waits.id).error, /terminated/);
-  // The log is deleted: it is in no list.
+  // The log is deleted, so the run is in no list.
   assert.equal(await json(`${waits.url}/log`, { method: "DELETE" }), true);
   await listed([[waits, undefined]]);
   await listed([[waits, undefined]], { tag: "blue" });
@@ -166,7 +166,7 @@ test("30 runs, killed in the middle: the list and the live stream agree with eve
   await Promise.all(waiting.slice(5, 10).map((run) => run.event("go")));
   await Promise.all(waiting.slice(0, 10).map((run) => run.ended()));
   const states = all.map((run, index) => [run, index % 3 === 0 ? "failed" : waiting.indexOf(run) < 10 ? "completed" : "waiting"]);
-  // What was not told when the runtime was killed is told by the alarms.
+  // Changes that were not sent because the runtime was killed are sent by the alarms.
   const page = await listed(states, { seconds: 90 });
   assert.equal(page.runs.filter(({ id }) => all.some((run) => run.id === id)).length, 30);
   for (let tries = 0; live.lastId < page.cursor && tries < 100; tries += 1) await new Promise((resolve) => setTimeout(resolve, 100));
@@ -177,7 +177,7 @@ test("30 runs, killed in the middle: the list and the live stream agree with eve
   assert.equal(stats.ended, true);
 });
 
-test("what cannot be served has a status and a reason", { timeout: 60_000 }, async () => {
+test("requests that cannot be served get a status and a reason", { timeout: 60_000 }, async () => {
   for (const [query, reason] of [["?state=x", /invalid state/], ["?limit=0", /invalid limit/], ["?since=x", /invalid since/], ["?cursor=x", /invalid cursor/], ["?tag=a%20b", /invalid tag/], ["/sse?tag=%2F", /invalid tag/], ["/sse?lastEventId=x", /invalid Last-Event-ID/]]) {
     const response = await fetch(runs(query));
     assert.equal(response.status, 400, query);
@@ -202,7 +202,7 @@ test("the hook is asked about all runs, or about the tag", { timeout: 60_000 }, 
     assert.equal(await status(`${path}?tag=blue`, "key of tag:red"), 401);
     assert.equal(await status(`${path}?tag=red`, "nothing"), 401);
   }
-  // A link to a tag is good for its list, and for no other.
+  // A link to a tag permits its list, and no other.
   const { url } = await json(`${server.url}/link/listed/tag:red`, { method: "POST", body: "{}" });
   const token = url.split("#t=")[1];
   const asked = (query) => fetch(`${server.url}/links/listed/runs${query}`, { headers: { authorization: `Bearer ${token}` } });
@@ -211,7 +211,7 @@ test("the hook is asked about all runs, or about the tag", { timeout: 60_000 }, 
   assert.equal((await asked("")).status, 401);
 });
 
-test("a run without an index tells nobody", async () => {
+test("a run without an index sends no report", async () => {
   const run = await start(server, SHORT);
   await run.ended();
   const page = await json(`${server.url}/routes/open/alpha/runs`);

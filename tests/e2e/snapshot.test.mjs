@@ -1,4 +1,4 @@
-// Snapshots of real runs: each is true at its cursor, and the stream from there on is the rest of the log.
+// Snapshots of real runs: each is true at its cursor, and the stream after the cursor is the rest of the log.
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import { QUICK, answer, isTerminal, isWaiting, serve, startRun } from "./lib/demo.mjs";
@@ -31,7 +31,7 @@ describe("a snapshot of a run", () => {
       while (!done(await take())) await new Promise((resolve) => setTimeout(resolve, 30));
     };
     const isAt = (kind) => ({ tasks }) => tasks.some((task) => task.kind === kind);
-    // The local engine goes on with a run that was killed once it gets an event, whichever that is.
+    // The local engine goes on with a killed run once it gets an event of any type.
     const crash = async () => {
       await demo.restart();
       await answer(demo.url, id, { type: "other" });
@@ -146,7 +146,7 @@ test("of a job on the axum server, whose code is instrumented with tracing", { t
   }
 });
 
-/** The same fold as the library's, written once more: what the wire says. */
+/** A second implementation of the library's fold, from docs/wire.md. */
 function fold(id, events) {
   const run = { id, workflow: "order", run: 1, state: "queued" };
   const tasks = new Map();

@@ -1,4 +1,4 @@
-// Viewers that never read cost nobody anything, and miss nothing when they read at last.
+// Viewers that never read cost others nothing, and miss nothing when they read at last.
 import assert from "node:assert/strict";
 import { readFileSync, readdirSync } from "node:fs";
 import { after, before, test } from "node:test";
@@ -6,9 +6,9 @@ import { answer, isWaiting, serve, startRun } from "./lib/demo.mjs";
 import { open, withoutHeartbeats } from "./lib/sse.mjs";
 
 const STALLED = 10;
-// A run that reports this many times 8 KiB: 41 MB, far more than all the buffers on the way hold.
+// The number of reports of 8 KiB: 41 MB, far more than all buffers on the way hold.
 const REPORTS = 5_000;
-// Reports that come much faster give way to newer ones.
+// Reports that come much faster than these are replaced by newer ones.
 const params = { workMs: 4, quantity: REPORTS, item: "x".repeat(8_000) };
 
 let demo;
@@ -20,7 +20,7 @@ after(() => demo?.stop());
 const skip = process.platform === "linux" ? false : "reads the memory of processes from /proc";
 
 test("viewers that never read", { skip, timeout: 300_000 }, async (context) => {
-  // What the run costs by itself, with one viewer who reads. Twice: the first one also warms up.
+  // Measures the run with one viewer who reads. The first of the two runs also warms up.
   await followedRun(0);
   const alone = await followedRun(0);
   const together = await followedRun(STALLED);
@@ -30,11 +30,11 @@ test("viewers that never read", { skip, timeout: 300_000 }, async (context) => {
   const mebi = (bytes) => `${Math.round(bytes / 2 ** 20)} MiB`;
   context.diagnostic(`${STALLED} stalled viewers of ${mebi(size)} each: ${mebi(grown)} more than the ${mebi(alone.peak)} with none`);
   assert.ok(size > 35_000_000, `${size}`);
-  // Were it kept for them, it would be all of this. Measured: 60 to 120 MiB more for ten, however much each
-  // has to read.
+  // If the runtime kept all bytes for them, it would grow by all of this. Measured: 60 to 120 MiB more for ten
+  // viewers, however much each has left to read.
   assert.ok(grown < (STALLED * size) / 2, `${mebi(grown)} more for ${STALLED} viewers of ${mebi(size)}`);
 
-  // At last they read, while the run waits; one after the other, and one not to its end.
+  // At last they read, while the run waits: one after the other, and one not to its end.
   const gone = stalled.pop();
   for (const viewer of stalled) await viewer.until(isWaiting);
   await answer(demo.url, together.id);
@@ -49,8 +49,8 @@ test("viewers that never read", { skip, timeout: 300_000 }, async (context) => {
 });
 
 /**
- * A run with one viewer who reads and some who do not. Resolves when the run waits, to those, to what the
- * reader got, and to the most memory that the runtime had.
+ * Starts a run with one viewer who reads and some who do not. Resolves when the run waits: to the viewers who do not
+ * read, the events of the reader, and the largest memory of the runtime.
  */
 async function followedRun(numberStalled) {
   const id = await startRun(demo.url, { params });
@@ -67,7 +67,7 @@ async function followedRun(numberStalled) {
   return { id, bytes, stalled, peak: Math.max(peak, memory()) };
 }
 
-/** The resident memory of the runtime's processes, which are of wrangler's process group. */
+/** Returns the resident memory of the runtime's processes, which are in wrangler's process group. */
 function memory() {
   const processes = readdirSync("/proc").filter((name) => /^\d+$/.test(name));
   let total = 0;

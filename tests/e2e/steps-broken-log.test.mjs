@@ -1,4 +1,4 @@
-// A log that fails, hangs or talks nonsense costs the workflow nothing but the documented waits: one
+// A log that fails, hangs or returns nonsense costs the workflow only the documented waits: one
 // second before its first sleep or wait, and ten at the end.
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
@@ -26,7 +26,7 @@ const ops = [
 ];
 const failing = [{ do: { name: "a", attempts: [{ fail: "enough" }], retries: { limit: 0, delay: 0, backoff: "constant" } } }];
 
-/** What the platform says of a run: what happened, and how long it took. */
+/** Returns the platform's outcome of a run, and its duration. */
 async function result(run) {
   const { state, output, error } = await run.ended();
   const log = await run.platform();
@@ -55,7 +55,7 @@ describe("the run is the same as without events", { concurrency: true }, () => {
     });
   }
 
-  test("when it fails, too", async () => {
+  test("also when it fails", async () => {
     const broken = await start(server, failing, { workflow: "broken", id: "throws-3" });
     const unwrapped = await start(server, failing, { wrapped: false });
     const [actual, expected] = await Promise.all([result(broken), result(unwrapped)]);
@@ -64,7 +64,7 @@ describe("the run is the same as without events", { concurrency: true }, () => {
   });
 });
 
-test("a viewer of a log that fails is told to come back, and an EventSource does", async () => {
+test("a viewer of a log that fails is asked to come back, and an EventSource does", async () => {
   const run = await start(server, [{ sleep: { name: "s", ms: 1 } }], { workflow: "broken", id: "throws-4" });
   const response = await fetch(run.sse);
   assert.equal(response.status, 503);

@@ -1,4 +1,4 @@
-// Two thousand steps in one run: all events, few calls.
+// Two thousand steps in one run: all events arrive, with few calls.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 
@@ -29,7 +29,7 @@ test("the stream is complete and the calls are far below the budget", async (t) 
 
   const { output } = await run.ended();
   t.diagnostic(`${STEPS} steps: ${output.calls} calls to the object`);
-  assert.ok(output.calls <= STEPS + 2, `${output.calls} calls`); // the contract
+  assert.ok(output.calls <= STEPS + 2, `${output.calls} calls`); // the promise
   assert.ok(output.calls <= 3, `${output.calls} calls`); // one, with room for failures
   assertAgrees(events, await run.platform());
 });

@@ -1,4 +1,4 @@
-// What a run tells whose engine is reset under it: nothing of that, whatever the error says.
+// A run whose engine is reset: no viewer sees anything of the reset, whatever its error says.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 

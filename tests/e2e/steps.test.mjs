@@ -1,4 +1,5 @@
-// What a step can do, and that a workflow does not notice whether its steps are wrapped.
+// The abilities of a step, and a comparison: a workflow does not notice whether its steps are
+// wrapped.
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 
@@ -14,7 +15,7 @@ after(() => server?.stop());
 const quick = { limit: 2, delay: 10, backoff: "constant" };
 const none = { limit: 0, delay: 0, backoff: "constant" };
 
-/** What a run came to, for the platform and for whoever asks. */
+/** Returns the outcome of a run, for the platform and for a viewer. */
 async function outcome(run, drive) {
   await drive?.(run);
   const { state, output, error } = await run.ended();
@@ -24,8 +25,8 @@ async function outcome(run, drive) {
 }
 
 /**
- * Runs it with and without events, finds no difference, and returns what it came to, with its log.
- * The order in which concurrent steps end is not compared.
+ * Runs it with and without events, compares both, and returns the outcome with its log. The order
+ * in which concurrent steps end is not compared.
  */
 async function both(ops, drive) {
   const wrapped = await start(server, ops);
@@ -199,7 +200,7 @@ describe("what a step returns", () => {
     assert.deepEqual(error, { name: "Error", message: 'the result of step "b" is not of its type any more: found string, expected u32' });
     assert.equal(events.at(-1).json.error, error.message);
     assert.equal(events.some(({ raw }) => raw.includes("secret")), false);
-    // There was something to tell.
+    // There was an event to send.
     assert.equal(platform.find(({ type, stepName }) => type === "step_completed" && stepName === "b-1").output, "the secret");
     assert.equal(platform.find(({ type, stepName }) => type === "step_completed" && stepName === "a-1").output, "[REDACTED]");
   });
@@ -214,12 +215,12 @@ describe("what a step returns", () => {
     assert.ok(undone.platform.some(({ type }) => type === "rollback_completed"));
   });
 
-  test("is a stream that fails: the platform ends the run, and viewers are told", async () => {
+  test("is a stream that fails: the platform ends the run, and viewers see it", async () => {
     const run = await start(server, [{ sleep: { name: "s", ms: 10 } }, { do: { name: "a", stream: { chunks: [10], fail: { fail: "cut" } }, retries: none } }]);
     const { state } = await run.ended();
     assert.equal(state, "errored");
     const events = await run.readAll();
-    // What was not on its way when the engine was ended is lost with it.
+    // Events that were not yet sent when the engine ended are lost with it.
     assert.deepEqual(lines(events).slice(0, 2), ["1 started alpha-1.workflow", "2 started s-1.sleep"]);
     assert.equal(events.at(-1).type, "failed");
     assert.equal(events.some(at("completed", "a-1")), false);
@@ -245,7 +246,7 @@ describe("what a step returns", () => {
 });
 
 describe("sleeps and waits", () => {
-  test("a wait's time-out can be told from other errors, at once and in a later lifetime", async () => {
+  test("a wait's time-out can be distinguished from other errors, at once and in a later lifetime", async () => {
     const op = { wait: { name: "w", type: "go", timeout: 100 } };
     const ops = [{ catch: { op, rethrow: false } }, { wait: { name: "later", type: "later" } }];
     const run = await start(server, ops);
@@ -307,8 +308,8 @@ describe("sleeps and waits", () => {
 });
 
 describe("at the same time", () => {
-  test("steps of one name are told apart, and run at once", async () => {
-    // Each waits for the gate that another test request opens only when all have begun.
+  test("steps of one name are distinguished, and run concurrently", async () => {
+    // Each waits for the gate, which opens only when all have begun.
     const gate = "together";
     const branch = [{ do: { name: "j", gate } }, { do: { name: "k" } }];
     const run = await start(server, [{ join: [branch, branch, branch] }]);
@@ -394,7 +395,7 @@ describe("params of the wrong type", () => {
       assert.equal(status.state, "errored");
       assert.match(status.error.message, /the instance's params are not of the workflow's type/);
       assert.match(status.error.message, reason);
-      // The library has told its viewers: nobody is kept waiting.
+      // The library has sent the end to its viewers, so nobody waits.
       const events = await new Run(server, "alpha", id).readAll();
       assert.deepEqual(lines(events), ["1 started alpha-1.workflow", `2 failed alpha-1.workflow (${status.error.message})`]);
     });

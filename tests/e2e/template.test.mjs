@@ -1,5 +1,5 @@
-// The template, made into a crate in an empty folder outside the repository: tested, built and served by the commands of its
-// own README, and a run of it watched. What a stranger downloads is here already: npm's packages, cargo's, and the tools.
+// The template becomes a crate in an empty folder outside the repository. The commands of its own README test, build
+// and serve it, and a run of it is watched. Nothing is downloaded: npm's packages, cargo's, and the tools are here.
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { copyFileSync, rmSync, symlinkSync } from "node:fs";
@@ -39,7 +39,7 @@ after(() => {
   if (folder) rmSync(path.dirname(folder), { recursive: true, force: true, maxRetries: 5 });
 });
 
-// A test that is cut short must leave no server behind.
+// If the test is killed, its servers end too.
 process.on("exit", () => running.forEach(kill));
 
 test("npm test runs the workflow on the fake engine", async () => {

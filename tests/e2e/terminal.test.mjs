@@ -14,7 +14,7 @@ import { open, readAll } from "./lib/sse.mjs";
 import { inTmux, noTmux, terminal } from "./lib/terminal.mjs";
 
 const parsed = (stdout) => stdout.trimEnd().split("\n").map((line) => JSON.parse(line));
-/** What the program printed of a log, as what a client of events has of it. */
+/** Compares the program's output with the events of a client. */
 const sameLog = (stdout, events) =>
   assert.deepEqual(
     parsed(stdout).map(({ id, event, data }) => [id, event, data]),
@@ -95,7 +95,7 @@ describe("the demo", () => {
         const drawn = waiting.slice(tree).filter(Boolean);
         assert.ok(tree >= 0 && drawn.length <= Math.min(rows - 2, 12), waiting.join("\n"));
         for (const line of waiting) assert.ok([...line].length <= columns);
-        // A terminal that changes its size has no leftovers.
+        // After a change of the terminal's size nothing is left of the old picture.
         tmux.resize(columns - 8, rows);
         await new Promise((resolve) => setTimeout(resolve, 400));
         const narrower = tmux.screen().filter((line) => line.includes("wait for approval"));
@@ -196,7 +196,7 @@ describe("over TLS", { skip: spawnSync("openssl", ["version"]).status === 0 ? fa
 });
 
 describe("the axum example", () => {
-  test("a server that is killed and started again is no end", async () => {
+  test("a killed and restarted server is not the end", async () => {
     const env = { DATA_DIR: dataFolder() };
     let server = await serveAxum(env);
     const { port } = new URL(server.url);

@@ -1,5 +1,5 @@
-// The WebAssembly instance dies, whatever of: its streams are cut within two seconds, clients resume without
-// a gap, objects have what they stored, attempts are retried and runs go on.
+// The WebAssembly instance dies, for any reason: its streams are cut within two seconds, clients resume without a
+// gap, objects keep what they stored, attempts are retried and runs go on.
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 
@@ -16,14 +16,14 @@ after(() => server?.stop());
 const CUT_MS = 2_000;
 const retries = { limit: 3, delay: 10, backoff: "constant" };
 
-/** Ends the instance from a request; what that request is answered with is not of interest here. */
+/** Ends the instance with a request. The answer is not of interest. */
 async function spring(way) {
   const response = await fetch(`${server.url}/trap/${way}`, { method: "POST" });
   await response.body?.cancel();
   assert.ok(response.status >= 500, `${way}: ${response.status}`);
 }
 
-/** The stream breaks off in time, after whatever is still on the way. Resolves to what came. */
+/** Checks that the stream breaks in time, after the bytes that are still on the way. Resolves to what came. */
 async function cut(viewer, ms = CUT_MS) {
   const within = new Promise((_, reject) => setTimeout(() => reject(new Error("not cut in time")), ms).unref());
   const reading = async () => {
@@ -47,7 +47,7 @@ for (const way of WAYS) {
     await spring(way);
     await Promise.all(viewers.map((viewer) => cut(viewer)));
 
-    // At once, from what the objects have stored.
+    // Viewers get the stored events at once.
     const again = await Promise.all([busy, waiting].map((run) => run.open()));
     await again[0].until(at("started", "slow-1"));
     await again[1].until(at("started", "w-1.waitForEvent"));
@@ -97,14 +97,14 @@ test("a viewer in the middle of a long log", { timeout: 120_000 }, async () => {
   const run = await start(server, [{ many: { name: "s", steps: 2_000, bytes: 8_000 } }, { do: { name: "slow", gate: gate.name, retries } }]);
   const head = await run.open();
   await head.until(at("started", "slow-1"));
-  // They take a little and then nothing: writes to them are under way.
+  // They read a little and then nothing, so writes to them are pending.
   const stalled = await Promise.all([run.open(), run.open(), run.open()]);
   for (const viewer of stalled) await viewer.next();
   await new Promise((resolve) => setTimeout(resolve, 500));
 
   await spring("recursion");
   await cut(head);
-  // To read the megabytes that are on the way takes time of its own.
+  // Reading the megabytes on the way takes time.
   await Promise.all(stalled.map((viewer) => cut(viewer, 15_000)));
   for (const { events } of stalled) assert.ok(events.length < head.events.length, "the log was not long enough");
 
@@ -127,7 +127,7 @@ describe("in a run's own code", () => {
     const follower = new Follower(run);
     await follower.until(({ json: { kind }, type }) => kind === "workflow" && type === "completed");
     assertDense(follower.events);
-    // Which attempt it was died with the instance, if it had not been told yet.
+    // The number of the attempt died with the instance, if its event was not sent yet.
     assert.deepEqual(lines(follower.events).slice(1).map((line) => line.replace(/(a-1) #1$/, "$1")), [
       "2 started a-1",
       "3 completed a-1",
@@ -166,7 +166,7 @@ describe("in a run's own code", () => {
     const run = await start(server, [{ do: { name: "a" } }, { sleep: { name: "s", ms: 50 } }, { trap: "unreachable" }]);
     const { state, error } = await run.ended();
     assert.deepEqual({ state, message: error.message }, { state: "errored", message: "the WebAssembly instance of this Worker has died" });
-    // Told by the platform's status, when somebody asks.
+    // The platform's status shows it when a viewer asks.
     const follower = new Follower(run);
     await follower.until(({ json: { kind }, type }) => kind === "workflow" && type === "failed");
     follower.close();
@@ -200,7 +200,7 @@ test("an object that died begins again with what it stored", { timeout: 30_000 }
   assert.deepEqual({ open, requests }, { open: true, requests: 1 });
 });
 
-test("an instance's own subscriptions are cut, too", { timeout: 30_000 }, async () => {
+test("an instance's own subscriptions are cut too", { timeout: 30_000 }, async () => {
   const run = new Run(server, "alpha", (await start(server, [{ wait: { name: "w", type: "go" } }])).id);
   const { open } = await import("./lib/sse.mjs");
   const viewer = await open(`${run.url}/instance`);

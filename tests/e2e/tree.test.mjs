@@ -1,5 +1,5 @@
-// A run that more people watch than one object serves, where two are many: relays in levels, of which
-// every viewer gets what it would get from the run's own object.
+// A run with more viewers than one object serves, which is two here: relays in levels. Every viewer
+// gets the same as from the run's own object.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 
@@ -16,7 +16,7 @@ after(() => server?.stop());
 
 const isTold = at("started", "w-1.waitForEvent");
 
-/** A run that waits to be told to go on. */
+/** Starts a run that waits for an event. */
 const startRun = ({ steps = 20, more = [] } = {}) =>
   start(server, [{ do: { name: "a" } }, { wait: { name: "w", type: "go" } }, { many: { name: "m", steps } }, ...more], { workflow: "crowd" });
 
@@ -29,13 +29,13 @@ async function rpc(run, place, method) {
   return response.text();
 }
 
-/** What there is of a run's tree: `{place: [viewers here, viewers below, whether it follows]}`. */
+/** Returns a run's tree: `{place: [viewers here, viewers below, whether it follows]}`. */
 async function tree(run) {
   const watched = await Promise.all(PLACES.map(async (place) => [place, JSON.parse(await rpc(run, place, "watched"))]));
   return Object.fromEntries(watched.filter(([, [viewers, below, follows]]) => viewers || below || follows));
 }
 
-/** The tree, once this holds: reports and departures come when they come. */
+/** Returns the tree, once this holds. Reports and departures arrive late. */
 async function treeWhere(run, holds) {
   for (;;) {
     const found = await tree(run);
@@ -44,7 +44,7 @@ async function treeWhere(run, holds) {
   }
 }
 
-/** How many hops there are from the root: each object has two relays. */
+/** Returns the number of hops to the root: each object has two relays. */
 const level = (place) => Math.floor(Math.log2(Number(place.slice(1)) + 1));
 const sum = (numbers) => numbers.reduce((total, number) => total + number, 0);
 
@@ -60,7 +60,7 @@ async function crowd(run, options) {
   }
 }
 
-/** The bytes that the run's own object has. */
+/** Returns the bytes of the run's own object. */
 async function whole(run) {
   const [{ bytes }] = await server.sql("CrowdEvents", `crowd/${run.id}`, "SELECT group_concat(frame, '') AS bytes FROM (SELECT frame FROM events ORDER BY id)");
   return bytes;
@@ -80,7 +80,7 @@ test("two levels of relays, and viewers everywhere: live, late, and from every p
 
   const late = [];
   for (const lastEventId of [undefined, 1, 2, 3, 4]) late.push(await run.open({ lastEventId }));
-  // A position that nobody gave is told in the root's words.
+  // A viewer with an invalid position gets the root's answer.
   const beyond = await run.open({ lastEventId: 99 });
   assert.deepEqual((await beyond.next()).json, { requested: 99, oldest: 1, head: 4 });
   const tail = await fetch(`${run.sse}?from=latest`);
@@ -98,14 +98,14 @@ test("two levels of relays, and viewers everywhere: live, late, and from every p
   assert.equal((await tail.text()).replace(/^:\n/gm, ""), `id: 4\n\n${behind(4)}`);
   assert.equal((await since.text()).replace(/^:\n/gm, ""), log);
 
-  // The Worker still remembers that there are relays, and they know the end, too.
+  // The Worker still remembers the relays, and they know the end too.
   const end = early[0].events.at(-1).id;
   const answered = async () => (await Promise.all(PLACES.slice(1).map((place) => rpc(run, place, "answers")))).join();
   assert.doesNotMatch(await answered(), /204/);
   for (let viewer = 0; viewer < 4; viewer += 1) assert.equal((await fetch(run.sse, { headers: { "last-event-id": end } })).status, 204);
   assert.match(await answered(), /204/);
 
-  // Once the log is deleted they do not know it either. They never stored anything.
+  // After the log is deleted they do not know it either: they never store anything.
   await rpc(run, "", "expire");
   assert.doesNotMatch(await answered(), /404/);
   for (let viewer = 0; viewer < 4; viewer += 1) assert.equal((await fetch(run.sse)).status, 404);
@@ -158,7 +158,8 @@ test("an object that is full notices who has left, and has room again", async ()
   const viewers = [await run.open(), await run.open()];
   await Promise.all(viewers.map((viewer) => viewer.until(isTold)));
   for (const viewer of viewers) viewer.close();
-  // It is thought to be full, and looks. By heartbeats alone it would take half a minute and more here.
+  // The object believes that it is full, and checks. By heartbeats alone this would take more than
+  // half a minute here.
   const start = Date.now();
   const room = async () => {
     const { [""]: root } = await tree(run);
@@ -172,13 +173,13 @@ test("an object that is full notices who has left, and has room again", async ()
   }
 });
 
-test("when viewers leave nobody follows any more", async () => {
+test("when viewers leave, no object follows any more", async () => {
   const waits = Array.from({ length: 30 }, (_, index) => ({ wait: { name: `n${index}`, type: `n${index}` } }));
   const run = await startRun({ more: waits });
   const viewers = await crowd(run);
   await Promise.all(viewers.map((viewer) => viewer.until(isTold)));
   for (const viewer of viewers) viewer.close();
-  // Who is gone is noticed when there is something to write, and the local runtime takes its time.
+  // The runtime notices at a write that a viewer has gone, and the local one takes its time.
   await run.event("go");
   let written = 0;
   while (Object.keys(await tree(run)).length > 0) {
@@ -187,7 +188,7 @@ test("when viewers leave nobody follows any more", async () => {
     written += 1;
     await new Promise((resolve) => setTimeout(resolve, 100));
   }
-  // A relay that followed would be in the way.
+  // An object with a relay that follows it cannot be evicted.
   await server.evict("CrowdEvents", `crowd/${run.id}`);
   for (; written < waits.length; written += 1) await run.event(`n${written}`);
   assertDense(await run.readAll());

@@ -1,4 +1,4 @@
-// Every name of the Workflows API in Cloudflare's types is bound, or left out for a reason.
+// Every name of the Workflows API in Cloudflare's types is bound, or left out for a stated reason.
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { describe, test } from "node:test";

@@ -47,7 +47,7 @@ describe("a run of the demo", () => {
         assert.deepEqual((await views).at(-1), snapshot);
         assert.deepEqual({ ...(await events).reduce(fold, runView()), id }, snapshot);
         assert.ok(proxy.requests.length > 6);
-        // What has ended is asked for no more.
+        // After the end there are no further requests.
         const asked = proxy.requests.length;
         await new Promise((resolve) => setTimeout(resolve, 200));
         assert.equal(proxy.requests.length, asked);
@@ -80,7 +80,7 @@ describe("a run of the demo", () => {
     assert.deepEqual([reset.type, reset.id, reset.data.requested], ["reset", null, 1000]);
     assert.deepEqual(events.map(plain), log.map(plain));
     assert.ok(isTerminal({ ...events.at(-1), json: events.at(-1).data }));
-    // It is over for who has all of it.
+    // A client that has all events gets only the end.
     assert.deepEqual(await all(watch(`${demo.url}/${id}/sse`, { lastEventId: events.at(-1).id })), []);
   });
 });
@@ -144,11 +144,11 @@ describe("a job of the axum example", () => {
     });
   }
 
-  test("in a browser, too", { skip }, async () => {
+  test("also in a browser", { skip }, async () => {
     const browser = await launch();
     try {
       const id = await begin();
-      // Its page has a policy of its own, and does not know the module.
+      // The page's policy does not allow this module.
       const page = await browser.newPage({ bypassCSP: true });
       await page.goto(`${axum.url}/${id}`);
       const seen = await page.evaluate(

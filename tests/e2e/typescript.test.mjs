@@ -1,5 +1,4 @@
-// The types for front ends, with a real run: each event and each snapshot is of its type, and has no field that the
-// type does not have.
+// The types for front ends, with a real run: each event and each snapshot has its type, and no fields beyond it.
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -19,7 +18,7 @@ after(async () => {
   await demo?.stop();
 });
 
-/** What the compiler says of a file that uses the types. */
+/** Returns the compiler's messages about a file that uses the types. */
 function compile(name, source) {
   const file = path.join(folder, name);
   writeFileSync(file, `import type { RunEvent, RunSnapshot } from "${at("typescript/types")}";\n${source}`);
@@ -45,7 +44,7 @@ test("a real run is of the types", { timeout: 300_000 }, async () => {
   assert.equal(compile("events.ts", literals(events)), "");
   assert.equal(compile("snapshots.ts", snapshots(waiting, await snapshot())), "");
 
-  // And the compiler does look.
+  // The compiler does check: this must fail.
   const [first] = log;
   assert.match(compile("more.ts", literals([{ ...first, json: { ...first.json, other: 1 } }])), /other.* does not exist/);
   assert.match(compile("less.ts", literals([{ ...first, json: { ...first.json, kind: undefined } }])), /kind/);

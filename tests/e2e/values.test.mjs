@@ -1,5 +1,6 @@
-// What crosses between Rust and JavaScript, and what is refused: tests/values.rs on the real engine.
-// The test Worker is built with serde_json's features that change how values are read and written.
+// Values between Rust and JavaScript, and those that are refused: tests/values.rs on the real
+// engine. The test Worker is built with serde_json's features that change how values are read and
+// written.
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 
@@ -48,20 +49,20 @@ describe("a result that cannot cross fails the step at its first attempt, with t
   }
 });
 
-describe("what another Worker creates an instance with is read as JSON", () => {
+describe("params from another Worker are read as JSON", () => {
   const cases = { date: "1970-01-01T00:00:00.000Z", nan: null, half: "\ufffd", word: "word" };
   for (const [what, value] of Object.entries(cases)) {
     test(what, async () => {
       const { id } = await json(`${server.url}/alpha/javascript/${what}`, { method: "POST" });
       const { state, output } = await new Run(server, "alpha", id).ended();
       assert.equal(state, "complete");
-      // A step whose value is `null` returns what it is, as one without any.
+      // A step whose value is `null` returns the same as one without a value.
       if (value !== null) assert.deepEqual(output.outputs, [value]);
     });
   }
 });
 
-describe("params that the workflow does not take fail the run, and its viewers are told by the library", () => {
+describe("params that the workflow does not take fail the run, and the library notifies its viewers", () => {
   const refused = "the instance's params are not of the workflow's type";
 
   async function isTold(id, reason) {
@@ -69,7 +70,8 @@ describe("params that the workflow does not take fail the run, and its viewers a
     const { state, error } = await run.ended();
     assert.equal(state, "errored");
     assert.match(error.message, reason);
-    // Before anybody has asked, who would find out by the instance's status.
+    // This check comes before any request, because a viewer's request would find the end in the
+    // instance's status.
     const [{ events }] = await server.sql("WorkflowEvents", `alpha/${id}`, "SELECT count(*) AS events FROM events");
     assert.equal(events, 2);
     const [started, failed] = await run.readAll();
@@ -94,7 +96,7 @@ describe("params that the workflow does not take fail the run, and its viewers a
   });
 });
 
-test("an output that cannot be stored fails the run before viewers are told that it has completed", async () => {
+test("an output that cannot be stored fails the run before viewers see it completed", async () => {
   const run = await start(server, ["refusedOutput"]);
   const { state, error } = await run.ended();
   assert.equal(state, "errored");
@@ -118,7 +120,7 @@ test("params and payloads that cannot cross are refused where they are sent", as
   assert.equal((await run.ended()).state, "complete");
 });
 
-test("a payload of another type is told by its place", async () => {
+test("the error of a payload of another type names its place", async () => {
   const run = await start(server, [{ waitNumber: { name: "w" } }]);
   await run.event("number", { secret: "abc" });
   const { state, error } = await run.ended();

@@ -1,4 +1,4 @@
-// Many viewers of one run, whenever they come and go: each gets every event once, in order.
+// Many viewers of one run, coming and going at any time: each gets every event once, in order.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { Records } from "./lib/checker.mjs";
@@ -17,10 +17,10 @@ test("twenty viewers of a live run, late ones, and one at every id", async () =>
   const id = await startRun(demo.url);
   const url = `${demo.url}/${id}/sse`;
   const early = await Promise.all(Array.from({ length: 20 }, () => open(url)));
-  // Each pulls on its own: some run ahead, some are behind.
+  // Each reads at its own pace: some are fast, some are slow.
   const seen = early.map((viewer) => viewer.until(isWaiting));
 
-  // Half of them come while it goes on, one behind every event that there is.
+  // Half of them come during the run, one after every event of the log.
   const first = await open(url);
   const midway = [];
   for (;;) {
@@ -41,7 +41,8 @@ test("twenty viewers of a live run, late ones, and one at every id", async () =>
   for (const [number, viewer] of [...early, ...late].entries()) await transcript(`viewer ${number}`, undefined, viewer);
   for (const { from, viewer } of midway) await transcript(`behind ${from}`, from, viewer);
 
-  // And behind every event once it is over; behind the last there is nothing more to come.
+  // Viewers also come after every event once the run is over; after the last event there is nothing
+  // more.
   for (let from = 1; from < all.length; from += 1) {
     assert.deepEqual(raw(await readAll(url, { lastEventId: from })), all.slice(from), `behind ${from}`);
   }
@@ -55,7 +56,7 @@ test("viewers that leave after every number of events and come back", async () =
   const id = await startRun(demo.url);
   const url = `${demo.url}/${id}/sse`;
   const whole = await open(url);
-  // Some break off in the replay, some in what is live, some in the middle of an event's bytes.
+  // Some break off in the replay, some in live events, some in the middle of an event's bytes.
   const strollers = [1, 2, 3, 5, 7, 11].map((stride) => comeAndGo(url, stride));
   await whole.until(isWaiting);
   await answer(demo.url, id);
@@ -77,7 +78,7 @@ test("runs do not see each other's events", async () => {
   assert.equal((await other.rest()).length, events.length);
 });
 
-/** Takes `stride` events, goes away, comes back behind the last one, until it is told that this is the end. */
+/** Takes `stride` events, disconnects, and comes back after the last one, until it gets a 204. */
 async function comeAndGo(url, stride) {
   const events = [];
   for (;;) {

@@ -10,7 +10,7 @@ import { EVENT_TYPES, EventParser, WatchError, fold, follow, runView, watch, wat
 
 // ------------------------------------------------------------------ the format
 
-/** What the standard says: name, bytes, the events as type, data and last id, and the id at the end. */
+/** Vectors of the standard: name, bytes, the events as type, data and last id, and the id at the end. */
 const VECTORS = [
   ["lines of data are joined", "data: a\ndata: b\ndata: c\n\n", [["message", "a\nb\nc", ""]], ""],
   ["an unfinished event is dropped, a comment ignored, an empty id clears", ": x\n\ndata: a\nid: 1\n\ndata:b\nid\n\ndata:  c\n", [["message", "a", "1"], ["message", "b", ""]], ""],
@@ -20,7 +20,7 @@ const VECTORS = [
   ["CR", "event: x\rdata: a\r\rdata: b\r\r", [["x", "a", ""], ["message", "b", ""]], ""],
   ["CR LF", "data: a\r\ndata: b\r\n\r\n", [["message", "a\nb", ""]], ""],
   ["line ends of all kinds", "data: a\r\rdata: b\n\ndata: c\r\n\r\ndata: d\r\n\r", ["a", "b", "c", "d"].map((data) => ["message", data, ""]), ""],
-  ["an id alone is no event, and counts", "id: 5\n\n", [], "5"],
+  ["an id alone is not an event, and counts", "id: 5\n\n", [], "5"],
   ["ids stay", "id: 1\ndata: a\n\ndata: b\n\n", [["message", "a", "1"], ["message", "b", "1"]], "1"],
   ["comments", ":\n\n: hello\n\n", [], ""],
   ["an id with NUL is ignored", "id: 1\ndata: a\n\nid: 2\u00003\ndata: b\n\n", [["message", "a", "1"], ["message", "b", "1"]], "1"],
@@ -75,7 +75,7 @@ const RUNS = JSON.parse(readFileSync(new URL("../page/folds.json", import.meta.u
 
 const folded = (events, view = runView(), from = 0) => events.reduce((state, [type, data], index) => fold(state, { type, data, id: String(from + index + 1) }), view);
 
-/** A view as one list in the order in which tasks began, as RunView has them. */
+/** Returns a view as one list in the order in which tasks began, as RunView has them. */
 function list(view, order) {
   const { tasks, taskCount, id: _, workflow: __, ...rest } = view;
   const flat = (of) => of.flatMap(({ tasks: inner = [], ...task }) => [task, ...flat(inner)]);
@@ -84,7 +84,7 @@ function list(view, order) {
   return { ...rest, tasks: all.sort((a, b) => order.indexOf(a.taskId) - order.indexOf(b.taskId)) };
 }
 
-test("events make what RunView makes of them, and the tree that the page makes", () => {
+test("events give the same view as RunView, and the same tree as the page", () => {
   for (const { name, events, view } of RUNS) {
     const state = folded(events);
     assert.deepEqual(list(state, view.tasks.map(({ taskId }) => taskId)), view, name);
@@ -118,7 +118,7 @@ test("two states may be made of the same one", () => {
   const inner = fold(left, task("d", "b"));
   assert.deepEqual(inner.tasks[1].tasks.map(({ taskId }) => taskId), ["d"]);
   assert.equal(inner.tasks[0], base.tasks[0], "what does not change is the same object");
-  // As React does in development: each event twice, of the same state.
+  // React does this in development: each event comes twice, with the same state.
   let view = runView();
   for (let n = 0; n < 50; n += 1) {
     fold(view, task(`t${n}`));
@@ -127,7 +127,7 @@ test("two states may be made of the same one", () => {
   assert.equal(view.tasks.length, 50);
 });
 
-test("what was applied before gives the same state", () => {
+test("an event that was applied before gives the same state", () => {
   const [{ events }] = RUNS;
   const state = folded(events);
   assert.equal(folded(events, state), state);
@@ -175,7 +175,7 @@ function deepFreeze(value) {
 const servers = [];
 after(() => servers.forEach((server) => (server.closeAllConnections(), server.close())));
 
-/** A server that answers the nth request with the nth of these functions, and with the last one after that. */
+/** Starts a server that answers the nth request with the nth of these functions, and every later request with the last one. */
 async function scripted(...answers) {
   const requests = [];
   const server = http.createServer((request, response) => {
@@ -192,7 +192,7 @@ async function scripted(...answers) {
 const STREAM = { "content-type": "text/event-stream" };
 const status = (code, headers = {}) => (response) => response.writeHead(code, headers).end();
 const none = status(204);
-/** Sends this much, and closes, or breaks the connection with `cut`. */
+/** Sends these bytes, and closes the connection, or breaks it with `cut`. */
 const sends = (bytes, { cut = false, retry = 1 } = {}) => (response) => {
   response.writeHead(200, STREAM);
   response.write(`retry: ${retry}\n`);
@@ -206,7 +206,7 @@ const text = (events, from = 0) => events.map(([type, data], index) => `id: ${fr
 const END = ["completed", ORDER.find(([, data]) => data.kind === "workflow")[1]];
 const LOG = text(ORDER);
 
-/** Serves a log after the position of each request. `cuts` are the bytes after which a connection is broken. */
+/** Serves a log after the position of each request. `cuts` are the numbers of bytes after which a connection is broken. */
 function serves(log, cuts, { piece = Infinity } = {}) {
   let connection = 0;
   return async (response, request) => {
@@ -275,7 +275,7 @@ for (const options of [{}, { transport: "eventsource", EventSource }]) {
       else assert.equal(requests[0]["last-event-id"], "7");
     });
 
-    test("reset and restarted are events, and begin the state anew", async () => {
+    test("reset and restarted are events, and start the state over", async () => {
       const events = [["restarted", { run: 2, timestamp: "t" }], ...ORDER];
       const reset = 'event: reset\ndata: {"requested":99,"oldest":5,"head":60}\n\n';
       const { url } = await scripted(sends(reset + text(events, 4) + text([END], 4 + events.length)));
@@ -377,7 +377,7 @@ test("a permission that runs out at once is not renewed again and again", async 
   assert.ok(asked >= 2 && asked <= 8, `${asked}`);
 });
 
-test("a silent connection counts as cut, and what is no stream is refused", async () => {
+test("a silent connection counts as cut, and other answers than streams are refused", async () => {
   const silent = (response) => response.writeHead(200, STREAM).write("retry: 1\n");
   const { url, requests } = await scripted(silent, none);
   assert.deepEqual(await all(watch(url, { silence: 50 })), []);
@@ -391,7 +391,7 @@ test("a stream that stays open after the end of the run does not keep its viewer
   assert.equal((await all(watch(url))).length, 1);
 });
 
-test("it gives up if it is told to", async () => {
+test("it gives up if asked to", async () => {
   const { url } = await scripted((response) => response.destroy());
   await assert.rejects(all(watch(url, { giveUpAfter: 300 })), { kind: "gaveUp" });
 });
@@ -419,7 +419,7 @@ test("the state begins with the snapshot, and goes on after it", async () => {
   ]);
 });
 
-test("where there is no snapshot, the events make the state", async () => {
+test("without a snapshot the events give the state", async () => {
   for (const answer of [status(405), status(406), status(200, { "content-type": "text/html" })]) {
     const { url } = await scripted(answer, serves(LOG, []));
     assert.deepEqual((await all(watchView(url))).at(-1), folded(ORDER));

@@ -1,5 +1,5 @@
-//! What must hold for any bytes from outside. Each body panics where it does not. `tests/hostile/main.rs`
-//! tries them with proptest, and `fuzz/` with cargo-fuzz.
+//! Properties that hold for any bytes from outside. Each body panics if its property does not hold.
+//! `tests/hostile/main.rs` calls them with proptest, and `fuzz/` with cargo-fuzz.
 
 use std::time::{Duration, SystemTime};
 
@@ -13,7 +13,7 @@ use ssetarget::{Cursor, EventId, MergedCursor, NewEvent, StoredEvent, wire};
 #[allow(dead_code, reason = "a fuzz target uses one of them")]
 pub(crate) type Body = (&'static str, fn(&[u8]));
 
-/// All of them.
+/// All bodies.
 #[allow(dead_code, reason = "a fuzz target uses one of them")]
 pub(crate) const BODIES: [Body; 8] = [
     ("positions", positions),
@@ -26,7 +26,7 @@ pub(crate) const BODIES: [Body; 8] = [
     ("merged", merged),
 ];
 
-/// A position from a header and a query is read the same way each time, and is one that logs have.
+/// A position from a header and one from a query are read the same way each time, and can exist in a log.
 pub(crate) fn positions(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let (header, query) = text.split_once('\0').unwrap_or((&text, ""));
@@ -57,7 +57,7 @@ fn parsed(bytes: &[u8], size: usize) -> Option<(Vec<RawEvent>, String, Option<Du
     Some((events, parser.last_event_id().to_owned(), parser.retry()))
 }
 
-/// What is encoded comes out of the parser, which knows nothing of the encoder, however it is cut.
+/// Encoded events come out of the parser, which shares no code with the encoder, however the bytes are cut.
 pub(crate) fn wire_round_trip(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let mut events = Vec::new();
@@ -97,7 +97,7 @@ pub(crate) fn wire_round_trip(bytes: &[u8]) {
     assert_eq!(last, expected);
 }
 
-/// The parser gives the same events of any bytes, however they are cut.
+/// The parser returns the same events for any bytes, however they are cut.
 pub(crate) fn parser(bytes: &[u8]) {
     let whole = parsed(bytes, bytes.len());
     for size in [1, 2, 3, 7, 64] {
@@ -105,7 +105,7 @@ pub(crate) fn parser(bytes: &[u8]) {
     }
 }
 
-/// A batch that can be unpacked is the one that packing its events gives.
+/// If a batch can be unpacked, packing its events gives the same batch.
 pub(crate) fn packed(bytes: &[u8]) {
     let Ok(events) = unpack(bytes) else {
         return;
@@ -133,7 +133,7 @@ pub(crate) fn packed(bytes: &[u8]) {
     }
 }
 
-/// Any events fold into a view, once each, whose snapshot is JSON that is read back.
+/// Any events fold into a view, once each, and its snapshot can be read back from JSON.
 pub(crate) fn view(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let mut view = RunView::new();
@@ -163,8 +163,8 @@ pub(crate) fn view(bytes: &[u8]) {
     assert_eq!(serde_json::to_string(&again).unwrap(), json);
 }
 
-/// Replies are the same however their bytes come. Bytes that are no RESP are an error, which the parser of the
-/// crate `redis` may notice later where they come in pieces.
+/// Replies are the same however their bytes are cut. Bytes that are not RESP are an error. The parser of the crate
+/// `redis` may notice it later if they come in pieces.
 pub(crate) fn resp(bytes: &[u8]) {
     let whole = resp_replies(&[bytes]);
     for size in [1, 3, 64] {
@@ -176,7 +176,7 @@ pub(crate) fn resp(bytes: &[u8]) {
     }
 }
 
-/// Nobody gets in without the key, whatever is done to a token.
+/// No token is accepted without the key, whatever its bytes are.
 pub(crate) fn tokens(bytes: &[u8]) {
     let keys = LinkKeys::parse("k1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8").unwrap();
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
@@ -198,7 +198,7 @@ pub(crate) fn tokens(bytes: &[u8]) {
         assert!(!asks(Some(&format!("Bearer {text}")), None, None));
         assert!(links.session("o-1", "/o-1", &text).is_err());
     }
-    // One that was changed: the place, and what is there.
+    // A changed token: the place, and the new byte.
     if let [place, change, ..] = bytes {
         let mut changed = good.clone().into_bytes();
         let place = (usize::from(*place) + bytes.len()) % changed.len();
@@ -211,7 +211,7 @@ pub(crate) fn tokens(bytes: &[u8]) {
     }
 }
 
-/// A merged position that is read is written again, and means the same.
+/// A merged position that can be read is written again with the same meaning.
 pub(crate) fn merged(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     if let Ok(cursor) = text.parse::<MergedCursor>() {

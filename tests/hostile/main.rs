@@ -1,5 +1,5 @@
-//! Bytes from outside, of any kind: what cargo-fuzz tries for hours is tried here for seconds, with bytes that
-//! are made of pieces that matter, and with the corpora that cargo-fuzz keeps.
+//! Bytes from outside, of any kind. cargo-fuzz tries them for hours; this test tries them for seconds, with bytes
+//! made of significant pieces, and with the corpora of cargo-fuzz.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
@@ -10,7 +10,7 @@ use std::path::Path;
 
 use proptest::prelude::*;
 
-/// What formats are made of.
+/// The pieces of the formats.
 const PIECES: [&[u8]; 48] = [
     b"\n", b"\r", b"\r\n", b"\n\n", b"\0", b":", b" ", b"id: 7", b"data: a", b"event: x", b"retry: 9", b"\xef\xbb\xbf", b"\xff", b"\xe2\x82", b"\x01", b"\x02",
     b"started ", b"completed ", b"failed ", b"progress ", b"attempt_failed ", b"restarted ", b"{}", b"[[[[", b"null", b"-1", b"9007199254740991", b"9007199254740992",

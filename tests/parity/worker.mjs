@@ -1,5 +1,5 @@
-// The Worker of tests/worker in plain JavaScript, as far as the parity tests go: the same requests,
-// the same scripts, the platform called directly. In front of it: the one in Rust.
+// The Worker of tests/worker in plain JavaScript, as far as the parity tests need it: the same
+// requests, the same scripts, with direct calls of the platform. It forwards to the Worker in Rust.
 //
 // - `/rust/...` is the Worker in Rust, `/javascript/...` this one
 // - `POST /class/<method>` calls a method of the workflow class in Rust by RPC
@@ -215,12 +215,12 @@ export class Script extends WorkflowEntrypoint {
   }
 }
 
-/** The name that an RPC puts in front of a message is taken off in Rust, on purpose. */
+/** Removes the name that an RPC puts in front of a message; the Rust side removes it on purpose. */
 function message(error) {
   return error.message.replace(/^(NonRetryableError|WorkflowTimeoutError): /, "");
 }
 
-/** How an attempt goes. */
+/** Behaves as the attempt is scripted. */
 async function go(attempt = "ok") {
   if (attempt === "ok") return;
   if (attempt === "hang") await new Promise(() => {});
@@ -254,7 +254,7 @@ function open({ chunks, fail }) {
   });
 }
 
-/** A value, or how many bytes a stream has, and which. */
+/** Returns a value, or the number and the sum of a stream's bytes. */
 async function show(output) {
   if (!(output instanceof ReadableStream)) return output;
   let bytes = 0;

@@ -1,4 +1,4 @@
-//! Many viewers who replay a log at once, which is more than the server keeps for a connection.
+//! Many viewers replay a log at once, which is more than the server buffers for a connection.
 
 use std::pin::pin;
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ tests! {
             log.other.dispatch_encoded(vec![event]).await.unwrap();
             log.other.subscribe(Cursor::Beginning).await.unwrap().next().await.unwrap()
         });
-        // Nobody else waits until they are done.
+        // No other viewer waits until they are done.
         match select(replaying, live).await {
             Either::Left(_) => panic!("another log's event waits for all of the replays"),
             Either::Right((_, replaying)) => replaying.await,
@@ -48,10 +48,10 @@ tests! {
         let begin = Instant::now();
         log.replay(300).await;
         assert_ne!(server.own_connection(), before, "nothing was cut: the test is too kind");
-        // What was learned is remembered.
+        // The client remembers the limit that it learned.
         let learned = server.own_connection();
         log.replay(100).await;
-        // For half a minute: then it is tried whether there is more room by now.
+        // It does so for half a minute, then tries whether there is more room.
         if begin.elapsed() < Duration::from_secs(25) {
             assert_eq!(server.own_connection(), learned, "the connection was cut again");
         }
@@ -60,16 +60,16 @@ tests! {
 
 struct Log {
     target: SseTarget<NewEvent, RedisEventStore>,
-    /// Another log, which somebody watches.
+    /// Another log, with a viewer.
     other: SseTarget<NewEvent, RedisEventStore>,
     events: usize,
     size: usize,
 }
 
 impl Log {
-    /// A log with so many events of this size, on a connection that is subscribed.
+    /// A log with this many events of this size, on a connection that is subscribed.
     async fn new(server: &Server, events: usize, size: usize) -> Self {
-        // For machines that are slow.
+        // The timeout is long, for slow machines.
         let config = RedisConfig::new().timeout(Duration::from_secs(60));
         let client = RedisClient::with_config(&server.url(), config).unwrap();
         let store = RedisEventStore::new(&client, "log");
@@ -97,7 +97,7 @@ impl Log {
         }
     }
 
-    /// Has so many viewers read all of it, and checks that each gets every event once.
+    /// Lets this many viewers read all of it, and checks that each gets every event once.
     async fn replay(&self, viewers: usize) {
         let viewers = (0..viewers).map(|_| async {
             let mut viewer = self.target.subscribe(Cursor::Beginning).await.unwrap();

@@ -1,4 +1,4 @@
-//! What happens when Redis fails, loses something, or refuses.
+//! Tests of failures, losses and refusals of Redis.
 
 use std::process::Command;
 use std::time::{Duration, SystemTime};
@@ -24,7 +24,7 @@ tests! {
         let mut waiting = tokio::spawn(async move { (next(&mut viewer).await, viewer) });
 
         server.kill();
-        // Nothing was sent that could be lost, so it waits, without a key too.
+        // Nothing was sent that could be lost, so an append waits even without a key.
         let appending = append(&target, &["3"]);
         let (appended, ()) = tokio::join!(appending, async {
             tokio::time::timeout(Duration::from_millis(100), &mut waiting)
@@ -34,12 +34,13 @@ tests! {
         });
         let (seen, mut viewer) = waiting.await.unwrap();
         assert_eq!(seen, ["3"]);
-        // The server may have lost ids that it gave away: these are new ones.
+        // The server may have lost ids that it assigned, so these are new ones.
         assert!(appended[0].get() > ids[1].get() + 1000, "{ids:?} {appended:?}");
         append(&target, &["4"]).await;
         assert_eq!(next(&mut viewer).await, ["4"]);
 
-        // Whoever comes back behind the last event from before misses nothing and is told nothing.
+        // A viewer that comes back after the last event from before misses nothing and gets no
+        // reset.
         let mut back = target.subscribe(Cursor::After(ids[1])).await.unwrap();
         assert_eq!(next(&mut back).await, ["3", "4"]);
     }
@@ -58,13 +59,14 @@ tests! {
         assert!(new[0] > ids[1], "{new:?} after {ids:?}");
         assert_eq!(next(&mut viewer).await, ["3"]);
 
-        // Also one that was not connected meanwhile: its position is one of an earlier life.
+        // The same for a viewer that was not connected meanwhile: its position is one of an earlier
+        // generation.
         let mut back = target.subscribe(Cursor::After(ids[0])).await.unwrap();
         assert_eq!(reset(&mut back).await, (Some(ids[0]), Some(new[0]), Some(new[0])));
         assert_eq!(next(&mut back).await, ["3"]);
     }
 
-    async fn a_server_that_lost_its_newest_events_tells_those_who_saw_them() {
+    async fn a_server_that_lost_its_newest_events_resets_their_viewers() {
         let mut server = Server::start();
         let target = target(&client(&server));
         let kept = append(&target, &["1", "2"]).await;
@@ -75,7 +77,7 @@ tests! {
         let mut saw = target.subscribe(Cursor::Beginning).await.unwrap();
         assert_eq!(next(&mut saw).await, ["1", "2", "lost", "lost too"]);
 
-        // As after a failover to a replica that had not got them yet.
+        // The server loses them, as after a failover to a replica that did not have them yet.
         server.kill();
         server.restore(&saved);
         server.run();
@@ -122,14 +124,14 @@ tests! {
         let error = target.store().append(batch).await.unwrap_err();
         assert_eq!(error.kind(), RedisErrorKind::TimedOut, "{error:?}");
         assert!(error.may_have_been_stored() && error.is_transient());
-        // By then the connection is known to be of no use, and none can be opened.
+        // The client knows by then that the connection is dead, and cannot open another.
         let error = target.store().read(None, PageLimit::default()).await.unwrap_err();
         assert_eq!(error.kind(), RedisErrorKind::Unreachable, "{error:?}");
         assert!(!error.may_have_been_stored() && error.is_transient());
 
         server.say(&["CLIENT", "UNPAUSE"]);
         append(&target, &["3"]).await;
-        // The viewer noticed nothing but the time it took.
+        // The viewer noticed only the delay.
         let mut seen = viewing.await.unwrap();
         let page = target.store().read(None, PageLimit::default()).await.unwrap();
         let stored: Vec<_> = page.events.into_iter().skip(1).map(|event| event.data).collect();
@@ -151,7 +153,7 @@ tests! {
         server.signal("-STOP");
         tokio::time::sleep(Duration::from_millis(600)).await;
         server.signal("-CONT");
-        // Another connection than before, which announces again.
+        // This is a new connection, which announces again.
         append(&target(&client(&server)), &["1"]).await;
         assert_eq!(viewing.await.unwrap(), ["1"]);
         let now = server.list();
@@ -187,7 +189,7 @@ tests! {
             let new = append(&target, &["3"]).await;
             assert!(new[0] > ids[1], "{how}: {new:?} after {ids:?}");
             if how == "DEL of the stream" {
-                // Ids went on until then, and now begin anew.
+                // The ids went on until then, and now begin again.
                 let to = (Some(ids[1]), Some(new[0]), Some(new[0]));
                 assert_eq!(reset(&mut viewer).await, to);
                 assert_eq!(reset(&mut slow).await, to);
@@ -207,7 +209,7 @@ tests! {
             target.store().trim(ids[0]).await.unwrap();
             let mut viewer = target.subscribe(Cursor::After(ids[0])).await.unwrap();
             assert_eq!(next(&mut viewer).await, ["2", "3"], "{lost}");
-            // As an eviction does.
+            // An eviction does the same.
             assert_eq!(server.say(&["DEL", target.store().keys()[key]]), ":1");
             let again = || vec![NewEvent::new("event", "2").unwrap().with_key("2").unwrap()];
             let outcome = target.store().append(again()).await.unwrap();
@@ -229,7 +231,7 @@ tests! {
                 let to = (Some(ids[2]), Some(new), Some(new));
                 assert_eq!(reset(&mut viewer).await, to, "{lost}");
                 assert_eq!(next(&mut viewer).await, ["2"], "{lost}");
-                // All facts went with their events.
+                // All keys went with their events.
                 append(&target, &["3"]).await;
                 assert_eq!(next(&mut viewer).await, ["3"], "{lost}");
             }
@@ -270,15 +272,15 @@ tests! {
 
         let [events, _, facts] = target.store().keys();
         assert_eq!(server.say(&["XLEN", events]), ":5");
-        // And the mark.
+        // The mark is there too.
         assert_eq!(server.say(&["HLEN", facts]), ":6");
-        // A key is known as long as its event.
+        // A key is known as long as its event exists.
         let again = |data: &str| NewEvent::new("event", data).unwrap().with_key(data).unwrap();
         let outcomes = target.store().append(vec![again("20"), again("1")]).await.unwrap();
         assert!(matches!(outcomes[..], [Appended::Duplicate, Appended::Stored(_)]), "{outcomes:?}");
     }
 
-    async fn events_that_are_too_old_are_gone_for_whoever_reads() {
+    async fn events_that_are_too_old_are_gone_for_every_reader() {
         let server = Server::forgetful();
         let client = client(&server);
         let forever = target(&client);
@@ -354,7 +356,7 @@ tests! {
             RedisClient::new(&format!("redis://{who}@127.0.0.1:{}{path}", server.port)).unwrap()
         };
 
-        // Everything there is, in a database of its own.
+        // The store with every feature, in a database of its own.
         let store = RedisEventStore::new(&of("ann:p%40ss", "/3"), "log")
             .max_events(1)
             .max_age(Duration::from_secs(1000))
@@ -385,19 +387,19 @@ tests! {
         let anonymous = target(&RedisClient::new(&server.url()).unwrap());
         let error = anonymous.store().read(None, PageLimit::default()).await.unwrap_err();
         assert_refused(&error, "NOAUTH");
-        // It may not announce, so nothing is stored.
+        // This user may not announce, so nothing is stored.
         let mute = target(&of("mute:p%40ss", ""));
         let event = NewEvent::new("event", "").unwrap();
         let error = mute.store().append(vec![event]).await.unwrap_err();
         assert_eq!(error.kind(), RedisErrorKind::Refused);
         assert!(error.to_string().contains("publish"), "{error}");
         assert_eq!(mute.store().read(None, PageLimit::default()).await.unwrap(), Page::default());
-        // Nor does it hear of changes: its viewers are not left waiting for ever.
+        // It does not hear of changes either: its viewers get an error instead of waiting for ever.
         let mut viewer = mute.subscribe(Cursor::Beginning).await.unwrap();
         assert_refused(&viewer.next().await.unwrap_err(), "NOPERM");
     }
 
-    async fn what_the_server_refuses_is_not_stored() {
+    async fn an_append_that_the_server_refuses_stores_nothing() {
         let server = Server::forgetful();
         let store = RedisEventStore::new(&client(&server), "log");
         let event = || vec![NewEvent::new("event", "1").unwrap()];
@@ -409,7 +411,7 @@ tests! {
         let error = store.append(event()).await.unwrap_err();
         assert_eq!(error.code(), Some("OOM"), "{error}");
         assert!(error.is_transient() && !error.may_have_been_stored());
-        // Reads go on.
+        // Reads still work.
         assert_eq!(store.read(None, PageLimit::default()).await.unwrap(), Page::default());
         server.say(&["CONFIG", "SET", "maxmemory", "0"]);
         store.append(event()).await.unwrap();
@@ -444,7 +446,7 @@ tests! {
 type Target = SseTarget<NewEvent, RedisEventStore>;
 
 fn client(server: &Server) -> RedisClient {
-    // For machines that are slow.
+    // The patience is long, for slow machines.
     let config = RedisConfig::new().patience(Duration::from_secs(60));
     RedisClient::with_config(&server.url(), config).unwrap()
 }
@@ -453,7 +455,7 @@ fn target(client: &RedisClient) -> Target {
     SseTarget::new(RedisEventStore::new(client, "log"))
 }
 
-/// One event after another with this data, which is its key, too.
+/// Appends one event after another with this data, which is also its key.
 async fn append(target: &Target, data: &[&str]) -> Vec<EventId> {
     let event = |data: &&str| {
         NewEvent::new("event", *data)
@@ -477,7 +479,7 @@ async fn next(viewer: &mut Subscription<RedisEventStore>) -> Vec<String> {
     }
 }
 
-/// What a viewer asked for that is reset, the oldest event and the head.
+/// Reads the reset of a viewer: the requested position, the oldest event and the head.
 async fn reset(
     viewer: &mut Subscription<RedisEventStore>,
 ) -> (Option<EventId>, Option<EventId>, Option<EventId>) {
@@ -494,14 +496,14 @@ fn assert_refused(error: &RedisError, code: &str) {
 }
 
 impl Server {
-    /// This crate's connections.
+    /// Lists this crate's connections.
     fn list(&self) -> String {
         let list = self.say(&["CLIENT", "LIST"]);
         let own = list.lines().filter(|line| line.contains("name=ssetarget"));
         own.collect::<Vec<_>>().join("\n")
     }
 
-    /// Whether a viewer is idle: it asks for the head once changes are announced.
+    /// Returns whether a viewer waits: it asks for the head once changes are announced.
     fn is_watched(&self) -> bool {
         let list = self.list();
         list.contains(" sub=1 ")

@@ -1,5 +1,5 @@
-//! Runs tests as `cargo test` does, with its lines and its total, and can skip them when they run:
-//! the standard harness knows only when it compiles.
+//! Runs tests as `cargo test` does, with its lines and its total, and can skip them at run time:
+//! the standard harness decides at compile time.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::exit;
@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 /// A test's name and body.
 pub(crate) type Test = (&'static str, fn());
 
-/// They wait more than they compute, but the machine may be small.
+/// The tests wait more than they compute, but the machine may be small.
 const THREADS: usize = 4;
 
-/// Runs those tests whose names contain an argument, or all. Does not return.
+/// Runs the tests whose names contain an argument, or all. Does not return.
 pub(crate) fn run(tests: impl Iterator<Item = Test>, skip: bool) {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let names: Vec<_> = arguments
@@ -58,7 +58,8 @@ pub(crate) fn run(tests: impl Iterator<Item = Test>, skip: bool) {
     exit(if failed.is_empty() { 0 } else { 101 });
 }
 
-/// Runs an asynchronous test in a runtime of its own. One that takes very long hangs and fails.
+/// Runs an asynchronous test in a runtime of its own. A test that takes very long counts as hanging
+/// and fails.
 pub(crate) fn block_on(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

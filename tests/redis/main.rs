@@ -1,7 +1,7 @@
 //! The store in Redis, against real servers that each test starts for itself.
 //!
-//! Without a `redis-server` on the PATH the tests are skipped, and counted as such; where `CI` is
-//! set they fail.
+//! Without a `redis-server` on the PATH the tests are skipped, and counted as such; if `CI` is set,
+//! they fail.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 mod burst;

@@ -1,4 +1,5 @@
-//! Servers that lack a command, or do not let the user have it: a log is whole whatever is refused.
+//! Servers that lack a command, or do not permit it to the user: a log is whole whatever is
+//! refused.
 
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use ssetarget::{Appended, Cursor, EventId, EventStore, NewEvent, Page, PageLimit
 use crate::harness::tests;
 use crate::server::Server;
 
-/// All that an append may do beside reading.
+/// The commands that an append may use besides reading.
 const WRITES: [&str; 8] = [
     "publish", "hset", "del", "xadd", "xtrim", "hdel", "pexpire", "persist",
 ];
@@ -24,7 +25,7 @@ tests! {
             assert_eq!(read(&store).await, Page::default());
             assert_eq!(server.say(&["DBSIZE"]), ":0");
         }
-        // Stores that keep everything do not need it, and neither do readers.
+        // Stores that keep everything do not need the command, and neither do readers.
         let store = RedisEventStore::new(&client, "log");
         let ids: Vec<_> = [stored(&store, "1").await, stored(&store, "2").await].into();
         let error = store.trim(ids[0]).await.unwrap_err();
@@ -78,12 +79,12 @@ tests! {
                     assert_eq!(refused, 6, "{command} is not needed");
                     assert_eq!(page, Page::default(), "without {command}");
                     let left = server.say(&["DBSIZE"]);
-                    // Who may not delete leaves a hash that says nothing.
+                    // A user who may not delete leaves a hash without meaning.
                     assert!(left == ":0" || command == "del", "without {command}: {left} keys");
                 } else if refused == 6 {
                     assert_eq!(page, before, "without {command}");
                 } else {
-                    // These say nothing about events, and were there when the log began.
+                    // These do not concern events, and ran when the log began.
                     assert!(["del", "pexpire", "persist"].contains(&command), "{command}: {refused}");
                     assert_eq!(refused, 0, "{command}");
                 }
@@ -108,7 +109,7 @@ tests! {
                 server.say(&["CONFIG", "SET", option, "0"]);
             }
         }
-        // A full memory is made emptier by those who read.
+        // Reads free memory when it is full.
         let ids = [stored(&store, "2").await, stored(&store, "3").await];
         server.say(&["CONFIG", "SET", "maxmemory", "1"]);
         store.trim(ids[0]).await.unwrap();
@@ -141,7 +142,7 @@ tests! {
         let server = Server::forgetful();
         let store = as_user(&server, "default");
         let first = stored(&store, "1").await;
-        // As what is left of an append that did not get to its end.
+        // The entry of an append that did not complete.
         let entry = format!("{}-1", first.get() + 1);
         server.say(&["XADD", store.keys()[0], &entry, "type", "event", "data", "2"]);
         assert_eq!(ids_of(&read(&store).await), [first], "it was not acknowledged");
@@ -152,7 +153,7 @@ tests! {
     }
 
     async fn a_server_without_resp3_is_an_error_that_says_what_is_needed() {
-        // As one before 6.0.
+        // A server before version 6.0.
         let server = Server::with(&["--appendonly no", "--rename-command HELLO GONE"]);
         let client = RedisClient::new(&server.url()).unwrap();
         let store = RedisEventStore::new(&client, "log");
@@ -166,7 +167,7 @@ tests! {
     }
 }
 
-/// A store with all limits there are.
+/// Opens a store with all limits.
 fn as_user(server: &Server, name: &str) -> RedisEventStore {
     let url = format!("redis://{name}:p@127.0.0.1:{}", server.port);
     let url = if name == "default" { server.url() } else { url };

@@ -1,4 +1,4 @@
-//! Redis servers of the tests: each its own, on a free port, with its files in a temporary folder.
+//! Redis servers of the tests, each on a free port with its files in a temporary folder.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Where a program is.
+/// Returns the path of a program.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
     std::env::split_paths(&std::env::var_os("PATH")?)
         .map(|folder| folder.join(program))
@@ -23,13 +23,13 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// With everything written to its file before it is answered, as a server does that must not
-    /// lose anything.
+    /// Starts a server that writes everything to its file before it answers, so that it loses
+    /// nothing.
     pub(crate) fn start() -> Self {
         Self::with(&["--appendonly yes", "--appendfsync always"])
     }
 
-    /// A server that forgets everything when it is killed.
+    /// Starts a server that forgets everything when it is killed.
     pub(crate) fn forgetful() -> Self {
         Self::with(&["--appendonly no"])
     }
@@ -54,7 +54,7 @@ impl Server {
         server
     }
 
-    /// Starts it, again if it was killed, with what it has in its files.
+    /// Starts the process; after a kill, with the data in its files.
     pub(crate) fn run(&mut self) {
         let program = find("redis-server")
             .unwrap_or_else(|| panic!("there is no `redis-server` on the PATH"));
@@ -78,12 +78,13 @@ impl Server {
                 std::thread::sleep(Duration::from_millis(5));
                 continue;
             };
-            // One that is just ending, or a connection to itself, may be cut off.
+            // A server that is just ending may cut the connection off, and so may a connection to
+            // itself.
             let Ok(answer) = say(&mut connection, &["PING"]) else {
                 std::thread::sleep(Duration::from_millis(5));
                 continue;
             };
-            // One with users refuses it, but is there.
+            // A server with users refuses the command, but is ready.
             if answer.starts_with("+PONG") || answer.starts_with("-NOAUTH") {
                 return;
             }
@@ -103,7 +104,7 @@ impl Server {
         self.child.as_ref().unwrap().id()
     }
 
-    /// A copy of its files.
+    /// Copies its files.
     pub(crate) fn save(&self) -> PathBuf {
         let copy = self.folder.with_extension("saved");
         copy_files(&self.folder, &copy);
@@ -120,7 +121,8 @@ impl Server {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// What it answers to a command, over a connection of its own: the first line, or the text.
+    /// Returns the answer to a command, over a connection of its own: the first line, or the
+    /// string.
     pub(crate) fn say(&self, words: &[&str]) -> String {
         let mut connection = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
         say(&mut connection, words).unwrap()
@@ -140,7 +142,7 @@ impl Server {
         }
     }
 
-    /// How many connections this crate has.
+    /// Returns the number of this crate's connections.
     pub(crate) fn connections(&self) -> usize {
         self.say(&["CLIENT", "LIST"])
             .lines()
@@ -169,7 +171,7 @@ fn copy_files(from: &Path, to: &Path) {
     }
 }
 
-/// Speaks just enough of the protocol, without the crate that is tested.
+/// Speaks just enough of the protocol, without the tested crate.
 fn say(connection: &mut TcpStream, words: &[&str]) -> io::Result<String> {
     let mut command = format!("*{}\r\n", words.len());
     for word in words {

@@ -28,7 +28,7 @@ tests! {
 
 type Target = SseTarget<NewEvent, RedisEventStore>;
 
-/// What a writer knows of an event.
+/// What a writer knows about an event.
 #[derive(Debug, PartialEq)]
 enum Known {
     Stored(EventId),
@@ -38,7 +38,7 @@ enum Known {
 
 async fn soak(server: &Arc<Server>, seed: u64) {
     let log = format!("soak-{seed}");
-    // Each with its own connection, as a process has.
+    // Each has its own connection, as a process has.
     let processes: Arc<Vec<Target>> = Arc::new(
         (0..PROCESSES)
             .map(|_| {
@@ -82,7 +82,7 @@ async fn soak(server: &Arc<Server>, seed: u64) {
     }
     is_over.store(true, Ordering::SeqCst);
     let kills: u32 = killer.join().unwrap();
-    // Nothing is killed any more, so this is stored once.
+    // No connection is killed any more, so this is stored once.
     let end = NewEvent::new("end", "").unwrap().terminal();
     processes[0].dispatch_encoded(vec![end]).await.unwrap();
 
@@ -127,7 +127,7 @@ async fn soak(server: &Arc<Server>, seed: u64) {
     );
 }
 
-/// Appends events, half of them with keys, through any process, and returns what it knows of each.
+/// Appends events, half of them with keys, through any process. Returns what it knows about each.
 async fn write(
     processes: Arc<Vec<Target>>,
     writer: usize,
@@ -194,7 +194,7 @@ async fn view(processes: Arc<Vec<Target>>, mut random: Random) -> Vec<(EventId, 
     }
 }
 
-/// Numbers that look random and are the same each time.
+/// A generator of reproducible numbers.
 struct Random(u64);
 
 impl Random {

@@ -41,7 +41,8 @@ tests! {
         assert_eq!(server.connections(), 1);
     }
 
-    // A store for each request, as a server has that keeps none: the view is known by the log's name.
+    // A new store for each request, as in a server that keeps none: the view is found by the log's
+    // name.
     async fn snapshots_are_read_once() {
         let server = Server::forgetful();
         let client = RedisClient::new(&server.url()).unwrap();
@@ -74,7 +75,7 @@ tests! {
         let (status, _, json) = ask(&etag).await;
         assert_eq!((status, count(&json).0), (200, 3_001));
         assert_eq!(count(&json).1, log().store().ends(None).await.unwrap().head);
-        // A log that was emptied is not shown from memory.
+        // A log that was emptied is not served from memory.
         log().store().clear().await.unwrap();
         assert_eq!(count(&ask("").await.2), (0, None));
     }
@@ -112,7 +113,7 @@ tests! {
             };
             assert_eq!(events[0].data, targets[number / 10].store().keys()[0]);
         }
-        // What nobody watches any more is not announced either.
+        // A log without viewers is not announced either.
         drop(targets);
         while !server.say(&["CLIENT", "LIST"]).contains(" sub=0 ") {}
         drop(client);
@@ -131,7 +132,7 @@ tests! {
         }
         for number in 0..=EVENTS {
             if number == 1 {
-                // The first time each of them has to find out where the head is.
+                // The first time each of them has to read the head.
                 server.say(&["CONFIG", "RESETSTAT"]);
             }
             let data = number.to_string();
@@ -150,7 +151,7 @@ tests! {
         let calls = scripts.unwrap().split(['=', ',']).nth(1).unwrap();
         let calls: usize = calls.parse().unwrap();
         println!("{calls} scripts for {EVENTS} events and {VIEWERS} viewers");
-        // Each on its own would be 4,000.
+        // If each called on its own, there would be 4,000.
         assert!(calls < 500, "{calls} scripts for {EVENTS} events and {VIEWERS} viewers");
     }
 
@@ -170,7 +171,7 @@ tests! {
             let keys = store(name).keys().map(str::to_owned);
             for key in &keys {
                 assert_eq!(server.say(&["EXISTS", key]), ":1", "{key}");
-                // What a cluster takes for the slot.
+                // The part that a cluster uses for the slot.
                 let tag = key.split_once('{').unwrap().1.split_once('}').unwrap().0;
                 assert!(keys.iter().all(|key| key.contains(&format!("{{{tag}}}"))));
                 assert!(!tag.is_empty(), "{key}");

@@ -9,7 +9,7 @@ use ssetarget::{Appended, EventStore, NewEvent};
 use crate::harness::tests;
 use crate::server::{Server, find, free_port};
 
-/// Where the part of a test that needs another environment finds its server.
+/// The URL of the server, for the part of a test that runs in another environment.
 pub(crate) const URL: &str = "SSETARGET_TEST_REDIS_TLS";
 
 tests! {
@@ -33,13 +33,13 @@ tests! {
         }
         let url = format!("rediss://localhost:{port}");
 
-        // The system does not trust it.
+        // The system does not trust the certificate.
         let client = RedisClient::new(&url).unwrap();
         let store = RedisEventStore::new(&client, "log");
         let error = store.append(vec![event()]).await.unwrap_err();
         assert_eq!(error.kind(), RedisErrorKind::Unreachable, "{error:?}");
 
-        // A process that is told to does, for the host that it is for.
+        // A process with the setting trusts it, for the host of the certificate.
         for (url, is_trusted) in [(url, true), (format!("rediss://127.0.0.1:{port}"), false)] {
             let status = Command::new(std::env::current_exe().unwrap())
                 .env("SSL_CERT_FILE", plain.folder.join("ca.pem"))
@@ -51,7 +51,7 @@ tests! {
     }
 }
 
-/// The part that runs in a process of its own. Whether it works.
+/// The part that runs in a process of its own. Returns whether it works.
 pub(crate) async fn append(url: &str) -> bool {
     let client = RedisClient::new(url).unwrap();
     let store = RedisEventStore::new(&client, "log");

@@ -1,6 +1,6 @@
 //! Viewers of several logs in a simulation: direct, over relays, over hibernating sockets, and of merged streams.
-//! They are cut in mid-frame, half open, stalled, behind proxies that buffer or cut; what they get goes to the
-//! checker. Nothing here happens by itself: [`Audience::step`] does one thing that the dice choose.
+//! They are cut in mid-frame, half open, stalled, behind proxies that buffer or cut. The checker gets what they see.
+//! Nothing happens by itself: [`Audience::step`] does one thing, chosen by the dice.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
@@ -53,7 +53,7 @@ impl Hours {
         self.0.lock().unwrap().now
     }
 
-    /// Sets the time, which does not go back, and wakes those who slept until then.
+    /// Sets the time, which does not go back, and wakes those whose sleep is over.
     pub(crate) fn set(&self, now: u64) {
         let mut wakers = Vec::new();
         {
@@ -93,7 +93,7 @@ impl Drop for Nap {
     }
 }
 
-/// Whether something is to be polled.
+/// Whether the future is to be polled.
 struct Flag(AtomicBool);
 
 impl Wake for Flag {
@@ -102,7 +102,7 @@ impl Wake for Flag {
     }
 }
 
-/// Something that is polled when it was woken.
+/// A future that is polled when it was woken.
 struct Polled<T> {
     it: T,
     flag: Arc<Flag>,
@@ -130,7 +130,7 @@ impl<T> Polled<T> {
 type Chunks = Pin<Box<dyn Stream<Item = Result<Bytes, String>>>>;
 type Opening = Pin<Box<dyn Future<Output = Result<Option<Chunks>, String>>>>;
 
-/// Where a log is.
+/// The place of a log.
 #[derive(Clone)]
 pub(crate) enum Source {
     Memory(Arc<MemoryEventStore>),
@@ -142,7 +142,7 @@ pub(crate) struct Log {
     pub(crate) source: Source,
 }
 
-/// A store of any kind, as a server of it has it.
+/// A store of any kind, as a server has it.
 #[derive(Clone)]
 enum Any {
     Memory(Arc<MemoryEventStore>),
@@ -187,7 +187,7 @@ impl EventStore for Any {
     }
 }
 
-/// A relay and what follows the log above for it.
+/// A relay, and the future that follows the log above for it.
 #[derive(Clone)]
 struct Relay(Arc<RelayStore<Remote>>);
 
@@ -236,7 +236,7 @@ type PushedRoster = Roster<(u32, PushedStream<Store>)>;
 #[derive(Default)]
 struct Held {
     sockets: BTreeMap<u32, Socket>,
-    /// The streams in the object's memory, while that is this one.
+    /// The streams in the object's memory, as long as it has this memory.
     roster: Option<(Arc<Memory>, PushedRoster)>,
     pace: Pace,
     due: Option<u64>,
@@ -244,9 +244,9 @@ struct Held {
     made: u32,
 }
 
-/// Both ends of a socket and what is between them.
+/// Both ends of a socket, and the messages between them.
 struct Socket {
-    /// What is kept with it at the object.
+    /// The data that the object keeps with it.
     kept: Kept,
     /// Pages on their way to the Worker, and acknowledgements on their way to the object.
     pages: Vec<Bytes>,
@@ -264,7 +264,7 @@ enum Close {
 }
 
 impl Held {
-    /// The streams, restored from their sockets if the object has lost its memory.
+    /// Calls it with the streams, which are restored from their sockets if the object has lost its memory.
     fn with<T>(
         &mut self,
         place: &Place,
@@ -298,7 +298,7 @@ impl Held {
         });
     }
 
-    /// The log has changed.
+    /// Notifies the streams that the log has changed.
     fn changed(&mut self, place: &Place, now: u64) {
         let viewers = self.with(place, |roster, _| roster.len());
         if viewers == 0 {
@@ -336,7 +336,7 @@ fn deliver(stream: &mut PushedStream<Store>, socket: &mut Socket) -> bool {
     false
 }
 
-/// How a client gets to the log.
+/// The way of a client to the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Way {
     /// Events, encoded for this client.
@@ -354,12 +354,12 @@ struct Client {
     log: usize,
     from: Cursor,
     reader: SseReader,
-    /// What came of an event that is not whole.
+    /// The bytes of an incomplete event.
     part: Vec<u8>,
     line: Line,
-    /// It was told that there is no more.
+    /// The client got the end of the log.
     is_done: bool,
-    /// Takes nothing at the moment.
+    /// The client does not read at the moment.
     is_stalled: bool,
 }
 
@@ -371,11 +371,11 @@ enum Line {
 
 struct Open {
     stream: Server,
-    /// What is on its way.
+    /// The bytes on their way.
     pipe: VecDeque<Bytes>,
     /// The server has ended it: as HTTP ends a body, or by breaking off.
     ended: Option<End>,
-    /// A proxy hands on nothing before it has so much.
+    /// A proxy forwards nothing before it has this many bytes.
     buffers: usize,
 }
 
@@ -384,19 +384,21 @@ enum Server {
     Socket(u32),
 }
 
-/// How many bytes are on the way to a client at most.
+/// The number of bytes that are on the way to a client at most.
 const WINDOW: usize = 16 * 1024;
 
-/// Viewers, what they watch, and the checker.
+/// Viewers, the logs that they watch, and the checker.
 pub(crate) struct Audience {
     pub(crate) dice: Dice,
     pub(crate) hours: Hours,
     pub(crate) checker: Checker,
     pub(crate) steps: u64,
     pub(crate) logs: Vec<Log>,
+    /// Until then the workflow's object does not lose its memory.
+    pub(crate) spares_until: u64,
     trace: DefaultHasher,
     clients: Vec<Client>,
-    /// Streams whose viewers are gone without a word.
+    /// Streams whose viewers left without a message.
     orphans: Vec<(Polled<Chunks>, usize)>,
     relay: Option<(Relay, Following)>,
     held: Held,
@@ -414,6 +416,7 @@ impl Audience {
             checker: Checker::default(),
             steps: 0,
             logs,
+            spares_until: 0,
             trace: DefaultHasher::new(),
             clients: Vec::new(),
             orphans: Vec::new(),
@@ -424,7 +427,7 @@ impl Audience {
         }
     }
 
-    /// What happened so far, as a number.
+    /// Returns everything that happened so far, as a number.
     pub(crate) fn trace(&self) -> u64 {
         self.trace.finish()
     }
@@ -446,7 +449,7 @@ impl Audience {
         }
     }
 
-    /// Notes what retention has removed.
+    /// Records the events that retention has removed.
     pub(crate) fn note_trims(&mut self, log: usize) {
         let trimmed = match &self.logs[log].source {
             Source::Memory(store) => {
@@ -466,14 +469,14 @@ impl Audience {
         }
     }
 
-    /// Something was appended to log 0 or removed from it.
+    /// Must be called after an append to log 0, or a removal from it.
     pub(crate) fn log_changed(&mut self) {
         let (place, now) = (self.place(0), self.hours.now());
         self.note_trims(0);
         self.held.changed(&place, now);
     }
 
-    /// The object of log 0 was killed: its sockets break.
+    /// Must be called when the object of log 0 was killed: its sockets break.
     pub(crate) fn object_died(&mut self) {
         for socket in self.held.sockets.values_mut() {
             socket.closed.get_or_insert(Close::Broken);
@@ -483,7 +486,7 @@ impl Audience {
         self.held.pace = Pace::default();
     }
 
-    /// Nobody loses anything any more, and calls are answered.
+    /// From now on nothing is lost any more, and calls are answered.
     pub(crate) fn heal(&mut self) {
         for log in &self.logs {
             if let Source::Place(place) = &log.source {
@@ -492,9 +495,15 @@ impl Audience {
         }
     }
 
-    /// One thing happens.
-    pub(crate) fn step(&mut self) {
+    /// Counts a step. A world takes a few thousand of them, and one that loops for ever reaches this limit.
+    pub(crate) fn count(&mut self) {
         self.steps += 1;
+        assert!(self.steps < 300_000, "the world does not come to rest");
+    }
+
+    /// Does one thing.
+    pub(crate) fn step(&mut self) {
+        self.count();
         let choice = self.dice.roll(100);
         self.note(choice);
         match choice {
@@ -553,7 +562,7 @@ impl Audience {
             2 => Cursor::After(EventId::new(1000 + self.dice.roll(30)).unwrap()),
             _ => Cursor::Beginning,
         };
-        // Others of a merged stream are read from the beginning or the tail.
+        // The other logs of a merged stream are read from the beginning or the tail.
         let from = match (way, from) {
             (Way::Merged, _) => Cursor::Beginning,
             (_, from) => from,
@@ -571,7 +580,7 @@ impl Audience {
         });
     }
 
-    /// What a client asks for: its last id, or else where it began.
+    /// Returns the position that a client sends: its last id, or else where it began.
     fn cursor(&self, client: usize) -> Cursor {
         let client = &self.clients[client];
         match client.reader.last_event_id() {
@@ -709,7 +718,7 @@ impl Audience {
         });
     }
 
-    /// A request was answered.
+    /// Records the answer to a request.
     fn answered(&mut self, number: usize, status: u16) {
         let viewer = self.clients[number].name.clone();
         if self.clients[number].way == Way::Merged {
@@ -749,7 +758,7 @@ impl Audience {
         self.clients[number].is_done = status == 204;
     }
 
-    /// The server works for a client. Returns whether something happened.
+    /// Lets the server work for a client. Returns whether something happened.
     fn serve(&mut self, number: usize) -> bool {
         let client = &mut self.clients[number];
         match &mut client.line {
@@ -801,7 +810,7 @@ impl Audience {
         }
     }
 
-    /// The Worker takes pages from the socket and acknowledges them.
+    /// Lets the Worker take pages from the socket and acknowledge them.
     fn serve_socket(&mut self, number: usize) -> bool {
         let Line::Open(open) = &mut self.clients[number].line else {
             return false;
@@ -846,7 +855,7 @@ impl Audience {
         true
     }
 
-    /// An acknowledgement comes to the object, or a round is due.
+    /// Delivers an acknowledgement to the object, or starts a round that is due.
     fn serve_held(&mut self) -> bool {
         let (place, now) = (self.place(0), self.hours.now());
         if self.held.due.is_some_and(|due| due <= now) {
@@ -877,7 +886,7 @@ impl Audience {
         true
     }
 
-    /// A client takes bytes that have come. Returns whether something happened.
+    /// Lets a client read bytes that have come. Returns whether something happened.
     fn take(&mut self, number: usize, all: bool) -> bool {
         let dice = self.dice.clone();
         let client = &mut self.clients[number];
@@ -932,7 +941,7 @@ impl Audience {
         }
     }
 
-    /// A client got an event, or was told where the tail is.
+    /// Records an event that a client got, or the position of the tail.
     fn got(&mut self, number: usize, message: Option<Message>, raw: String) {
         let client = &self.clients[number];
         let (viewer, log) = (client.name.clone(), client.log);
@@ -986,7 +995,7 @@ impl Audience {
         self.record(log, Record::Seen { viewer, event });
     }
 
-    /// The connection is over for the client.
+    /// Ends the connection on the client's side.
     fn hang_up(&mut self, number: usize, how: End) {
         let client = &mut self.clients[number];
         client.line = Line::Away;
@@ -1001,7 +1010,7 @@ impl Audience {
         client.reader = SseReader::resumed(&id);
         let (viewer, log, way) = (client.name.clone(), client.log, client.way);
         if way == Way::Merged {
-            // Where each log ended was checked when its last event came.
+            // The end of each log was checked when its last event came.
             for log in 0..self.logs.len() {
                 let viewer = viewer.clone();
                 let how = End::Cut;
@@ -1012,7 +1021,7 @@ impl Audience {
         }
     }
 
-    /// A proxy, the network or the viewer cuts a connection, wherever its bytes are.
+    /// Cuts a connection at any byte, as a proxy, the network or the viewer does.
     fn cut(&mut self) {
         let Some(number) = self.any_client() else {
             return;
@@ -1028,7 +1037,7 @@ impl Audience {
         }
     }
 
-    /// A viewer is gone, and the server does not know.
+    /// Lets a viewer leave without the server noticing.
     fn leave_half_open(&mut self) {
         let Some(number) = self.any_client() else {
             return;
@@ -1066,7 +1075,7 @@ impl Audience {
         is_busy
     }
 
-    /// The relay reads the log above.
+    /// Lets the relay read the log above.
     fn follow(&mut self) -> bool {
         match &mut self.relay {
             Some((_, following)) if following.is_woken() => {
@@ -1079,7 +1088,7 @@ impl Audience {
         }
     }
 
-    /// The relay dies with its viewers' connections.
+    /// Kills the relay with its viewers' connections.
     fn lose_relay(&mut self) {
         if self.dice.one_in(4) && self.relay.take().is_some() {
             for number in 0..self.clients.len() {
@@ -1093,15 +1102,18 @@ impl Audience {
         }
     }
 
-    /// Objects lose their memory. Connections of those that stream themselves break, sockets do not.
+    /// Lets objects lose their memory. This breaks the connections that they stream themselves, but no sockets.
     fn evict(&mut self) {
         let log = self.dice.roll(self.logs.len() as u64) as usize;
-        if let Source::Place(place) = &self.logs[log].source {
+        let is_spared = log == 0 && self.hours.now() < self.spares_until;
+        if let Source::Place(place) = &self.logs[log].source
+            && !is_spared
+        {
             place.evict();
         }
     }
 
-    /// A writer appends to a log that is no workflow's.
+    /// Appends to a log that is not a workflow's.
     fn write(&mut self) {
         let others = self.logs.len() as u64 - 1;
         if others == 0 {
@@ -1129,7 +1141,7 @@ impl Audience {
         self.append(log, batch);
     }
 
-    /// Appends, and tells the checker what the writer knows.
+    /// Appends, and records what the writer knows.
     fn append(&mut self, log: usize, batch: Vec<NewEvent>) {
         let events: Vec<_> = batch.iter().map(|event| fact(event, "")).collect();
         let ids = |outcomes: Vec<Appended>| {
@@ -1177,7 +1189,7 @@ impl Audience {
                 }
             }
         };
-        // The answer is lost.
+        // The answer gets lost.
         let is_lost = fault == 3 && answer != Answer::Refused;
         let answer = if is_lost { Answer::Unknown } else { answer };
         self.note_trims(log);
@@ -1191,7 +1203,7 @@ impl Audience {
         );
     }
 
-    /// Somebody removes events.
+    /// Removes events.
     fn trim(&mut self) {
         let log = self.dice.roll(self.logs.len() as u64) as usize;
         if log == 0 || !self.dice.one_in(4) {
@@ -1216,7 +1228,7 @@ impl Audience {
         self.note_trims(log);
     }
 
-    /// Everything comes to rest, and everybody has what there is.
+    /// Lets everything come to rest, until every viewer has everything.
     pub(crate) fn settle(&mut self) {
         self.heal();
         self.orphans.clear();
@@ -1226,7 +1238,7 @@ impl Audience {
                 self.append(log, vec![end]);
             }
         }
-        // Relays try again after pauses of at most five seconds; some give up, and their viewers come back.
+        // Relays retry after pauses of at most five seconds; some give up, and their viewers come back.
         for _ in 0..60 {
             for number in 0..self.clients.len() {
                 if matches!(self.clients[number].line, Line::Away) && !self.clients[number].is_done
@@ -1269,8 +1281,9 @@ impl Audience {
 
     fn drain(&mut self) -> bool {
         let mut is_busy = self.follow() | self.serve_held();
+        self.count();
         for number in 0..self.clients.len() {
-            self.steps += 1;
+            self.count();
             is_busy |= self.serve(number);
             is_busy |= self.take(number, true);
         }
@@ -1313,7 +1326,7 @@ fn frames<S: FrameStore<Bytes = Bytes> + 'static>(
     })
 }
 
-/// All that a log keeps, with keys and frames.
+/// Returns everything that a log keeps, with keys and frames.
 fn stored(source: &Source) -> Vec<Event> {
     const ALL: PageLimit = PageLimit {
         events: 100_000,

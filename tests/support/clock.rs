@@ -1,4 +1,4 @@
-//! A clock that is moved by hand.
+//! A clock that tests set.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,7 +32,7 @@ impl ManualClock {
         self.milliseconds.store(milliseconds, Ordering::SeqCst);
     }
 
-    /// What a store asks for the time.
+    /// Returns the function with which a store reads the time.
     pub(crate) fn reader(&self) -> impl Fn() -> SystemTime + Send + Sync + 'static {
         let clock = self.clone();
         move || clock.now()

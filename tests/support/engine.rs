@@ -1,5 +1,5 @@
-//! A workflow engine that behaves as Cloudflare's local one does, and a world to break: results
-//! are cached by kind, name and count, the body runs anew in each lifetime, attempt numbers go on
+//! A workflow engine that behaves as Cloudflare's local one, and a world with faults: results are
+//! cached by kind, name and count, the body runs again in each lifetime, attempt numbers go on
 //! growing across lifetimes, and at every await point the process can be killed.
 
 use std::cell::{Cell, RefCell};
@@ -21,18 +21,18 @@ use tokio::task::LocalSet;
 
 use super::sql::Database;
 
-/// What an instance's engine keeps when the process dies.
+/// The part of an instance's engine that outlives the process.
 #[derive(Default)]
 pub(crate) struct Engine {
     results: RefCell<HashMap<String, Result<serde_json::Value, String>>>,
     attempts: RefCell<HashMap<String, u32>>,
-    /// Await points until the process is killed; none: it is not.
+    /// The number of await points until the process is killed; none if it is not.
     fuel: Cell<Option<u32>>,
     killed: tokio::sync::Notify,
-    /// The step during which a pause is asked for.
+    /// The step during which a pause is requested.
     pause_in: RefCell<Option<String>>,
     pause: Cell<bool>,
-    /// Attempts of steps, as they begin and end: the engine's own log.
+    /// The engine's own log: attempts of steps, as they begin and end.
     pub(crate) log: RefCell<Vec<String>>,
 }
 
@@ -42,7 +42,7 @@ impl Engine {
         self.fuel.set(Some(await_points));
     }
 
-    /// Asks for a pause while this step is under way.
+    /// Requests a pause while this step runs.
     pub(crate) fn pause_in(&self, step: &str) {
         *self.pause_in.borrow_mut() = Some(step.to_owned());
     }
@@ -52,7 +52,7 @@ impl Engine {
         self.fuel.set(None);
     }
 
-    /// As if the step of this key (`do/name-1`) had not run.
+    /// Forgets that the step of this key (`do/name-1`) has run.
     pub(crate) fn forget(&self, key: &str) {
         self.results.borrow_mut().remove(key);
         self.attempts.borrow_mut().remove(key);
@@ -93,7 +93,7 @@ impl Engine {
         Ok(())
     }
 
-    /// The number of the next attempt of this step, which counts from now on.
+    /// Returns the number of the next attempt of this step, and counts it.
     pub(crate) fn next_attempt(&self, step: &str) -> u32 {
         let mut attempts = self.attempts.borrow_mut();
         let attempt = attempts.entry(step.to_owned()).or_default();
@@ -165,7 +165,7 @@ impl Step for FakeStep {
             self.engine
                 .note(format!("{name}-{count} attempt {attempt}"));
             self.engine.tick().await;
-            // On its own, as over RPC: what times out goes on running.
+            // It runs on its own, as over RPC: after a timeout it goes on running.
             let running = {
                 let callback = step.callback.clone();
                 let context = StepContext::new(&name, count, attempt).with_config(config);
@@ -196,7 +196,7 @@ impl Step for FakeStep {
                     self.engine.suspended()?;
                     return T::decode(&JsonCodec, JsonOutput::Value(json));
                 }
-                // Not stored, as in the real engine.
+                // It is not stored, as in the real engine.
                 Err(error) if error.kind() == StepErrorKind::NonRetryable => return Err(error),
                 Err(error) if attempt > config.retries.limit => {
                     let stored = Err(error.message().to_owned());
@@ -243,12 +243,12 @@ impl Step for FakeStep {
 pub(crate) struct World {
     pub(crate) log: WorkflowLog<Database>,
     pub(crate) calls: Cell<u32>,
-    /// What the next calls meet; then all is well.
+    /// The faults of the next calls; later calls succeed.
     pub(crate) troubles: RefCell<Vec<Trouble>>,
-    /// What every call meets.
+    /// The fault of every call.
     pub(crate) always: Cell<Option<Trouble>>,
     pub(crate) warnings: RefCell<Vec<String>>,
-    /// How often a lifetime said that it does not know how the run goes on.
+    /// How often a lifetime reported that it does not know how the run goes on.
     pub(crate) settles: Cell<u32>,
 }
 
@@ -336,7 +336,7 @@ impl Runtime for FakeRuntime {
     }
 }
 
-/// The time in this world, which tests pause.
+/// Returns the time in this world, which tests pause.
 pub(crate) fn now() -> SystemTime {
     thread_local!(static START: tokio::time::Instant = tokio::time::Instant::now());
     SystemTime::UNIX_EPOCH + START.with(tokio::time::Instant::elapsed)
@@ -345,7 +345,7 @@ pub(crate) fn now() -> SystemTime {
 pub(crate) type Dispatcher = BatchedDispatch<FakeLog, FakeRuntime>;
 pub(crate) type WrappedStep = WorkflowEventStep<FakeStep, Dispatcher>;
 
-/// A lifetime's step object with events.
+/// Returns a lifetime's step object with events.
 pub(crate) fn wrapped(
     engine: &Rc<Engine>,
     world: &Rc<World>,
@@ -356,7 +356,7 @@ pub(crate) fn wrapped(
     WorkflowEventStep::new(FakeStep::new(engine), "order", dispatch)
 }
 
-/// Runs `body` until it returns or the process is killed, which ends its tasks too: `None`.
+/// Runs `body` until it returns, or until the process is killed, which ends its tasks too: `None`.
 pub(crate) async fn lifetime<T>(engine: &Rc<Engine>, body: impl Future<Output = T>) -> Option<T> {
     let tasks = LocalSet::new();
     tasks

@@ -1,5 +1,5 @@
-//! An HTTP/1.1 client that tells a body that ended from one that broke off. Shares no code with
-//! the crate.
+//! An HTTP/1.1 client that distinguishes a complete body from a broken one. Shares no code with the
+//! crate.
 
 use std::net::SocketAddr;
 
@@ -19,11 +19,11 @@ pub(crate) struct Response {
 #[derive(Debug)]
 enum Framing {
     Chunked,
-    /// So many bytes are left.
+    /// The number of bytes that are left.
     Length(usize),
 }
 
-/// What comes next of a body.
+/// The next piece of a body.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Piece {
     Bytes(Vec<u8>),
@@ -102,7 +102,7 @@ impl Response {
         value
     }
 
-    /// All headers of CORS but `vary`.
+    /// Returns all CORS headers except `vary`.
     pub(crate) fn cors_headers(&self) -> Vec<&str> {
         let names = self.headers.iter().map(|(name, _)| name.as_str());
         names
@@ -110,7 +110,7 @@ impl Response {
             .collect()
     }
 
-    /// Whole responses are compared: all headers but the date.
+    /// Returns all headers except the date, to compare whole responses.
     pub(crate) fn headers(&self) -> Vec<(String, String)> {
         let headers = self.headers.iter().cloned();
         headers.filter(|(name, _)| name != "date").collect()
@@ -142,7 +142,7 @@ impl Response {
         })
     }
 
-    /// The rest of a body that ends.
+    /// Returns the rest of a body that ends.
     pub(crate) async fn bytes(mut self) -> Vec<u8> {
         let mut all = Vec::new();
         loop {
@@ -154,7 +154,7 @@ impl Response {
         }
     }
 
-    /// Whatever follows the head until the server closes the connection.
+    /// Returns all bytes after the head until the server closes the connection.
     pub(crate) async fn bytes_until_close(mut self) -> Vec<u8> {
         let mut all = Vec::new();
         self.connection.read_to_end(&mut all).await.unwrap();
@@ -183,7 +183,7 @@ pub(crate) struct Events {
 }
 
 impl Events {
-    /// The next event, or how the stream ended.
+    /// Returns the next event, or how the stream ended.
     pub(crate) async fn next(&mut self) -> Result<Message, Piece> {
         while self.ready.is_empty() {
             match self.response.piece().await {
@@ -205,7 +205,7 @@ impl Events {
         messages
     }
 
-    /// What is left, and how it ended.
+    /// Returns the remaining events, and how the stream ended.
     pub(crate) async fn rest(mut self) -> (Vec<Message>, Piece) {
         let mut messages = Vec::new();
         loop {
@@ -217,7 +217,7 @@ impl Events {
     }
 }
 
-/// A line without its end; `None` if the connection broke.
+/// Returns a line without its end; `None` if the connection broke.
 async fn line(connection: &mut BufReader<TcpStream>) -> Option<String> {
     let mut line = String::new();
     connection.read_line(&mut line).await.ok()?;

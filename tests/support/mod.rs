@@ -1,4 +1,4 @@
-//! What several integration tests use.
+//! Helpers of several integration tests.
 #![allow(dead_code, reason = "each test uses a part of it")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 

@@ -1,4 +1,4 @@
-//! Where a log in SQLite is: an object that can lose its memory, be killed in the middle of an append, and be
+//! The place of a log in SQLite: an object that can lose its memory, be killed in the middle of an append, and be
 //! called by others over a network that fails.
 
 use std::fmt;
@@ -29,7 +29,7 @@ impl Dice {
         Self(Arc::new(AtomicU64::new(seed | 1)))
     }
 
-    /// From 0 to below `end`.
+    /// Returns a number from 0 to below `end`.
     pub(crate) fn roll(&self, end: u64) -> u64 {
         let mut x = self.0.load(Ordering::Relaxed);
         x ^= x << 13;
@@ -46,7 +46,7 @@ impl Dice {
 
 /// The log in an object's memory.
 pub(crate) enum Memory {
-    Workflow(WorkflowLog<Database>),
+    Workflow(Box<WorkflowLog<Database>>),
     Plain(SseTarget<NewEvent, Store>),
 }
 
@@ -66,16 +66,17 @@ impl Memory {
     }
 }
 
-/// An object. What is in its memory is lost whenever it is evicted or killed.
+/// An object. It loses its memory when it is evicted or killed.
 pub(crate) struct Place {
     pub(crate) sql: Database,
     memory: Mutex<Arc<Memory>>,
-    /// Rung when those who are connected lose the connection.
+    memories: AtomicU64,
+    /// Rung when viewers lose their connections.
     gone: Bell,
-    /// How many events a log of no workflow keeps.
+    /// The number of events that a log other than a workflow's keeps.
     keeps: Option<usize>,
     is_workflow: bool,
-    /// One in so many calls from elsewhere fails; 0: none.
+    /// One in this many calls from elsewhere fails; 0 for none.
     trouble: AtomicU64,
     dice: Dice,
 }
@@ -93,6 +94,7 @@ impl Place {
         let sql = Database::in_memory();
         Arc::new(Self {
             memory: Mutex::new(Self::remember(&sql, is_workflow, keeps)),
+            memories: AtomicU64::new(0),
             sql,
             gone: Bell::new(),
             keeps,
@@ -104,7 +106,7 @@ impl Place {
 
     fn remember(sql: &Database, is_workflow: bool, keeps: Option<usize>) -> Arc<Memory> {
         Arc::new(if is_workflow {
-            Memory::Workflow(WorkflowLog::new(sql.clone()))
+            Memory::Workflow(Box::new(WorkflowLog::new(sql.clone())))
         } else {
             let mut retention = Retention::for_ever();
             if let Some(events) = keeps {
@@ -119,14 +121,20 @@ impl Place {
         Arc::clone(&self.memory.lock().unwrap())
     }
 
-    /// Takes the object out of memory and in again.
+    /// Returns how often the object was removed from memory.
+    pub(crate) fn memories(&self) -> u64 {
+        self.memories.load(Ordering::Relaxed)
+    }
+
+    /// Removes the object from memory and loads it again.
     pub(crate) fn evict(&self) {
         let memory = Self::remember(&self.sql, self.is_workflow, self.keeps);
         *self.memory.lock().unwrap() = memory;
+        self.memories.fetch_add(1, Ordering::Relaxed);
         self.gone.ring();
     }
 
-    /// Does something that the object forgets, as when it is killed before anything of it is durable.
+    /// Does something that the object forgets, as if it was killed before anything was durable.
     pub(crate) fn killed_while<T>(&self, work: impl FnOnce(&Memory) -> T) -> T {
         self.sql.exec("SAVEPOINT killed", &[]).unwrap();
         let result = work(&self.memory());
@@ -136,7 +144,7 @@ impl Place {
         result
     }
 
-    /// Does something on a disk that is full.
+    /// Does something with a full disk.
     pub(crate) fn full_while<T>(&self, work: impl FnOnce(&Memory) -> T) -> T {
         self.sql.set_full(true);
         let result = work(&self.memory());
@@ -144,12 +152,12 @@ impl Place {
         result
     }
 
-    /// Lets one in `one_in` calls from elsewhere fail; 0: none.
+    /// Lets one in `one_in` calls from elsewhere fail; 0 for none.
     pub(crate) fn set_trouble(&self, one_in: u64) {
         self.trouble.store(one_in, Ordering::Relaxed);
     }
 
-    /// A call on its way: it takes some polls, and may fail.
+    /// Waits for a call on its way: it takes some polls, and may fail.
     async fn call(&self) -> Result<Arc<Memory>, Lost> {
         let trouble = self.trouble.load(Ordering::Relaxed);
         if trouble > 0 {
@@ -163,7 +171,7 @@ impl Place {
         Ok(self.memory())
     }
 
-    /// An answer on its way.
+    /// Waits for an answer on its way.
     async fn answer<T, E: fmt::Display>(&self, answer: Result<T, E>) -> Result<T, Lost> {
         let trouble = self.trouble.load(Ordering::Relaxed);
         if trouble > 0 {
@@ -178,7 +186,7 @@ impl Place {
     }
 }
 
-/// Lets others go first.
+/// Lets other tasks run first.
 pub(crate) async fn pass() {
     let mut is_passed = false;
     std::future::poll_fn(|context| {

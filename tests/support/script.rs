@@ -1,4 +1,4 @@
-//! A server that answers each request with the next of its answers, byte by byte as it is told.
+//! A server that answers each request with the next of its answers, in the scripted pieces.
 #![allow(clippy::unwrap_used)]
 #![allow(dead_code, reason = "not every file of tests needs all of it")]
 
@@ -21,11 +21,11 @@ pub(crate) struct Answer {
 
 #[derive(Clone, Copy, PartialEq)]
 enum End {
-    /// As HTTP ends a body.
+    /// The body ends as HTTP ends it.
     Clean,
-    /// In the middle of the body.
+    /// The connection breaks in the middle of the body.
     Cut,
-    /// Not at all.
+    /// The body does not end.
     Open,
 }
 
@@ -87,7 +87,7 @@ pub(crate) struct Script {
 }
 
 impl Script {
-    /// The last answer is given again and again.
+    /// Serves these answers; the last one is repeated.
     pub(crate) async fn serve(answers: impl IntoIterator<Item = Answer>) -> Self {
         let mut answers: VecDeque<Answer> = answers.into_iter().collect();
         let next = move |_: &str| match answers.len() {
@@ -97,7 +97,7 @@ impl Script {
         Self::serve_with(next).await
     }
 
-    /// Gives the answer that `next` chooses for the head of a request.
+    /// Serves the answer that `next` chooses for the head of a request.
     pub(crate) async fn serve_with(mut next: impl FnMut(&str) -> Answer + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -110,7 +110,7 @@ impl Script {
                 };
                 seen.lock().unwrap().push(request.clone());
                 let answer = next(&request);
-                // A client that has gone is none of its concern.
+                // A client that has gone does not matter.
                 tokio::spawn(async move { _ = write_answer(stream, answer).await });
             }
         });
@@ -126,7 +126,7 @@ impl Script {
         self.requests.lock().unwrap().clone()
     }
 
-    /// The value of a header in each request, empty where there is none.
+    /// Returns the value of a header in each request, empty if absent.
     pub(crate) fn header(&self, name: &str) -> Vec<String> {
         let value = |request: &String| {
             let lines = request.lines().filter_map(|line| line.split_once(": "));

@@ -1,8 +1,7 @@
-//! A whole instance in a simulation: engine, network, clock and scheduler are this file's own, so
-//! that the process can die at every single poll of every task, requests arrive though the process
-//! that sent them is dead, and every order of events that a seed can think of is tried. The engine
-//! can be reset under a step, as a deploy does it, while the code that called it goes on, also beside
-//! the next lifetime.
+//! A simulation of a whole instance. Engine, network, clock and scheduler are in this file, so that the process can
+//! die at every single poll of every task, requests can arrive after the death of the process that sent them, and
+//! seeds try every order of events. The engine can be reset during a step, as a deploy does it, while the code that
+//! called it goes on, also beside the next lifetime.
 #![allow(dead_code, reason = "each test uses a part of it")]
 
 use std::cell::{Cell, RefCell};
@@ -25,8 +24,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use ssetarget::internals::{Announced, InstanceEnd, LogState, pack_facts};
 use ssetarget::workflow::{
-    BatchedDispatch, DispatchConfig, FactLog, Opened, Told as Outcome, WorkflowEventStep,
-    workflow_started,
+    BatchedDispatch, DispatchConfig, FactLog, Opened, OpenedRun, Told as Outcome,
+    WorkflowEventStep, workflow_started,
 };
 use ssetarget::{EventStore, NewEvent, PageLimit};
 
@@ -60,7 +59,7 @@ impl std::ops::Deref for Here {
     }
 }
 
-/// One step after another, so that the order of its events is one only.
+/// One step after another, so that their events have only one order.
 pub(crate) async fn order(step: &Wrapped, world: &Rc<Here>) -> Result<String, StepError> {
     let price: u32 = step.run("price", async |_| Ok(7)).await?;
     let patient = StepConfig::new().retries(Retries::new(50, Duration::from_secs(1)));
@@ -112,7 +111,7 @@ pub(crate) async fn order(step: &Wrapped, world: &Rc<Here>) -> Result<String, St
 
 pub(crate) const RESULT: &str = "7 3 8";
 
-/// What a workflow makes of an error of a step.
+/// How a workflow handles an error of a step.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Habit {
     Returns,
@@ -131,7 +130,7 @@ pub(crate) const HABITS: [Habit; 5] = [
     Habit::Waits,
 ];
 
-/// Steps at the same time, of which an error gives up the others.
+/// Concurrent steps: the first error gives up the others.
 pub(crate) async fn at_once(step: &Wrapped, world: &Rc<Here>) -> Result<String, StepError> {
     let shop = Rc::clone(world);
     let left = step.run("left", async move |attempt: StepContext| {
@@ -190,17 +189,17 @@ pub(crate) async fn by_habit(
 
 pub(crate) const PAUSED: &str = "Aborting engine: User called pause";
 
-/// What production says of an engine that is gone. The glue knows them by their words.
+/// The messages of production for an engine that is gone. The glue recognises them.
 pub(crate) const RESETS: [&str; 4] = [
     "Durable Object reset because its code was updated.",
     "Network connection lost.",
     "Aborting engine: Grace period complete",
     "Cannot invoke closure from previous WASM instance",
 ];
-/// Words that nothing knows: then the place decides.
+/// An unknown message: then the place decides.
 pub(crate) const ODD: &str = "the node of this engine was taken out of service";
 
-/// What stays the same whatever happens: attempts that fail are compared with those really made.
+/// The part of the log that is always the same. Failed attempts are compared with the real ones.
 pub(crate) const LOG: [&str; 21] = [
     "started order-1.workflow of -",
     "started price-1 of order-1.workflow",
@@ -225,35 +224,44 @@ pub(crate) const LOG: [&str; 21] = [
     "started price-2 of order-1.workflow",
 ];
 
-/// The rest of it.
+/// The rest of the log.
 pub(crate) const LOG_END: [&str; 2] = [
     "completed price-2 of order-1.workflow",
     "completed order-1.workflow of -",
 ];
 
-// What is done to an instance from outside.
+// Actions on an instance from outside.
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Deed {
-    /// The platform restarts it, which was announced; the confirmation takes so many milliseconds.
+    /// The platform restarts it after an announcement; the confirmation takes this many milliseconds.
     Restart(u64),
-    /// The platform refuses to.
+    /// The platform refuses the restart.
     NoRestart,
-    /// It is terminated, which is told, and restarted without a word.
+    /// It is terminated, which is reported, and restarted without a report.
     Terminate,
     /// It is deleted, and another is created with its id.
     Recreate(u64),
-    /// The platform is asked how it is, and says that it runs; or that it has ended, but a lifetime has
-    /// begun by the time that this arrives.
+    /// The platform is asked for its status. It says that the instance runs; or that it has ended, but a lifetime has
+    /// begun before this answer arrives.
     Settle,
 }
 
 impl World {
-    /// Returns whether the next run begins, now or when a lifetime proves it.
+    /// Returns whether the deed ends a run that the log does not know yet. Requests of its lifetimes that are on their
+    /// way may still report it, before the next run is reported.
+    pub(crate) fn ends_an_unseen_run(&self, deed: Deed) -> bool {
+        let state = self.place.memory().log().state().unwrap();
+        let is_unseen = state.ended && self.ended_run.get() == state.run;
+        is_unseen && !matches!(deed, Deed::NoRestart | Deed::Settle)
+    }
+
+    /// Carries it out. Returns whether the next run begins, now or when a lifetime proves it.
     pub(crate) fn suffer_deed(self: &Rc<Self>, deed: Deed) -> bool {
+        self.now.set(self.now.get() + MOMENT);
         let memory = self.place.memory();
         let log = memory.log();
-        let now = SystemTime::UNIX_EPOCH + self.now.get();
+        let now = self.wall_clock();
         let confirm_later = |stood: LogState, milliseconds| {
             let request = Request {
                 call: Call::Confirm(stood.run, stood.generation),
@@ -267,7 +275,8 @@ impl World {
             self.engine.restart();
         };
         let state = log.state().unwrap();
-        // Nothing has shown yet that a run that was ended here goes on.
+        self.say(|| format!("{deed:?}: run {}, ended {}", state.run, state.ended));
+        // Nothing has shown yet that a run that ended here goes on.
         let counted = self.ended_run.replace(0) == state.run && state.ended;
         self.ended_run.set(if counted { state.run } else { 0 });
         match deed {
@@ -310,7 +319,7 @@ impl World {
         }
     }
 
-    /// A run that was cut short tells what it did, in order, once, and nothing after its end.
+    /// Checks the log of a run that was cut short: its events in order, once, and none after its end.
     pub(crate) fn check_cut_short(&self, run: usize) {
         let events = self.of_run(run);
         self.failed_attempts(run);
@@ -334,20 +343,27 @@ impl World {
     }
 }
 
-// The world: what outlives a process.
+// The world: everything that outlives a process.
 
 pub(crate) struct World {
-    /// The object that has the log.
+    /// The object with the log.
     pub(crate) place: Arc<Place>,
     pub(crate) engine: Engine,
-    /// Since 1970.
+    /// The time since 1970.
     pub(crate) now: Cell<Duration>,
-    /// By how much the clocks are behind.
+    /// The time by which the clocks are behind.
     pub(crate) slow: Cell<Duration>,
     random: Cell<u64>,
-    /// Two lifetimes were at work at the same time: the log may listen to the one whose engine is gone, until the
-    /// other one's next lifetime.
+    /// Two lifetimes were at work at the same time: the log may follow the one whose engine is gone, until the next
+    /// lifetime of the other.
     pub(crate) is_abandoned: Cell<bool>,
+    /// The clocks were set back since one lifetime opened the log and before the next one did: then they cannot
+    /// say which is later, until the engine has proved it, and what the later one tells may be late. If it is killed
+    /// before that, nobody can tell again that an attempt failed.
+    pub(crate) is_unclear: Cell<bool>,
+    set_back_at: Cell<Option<Duration>>,
+    /// When a lifetime last opened the log of which the log had heard others.
+    opened_at: Cell<Duration>,
     is_loud: bool,
     pub(crate) troubles: Cell<Troubles>,
     pub(crate) habit: Cell<Habit>,
@@ -356,14 +372,14 @@ pub(crate) struct World {
     /// Lifetimes whose engine is gone, and whose code goes on beside a later one.
     zombies: RefCell<Vec<Sim>>,
     outside: RefCell<Option<Rc<dyn Outside>>>,
-    /// The workflow's code has returned to an engine that was there.
+    /// The workflow's code has returned to an engine that existed.
     pub(crate) returned: Cell<bool>,
-    /// Requests on their way, by when they arrive.
+    /// Requests on their way, by their time of arrival.
     requests: RefCell<BTreeMap<(Duration, u64), Request>>,
-    /// Those of restarts, which are under way whatever happens to a process.
+    /// The confirmations of restarts: they arrive whatever happens to a process.
     confirmations: RefCell<BTreeMap<(Duration, u64), Request>>,
     pub(crate) is_confirmed: Cell<bool>,
-    /// The run that was terminated and restarted without a word.
+    /// The run that was terminated and restarted without a report.
     ended_run: Cell<u32>,
     pub(crate) has_deeds: Cell<bool>,
     /// The workflow's code of some lifetime has returned.
@@ -371,9 +387,9 @@ pub(crate) struct World {
     sim: RefCell<Option<Sim>>,
     /// Events and bytes of the appends that arrived.
     pub(crate) parts: RefCell<Vec<(usize, usize)>>,
-    /// What callbacks returned as errors, by task: attempts.
+    /// The attempts whose callbacks returned an error, by task.
     pub(crate) errors: RefCell<HashMap<String, BTreeSet<u64>>>,
-    /// How often a lifetime said that it does not know how the run goes on.
+    /// How often a lifetime reported that it does not know how the run goes on.
     pub(crate) settles: Cell<u32>,
 }
 
@@ -385,7 +401,7 @@ pub(crate) enum Troubles {
     Dead,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Disturbance {
     Kill,
     Pause,
@@ -395,15 +411,15 @@ pub(crate) enum Disturbance {
     Abandon,
 }
 
-/// What else there is in the world.
+/// The rest of the world.
 pub(crate) trait Outside {
     /// Called before each poll. May disturb the lifetime.
     fn between(&self, world: &World) -> Option<Disturbance>;
 
-    /// Called when nothing can be polled, before time passes.
+    /// Called when no task can be polled, before time passes.
     fn at_rest(&self, world: &World);
 
-    /// Appends for the log, in whatever state the object and its disk are.
+    /// Appends to the log, in any state of the object and its disk.
     fn append(
         &self,
         world: &World,
@@ -412,9 +428,15 @@ pub(crate) trait Outside {
         batch: &[NewEvent],
     ) -> Result<Outcome, String>;
 
-    /// Something else was done to the log, at the request of a lifetime or of somebody outside.
+    /// Called after another change of the log, requested by a lifetime or from outside.
     fn changed(&self, world: &World);
 }
+
+/// The least time between the end of a lifetime, what is done from outside, and the beginning of the next one.
+const MOMENT: Duration = Duration::from_millis(1);
+
+/// How long a call and its answer take at most, where there are no troubles.
+const LONGEST_ANSWER: Duration = Duration::from_millis(60);
 
 pub(crate) const ALL: PageLimit = PageLimit {
     events: 100_000,
@@ -430,6 +452,9 @@ impl World {
             slow: Cell::new(Duration::ZERO),
             is_loud: std::env::var_os("SSETARGET_WALK_LOG").is_some(),
             is_abandoned: Cell::new(false),
+            is_unclear: Cell::new(false),
+            set_back_at: Cell::new(None),
+            opened_at: Cell::new(Duration::ZERO),
             random: Cell::new(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1),
             troubles: Cell::new(troubles),
             habit: Cell::new(Habit::Returns),
@@ -450,7 +475,7 @@ impl World {
         })
     }
 
-    /// One process, until the workflow returns or it is killed: `None`. And how many polls it took.
+    /// Runs one process until the workflow returns, or until it is killed: `None`. Also returns the number of polls.
     pub(crate) fn lifetime(
         self: &Rc<Self>,
         disturbance: Option<(u32, Disturbance)>,
@@ -468,8 +493,8 @@ impl World {
             }
             result
         });
-        // Whoever acts on it from outside may have ended it, or restarted one that had ended.
-        // One that has returned may have told so before it died, by a request that comes late.
+        // An action from outside may have ended the run, or restarted one that had ended. A lifetime that has
+        // returned may have reported that before it died, with a request that comes late.
         self.has_ended
             .set(self.has_ended.get() || self.returned.get());
         if !self.has_ended.get() && !self.has_deeds.get() {
@@ -478,7 +503,7 @@ impl World {
         (result, polls)
     }
 
-    /// Has this act between polls, and carry out what lifetimes ask of the log.
+    /// Lets `outside` act between polls, and carry out the requests of lifetimes to the log.
     pub(crate) fn set_outside(&self, outside: Rc<dyn Outside>) {
         *self.outside.borrow_mut() = Some(outside);
     }
@@ -500,8 +525,8 @@ impl World {
         }
     }
 
-    /// What a call says whose engine is gone. Words that nobody knows will do where no step could
-    /// fail.
+    /// Returns the error of a call whose engine is gone. It may have an unknown message if no step could fail at that
+    /// place.
     fn reset_error(&self, place_decides: bool) -> StepError {
         match self.random(5) {
             0..2 if place_decides => StepError::new(ODD),
@@ -517,8 +542,8 @@ impl World {
         disturbance: Option<(u32, Disturbance)>,
         body: impl AsyncFnOnce(Wrapped, Sim) -> Result<T, StepError> + 'static,
     ) -> (Option<Result<T, StepError>>, u32) {
-        // What was on its way when the last process died has arrived by now, or never will, or
-        // comes while this one is at work.
+        // Requests on their way when the last process died have arrived by now, or never will, or arrive while this
+        // one is at work.
         let on_their_way = std::mem::take(&mut *self.requests.borrow_mut());
         for (arrives, request) in on_their_way {
             match self.random(3) {
@@ -527,12 +552,15 @@ impl World {
                 _ => drop(self.requests.borrow_mut().insert(arrives, request)),
             }
         }
+        // An engine needs time to begin.
+        self.now.set(self.now.get() + MOMENT);
         let sim = Sim::new(self);
         *self.sim.borrow_mut() = Some(sim.clone());
         self.engine.pause.set(false);
         let network = Network {
             world: Rc::clone(self),
             sim: sim.clone(),
+            session: Rc::default(),
         };
         let dispatch = BatchedDispatch::new(network, sim.clone(), DispatchConfig::batched());
         let step = EngineStep {
@@ -568,19 +596,58 @@ impl World {
         self.sim.borrow().clone().unwrap()
     }
 
-    /// The time as clocks tell it, which may be set back.
+    /// Returns the time of the clocks, which may be set back.
     pub(crate) fn wall_clock(&self) -> SystemTime {
         SystemTime::UNIX_EPOCH + self.now.get().saturating_sub(self.slow.get())
     }
 
-    /// Tells what happens, where `SSETARGET_WALK_LOG` is set.
+    /// Has the clocks be so much behind.
+    pub(crate) fn set_clocks_behind(&self, slow: Duration) {
+        let before = self.slow.replace(slow);
+        if slow > before {
+            let now = self.now.get();
+            self.set_back_at.set(Some(now));
+            // While the log's answer is on its way.
+            let opened = self.opened_at.get() + LONGEST_ANSWER;
+            self.is_unclear.set(self.is_unclear.get() || now <= opened);
+        }
+        self.say(|| format!("clocks are {slow:?} behind"));
+    }
+
+    /// The object lost its memory since it was called through this session, which it does only if it fails: it is
+    /// kept in memory otherwise.
+    fn is_cut_off(&self, session: Option<u64>) -> bool {
+        let is_gone = session.is_some_and(|memory| memory != self.place.memories());
+        is_gone && self.troubles.get() == Troubles::Many
+    }
+
+    /// Notes whether the log could say that a lifetime that has begun then is later than all others.
+    fn judge(&self, opened: &Opened, began: Duration) {
+        let Opened::Run(OpenedRun {
+            rivals: Some(rivals),
+            ..
+        }) = opened
+        else {
+            return;
+        };
+        self.opened_at.set(self.now.get());
+        // The lifetime itself does not know exactly when its call arrived.
+        let age = self.now.get().saturating_sub(began) + LONGEST_ANSWER;
+        let is_near = Duration::from_millis(rivals.opened) <= age;
+        let set_back = self.set_back_at.get();
+        if set_back.is_some_and(|at| at >= began || is_near) {
+            self.is_unclear.set(true);
+        }
+    }
+
+    /// Prints what happens, if `SSETARGET_WALK_LOG` is set.
     pub(crate) fn say(&self, what: impl FnOnce() -> String) {
         if self.is_loud {
             eprintln!("{:?} {}", self.now.get(), what());
         }
     }
 
-    /// From 0 to below `end`.
+    /// Returns a number from 0 to below `end`.
     pub(crate) fn random(&self, end: u64) -> u64 {
         let mut x = self.random.get();
         x ^= x << 13;
@@ -590,7 +657,7 @@ impl World {
         (x >> 11) % end
     }
 
-    /// How many failures of attempts the engine knows.
+    /// Returns the number of failed attempts that the engine knows.
     pub(crate) fn failures_of(&self, task: &str) -> usize {
         self.engine
             .failures
@@ -608,7 +675,7 @@ impl World {
         StepError::new("no")
     }
 
-    /// What is still on its way when everything has ended.
+    /// Delivers the requests that are still on their way at the end.
     pub(crate) fn deliver_everything(&self) {
         let requests = std::mem::take(&mut *self.requests.borrow_mut());
         for request in requests.into_values() {
@@ -631,9 +698,10 @@ impl World {
         } else {
             let now = self.wall_clock();
             Ok(match call {
-                Call::Open(generation) => {
+                Call::Open(generation, began) => {
                     let opened = self.place.memory().log().open(generation, now);
                     let opened = opened.unwrap();
+                    self.judge(&opened, began);
                     self.say(|| match &opened {
                         Opened::Run(run) => format!(
                             "opened by {generation:?}: generation {}, run {}, ended {}, {} facts",
@@ -644,9 +712,13 @@ impl World {
                         ),
                         opened => format!("opened by {generation:?}: {opened:?}"),
                     });
-                    Answer::Opened(opened)
+                    Answer::Opened(opened, self.place.memories())
                 }
-                Call::Append(generation, run, batch) => {
+                Call::Append(generation, _, _, session) if self.is_cut_off(session) => {
+                    self.say(|| format!("{generation} has no session any more"));
+                    return reply.give(Err("the object is another one".to_owned()));
+                }
+                Call::Append(generation, run, batch, _) => {
                     let bytes = batch.iter().map(NewEvent::size).sum();
                     self.parts.borrow_mut().push((batch.len(), bytes));
                     let appended = match self.outside() {
@@ -689,7 +761,7 @@ impl World {
         });
     }
 
-    /// To the next timer or arrival.
+    /// Advances to the next timer or arrival.
     fn pass_time(&self, processes: &[Sim]) {
         let first = |process: &Sim| process.0.timers.borrow().keys().next().copied();
         let timers = processes
@@ -769,7 +841,7 @@ impl World {
         failed
     }
 
-    /// The log is that of an undisturbed run.
+    /// Checks that the log is that of an undisturbed run.
     pub(crate) fn check(&self, run: usize) {
         let events = self.of_run(run);
         let expected: Vec<_> = LOG.iter().chain(&LOG_END).copied().collect();
@@ -784,7 +856,7 @@ impl World {
         self.check_details(&events, &failed);
     }
 
-    /// Nothing says that the run has ended.
+    /// Checks that no event says that the run has ended.
     pub(crate) fn check_that_it_goes_on(&self) {
         let events = self.events();
         let latest = events.rsplit(|event| event.of == "restarted").next();
@@ -814,12 +886,13 @@ impl World {
         self.check_details(&events, &self.failed_attempts(run));
     }
 
-    /// Before the engine ends a lifetime because the run waits, the log has everything.
+    /// Checks that the log is complete when the engine ends a lifetime because the run waits.
     pub(crate) fn check_before_wait(&self, last: &str) {
-        // While a restart is to be confirmed it waits for nobody.
+        // While a restart is not confirmed, the lifetime does not wait for the log.
         let waits = self.troubles.get() == Troubles::None
             && self.is_confirmed.get()
-            && !self.is_abandoned.get();
+            && !self.is_abandoned.get()
+            && !self.is_unclear.get();
         if waits && !self.at_once.get() {
             let memory = self.place.memory();
             let page = memory.target().store().read(None, ALL);
@@ -831,7 +904,7 @@ impl World {
         }
     }
 
-    /// What is told of attempts is true, and told where it belongs.
+    /// Checks that the details of attempts are true, and in the right events.
     pub(crate) fn check_details(&self, events: &[Told], failed: &HashMap<String, BTreeSet<u64>>) {
         for (task, told) in failed {
             assert!(
@@ -851,7 +924,7 @@ impl World {
                 let end = position("completed", &event.task).or(position("failed", &event.task));
                 assert!(Some(index) < end);
             }
-            // What a lifetime tells that found the result in the cache lacks them.
+            // A lifetime that found the result in the cache does not send them.
             if event.of == "completed" && event.data.get("attempt").is_some() {
                 let expected = match event.task.as_str() {
                     "charge-1" => serde_json::json!({ "price": 7 }),
@@ -876,7 +949,7 @@ pub(crate) struct Told {
     pub(crate) data: Value,
 }
 
-/// All events but failed attempts, without attempts and attributes.
+/// All events except failed attempts, without attempts and attributes.
 pub(crate) fn lines(events: &[Told]) -> Vec<String> {
     events
         .iter()
@@ -899,15 +972,15 @@ pub(crate) fn lines(events: &[Told]) -> Vec<String> {
 
 // The engine.
 
-/// What the engine stores.
+/// The engine's storage.
 #[derive(Default)]
 pub(crate) struct Engine {
     pub(crate) results: RefCell<HashMap<String, Result<Value, String>>>,
     pub(crate) attempts: RefCell<HashMap<String, u32>>,
     pub(crate) failures: RefCell<HashMap<String, BTreeSet<u64>>>,
-    /// A pause was asked for.
+    /// A pause was requested.
     pause: Cell<bool>,
-    /// How many steps were called, in all lifetimes.
+    /// The number of called steps, in all lifetimes.
     pub(crate) calls: Cell<u32>,
     /// The engine's own log: type, step and attempt.
     pub(crate) log: RefCell<Vec<(&'static str, String, u32)>>,
@@ -955,8 +1028,7 @@ impl EngineStep {
         Ok(())
     }
 
-    /// Something of the engine, which is cut short when the engine goes. Then the call may take
-    /// its time to find that out.
+    /// Runs something of the engine, which is cut short when the engine goes. The caller may notice that later.
     async fn unless_reset<T>(
         &self,
         place_decides: impl Fn() -> bool,
@@ -982,10 +1054,10 @@ impl EngineStep {
         }
     }
 
-    /// Waits so long, or until the run is paused.
+    /// Waits this long, or until the run is paused.
     async fn wait(&self, duration: Duration, before: Option<&str>) -> Result<(), StepError> {
         let end = self.world.now.get() + duration;
-        // What a replay tells is held until the engine has made it wait for five seconds.
+        // Events of a replay are held back until the engine has made it wait for five seconds.
         let mut part = Duration::from_secs(7);
         while self.world.now.get() < end {
             self.suspended()?;
@@ -1028,7 +1100,7 @@ impl EngineStep {
 
 impl Step for EngineStep {
     async fn do_step<T: StepOutput>(&self, step: DoStep<T>) -> Result<T, StepError> {
-        // Whether an error can be nothing but the end of this lifetime, whatever it says.
+        // Whether any error can only mean the end of this lifetime, whatever its message.
         let place_decides = Rc::new(Cell::new(false));
         let of_engine = self.run_step(step, Rc::clone(&place_decides));
         self.unless_reset(|| place_decides.get(), of_engine).await?
@@ -1092,8 +1164,8 @@ impl EngineStep {
                 *attempt
             };
             self.sim.pass().await;
-            // On its own, as over RPC: what times out goes on running, and so does what an engine
-            // called that is gone.
+            // It runs on its own, as over RPC: after a timeout it goes on running, and also if the engine that called
+            // it is gone.
             let reply = Reply::default();
             let call = {
                 let (reply, callback) = (reply.clone(), step.callback.clone());
@@ -1167,6 +1239,8 @@ impl EngineStep {
 pub(crate) struct Network {
     world: Rc<World>,
     sim: Sim,
+    /// The memory of the object that it holds a session of.
+    session: Rc<Cell<Option<u64>>>,
 }
 
 pub(crate) struct Request {
@@ -1176,15 +1250,18 @@ pub(crate) struct Request {
 }
 
 pub(crate) enum Call {
-    Open(Option<u64>),
-    Append(u64, u32, Vec<NewEvent>),
+    /// By a lifetime that began then.
+    Open(Option<u64>, Duration),
+    /// Through a session of this memory of the object, if one is held.
+    Append(u64, u32, Vec<NewEvent>, Option<u64>),
     Settle,
-    /// By whoever restarted the instance, at this run and generation.
+    /// From the party that restarted the instance, at this run and generation.
     Confirm(u32, u64),
 }
 
 pub(crate) enum Answer {
-    Opened(Opened),
+    /// And by which memory of the object.
+    Opened(Opened, u64),
     Told(Outcome),
 }
 
@@ -1228,8 +1305,11 @@ impl FactLog for Network {
     type Error = String;
 
     async fn open(&self, generation: Option<u64>) -> Result<Opened, String> {
-        match self.call(Call::Open(generation)).await? {
-            Answer::Opened(opened) => Ok(opened),
+        match self.call(Call::Open(generation, self.sim.0.began)).await? {
+            Answer::Opened(opened, memory) => {
+                self.session.set(Some(memory));
+                Ok(opened)
+            }
             Answer::Told(_) => unreachable!(),
         }
     }
@@ -1241,20 +1321,29 @@ impl FactLog for Network {
         batch: &[NewEvent],
     ) -> Result<Outcome, String> {
         match self
-            .call(Call::Append(generation, run, batch.to_vec()))
+            .call(Call::Append(
+                generation,
+                run,
+                batch.to_vec(),
+                self.session.get(),
+            ))
             .await?
         {
             Answer::Told(told) => Ok(told),
-            Answer::Opened(_) => unreachable!(),
+            Answer::Opened(..) => unreachable!(),
         }
     }
 
     async fn settle(&self) -> Result<(), String> {
         self.call(Call::Settle).await.map(drop)
     }
+
+    fn release(&self) {
+        self.session.set(None);
+    }
 }
 
-/// Something that one task gives to another, once.
+/// A value that one task gives to another, once.
 pub(crate) struct Reply<T>(Rc<RefCell<(Option<T>, Option<Waker>)>>);
 
 impl<T> Reply<T> {
@@ -1289,26 +1378,27 @@ impl<T> Default for Reply<T> {
     }
 }
 
-// The process: tasks, in a random order, and a clock that jumps to when something happens.
+// The process: tasks in a random order, and a clock that jumps to the next event.
 
 #[derive(Clone)]
 pub(crate) struct Sim(Rc<Process>);
 
 pub(crate) struct Process {
     world: Rc<World>,
+    began: Duration,
     tasks: RefCell<Vec<Task>>,
     spawned: RefCell<Vec<Pin<Box<dyn Future<Output = ()>>>>>,
     timers: RefCell<BTreeMap<(Duration, u64), Reply<()>>>,
     timer_count: Cell<u64>,
     /// The engine of this lifetime is gone.
     reset: Cell<bool>,
-    /// Who is to know when it goes.
+    /// The tasks that are woken when it goes.
     watchers: RefCell<Vec<Waker>>,
     /// The workflow's code has returned.
     is_over: Rc<Cell<bool>>,
 }
 
-/// A task, which is not here while it is polled, and whether it was woken.
+/// A task, which is absent while it is polled, and whether it was woken.
 type Task = (Option<Pin<Box<dyn Future<Output = ()>>>>, Arc<Woken>);
 
 pub(crate) struct Woken(pub(crate) AtomicBool);
@@ -1323,6 +1413,7 @@ impl Sim {
     fn new(world: &Rc<World>) -> Self {
         Self(Rc::new(Process {
             world: Rc::clone(world),
+            began: world.now.get(),
             tasks: RefCell::default(),
             spawned: RefCell::default(),
             timers: RefCell::default(),
@@ -1344,7 +1435,7 @@ impl Sim {
         }
     }
 
-    /// Ends the process. Tasks hold it, and it holds them.
+    /// Ends the process. The tasks hold it, and it holds the tasks.
     fn stop(&self) {
         let tasks = self.0.tasks.take();
         drop(tasks);
@@ -1432,7 +1523,7 @@ impl Sim {
         let (task, flag) = {
             let mut tasks = self.0.tasks.borrow_mut();
             let Some((task, flag)) = tasks.get_mut(number) else {
-                // The process was ended in between.
+                // The process ended in between.
                 return;
             };
             flag.0.store(false, Ordering::SeqCst);
@@ -1452,7 +1543,7 @@ impl Sim {
         }
     }
 
-    /// Lets others go first.
+    /// Lets other tasks run first.
     async fn pass(&self) {
         self.sleep(Duration::ZERO).await;
     }
@@ -1460,7 +1551,7 @@ impl Sim {
 
 impl Runtime for Sim {
     fn now(&self) -> SystemTime {
-        SystemTime::UNIX_EPOCH + self.0.world.now.get()
+        self.0.world.wall_clock()
     }
 
     fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + 'static {

@@ -1,4 +1,4 @@
-//! A database of rusqlite as the `Sql` of an `SqliteEventStore`.
+//! An `Sql` for `SqliteEventStore` over rusqlite.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use rusqlite::limits::Limit;
 use rusqlite::types::{ToSqlOutput, Value, ValueRef};
-use rusqlite::{Connection, Statement, ToSql, params_from_iter};
+use rusqlite::{Connection, Statement, StatementStatus, ToSql, params_from_iter};
 use ssetarget::store::{Sql, SqlRow, SqlValue};
 
 /// Clones are the same connection.
@@ -20,8 +20,20 @@ struct State {
     connection: Connection,
     statements: Vec<Executed>,
     failures: usize,
-    /// How many statements run before one fails.
+    /// The number of statements that run before one fails.
     successes: Option<usize>,
+    read: Read,
+}
+
+/// What statements have read.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Read {
+    /// The rows that they returned.
+    pub(crate) rows: usize,
+    /// The bytes of texts and blobs in those.
+    pub(crate) bytes: usize,
+    /// The steps of SQLite's machine, which also counts rows that are only looked at.
+    pub(crate) steps: u64,
 }
 
 /// A statement that was run.
@@ -47,7 +59,7 @@ impl Database {
     }
 
     fn new(connection: Connection) -> Self {
-        // The limits of a Durable Object. Those of the local runtime are greater.
+        // The limits of a Durable Object. The local runtime has greater ones.
         for (limit, value) in [
             (Limit::SQLITE_LIMIT_LENGTH, 2_000_000),
             (Limit::SQLITE_LIMIT_VARIABLE_NUMBER, 100),
@@ -62,6 +74,7 @@ impl Database {
                 statements: Vec::new(),
                 failures: 0,
                 successes: None,
+                read: Read::default(),
             })),
         }
     }
@@ -79,7 +92,7 @@ impl Database {
             .collect()
     }
 
-    /// Returns how many rows were inserted, changed or deleted so far.
+    /// Returns the number of rows inserted, changed or deleted so far.
     pub(crate) fn rows_written(&self) -> u64 {
         self.state.lock().unwrap().connection.total_changes()
     }
@@ -89,10 +102,15 @@ impl Database {
         std::mem::take(&mut self.state.lock().unwrap().statements)
     }
 
-    /// Lets the disk be full, so that SQLite says so by itself, or no longer.
+    /// Returns what was read since the last call.
+    pub(crate) fn take_read(&self) -> Read {
+        std::mem::take(&mut self.state.lock().unwrap().read)
+    }
+
+    /// Makes the disk full, so that SQLite reports it by itself, or ends that.
     pub(crate) fn set_full(&self, full: bool) {
         let state = self.state.lock().unwrap();
-        // As few pages as there are, or SQLite's own limit.
+        // As few pages as possible, or SQLite's own limit.
         let pages = if full { 1 } else { 4_294_967_294_i64 };
         let set = format!("PRAGMA max_page_count = {pages}");
         state.connection.query_row(&set, [], |_| Ok(())).unwrap();
@@ -142,8 +160,19 @@ impl Sql for Database {
             params: params.len(),
             values: params.to_vec(),
         });
+        let state = &mut *state;
         let mut statement = state.connection.prepare_cached(statement)?;
-        rows(&mut statement, params)
+        let rows = rows(&mut statement, params)?;
+        let bytes = rows.iter().flatten().map(|value| match value {
+            SqlValue::Text(text) => text.len(),
+            SqlValue::Bytes(bytes) => bytes.len(),
+            _ => 0,
+        });
+        state.read.bytes += bytes.sum::<usize>();
+        state.read.rows += rows.len();
+        let steps = statement.reset_status(StatementStatus::VmStep);
+        state.read.steps += u64::try_from(steps).unwrap();
+        Ok(rows)
     }
 }
 

@@ -1,15 +1,16 @@
-//! A reader of event streams that follows WHATWG HTML, section 9.2.6, to the letter, and complains
-//! about what the standard tolerates but this crate must not send. Shares no code with the crate.
+//! A reader of event streams that follows WHATWG HTML, section 9.2.6, exactly, and fails at
+//! anything that the standard tolerates but this crate must not send. Shares no code with the
+//! crate.
 
 /// Reads a stream in any pieces.
 #[derive(Debug, Default)]
 pub(crate) struct SseReader {
     bytes: Vec<u8>,
-    /// How much of `bytes` was read.
+    /// The number of bytes that were read.
     read: usize,
     data: String,
     event_type: String,
-    /// The standard's "last event ID buffer": what the next event sets the client's last id to.
+    /// The standard's "last event ID buffer": the next event sets the client's last id to it.
     id_buffer: String,
     last_event_id: String,
     pending: bool,
@@ -28,7 +29,7 @@ pub(crate) struct Message {
 }
 
 impl SseReader {
-    /// A reader on a new connection of a client that has this last id.
+    /// A reader on a new connection of a client with this last id.
     pub(crate) fn resumed(last_event_id: &str) -> Self {
         Self {
             id_buffer: last_event_id.to_owned(),
@@ -37,7 +38,7 @@ impl SseReader {
         }
     }
 
-    /// What a client would come back with.
+    /// The id that a client sends when it comes back.
     pub(crate) fn last_event_id(&self) -> &str {
         &self.last_event_id
     }
@@ -59,7 +60,7 @@ impl SseReader {
         messages
     }
 
-    /// Nothing may be left over where a stream ends.
+    /// Asserts that no bytes are left over.
     pub(crate) fn assert_at_rest(&self) {
         assert_eq!(self.read, self.bytes.len(), "an unfinished line");
         assert!(!self.pending, "an unfinished event");
@@ -121,7 +122,7 @@ impl SseReader {
     }
 }
 
-/// What a client can see of text: the format knows one line end.
+/// Returns the text as a client sees it: the format has only one line end.
 pub(crate) fn normalised(text: &str) -> String {
     text.replace("\r\n", "\n").replace('\r', "\n")
 }

@@ -1,5 +1,5 @@
-// Where each name of the Workflows API in Cloudflare's types is bound in cloudflare-workflows/src: the file, or
-// files with spaces between them, and the code that has to be in one of them.
+// Where each name of the Workflows API in Cloudflare's types is bound in cloudflare-workflows/src: the file, or files
+// separated by spaces, and code that must be in one of them.
 
 const duration = "pub struct WorkflowDuration {";
 const retries = { limit: "pub limit: u32,", backoff: "pub backoff: Backoff,", delay: "pub delay: RetryDelay," };
@@ -216,7 +216,7 @@ export const BOUND = {
 function states(names) {
   const variant = (name) => name[0].toUpperCase() + name.slice(1);
   const entries = names.map((name) => [name, `"${name}" => Self::${variant(name)},`]);
-  // The last has no arm of its own: what nobody knows is unknown, too.
+  // The last has no arm of its own: any other value is unknown too.
   const code = entries.map(([name, arm]) => [name, name === "unknown" ? "_ => Self::Unknown," : arm]);
   const types = [["InstanceStatus.status", names], ["WorkflowInstanceStatus", names.filter((name) => name !== "rollingBack")]];
   return Object.fromEntries(types.flatMap(([type, known]) => code.filter(([name]) => known.includes(name)).map(([name, arm]) => [`${type}="${name}"`, arm])));
@@ -268,7 +268,7 @@ function kinds() {
   };
 }
 
-/** Each kind is a variant that has its fields and no others, and a type to filter by. */
+/** Each kind is a variant with exactly its fields, and a type to filter by. */
 function events() {
   return Object.fromEntries(
     Object.entries(kinds()).flatMap(([kind, fields]) => {
@@ -285,7 +285,7 @@ function events() {
   );
 }
 
-/** What the config in an event has. */
+/** The config in an event. */
 function eventConfigs() {
   const code = {
     "retries": "pub retries: ResolvedRetries,",

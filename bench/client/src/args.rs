@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::Result;
 
-/// What a scenario was told.
+/// The arguments of a scenario.
 pub(crate) struct Args(HashMap<String, String>);
 
 impl Args {
@@ -40,13 +40,13 @@ impl Args {
         Ok(usize::try_from(self.number(name)?)?)
     }
 
-    /// After how long a scenario that takes too long is cut off. Default: a minute.
+    /// Returns the time after which a slow scenario is cut off. Default: a minute.
     pub(crate) fn cap(&self) -> Result<Duration> {
         Ok(Duration::from_millis(self.number_or("capMs", 60_000)?))
     }
 
-    /// Silence after which viewers get nothing more, although they have not got everything.
-    /// Default: they are waited for until the cap.
+    /// Returns the silence after which viewers are not waited for any longer, although they lack
+    /// events. Default: the cap.
     pub(crate) fn quiet(&self) -> Result<Duration> {
         Ok(Duration::from_millis(self.number_or("quietMs", 3_600_000)?))
     }

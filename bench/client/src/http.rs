@@ -1,4 +1,5 @@
-//! Just enough of HTTP/1.1: the head of a response, and a body that is chunked, sized or until the end.
+//! The little of HTTP/1.1 that the client needs: the head of a response, and a body that is
+//! chunked, sized or until the end.
 
 use crate::Result;
 
@@ -11,7 +12,7 @@ pub(crate) struct Response {
 
 enum State {
     Head,
-    /// The line that says how long the next chunk is.
+    /// The line with the length of the next chunk.
     ChunkSize,
     Chunk(usize),
     /// The line end after a chunk.
@@ -39,7 +40,7 @@ impl Response {
         matches!(self.state, State::Done)
     }
 
-    /// Takes what was received and hands on what of it is body.
+    /// Takes received bytes and passes on those of the body.
     pub(crate) fn feed(&mut self, mut input: &[u8], mut body: impl FnMut(&[u8])) -> Result<()> {
         while !input.is_empty() {
             match self.state {
@@ -95,7 +96,7 @@ impl Response {
         Ok(())
     }
 
-    /// Collects input in `line` up to `end`, and returns what comes after it.
+    /// Collects input in `line` up to `end`, and returns the rest.
     fn until<'a>(&mut self, input: &'a [u8], end: &[u8]) -> Option<&'a [u8]> {
         for (index, byte) in input.iter().enumerate() {
             self.line.push(*byte);

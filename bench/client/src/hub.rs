@@ -18,7 +18,7 @@ pub(crate) struct Hub {
     poll: Poll,
     events: Events,
     connections: Vec<Connection>,
-    /// Those that may have more to read: the poll tells it only once.
+    /// The connections that may have more to read: the poll reports it only once.
     readable: VecDeque<usize>,
     buffer: Vec<u8>,
 }
@@ -31,9 +31,9 @@ struct Connection {
     outgoing: Vec<u8>,
     response: Response,
     viewer: Option<Viewer>,
-    /// When a response that is no stream was whole.
+    /// When a response that is not a stream was complete.
     answered: Option<Instant>,
-    /// The body of a response that is no stream of events, or of a refusal.
+    /// The body of a response that is not a stream of events, or of a refusal.
     text: Vec<u8>,
     /// Nothing is read: the client has stalled.
     stalled: bool,
@@ -41,7 +41,7 @@ struct Connection {
     closed: bool,
 }
 
-/// Read at once from one connection, before it is another one's turn.
+/// The most bytes read from one connection before another one's turn.
 const READ_SIZE: usize = 256 * 1024;
 
 impl Hub {
@@ -88,7 +88,7 @@ impl Hub {
         self.send(id, head.as_bytes())
     }
 
-    /// When the whole response to the latest request had come.
+    /// Returns when the whole response to the latest request had come.
     pub(crate) fn answered(&self, id: Id) -> Option<Instant> {
         self.connections.get(id)?.answered
     }
@@ -108,7 +108,7 @@ impl Hub {
         self.send(id, b"0\r\n\r\n")
     }
 
-    /// From now on nothing is read from it, or it is again.
+    /// Stops reading from it, or reads again.
     pub(crate) fn stall(&mut self, id: Id, stalled: bool) {
         if let Some(connection) = self.connections.get_mut(id) {
             connection.stalled = stalled;
@@ -119,7 +119,7 @@ impl Hub {
         }
     }
 
-    /// Goes away, as a viewer who has seen enough.
+    /// Closes the connection, as a viewer who has seen enough does.
     pub(crate) fn close(&mut self, id: Id) {
         if let Some(connection) = self.connections.get_mut(id) {
             connection.closed = true;
@@ -131,7 +131,7 @@ impl Hub {
         self.connections.get(id)?.viewer.as_ref()
     }
 
-    /// Whether the response has come, whole if it is no stream.
+    /// Returns whether the response has come, as a whole if it is not a stream.
     pub(crate) fn has_answered(&self, id: Id) -> bool {
         self.connections.get(id).is_some_and(|connection| {
             if connection.viewer.is_some() {
@@ -142,7 +142,7 @@ impl Hub {
         })
     }
 
-    /// Turns until `done`, at most up to `deadline`; says whether it is done.
+    /// Turns until `done`, at most up to `deadline`. Returns whether it is done.
     pub(crate) fn run(
         &mut self,
         deadline: Instant,
@@ -160,7 +160,7 @@ impl Hub {
         }
     }
 
-    /// Does what there is to do, after waiting for it up to `wait`.
+    /// Does the pending work, after waiting for it up to `wait`.
     pub(crate) fn turn(&mut self, wait: Duration) -> Result<()> {
         let wait = if self.readable.is_empty() {
             wait
@@ -228,7 +228,8 @@ impl Hub {
                 Err(error) => return Err(error.into()),
             }
         }
-        // Or the kernel holds back the second byte of a body until the first is acknowledged.
+        // Otherwise the kernel would hold back the second byte of a body until the first is
+        // acknowledged.
         let _ = connection.stream.set_nodelay(true);
         Ok(())
     }
@@ -246,7 +247,7 @@ impl Hub {
             Ok(size) => {
                 let bytes = self.buffer.get(..size).unwrap_or_default();
                 connection.take(bytes)?;
-                // A part of the buffer was all there is; the poll tells of more.
+                // There was no more than a part of the buffer; the poll reports further bytes.
                 if size == READ_SIZE {
                     connection.queued = true;
                     self.readable.push_back(id);

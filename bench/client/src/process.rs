@@ -1,4 +1,5 @@
-//! What a process has used, from `/proc`; on another system there is nothing to report.
+//! The resources that a process has used, from `/proc`; on another system there is nothing to
+//! report.
 
 use std::fs;
 use std::path::PathBuf;
@@ -33,12 +34,12 @@ impl Process {
         Some(TICK * (user + system))
     }
 
-    /// Bytes of memory that it has now.
+    /// Returns its current bytes of memory.
     pub(crate) fn memory(&self) -> Option<u64> {
         self.status("VmRSS:")
     }
 
-    /// The most bytes that it has had since the last [`reset_peak`](Self::reset_peak).
+    /// Returns the most bytes that it has had since the last [`reset_peak`](Self::reset_peak).
     pub(crate) fn peak_memory(&self) -> Option<u64> {
         self.status("VmHWM:")
     }

@@ -11,8 +11,8 @@ use crate::hub::{Hub, Id};
 use crate::process::Process;
 use crate::viewer::{BY_NUMBER, Viewer};
 
-/// Runs a scenario; the report is one JSON object. With `sparse=1` ids are not 1, 2, 3, and the numbers that the driver
-/// put into the events are checked in their place.
+/// Runs a scenario; the report is one JSON object. With `sparse=1` ids are not 1, 2, 3, and the driver's numbers in
+/// the events are checked instead.
 pub(crate) fn run(scenario: &str, args: &Args) -> Result<Value> {
     let mut bench = Bench::new(args)?;
     match scenario {
@@ -25,6 +25,8 @@ pub(crate) fn run(scenario: &str, args: &Args) -> Result<Value> {
         "ingest" => bench.ingest(args),
         "stalled" => bench.stalled(args),
         "idle" => bench.idle(args),
+        "fill" => bench.fill(args),
+        "open" => bench.open_logs(args),
         _ => Err("there is no such scenario".into()),
     }
 }
@@ -34,7 +36,7 @@ struct Bench {
     server: Process,
     cap: Duration,
     quiet: Duration,
-    /// What the two processes had used when the clock was started.
+    /// The resources that the two processes had used when the clock was started.
     started: Instant,
     server_cpu: Option<Duration>,
     client_cpu: Option<Duration>,
@@ -144,7 +146,7 @@ impl Bench {
             viewers.all(|viewer| viewer.sequence.distinct >= newest - after)
         };
         if !self.hub.run(started + PATIENCE, has_all)? {
-            return Err("a client did not get what it resumed for".into());
+            return Err("a client did not get the events after its position".into());
         }
         let mut resumed = Vec::with_capacity(clients);
         for id in ids {
@@ -162,7 +164,7 @@ impl Bench {
         resumed.first().copied().ok_or_else(|| "no client".into())
     }
 
-    /// `viewers=` viewers get `batches=` batches of `batch=` events, sent as fast as they are taken.
+    /// `viewers=` viewers get `batches=` batches of `batch=` events, sent as fast as the viewers read them.
     fn fan_out(&mut self, args: &Args) -> Result<Value> {
         let (viewers, batches) = (args.count("viewers")?, args.number("batches")?);
         let batch = args.number("batch")?;
@@ -186,7 +188,7 @@ impl Bench {
             let path = format!("/log-{log}/append?from=2&batch=1");
             drivers.push(self.hub.post_bytes(&path)?);
         }
-        // Opens the drivers' logs, which is none of what is measured.
+        // Opens the drivers' logs before the measurement.
         self.hub
             .run(Instant::now() + Duration::from_millis(500), |_| false)?;
 
@@ -224,7 +226,7 @@ impl Bench {
         for (viewers, sent) in watching.iter().zip(sent) {
             for viewer in viewers.iter().filter_map(|id| self.hub.viewer(*id)) {
                 for (id, time) in viewer.times.iter().flatten() {
-                    // The first event of a log is the one that all wait for at the beginning.
+                    // All wait for the first event of a log at the beginning.
                     let sent = usize::try_from(*id)?
                         .checked_sub(2)
                         .and_then(|index| sent.get(index));
@@ -380,6 +382,46 @@ impl Bench {
         Ok(report)
     }
 
+    /// Appends to `logs=` logs `short=` reports each, and to as many others `long=`.
+    fn fill(&mut self, args: &Args) -> Result<Value> {
+        for log in 0..args.number("logs")? {
+            for (name, count) in [
+                ("short", args.number("short")?),
+                ("long", args.number("long")?),
+            ] {
+                let batch = count.min(100);
+                let batches = count / batch;
+                self.append_first(&format!(
+                    "/{name}-{log}/append?from=1&batch={batch}&count={batches}&reports=1"
+                ))?;
+            }
+        }
+        Ok(json!({}))
+    }
+
+    /// Opens these logs, each for the first time since the server was started, short and long ones in turns.
+    fn open_logs(&mut self, args: &Args) -> Result<Value> {
+        // Logs that are new, so that what is compiled is compiled.
+        for log in 0..20 {
+            self.append_first(&format!("/new-{log}/append?batch=1&count=0"))?;
+        }
+        self.start();
+        let (mut short, mut long) = (Vec::new(), Vec::new());
+        for log in 0..args.number("logs")? {
+            for (name, taken) in [("short", &mut short), ("long", &mut long)] {
+                let begun = Instant::now();
+                self.append_first(&format!("/{name}-{log}/append?batch=1&count=0"))?;
+                taken.push(begun.elapsed().as_secs_f64() * 1000.0);
+            }
+        }
+        let mut report = self.usage(0);
+        let (short, long) = (percentile(&mut short, 50), percentile(&mut long, 50));
+        report["openShortMs"] = json!(short);
+        report["openLongMs"] = json!(long);
+        report["openRatio"] = json!(long.zip(short).map(|(long, short)| long / short));
+        Ok(report)
+    }
+
     /// Opens a log of the driver with one event, and viewers that have got it.
     fn open(&mut self, log: &str, viewers: usize, with_times: bool) -> Result<Vec<Id>> {
         self.append_first(&format!("/{log}/append?from=1&batch=1&count=1"))?;
@@ -425,7 +467,7 @@ impl Bench {
         self.started = Instant::now();
     }
 
-    /// Whether these got so many events before the cap, or before nothing more came.
+    /// Returns whether these got this many events before the cap, or before the silence.
     fn run_until_have(
         &mut self,
         ids: &[Id],
@@ -449,8 +491,8 @@ impl Bench {
         Ok(complete)
     }
 
-    /// What these viewers got since the start, and what it cost. Those that were cut off by the
-    /// cap lost what they skipped; others, what they did not get.
+    /// Returns what these viewers got since the start, and its cost. Viewers that were cut off by the cap lost the
+    /// events that they skipped; others, those that they did not get.
     fn report(&self, ids: &[Id], expect: u64, complete: bool) -> Value {
         let viewers: Vec<&Viewer> = ids.iter().filter_map(|id| self.hub.viewer(*id)).collect();
         let capped = !complete && self.started.elapsed() >= self.cap;
@@ -462,7 +504,7 @@ impl Bench {
         } else {
             (expect * viewers.len() as u64).saturating_sub(received)
         };
-        // Not the time at which it was found that nothing more came.
+        // The time of the last event, not that at which the silence was noticed.
         let last = viewers.iter().filter_map(|viewer| viewer.last).max();
         let seconds = last.map_or(0.0, |last| self.milliseconds(last) / 1000.0);
         // The one event that viewers had got before.
@@ -482,7 +524,7 @@ impl Bench {
         report
     }
 
-    /// What the two processes used since the start for so many events.
+    /// Returns the resources that the two processes used since the start, for this many events.
     fn usage(&self, events: u64) -> Value {
         let used = |now: Option<Duration>, before: Option<Duration>| {
             Some((now? - before?).as_secs_f64() * 1000.0)
@@ -519,7 +561,7 @@ fn difference(after: Option<u64>, before: Option<u64>) -> Option<i64> {
     Some(i64::try_from(after?).ok()? - i64::try_from(before?).ok()?)
 }
 
-/// The value below which so many of a hundred are.
+/// Returns the value below which this percentage of the values is.
 fn percentile(values: &mut [f64], percent: usize) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let last = values.len().checked_sub(1)?;

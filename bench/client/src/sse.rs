@@ -6,7 +6,7 @@ pub(crate) struct Parser {
     /// The beginning of a line whose end has not come yet.
     rest: Vec<u8>,
     id: Option<u64>,
-    /// What the data says after its first `#`; none before there is data.
+    /// The part of the data after its first `#`; none if there is no data yet.
     number: Option<u64>,
     has_data: bool,
 }

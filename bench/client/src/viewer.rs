@@ -1,4 +1,4 @@
-//! What one stream has received so far.
+//! The received part of one stream.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;

@@ -94,7 +94,7 @@ async fn append<S: EventStore + 'static>(
     Ok("appended\n")
 }
 
-/// Without this library: who is connected gets what comes, unless it falls too far behind.
+/// Without this library: connected viewers get new events, unless they fall too far behind.
 struct Broadcast {
     events: broadcast::Sender<Message>,
     newest: Mutex<Option<Message>>,

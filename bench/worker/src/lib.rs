@@ -1,29 +1,39 @@
 //! This library as a contestant of the benchmark.
 //!
 //! - `GET /<id>/sse` streams events, as in any Worker that uses the library
-//! - `POST /<id>/append?from=1&batch=1&count=N` appends N batches, one after another
+//! - `POST /<id>/append?from=1&batch=1&count=N` appends N batches, one after another; with `reports=1` of reports
 //! - `POST /<id>/event?number=1` appends one event from outside a workflow, as a webhook's Worker does
 //! - `POST /<id>/append?from=1&batch=1` appends a batch for each byte of the body, as it comes
 //!
 //! The other contestants answer the same requests: see `../servers/driver.mjs`.
 
+use futures_util::future::LocalBoxFuture;
 use futures_util::{FutureExt, StreamExt};
 use ssetarget::NewEvent;
 use ssetarget::cloudflare::{FanOut, ObjectFactLog, RunRoutes, Transport, WorkflowEventsNamespace};
 use ssetarget::workflow::{FactLog, Opened};
-use worker::{Context, Env, Method, Request, Response, Result, event, wasm_bindgen_futures};
+use worker::{
+    Context, Env, Method, Request, Response, Result, event, wasm_bindgen_futures, web_sys,
+};
 
 ssetarget::export_workflow_events!(WorkflowEvents);
 
 #[event(fetch)]
-async fn fetch(request: Request, env: Env, _context: Context) -> Result<Response> {
+async fn fetch(
+    request: web_sys::Request,
+    env: Env,
+    _context: Context,
+) -> Result<web_sys::Response> {
     let mut events = WorkflowEventsNamespace::from_env(&env, "EVENTS", "bench")?;
-    let path = request.path();
-    let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+    let url = request.url();
+    let path = url.splitn(4, '/').nth(3).unwrap_or_default();
+    let path = path.split('?').next().unwrap_or_default();
+    let segments: Vec<&str> = path.split('/').collect();
     if let [id, "event"] = segments.as_slice() {
-        let number = number(&request, "number").unwrap_or(1);
+        let number = number(&url, "number").unwrap_or(1);
         events.append(id, &[step_event(number)?]).await?;
-        return Response::ok(format!("{number}\n"));
+        let answer = web_sys::Response::new_with_opt_str(Some(&format!("{number}\n")))?;
+        return Ok(answer);
     }
     if env
         .var("TRANSPORT")
@@ -31,22 +41,26 @@ async fn fetch(request: Request, env: Env, _context: Context) -> Result<Response
     {
         events = events.transport(Transport::Hibernating);
     }
-    // One object for all, unless a tree is what is measured.
+    // One object for all, unless a tree is measured.
     events = events.fan_out(fan_out(&env));
-    if let Some(response) = RunRoutes::new(events.clone()).serve(&request).await? {
+    if let Some(response) = RunRoutes::new(events.clone()).serve_raw(&request).await? {
         return Ok(response);
     }
-    match (segments.as_slice(), request.method()) {
+    let request = Request::from(request);
+    let response = match (segments.as_slice(), request.method()) {
         ([id, "append"], Method::Post) => {
-            let driver = Driver::new(events, id, &request).await?;
-            // A task of its own, as the one that appends for a workflow is: what this handler is
-            // polled for is optimized with all of the handler.
+            // In no part of this handler, which is compiled for every viewer.
+            let driver: LocalBoxFuture<'_, _> = Box::pin(Driver::new(events, id, &request));
+            let driver = driver.await?;
+            // A task of its own, like the one that appends for a workflow: otherwise its polls
+            // would make the runtime optimize the whole handler.
             let (task, last) = driver.run(request).remote_handle();
             wasm_bindgen_futures::spawn_local(task);
             Response::ok(format!("{}\n", last.await?))
         }
         _ => Response::error("there is nothing here", 404),
-    }
+    };
+    Ok(response?.into())
 }
 
 /// `FAN_OUT = "50/8"`: 50 viewers and 8 relays for each object.
@@ -58,8 +72,7 @@ fn fan_out(env: &Env) -> Option<FanOut> {
 }
 
 /// Returns a number of the query.
-fn number(request: &Request, name: &str) -> Option<u32> {
-    let url = request.inner().url();
+fn number(url: &str, name: &str) -> Option<u32> {
     let (_, query) = url.split_once('?')?;
     let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
     let value = pairs.find(|(key, _)| *key == name)?.1;
@@ -74,13 +87,16 @@ struct Driver {
     /// The number of the next event.
     next: u32,
     batch: u32,
-    /// How many batches, if the request says so.
+    /// The number of batches, if the request has it.
     count: Option<u32>,
+    /// The events are reports of one step, and not steps.
+    reports: bool,
 }
 
 impl Driver {
     async fn new(events: WorkflowEventsNamespace, id: &str, request: &Request) -> Result<Self> {
-        let number = |name| number(request, name);
+        let url = request.inner().url();
+        let number = |name| number(&url, name);
         let log = ObjectFactLog::new(events, id);
         let opened = log.open(None).await.map_err(|error| error.to_string())?;
         let Opened::Run(opened) = opened else {
@@ -93,6 +109,7 @@ impl Driver {
             next: number("from").unwrap_or(1),
             batch: number("batch").unwrap_or(1),
             count: number("count"),
+            reports: number("reports").is_some(),
         })
     }
 
@@ -117,7 +134,12 @@ impl Driver {
     async fn append(&mut self) -> Result<()> {
         let numbers = self.next..self.next + self.batch;
         self.next = numbers.end;
-        let events = numbers.map(step_event).collect::<Result<Vec<_>>>()?;
+        let event = if self.reports {
+            report_event
+        } else {
+            step_event
+        };
+        let events = numbers.map(event).collect::<Result<Vec<_>>>()?;
         Ok(self
             .log
             .append(self.generation, self.run, &events)
@@ -134,6 +156,16 @@ fn step_event(number: u32) -> Result<NewEvent> {
     );
     NewEvent::new("started", data)
         .and_then(|event| event.with_key(format!("step #{number}-1:started")))
+        .map_err(|error| error.to_string().into())
+}
+
+/// The event of a step's report.
+fn report_event(number: u32) -> Result<NewEvent> {
+    let data = format!(
+        r#"{{"taskId":"import-1","step":"import","kind":"do","count":1,"timestamp":"2026-11-23T14:37:54.907Z","parentId":"workflow:bench-1","attempt":1,"percent":12,"message":"{number} {NOTE}"}}"#
+    );
+    NewEvent::new("progress", data)
+        .and_then(|event| event.with_key(format!("import-1:progress:1:{number}")))
         .map_err(|error| error.to_string().into())
 }
 

@@ -432,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_is_kept() {
+    fn unknown_events_are_kept() {
         let common = |mut event: Value| {
             event["instanceId"] = "a".into();
             event["eventId"] = 1.into();
@@ -455,7 +455,7 @@ mod tests {
             serde_json::to_value(event.redacted()).unwrap(),
             common(json!({ "type": "new", "stepName": "a-1" }))
         );
-        // Without the common fields it is no event.
+        // Without the common fields it is not an event.
         for bad in [json!({ "type": "workflow_queued" }), json!(5)] {
             assert!(serde_json::from_value::<WorkflowInstanceEvent>(bad).is_err());
         }

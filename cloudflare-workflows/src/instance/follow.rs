@@ -143,7 +143,7 @@ impl<L: InstanceLog, R: Runtime> InstanceFollower<L, R> {
     ) {
         self.last = Some(Seen::from(event));
         self.running = running.map(Seen::from);
-        // With a filter, the next read subscribes anew.
+        // With a filter, the next read subscribes again.
         self.events = self.options.filter.is_none().then_some(events);
     }
 

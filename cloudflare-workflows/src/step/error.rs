@@ -7,11 +7,10 @@ use std::rc::Rc;
 
 /// The error of a step or a workflow.
 ///
-/// `?` and `into()` make it from any [`std::error::Error`], from strings, from `Box<dyn Error>` and from
-/// types that convert into one, such as `anyhow::Error`. It is not an `Error` itself, since that would
-/// forbid these conversions. (A `Box<dyn Error + Send + Sync>` is no `Error` to the compiler: see
-/// [`from_box`](Self::from_box).) An error that came from the platform keeps the platform's own error
-/// object, and returning it throws the same object again.
+/// `?` and `into()` make it from any [`std::error::Error`], from strings, from `Box<dyn Error>` and from types that
+/// convert into one, such as `anyhow::Error`. It is not an `Error` itself, since that would forbid these conversions.
+/// (A `Box<dyn Error + Send + Sync>` is not an `Error` for the compiler: see [`from_box`](Self::from_box).) An error
+/// that came from the platform keeps the platform's own error object, and returning it throws the same object again.
 ///
 /// ```
 /// use cloudflare_workflows::StepError;
@@ -95,7 +94,7 @@ impl StepError {
         self
     }
 
-    /// Returns the consequence for the run.
+    /// Returns the error's consequence for the run.
     #[must_use]
     pub fn kind(&self) -> StepErrorKind {
         self.kind
@@ -108,8 +107,8 @@ impl StepError {
         self.kind == StepErrorKind::TimedOut
     }
 
-    /// Returns whether this lifetime of the run ends, which is no failure: see
-    /// [`StepErrorKind::Suspended`] and [`StepErrorKind::Reset`].
+    /// Returns whether this lifetime of the run ends, which is not a failure: see [`StepErrorKind::Suspended`] and
+    /// [`StepErrorKind::Reset`].
     #[must_use]
     pub fn is_suspended(&self) -> bool {
         matches!(self.kind, StepErrorKind::Suspended | StepErrorKind::Reset)
@@ -179,8 +178,8 @@ impl fmt::Debug for StepError {
     }
 }
 
-/// An error that fails a step at once, without retries. Return it for a failure that a retry cannot mend,
-/// such as a card that was declined.
+/// An error that fails a step at once, without retries. Return it for a failure that a retry cannot fix, such as a
+/// card that was declined.
 ///
 /// ```
 /// use cloudflare_workflows::{NonRetryableError, StepError, StepErrorKind};
@@ -234,7 +233,7 @@ fn chain(error: &dyn Error) -> String {
 mod tests {
     use super::*;
 
-    /// As `anyhow::Error` is: no error itself, and one when it is boxed.
+    /// Like `anyhow::Error`: not an error itself, but one when it is boxed.
     struct Erased(std::num::ParseIntError);
 
     impl From<Erased> for Box<dyn Error> {

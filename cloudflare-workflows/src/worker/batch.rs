@@ -1,4 +1,4 @@
-//! Batches: many instances in one call, and what became of each.
+//! Batches: many instances in one call, and the result for each.
 
 use js_sys::Object;
 use serde::Deserialize;

@@ -98,7 +98,7 @@ pub fn time(value: &JsValue) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_millis(milliseconds.max(0.0) as u64)
 }
 
-/// Returns a property of an object, `undefined` where there is none.
+/// Returns a property of an object, or `undefined` if there is none.
 pub fn property(object: &JsValue, name: &str) -> JsValue {
     js_sys::Reflect::get(object, &JsValue::from_str(name)).unwrap_or(JsValue::UNDEFINED)
 }

@@ -68,10 +68,11 @@ impl WorkflowInstance {
                 InstanceState::Complete => Some(output_from(&output).map_err(&unreadable)?),
                 _ => None,
             },
-            error: (!error.is_undefined() && !error.is_null())
-                .then(|| from_js(&error))
-                .transpose()
-                .map_err(&unreadable)?,
+            // Not by `from_js`: what serde makes for it would be several KB of every Worker.
+            error: error.is_object().then(|| InstanceError {
+                name: property(&error, "name").as_string().unwrap_or_default(),
+                message: property(&error, "message").as_string().unwrap_or_default(),
+            }),
         })
     }
 

@@ -121,7 +121,7 @@ extern "C" {
     pub type JsWorkflowSubscription;
     #[wasm_bindgen(method, catch)]
     pub async fn next(this: &JsWorkflowSubscription) -> Result<JsValue, JsValue>;
-    /// Returns a string, or `undefined` where JSON cannot express the value.
+    /// Returns a string, or `undefined` if JSON cannot express the value.
     #[wasm_bindgen(catch, js_namespace = JSON)]
     pub fn stringify(value: &JsValue) -> Result<JsValue, JsValue>;
     #[wasm_bindgen(catch, js_namespace = Array, js_name = from)]

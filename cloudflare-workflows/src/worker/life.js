@@ -33,8 +33,26 @@ export function begin(function_) {
   }
   // After all functions that run at the start of the instance.
   queueMicrotask(() => {
-    if (enter === function_) call(PREPARE);
+    if (enter === function_) withPromises(() => call(PREPARE));
   });
+}
+
+/**
+ * Lets the instance make its queue of tasks with promises. It would use `queueMicrotask`, which the runtime wraps in
+ * a function of its own for each call: 20 µs, where a promise takes less than one. The queue keeps one promise that
+ * is resolved already, and this is no request's code, so that the promise belongs to no request.
+ */
+function withPromises(work) {
+  const name = "queueMicrotask";
+  const own = Object.getOwnPropertyDescriptor(globalThis, name);
+  try {
+    Object.defineProperty(globalThis, name, { value: undefined, configurable: true, writable: true });
+  } catch {
+    return work();
+  }
+  work();
+  if (own) Object.defineProperty(globalThis, name, own);
+  else delete globalThis[name];
 }
 
 /** Answers `PREPARE` with the functions to call when this instance has died. */

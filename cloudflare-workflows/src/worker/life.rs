@@ -7,6 +7,8 @@
 //! are cut off, so that clients come back to the next instance; promises are rejected, so that callers try
 //! again; and the code of a run begins again, with the answers that the engine has given already.
 
+use std::task::{Context, Poll, Waker};
+
 use futures_util::future::LocalBoxFuture;
 use js_sys::Promise;
 use wasm_bindgen::function_table;
@@ -76,6 +78,8 @@ fn enter(what: u32) {
                 before as usize,
                 schedule_reinit as fn() as usize,
             );
+            // The first task makes the queue: see `withPromises`.
+            wasm_bindgen_futures::spawn_local(std::future::ready(()));
         }
         // As after a death.
         RENEW => schedule_reinit(),
@@ -120,6 +124,31 @@ impl Drop for Held {
 /// be lost then. Lasts as long as the object is in memory.
 pub fn hold_sockets(state: &JsValue, code: u16) -> Result<(), JsValue> {
     hold_object(state, code)
+}
+
+/// Returns the result of `future` where it is there at once, else a [`promise`] of it. A promise of Rust's costs
+/// several times what a short method does.
+///
+/// # Errors
+/// Those of the future.
+pub fn now_or_promise(
+    future: impl Future<Output = Result<JsValue, JsValue>> + 'static,
+) -> Result<JsValue, JsValue> {
+    now_or_promise_of(Box::pin(future))
+}
+
+/// As [`now_or_promise`], compiled once.
+fn now_or_promise_of(
+    mut future: LocalBoxFuture<'static, Result<JsValue, JsValue>>,
+) -> Result<JsValue, JsValue> {
+    // The promise polls it again, with its own waker.
+    match future
+        .as_mut()
+        .poll(&mut Context::from_waker(Waker::noop()))
+    {
+        Poll::Ready(result) => result,
+        Poll::Pending => Ok(promise(future).into()),
+    }
 }
 
 /// Returns a promise of the result of `future`. A panic in it rejects the promise, where the build lets

@@ -39,6 +39,8 @@ pub use workflow::Workflow;
 // For the export macro, and for the crate `ssetarget`: see `crate::__private`.
 pub use convert::{message, milliseconds, property, since_epoch, time};
 pub use entrypoint::WorkflowObject;
-pub use life::{Held, extend_durable_object, extend_workflow_entrypoint, hold_sockets, promise};
-pub use runtime::{Timer, here, sleep};
+pub use life::{
+    Held, extend_durable_object, extend_workflow_entrypoint, hold_sockets, now_or_promise, promise,
+};
+pub use runtime::{Timer, Timers, here, sleep};
 pub use subscribe::{Payloads, PlatformEvents, PlatformLog};

@@ -114,18 +114,45 @@ pub struct Timer(SendWrapper<Rc<TimerState>>);
 
 struct TimerState {
     deadline: Cell<f64>,
-    /// The length of the sleep.
+    /// The length of the sleep; infinite while there is none.
     length: Cell<f64>,
     elapsed: Cell<bool>,
     waker: RefCell<Option<Waker>>,
+    timers: Timers,
+}
+
+/// Any number of [`Timer`]s over one timer of the runtime. A sleep may last [`SLACK`] longer, so that sleeps that end
+/// about the same time end together.
+///
+/// Timers belong together only where the same code waits for them: in an object, whose requests are one to the
+/// runtime, or in one request of a Worker.
+#[derive(Clone)]
+pub struct Timers(Rc<TimersState>);
+
+struct TimersState {
+    timers: RefCell<Vec<Weak<TimerState>>>,
+    /// How many there are before those that were dropped are looked for.
+    crowded: Cell<usize>,
+    /// How many were not dropped.
+    alive: Cell<usize>,
+    /// When the runtime's timer elapses.
+    due: Cell<f64>,
     handle: RefCell<Option<JsValue>>,
+    slack: f64,
     callback: Closure<dyn FnMut()>,
 }
 
-impl Timer {
-    /// Returns a timer that is not set.
+/// In milliseconds.
+const SLACK: f64 = 250.0;
+
+impl Timers {
+    /// Returns no timers, and sets none of the runtime's.
     pub fn new() -> Self {
-        Self(SendWrapper(Rc::new_cyclic(|state: &Weak<TimerState>| {
+        Self::with_slack(SLACK)
+    }
+
+    fn with_slack(slack: f64) -> Self {
+        Self(Rc::new_cyclic(|state: &Weak<TimersState>| {
             let state = Weak::clone(state);
             let callback = move || {
                 if let Some(state) = state.upgrade() {
@@ -133,15 +160,48 @@ impl Timer {
                     state.look();
                 }
             };
-            TimerState {
-                deadline: Cell::default(),
-                length: Cell::default(),
-                elapsed: Cell::default(),
-                waker: RefCell::default(),
+            TimersState {
+                timers: RefCell::default(),
+                crowded: Cell::new(16),
+                alive: Cell::default(),
+                due: Cell::default(),
                 handle: RefCell::default(),
+                slack,
                 callback: Closure::wrap_assert_unwind_safe(Box::new(callback) as Box<dyn FnMut()>),
             }
-        })))
+        }))
+    }
+
+    /// Adds a timer that is not set.
+    pub fn timer(&self) -> Timer {
+        let timer = Rc::new(TimerState {
+            deadline: Cell::new(f64::INFINITY),
+            length: Cell::new(f64::INFINITY),
+            elapsed: Cell::default(),
+            waker: RefCell::default(),
+            timers: self.clone(),
+        });
+        let mut timers = self.0.timers.borrow_mut();
+        if timers.len() >= self.0.crowded.get() {
+            timers.retain(|timer| timer.strong_count() > 0);
+            self.0.crowded.set(timers.len() * 2 + 16);
+        }
+        timers.push(Rc::downgrade(&timer));
+        self.0.alive.set(self.0.alive.get() + 1);
+        Timer(SendWrapper(timer))
+    }
+}
+
+impl Default for Timers {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Timer {
+    /// Returns a timer that is not set, over one of the runtime's of its own, without slack.
+    pub fn new() -> Self {
+        Timers::with_slack(0.0).timer()
     }
 
     /// Resolves after `duration`, unless another sleep of this timer begins before.
@@ -150,9 +210,11 @@ impl Timer {
         state.elapsed.set(false);
         let length = milliseconds(duration);
         state.length.set(length);
-        state.deadline.set(js_sys::Date::now() + length);
-        if state.handle.borrow().is_none() {
-            state.look();
+        let deadline = js_sys::Date::now() + length;
+        state.deadline.set(deadline);
+        let timers = &state.timers.0;
+        if timers.handle.borrow().is_none() || deadline < timers.due.get() - timers.slack {
+            timers.look();
         }
         std::future::poll_fn(move |context| {
             if state.elapsed.get() {
@@ -181,27 +243,63 @@ impl Default for Timer {
     }
 }
 
-impl TimerState {
+impl TimersState {
+    /// Ends the sleeps that are over, and sets the runtime's timer to the end of the next.
     fn look(&self) {
         let now = js_sys::Date::now();
-        let length = self.length.get();
-        let mut left = self.deadline.get() - now;
-        if left > length {
-            // The clock was set back. A sleep must not last more than twice its length for that.
-            self.deadline.set(now + length);
-            left = length;
+        let mut next = f64::INFINITY;
+        let timers: Vec<_> = self
+            .timers
+            .borrow()
+            .iter()
+            .filter_map(Weak::upgrade)
+            .collect();
+        for timer in timers {
+            let deadline = timer.deadline_at(now);
+            if deadline <= now {
+                timer.elapse();
+            } else {
+                next = next.min(deadline);
+            }
         }
-        if left > 0.0 {
-            let handle = js::set_timeout(self.callback.as_ref().unchecked_ref(), left);
-            *self.handle.borrow_mut() = handle.ok();
+        self.clear();
+        if next.is_infinite() {
+            return;
         }
-        // Also where the runtime refuses the timer.
-        if self.handle.borrow().is_none() {
-            self.elapse();
+        self.due.set(next + self.slack);
+        let callback = self.callback.as_ref().unchecked_ref();
+        match js::set_timeout(callback, next + self.slack - now) {
+            Ok(handle) => *self.handle.borrow_mut() = Some(handle),
+            // The runtime refuses: then all are over.
+            Err(_) => {
+                for timer in self.timers.borrow().iter().filter_map(Weak::upgrade) {
+                    timer.elapse();
+                }
+            }
         }
     }
 
+    fn clear(&self) {
+        if let Some(handle) = self.handle.take() {
+            // Clearing an elapsed timer does nothing.
+            let _ = js::clear_timeout(&handle);
+        }
+    }
+}
+
+impl TimerState {
+    fn deadline_at(&self, now: f64) -> f64 {
+        let length = self.length.get();
+        if self.deadline.get() - now > length {
+            // The clock was set back. A sleep must not last more than twice its length for that.
+            self.deadline.set(now + length);
+        }
+        self.deadline.get()
+    }
+
     fn elapse(&self) {
+        self.deadline.set(f64::INFINITY);
+        self.length.set(f64::INFINITY);
         self.elapsed.set(true);
         if let Some(waker) = self.waker.take() {
             waker.wake();
@@ -209,11 +307,13 @@ impl TimerState {
     }
 }
 
+/// Clears the runtime's timer with the last of these: an object with a timer does not leave memory.
 impl Drop for TimerState {
     fn drop(&mut self) {
-        if let Some(handle) = self.handle.get_mut() {
-            // Clearing an elapsed timer does nothing.
-            let _ = js::clear_timeout(handle);
+        let timers = &self.timers.0;
+        timers.alive.set(timers.alive.get() - 1);
+        if timers.alive.get() == 0 {
+            timers.clear();
         }
     }
 }

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
+use futures_util::future::LocalBoxFuture;
 use js_sys::{Function, Object, Promise};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -18,7 +19,7 @@ use super::life;
 use super::runtime::sleep;
 use super::stream;
 use crate::border::{self, CannotCross};
-use crate::step::config::{DelayContext, DelayFunction, Retries, RetryDelay};
+use crate::step::config::{DelayContext, DelayFunction, Retries, RetryDelay, StepConfig};
 use crate::step::context::StepContext;
 use crate::step::duration::WorkflowDuration;
 use crate::step::error::{StepError, StepErrorKind};
@@ -72,11 +73,10 @@ impl WorkflowStep {
 
     /// As [`answer`](Self::answer), for a step that always has a result.
     ///
-    /// To roll back an instance whose engine has lost the handlers, the platform runs the workflow once
-    /// more to get them. It answers `undefined` then for a step that has not ended, without running it.
-    /// Taken for a result, it would show viewers steps that ended well and never ran. So the run ends
-    /// there, after all steps that run at the same time have come as far as they can: a handler that the
-    /// platform does not get cannot run.
+    /// To roll back an instance whose engine has lost the handlers, the platform runs the workflow once more to get
+    /// them. It then answers `undefined` for a step that has not ended, without running it. As a result, that would
+    /// show viewers steps that ended well and never ran. So the run ends there, after all steps that run at the same
+    /// time have come as far as they can: a handler that the platform does not get cannot run.
     async fn result(
         &self,
         call: impl Future<Output = Result<JsValue, JsValue>>,
@@ -93,6 +93,40 @@ impl WorkflowStep {
         }
         let message = "the run is rolled back: it does not go on";
         Err(StepError::with_kind(StepErrorKind::Suspended, message))
+    }
+}
+
+impl WorkflowStep {
+    /// Has the engine do a step. Boxed, and the same for all types of results, so that it is compiled once.
+    fn perform<'a>(
+        &'a self,
+        name: &'a str,
+        config: StepConfig,
+        attempt: Callback,
+        rollback: JsValue,
+    ) -> LocalBoxFuture<'a, Result<JsValue, StepError>> {
+        Box::pin(async move {
+            let (config, delay) =
+                config_from(config.retries.as_ref(), config.timeout, config.sensitive);
+            let function = attempt.function();
+            // A step of ours stores at least `null`.
+            let call = self.step.run(name, &config, &function, &rollback);
+            let result = self.result(call).await;
+            attempt.free();
+            if let Some(delay) = delay {
+                delay.free();
+            }
+            result
+        })
+    }
+}
+
+fn other_type(name: &str, error: StepError) -> StepError {
+    let message = format!("the result of step {name:?} is not of its type any more: {error}");
+    let other = StepError::with_kind(StepErrorKind::Invalid, message);
+    match error.into_source() {
+        Some(source) => other.with_source(source),
+        None => other,
     }
 }
 
@@ -114,26 +148,9 @@ impl Step for WorkflowStep {
                 value.encode(&JsCodec)
             }
         });
-        let (config, delay) =
-            config_from(config.retries.as_ref(), config.timeout, config.sensitive);
         let rollback = rollback.map_or(JsValue::UNDEFINED, rollback_options);
-        let function = attempt.function();
-        // A step of ours stores at least `null`.
-        let call = self.step.run(&name, &config, &function, &rollback);
-        let result = self.result(call).await;
-        attempt.free();
-        if let Some(delay) = delay {
-            delay.free();
-        }
-        T::decode(&JsCodec, result?).map_err(|error| {
-            let message =
-                format!("the result of step {name:?} is not of its type any more: {error}");
-            let other = StepError::with_kind(StepErrorKind::Invalid, message);
-            match error.into_source() {
-                Some(source) => other.with_source(source),
-                None => other,
-            }
-        })
+        let result = self.perform(&name, config, attempt, rollback).await?;
+        T::decode(&JsCodec, result).map_err(|error| other_type(&name, error))
     }
 
     async fn sleep(
@@ -209,13 +226,19 @@ impl OutputCodec for JsCodec {
 /// garbage collector, so that the engine can still call it.
 struct Callback(Option<Closure<dyn FnMut(JsValue) -> Promise>>);
 
+type Boxed = dyn Fn(JsValue) -> LocalBoxFuture<'static, Result<JsValue, StepError>>;
+
 impl Callback {
     /// Wraps a function that returns a future. Errors and panics of the future are thrown.
     fn new<F>(callback: impl Fn(JsValue) -> F + 'static) -> Self
     where
         F: Future<Output = Result<JsValue, StepError>> + 'static,
     {
-        let callback = Rc::new(callback);
+        Self::boxed(Rc::new(move |argument| Box::pin(callback(argument))))
+    }
+
+    /// The same for all functions, so that it is compiled once.
+    fn boxed(callback: Rc<Boxed>) -> Self {
         let call = move |argument: JsValue| -> Promise {
             let callback = Rc::clone(&callback);
             life::promise(async move {

@@ -36,7 +36,7 @@ pub fn router<L: Logs>(logs: L, jobs: Jobs, shutdown: &Shutdown, metrics: Metric
     let runs = logs_by_id.clone().prefix("/runs").page().snapshots();
     Router::new()
         .route("/", get(page::start).post(start::<L>))
-        // Behind what lets in only those who may know, if people can reach the server from outside.
+        // If people can reach the server from outside, put this behind access control.
         .route("/metrics", ssetarget::axum::metrics(logs.metrics.clone()))
         .route("/assets/{name}", get(page::asset))
         .route("/{id}", get(show::<L>).post(dispatch::<L>))

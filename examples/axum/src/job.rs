@@ -56,7 +56,7 @@ impl Jobs {
         let span = info_span!(SPAN, job = id);
         let (jobs, id) = (self.clone(), id.to_owned());
         let job = async move {
-            import(work).await.ok(); // Told by its span.
+            import(work).await.ok(); // Its span reports the failure.
             jobs.lock().remove(&id);
         };
         tokio::spawn(job.instrument(span));
@@ -87,7 +87,7 @@ async fn import(work: Duration) -> Result<(), ImportError> {
     let files = download(work).await;
     let (first, second) = tokio::join!(parse(files[0], work), parse(files[1], work));
     info!(rows = first? + second?, "all files are read");
-    // A failure is not the job's.
+    // A failure to notify is not a failure of the job.
     notify("nobody@example.com", work).await.ok();
     Ok(())
 }

@@ -69,7 +69,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
     let port = match env::var("PORT") {
         Ok(port) => port
             .parse()
-            .map_err(|_| format!("PORT={port} is no port"))?,
+            .map_err(|_| format!("PORT={port} is not a port"))?,
         Err(_) => 9876,
     };
     let origins = env::var("ALLOWED_ORIGINS").unwrap_or_default();

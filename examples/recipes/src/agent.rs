@@ -1,7 +1,7 @@
-//! An agent: it asks a model what to do, calls the tools that the model names, and asks again until there is an answer. The
-//! model's words are streamed to viewers while it speaks.
-//!
-//! Each question to the model and each call of a tool is a step, so a crash repeats neither: what they returned is stored.
+//! An agent: it asks a model what to do, calls the tools that the model names, and asks again until there is an
+//! answer. The model's words are streamed to viewers as they come.
+//! Each question to the model and each call of a tool is a step, so a crash repeats neither: their results are
+//! stored. The model is a fake with fixed answers.
 //! The model is a fake that always says the same.
 
 use std::time::Duration;
@@ -74,7 +74,7 @@ async fn answer(step: &impl Step, question: String) -> Result<String, StepError>
                 talk.extend([reply, Message::Result(result)]);
             }
             Message::User(_) | Message::Result(_) => {
-                return Err(StepError::new("the model speaks for somebody else"));
+                return Err(StepError::new("the model answers in another role"));
             }
         }
     }
@@ -94,7 +94,7 @@ async fn ask(talk: &[Message], attempt: &StepContext) -> Message {
     reply
 }
 
-/// What the fake model says aloud, and what it wants.
+/// Returns the fake model's words, and its next message.
 fn model(talk: &[Message]) -> (String, Message) {
     let call = |tool: &str, input: &str| Message::Call {
         tool: tool.to_owned(),

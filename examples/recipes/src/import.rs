@@ -1,7 +1,7 @@
 //! An import of a file with a progress bar: 1,000 rows in chunks of 100.
 //!
-//! Each chunk is a step, so a crash or a chunk that fails repeats that chunk and no other. The platform bills steps, so
-//! chunks are as large as what may be done twice.
+//! Each chunk is a step, so a crash or a failed chunk repeats only that chunk. The platform bills steps, so a chunk
+//! is as large as the work that may be repeated.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -21,7 +21,7 @@ pub struct File {
     rows: u32,
 }
 
-/// What became of the rows.
+/// The result of the rows.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Imported {
     imported: u32,

@@ -30,7 +30,7 @@ pub async fn json_body(request: &mut Request) -> std::result::Result<Option<Body
         return Ok(None);
     }
     // Goes 128 levels deep at most.
-    let value = serde_json::from_str(&well_formed(&text))
+    let value = serde_json::from_str(&text)
         .map_err(|error| (400, format!("the body is not JSON: {}", brief(&error))))?;
     match value {
         Value::Object(object) => Ok(Some(Body(object))),
@@ -38,8 +38,8 @@ pub async fn json_body(request: &mut Request) -> std::result::Result<Option<Body
     }
 }
 
-/// Reads no further than what is too much. Here and not by the platform, whose local runtime takes more
-/// than the real one.
+/// Reads at most the limit. The check is here and not left to the platform, whose local runtime takes more than the
+/// real one.
 async fn text_body(request: &mut Request) -> std::result::Result<String, (u16, String)> {
     let too_large = || (413, "the body is larger than 1 MiB".to_owned());
     let length = request.headers().get("content-length").ok().flatten();
@@ -48,7 +48,7 @@ async fn text_body(request: &mut Request) -> std::result::Result<String, (u16, S
         return Err(too_large());
     }
     let mut bytes = Vec::new();
-    // There is none where there is no body. Dropped before its end it is cancelled.
+    // There is no stream without a body. A stream that is dropped before its end is cancelled.
     if let Ok(mut stream) = request.stream() {
         while let Some(chunk) = stream.next().await {
             let chunk = chunk.map_err(|_| (400, "the body cannot be read".to_owned()))?;
@@ -61,38 +61,7 @@ async fn text_body(request: &mut Request) -> std::result::Result<String, (u16, S
     String::from_utf8(bytes).map_err(|_| (400, "the body is not UTF-8".to_owned()))
 }
 
-/// JSON whose texts are Unicode: half a surrogate pair, which JavaScript's texts can have and Rust's cannot,
-/// becomes U+FFFD, as everywhere.
-fn well_formed(json: &str) -> String {
-    let code = |text: &str| {
-        let digits = text.strip_prefix("\\u")?.get(..4)?;
-        u32::from_str_radix(digits, 16).ok()
-    };
-    let mut written = String::with_capacity(json.len());
-    let mut rest = json;
-    while let Some(at) = rest.find('\\') {
-        let (before, escape) = rest.split_at(at);
-        written.push_str(before);
-        let pair = escape.get(6..).and_then(code);
-        let length = match (code(escape), pair) {
-            (Some(0xD800..=0xDBFF), Some(0xDC00..=0xDFFF)) => 12,
-            (Some(0xD800..=0xDFFF), _) => {
-                written.push('\u{FFFD}');
-                rest = &escape[6..];
-                continue;
-            }
-            // A backslash and what it escapes, which may be another.
-            _ => 1 + escape.chars().nth(1).map_or(0, char::len_utf8),
-        };
-        let (escape, behind) = escape.split_at(length);
-        written.push_str(escape);
-        rest = behind;
-    }
-    written.push_str(rest);
-    written
-}
-
-/// The beginning of what serde says, which may have much of the body in it.
+/// The beginning of serde's message, which may contain much of the body.
 fn brief(error: &serde_json::Error) -> String {
     let text = error.to_string();
     match text.char_indices().nth(120) {
@@ -101,7 +70,7 @@ fn brief(error: &serde_json::Error) -> String {
     }
 }
 
-/// What a body has, as a type.
+/// The members of a body, as a type.
 pub fn read<T: DeserializeOwned>(body: Body) -> std::result::Result<T, String> {
     serde_json::from_value(Value::Object(body.0)).map_err(|error| brief(&error))
 }
@@ -111,8 +80,8 @@ pub fn accepts(request: &Request, media_type: &str) -> bool {
     accept.is_some_and(|accept| accept.contains(media_type))
 }
 
-/// `303` to the events of a new run, or where it is closed to its page. For a script, which cannot see where a redirect
-/// goes to, `201`.
+/// `303` to the events of a new run, or to its page if the demo is closed. `201` for a script, which cannot see the
+/// target of a redirect.
 pub fn started(request: &Request, id: &str, link: Option<&str>) -> Result<Response> {
     let page = link.map_or_else(|| format!("/{id}"), str::to_owned);
     let target = link.map_or_else(|| format!("/{id}/sse"), str::to_owned);
@@ -132,7 +101,7 @@ pub fn started(request: &Request, id: &str, link: Option<&str>) -> Result<Respon
         .from_json(&body)
 }
 
-/// The start page, which has all orders where everybody may see them, and says who may see what.
+/// The start page. It lists all orders if everybody may see them, and says who may see what.
 pub fn start_page(is_closed: bool) -> Result<Response> {
     let access = if is_closed { CLOSED } else { OPEN };
     // A closed demo shows no list of runs: a link is for one run.
@@ -166,7 +135,7 @@ fn file(content_type: &str, content: &str) -> Result<Response> {
         .fixed(content.as_bytes().to_vec()))
 }
 
-/// What a browser may do with a response: no more than it is made for.
+/// Headers that limit a browser to the intended use of a response.
 fn guarded(status: u16, content_type: &str) -> Result<ResponseBuilder> {
     ResponseBuilder::new()
         .with_status(status)

@@ -4,11 +4,11 @@
 //! - `GET /<id>` shows it, to people as a live page, to programs as JSON
 //! - `GET /<id>/sse` streams its events
 //! - `GET /sse?run=<id>&run=<id>` streams the events of several
-//! - `GET /runs` lists all, and `GET /runs/sse` streams what changes in the list
+//! - `GET /runs` lists all, and `GET /runs/sse` streams the changes of the list
 //! - `GET /<id>/instance/sse` streams the platform's own log of it
 //! - `GET /<id>/stream` has its events for clients of the Durable Streams protocol
 //! - `GET /<id>/otlp` is its trace, for tools that read OpenTelemetry's
-//! - `POST /<id>/event` answers what it waits for
+//! - `POST /<id>/event` sends the event that it waits for
 //! - `POST /<id>/session` takes the token of a link, and `DELETE /<id>` deletes it, where the demo is closed
 
 mod http;
@@ -67,7 +67,7 @@ async fn fetch(request: Request, env: Env, _context: Context) -> Result<Response
     }
     let path = request.path();
     let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
-    // Not `request.method()`, which takes a method that it does not know for GET.
+    // Not `request.method()`, which treats an unknown method as GET.
     let method = request.inner().method();
     match (segments.as_slice(), method.as_str()) {
         ([""], "POST") => start(request, &workflow, &events, links.as_ref()).await,
@@ -92,7 +92,7 @@ fn links(env: &Env) -> Result<Option<CapabilityLinks>> {
     }
 }
 
-/// How long a link is good for that whoever starts a run gets.
+/// The lifetime of the link that the starter of a run gets.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// `TRANSPORT` of `[vars]` in wrangler.toml, to compare the two.
@@ -143,7 +143,7 @@ async fn start(
     let query = url.split_once('?').map_or("", |(_, query)| query);
     let mut query = form_urlencoded::parse(query.as_bytes());
     match query.find(|(name, _)| name == "id") {
-        // Whether it is taken would tell strangers of a run.
+        // The reason would tell strangers whether there is such a run.
         Some(_) if links.is_some() => {
             return http::text(400, "a closed demo makes up the id itself");
         }

@@ -12,7 +12,7 @@ use serde_json::Value;
 use ssetarget::cloudflare::{WorkflowEventsNamespace, WorkflowRunStep};
 use worker::{Context, Delay, Env};
 
-/// What is ordered: the params of an instance. All fields are optional.
+/// The params of an instance: the order. All fields are optional.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Order {
@@ -23,7 +23,7 @@ pub struct Order {
 }
 
 impl Order {
-    /// Whether it can be worked on in reasonable time.
+    /// Checks that it can be processed in reasonable time.
     pub fn check(&self) -> Result<(), &'static str> {
         if self.quantity > 10_000 {
             return Err("the quantity is above 10000");
@@ -55,14 +55,14 @@ pub struct Receipt {
     approved_by: String,
 }
 
-/// What `POST /<id>/event` may say.
+/// The body of `POST /<id>/event`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Approval {
     by: Option<String>,
 }
 
-/// What a run waits for has to be of the payload's type, since another would fail the run.
+/// Checks that an answer has the payload's type, since another would fail the run.
 pub fn check_answer(event_type: &str, payload: &Value) -> Result<(), String> {
     // serde takes a list for a struct, too.
     let checked = match payload {
@@ -96,7 +96,7 @@ impl WorkflowEntrypoint for OrderWorkflow {
         Self { env }
     }
 
-    // So that viewers are told of an order that cannot be read, too.
+    // Viewers are also notified of an order that cannot be read.
     async fn refused(env: &Env, run: &RefusedRun, error: &StepError) -> worker::Result<()> {
         let events = WorkflowEventsNamespace::from_env(env, EVENTS, &run.workflow_name)?;
         events.tell_refused(run, error).await
@@ -131,7 +131,7 @@ async fn ship(step: &WorkflowRunStep, order: Order) -> Result<Receipt, StepError
         })
         .await?;
 
-    // The bank is out at the first attempt, so that a retry can be seen.
+    // The bank fails at the first attempt, so that a retry can be seen.
     let patient = StepConfig::new()
         .retries(Retries::new(3, Duration::from_millis(500)).backoff(Backoff::Constant));
     let payment = step

@@ -50,15 +50,14 @@ impl RunIndexObject {
         let object = self.object.clone();
         js::promise(async move {
             let object = object.ok_or("this object has no state")?;
-            let response = object.answer(&request).await.map_err(JsValue::from)?;
-            Ok(web_sys::Response::from(response).into())
+            Ok(object.answer(&request).await.map_err(JsValue::from)?.into())
         })
     }
 
     /// Backs the RPC method `take`, which only the runs' objects call: takes a report.
     ///
     /// # Errors
-    /// When SQLite fails, or it is no report.
+    /// When SQLite fails, or the string is not a report.
     pub fn take(&self, report: &str) -> Result<JsValue, JsValue> {
         let object = self.object.as_ref().ok_or("this object has no state")?;
         object.take(report)
@@ -70,9 +69,12 @@ impl RunIndexObject {
 /// Bind it in `wrangler.toml`, list it under `new_sqlite_classes` of a migration, and give the binding to
 /// [`WorkflowEventsConfig::index`](crate::cloudflare::WorkflowEventsConfig::index).
 ///
-/// ```ignore
+/// ```no_run
+/// use ssetarget::cloudflare::WorkflowEventsConfig;
+///
 /// ssetarget::export_workflow_events!(WorkflowEvents, WorkflowEventsConfig::new().index("RUNS"));
 /// ssetarget::export_run_index!(RunIndex);
+/// # fn main() {}
 /// ```
 #[macro_export]
 macro_rules! export_run_index {

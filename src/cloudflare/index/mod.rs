@@ -1,7 +1,7 @@
 //! The index of runs on Workers: an object for each workflow, and one for each of its tags (feature `index`).
 //!
-//! `class` and `object` run in the index's object; `namespace` and `serve` in the Worker. What an index is, is in
-//! `crate::runs`; what tells it, in `object/index.rs`.
+//! `class` and `object` run in the index's object; `namespace` and `serve` in the Worker. `crate::runs` has the index
+//! itself; `object/index.rs` sends the reports.
 
 mod class;
 mod namespace;

@@ -9,14 +9,14 @@ use worker::{Env, Response, web_sys};
 use crate::cloudflare::js;
 use crate::cloudflare::request::ObjectRequest;
 
-/// The indexes of the runs of one workflow: one of all, and one for each tag (feature `index`).
+/// The indexes of the runs of one workflow: one of all runs, and one for each tag (feature `index`).
 #[derive(Clone, Debug)]
 pub struct RunIndexNamespace {
     namespace: ObjectNamespace,
     pub(super) workflow_name: String,
 }
 
-/// The error for tags of a run: they are more than 4, or one is not 1 to 64 letters, digits, `-`, `_` and `.`.
+/// The error for tags of a run: there are more than 4, or one is not 1 to 64 letters, digits, `-`, `_` and `.`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvalidTags;
 
@@ -44,8 +44,8 @@ impl RunIndexNamespace {
         })
     }
 
-    /// Sends a request to the index of all runs, or of those with a tag, up to three times: one that was reset is there
-    /// again at the next.
+    /// Sends a request to the index of all runs, or of those with a tag, up to three times: an object that was reset
+    /// is there again at the next request.
     pub(super) async fn request(
         &self,
         tag: Option<&str>,
@@ -62,9 +62,9 @@ impl RunIndexNamespace {
             let ObjectRequest {
                 method,
                 url,
-                headers,
+                upgrades,
             } = request;
-            match js::fetch_object(&stub, method, url, headers).await {
+            match js::fetch_object(&stub, method, url, *upgrades).await {
                 Ok(response) => return Ok(response.dyn_into::<web_sys::Response>()?.into()),
                 Err(error) if tried == TRIES => return Err(error.into()),
                 Err(_) => tried += 1,

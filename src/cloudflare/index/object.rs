@@ -11,14 +11,14 @@ use worker::{Response, ResponseBuilder};
 use crate::cloudflare::leaving::Leaving;
 use crate::cloudflare::permit::Permit;
 use crate::cloudflare::refuse::refuse;
-use crate::cloudflare::request::{StreamRequest, query};
+use crate::cloudflare::request::{ObjectCall, StreamRequest, query};
 use crate::cloudflare::response::{self, Watching, sse_frame_response_while};
 use crate::cloudflare::sql::ObjectSql;
 use crate::refusal::Refusal;
 use crate::runs::{ListFilter, RunIndex, RunReport};
 
-/// The header of a request for a list.
-pub(super) const LIST: &str = "ssetarget-list";
+/// In a request for a list: the query of the client's request, with its question mark.
+pub(super) const LIST: &str = "list";
 
 pub(super) struct IndexObject {
     index: RunIndex<ObjectSql>,
@@ -44,19 +44,22 @@ impl IndexObject {
         Ok(estimate.into())
     }
 
-    pub(super) async fn answer(&self, request: &web_sys::Request) -> worker::Result<Response> {
-        let is_list = request.headers().has(LIST).unwrap_or_default();
-        if is_list {
-            return self.list(request);
+    pub(super) async fn answer(
+        &self,
+        request: &web_sys::Request,
+    ) -> worker::Result<web_sys::Response> {
+        let call = ObjectCall::of(request);
+        if let Some(url) = call.get(LIST) {
+            return Ok(self.list(query(&url), call.is_head())?.into());
         }
-        let stream = match StreamRequest::from_object_request(request) {
+        let stream = match StreamRequest::from_call(&call) {
             Ok(stream) => stream,
-            Err(refusal) => return refuse(refusal),
+            Err(refusal) => return Ok(refuse(refusal)?.into()),
         };
         let subscription = self.index.target().subscribe(stream.cursor).await;
         let subscription = subscription.map_err(|error| error.to_string())?;
         if stream.head {
-            return response::left_out();
+            return Ok(response::left_out()?.into());
         }
         let permit = Permit::until_end(stream.grant);
         sse_frame_response_while(
@@ -67,8 +70,8 @@ impl IndexObject {
         )
     }
 
-    fn list(&self, request: &web_sys::Request) -> worker::Result<Response> {
-        let filter = match ListFilter::parse(query(&request.url())) {
+    fn list(&self, query: Option<&str>, head: bool) -> worker::Result<Response> {
+        let filter = match ListFilter::parse(query) {
             Ok(filter) => filter,
             Err(reason) => return refuse(Refusal::List(reason)),
         };
@@ -79,9 +82,9 @@ impl IndexObject {
             .with_header("cache-control", "no-store")?
             .with_header("x-content-type-options", "nosniff")?
             .with_header("referrer-policy", "no-referrer")?;
-        Ok(match &*request.method() {
-            "HEAD" => response.empty(),
-            _ => response.fixed(list.into_bytes()),
+        Ok(match head {
+            true => response.empty(),
+            false => response.fixed(list.into_bytes()),
         })
     }
 }

@@ -1,4 +1,4 @@
-//! The answers to who asks for the runs of a workflow. Runs in the Worker.
+//! The answers to requests for the runs of a workflow. Runs in the Worker.
 
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
@@ -33,8 +33,7 @@ use crate::wire;
 /// [`LinkGrant::tag`](crate::access::LinkGrant::tag) and [`LinkGrant::all_runs`](crate::access::LinkGrant::all_runs)
 /// grant it.
 ///
-/// `200`; `400` for a query that cannot be understood; `401` where `access` refuses; `405`; `503` when the index cannot be
-/// reached.
+/// `200`; `400` for a malformed query; `401` if `access` refuses; `405`; `503` when the index cannot be reached.
 ///
 /// # Errors
 /// When a response cannot be made.
@@ -49,13 +48,14 @@ pub async fn serve_runs(
     response.await
 }
 
-/// Answers with a stream of what changes in the list of runs (feature `index`): an event `run` with the run as its data,
-/// as in [`serve_runs`], whenever a run begins, changes or ends, and `removed` with the `id` when its log was deleted.
+/// Answers with a stream of the changes in the list of runs (feature `index`): an event `run` with the run as its
+/// data, as in [`serve_runs`], whenever a run begins, changes or ends, and `removed` with the `id` when its log was
+/// deleted.
 ///
-/// The query: `tag`, and where to start, as for [`serve_sse`](crate::cloudflare::serve_sse). The log of changes keeps the
-/// newest 10,000: a client that missed more gets `reset`, and reads the list again. Runs are told of when they begin, when
-/// their state changes, at most every 5 seconds, when only their task or progress does, at most every 30 seconds, and when
-/// they end.
+/// The query: `tag`, and where to start, as for [`serve_sse`](crate::cloudflare::serve_sse). The log of changes keeps
+/// the newest 10,000: a client that missed more gets `reset`, and reads the list again. Runs are reported when they
+/// begin; when their state changes, at most every 5 seconds; when only their task or progress changes, at most every
+/// 30 seconds; and when they end.
 ///
 /// # Errors
 /// When a response cannot be made.
@@ -142,8 +142,7 @@ pub(in crate::cloudflare) async fn may_watch_list(
 
 fn list_request(head: bool, query: &str) -> ObjectRequest {
     let mut request = ObjectRequest::new(if head { "HEAD" } else { "GET" });
-    request.set(LIST, "1");
-    request.url += &format!("?{query}");
+    request.set(LIST, &format!("?{query}"));
     request
 }
 

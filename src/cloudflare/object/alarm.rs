@@ -1,14 +1,16 @@
-//! What an object does later: deletes its log, and asks the platform how the run is. Runs in the object.
+//! The object's work that is due later: it deletes its log, and asks the platform how the run is. Runs in the object.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use cloudflare_workflows::{Runtime, WorkersRuntime, Workflow};
 use futures_util::future::LocalBoxFuture;
-use worker::Storage;
 
+use super::alarm_time::arm;
 #[cfg(any(feature = "otlp", feature = "index"))]
-use super::due::{LogStands, Standing, Then, earlier};
+use super::alarm_time::{earlier_alarm, now, others_due};
+#[cfg(any(feature = "otlp", feature = "index"))]
+use super::due::{LogStands, Standing, Then};
 use super::error::to_worker;
 use super::events_object::EventsObject;
 use super::settle::{self, Asked, Pending};
@@ -16,7 +18,7 @@ use super::settle::{self, Asked, Pending};
 use crate::clock;
 
 impl EventsObject {
-    /// Does what the alarm was set for: deletes the log, or asks the platform how the run is.
+    /// Does the work that the alarm was set for: deletes the log, or asks the platform how the run is.
     pub(super) async fn alarm(&self) -> worker::Result<()> {
         #[cfg(any(feature = "otlp", feature = "index"))]
         {
@@ -42,8 +44,8 @@ impl EventsObject {
         Ok(())
     }
 
-    /// Looks after what an alarm may be for beside the log itself: exports of the run's trace, and the index of runs.
-    /// Returns true if the alarm has nothing else to do.
+    /// Does the alarm's work beside the log itself: exports of the run's trace, and the index of runs. Returns true
+    /// if the alarm has nothing else to do.
     #[cfg(any(feature = "otlp", feature = "index"))]
     async fn was_for_others(&self) -> worker::Result<bool> {
         #[cfg(feature = "otlp")]
@@ -90,7 +92,7 @@ impl EventsObject {
                 if state.ended {
                     Pending::clear(&storage).await?;
                 }
-                // In place of an alarm that was set for a try that failed.
+                // Replaces an alarm that was set for a failed try.
                 match at.map(|at| Duration::from_millis(at.saturating_sub(now()))) {
                     Some(delay) => storage.set_alarm(delay).await?,
                     None => storage.delete_alarm().await?,
@@ -100,7 +102,7 @@ impl EventsObject {
         }
     }
 
-    /// Notes that a lifetime has ended without the run's end, and has the platform asked.
+    /// Notes that a lifetime has ended without the run's end, and schedules the question to the platform.
     pub(super) async fn lifetime_ended(&self) -> worker::Result<()> {
         self.has_lifetime.store(false, Ordering::Relaxed);
         self.settle_later().await
@@ -139,7 +141,7 @@ impl EventsObject {
         self.delete_storage().await
     }
 
-    /// Has the platform asked in some seconds how the run is, if its workflow is in the config.
+    /// Schedules the question to the platform how the run is, if its workflow is in the config.
     async fn settle_later(&self) -> worker::Result<()> {
         let object = self.state.id().name();
         let Some(name) = object.filter(|name| self.workflow_of(name).is_some()) else {
@@ -193,8 +195,8 @@ impl EventsObject {
         Some((workflow, *binding, instance))
     }
 
-    /// Sets the alarm that deletes a log that has ended. Also if it ended before, since its alarm may have
-    /// been lost; but a repeated end does not put off the alarm.
+    /// Sets the alarm that deletes a log that has ended. Also if it ended before, since its alarm may have been lost;
+    /// but a repeated end does not put off the alarm.
     pub(super) async fn expire_later(&self, has_just_ended: bool) -> worker::Result<()> {
         #[cfg(feature = "otlp")]
         if has_just_ended {
@@ -215,13 +217,13 @@ impl EventsObject {
         Ok(())
     }
 
-    /// Deletes the log, and later the row that is left of it, unless a further run has begun since the
-    /// alarm was set: then the end of that run sets another.
+    /// Deletes the log, and later the row that is left of it, unless a further run has begun since the alarm was set:
+    /// the end of that run sets another alarm.
     async fn expire(&self) -> worker::Result<()> {
         let store = self.log.target().store();
         let storage = self.state.storage();
         if self.config.retention.age.is_some() && store.is_closed().map_err(to_worker)? {
-            // The alarm first: a row that is left for ever is worse than an alarm too many.
+            // The alarm first: a row that is left for ever is worse than a useless alarm.
             storage.set_alarm(self.config.ids_retention).await?;
             self.log.expire().map_err(to_worker)?;
             self.kept_snapshot.clear();
@@ -229,7 +231,7 @@ impl EventsObject {
             return Ok(());
         }
         let Some(emptied) = store.emptied().map_err(to_worker)? else {
-            // There may be no more than a generation of links, whose time is over now.
+            // Perhaps only a generation of links is left, which has expired by now.
             return match store.head().map_err(to_worker)? {
                 None => self.delete_storage().await,
                 Some(_) => Ok(()),
@@ -251,43 +253,4 @@ impl EventsObject {
         }
         Ok(())
     }
-}
-
-/// Sets the alarm, or an earlier one for an export, or for the index, that is due before.
-pub(super) async fn arm(storage: &Storage, delay: Duration) -> worker::Result<()> {
-    #[cfg(any(feature = "otlp", feature = "index"))]
-    let delay = match others_due(storage).await? {
-        Some(at) => delay.min(Duration::from_millis(at.saturating_sub(now()))),
-        None => delay,
-    };
-    storage.set_alarm(delay).await
-}
-
-/// Returns when an export, or a report to the index, is due.
-#[cfg(any(feature = "otlp", feature = "index"))]
-async fn others_due(storage: &Storage) -> worker::Result<Option<u64>> {
-    let due: Option<u64> = None;
-    #[cfg(feature = "otlp")]
-    let due = earlier(due, super::otlp::due(storage).await?);
-    #[cfg(feature = "index")]
-    let due = earlier(due, super::index::due(storage).await?);
-    Ok(due)
-}
-
-/// Sets the alarm for this time, unless it is set for an earlier one.
-#[cfg(any(feature = "otlp", feature = "index"))]
-pub(super) async fn earlier_alarm(storage: &Storage, at: u64) -> worker::Result<()> {
-    let known = storage.get_alarm().await?;
-    let known = known.and_then(|time| u64::try_from(time).ok());
-    if known.is_none_or(|known| at < known) {
-        let delay = Duration::from_millis(at.saturating_sub(now()));
-        storage.set_alarm(delay).await?;
-    }
-    Ok(())
-}
-
-/// Returns the time in milliseconds since 1970.
-#[cfg(any(feature = "otlp", feature = "index"))]
-pub(super) fn now() -> u64 {
-    clock::milliseconds(WorkersRuntime.now())
 }

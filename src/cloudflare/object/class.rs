@@ -3,7 +3,6 @@
 use std::rc::Rc;
 
 use futures_util::future::LocalBoxFuture;
-use js_sys::Promise;
 use wasm_bindgen::prelude::*;
 use worker::worker_sys::web_sys;
 
@@ -14,6 +13,7 @@ use super::hibernation::HeldStreams;
 use crate::cloudflare::command::LogCommand;
 use crate::cloudflare::hop::Hop;
 use crate::cloudflare::js;
+use crate::cloudflare::opened::write_opened;
 
 /// Returns how many facts were new, or a promise of it; [`STALE`](crate::cloudflare::packed::STALE) if they
 /// were refused.
@@ -58,26 +58,25 @@ impl WorkflowEventsObject {
     }
 
     /// Backs the class's `fetch`: streams events. Cannot append, whatever the request is.
-    pub fn fetch(&self, request: web_sys::Request) -> Promise {
+    pub fn fetch(&self, request: web_sys::Request) -> Result<JsValue, JsValue> {
         self.with(async move |object| {
-            let response = object.answer(&request).await.map_err(JsValue::from)?;
-            Ok(web_sys::Response::from(response).into())
+            Ok(object.answer(&request).await.map_err(JsValue::from)?.into())
         })
     }
 
     /// Backs the class's `alarm`: deletes the log when its time is over, or asks the platform how the run
     /// is.
-    pub fn alarm(&self) -> Promise {
+    pub fn alarm(&self) -> Result<JsValue, JsValue> {
         self.with(async move |object| {
             object.alarm().await?;
             Ok(JsValue::UNDEFINED)
         })
     }
 
-    /// Backs the RPC method `enter`, which only the Worker's own code can call: returns functions that append
-    /// and that have the platform asked for the run's end. All calls of them belong to this one call. With a
-    /// generation the log is opened: 0 is a lifetime's first time, any other number opens it again.
-    pub fn enter(&self, generation: Option<f64>) -> Promise {
+    /// Backs the RPC method `enter`, which only the Worker's own code can call: returns functions that append, and
+    /// that settle the run's end. All calls of them belong to this one call. With a generation the log is opened: 0
+    /// is a lifetime's first time, any other number opens it again.
+    pub fn enter(&self, generation: Option<f64>) -> Result<JsValue, JsValue> {
         self.with(async move |object| {
             let session = js_sys::Object::new();
             let set =
@@ -85,7 +84,7 @@ impl WorkflowEventsObject {
             if let Some(generation) = generation {
                 let generation = Some(to_generation(generation)).filter(|number| *number > 0);
                 let opened = object.open(generation)?;
-                let json = serde_json::to_string(&opened).map_err(|error| error.to_string())?;
+                let json = write_opened(&opened).map_err(|error| error.to_string())?;
                 set("opened", &json.into())?;
             }
             let settle = {
@@ -114,7 +113,7 @@ impl WorkflowEventsObject {
 
     /// Backs the RPC method `obey`, which only the Worker's own code can call: carries out a
     /// [`LogCommand`] and answers with a [`LogAnswer`](crate::cloudflare::command::LogAnswer), both as JSON.
-    pub fn obey(&self, command: String) -> Promise {
+    pub fn obey(&self, command: String) -> Result<JsValue, JsValue> {
         self.with(async move |object| {
             let command: LogCommand =
                 serde_json::from_str(&command).map_err(|error| error.to_string())?;
@@ -123,9 +122,9 @@ impl WorkflowEventsObject {
         })
     }
 
-    /// Backs the RPC method `tell`, which only the Worker's own code can call: appends facts to
-    /// the latest run from outside the workflow, and answers how many were new, or a promise of it. No promise of
-    /// Rust's is made where none is needed: it costs as much as the insert.
+    /// Backs the RPC method `tell`, which only the Worker's own code can call: appends facts to the latest run from
+    /// outside the workflow, and answers how many were new, or a promise of it. It avoids a Rust promise where it
+    /// can: one costs as much as the insert.
     ///
     /// # Errors
     /// When an event cannot be stored. Then none was.
@@ -137,7 +136,7 @@ impl WorkflowEventsObject {
 
     /// Backs the RPC method `stats`, which only the Worker's own code can call: answers with
     /// [`LogStats`](crate::cloudflare::LogStats) as JSON. Stores nothing.
-    pub fn stats(&self) -> Promise {
+    pub fn stats(&self) -> Result<JsValue, JsValue> {
         self.with(async move |object| object.stats())
     }
 
@@ -158,30 +157,31 @@ impl WorkflowEventsObject {
 
     /// Backs the RPC method `follow`, called only by other objects of the class: returns functions that read
     /// this object's log, see `follower`. `hop` tells this object its place in the tree.
-    pub fn follow(&self, hop: String) -> Promise {
+    pub fn follow(&self, hop: String) -> Result<JsValue, JsValue> {
         self.with(async move |object| {
             let hop = Hop::from_text(&hop)?;
             if hop.parent().is_none() {
-                // The relay learns it with each page.
+                // The relay gets it with each page.
                 object.link_generation().await?;
             }
             object.tree.follow(object.log.target(), &hop)
         })
     }
 
-    /// Returns, for tests, how many watch, as JSON.
+    /// Returns the numbers of viewers, as JSON, for tests.
     #[must_use]
     pub fn watched(&self) -> JsValue {
         let watched = self.object.as_ref().map(|object| object.tree.watched());
         watched.unwrap_or_default()
     }
 
+    /// Returns the method's result, or a promise of it where it has to wait.
     fn with(
         &self,
         method: impl AsyncFnOnce(Rc<EventsObject>) -> Result<JsValue, JsValue> + 'static,
-    ) -> Promise {
+    ) -> Result<JsValue, JsValue> {
         let object = self.object.clone();
-        js::promise(async move { method(object.ok_or("this object has no state")?).await })
+        js::now_or_promise(async move { method(object.ok_or("this object has no state")?).await })
     }
 }
 
@@ -199,8 +199,14 @@ fn to_generation(number: f64) -> u64 {
 ///
 /// Bind it in `wrangler.toml` and list it under `new_sqlite_classes` of a migration.
 ///
-/// ```ignore
-/// ssetarget::export_workflow_events!(WorkflowEvents);
+/// ```no_run
+/// use ssetarget::cloudflare::WorkflowEventsConfig;
+///
+/// ssetarget::export_workflow_events!(
+///     WorkflowEvents,
+///     WorkflowEventsConfig::new().workflows(&[("greeting", "GREETING")])
+/// );
+/// # fn main() {}
 /// ```
 #[macro_export]
 macro_rules! export_workflow_events {
@@ -210,7 +216,7 @@ macro_rules! export_workflow_events {
     ($name:ident, $config:expr) => {
         const _: () = {
             use $crate::cloudflare::__private::wasm_bindgen::{self, prelude::*};
-            use $crate::cloudflare::__private::{WorkflowEventsObject, js_sys, pastey, worker};
+            use $crate::cloudflare::__private::{WorkflowEventsObject, pastey, worker};
 
             #[wasm_bindgen(js_name = $name, wasm_bindgen = $crate::cloudflare::__private::wasm_bindgen)]
             pub struct ExportedWorkflowEvents(WorkflowEventsObject);
@@ -230,19 +236,19 @@ macro_rules! export_workflow_events {
                     self.0.ctx()
                 }
 
-                pub fn fetch(&self, request: worker::web_sys::Request) -> js_sys::Promise {
+                pub fn fetch(&self, request: worker::web_sys::Request) -> Result<JsValue, JsValue> {
                     self.0.fetch(request)
                 }
 
-                pub fn alarm(&self) -> js_sys::Promise {
+                pub fn alarm(&self) -> Result<JsValue, JsValue> {
                     self.0.alarm()
                 }
 
-                pub fn enter(&self, generation: Option<f64>) -> js_sys::Promise {
+                pub fn enter(&self, generation: Option<f64>) -> Result<JsValue, JsValue> {
                     self.0.enter(generation)
                 }
 
-                pub fn obey(&self, command: String) -> js_sys::Promise {
+                pub fn obey(&self, command: String) -> Result<JsValue, JsValue> {
                     self.0.obey(command)
                 }
 
@@ -250,7 +256,7 @@ macro_rules! export_workflow_events {
                     self.0.tell(&batch)
                 }
 
-                pub fn stats(&self) -> js_sys::Promise {
+                pub fn stats(&self) -> Result<JsValue, JsValue> {
                     self.0.stats()
                 }
 
@@ -269,7 +275,7 @@ macro_rules! export_workflow_events {
                     self.0.web_socket_gone(socket);
                 }
 
-                pub fn follow(&self, hop: String) -> js_sys::Promise {
+                pub fn follow(&self, hop: String) -> Result<JsValue, JsValue> {
                     self.0.follow(hop)
                 }
             }

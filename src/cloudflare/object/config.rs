@@ -9,10 +9,10 @@ use crate::task::Redact;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct WorkflowEventsConfig {
-    /// How much of a log is kept. `age` is how long the log of a finished run is: then its events are deleted
-    /// and its id is unknown again; the log of a run that goes on does not age. `events` is how many of the
-    /// newest events of a log are kept, also while its run goes on: a viewer who has not read the others gets
-    /// `event: reset`. Default: all events, for 7 days.
+    /// How much of a log is kept. `age` is how long the log of a finished run is kept: then its events are deleted
+    /// and its id is unknown again; the log of a run that goes on does not age. `events` is the number of the newest
+    /// events that are kept, also while the run goes on: a viewer who has not read the others gets `event: reset`.
+    /// Default: all events, for 7 days.
     pub retention: Retention,
     /// How long one small row of a deleted log is kept, counted from the deletion. During that time a
     /// further run of the same instance goes on with the log's ids and run numbers, so that a client that
@@ -20,16 +20,16 @@ pub struct WorkflowEventsConfig {
     /// the object's storage is deleted. Default: 30 days, the longest time for which the platform knows an
     /// instance.
     pub ids_retention: Duration,
-    /// Names of workflows and of their bindings. For a run of one of these, the object itself asks the
-    /// platform whether the run has ended, some seconds after a lifetime that did not say how the run goes
-    /// on, and notifies the viewers. Default: none; then the next viewer's request has the platform asked,
-    /// where [`with_workflow`](crate::cloudflare::WorkflowEventsNamespace::with_workflow) says so.
+    /// Names of workflows and of their bindings. For a run of one of these, the object itself asks the platform
+    /// whether the run has ended, some seconds after a lifetime that did not report what follows, and notifies the
+    /// viewers. Default: none; then the next viewer's request asks the platform, if
+    /// [`with_workflow`](crate::cloudflare::WorkflowEventsNamespace::with_workflow) is set.
     pub workflows: &'static [(&'static str, &'static str)],
-    /// The rule for the messages of errors that the object takes over from the platform, when it ends the
-    /// log of a run that did not do so itself. Default: nothing.
+    /// The rule for error messages that the object takes from the platform, when it ends the log of a run that did
+    /// not do so itself. Default: none.
     pub redact: Option<Redact>,
-    /// The binding of the index of runs (feature `index`), the class of which `export_run_index!` exports: the runs'
-    /// objects tell it how their runs stand. Default: none; then nothing is told, and costs nothing.
+    /// The binding of the index of runs (feature `index`), whose class `export_run_index!` exports: the runs' objects
+    /// report to it. Default: none; then nothing is reported, and nothing costs.
     #[cfg(feature = "index")]
     pub index: Option<&'static str>,
 }
@@ -83,17 +83,16 @@ impl WorkflowEventsConfig {
         self
     }
 
-    /// Sets how long the log of a finished run is kept: the `age` of [`retention`](Self::retention).
-    /// Default: 7 days.
+    /// Sets how long the log of a finished run is kept: the `age` of [`retention`](Self::retention). Default: 7 days.
     #[must_use]
     pub const fn retention(mut self, age: Duration) -> Self {
         self.retention.age = Some(age);
         self
     }
 
-    /// Sets how many of the newest events of a log are kept: the `events` of [`retention`](Self::retention). A
-    /// small row of each further one is left until the log is deleted, so that no fact is stored twice.
-    /// Default: all are kept.
+    /// Sets the number of the newest events of a log that are kept: the `events` of [`retention`](Self::retention). A
+    /// small row of each older one is left until the log is deleted, so that no fact is stored twice. Default: all
+    /// are kept.
     #[must_use]
     pub const fn max_events(mut self, events: usize) -> Self {
         self.retention = self.retention.max_events(events);

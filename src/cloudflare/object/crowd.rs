@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
-use cloudflare_workflows::__private::{Timer, sleep};
+use cloudflare_workflows::__private::{self as platform, Timer, sleep};
 use cloudflare_workflows::{Runtime, WorkersRuntime};
 use futures_util::future::select;
 
@@ -20,7 +20,7 @@ pub(super) struct Crowd {
     audience: Mutex<Audience>,
     /// The timers of viewers' heartbeats.
     timers: Mutex<Timers>,
-    /// Rung when viewers or relays come, report or leave.
+    /// Rings when viewers or relays come, report or leave.
     bell: Bell,
     links: Rc<Links>,
 }
@@ -30,10 +30,12 @@ pub(super) struct Crowd {
 struct Timers {
     timers: BTreeMap<u64, Timer>,
     made: u64,
+    /// All of them are one timer of the runtime.
+    shared: platform::Timers,
 }
 
 impl Crowd {
-    /// Decides whether this object takes a viewer, and looks who is still there when that is due.
+    /// Decides whether this object takes a viewer, and probes its viewers when that is due.
     pub(super) fn admit(self: &Rc<Self>, hop: &Hop) -> Admission {
         let (admission, probes) = {
             let mut audience = lock(&self.audience);
@@ -46,7 +48,7 @@ impl Crowd {
         admission
     }
 
-    /// Returns what is known of the generation of the run's links.
+    /// Returns the known generation of the run's links.
     pub(super) fn links(&self) -> &Rc<Links> {
         &self.links
     }
@@ -65,8 +67,8 @@ impl Crowd {
         }
     }
 
-    /// Writes a heartbeat to all viewers, and another a moment later: at the second one at the latest the
-    /// runtime notices which viewers are gone.
+    /// Writes a heartbeat to all viewers, and another a moment later: at the second one at the latest the runtime
+    /// notices which viewers are gone.
     fn probe(self: &Rc<Self>) {
         const MOMENT: Duration = Duration::from_millis(400);
         self.beat();
@@ -92,13 +94,13 @@ impl Crowd {
         changed
     }
 
-    /// Returns how many viewers are here and below.
+    /// Returns the number of viewers here and below.
     pub(super) fn total(&self) -> u64 {
         let (here, below) = self.watched();
         here + below
     }
 
-    /// Returns how many viewers are here, and how many below.
+    /// Returns the number of viewers here, and that of those below.
     pub(super) fn watched(&self) -> (u64, u64) {
         let mut audience = lock(&self.audience);
         (audience.viewers(), audience.below(now()))
@@ -111,7 +113,7 @@ impl Crowd {
 
     /// Resolves when no viewers and no relays are left.
     pub(super) async fn gone(&self) {
-        /// How often to look without a ring: a relay that went away without a word rings no bell.
+        /// The pause between two looks without a ring: a relay that disappears without notice rings no bell.
         const LOOK: Duration = Duration::from_secs(30);
         loop {
             let listener = self.bell.listen();
@@ -138,8 +140,8 @@ pub(super) struct Visit {
 impl Visit {
     /// Returns the timer of the viewer's heartbeats.
     pub(super) fn timer(&self) -> Timer {
-        let timer = Timer::new();
         let mut timers = lock(&self.crowd.timers);
+        let timer = timers.shared.timer();
         timers.timers.insert(self.number, timer.clone());
         timer
     }

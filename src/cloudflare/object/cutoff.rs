@@ -1,4 +1,4 @@
-//! Cutting off the streams of an object whose log was deleted. Runs in the object.
+//! Cuts off the streams of an object whose log was deleted. Runs in the object.
 
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,7 +8,7 @@ use crate::store::Bell;
 /// Cuts off all streams that are open.
 #[derive(Default)]
 pub(super) struct Cutoff {
-    /// How often streams were cut off.
+    /// The number of times that streams were cut off.
     times: AtomicU64,
     bell: Bell,
 }

@@ -1,11 +1,11 @@
-//! An export of the run's trace that is still to be made, and what an alarm is for beside it and beside the index of
-//! runs. Runs in the object; pure, and tested natively.
+//! A pending export of the run's trace, and the purposes of an alarm beside it and beside the index of runs. Runs in
+//! the object; pure, and tested natively.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// How long an export is tried, from the end of its run.
+/// How long an export is tried, counted from the end of its run.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// An alarm may be early by less than this.
@@ -21,9 +21,9 @@ pub(super) struct Export {
     pub(super) after: u64,
     /// The last event of the part, the end of a run.
     pub(super) until: u64,
-    /// How many requests were accepted of those that it takes.
+    /// The number of requests that were accepted.
     pub(super) sent: u32,
-    /// How often it was tried since its end, or since a request was accepted.
+    /// The number of tries since the run's end, or since a request was accepted.
     pub(super) tries: u32,
     /// When the run ended.
     pub(super) since: u64,
@@ -32,8 +32,8 @@ pub(super) struct Export {
 }
 
 impl Export {
-    /// Returns the export of a run that ended now with the event `until`. `known` is the one that is still to be
-    /// made, of which this one becomes a part; `exported` is the last event of those that were made.
+    /// Returns the export of a run that ended now with the event `until`. `known` is the pending export, of which
+    /// this one becomes a part; `exported` is the last event of finished exports.
     #[must_use]
     pub(super) fn of_run(
         known: Option<Self>,
@@ -42,7 +42,7 @@ impl Export {
         until: u64,
         now: u64,
     ) -> Self {
-        // The requests of a run do not depend on what follows it, so those that were sent stay sent.
+        // The requests of a run do not depend on what follows it, so sent ones stay sent.
         let (after, sent) = known
             .filter(|known| known.until <= until)
             .map_or((exported.unwrap_or_default(), 0), |known| {
@@ -62,11 +62,11 @@ impl Export {
     /// Returns whether it is to be tried now.
     #[must_use]
     pub(super) fn is_due(&self, now: u64) -> bool {
-        // After the clock was set back, too.
+        // Also after the clock was set back.
         self.due <= now.saturating_add(SLACK) || now < self.since
     }
 
-    /// Notes a try, before it is made. `wait` is how long to wait if it fails, or if the object dies in it.
+    /// Notes a try before it is made. `wait` is the pause if it fails, or if the object dies in it.
     pub(super) fn is_tried(&mut self, wait: Duration, now: u64) {
         self.tries = self.tries.saturating_add(1);
         self.waits(wait, now);
@@ -83,7 +83,7 @@ impl Export {
         self.due > self.since.saturating_add(milliseconds(GIVE_UP_AFTER))
     }
 
-    /// Returns what is left after all until `done` was sent: another run that ended meanwhile.
+    /// Returns the rest after everything up to `done` was sent: another run that ended in the meantime.
     #[must_use]
     pub(super) fn rest(mut self, done: u64, now: u64) -> Option<Self> {
         if self.until <= done {
@@ -95,46 +95,46 @@ impl Export {
     }
 }
 
-/// Where an object stands whose alarm goes off and which has, or had, an export to make, or an index to tell.
+/// The state of an object whose alarm goes off and which has, or had, an export to make, or an index to report to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Standing {
-    /// When the export is to be tried next; `None` if that is done.
+    /// When the export is to be tried next; `None` if there is none.
     pub(super) export: Option<u64>,
-    /// When the index of runs is to be told something; `None` if it knows all.
+    /// When something is to be reported to the index of runs; `None` if it is up to date.
     pub(super) index: Option<u64>,
     /// When the platform is to be asked how the run is.
     pub(super) settle: Option<u64>,
-    /// What the log is.
+    /// The state of the log.
     pub(super) log: LogStands,
     /// Now.
     pub(super) now: u64,
 }
 
-/// What a log is, for its alarm.
+/// The state of a log, for its alarm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LogStands {
     /// The run goes on, or another one has begun.
     GoesOn,
-    /// The run has ended, and the log is deleted then. `None` if it is kept.
+    /// The run has ended, and the log is deleted at this time. `None` if it is kept.
     Ended(Option<u64>),
-    /// The log is deleted, or never was.
+    /// The log is deleted, or never existed.
     Gone,
 }
 
-/// What an alarm does after the export and the index were looked after.
+/// The action of an alarm after the export and the index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Then {
     /// Goes on as if there were no exports.
     GoOn,
-    /// Goes on as if there were no exports, and forgets the export, whose log is gone, or goes now.
+    /// Goes on as if there were no exports, and forgets the export, whose log is gone or is about to be deleted.
     ForgetAndGoOn,
     /// Is set again for this time, or not at all.
     Wait(Option<u64>),
 }
 
 impl Standing {
-    /// Returns what the alarm does. An alarm that was set for an export, or for the index, must not delete a log before its time, and one
-    /// that was set for something else must not be lost for them.
+    /// Returns the action of the alarm. An alarm that was set for an export or for the index must not delete a log
+    /// before its time, and they must not lose an alarm that was set for something else.
     #[must_use]
     pub(super) fn then(self) -> Then {
         let is_due = |time: u64| time <= self.now.saturating_add(SLACK);
@@ -149,7 +149,7 @@ impl Standing {
     }
 }
 
-/// Returns the earlier of two times, of which there may be none.
+/// Returns the earlier of two optional times.
 pub(super) fn earlier(one: Option<u64>, other: Option<u64>) -> Option<u64> {
     match (one, other) {
         (Some(one), Some(other)) => Some(one.min(other)),
@@ -180,7 +180,7 @@ mod tests {
             (0, 20, 0, NOW)
         );
         assert!(first.is_due(NOW));
-        // The next one, after the first was sent; and of one that was restarted before its end, both.
+        // The next one, after the first was sent; and of a run that was restarted before its end, both.
         assert_eq!(export(None, Some(20), 40).after, 20);
         assert_eq!(export(None, None, 40).after, 0);
         // The next one ends while the first is still to be sent.
@@ -199,7 +199,7 @@ mod tests {
             (rest.after, rest.until, rest.sent, rest.due),
             (20, 40, 0, NOW + 1)
         );
-        // A deleted log begins anew with its ids.
+        // The ids of a deleted log begin again.
         let other = Export { until: 50, ..first };
         assert_eq!(export(Some(other), None, 3).until, 3);
     }
@@ -220,7 +220,7 @@ mod tests {
         }
         assert_eq!((tries, export.tries), (97, 97));
         assert!(now > NOW + DAY && now <= NOW + DAY + 900_000);
-        // A receiver that asks for more patience than that.
+        // A receiver that asks for more patience than a day.
         let mut export = Export::of_run(None, None, "order/o-1", 20, NOW);
         export.waits(Duration::from_secs(2 * 24 * 60 * 60), NOW);
         assert!(export.is_given_up());
@@ -266,7 +266,7 @@ mod tests {
                     let then = standing.then();
                     let passed = |time: Option<u64>| time.is_some_and(|time| time <= NOW);
                     match log {
-                        // What deletes: only when its time has come.
+                        // Only a log whose time has come is deleted.
                         LogStands::Gone => assert_eq!(then, Then::ForgetAndGoOn),
                         LogStands::Ended(expires) => {
                             let wanted = match passed(expires) {
@@ -283,7 +283,7 @@ mod tests {
                             assert_eq!(then, wanted, "{standing:?}");
                         }
                     }
-                    // Whatever is still to be done has its alarm.
+                    // All pending work has its alarm.
                     if let Then::Wait(at) = then {
                         let expires = match log {
                             LogStands::Ended(expires) => expires,

@@ -48,7 +48,7 @@ impl EventsObject {
 #[cfg(target_family = "wasm")]
 use cloudflare_workflows::__private::sleep;
 
-/// Is there so that this compiles on other targets, where nothing of it runs.
+/// Makes this compile on other targets, where it does not run.
 #[cfg(not(target_family = "wasm"))]
 fn sleep(_: std::time::Duration) -> std::future::Pending<()> {
     pending()

@@ -7,7 +7,6 @@ use std::time::SystemTime;
 use cloudflare_workflows::{Runtime, WorkersRuntime};
 use futures_util::future::LocalBoxFuture;
 use wasm_bindgen::prelude::*;
-use worker::Response;
 use worker::worker_sys::web_sys;
 
 use super::config::WorkflowEventsConfig;
@@ -26,7 +25,7 @@ use crate::cloudflare::leaving::Leaving;
 use crate::cloudflare::packed::STALE;
 use crate::cloudflare::permit::Permit;
 use crate::cloudflare::refuse::{UNKNOWN_INSTANCE, refuse};
-use crate::cloudflare::request::{SnapshotCall, StreamRequest};
+use crate::cloudflare::request::{ObjectCall, SnapshotCall, StreamRequest};
 use crate::cloudflare::response::{self, sse_frame_response_while};
 use crate::cloudflare::sql::ObjectSql;
 use crate::cloudflare::stats::LogStats;
@@ -42,11 +41,11 @@ pub(super) struct EventsObject {
     pub(super) kept_snapshot: KeptSnapshot,
     pub(super) tree: Tree,
     #[cfg(feature = "index")]
-    pub(super) indexing: super::index::Indexing,
+    pub(super) indexing: super::indexing::Indexing,
     pub(super) config: WorkflowEventsConfig,
     pub(super) env: worker::Env,
-    /// Whether a lifetime is under way, as far as this object knows since it is in memory. Not a `Cell`, which
-    /// a panic could leave half-changed as far as the compiler knows.
+    /// Whether a lifetime is under way, as far as this object knows since it is in memory. Not a `Cell`, which the
+    /// compiler assumes a panic could leave half-changed.
     pub(super) has_lifetime: AtomicBool,
     metrics: Metrics,
     /// When this value was made.
@@ -75,7 +74,7 @@ impl EventsObject {
             state,
             tree: Tree::new(env.clone(), metrics.clone(), Rc::clone(&cutoff)),
             #[cfg(feature = "index")]
-            indexing: super::index::Indexing::default(),
+            indexing: super::indexing::Indexing::default(),
             config,
             env,
             has_lifetime: AtomicBool::new(false),
@@ -85,38 +84,47 @@ impl EventsObject {
         })
     }
 
-    /// Answers a request, which the Worker sent on: a viewer's, or one for a snapshot.
-    pub(super) async fn answer(&self, request: &web_sys::Request) -> worker::Result<Response> {
-        let stream = match StreamRequest::from_object_request(request) {
+    /// Answers a request that the Worker sent on: a viewer's, or one for a snapshot.
+    pub(super) async fn answer(
+        &self,
+        request: &web_sys::Request,
+    ) -> worker::Result<web_sys::Response> {
+        let call = ObjectCall::of(request);
+        let stream = match StreamRequest::from_call(&call) {
             Ok(stream) => stream,
             Err(refusal) => return self.refuse(refusal),
         };
-        let hop = Hop::from_request(request)?;
+        let hop = Hop::from_call(&call)?;
         if self.has_revoked(&stream, hop.as_ref()).await? {
             return self.refuse(Refusal::NotAllowed);
         }
-        if let Some(call) = SnapshotCall::from_object_request(request) {
-            // Boxed: it is compiled when it is asked for.
-            let response: LocalBoxFuture<'_, _> = Box::pin(self.snapshot(call));
-            return response.await;
+        if let Some(call) = SnapshotCall::from_call(&call) {
+            // Boxed: it is compiled when it is first requested.
+            #[cfg(feature = "index")]
+            let estimate = self.estimate().await?;
+            #[cfg(not(feature = "index"))]
+            let estimate = None;
+            let response: LocalBoxFuture<'_, _> =
+                Box::pin(self.kept_snapshot.answer(&self.log, call, estimate));
+            return Ok(response.await?.into());
         }
         #[cfg(feature = "otlp")]
         if let Some(unfinished) = stream.otlp {
-            return self.answer_otlp(unfinished, stream.head);
+            return Ok(self.answer_otlp(unfinished, stream.head)?.into());
         }
         #[cfg(feature = "durable-streams")]
         if let Some(call) = &stream.durable {
-            // Boxed: it is compiled when it is asked for.
+            // Boxed: it is compiled when it is first requested.
             let response: LocalBoxFuture<'_, _> =
                 Box::pin(self.answer_durable(call, stream.head, stream.grant));
-            return response.await;
+            return Ok(response.await?.into());
         }
         if stream.head {
             return self.answer_head(&stream).await;
         }
         let visit = match self.tree.admit(hop.as_ref())? {
             Ok(visit) => visit,
-            Err(elsewhere) => return Ok(elsewhere),
+            Err(elsewhere) => return Ok(elsewhere.into()),
         };
         if let Some(relay) = self.tree.relay(hop.as_ref())? {
             // Boxed: few objects are relays, and the others then need not compile it.
@@ -131,36 +139,39 @@ impl EventsObject {
         let subscription = target.subscribe(stream.cursor).await.map_err(to_worker)?;
         if stream.hibernates && !subscription.has_ended() {
             let generation = stream.grant.generation;
-            return self.held_streams.accept(target, subscription, generation);
+            let response = self.held_streams.accept(target, subscription, generation)?;
+            return Ok(response.into());
         }
         let permit = Permit::new(stream.grant, self.tree.links());
-        let visit = Watched::new(visit, &self.metrics, &self.cutoff);
+        let timer = visit.timer();
+        let visit = Watched::new(visit, timer, &self.metrics, &self.cutoff);
         sse_frame_response_while(subscription, Leaving::of(request), permit, visit)
     }
 
-    /// Returns whether there are events, or an instance whose events are waited for. Where a run's log was
-    /// deleted there is nothing to wait for.
+    /// Returns whether there are events, or an instance whose events are expected. After a run's log was deleted,
+    /// none are expected.
     fn is_known(&self, stream: &StreamRequest) -> worker::Result<bool> {
         let is_empty = self.log.target().store().is_empty().map_err(to_worker)?;
         Ok(!is_empty || (stream.expected && !self.log.is_deleted().map_err(to_worker)?))
     }
 
-    fn refuse(&self, refusal: Refusal) -> worker::Result<Response> {
+    fn refuse(&self, refusal: Refusal) -> worker::Result<web_sys::Response> {
         self.metrics.refused(refusal.status());
-        refuse(refusal)
+        Ok(refuse(refusal)?.into())
     }
 
     /// Answers as [`answer`](Self::answer) does, without a body and without counting a viewer.
-    async fn answer_head(&self, stream: &StreamRequest) -> worker::Result<Response> {
+    async fn answer_head(&self, stream: &StreamRequest) -> worker::Result<web_sys::Response> {
         let target = self.log.target();
         if !self.is_known(stream)? {
             return self.refuse(UNKNOWN_INSTANCE);
         }
         let subscription = target.subscribe(stream.cursor).await.map_err(to_worker)?;
-        match subscription.has_ended() {
-            true => response::ended(),
-            false => response::left_out(),
-        }
+        let response = match subscription.has_ended() {
+            true => response::ended()?,
+            false => response::left_out()?,
+        };
+        Ok(response.into())
     }
 
     /// Opens the log for a lifetime of the run, and remembers that one is under way.
@@ -171,8 +182,8 @@ impl EventsObject {
         Ok(opened)
     }
 
-    /// Appends facts of a lifetime. Answers at once, since SQLite does: a promise of Rust's costs as much as
-    /// the insert. The runtime holds every answer back until what was stored before it is durable.
+    /// Appends facts of a lifetime. Answers at once, since SQLite does: a promise of Rust's costs as much as the
+    /// insert. The runtime holds every answer back until all earlier writes are durable.
     pub(super) fn append(
         self: Rc<Self>,
         generation: u64,
@@ -223,13 +234,13 @@ impl EventsObject {
         let answer = answer.map_err(to_js)?;
         let json = serde_json::to_string(&answer).map_err(|error| error.to_string())?;
         if *command == LogCommand::Delete {
-            // Before anything is delivered: nobody is to be told of a position in what is gone.
+            // Before the delivery: nobody must get a position in a log that is gone.
             self.kept_snapshot.clear();
             self.cutoff.cut();
             self.held_streams.cut_all(self.log.target());
         }
         if answer.changed {
-            // A deleted log is in no memory, either.
+            // A deleted log must not stay in memory, either.
             self.kept_snapshot.clear();
             self.held_streams.deliver(self.log.target());
             let after = self.log.state().map_err(to_js)?;

@@ -90,7 +90,7 @@ struct Follower<S> {
     joined: Joined,
     left: AtomicBool,
     bell: Bell,
-    /// The generation of the run's links that the relay was told last.
+    /// The generation of the run's links that the relay got last.
     told: AtomicU64,
 }
 
@@ -100,7 +100,7 @@ impl<S: FrameStore<Bytes = Uint8Array>> Follower<S> {
         clippy::cast_sign_loss,
         reason = "a count"
     )]
-    /// Notes how many viewers are below the relay.
+    /// Notes the number of viewers below the relay.
     fn report(&self, viewers: f64) {
         if !self.left.load(Ordering::Relaxed) {
             let viewers = viewers as u64;
@@ -109,14 +109,14 @@ impl<S: FrameStore<Bytes = Uint8Array>> Follower<S> {
         }
     }
 
-    /// Takes the relay off the list, and ends its waiting calls.
+    /// Removes the relay from the list, and ends its waiting calls.
     fn leave(&self) {
         self.left.store(true, Ordering::Relaxed);
         self.crowd.change(|audience| audience.part(self.joined));
         self.bell.ring();
     }
 
-    /// Returns a page after this position. Waits for one for up to [`WAIT`], if it is to.
+    /// Returns a page after this position. If asked to wait, waits for one for up to [`WAIT`].
     async fn page(
         &self,
         after: Option<EventId>,
@@ -124,7 +124,7 @@ impl<S: FrameStore<Bytes = Uint8Array>> Follower<S> {
         limit: PageLimit,
     ) -> Result<JsValue, JsValue> {
         let store = self.target.store();
-        // For this call only: the relay may go away without a word.
+        // For this call only: the relay may disappear without notice.
         let _watch = store.watch();
         let links = || self.crowd.links().known().unwrap_or_default();
         if waits && links() == self.told.load(Ordering::Relaxed) {

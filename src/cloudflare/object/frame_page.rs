@@ -17,7 +17,7 @@ pub(super) const ENDS_ONLY: PageLimit = PageLimit {
     bytes: 0,
 };
 
-/// Writes a page: `[oldest, head, trimmed, closed, links]`, and `last, bytes` where it has events. By position, which
+/// Writes a page: `[oldest, head, trimmed, closed, links]`, and `last, bytes` if it has events. Access by position
 /// costs less than by name. `links` is the generation of the run's links.
 pub(super) fn to_array(page: &FramePage<Uint8Array>, links: u64) -> Array {
     let ends = [page.oldest, page.head, page.trimmed].map(|id| JsValue::from(id_number(id)));

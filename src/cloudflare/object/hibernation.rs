@@ -1,14 +1,14 @@
 //! Streams over hibernatable WebSockets: see [`Transport::Hibernating`]. Runs in the object; `socket` is the
 //! Worker's side.
 //!
-//! A stream is a cursor that is kept with its socket, so that the object needs no memory of it:
-//! the runtime may evict the object at any time while viewers are connected, and wakes it for the
-//! next append or acknowledgement. Pages are pushed while there is [`Credit`].
+//! A stream is a cursor that is stored with its socket, so that the object needs no memory of it: the runtime may
+//! evict the object at any time while viewers are connected, and wakes it for the next append or acknowledgement.
+//! Pages are pushed while there is [`Credit`].
 //!
-//! A socket on which a viewer cannot be reached any more is closed, never only forgotten: the Worker at its
-//! other end would send heartbeats for ever. Workers ask from time to time whether the object's side is
-//! there; the runtime answers, which does not wake the object, and remembers when that was. So an object
-//! that is awake can find Workers that are gone without a word.
+//! A socket over which a viewer can no longer be reached is closed, never only forgotten: otherwise the Worker at its
+//! other end would send heartbeats for ever. Workers ask from time to time whether the object's side is there. The
+//! runtime answers without waking the object, and remembers the time. So an object that is awake can find Workers
+//! that disappeared without notice.
 //!
 //! [`Transport::Hibernating`]: crate::cloudflare::Transport::Hibernating
 
@@ -34,7 +34,7 @@ use crate::sync::{Mutex, lock};
 
 type Target = SseTarget<NewEvent, SqliteEventStore<ObjectSql>>;
 
-/// All such streams of an object.
+/// All hibernating streams of an object.
 pub(super) struct HeldStreams {
     state: js::HibernationState,
     /// `None` until they are needed.
@@ -50,7 +50,7 @@ struct HeldStream {
     place: Place,
 }
 
-/// Where a viewer is.
+/// A viewer's place.
 struct Place {
     socket: js::WebSocket,
     number: u32,
@@ -62,7 +62,7 @@ struct Place {
 }
 
 impl HeldStreams {
-    /// Has the sockets of the object with this state closed when the WebAssembly instance dies.
+    /// Registers the sockets of the object with this state, to be closed when the WebAssembly instance dies.
     pub(super) fn hold(state: &worker::durable::State) -> Result<(), JsValue> {
         hold_sockets(&state.as_raw().into(), BROKEN)
     }
@@ -80,6 +80,8 @@ impl HeldStreams {
 
     /// Answers with a socket to which this subscription's events are pushed. `generation` is that of the link by
     /// which the viewer came.
+    // Not a part of its caller, which is compiled for every viewer.
+    #[inline(never)]
     pub(super) fn accept(
         &self,
         target: &Target,
@@ -89,7 +91,7 @@ impl HeldStreams {
         let pair = worker::WebSocketPair::new()?;
         let socket: js::WebSocket = pair.server.as_ref().clone().unchecked_into();
         js::answer_pings(&self.state, PING, PONG)?;
-        // Before the new socket is there, which has no place yet and would be taken for one that lost it.
+        // Before the new socket is there: it has no place yet, and would look like one that lost its place.
         self.with(target, |_| ());
         self.sweep(target);
         self.state.accept_web_socket(&socket)?;
@@ -118,8 +120,7 @@ impl HeldStreams {
         Ok(response.with_websocket(pair.client).empty())
     }
 
-    /// Pushes to viewers the events that they do not have, now or as soon as the [`Pace`] allows. Call it
-    /// whenever the log has changed.
+    /// Pushes new events to viewers, now or as soon as the [`Pace`] allows. Call it whenever the log has changed.
     pub(super) fn deliver(self: &Rc<Self>, target: &Target) {
         let viewers = self.with(target, |connected| connected.len());
         if viewers == 0 {
@@ -139,7 +140,7 @@ impl HeldStreams {
         }
     }
 
-    /// Returns how many streams there are.
+    /// Returns the number of streams.
     pub(super) fn len(&self, target: &Target) -> usize {
         self.with(target, |connected| connected.len())
     }
@@ -161,7 +162,7 @@ impl HeldStreams {
         self.with(target, |connected| connected.retain(HeldStream::deliver));
     }
 
-    /// Closes the sockets of Workers that are gone without a word, if that is due.
+    /// Closes the sockets of Workers that disappeared without notice, if that is due.
     fn sweep(&self, target: &Target) {
         let now = js_sys::Date::now();
         if !lock(&self.sweep).is_due(now) {
@@ -184,7 +185,7 @@ impl HeldStreams {
         });
     }
 
-    /// Ends the streams of viewers who came by links of a smaller generation.
+    /// Ends the streams of viewers that came by links of a smaller generation.
     pub(super) fn revoke(&self, target: &Target, generation: u64) {
         self.with(target, |connected| {
             connected.retain(|viewer| {
@@ -199,7 +200,7 @@ impl HeldStreams {
         let socket: &js::WebSocket = socket.unchecked_ref();
         let bytes = message.as_string().and_then(|text| text.parse().ok());
         let Some(bytes) = bytes else {
-            // The message is not of this crate's making. Closing fails if the socket is gone already.
+            // The message is not one of this crate's. Closing fails if the socket is gone already.
             let _ = socket.close(BROKEN, "not an acknowledgement");
             return;
         };
@@ -256,13 +257,13 @@ impl HeldStreams {
 }
 
 impl Place {
-    /// Sends a page and keeps with the socket how far the stream is.
+    /// Sends a page, and stores the stream's position with the socket.
     fn send(&self, page: &Uint8Array, kept: Kept) -> Result<(), JsValue> {
         js::send_page(&self.socket, page, &self.attachment(kept))
     }
 
-    /// Returns what is kept with the socket: number, position, credit used, when the viewer came, and the generation
-    /// of the link if it came by one.
+    /// Returns the values that are stored with the socket: number, position, credit used, when the viewer came, and
+    /// the generation of the link if it came by one.
     fn attachment(&self, (position, unacknowledged): Kept) -> Array {
         let kept = Array::of3(
             &self.number.into(),
@@ -281,7 +282,7 @@ impl Place {
 }
 
 impl HeldStream {
-    /// Pushes events while there is credit. Returns whether the stream is still to be kept.
+    /// Pushes events while there is credit. Returns whether to keep the stream.
     fn deliver(&mut self) -> bool {
         let Self { stream, place } = self;
         match stream.deliver(|page, kept| place.send(page, kept)) {
@@ -311,14 +312,14 @@ impl HeldStream {
         Object::is(&self.place.socket, socket)
     }
 
-    /// Keeps the position and the credit with the socket. Returns whether the stream is still to be kept.
+    /// Stores the position and the credit with the socket. Returns whether to keep the stream.
     fn save(&self) -> bool {
         let kept = self.place.attachment(self.stream.kept());
         let saved = self.place.socket.serialize_attachment(&kept);
         saved.is_ok() || self.close(BROKEN, "its place cannot be kept")
     }
 
-    /// Restores a stream from its socket, `None` if the socket is closing and has lost what was kept with it.
+    /// Restores a stream from its socket, `None` if the socket is closing and has lost its stored values.
     fn resume(target: &Target, socket: js::WebSocket) -> Option<Self> {
         let attachment = socket.deserialize_attachment().ok()?;
         let kept = |index| Reflect::get_u32(&attachment, index).ok()?.as_f64();
@@ -344,7 +345,7 @@ fn random() -> u32 {
     (js_sys::Math::random() * f64::from(u32::MAX)) as u32
 }
 
-/// Returns the stream's number that is kept with the socket.
+/// Returns the stream's number that is stored with the socket.
 fn number(socket: &js::WebSocket) -> Option<u32> {
     let attachment = socket.deserialize_attachment().ok()?;
     let number = Reflect::get_u32(&attachment, 0).ok()?.as_f64()?;

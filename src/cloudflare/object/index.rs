@@ -1,53 +1,32 @@
-//! Telling the index of runs how the run stands. Runs in the object that has the run's log.
+//! Reports to the index of runs how the run stands. Runs in the object that has the run's log.
 
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use cloudflare_workflows::__private::{message, sleep};
 use cloudflare_workflows::{Runtime, WorkersRuntime};
 use futures_util::future::{Either, select, try_join_all};
-use worker::Storage;
 
-use super::alarm::{earlier_alarm, now};
+use super::alarm_time::{earlier_alarm, now};
 use super::error::to_worker;
 use super::events_object::EventsObject;
+use super::indexing::{Busy, KEY, stored};
 use crate::clock;
 use crate::cloudflare::js;
 use crate::event::EventId;
 use crate::runs::{MAX_TAGS, Reporter, RunReport, Stands, is_tag};
 use crate::store::PageLimit;
-use crate::sync::{Mutex, lock};
+use crate::sync::lock;
 use crate::workflow::RunEstimate;
-
-/// The key of a [`Reporter`] in storage, as JSON.
-const KEY: &str = "index";
 
 /// How long an index may take for its answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What a run's object knows of what it tells the index.
-#[derive(Default)]
-pub(super) struct Indexing {
-    reporter: Mutex<Option<Reporter>>,
-    /// An alarm is set for what is to be told, so that further appends have nothing to do.
-    is_armed: AtomicBool,
-    is_busy: AtomicBool,
-}
-
-/// Marks that reports are being made, until it is dropped.
-struct Busy<'a>(&'a Indexing);
-
-impl Drop for Busy<'_> {
-    fn drop(&mut self) {
-        self.0.is_busy.store(false, Ordering::Relaxed);
-    }
-}
-
 impl EventsObject {
-    /// Has the index told of what was appended: at once if it is the first or the last of a run, else some seconds
-    /// later. Does nothing without an index. Delays nobody.
+    /// Schedules a report of the appended events to the index: at once if they are the first or the last of a run,
+    /// otherwise some seconds later. Does nothing without an index. Delays nobody.
     pub(super) fn index_later(self: &Rc<Self>, has_ended: bool) {
         if self.config.index.is_none() {
             return;
@@ -61,12 +40,12 @@ impl EventsObject {
             if let Err(error) = object.tell_index().await {
                 // An append, or the alarm if one is set, comes back to it.
                 object.indexing.is_armed.store(false, Ordering::Relaxed);
-                worker::console_error!("ssetarget: the index of runs is not told: {error}");
+                worker::console_error!("ssetarget: the index of runs cannot be updated: {error}");
             }
         });
     }
 
-    /// Notes the tags of a new instance, before it is told of.
+    /// Notes the tags of a new instance, before it is reported.
     pub(super) async fn index_tags(&self, tags: &[String]) -> worker::Result<()> {
         if self.config.index.is_none() || tags.is_empty() || !self.has_reporter().await? {
             return Ok(());
@@ -84,7 +63,7 @@ impl EventsObject {
         }
     }
 
-    /// Notes that the log was deleted on request, or was never to be.
+    /// Notes that the log was deleted on request, or was never to exist.
     pub(super) async fn index_removed(&self) -> worker::Result<()> {
         if self.config.index.is_none() || !self.has_reporter().await? {
             return Ok(());
@@ -114,10 +93,10 @@ impl EventsObject {
         }
         let storage = self.state.storage();
         if self.indexing.is_busy.swap(true, Ordering::Relaxed) {
-            // It looks again before it is done.
+            // The running report looks again before it ends.
             return Ok(self.with_reporter(|reporter| reporter.due).flatten());
         }
-        let _busy = Busy(&self.indexing);
+        let _busy = Busy::of(&self.indexing);
         loop {
             let Some(at) = self.wanted()? else {
                 self.indexing.is_armed.store(false, Ordering::Relaxed);
@@ -131,7 +110,7 @@ impl EventsObject {
                 return Ok(Some(at));
             }
             self.fold()?;
-            // Known only now: nothing of it may be urgent.
+            // The events are known only now: nothing of them may be urgent.
             if self.wanted()?.is_some_and(|at| at > now()) {
                 continue;
             }
@@ -144,7 +123,7 @@ impl EventsObject {
             let Some((report, tags, due)) = report.flatten() else {
                 return Ok(None);
             };
-            // Before anything else: the object may die in it.
+            // Before anything else: the object may die in the report.
             self.keep_reporter().await?;
             if let Some(due) = due {
                 earlier_alarm(&storage, due).await?;
@@ -210,14 +189,14 @@ impl EventsObject {
         }
     }
 
-    /// Reads what is new in the log.
+    /// Reads the new events of the log.
     fn fold(&self) -> worker::Result<()> {
         let store = self.log.target().store();
         let head = self.stands()?.head;
         loop {
             let after = self.with_reporter(|reporter| {
                 if reporter.fold.cursor > head {
-                    // All that was known of the log is deleted, and it has begun anew.
+                    // The log was deleted with everything known of it, and has begun again.
                     reporter.fold = Default::default();
                 }
                 EventId::new(reporter.fold.cursor)
@@ -251,7 +230,7 @@ impl EventsObject {
         })
     }
 
-    /// Returns whether there is a reporter, after reading it from storage, or making the first one.
+    /// Returns whether there is a reporter. Reads it from storage, or makes the first one.
     async fn has_reporter(&self) -> worker::Result<bool> {
         if lock(&self.indexing.reporter).is_some() {
             return Ok(true);
@@ -276,16 +255,6 @@ impl EventsObject {
             None => Ok(()),
         }
     }
-}
-
-async fn stored(storage: &Storage) -> worker::Result<Option<Reporter>> {
-    let json: Option<String> = storage.get(KEY).await?;
-    Ok(json.and_then(|json| serde_json::from_str(&json).ok()))
-}
-
-/// Returns when the index is to be told something.
-pub(super) async fn due(storage: &Storage) -> worker::Result<Option<u64>> {
-    Ok(stored(storage).await?.and_then(|reporter| reporter.due))
 }
 
 fn milliseconds(duration: Duration) -> u64 {

@@ -1,11 +1,10 @@
 //! The log of one instance: its runs, each a set of facts, and who may add to them. Runs in the object; pure,
 //! and tested natively.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use crate::clock;
+use crate::clock::{self, SteadyClock};
 use crate::cloudflare::command::LogState;
 use crate::cloudflare::packed::{InvalidBatch, unpack_facts};
 use crate::delivery::SseTarget;
@@ -15,7 +14,9 @@ use crate::store::{Appended, PageLimit, Retention, Sql, SqliteError, SqliteEvent
 use crate::sync::{Mutex, lock};
 use crate::task::{Redact, StepEventType, is_report_base};
 use crate::workflow::ended_run::EngineEvent;
-use crate::workflow::{Opened, OpenedRun, Reconciled, RunView, Told, reconcile, workflow_started};
+use crate::workflow::{
+    Opened, OpenedRun, Reconciled, Rivals, RunView, Told, reconcile, workflow_started,
+};
 
 /// Keeps the facts of one workflow instance, each once, over a log in SQLite.
 ///
@@ -28,6 +29,10 @@ use crate::workflow::{Opened, OpenedRun, Reconciled, RunView, Told, reconcile, w
 /// [stale](Told::Stale) and are not stored. Only the newest event's generation is stored, with the
 /// event. Generations of lifetimes that appended nothing are remembered while this value lives; since
 /// they are made from the clock, they are not given again after that.
+///
+/// A lifetime may open the log late, when the next one has done so already. So each is told when those opened the
+/// log from which it has facts ([`Rivals`]). One that may be older than they are waits for a proof by its
+/// engine before it appends anything.
 ///
 /// Code that creates, restarts or ends the instance from outside has no generation.
 #[derive(Debug)]
@@ -58,12 +63,37 @@ struct Lifetimes {
     has_given: bool,
     /// Lifetimes of generations below are over.
     first_alive: u64,
-    /// Where the log was when it was opened, by generation, until the lifetime appends something.
-    opened: BTreeMap<u64, Option<EventId>>,
+    /// When the log was opened and where it was then, by generation, until the lifetime appends something. In any
+    /// order.
+    opened: Vec<(u64, Opening)>,
+    /// The lifetime from which the log has heard last, and the one before it.
+    heard: [Option<Heard>; 2],
+    /// When the latest run may have begun, if that is known.
+    begun: Option<Duration>,
+    clock: SteadyClock,
     /// The event of an announcement that is all there is of its run.
     announced: Option<EventId>,
     /// The time until which new lifetimes wait for a restart to be confirmed.
     restarting: Option<SystemTime>,
+    /// When the restart began that is under way.
+    restart_began: Option<Duration>,
+}
+
+/// When a lifetime opened the log, by the log's clock, and where the log was then.
+#[derive(Clone, Copy, Debug)]
+struct Opening {
+    at: Duration,
+    head: Option<EventId>,
+    /// From which lifetime the log had heard last.
+    heard: Option<u64>,
+}
+
+/// A lifetime from which the log has facts, and when it opened the log; or something that was done to the instance,
+/// which no lifetime from before takes part in.
+#[derive(Clone, Copy, Debug)]
+struct Heard {
+    generation: u64,
+    at: Duration,
 }
 
 /// The outcome of an announcement: see [`WorkflowLog::announce`].
@@ -142,10 +172,7 @@ impl<Q: Sql> WorkflowLog<Q> {
         let generation = match generation {
             Some(generation) if lifetimes.is_over(generation) => return Ok(Opened::Over),
             Some(_) if is_deleted => return Ok(Opened::Over),
-            Some(generation) => {
-                lifetimes.is_alive(generation);
-                generation
-            }
+            Some(generation) => generation,
             None if lifetimes.is_restarting(now) => return Ok(Opened::Restarting),
             None if is_deleted => return Ok(Opened::Over),
             None => {
@@ -156,10 +183,11 @@ impl<Q: Sql> WorkflowLog<Q> {
             }
         };
         let store = self.target.store();
-        lifetimes.opened.insert(generation, store.head()?);
-        while lifetimes.opened.len() > OPENED {
-            lifetimes.opened.pop_first();
-        }
+        let head = store.head()?;
+        let at = lifetimes.clock.read(now);
+        let rivals = lifetimes.rivals(generation, at, now);
+        let heard = lifetimes.latest_heard();
+        lifetimes.opens(generation, Opening { at, head, heard });
         let run = self.run()?;
         if store.emptied()?.is_some() {
             return Ok(Opened::Run(OpenedRun {
@@ -167,6 +195,7 @@ impl<Q: Sql> WorkflowLog<Q> {
                 run: run + 1,
                 ended: false,
                 facts: Vec::new(),
+                rivals,
             }));
         }
         let prefix = format!("{run}/");
@@ -175,6 +204,7 @@ impl<Q: Sql> WorkflowLog<Q> {
             run,
             ended: store.is_closed()?,
             facts: store.keys_but_older(&prefix, is_report_base)?,
+            rivals,
         }))
     }
 
@@ -285,11 +315,23 @@ impl<Q: Sql> WorkflowLog<Q> {
             if lifetimes.is_over(generation) {
                 return Ok(Told::Stale);
             }
-            lifetimes.is_alive(generation);
-            let opened = lifetimes.opened.remove(&generation);
-            let head = self.target.store().head()?;
-            if run < latest || opened.is_some_and(|opened| opened != head) {
+            let opened = lifetimes.opening(generation);
+            // Of another one, from which the log has heard since, this one does not know whether it is later.
+            let other = lifetimes
+                .latest_heard()
+                .filter(|heard| *heard != generation);
+            if opened.is_some_and(|opened| other.is_some() && opened.heard != other) {
                 return Ok(Told::Stale);
+            }
+            lifetimes.is_heard(generation, opened);
+            lifetimes.is_alive(generation);
+            let head = self.target.store().head()?;
+            if run < latest || opened.is_some_and(|opened| opened.head != head) {
+                return Ok(Told::Stale);
+            }
+            lifetimes.forget_opening(generation);
+            if run > latest {
+                lifetimes.begun = lifetimes.heard[0].map(|heard| heard.at);
             }
         }
         if run == latest && self.is_over()? {
@@ -354,7 +396,12 @@ impl<Q: Sql> WorkflowLog<Q> {
             let writer = self.lifetimes()?.first_alive;
             self.store(writer, run, restarted.as_ref(), vec![started.into()])?;
             let head = self.target.store().head()?;
-            self.lifetimes()?.announced = head;
+            let mut lifetimes = self.lifetimes()?;
+            lifetimes.announced = head;
+            if restarted.is_some() {
+                let now = lifetimes.clock.read(now);
+                lifetimes.has_begun(writer, now);
+            }
             return Ok(Announced::New { stored: true });
         }
         if state.announced && self.lifetimes()?.opened.is_empty() {
@@ -407,7 +454,9 @@ impl<Q: Sql> WorkflowLog<Q> {
     /// When SQLite fails.
     pub fn begin_restart(&self, now: SystemTime) -> Result<LogState, WorkflowLogError<Q::Error>> {
         let state = self.state()?;
-        self.lifetimes()?.restarting = Some(now + RESTART_TIMEOUT);
+        let mut lifetimes = self.lifetimes()?;
+        lifetimes.restarting = Some(now + RESTART_TIMEOUT);
+        lifetimes.restart_began = Some(lifetimes.clock.read(now));
         Ok(state)
     }
 
@@ -427,11 +476,16 @@ impl<Q: Sql> WorkflowLog<Q> {
         let first_alive = {
             let mut lifetimes = self.lifetimes()?;
             lifetimes.restarting = None;
+            let restart_began = lifetimes.restart_began.take();
             // The clock was set back since, and those that have come are of the next run.
             let is_forgotten = generation > lifetimes.newest;
             if !is_forgotten || !(lifetimes.has_given || state.run > run) {
                 lifetimes.first_alive = lifetimes.first_alive.max(generation + 1);
                 lifetimes.newest = lifetimes.newest.max(generation + 1);
+            }
+            if let (Some(began), true) = (restart_began, state.run <= run) {
+                let first_alive = lifetimes.first_alive;
+                lifetimes.has_begun(first_alive, began);
             }
             lifetimes.first_alive
         };
@@ -444,6 +498,14 @@ impl<Q: Sql> WorkflowLog<Q> {
         };
         let stored = self.store(first_alive, next, restarted.as_ref(), vec![started.into()])?;
         Ok(stored > 0)
+    }
+
+    /// Notes that the run was ended from outside: no lifetime from before tells anything new.
+    pub(super) fn is_over_since(&self, now: SystemTime) -> Result<(), WorkflowLogError<Q::Error>> {
+        let mut lifetimes = self.lifetimes()?;
+        let (first_alive, now) = (lifetimes.first_alive, lifetimes.clock.read(now));
+        lifetimes.has_begun(first_alive, now);
+        Ok(())
     }
 
     /// Ends the lifetimes up to this generation. Returns the first one that is not over.
@@ -459,7 +521,9 @@ impl<Q: Sql> WorkflowLog<Q> {
     /// # Errors
     /// When SQLite fails.
     pub fn cancel_restart(&self) -> Result<(), WorkflowLogError<Q::Error>> {
-        self.lifetimes()?.restarting = None;
+        let mut lifetimes = self.lifetimes()?;
+        lifetimes.restarting = None;
+        lifetimes.restart_began = None;
         Ok(())
     }
 
@@ -594,6 +658,10 @@ impl<Q: Sql> WorkflowLog<Q> {
         let mut lifetimes = lock(&self.lifetimes);
         lifetimes.first_alive = lifetimes.first_alive.max(writer);
         lifetimes.newest = lifetimes.newest.max(writer);
+        // From before this value was made. Generations are made from the clock.
+        if lifetimes.heard[0].is_none() && writer > 0 {
+            lifetimes.is_heard(writer, None);
+        }
         Ok(lifetimes)
     }
 
@@ -634,7 +702,61 @@ impl Lifetimes {
         self.newest = self.newest.max(generation);
         self.first_alive = self.first_alive.max(generation);
         self.announced = None;
-        self.opened = self.opened.split_off(&self.first_alive);
+        self.opened
+            .retain(|(opened, _)| *opened >= self.first_alive);
+    }
+
+    /// Remembers an opening by the lifetime of this generation. Forgets that of the oldest lifetime.
+    fn opens(&mut self, generation: u64, opening: Opening) {
+        self.forget_opening(generation);
+        self.opened.push((generation, opening));
+        if self.opened.len() > OPENED
+            && let Some(oldest) = self.opened.iter().map(|(opened, _)| *opened).min()
+        {
+            self.forget_opening(oldest);
+        }
+    }
+
+    fn opening(&self, generation: u64) -> Option<Opening> {
+        let is_it = |(opened, _): &&(u64, Opening)| *opened == generation;
+        self.opened.iter().find(is_it).map(|(_, opening)| *opening)
+    }
+
+    fn forget_opening(&mut self, generation: u64) {
+        self.opened.retain(|(opened, _)| *opened != generation);
+    }
+
+    fn latest_heard(&self) -> Option<u64> {
+        self.heard[0].map(|heard| heard.generation)
+    }
+
+    /// Notes that the log has heard from the lifetime of this generation, which opened it then.
+    fn is_heard(&mut self, generation: u64, opened: Option<Opening>) {
+        if self.heard[0].is_none_or(|heard| heard.generation != generation) {
+            let at = opened.map_or(Duration::from_millis(generation), |opened| opened.at);
+            self.heard = [Some(Heard { generation, at }), self.heard[0]];
+        }
+    }
+
+    /// Notes that a run has begun, or that one is over, of which lifetimes that began before know nothing.
+    fn has_begun(&mut self, first_alive: u64, at: Duration) {
+        let generation = first_alive;
+        self.heard = [Some(Heard { generation, at }), None];
+        self.begun = Some(at);
+    }
+
+    /// Returns when others opened the log from which it has facts, for the lifetime of this generation.
+    fn rivals(&self, generation: u64, at: Duration, now: SystemTime) -> Option<Rivals> {
+        let ago =
+            |then: Duration| u64::try_from(at.saturating_sub(then).as_millis()).unwrap_or(u64::MAX);
+        let others = self.heard.iter().flatten();
+        let others = others.filter(|heard| heard.generation != generation);
+        let latest = others.map(|heard| heard.at).max()?;
+        Some(Rivals {
+            now: clock::milliseconds(now),
+            opened: ago(latest),
+            begun: self.begun.map(ago),
+        })
     }
 
     fn is_restarting(&self, now: SystemTime) -> bool {

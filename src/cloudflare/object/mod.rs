@@ -1,8 +1,8 @@
-//! Runs in the `WorkflowEvents` object: the log of one instance, and those who watch it.
+//! Runs in the `WorkflowEvents` object: the log of one instance, and its viewers.
 //!
-//! `class` has the methods that the runtime and the Worker call. `events_object` does what they ask for, with
-//! the log, the hibernating streams and the tree of relays; `alarm` does what is due later. `log`, `obey` and
-//! `due` are pure, and are tested natively.
+//! `class` has the methods that the runtime and the Worker call. `events_object` carries them out, with the log, the
+//! hibernating streams and the tree of relays; `alarm` does work that is due later. `log`, `obey` and `due` are pure,
+//! and are tested natively.
 
 #[cfg(any(
     all(feature = "otlp", any(test, feature = "cloudflare")),
@@ -15,6 +15,8 @@ mod obey;
 
 #[cfg(feature = "cloudflare")]
 mod alarm;
+#[cfg(feature = "cloudflare")]
+mod alarm_time;
 #[cfg(feature = "cloudflare")]
 mod class;
 #[cfg(feature = "cloudflare")]
@@ -29,6 +31,8 @@ mod durable_streams;
 mod error;
 #[cfg(feature = "cloudflare")]
 mod events_object;
+#[cfg(all(feature = "cloudflare", feature = "otlp"))]
+mod exports;
 #[cfg(feature = "relays")]
 mod follower;
 #[cfg(feature = "relays")]
@@ -40,6 +44,8 @@ mod hibernation;
 mod hibernation;
 #[cfg(feature = "index")]
 mod index;
+#[cfg(feature = "index")]
+mod indexing;
 #[cfg(all(feature = "cloudflare", feature = "otlp"))]
 mod otlp;
 #[cfg(all(feature = "cloudflare", not(feature = "relays")))]

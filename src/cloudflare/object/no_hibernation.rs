@@ -1,4 +1,4 @@
-//! In place of `hibernation` where the feature `hibernation` is off: no Worker asks for such a stream. Runs in the
+//! Replaces `hibernation` where the feature `hibernation` is off: no Worker asks for such a stream. Runs in the
 //! object.
 
 use std::rc::Rc;

@@ -1,12 +1,11 @@
-//! In place of `relay` where the feature `relays` is off: the object serves all its viewers itself. Runs in the
-//! object.
+//! Replaces `relay` where the feature `relays` is off: the object serves all its viewers itself. Runs in the object.
 
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use cloudflare_workflows::__private::Timer;
 use wasm_bindgen::prelude::*;
-use worker::{Env, Response};
+use worker::{Env, Response, web_sys};
 
 use super::cutoff::Cutoff;
 use crate::cloudflare::hop::Hop;
@@ -44,7 +43,7 @@ impl Tree {
         Ok(Ok(Visit(Rc::clone(&self.viewers))))
     }
 
-    /// Is no relay.
+    /// Returns that the object is not a relay.
     pub(super) fn relay(&self, _hop: Option<&Hop>) -> worker::Result<Option<Relay>> {
         Ok(None)
     }
@@ -57,12 +56,12 @@ impl Tree {
         match *hop {}
     }
 
-    /// Returns what is known of the generation of the run's links.
+    /// Returns the known generation of the run's links.
     pub(super) fn links(&self) -> &Rc<Links> {
         &self.links
     }
 
-    /// Returns how many viewers are here; there are none below.
+    /// Returns the number of viewers here; there are none below.
     pub(super) fn viewers(&self) -> (u64, u64) {
         (self.viewers.load(Ordering::Relaxed), 0)
     }
@@ -72,7 +71,7 @@ impl Tree {
     }
 }
 
-/// There is none.
+/// There are no relays.
 pub(super) enum Relay {}
 
 impl Relay {
@@ -82,7 +81,7 @@ impl Relay {
         _stream: &StreamRequest,
         _visit: Visit,
         _leaving: Leaving,
-    ) -> worker::Result<Response> {
+    ) -> worker::Result<web_sys::Response> {
         match *self {}
     }
 }

@@ -1,4 +1,4 @@
-//! Carrying out the commands of the Worker on the log. Runs in the object; pure, and tested natively.
+//! Carries out the commands of the Worker on the log. Runs in the object; pure, and tested natively.
 
 use std::time::{Duration, SystemTime};
 
@@ -7,14 +7,15 @@ use crate::clock;
 use crate::cloudflare::command::{InstanceEnd, LogAnswer, LogCommand};
 use crate::store::Sql;
 use crate::task::RedactedField;
+use crate::task::TERMINATED;
 use crate::workflow::ended_run::EngineEvent;
-use crate::workflow::{RUN_FAILED, TERMINATED, Told, workflow_ended, workflow_started};
+use crate::workflow::{RUN_FAILED, Told, workflow_ended, workflow_started};
 
-/// How long an instance may be unknown to the platform after its newest event. Later an announced one counts
-/// as never created, and any other as gone.
+/// How long an instance may be unknown to the platform after its newest event. Later an announced one counts as never
+/// created, and any other as gone.
 const MISSING_AFTER: Duration = Duration::from_secs(30);
 
-/// The error that viewers see of an instance that is gone.
+/// The error that viewers see for an instance that is gone.
 const MISSING: &str = "the instance does not exist any more";
 
 impl<Q: Sql> WorkflowLog<Q> {
@@ -69,18 +70,17 @@ impl<Q: Sql> WorkflowLog<Q> {
         })
     }
 
-    /// Ends the latest run as the platform says that it has ended, if its own code has not. `stood` is where
-    /// the log stood before the platform was asked: nothing is changed if a lifetime has opened the log
-    /// since, because the run goes on then, or is another. An announced instance that the platform does
-    /// not know half a minute later was not created: its announcement is taken back. Returns whether
-    /// anything was changed.
+    /// Ends the latest run as the platform says that it has ended, if its own code has not. `stood` is the state of
+    /// the log before the platform was asked: nothing is changed if a lifetime has opened the log since, because then
+    /// the run goes on, or is another. An announced instance that the platform does not know half a minute later was
+    /// not created: its announcement is taken back. Returns whether anything was changed.
     ///
-    /// `platform` is the platform's own log of the instance, from its beginning to the run's end, as
-    /// `read_ended_run` reads it, or empty. If it is there, it says how the run ended, and the ends of those
-    /// steps that this log has begun and not ended are appended in its order, without `attributes` and with
-    /// its timestamps. If it is of a run that began after the latest one of this log, the instance was
-    /// restarted and nobody announced it: the next run begins, and ends. Nothing is changed if it does not
-    /// come to an end, because the run goes on, or if it ended before the latest run of this log began.
+    /// `platform` is the platform's own log of the instance, from its beginning to the run's end, as `read_ended_run`
+    /// reads it, or empty. If it is there, it says how the run ended, and supplies the ends of steps that have begun
+    /// and not ended in this log, in its order, without `attributes` and with its timestamps. If it is of a run that
+    /// began after the latest one of this log, the instance was restarted and nobody announced it: the next run
+    /// begins, and ends. Nothing is changed if it does not come to an end, because the run goes on, or if it ended
+    /// before the latest run of this log began.
     ///
     /// # Errors
     /// As [`tell`](Self::tell).
@@ -119,13 +119,17 @@ impl<Q: Sql> WorkflowLog<Q> {
         let outcome = outcome.as_ref().map_err(AsRef::as_ref).copied();
         let told = match platform.last() {
             None => self.tell(stood, &[workflow_ended(workflow, outcome, now)?])?,
-            // With a part of our own log it cannot be compared.
+            // It cannot be compared with only a part of our own log.
             Some(last) if last.is_terminal() && !self.has_whole_run()? => {
                 self.tell(stood, &[workflow_ended(workflow, outcome, now)?])?
             }
             Some(last) if last.is_terminal() => self.tell_missing(stood, workflow, platform)?,
             Some(_) => return Ok(false),
         };
-        Ok(matches!(told, Told::Stored(1..)))
+        let has_ended = matches!(told, Told::Stored(1..));
+        if has_ended {
+            self.is_over_since(now)?;
+        }
+        Ok(has_ended)
     }
 }

@@ -9,10 +9,11 @@ use js_sys::{Array, Uint8Array};
 use wasm_bindgen::prelude::*;
 use worker::{Response, ResponseBuilder, Storage};
 
-use super::alarm::{earlier_alarm, now};
+use super::alarm_time::{earlier_alarm, now};
 use super::due::Export;
 use super::error::to_worker;
 use super::events_object::EventsObject;
+use super::exports::{EXPORTED, KEY, pending};
 use crate::cloudflare::js;
 use crate::cloudflare::refuse::{UNKNOWN_INSTANCE, refuse};
 use crate::cloudflare::response;
@@ -20,10 +21,6 @@ use crate::event::EventId;
 use crate::otlp::{
     Answer, Document, Exporter, HEADERS, Post, Reader, Step, Trace, Unfinished, Verdict, backoff,
 };
-
-/// The keys in storage: of an [`Export`], and of the last event of those that were made.
-const KEY: &str = "otlp";
-const EXPORTED: &str = "otlp-exported";
 
 impl EventsObject {
     /// Answers a request for the trace of the log.
@@ -60,8 +57,8 @@ impl EventsObject {
         response::stream_as(response, parts)
     }
 
-    /// Has the trace of a run that has just ended exported, if the Worker's variables name a receiver. An error is for
-    /// the developer: it changes nothing for the run and its viewers.
+    /// Schedules the export of the trace of a run that has just ended, if the Worker's variables name a receiver. An
+    /// error is for the developer: it changes nothing for the run and its viewers.
     pub(super) async fn export_later(&self) {
         if let Err(error) = self.begin_export().await {
             worker::console_error!("ssetarget: a trace is not exported: {error}");
@@ -93,23 +90,23 @@ impl EventsObject {
         match pending(&storage).await? {
             Some(export) if !state.empty && export.is_due(now()) => self.try_export(export).await?,
             Some(_) => {}
-            // The object may have died when an export was done and the alarm was still to be set anew.
+            // The object may have died after an export was done and before the alarm was set again.
             None if storage.get::<u64>(EXPORTED).await?.is_some() => {}
             None => return Ok(None),
         }
         Ok(Some(pending(&storage).await?.map(|export| export.due)))
     }
 
-    /// Forgets an export whose log goes now.
+    /// Forgets an export whose log is about to be deleted.
     pub(super) async fn forget_export(&self) -> worker::Result<()> {
         worker::console_error!("ssetarget: the log was deleted before its trace was exported");
         self.state.storage().delete(KEY).await.map(drop)
     }
 
-    /// Sends what is to be sent, and keeps in storage how far that is.
+    /// Sends the pending requests, and stores the progress.
     async fn try_export(&self, mut export: Export) -> worker::Result<()> {
         let storage = self.state.storage();
-        // Before anything else: the object may die in it.
+        // Before anything else: the object may die in the request.
         let wait = backoff(export.tries + 1, js_sys::Math::random());
         export.is_tried(wait, now());
         storage.put(KEY, &export).await?;
@@ -137,8 +134,8 @@ impl EventsObject {
         Ok(())
     }
 
-    /// Sends the rest of the requests. Returns `None` if all were accepted, and how long to wait at least if one is to be
-    /// sent again.
+    /// Sends the rest of the requests. Returns `None` if all were accepted, and otherwise the least pause before one
+    /// is to be sent again.
     async fn send(
         &self,
         export: &mut Export,
@@ -203,7 +200,7 @@ impl EventsObject {
         }
     }
 
-    /// Notes that nothing up to this export's end is to be sent any more.
+    /// Notes that everything up to this export's end is done.
     async fn export_is_done(&self, done: &Export) -> worker::Result<()> {
         let storage = self.state.storage();
         storage.put(EXPORTED, done.until).await?;
@@ -231,19 +228,9 @@ impl EventsObject {
     }
 
     fn variable(&self, name: &str) -> Option<String> {
-        // A secret is a text, too.
+        // A secret is a string, too.
         self.env.var(name).ok().map(|value| value.to_string())
     }
-}
-
-/// Returns the export that is still to be made.
-async fn pending(storage: &Storage) -> worker::Result<Option<Export>> {
-    storage.get(KEY).await
-}
-
-/// Returns when an export is to be tried.
-pub(super) async fn due(storage: &Storage) -> worker::Result<Option<u64>> {
-    Ok(pending(storage).await?.map(|export| export.due))
 }
 
 #[allow(

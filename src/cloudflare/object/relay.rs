@@ -9,7 +9,7 @@ use cloudflare_workflows::__private::sleep;
 use cloudflare_workflows::catch_panic;
 use futures_util::future::{join, select};
 use wasm_bindgen::prelude::*;
-use worker::{Env, Response};
+use worker::{Env, Response, web_sys};
 
 use super::crowd::Crowd;
 pub(super) use super::crowd::Visit;
@@ -40,6 +40,8 @@ pub(super) struct Tree {
     metrics: Metrics,
     cutoff: Rc<Cutoff>,
     relay: Mutex<Option<Rc<Relay>>>,
+    /// The binding by which objects were last to be reached, and whether there is one.
+    reaches: Mutex<Option<(String, bool)>>,
 }
 
 impl Tree {
@@ -50,14 +52,16 @@ impl Tree {
             metrics,
             cutoff,
             relay: Mutex::default(),
+            reaches: Mutex::default(),
         }
     }
 
     /// Takes a viewer, which counts until its [`Visit`] is dropped, or returns the answer that sends it elsewhere.
+    #[inline(never)]
     pub(super) fn admit(&self, hop: Option<&Hop>) -> worker::Result<Result<Visit, Response>> {
         let admission = match hop {
-            // Where relays could not reach this object, it serves all viewers by itself.
-            Some(hop) if self.env.durable_object(&hop.binding).is_ok() => self.crowd.admit(hop),
+            // If relays could not reach this object, it serves all viewers by itself.
+            Some(hop) if self.reaches(&hop.binding) => self.crowd.admit(hop),
             _ => Admission::Here,
         };
         Ok(match hop::elsewhere(admission)? {
@@ -66,7 +70,21 @@ impl Tree {
         })
     }
 
+    /// Returns whether other objects can be reached by this binding. The environment does not change.
+    fn reaches(&self, binding: &str) -> bool {
+        let mut reaches = lock(&self.reaches);
+        if let Some((known, reaches)) = &*reaches
+            && known == binding
+        {
+            return *reaches;
+        }
+        let found = self.env.durable_object(binding).is_ok();
+        *reaches = Some((binding.to_owned(), found));
+        found
+    }
+
     /// Returns the relay that this object is, if it is one.
+    #[inline(never)]
     pub(super) fn relay(&self, hop: Option<&Hop>) -> worker::Result<Option<Rc<Relay>>> {
         let Some((hop, parent)) = hop.and_then(|hop| Some((hop, hop.parent()?))) else {
             return Ok(None);
@@ -87,8 +105,8 @@ impl Tree {
         Ok(Some(relay))
     }
 
-    /// Returns the functions by which a relay reads this object's log: see [`follower`]. `hop` is the object's
-    /// place in the tree.
+    /// Returns the functions by which a relay reads this object's log: see [`follower`]. `hop` is the object's place
+    /// in the tree.
     pub(super) fn follow(
         &self,
         log: &SseTarget<NewEvent, SqliteEventStore<ObjectSql>>,
@@ -100,17 +118,17 @@ impl Tree {
         }
     }
 
-    /// Returns what is known of the generation of the run's links.
+    /// Returns the known generation of the run's links.
     pub(super) fn links(&self) -> &Rc<Links> {
         self.crowd.links()
     }
 
-    /// Returns how many viewers are here, and how many below.
+    /// Returns the number of viewers here, and that of those below.
     pub(super) fn viewers(&self) -> (u64, u64) {
         self.crowd.watched()
     }
 
-    /// Returns, for tests, how many viewers are here, how many below, and whether the object follows another.
+    /// Returns, for tests, the numbers of viewers here and below, and whether the object follows another.
     pub(super) fn watched(&self) -> JsValue {
         let (here, below) = self.crowd.watched();
         let relay = lock(&self.relay);
@@ -122,8 +140,8 @@ impl Tree {
     }
 }
 
-/// An object that gets its log from another. It follows that one while it has viewers, or relays
-/// below it, so that both can leave memory when nobody watches.
+/// An object that gets its log from another. It follows that one while it has viewers, or relays below it, so that
+/// both can leave memory when nobody watches.
 pub(super) struct Relay {
     target: SseTarget<NewEvent, RelayStore<RemoteLog>>,
     crowd: Rc<Crowd>,
@@ -139,7 +157,7 @@ impl Relay {
         stream: &StreamRequest,
         visit: Visit,
         leaving: Leaving,
-    ) -> worker::Result<Response> {
+    ) -> worker::Result<web_sys::Response> {
         self.follow();
         let failed = |error: RelayError<_>| {
             let reason = std::error::Error::source(&error)
@@ -151,17 +169,18 @@ impl Relay {
         let links = self.crowd.links();
         let generation = stream.grant.generation;
         if generation.is_some_and(|generation| links.has_revoked(generation)) {
-            return refuse(Refusal::NotAllowed);
+            return Ok(refuse(Refusal::NotAllowed)?.into());
         }
-        // Of a log whose events were all removed nothing is to be expected: it may have been deleted.
+        // If all events of the log were removed, nothing is expected: it may have been deleted.
         if ends.oldest.is_none() && (!stream.expected || ends.head.is_some()) {
             self.metrics.refused(UNKNOWN_INSTANCE.status());
-            return refuse(UNKNOWN_INSTANCE);
+            return Ok(refuse(UNKNOWN_INSTANCE)?.into());
         }
         let subscription = self.target.subscribe(stream.cursor).await;
         let subscription = subscription.map_err(failed)?;
         let permit = Permit::new(stream.grant, links);
-        let visit = Watched::new(visit, &self.metrics, &self.cutoff);
+        let timer = visit.timer();
+        let visit = Watched::new(visit, timer, &self.metrics, &self.cutoff);
         sse_frame_response_while(subscription, leaving, permit, visit)
     }
 
@@ -178,7 +197,7 @@ impl Relay {
         }
         let following = Following(Rc::clone(self));
         wasm_bindgen_futures::spawn_local(async move {
-            /// The pause after a panic, before it begins anew.
+            /// The pause after a panic, before it begins again.
             const PAUSE: Duration = Duration::from_secs(1);
             let Relay {
                 target,
@@ -189,14 +208,14 @@ impl Relay {
             let watched = async || {
                 let reports = report(crowd, target.store().upstream());
                 let reports = join(reports, cut_when_deleted(target.store(), cutoff));
-                // Reads the object above again and again if it fails.
+                // Reads the object above again and again if that fails.
                 let follow = pin!(join(target.store().follow(sleep), reports));
                 select(follow, pin!(crowd.gone())).await;
                 Ok(())
             };
             // Viewers are still there, and only this brings them events.
             while let Err(error) = catch_panic(watched()).await {
-                worker::console_error!("ssetarget: a relay begins anew: {error}");
+                worker::console_error!("ssetarget: a relay starts again: {error}");
                 sleep(PAUSE).await;
             }
         });
@@ -222,7 +241,7 @@ impl Drop for Following {
     }
 }
 
-/// Reports to the object above how many viewers there are, at most once a second.
+/// Reports the number of viewers to the object above, at most once a second.
 async fn report(crowd: &Crowd, upstream: &RemoteLog) {
     const PAUSE: Duration = Duration::from_secs(1);
     let mut reported = 0;

@@ -37,7 +37,7 @@ pub(super) struct RemoteLog {
     hop: String,
     session: Mutex<Option<Arc<js::FollowSession>>>,
     viewers: AtomicU64,
-    /// Learns from each page the generation of the run's links.
+    /// Gets the generation of the run's links from each page.
     links: SendWrapper<Rc<Links>>,
 }
 
@@ -57,7 +57,7 @@ impl RemoteLog {
         })
     }
 
-    /// Reports how many viewers there are below.
+    /// Reports the number of viewers below.
     pub(super) async fn report(&self, viewers: u64) {
         self.viewers.store(viewers, Ordering::Relaxed);
         let session = lock(&self.session).clone();
@@ -93,8 +93,8 @@ impl RemoteLog {
         .await
     }
 
-    /// Makes a call. After an error the next call opens a new session, because a stub is dead then. Only the
-    /// session that failed is left: other calls may have another one by now.
+    /// Makes a call. After an error the next call opens a new session, because the stub is then dead. Only the failed
+    /// session is left: other calls may already have another one.
     fn call<T>(
         &self,
         call: impl AsyncFnOnce(&js::FollowSession) -> Result<T, JsValue>,
@@ -135,7 +135,7 @@ impl RemoteLog {
         let session: js::FollowSession = stub.follow(&self.hop).await?.unchecked_into();
         let session = Arc::new(session);
         let mut current = lock(&self.session);
-        // Another call may have made one meanwhile, which it uses.
+        // Another call may have made one in the meantime, which this call uses.
         if let Some(other) = &*current {
             let other = Arc::clone(other);
             drop(current);
@@ -147,7 +147,7 @@ impl RemoteLog {
     }
 }
 
-/// Leaves an object: takes the relay off its list, if it can still be reached, and drops its functions.
+/// Leaves an object: removes the relay from its list, if it can still be reached, and drops its functions.
 fn let_go(session: Arc<js::FollowSession>) {
     wasm_bindgen_futures::spawn_local(async move {
         // A failure does no harm: the object forgets relays that do not report.

@@ -1,4 +1,4 @@
-//! Revoking the links to a run. Runs in the object that has the log.
+//! Revokes the links to a run. Runs in the object that has the log.
 
 use std::time::{Duration, SystemTime};
 
@@ -12,7 +12,7 @@ use crate::clock;
 use crate::cloudflare::hop::Hop;
 use crate::cloudflare::request::StreamRequest;
 
-/// The generation of links that were revoked. Not stored for a run whose links never were.
+/// The generation of links that were revoked. Not stored for a run whose links were never revoked.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Revoked {
     generation: u64,
@@ -23,11 +23,11 @@ pub(super) struct Revoked {
 /// The key of [`Revoked`] in storage.
 const KEY: &str = "links";
 
-/// How long it is kept at least: no link is good for longer, and the clocks are not the same.
+/// The least time for which it is kept: no link is good for longer, and clocks differ.
 const KEPT: Duration = Duration::from_secs((30 * 24 + 1) * 60 * 60);
 
 impl Revoked {
-    /// Returns what is stored.
+    /// Returns the stored value.
     pub(super) async fn stored(storage: &Storage) -> worker::Result<Option<Self>> {
         storage.get(KEY).await
     }
@@ -46,7 +46,7 @@ impl Revoked {
 
 impl EventsObject {
     /// Returns whether the links of the request's generation are revoked. Asks the storage once, and only for a
-    /// viewer who came by a link. A relay asks the object above later.
+    /// viewer that came by a link. A relay asks the object above later.
     pub(super) async fn has_revoked(
         &self,
         stream: &StreamRequest,
@@ -72,8 +72,8 @@ impl EventsObject {
         Ok(links.known().unwrap_or_default())
     }
 
-    /// Returns the generation of the run's links. Raises it first if it is to revoke them: then open streams of
-    /// smaller ones end.
+    /// Returns the generation of the run's links. With `revoke`, raises it first: then open streams of smaller ones
+    /// end.
     pub(super) async fn links(&self, revoke: bool) -> worker::Result<u64> {
         let generation = self.link_generation().await?;
         if !revoke {
@@ -102,7 +102,7 @@ impl EventsObject {
         Ok(generation)
     }
 
-    /// Deletes the object's storage, but for what must not be forgotten yet of revoked links.
+    /// Deletes the object's storage, except for revoked links that must not be forgotten yet.
     pub(super) async fn delete_storage(&self) -> worker::Result<()> {
         let storage = self.state.storage();
         let revoked = Revoked::stored(&storage).await?;

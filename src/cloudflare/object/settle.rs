@@ -1,4 +1,4 @@
-//! Asking the platform how a run has ended, where the run itself did not say. Runs in the object.
+//! Asks the platform how a run has ended, if the run itself did not say. Runs in the object.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use cloudflare_workflows::{Runtime, WorkersRuntime, Workflow};
 use serde::{Deserialize, Serialize};
 use worker::Storage;
 
-use super::alarm::arm;
+use super::alarm_time::arm;
 use super::error::to_worker;
 use super::log::WorkflowLog;
 use crate::clock;
@@ -21,12 +21,10 @@ pub(super) struct Asked<'a> {
     pub(super) instance: &'a str,
 }
 
-/// Ends the log of a run that the platform says is over, at the object itself. Returns whether the
-/// log was changed.
+/// Ends the log of a run that the platform says is over, from the object itself. Returns whether the log was changed.
 ///
-/// The platform is asked twice, before and after reading where the log stands and the platform's own log:
-/// if the instance is restarted in between, the second answer says that it runs, or a lifetime has opened
-/// the log since.
+/// The platform is asked twice, before and after reading the state of the log and the platform's own log: if the
+/// instance is restarted in between, the second answer says that it runs, or a lifetime has opened the log since.
 pub(super) async fn end_if_over(
     log: &WorkflowLog<ObjectSql>,
     asked: &Asked<'_>,
@@ -45,13 +43,13 @@ pub(super) async fn end_if_over(
     settled.map_err(to_worker)
 }
 
-/// A question to the platform that is still to be asked. Kept in storage, since an object without viewers
-/// does not stay in memory until its alarm.
+/// A pending question to the platform. Kept in storage, since an object without viewers does not stay in memory until
+/// its alarm.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Pending {
     /// The object's name, which the object may not know in an alarm.
     pub(super) object: String,
-    /// How often the platform was asked.
+    /// The number of times that the platform was asked.
     tries: u32,
     /// When it is to be asked, in milliseconds since 1970.
     #[serde(default)]
@@ -62,8 +60,8 @@ pub(super) struct Pending {
 const KEY: &str = "settle";
 /// The delay before the first question: an instance that fails needs a moment until its status says so.
 const FIRST: Duration = Duration::from_secs(3);
-/// How often the platform is asked: after 3, 6, 12 ... seconds, the last time after about an hour and a half.
-/// An instance that goes on opens its log itself.
+/// The number of times that the platform is asked: after 3, 6, 12 ... seconds, the last time after about an hour and
+/// a half. An instance that goes on opens its log itself.
 const TRIES: u32 = 11;
 
 impl Pending {
@@ -76,7 +74,7 @@ impl Pending {
         }
     }
 
-    /// Returns what is stored, if the platform is still to be asked.
+    /// Returns the stored question, if the platform is still to be asked.
     pub(super) async fn due(storage: &Storage) -> worker::Result<Option<Self>> {
         storage.get(KEY).await
     }
@@ -102,14 +100,14 @@ impl Pending {
         self.tries += 1;
         self.at = clock::milliseconds(WorkersRuntime.now() + delay);
         storage.put(KEY, self).await?;
-        // Not over the alarm of a run that has ended in the meantime.
+        // Does not replace the alarm of a run that has ended in the meantime.
         if !log.state().map_err(to_worker)?.ended {
             arm(storage, delay).await?;
         }
         Ok(())
     }
 
-    /// Removes what is stored: the platform is not to be asked any more.
+    /// Removes the stored question: the platform is not to be asked any more.
     pub(super) async fn clear(storage: &Storage) -> worker::Result<()> {
         storage.delete(KEY).await.map(drop)
     }

@@ -3,18 +3,20 @@
 use worker::{Response, ResponseBuilder};
 
 use super::error::to_worker;
-use super::events_object::EventsObject;
+use super::log::WorkflowLog;
 use crate::cloudflare::refuse::{UNKNOWN_INSTANCE, refuse};
 use crate::cloudflare::request::{ENDED, SnapshotCall};
+use crate::cloudflare::sql::ObjectSql;
 use crate::sync::{Mutex, lock};
+use crate::workflow::RunEstimate;
 use crate::workflow::snapshot_cache::{
     HEADERS, SnapshotAnswer, SnapshotCache, SnapshotRequest, TOO_LARGE, TOO_LARGE_REASON,
 };
 
-/// What the object keeps between two requests for a snapshot: the view, and its JSON until something is appended.
+/// The object's memory between two requests for a snapshot: the view, and its JSON until something is appended.
 ///
-/// 100,000 events of 50,000 steps take 36 MB and 10 MB of JSON. A view that is weighed at more than 32 MiB is
-/// given up; what is weighed is a little less than what the allocator takes.
+/// 100,000 events of 50,000 steps take 36 MB and 10 MB of JSON. A view that is estimated at more than 32 MiB is
+/// dropped; the estimate is a little less than what the allocator takes.
 #[derive(Default)]
 pub(super) struct KeptSnapshot {
     kept: Mutex<Option<Kept>>,
@@ -22,15 +24,15 @@ pub(super) struct KeptSnapshot {
 
 struct Kept {
     cache: SnapshotCache,
-    /// How many appends have come since it was asked for.
+    /// The number of appends since the last request.
     appends: u32,
 }
 
-/// After how many appends that nobody asked about the view is dropped. It is made again when somebody asks.
+/// The number of appends without a request after which the view is dropped. The next request makes it again.
 const FORGOTTEN: u32 = 256;
 
 impl KeptSnapshot {
-    /// Drops what does not hold after an append, and all of it where nobody asks any more.
+    /// Drops what an append makes out of date, and all of it if nobody asks any more.
     pub(super) fn appended(&self) {
         let mut kept = lock(&self.kept);
         let Some(view) = kept.as_mut() else { return };
@@ -45,34 +47,33 @@ impl KeptSnapshot {
     pub(super) fn clear(&self) {
         *lock(&self.kept) = None;
     }
-}
 
-impl EventsObject {
-    /// Answers with the snapshot of the run, or that the client has it already.
-    pub(super) async fn snapshot(&self, call: SnapshotCall) -> worker::Result<Response> {
-        let store = self.log.target().store();
+    /// Answers with the snapshot of the run, which has the `estimate` while it goes on, or that the client has it already.
+    pub(super) async fn answer(
+        &self,
+        log: &WorkflowLog<ObjectSql>,
+        call: SnapshotCall,
+        estimate: Option<RunEstimate>,
+    ) -> worker::Result<Response> {
+        let store = log.target().store();
         if store.is_empty().map_err(to_worker)? {
-            // A deleted log is not shown from memory.
-            self.kept_snapshot.clear();
+            // A deleted log must not be shown from memory.
+            self.clear();
             return refuse(UNKNOWN_INSTANCE);
         }
-        #[cfg(feature = "index")]
-        let estimate = self.estimate().await?;
-        #[cfg(not(feature = "index"))]
-        let estimate = None;
         let request = SnapshotRequest {
             estimate: estimate.as_ref(),
             id: &call.id,
             workflow: Some(&call.workflow),
             if_none_match: call.if_none_match.as_deref(),
             head: call.head,
-            run: Some(self.log.run().map_err(to_worker)?),
+            run: Some(log.run().map_err(to_worker)?),
         };
         // Taken out while it is used. The store answers at once, so no other request comes in between.
-        let kept = lock(&self.kept_snapshot.kept).take();
+        let kept = lock(&self.kept).take();
         let mut cache = kept.map(|kept| kept.cache).unwrap_or_default();
         let answer = cache.answer(store, request).await;
-        *lock(&self.kept_snapshot.kept) = Some(Kept { cache, appends: 0 });
+        *lock(&self.kept) = Some(Kept { cache, appends: 0 });
         let (status, etag, has_ended, json) = match answer.map_err(to_worker)? {
             SnapshotAnswer::Empty => return refuse(UNKNOWN_INSTANCE),
             SnapshotAnswer::TooLarge => {

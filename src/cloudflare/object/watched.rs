@@ -1,4 +1,4 @@
-//! A viewer's place at an object, and what its stream tells while it is there. Runs in the object.
+//! A viewer's place at an object, and the reports of its stream. Runs in the object.
 
 use std::rc::Rc;
 
@@ -7,30 +7,33 @@ use futures_util::future::LocalBoxFuture;
 use js_sys::Uint8Array;
 
 use super::cutoff::Cutoff;
-use super::relay::Visit;
 use crate::cloudflare::response::Watching;
 use crate::stats::{Cut, Metrics, Observing, Viewing};
 
-/// A viewer's place at an object, and what its stream tells while it is there.
-pub(super) struct Watched {
-    visit: Visit,
+/// A viewer's place at an object, and the reports of its stream.
+pub(super) struct Watched<Visit> {
+    timer: Timer,
+    /// Counts the viewer until it is dropped.
+    _visit: Visit,
     viewing: Viewing,
     cutoff: Rc<Cutoff>,
 }
 
-impl Watched {
-    pub(super) fn new(visit: Visit, metrics: &Metrics, cutoff: &Rc<Cutoff>) -> Self {
+impl<Visit> Watched<Visit> {
+    /// Returns the place of a viewer whose heartbeats come by `timer`. It is given back when `visit` is dropped.
+    pub(super) fn new(visit: Visit, timer: Timer, metrics: &Metrics, cutoff: &Rc<Cutoff>) -> Self {
         Self {
-            visit,
+            timer,
+            _visit: visit,
             viewing: Observing::by(metrics.clone()).viewing(),
             cutoff: Rc::clone(cutoff),
         }
     }
 }
 
-impl Watching for Watched {
+impl<Visit: 'static> Watching for Watched<Visit> {
     fn timer(&self) -> Timer {
-        self.visit.timer()
+        self.timer.clone()
     }
 
     fn cut(&self) -> LocalBoxFuture<'static, &'static str> {

@@ -1,4 +1,4 @@
-//! Asking the hook about a viewer's request. Runs in the Worker.
+//! Asks the hook about a viewer's request. Runs in the Worker.
 
 use worker::web_sys;
 
@@ -41,14 +41,14 @@ impl Asked {
     }
 }
 
-/// Has the hook decide whether the events of this id may be read.
+/// Lets the hook decide whether the events of this id may be read.
 pub(super) async fn may_watch(
     access: &impl Access,
     request: &web_sys::Request,
     workflow: Option<&str>,
     id: &str,
 ) -> Result<Grant, Refusal> {
-    // Made in a block of its own: a decision may take long, and needs no copy of the headers.
+    // In a block of its own: a decision may take long, and needs no copy of the headers.
     let decision = {
         let asked = Asked::from_request(request);
         access.decide(&asked.about(workflow, id, Action::Watch))

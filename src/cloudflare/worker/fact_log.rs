@@ -1,4 +1,4 @@
-//! Appending a run's facts at its object. Runs in the Worker, in the engine's calls of a workflow's `run`.
+//! Appends a run's facts at its object. Runs in the Worker, in the engine's calls of a workflow's `run`.
 
 use std::cell::{Cell, RefCell};
 use std::error::Error;
@@ -13,12 +13,13 @@ use wasm_bindgen::prelude::*;
 use super::namespace::WorkflowEventsNamespace;
 use crate::cloudflare::callback::CallbackValue;
 use crate::cloudflare::js;
+use crate::cloudflare::opened::read_opened;
 use crate::cloudflare::packed::{STALE, pack_facts};
 use crate::event::NewEvent;
 use crate::workflow::{FactLog, Opened, Told};
 
-/// Appends the facts of one lifetime of an instance at its `WorkflowEvents` object.
-/// [`WatchedRun`](super::watched_run::WatchedRun) uses it. Opening another one for the same instance begins the next
+/// Appends the facts of one lifetime of an instance at its `WorkflowEvents` object, for
+/// [`WatchedRun`](super::watched_run::WatchedRun). Opening another one for the same instance begins the next
 /// lifetime, and this one is over. Code outside the run uses [`WorkflowEventsNamespace::append`].
 ///
 /// Appends go through a function that the object's `enter` returns, so that any number of them between
@@ -50,14 +51,14 @@ impl ObjectFactLog {
         self
     }
 
-    /// Returns how many subrequests were made.
+    /// Returns the number of subrequests that were made.
     #[must_use]
     pub fn calls(&self) -> u32 {
         self.calls.get()
     }
 
-    /// Opens a session and keeps it. Boxed, so that this code, which is seldom needed, is no part of the
-    /// code that appends: the runtime optimizes functions that are called often, each as a whole.
+    /// Opens a session and keeps it. Boxed, so that this code, which is seldom needed, is not part of the code that
+    /// appends: the runtime optimizes functions that are called often, each as a whole.
     fn session(
         &self,
         generation: Option<f64>,
@@ -84,7 +85,7 @@ impl ObjectFactLog {
     }
 }
 
-/// A call of an [`ObjectFactLog`] that failed. It is made again.
+/// A failed call of an [`ObjectFactLog`]. It is made again.
 #[derive(Debug)]
 pub struct ObjectFactLogError {
     kind: ObjectFactLogErrorKind,
@@ -98,7 +99,7 @@ pub struct ObjectFactLogError {
 pub enum ObjectFactLogErrorKind {
     /// The object cannot be reached, or its code failed.
     Unreachable,
-    /// The object's answer cannot be read, as that of another version of this crate.
+    /// The object's answer cannot be read, for example because it has another version of this crate.
     Answer,
 }
 
@@ -146,7 +147,7 @@ impl FactLog for ObjectFactLog {
         let session = self.session(Some(generation)).await;
         let session = session.map_err(|error| ObjectFactLogError::unreachable(&error))?;
         let opened = session.js.opened().ok().and_then(|json| json.as_string());
-        serde_json::from_str(&opened.unwrap_or_default()).map_err(ObjectFactLogError::answer)
+        read_opened(&opened.unwrap_or_default()).map_err(ObjectFactLogError::answer)
     }
 
     async fn append(
@@ -178,7 +179,7 @@ impl FactLog for ObjectFactLog {
 
     fn release(&self) {
         if let Some(session) = self.session.borrow_mut().take() {
-            // A failure does no harm: the runtime releases what a lifetime held.
+            // A failure does no harm: the runtime releases everything that a lifetime held.
             let _ = js::dispose(&session.js);
         }
     }

@@ -1,4 +1,4 @@
-//! Which strings the platform accepts as an instance's id. Runs in the Worker.
+//! The strings that the platform accepts as an instance's id. Runs in the Worker.
 
 /// Returns whether an instance can have this id. Any other string is answered without waking an object.
 pub(super) fn is_instance_id(id: &str) -> bool {

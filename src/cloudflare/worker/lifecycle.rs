@@ -1,4 +1,4 @@
-//! Creating, restarting and terminating instances, with their viewers notified. Runs in the Worker.
+//! Creates, restarts and terminates instances, and notifies their viewers. Runs in the Worker.
 
 use std::collections::HashSet;
 use std::time::SystemTime;
@@ -17,14 +17,13 @@ use crate::task::RedactedField;
 use crate::workflow::{workflow_ended, workflow_started};
 
 impl WorkflowEventsNamespace {
-    /// Creates an instance whose events can be watched at once: its `started` is stored before
-    /// it is created, so that a viewer is never answered with `404`. Where the log still has events of an
-    /// earlier instance with this id, the new instance's events follow them, announced by `restarted`. An
-    /// instance that is not created leaves nothing behind.
+    /// Creates an instance whose events can be watched at once: its `started` is stored before it is created, so that
+    /// a viewer never gets `404`. If the log still has events of an earlier instance with this id, the new instance's
+    /// events follow them, announced by `restarted`. An instance that is not created leaves nothing behind.
     ///
-    /// An object that cannot be reached is no error here: the run dispatches the event itself. If the
-    /// Worker ends before the instance is created, viewers of the announcement are notified within a
-    /// minute: see [`with_workflow`](Self::with_workflow).
+    /// An object that cannot be reached is not an error here: the run dispatches the event itself. If the Worker ends
+    /// before the instance is created, viewers of the announcement are notified within a minute: see
+    /// [`with_workflow`](Self::with_workflow).
     ///
     /// # Errors
     /// As [`Workflow::create`].
@@ -40,8 +39,8 @@ impl WorkflowEventsNamespace {
         created
     }
 
-    /// Creates a batch of instances as [`create`](Self::create) does. Each instance costs a subrequest, and a
-    /// second one where its log has events already or it is not created.
+    /// Creates a batch of instances as [`create`](Self::create) does. Each instance costs a subrequest, and a second
+    /// one if its log already has events or it is not created.
     ///
     /// # Errors
     /// As [`Workflow::create_batch`].
@@ -63,7 +62,7 @@ impl WorkflowEventsNamespace {
             self.announced(id, announced, is_created)
         });
         join_all(told).await;
-        // Instances whose ids the platform made up.
+        // Instances whose ids the platform generated.
         let new = created.iter().filter(|id| !ids.contains(id));
         let told = new.map(async |id| {
             let announced = self.announce(id).await;
@@ -73,8 +72,8 @@ impl WorkflowEventsNamespace {
         batch
     }
 
-    /// Stores `started` before the instance can run, so that no event of it has an earlier time. Returns
-    /// `None` for an id that no instance can have, and where the object cannot be reached.
+    /// Stores `started` before the instance can run, so that no event of it has an earlier time. Returns `None` for
+    /// an id that no instance can have, and if the object cannot be reached.
     async fn announce(&self, id: &str) -> Option<(LogAnswer, SystemTime)> {
         if !is_new_id(id) {
             return None;
@@ -130,14 +129,13 @@ impl WorkflowEventsNamespace {
         }
     }
 
-    /// Restarts an instance, from a step or from the beginning, and notifies its viewers: the event
-    /// `restarted` and the new run's `started` are stored before this returns, and no event of the run
-    /// before comes after them. Until then the new run's events wait. A restart by
-    /// [`WorkflowInstance::restart`] alone is noticed too, when a step runs its code, or when the
-    /// workflow waits for some seconds.
+    /// Restarts an instance, from a step or from the beginning, and notifies its viewers: the event `restarted` and
+    /// the new run's `started` are stored before this returns, and no event of the previous run follows them. Until
+    /// then the new run's events wait. A restart by [`WorkflowInstance::restart`] alone is noticed too, when a step
+    /// runs its code, or when the workflow waits for some seconds.
     ///
     /// # Errors
-    /// As [`WorkflowInstance::restart_from`]. An object that cannot be reached is no error.
+    /// As [`WorkflowInstance::restart_from`]. An object that cannot be reached is not an error.
     pub async fn restart(
         &self,
         instance: &WorkflowInstance,
@@ -164,12 +162,12 @@ impl WorkflowEventsNamespace {
     }
 
     /// Terminates an instance and notifies its viewers: the run has `failed`, and streams end.
-    /// [`WorkflowInstance::terminate`] alone notifies nobody, since the workflow's code does not run
-    /// any more; [`with_workflow`](Self::with_workflow) makes up for that, and for instances that
-    /// are terminated from outside the Worker.
+    /// [`WorkflowInstance::terminate`] alone notifies nobody, since the workflow's code no longer runs.
+    /// [`with_workflow`](Self::with_workflow) ends such a run for its viewers, also one that is terminated from
+    /// outside the Worker.
     ///
     /// # Errors
-    /// As [`WorkflowInstance::terminate`]. An object that cannot be reached is no error.
+    /// As [`WorkflowInstance::terminate`]. An object that cannot be reached is not an error.
     pub async fn terminate(
         &self,
         instance: &WorkflowInstance,
@@ -188,7 +186,7 @@ impl WorkflowEventsNamespace {
         Ok(())
     }
 
-    /// Notifies viewers that a run failed before its own code began. To be called from
+    /// Notifies viewers that a run failed before its own code began. Call it in
     /// [`WorkflowEntrypoint::refused`](cloudflare_workflows::WorkflowEntrypoint::refused).
     ///
     /// # Errors

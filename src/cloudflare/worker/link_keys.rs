@@ -8,8 +8,8 @@ impl LinkKeys {
     /// Reads the keys from a secret of the Worker, such as `SSETARGET_KEYS`: see [`parse`](Self::parse).
     ///
     /// # Errors
-    /// When there is no such secret, or a key in it cannot be used. The message says what to do, and nothing of the
-    /// keys.
+    /// When there is no such secret, or a key in it cannot be used. The message says what to do, and shows nothing of
+    /// the keys.
     pub fn from_env(env: &Env, secret: &str) -> worker::Result<Self> {
         let list = env.secret(secret).map_err(|_| {
             worker::Error::BindingError(format!(

@@ -2,6 +2,7 @@
 
 use cloudflare_workflows::__private::message;
 use cloudflare_workflows::Workflow;
+use futures_util::future::LocalBoxFuture;
 use js_sys::Uint8Array;
 use wasm_bindgen::prelude::*;
 use worker::durable::{ObjectNamespace, Stub};
@@ -51,6 +52,7 @@ impl WorkflowEventsNamespace {
     /// # Errors
     /// When there is no such binding, with a message that says what to write into
     /// `wrangler.toml`.
+    #[inline(never)]
     pub fn from_env(
         env: &Env,
         binding: &str,
@@ -80,21 +82,20 @@ impl WorkflowEventsNamespace {
         })
     }
 
-    /// Sets the binding that is asked how an instance is whenever a viewer opens its stream, so that a run
-    /// that is over without having said so gets its last event and the stream ends: one that was
-    /// terminated, that failed before its code ran, or whose log could not be reached at its end. An
-    /// instance that the platform does not know half a minute later is gone. Delays no byte.
-    /// Costs one call to the binding for each stream. Default: none is asked.
+    /// Sets the binding that is asked about an instance whenever a viewer opens its stream. A run that is over
+    /// without having reported its end then gets its last event, and the stream ends: a run that was terminated, that
+    /// failed before its code ran, or whose log could not be reached at its end. An instance that the platform still
+    /// does not know after half a minute is gone. Delays no byte. Costs one call to the binding for each stream.
+    /// Default: none is asked.
     #[must_use]
     pub fn with_workflow(mut self, workflow: Workflow) -> Self {
         self.workflow = Some(workflow);
         self
     }
 
-    /// Also asks the binding of [`with_workflow`](Self::with_workflow) about instances that have
-    /// no events, so that one that was not made by [`create`](Self::create) and has dispatched
-    /// nothing yet is waited for and not answered with `404`. Default: it is not asked, and
-    /// unknown ids cost the platform's engine nothing.
+    /// Also asks the binding of [`with_workflow`](Self::with_workflow) about instances that have no events: viewers
+    /// then wait for an instance that was not made by [`create`](Self::create) and has dispatched nothing yet, and do
+    /// not get `404`. Default: it is not asked, and unknown ids cost the platform's engine nothing.
     #[must_use]
     pub fn ask_for_unknown(mut self) -> Self {
         self.asks_for_unknown = true;
@@ -108,15 +109,14 @@ impl WorkflowEventsNamespace {
         self
     }
 
-    /// Sets when viewers of a run are served by relays (feature `relays`). When a run has more viewers than one object
-    /// serves, further ones go to relays: objects of the same class, which get the events from the run's
-    /// own object, or from other relays, and store nothing. Only where the transport is
-    /// [`Transport::Direct`]. Viewers get the same bytes. Each relay that is watched is in memory, and
-    /// charged, like the run's own object. With `None` the run's object serves all viewers.
+    /// Sets when viewers of a run are served by relays (feature `relays`). When a run has more viewers than one
+    /// object serves, further ones go to relays: objects of the same class, which get the events from the run's own
+    /// object, or from other relays, and store nothing. Only with the transport [`Transport::Direct`]. Viewers get
+    /// the same bytes. Each relay that is watched is in memory, and charged, like the run's own object. With `None`
+    /// the run's object serves all viewers.
     ///
-    /// Give all Workers that serve a run the same. The binding must have the same name in the Worker
-    /// that has the class; otherwise each object serves all its viewers by itself.
-    /// Default: [`FanOut::new`].
+    /// Give all Workers that serve a run the same value. The binding must have the same name in the Worker that has
+    /// the class; otherwise each object serves all its viewers by itself. Default: [`FanOut::new`].
     #[cfg(feature = "relays")]
     #[must_use]
     pub fn fan_out(mut self, fan_out: impl Into<Option<FanOut>>) -> Self {
@@ -124,11 +124,10 @@ impl WorkflowEventsNamespace {
         self
     }
 
-    /// Sets what is done to the errors, messages and attributes of the runs that are wrapped with this, before they
-    /// are sent to the object: a rule of your own, or [`Redact::SECRETS`]. Default: nothing. A
+    /// Sets the rule for the errors, messages and attributes of the runs that are wrapped with this. It is applied
+    /// before they are sent to the object: a rule of your own, or [`Redact::SECRETS`]. Default: none. A
     /// [`DispatchConfig`](crate::workflow::DispatchConfig) with a rule has precedence. For errors that the object
-    /// takes over from the platform see
-    /// [`WorkflowEventsConfig::redact`](crate::cloudflare::WorkflowEventsConfig::redact).
+    /// takes from the platform see [`WorkflowEventsConfig::redact`](crate::cloudflare::WorkflowEventsConfig::redact).
     #[must_use]
     pub fn redact(mut self, rule: Redact) -> Self {
         self.redact = Some(rule);
@@ -154,15 +153,15 @@ impl WorkflowEventsNamespace {
         }
     }
 
-    /// Appends events to the latest run of an instance from outside its workflow, in one call, and
-    /// returns how many were new. For a webhook, a queue's consumer, a cron job, or any Worker that reports on
-    /// its own: no session is opened, and no facts are read.
+    /// Appends events to the latest run of an instance from outside its workflow, in one call, and returns how many
+    /// were new. For a webhook, a queue's consumer, a cron job, or any other Worker that reports: no session is
+    /// opened, and no facts are read.
     ///
-    /// Each event needs a [key](NewEvent::with_key) that no fact of the run itself has. The log keeps the first
-    /// event with a key and drops the others, so a call whose answer was lost can be repeated: it stores nothing
-    /// twice, and answers 0 then. The events of one call are stored all or none, next to one another. When this
-    /// returns, they are durable. A run that has ended takes none, and 0 is returned; a log without events begins
-    /// with them, whether or not there is such an instance.
+    /// Each event needs a [key](NewEvent::with_key) that no fact of the run itself has. The log keeps the first event
+    /// with a key and drops the others, so a call whose answer was lost can be repeated: it stores nothing twice, and
+    /// then returns 0. The events of one call are stored all or none, next to one another, and are durable when this
+    /// returns. A run that has ended takes none, and 0 is returned. A log without events begins with them, whether or
+    /// not there is such an instance.
     ///
     /// ```no_run
     /// use ssetarget::NewEvent;
@@ -185,20 +184,33 @@ impl WorkflowEventsNamespace {
     /// When the object cannot be reached, or an event cannot be stored. Then none was stored, or the
     /// answer was lost.
     pub async fn append(&self, instance_id: &str, events: &[NewEvent]) -> worker::Result<usize> {
-        let stub: js::EventsStub = self.stub(instance_id)?.into_rpc();
-        let batch = Uint8Array::from(pack_facts(events).as_slice());
-        let stored = stub.tell(&batch).await?;
-        Ok(stored.as_f64().map_or(0, js::count))
+        self.tell(instance_id, &pack_facts(events)).await
+    }
+
+    /// Appends packed events. Boxed, and in no caller: a future that is part of a handler's own is compiled with all of
+    /// the handler whenever the runtime optimizes that, for a quarter of a second of processor time where it is large.
+    #[inline(never)]
+    fn tell(
+        &self,
+        instance_id: &str,
+        batch: &[u8],
+    ) -> LocalBoxFuture<'static, worker::Result<usize>> {
+        let stub = self.stub(instance_id).map(Stub::into_rpc::<js::EventsStub>);
+        let batch = Uint8Array::from(batch);
+        Box::pin(async move {
+            let stored = stub?.tell(&batch).await?;
+            Ok(stored.as_f64().map_or(0, js::count))
+        })
     }
 
     /// Revokes all links to an instance's run that were made so far: raises their generation by one, and returns it.
-    /// Give it to the links that are made from now on, with `LinkGrant::generation`. Streams that are open with an
-    /// earlier one end with the event `expired`, and requests get `401`.
+    /// Pass it to `LinkGrant::generation` for links that are made from now on. Streams that are open with an earlier
+    /// one end with the event `expired`, and requests get `401`.
     ///
-    /// It is one number in the storage of the run's object, kept for 30 days at least, after which no link from
-    /// before can be good; nothing is stored for runs whose links are never revoked. Links to many runs, and to all
-    /// runs, are revoked for this run, too; their lists still name it until they expire, and a platform's log that
-    /// is open stays open.
+    /// The generation is one number in the storage of the run's object, kept for at least 30 days, after which every
+    /// earlier link has expired; nothing is stored for runs whose links are never revoked. Links to many runs, and to
+    /// all runs, are revoked for this run, too; their lists still name it until they expire, and an open stream of
+    /// the platform's log stays open.
     ///
     /// # Errors
     /// When the object cannot be reached. Then it is not known whether they are revoked: do it again.
@@ -226,8 +238,8 @@ impl WorkflowEventsNamespace {
         )?)
     }
 
-    /// Returns whether a permission has been [revoked](Self::revoke_links), for what is done with a run without
-    /// reading its log, such as answering it. Asks the object only about a permission by a link.
+    /// Returns whether a permission has been [revoked](Self::revoke_links), for actions on a run that do not read its
+    /// log, such as answering it. Asks the object only about a permission by a link.
     ///
     /// # Errors
     /// When the object cannot be reached.
@@ -265,17 +277,16 @@ impl WorkflowEventsNamespace {
         Ok(response.status_code())
     }
 
-    /// Deletes the log of an instance, and returns whether there were events. Its open streams are cut off,
-    /// and clients that come back are answered with `404`.
+    /// Deletes the log of an instance, and returns whether there were events. Its open streams are cut off, and
+    /// clients that come back get `404`.
     ///
-    /// A deleted log does not come back: what a run that still goes on dispatches from now on is not
-    /// stored. The next run is stored again, when [`restart`](Self::restart) or [`create`](Self::create)
-    /// announces it. Ids are not given again: one small row without data is left, which has the greatest
-    /// id and the run's number, and is deleted
-    /// [some time later](crate::cloudflare::WorkflowEventsConfig::ids_retention). The instance itself, and
-    /// what the platform has stored of it, is not touched: see `WorkflowInstance::terminate`.
+    /// A deleted log does not come back: further events of a run that goes on are not stored. The next run is stored
+    /// again, when [`restart`](Self::restart) or [`create`](Self::create) announces it. Ids are not assigned again:
+    /// one small row without data is left, which has the greatest id and the run's number, and is deleted [some time
+    /// later](crate::cloudflare::WorkflowEventsConfig::ids_retention). The instance itself, and the platform's data
+    /// about it, is not touched: see `WorkflowInstance::terminate`.
     ///
-    /// Calling it again, or with an id that nobody knows, changes nothing and returns `false`.
+    /// Calling it again, or with an unknown id, changes nothing and returns `false`.
     ///
     /// # Errors
     /// When the object cannot be reached. Then the log may or may not be deleted.
@@ -287,10 +298,9 @@ impl WorkflowEventsNamespace {
         Ok(deleted.map_err(worker::Error::RustError)?.changed)
     }
 
-    /// Returns how the log of an instance and its object are: events, viewers, and what the object has
-    /// counted since it is in memory. Of an unknown id it is an empty log. Stores nothing. For developers:
-    /// it says more than viewers should know. Relays count their own viewers; the object only knows how
-    /// many they are.
+    /// Returns the state of the log of an instance and of its object: events, viewers, and the object's counts since
+    /// it is in memory. For an unknown id it is an empty log. Stores nothing. For developers: it says more than
+    /// viewers should know. Relays count their own viewers; the object only knows their number.
     ///
     /// # Errors
     /// When the object cannot be reached.
@@ -300,30 +310,31 @@ impl WorkflowEventsNamespace {
         Ok(serde_json::from_str(&stats.unwrap_or_default())?)
     }
 
-    /// Sets who is told of the streams and refusals of this Worker: see [`Observer`]. A Worker has no
-    /// memory that lasts: an observer that is to count passes on what it is told, for example to
-    /// Analytics Engine. That a stream is over is told only by the object, see [`stats`](Self::stats).
-    /// Default: nobody.
+    /// Sets the [`Observer`] of the streams and refusals of this Worker. A Worker has no memory that lasts: an
+    /// observer that counts must pass the counts on, for example to Analytics Engine. Only the object notices the
+    /// ends of streams, see [`stats`](Self::stats). Default: none.
     #[must_use]
     pub fn observed_by(mut self, observer: impl Observer + 'static) -> Self {
         self.observing = Observing::by(observer);
         self
     }
 
-    /// Has the log of an instance carry out a command, in one call.
-    pub(super) async fn command(
-        &self,
-        instance_id: &str,
-        command: &LogCommand,
-    ) -> Result<LogAnswer, String> {
-        let command = serde_json::to_string(command).map_err(|error| error.to_string())?;
-        let answer = async {
-            let stub: js::EventsStub = self.stub(instance_id)?.into_rpc();
-            stub.obey(&command).await
-        };
-        let answer = answer.await.map_err(|error| message(&error))?;
-        serde_json::from_str(&answer.as_string().unwrap_or_default())
-            .map_err(|error| format!("the object's answer cannot be read: {error}"))
+    /// Makes the log of an instance carry out a command, in one call. Boxed, since it is awaited at many places.
+    pub(super) fn command<'a>(
+        &'a self,
+        instance_id: &'a str,
+        command: &'a LogCommand,
+    ) -> LocalBoxFuture<'a, Result<LogAnswer, String>> {
+        Box::pin(async move {
+            let command = serde_json::to_string(command).map_err(|error| error.to_string())?;
+            let answer = async {
+                let stub: js::EventsStub = self.stub(instance_id)?.into_rpc();
+                stub.obey(&command).await
+            };
+            let answer = answer.await.map_err(|error| message(&error))?;
+            serde_json::from_str(&answer.as_string().unwrap_or_default())
+                .map_err(|error| format!("the object's answer cannot be read: {error}"))
+        })
     }
 
     /// Sends a request to the object of this [name](Self::object_name), and returns its response.
@@ -332,14 +343,23 @@ impl WorkflowEventsNamespace {
         name: &str,
         request: &ObjectRequest,
     ) -> worker::Result<Response> {
+        Ok(self.request_raw(name, request).await?.into())
+    }
+
+    /// As [`request`](Self::request), with the runtime's own response: `worker`'s takes it apart.
+    pub(super) async fn request_raw(
+        &self,
+        name: &str,
+        request: &ObjectRequest,
+    ) -> worker::Result<web_sys::Response> {
         let stub: js::EventsStub = self.namespace.get_by_name(name)?.into_rpc();
         let ObjectRequest {
             method,
             url,
-            headers,
+            upgrades,
         } = request;
-        let response = js::fetch_object(&stub, method, url, headers).await?;
-        Ok(response.dyn_into::<web_sys::Response>()?.into())
+        let response = js::fetch_object(&stub, method, url, *upgrades).await?;
+        Ok(response.dyn_into()?)
     }
 
     /// Returns a stub of the object that has an instance's log.

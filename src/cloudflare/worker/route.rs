@@ -1,42 +1,64 @@
-//! Finding the object that takes a viewer: the one that has the log, or a relay. Runs in the Worker.
+//! Finds the object that takes a viewer: the one that has the log, or a relay. Runs in the Worker.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use worker::Response;
+use futures_util::future::LocalBoxFuture;
+use worker::web_sys;
 
 use super::namespace::WorkflowEventsNamespace;
-use crate::cloudflare::fan_out::{Admission, Place, Search};
+use crate::cloudflare::fan_out::{Admission, FanOut, Place, Search};
 use crate::cloudflare::hop::{HOP, Hop, admission};
 use crate::cloudflare::request::StreamRequest;
 
 /// Sends the request to the object that takes this viewer, and returns its answer.
 ///
-/// An object that does not answer is asked again: one that was reset by a deploy or that panicked is
-/// there again at the next request, while a browser's `EventSource` gives up at an error. In place of a
-/// relay that does not answer another is asked, and at last the root.
+/// An object that does not answer is asked again. One that was reset by a deploy or that panicked is there again at
+/// the next request, while a browser's `EventSource` gives up at an error. If a relay does not answer, another one is
+/// asked, and at last the root.
 pub(super) async fn send(
     instance_id: &str,
     stream: &StreamRequest,
     events: &WorkflowEventsNamespace,
-) -> worker::Result<Response> {
+) -> worker::Result<web_sys::Response> {
     let root = events.object_name(instance_id);
-    // An object that hibernates cannot count its viewers, and takes 32,768 of them. A `HEAD` request is no viewer.
+    // An object that hibernates cannot count its viewers, and takes 32,768 of them. A `HEAD` request is not a viewer.
     let tree = events
         .fan_out
         .filter(|_| !stream.hibernates && !stream.head);
-    let mut search = Search::new(tree.and_then(|_| remembered(&root)));
+    match tree {
+        None => send_to(Place::ROOT, None, &root, stream, events).await,
+        Some(fan_out) => send_in_tree(fan_out, root, stream, events).await,
+    }
+}
+
+fn send_in_tree<'a>(
+    fan_out: FanOut,
+    root: String,
+    stream: &'a StreamRequest,
+    events: &'a WorkflowEventsNamespace,
+) -> Sent<'a> {
+    Box::pin(search(fan_out, root, stream, events))
+}
+
+async fn search(
+    fan_out: FanOut,
+    root: String,
+    stream: &StreamRequest,
+    events: &WorkflowEventsNamespace,
+) -> worker::Result<web_sys::Response> {
+    let mut search = Search::new(remembered(&root));
     loop {
         let (place, ask) = search.next(js_sys::Math::random());
-        let hop = tree.map(|fan_out| Hop {
+        let hop = Hop {
             binding: events.binding.clone(),
             root: root.clone(),
             fan_out,
             place,
             ask,
             follower: Place::ROOT,
-        });
-        let response = match send_to(place, hop.as_ref(), &root, stream, events).await {
+        };
+        let response = match send_to(place, Some(&hop), &root, stream, events).await {
             Ok(response) => response,
             Err(error) if place == Place::ROOT => return Err(error),
             Err(_) => {
@@ -55,14 +77,27 @@ pub(super) async fn send(
     }
 }
 
+type Sent<'a> = LocalBoxFuture<'a, worker::Result<web_sys::Response>>;
+
 /// Sends the request to the object at one place: up to three times to the root, once to a relay.
-async fn send_to(
+#[inline(never)]
+fn send_to<'a>(
+    place: Place,
+    hop: Option<&'a Hop>,
+    root: &'a str,
+    stream: &'a StreamRequest,
+    events: &'a WorkflowEventsNamespace,
+) -> Sent<'a> {
+    Box::pin(ask(place, hop, root, stream, events))
+}
+
+async fn ask(
     place: Place,
     hop: Option<&Hop>,
     root: &str,
     stream: &StreamRequest,
     events: &WorkflowEventsNamespace,
-) -> worker::Result<Response> {
+) -> worker::Result<web_sys::Response> {
     const TRIES: u32 = 3;
     let name = hop.map_or_else(|| root.to_owned(), Hop::object_name);
     let tries = if place == Place::ROOT { TRIES } else { 1 };
@@ -72,7 +107,7 @@ async fn send_to(
     }
     let mut tried = 1;
     loop {
-        let response = events.request(&name, &request).await;
+        let response = events.request_raw(&name, &request).await;
         if response.is_ok() || tried == tries {
             return response;
         }
@@ -81,7 +116,7 @@ async fn send_to(
 }
 
 thread_local! {
-    /// How many relays each root said lately that it has, and until when that is used.
+    /// The number of relays that each root reported lately, and until when it is used.
     static RELAYS: RefCell<BTreeMap<String, (u32, f64)>> = const { RefCell::new(BTreeMap::new()) };
 }
 
@@ -89,7 +124,7 @@ thread_local! {
 const REMEMBERED_FOR: f64 = 10_000.0;
 const MOST_REMEMBERED: usize = 1_000;
 
-/// Returns how many relays this root has, if it said so lately.
+/// Returns the number of this root's relays, if the root reported it lately.
 fn remembered(root: &str) -> Option<u32> {
     let now = js_sys::Date::now();
     let known = RELAYS.with_borrow(|known| known.get(root).copied());

@@ -1,4 +1,4 @@
-//! The answer to a viewer who asks for the events of an instance. Runs in the Worker.
+//! The answer to a viewer's request for the events of an instance. Runs in the Worker.
 
 use futures_util::future::LocalBoxFuture;
 #[cfg(feature = "hibernation")]
@@ -7,7 +7,6 @@ use wasm_bindgen::JsValue;
 use worker::{Request, Response, web_sys};
 
 use super::asked::may_watch;
-use super::cors::with_own_headers;
 use super::instance_id::is_instance_id;
 use super::namespace::WorkflowEventsNamespace;
 use super::route;
@@ -27,15 +26,14 @@ use crate::refusal::Refusal;
 
 /// Answers a viewer's request with the events of an instance.
 ///
-/// `200` and a stream; `204` when the run has ended and the client has seen it all, which stops
-/// an `EventSource`; `400` for a malformed position, or a `Last-Event-ID` that is there twice; `404`
-/// for an instance that has no events (see [`WorkflowEventsNamespace::create`] for one that was just
-/// created); `405` with `Allow` for anything but `GET` and `HEAD`; `503` with `Retry-After` when the
-/// object cannot be reached after three tries. Reasons are plain text. `HEAD` gives the status and
-/// headers of `GET`, and counts no viewer.
+/// `200` and a stream; `204` when the run has ended and the client has seen it all, which stops an `EventSource`;
+/// `400` for a malformed position, or a repeated `Last-Event-ID`; `404` for an instance that has no events (see
+/// [`WorkflowEventsNamespace::create`] for one that was just created); `405` with `Allow` for anything but `GET` and
+/// `HEAD`; `503` with `Retry-After` when the object cannot be reached after three tries. Reasons are plain text.
+/// `HEAD` gives the status and headers of `GET`, and counts no viewer.
 ///
-/// `access` decides who may watch, before anything else does: a viewer that it refuses gets the same `401` for
-/// every id, and no object is called. [`Public`](crate::access::Public) lets everybody who knows an id watch.
+/// `access` decides who may watch, before anything else: refused viewers get the same `401` for every id, and no
+/// object is called. [`Public`](crate::access::Public) lets everybody who knows an id watch.
 ///
 /// A `503` would end an `EventSource` for good. A client that accepts `text/event-stream` gets `200`
 /// instead and a stream that breaks off after 1 to 3 seconds, so that it comes back: see
@@ -44,8 +42,8 @@ use crate::refusal::Refusal;
 /// Headers of the response can be set, for every status. For pages of other origins see
 /// [`Cors`](crate::cors::Cors).
 ///
-/// No request stores anything. Where a run has more viewers than one object serves, others get the
-/// same from relays (feature `relays`): see `WorkflowEventsNamespace::fan_out`.
+/// No request stores anything. If a run has more viewers than one object serves, others get the same from relays
+/// (feature `relays`): see `WorkflowEventsNamespace::fan_out`.
 ///
 /// # Errors
 /// When a response cannot be made.
@@ -77,17 +75,30 @@ pub(super) async fn serve_granted(
     events: &WorkflowEventsNamespace,
     grant: Grant,
 ) -> worker::Result<Response> {
+    let response = serve_granted_raw(request, id, events, grant).await?;
+    Ok(js::own_response(&response)?.into())
+}
+
+/// As [`serve_granted`], with the runtime's own response, whose headers may not be set.
+pub(super) async fn serve_granted_raw(
+    request: &web_sys::Request,
+    id: &str,
+    events: &WorkflowEventsNamespace,
+    grant: Grant,
+) -> worker::Result<web_sys::Response> {
     match answer(id, request, events, grant).await {
         Ok(response) => {
-            if response.status_code() == 200 && request.method() == "GET" {
-                events.observing.tell(|observer| observer.opened());
-            }
+            events.observing.tell(|observer| {
+                if response.status() == 200 && request.method() == "GET" {
+                    observer.opened();
+                }
+            });
             Ok(response)
         }
         Err(refusal) => {
             let status = refusal.status();
             events.observing.tell(|observer| observer.refused(status));
-            refuse_to(request, refusal)
+            Ok(refuse_to(request, refusal)?.into())
         }
     }
 }
@@ -97,7 +108,7 @@ async fn answer(
     request: &web_sys::Request,
     events: &WorkflowEventsNamespace,
     grant: Grant,
-) -> Result<Response, Refusal> {
+) -> Result<web_sys::Response, Refusal> {
     let mut stream = StreamRequest::from_request(request)?;
     stream.grant = grant;
     #[cfg(feature = "hibernation")]
@@ -109,18 +120,19 @@ async fn answer(
     for_viewer(response, request, grant)
 }
 
-/// Has the object of an instance open a stream, and returns its answer. Has the platform asked beside it how the run
+/// Makes the object of an instance open a stream, and returns its answer. Beside it, asks the platform how the run
 /// is, if its binding is known.
 pub(super) async fn open_stream(
     instance_id: &str,
     stream: StreamRequest,
     events: &WorkflowEventsNamespace,
-) -> Result<Response, Refusal> {
+) -> Result<web_sys::Response, Refusal> {
     if !is_instance_id(instance_id) {
         return Err(UNKNOWN_INSTANCE);
     }
     let response = ask_object(instance_id, &stream, events).await?;
-    let watches = !stream.head && [200, 101].contains(&response.status_code());
+    let status = response.status();
+    let watches = !stream.head && [200, 101].contains(&status);
     if watches && events.workflow.is_some() {
         // Beside the stream, whose bytes do not wait for it.
         let (events, id) = (events.clone(), instance_id.to_owned());
@@ -131,22 +143,22 @@ pub(super) async fn open_stream(
         // If it is refused, the Worker may end before the run is settled, and the next viewer's request does it.
         let _ = js::wait_until(&settled);
     }
-    if response.status_code() != UNKNOWN_INSTANCE.status() {
+    if status != UNKNOWN_INSTANCE.status() {
         return Ok(response);
     }
     let answer: LocalBoxFuture<'_, _> = Box::pin(answer_unknown(instance_id, stream, events));
     answer.await
 }
 
-/// Answers where there are no events, but perhaps an instance that has dispatched none yet.
+/// Answers if there are no events, but perhaps an instance that has dispatched none yet.
 async fn answer_unknown(
     instance_id: &str,
     mut stream: StreamRequest,
     events: &WorkflowEventsNamespace,
-) -> Result<Response, Refusal> {
+) -> Result<web_sys::Response, Refusal> {
     match events.state_of_unknown(instance_id).await {
         Ok(Some(state)) => {
-            // One that has ended has either dispatched its events by now or never will.
+            // An instance that has ended has dispatched its events by now, or never will.
             stream.expected = !state.has_ended();
             ask_object(instance_id, &stream, events).await
         }
@@ -160,27 +172,31 @@ async fn ask_object(
     instance_id: &str,
     stream: &StreamRequest,
     events: &WorkflowEventsNamespace,
-) -> Result<Response, Refusal> {
+) -> Result<web_sys::Response, Refusal> {
     let response: LocalBoxFuture<'_, _> = Box::pin(route::send(instance_id, stream, events));
     response.await.map_err(|error| unreachable(&error))
 }
 
-/// Turns the object's answer into the viewer's: a stream where the object answered with a socket, else the
-/// same response with headers that can be set.
+/// Turns the object's answer into the viewer's: a stream if the object answered with a socket.
 fn for_viewer(
-    response: Response,
+    response: web_sys::Response,
     request: &web_sys::Request,
     grant: Grant,
-) -> Result<Response, Refusal> {
+) -> Result<web_sys::Response, Refusal> {
     #[cfg(feature = "hibernation")]
-    if response.status_code() == 101 {
-        return over_socket(response, request, grant).map_err(|error| unreachable(&error));
+    if response.status() == 101 {
+        let response = over_socket(response.into(), request, grant);
+        return response
+            .map(Into::into)
+            .map_err(|error| unreachable(&error));
     }
     let _ = (request, grant);
-    with_own_headers(response).map_err(|error| unreachable(&error))
+    Ok(response)
 }
 
+// Not a part of its caller, which is compiled for every viewer.
 #[cfg(feature = "hibernation")]
+#[inline(never)]
 fn over_socket(
     response: Response,
     request: &web_sys::Request,

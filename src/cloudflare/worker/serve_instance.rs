@@ -1,4 +1,4 @@
-//! The answer to a viewer who asks for the platform's own log of an instance, also of a workflow that dispatches
+//! The answer to a viewer's request for the platform's own log of an instance, also of a workflow that dispatches
 //! nothing. Runs in the Worker.
 
 use bytes::Bytes;
@@ -29,27 +29,26 @@ use crate::workflow::{InstanceFeed, InstanceFeedItem};
 /// bound to this Worker, written in Rust, JavaScript or Python, with no object and no wrapped
 /// steps.
 ///
-/// `event:` is the platform's type, such as `step_started`, and `data:` the event as the platform
-/// has it (`WorkflowInstanceEvent` of Cloudflare's types), but without params and outputs, unless
-/// the [options](InstanceSse) give them. Errors have a name and a message, never a stack.
+/// `event:` is the platform's type, such as `step_started`, and `data:` is the platform's event
+/// (`WorkflowInstanceEvent` of Cloudflare's types), without params and outputs unless the [options](InstanceSse)
+/// include them. Errors have a name and a message, never a stack.
 ///
-/// Statuses, headers, heartbeats, positions and the end are those of
-/// [`serve_sse`](crate::cloudflare::serve_sse), so an `EventSource` resumes and stops by itself. What differs:
+/// Statuses, headers, heartbeats, positions and the end are those of [`serve_sse`](crate::cloudflare::serve_sse), so
+/// an `EventSource` resumes and stops by itself. The differences:
 ///
 /// - **Ids** are large numbers with gaps: see [`InstanceLogIds`](crate::workflow::InstanceLogIds).
 /// - **A restart** begins a new log. A viewer that has seen events of the one before gets `reset`, while
 ///   it is connected or when it comes back, and then all of the new log. `head` in its data is always
 ///   `null`, since the platform does not give it.
-/// - **`?types=step_started,step_completed`** gives events of these types only. Those that end the
-///   run are always given. A name that is not one of the platform's is a `400`.
+/// - **`?types=step_started,step_completed`** selects events of these types. Those that end the run are always sent.
+///   A name that is not one of the platform's is a `400`.
 /// - **`from=latest`** and **`since=`** go by the events' times.
 /// - **Only while the platform keeps the instance**: afterwards it is a `404`.
 ///
-/// `access` decides who may watch, as with [`serve_sse`](crate::cloudflare::serve_sse). It is told no workflow's
-/// name, which a binding does not know.
+/// `access` decides who may watch, as with [`serve_sse`](crate::cloudflare::serve_sse). It gets no workflow's name,
+/// which a binding does not know.
 ///
-/// Nothing is stored. Cloudflare does not say whether a subscription keeps the engine in memory, and what it
-/// costs.
+/// Nothing is stored. Cloudflare does not say whether a subscription keeps the engine in memory, or what it costs.
 ///
 /// # Errors
 /// When a response cannot be made.
@@ -98,7 +97,7 @@ pub(super) async fn serve_instance_granted(
     }
 }
 
-/// Chooses what [`serve_instance_sse`] shows of an instance.
+/// Chooses which parts of an instance [`serve_instance_sse`] shows.
 ///
 /// Default: all types of events, without params and outputs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -106,10 +105,10 @@ pub(super) async fn serve_instance_granted(
 pub struct InstanceSse {
     /// Events of these types, and those that end the run. Default: all.
     pub types: Option<Vec<WorkflowInstanceEventType>>,
-    /// Whether viewers get what the instance was created with. Default: no.
+    /// Whether viewers get the params of the instance. Default: no.
     pub params: bool,
-    /// Whether viewers get what steps and the run return; a step whose output is sensitive, or a
-    /// stream, shows none. Default: no.
+    /// Whether viewers get the results of steps and of the run; a step whose output is sensitive, or a stream, shows
+    /// none. Default: no.
     pub outputs: bool,
 }
 
@@ -127,14 +126,14 @@ impl InstanceSse {
         self
     }
 
-    /// Shows what the instance was created with. For viewers that may see it. Default: it is not shown.
+    /// Shows the params of the instance. For viewers that may see them. Default: they are not shown.
     #[must_use]
     pub fn with_params(mut self) -> Self {
         self.params = true;
         self
     }
 
-    /// Shows what steps and the run return. For viewers that may see it. Default: it is not shown.
+    /// Shows the results of steps and of the run. For viewers that may see them. Default: they are not shown.
     #[must_use]
     pub fn with_outputs(mut self) -> Self {
         self.outputs = true;
@@ -148,7 +147,7 @@ impl InstanceSse {
             (false, false) => event.redacted(),
             // An event of an unknown type may have both.
             _ if unknown => event.redacted(),
-            // Payloads that were not asked for were not read.
+            // Payloads that were not requested were not read.
             _ => event,
         }
     }

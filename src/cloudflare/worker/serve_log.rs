@@ -1,4 +1,4 @@
-//! The answer to a viewer who asks for a log of any store. Runs in the Worker, or in an object of your own.
+//! The answer to a viewer's request for a log of any store. Runs in the Worker, or in an object of your own.
 
 use cloudflare_workflows::__private::Timer;
 use worker::{Request, Response};
@@ -13,22 +13,30 @@ use crate::delivery::{SseTarget, body};
 use crate::refusal::Refusal;
 use crate::store::EventStore;
 
-/// Answers a viewer's request with the events of a log that this Worker, or this Durable Object,
-/// reaches itself, as one in Redis.
+/// Answers a viewer's request with the events of a log that this Worker, or this Durable Object, reaches itself, such
+/// as one in Redis.
 ///
-/// `200` and a stream; `204` when the log has ended and the client has seen it all, which stops an
-/// `EventSource`; `400` for a malformed position; `405` with `Allow` for anything but `GET` and
-/// `HEAD`; `503` with `Retry-After` when the store fails, or a stream that breaks off where the client
-/// is an `EventSource`, as [`serve_sse`](crate::cloudflare::serve_sse) answers. Reasons are plain text. A store that
-/// fails later cuts the stream off, so that the client comes back for the rest. Headers of the
-/// response can be set; for pages of other origins see [`Cors`](crate::cors::Cors).
+/// `200` and a stream; `204` when the log has ended and the client has seen it all, which stops an `EventSource`;
+/// `400` for a malformed position; `405` with `Allow` for anything but `GET` and `HEAD`; `503` with `Retry-After`
+/// when the store fails, or for an `EventSource` a stream that breaks off, as with
+/// [`serve_sse`](crate::cloudflare::serve_sse). Reasons are plain text. A store that fails later cuts the stream off,
+/// so that the client comes back for the rest. Headers of the response can be set; for pages of other origins see
+/// [`Cors`](crate::cors::Cors).
 ///
-/// `access` decides who may watch, as with `serve_sse`; it is told this `id`, which nothing else uses.
+/// `access` decides who may watch, as with `serve_sse`. It gets this `id`, which nothing else uses.
 ///
-/// ```ignore
-/// let client = RedisClient::new(&env.secret("REDIS_URL")?.to_string()).map_err(to_worker)?;
-/// let target: SseTarget<Message, _> = SseTarget::new(RedisEventStore::new(&client, "chat"));
-/// serve_log(&request, "chat", &target, &Public).await
+/// ```no_run
+/// use ssetarget::access::Public;
+/// use ssetarget::cloudflare::serve_log;
+/// use ssetarget::{MemoryEventStore, NewEvent, SseTarget};
+/// use worker::{Request, Response};
+///
+/// // Any store: one in Redis, for example.
+/// type Chat = SseTarget<NewEvent, MemoryEventStore>;
+///
+/// async fn chat(request: &Request, chat: &Chat) -> worker::Result<Response> {
+///     serve_log(request, "chat", chat, &Public).await
+/// }
 /// ```
 ///
 /// # Errors
@@ -59,7 +67,7 @@ pub async fn serve_log<E, S: EventStore + 'static>(
             response::stream_here(response::in_javascript(chunks), &permit)
         }
         Err(error) => {
-            // The reason is for the developer; a viewer cannot do anything with it.
+            // The reason is for the developer; it is of no use to a viewer.
             worker::console_error!("ssetarget: a log cannot be read: {error}");
             refuse_to(request, Refusal::Unavailable)
         }

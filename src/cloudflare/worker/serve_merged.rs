@@ -1,4 +1,4 @@
-//! The answer to a viewer who asks for the events of several instances in one stream. Runs in the Worker.
+//! The answer to a viewer's request for the events of several instances in one stream. Runs in the Worker.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -35,23 +35,23 @@ use crate::wire;
 /// Answers a viewer's request for the events of several instances of a workflow, `?run=<id>&run=<id>`, up to
 /// [`MAX_MERGED`](crate::MAX_MERGED), with one stream.
 ///
-/// Events are as in each instance's own stream, but for their `id:`, which is the client's position in all of them,
-/// and for a first member `runId` of their data: see [`MergedSubscription`](crate::MergedSubscription). A run that
-/// ends leaves the stream, which ends with the last one.
+/// Events are as in each instance's own stream, except for their `id:`, which is the client's position in all of
+/// them, and for a first member `runId` of their data: see [`MergedSubscription`](crate::MergedSubscription). A run
+/// that ends leaves the stream, which ends with the last one.
 ///
-/// `200` and the stream; `204` when all runs have ended and the client has seen it all; `400` for runs that are none,
-/// too many or named twice, and for an id that is none of a merged stream; `401` if `access` refuses any of the runs,
-/// before an object is called; `404` for an instance without events that the client's position does not name: one
-/// that it names, and whose log is gone, leaves; `405` and `503` as for [`serve_sse`](super::serve_sse). The stream
-/// ends with `expired` when the first of the permissions ends, or is revoked.
+/// `200` and the stream; `204` when all runs have ended and the client has seen it all; `400` for no runs, too many,
+/// or one that is named twice, and for an id that is not one of a merged stream; `401` if `access` refuses any of the
+/// runs, before an object is called; `404` for an instance without events that the client's position does not name
+/// (an instance that it names, and whose log is gone, leaves the stream); `405` and `503` as for
+/// [`serve_sse`](super::serve_sse). The stream ends with `expired` when the first of the permissions ends or is
+/// revoked.
 ///
 /// The Worker reads each run's stream from its object, as a viewer of it, a page at a time and only as fast as the
 /// client reads. So each run costs one subrequest when the stream opens (two with
 /// [`with_workflow`](WorkflowEventsNamespace::with_workflow)) and one when the run ends; and relays count the stream
 /// as one viewer of each run. A run's stream that breaks off is opened again at its position, without disturbing the
-/// others, and after 512 subrequests the client has to come back. With
-/// `Transport::Hibernating`, too, the objects stay in memory while they are read
-/// here.
+/// others, and after 512 subrequests the client has to come back. The objects stay in memory while they are read
+/// here, also with `Transport::Hibernating`.
 ///
 /// # Errors
 /// When a response cannot be made.
@@ -122,7 +122,7 @@ async fn answer(
     response.map_err(|error| unreachable(&error))
 }
 
-/// Has the hook decide about each run.
+/// Lets the hook decide about each run.
 async fn grants(
     runs: &[String],
     request: &web_sys::Request,
@@ -175,11 +175,11 @@ pub(super) struct RunStream {
     events: WorkflowEventsNamespace,
     pub(super) run: String,
     grant: Grant,
-    /// Behind all that was returned.
+    /// The position after everything that was returned.
     cursor: Cursor,
     reader: Option<Reader>,
     parser: EventParser,
-    /// How many streams were opened for all runs.
+    /// The number of streams that were opened for all runs.
     opened: Rc<Cell<u32>>,
 }
 
@@ -220,8 +220,8 @@ impl Merge {
             is_over: false,
         };
         for (stream, goes_on) in streams {
-            // Also of one that has left: a client that comes back names it again. A time is asked for again until
-            // there is a position.
+            // Also for a run that has left: a client that comes back names it again. A start by time is repeated
+            // until there is a position.
             let is_known = goes_on || wanted.cursor.of(&stream.run).is_some();
             if is_known && !matches!(stream.cursor, Cursor::Since(_)) {
                 merge.cursor.set(&stream.run, stream.cursor);
@@ -300,7 +300,7 @@ pub(super) fn read(mut stream: RunStream) -> LocalBoxFuture<'static, (RunStream,
     })
 }
 
-/// Returns where a run's stream goes on after an id of its own. The start of an empty log is written as the greatest
+/// Returns where a run's stream goes on after one of its ids. The start of an empty log is written as the greatest
 /// id, which no event has.
 pub(super) fn position(id: &str) -> Cursor {
     let id = id
@@ -354,8 +354,8 @@ impl RunStream {
             Err(Refusal::NotFound(_)) => return Ok(Opened::Unknown),
             response => response?,
         };
-        match response.status_code() {
-            200 => Ok(Opened::Streams(response)),
+        match response.status() {
+            200 => Ok(Opened::Streams(response.into())),
             204 => Ok(Opened::Ended),
             401 => Err(Refusal::NotAllowed),
             404 => Ok(Opened::Unknown),
@@ -363,7 +363,7 @@ impl RunStream {
         }
     }
 
-    /// Begins to read a stream. One from the tail begins with the position there, which is read first: the client's
+    /// Begins to read a stream. A stream from the tail begins with its position, which is read first: the client's
     /// position is not known before.
     async fn begin(&mut self, response: &Response) -> Result<(), Refusal> {
         let failed = |_| Refusal::Unavailable;
@@ -399,8 +399,8 @@ impl RunStream {
         Ok(true)
     }
 
-    /// Waits for what comes next. Opens the stream again where it breaks off, and where it ends, since a run that has
-    /// ended may have been restarted.
+    /// Waits for the next step. Opens the stream again if it breaks off, and if it ends, since a run that has ended
+    /// may have been restarted.
     async fn next(&mut self) -> Result<Step, String> {
         let (mut failures, mut pause) = (0, PAUSE);
         loop {
@@ -413,8 +413,8 @@ impl RunStream {
                         return Ok(Step::Events(events));
                     }
                     events.retain(|event| !expired(event));
-                    // With events before it, which a client has to get first, it is noticed when the stream is opened
-                    // again: the object refuses.
+                    // If events come before it, the client has to get them first. The end is then noticed when the
+                    // stream is opened again: the object refuses.
                     return Ok(match events.is_empty() {
                         true => Step::Expired,
                         false => Step::Events(events),
@@ -445,7 +445,7 @@ impl RunStream {
                 },
                 Ok(Opened::Ended | Opened::Unknown) => return Ok(Step::Leaves),
                 Err(Refusal::NotAllowed) => return Ok(Step::Expired),
-                // Read in vain, which is a failure.
+                // A read without events counts as a failure.
                 Err(_) => {
                     failures += 1;
                     if failures >= TRIES {
@@ -483,7 +483,7 @@ impl Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        // Fails where the stream has broken off by itself.
+        // Fails if the stream has broken off by itself.
         let _ = js::cancel_reader(&self.0);
     }
 }

@@ -15,18 +15,27 @@ use crate::refusal::Refusal;
 /// Answers a request for the trace of an instance: `200` with one JSON document, an `ExportTraceServiceRequest` of
 /// OTLP, with the traces of all of its runs that the log has.
 ///
-/// Spans have the same ids, and what has ended the same bytes, as those that are exported when a run ends. Tasks that
-/// have not ended, and a run that has not, are left out; `?partial` asks for them, too. `404` for an instance that has
-/// no events; `405` with `Allow` for anything but `GET` and `HEAD`; `503` with `Retry-After` when the object cannot be
-/// reached after three tries.
+/// Spans have the same ids as those that are exported when a run ends, and ended spans the same bytes. Open tasks,
+/// and a run that has not ended, are left out; `?partial` adds them. `404` for an instance that has no events; `405`
+/// with `Allow` for anything but `GET` and `HEAD`; `503` with `Retry-After` when the object cannot be reached after
+/// three tries.
 ///
 /// `access` decides who may see it, as for [`serve_sse`](crate::cloudflare::serve_sse): a trace has the names,
-/// messages, errors and attributes that the events have. [`RunRoutes::trace`](crate::cloudflare::RunRoutes::trace)
-/// serves it at `/<id>/otlp`. Headers of the response can be set; for pages of other origins see
-/// [`Cors`](crate::cors::Cors).
+/// messages, errors and attributes of the events. [`RunRoutes::trace`](crate::cloudflare::RunRoutes::trace) serves it
+/// at `/<id>/otlp`. Headers of the response can be set; for pages of other origins see [`Cors`](crate::cors::Cors).
 ///
-/// ```ignore
-/// ([id, "otlp"], _) => serve_otlp(&request, id, &events, &Public).await,
+/// ```no_run
+/// use ssetarget::access::Public;
+/// use ssetarget::cloudflare::{WorkflowEventsNamespace, serve_otlp};
+/// use worker::{Request, Response};
+///
+/// async fn trace(
+///     request: &Request,
+///     id: &str,
+///     events: &WorkflowEventsNamespace,
+/// ) -> worker::Result<Response> {
+///     serve_otlp(request, id, events, &Public).await
+/// }
 /// ```
 ///
 /// # Errors
@@ -53,7 +62,7 @@ pub(super) async fn serve_granted(
 ) -> worker::Result<Response> {
     match answer(instance_id, request, events, grant).await {
         Ok(response) => with_own_headers(response),
-        // Its client is no `EventSource`, whatever it accepts.
+        // The client is not an `EventSource`, whatever it accepts.
         Err(refusal) => refuse(refusal),
     }
 }

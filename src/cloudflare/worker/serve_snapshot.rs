@@ -1,4 +1,4 @@
-//! The answer to a program that asks how a run stands. Runs in the Worker.
+//! The answer to a program's request for a run as it stands. Runs in the Worker.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -21,18 +21,19 @@ use crate::workflow::snapshot_cache::{HEADERS, SnapshotCache, cache_control};
 /// Answers with the [snapshot](crate::workflow::RunSnapshot) of a run: the run as it stands, as JSON, with the
 /// position from which its stream goes on.
 ///
-/// `200` with an `ETag`; `304` where the client's `If-None-Match` names it; `404` for an instance that has no
-/// events (see [`WorkflowEventsNamespace::create`] for one that was just created); `405` with `Allow` for
-/// anything but `GET` and `HEAD`; `401` where `access` refuses, before an object is called; `503` with `Retry-After` when the object cannot be reached after three tries;
-/// `507` where the view of the run would need more than 32 MiB of the object's memory, whose events can be read.
-/// Reasons are plain text. An instance that exists and has dispatched nothing yet is `queued`, without an `ETag`,
-/// where [`ask_for_unknown`](WorkflowEventsNamespace::ask_for_unknown) is set.
+/// `200` with an `ETag`; `304` if the client's `If-None-Match` names it; `404` for an instance that has no events
+/// (see [`WorkflowEventsNamespace::create`] for one that was just created); `405` with `Allow` for anything but `GET`
+/// and `HEAD`; `401` if `access` refuses, before an object is called; `503` with `Retry-After` when the object cannot
+/// be reached after three tries; `507` if the view of the run would need more than 32 MiB of the object's memory:
+/// read the events instead. Reasons are plain text. With
+/// [`ask_for_unknown`](WorkflowEventsNamespace::ask_for_unknown), an instance that exists and has dispatched nothing
+/// yet is `queued`, without an `ETag`.
 ///
-/// The object folds the log once while it is in memory, so that a request reads only what is new. A client that
-/// has the latest snapshot costs no reading at all.
+/// The object folds the log once while it is in memory, so that a request reads only new events. A client that has
+/// the latest snapshot causes no read at all.
 ///
 /// With [`with_workflow`](WorkflowEventsNamespace::with_workflow) the platform is asked beside the answer, as for
-/// streams but at most every ten seconds, whether a run that goes on has ended: the next snapshot says so.
+/// streams but at most every ten seconds, whether an open run has ended. The next snapshot says so.
 ///
 /// # Errors
 /// When a response cannot be made.
@@ -55,8 +56,8 @@ pub async fn serve_snapshot(
     }
 }
 
-/// Answers a client who may watch. `is_private` has shared caches keep nothing: for runs that not everybody may
-/// see.
+/// Answers a client that may watch. `is_private` forbids shared caches to keep the answer: for runs that not
+/// everybody may see.
 pub(super) async fn serve_snapshot_granted(
     request: &web_sys::Request,
     id: &str,
@@ -139,7 +140,7 @@ async fn ask_object(
     }
 }
 
-/// Answers where there are no events, but perhaps an instance that has dispatched none yet.
+/// Answers if there are no events, but perhaps an instance that has dispatched none yet.
 async fn answer_unknown(
     call: &SnapshotCall,
     events: &WorkflowEventsNamespace,
@@ -163,11 +164,11 @@ fn queued(call: &SnapshotCall) -> worker::Result<Response> {
 }
 
 thread_local! {
-    /// When the platform was asked lately how a run is, by its object's name.
+    /// When the platform was last asked about a run, by its object's name.
     static ASKED: RefCell<BTreeMap<String, f64>> = const { RefCell::new(BTreeMap::new()) };
 }
 
-/// How long the platform is not asked again, in milliseconds.
+/// The pause before the platform is asked again, in milliseconds.
 const ASKED_EVERY: f64 = 10_000.0;
 const MOST_REMEMBERED: usize = 1_000;
 

@@ -1,4 +1,4 @@
-//! Ending the log of a run that is over without having said so. Runs in the Worker, beside a viewer's stream.
+//! Ends the log of a run that is over without having said so. Runs in the Worker, beside a viewer's stream.
 
 use std::time::Duration;
 
@@ -23,8 +23,8 @@ impl WorkflowEventsNamespace {
         Ok(status.map(|status| status.state))
     }
 
-    /// Ends the log of a run that is over, if its own code did not, and takes back the announcement of an
-    /// instance that was never created. Asks twice where the platform may not know the instance yet.
+    /// Ends the log of a run that is over, if its own code did not, and takes back the announcement of an instance
+    /// that was never created. Asks twice if the platform may not know the instance yet.
     pub(super) async fn settle(&self, instance_id: &str) {
         for _ in 0..2 {
             match self.settle_once(instance_id).await {
@@ -58,8 +58,8 @@ impl WorkflowEventsNamespace {
             return Ok(Settled::Now);
         }
         let platform = platform_log(workflow, instance_id, &ended).await;
-        // Asked again now that it is known where the log stands: the instance may have been restarted
-        // in between, and that run is not over.
+        // Asked again now that the state of the log is known: the instance may have been restarted in between, and
+        // that run is not over.
         let Some(end) = end().await? else {
             return Ok(Settled::Now);
         };
@@ -95,14 +95,14 @@ impl WorkflowEventsNamespace {
     }
 }
 
-/// Whether it is settled how a run has ended.
+/// Whether the end of a run is settled.
 enum Settled {
     Now,
     /// The platform does not know the instance, which may be about to be created.
     TooEarly,
 }
 
-/// A little longer than an instance that is being created may be unknown to the platform.
+/// A little longer than the platform may not know an instance that is being created.
 const TOO_EARLY: Duration = Duration::from_secs(32);
 
 type AnyStatus = InstanceStatus<()>;

@@ -28,14 +28,13 @@ use crate::delivery::{HEARTBEAT_INTERVAL, keep_alive};
 use crate::store::FrameBytes;
 use crate::wire;
 
-/// How often the Worker pings, and how long an answer may take.
+/// The interval of the Worker's pings, and the time that an answer may take.
 const PING_INTERVAL: Duration = Duration::from_secs(15);
 
-/// Answers a viewer with the pages that the object pushes into the socket, and with heartbeats, which the
-/// object does not send. The stream stops when the viewer is `leaving`. It is cut off, so that the client
-/// comes back, when the object's side of the socket is gone without a word, which is noticed within 30
-/// seconds, and when viewers who do not read hold too much of the Worker's memory. It ends when the permit is
-/// over.
+/// Answers a viewer with the pages that the object pushes into the socket, and with heartbeats, which the object does
+/// not send. The stream stops when the viewer is `leaving`. It ends when the permit is over. It is cut off, so that
+/// the client comes back, when the object's side of the socket disappeared without notice, which takes at most 30
+/// seconds, and when viewers that do not read hold too much of the Worker's memory.
 pub(super) fn socket_response(
     socket: js::WebSocket,
     leaving: Leaving,
@@ -64,7 +63,7 @@ struct Pages {
     received: Rc<RefCell<Received>>,
     taken: Taken,
     entry: QueueEntry,
-    /// The bytes of the page that was handed out last. The viewer has taken it when the next one is asked for.
+    /// The bytes of the page that was handed out last. The viewer has taken it when it asks for the next one.
     in_hand: usize,
     listeners: [(&'static str, Listener); 3],
     _held: Held,
@@ -72,7 +71,7 @@ struct Pages {
 
 type Listener = Closure<dyn FnMut(JsValue)>;
 
-/// The pages that came and were not handed out: no more than the object's credit.
+/// The pages that arrived and were not handed out yet: no more than the object's credit.
 #[derive(Default)]
 struct Received {
     pages: Vec<Uint8Array>,
@@ -116,8 +115,8 @@ impl Queues {
         self.viewers.remove(&number);
     }
 
-    /// Counts bytes that came for a viewer. Drops the pages of viewers that are to be cut off. Their streams are
-    /// other requests', which this one cannot touch: they see it when they are polled next.
+    /// Counts bytes that came for a viewer. Drops the pages of viewers that are to be cut off. Their streams belong
+    /// to other requests, which this one cannot touch: they notice it when they are polled next.
     fn queued(&mut self, number: u64, bytes: usize) {
         for slow in self.budget.queued(number, bytes) {
             let received = self.viewers.remove(&slow).and_then(|held| held.upgrade());
@@ -189,7 +188,7 @@ impl Pages {
                     received.pulse.beat()
                 };
                 match beat {
-                    // A socket that is gone says so by its own event.
+                    // A socket that is gone reports that by its own event.
                     Beat::Ask => drop(socket.send_text(PING)),
                     Beat::Dead => return "the object does not answer",
                 }
@@ -202,7 +201,7 @@ impl Received {
     /// Takes a message, and returns how many bytes came.
     fn message(&mut self, event: &JsValue) -> usize {
         match property(event, "data").dyn_into::<ArrayBuffer>() {
-            // A page behind a close is dropped.
+            // A page after a close is dropped.
             Ok(_) if self.closed.is_some() => 0,
             Ok(page) => {
                 self.pages.push(Uint8Array::new(&page));
@@ -213,7 +212,7 @@ impl Received {
         }
     }
 
-    /// Returns all pages that came as one: there are several where they came faster than the viewer read.
+    /// Returns all waiting pages as one: there are several if they came faster than the viewer read.
     fn take_pages(&mut self) -> Option<Uint8Array> {
         let pages = std::mem::take(&mut self.pages);
         match pages.as_slice() {
@@ -253,7 +252,7 @@ impl Stream for Pages {
             this.in_hand = page.length() as usize;
             // Acknowledged at once: while the viewer takes this page, the next one comes.
             if let Some(bytes) = this.taken.take(page.length()) {
-                // A socket that is gone says so by its own event.
+                // A socket that is gone reports that by its own event.
                 let _ = this.socket.send_text(&bytes.to_string());
             }
             return Poll::Ready(Some(Ok(page)));

@@ -22,9 +22,21 @@ impl WorkflowEventsNamespace {
     /// Prepares a run to be watched: the code that [`WatchedRun::workflow`] runs gets `step` wrapped, so
     /// that each of its steps dispatches events. `step` is the platform's own, or any other.
     ///
-    /// ```ignore
-    /// let run = events(&self.env)?.wrap(&event, step);
-    /// run.workflow(async move |step| ship(&step, event.payload).await).await
+    /// ```no_run
+    /// use cloudflare_workflows::{Step, StepError, WorkflowEvent, WorkflowStep};
+    /// use ssetarget::cloudflare::WorkflowEventsNamespace;
+    ///
+    /// async fn run(
+    ///     events: &WorkflowEventsNamespace,
+    ///     event: WorkflowEvent<String>,
+    ///     step: WorkflowStep,
+    /// ) -> Result<(), StepError> {
+    ///     let run = events.wrap(&event, step);
+    ///     run.workflow(async move |step| ship(&step, event.payload).await).await
+    /// }
+    /// # async fn ship(step: &impl Step, order: String) -> Result<(), StepError> {
+    /// #     step.run("ship", async move |_| Ok(())).await
+    /// # }
     /// ```
     pub fn wrap<P, S: Step + 'static>(&self, event: &WorkflowEvent<P>, step: S) -> WatchedRun<S> {
         let mut run = self.wrap_instance(&event.instance_id, step);
@@ -39,9 +51,8 @@ impl WorkflowEventsNamespace {
         run
     }
 
-    /// Prepares a run of this instance to be watched: as [`wrap`](Self::wrap), where there is no
-    /// [`WorkflowEvent`], as with other bindings of Workflows. The caller sees to it that the instance is
-    /// one of this workflow.
+    /// Prepares a run of this instance to be watched, as [`wrap`](Self::wrap) does, if there is no [`WorkflowEvent`],
+    /// as with other bindings of Workflows. The caller ensures that the instance is one of this workflow.
     pub fn wrap_instance<S: Step + 'static>(&self, instance_id: &str, step: S) -> WatchedRun<S> {
         WatchedRun {
             events: self.clone(),
@@ -55,8 +66,8 @@ impl WorkflowEventsNamespace {
     }
 }
 
-/// A run whose steps are watched. [`workflow`](Self::workflow) is its only use: steps that are made
-/// inside of it dispatch events, and its end is the run's last event, after which viewers' streams end.
+/// A run whose steps are watched. [`workflow`](Self::workflow) is its only use: steps that are made inside it
+/// dispatch events, and its end is the run's last event, after which viewers' streams end.
 #[must_use = "the code of the run is called by `workflow`"]
 pub struct WatchedRun<S = WorkflowStep> {
     events: WorkflowEventsNamespace,
@@ -86,9 +97,8 @@ impl<S: Step + 'static> WatchedRun<S> {
 
     /// Runs the whole workflow: see [`WorkflowEventStep::workflow`].
     ///
-    /// # Errors
-    /// The errors of `body`, one if it panics, one for a result that the platform cannot store, and one
-    /// that is not retried if the events are not those of this run's workflow. `body` is not called then.
+    /// The errors of `body`, one if it panics, one for a result that the platform cannot store, and one that is not
+    /// retried if the events are not those of this run's workflow. Then `body` is not called.
     pub async fn workflow<T: Serialize>(
         &self,
         body: impl AsyncFnOnce(WorkflowRunStep<S>) -> Result<T, StepError>,
@@ -110,7 +120,7 @@ impl<S: Step + 'static> WatchedRun<S> {
         step.workflow(body).await
     }
 
-    /// Returns how many subrequests of the instance were made for events in this lifetime.
+    /// Returns the number of subrequests of the instance for events in this lifetime.
     #[must_use]
     pub fn subrequests(&self) -> u32 {
         self.subrequests.get()

@@ -6,12 +6,12 @@ import { brief } from "./text.js";
 /** The width of a fold, and the least width between two ticks, in pixels. */
 const FOLD_WIDTH = 56;
 const TICK_WIDTH = 72;
-/** More segments than this are not drawn in a bar; the earliest are drawn as one. */
+/** The most segments of a bar; earlier ones are drawn as one. */
 export const MOST_SEGMENTS = 12;
 
 /**
- * The gaps to fold: the longest first, as long as they are longer than 10 s and 5 % of what is left of the run.
- * What is left gets shorter with each, so that an hour is folded, too, next to a day.
+ * The gaps to fold: the longest first, as long as they are longer than 10 s and than 5 % of the rest of the run. The
+ * rest gets shorter with each, so that an hour next to a day is folded, too.
  * @param {number} start
  * @param {number} end
  * @param {{ from: number, to: number }[]} gaps
@@ -40,7 +40,7 @@ export class Axis {
     this.start = start;
     this.end = Math.max(end, start + 1);
     this.width = Math.max(1, width);
-    // However many folds there are, most of the width is for what happens.
+    // However many folds there are, most of the width is for activity.
     const foldWidth = folds.length === 0 ? 0 : Math.min(FOLD_WIDTH / this.width, 0.4 / folds.length);
     const folded = folds.reduce((sum, { from, to }) => sum + to - from, 0);
     const shown = this.end - this.start - folded;
@@ -119,7 +119,7 @@ function tickStep(least) {
 }
 
 /**
- * The parts that a task's bar is drawn in: attempts that failed, the time until the next one, and what is left.
+ * The segments of a task's bar: failed attempts, the pauses after them, and the rest.
  * @param {import("./model.js").Task} task
  * @param {number} now
  * @returns {{ from: number, to: number, look: string }[]}
@@ -144,7 +144,7 @@ export function segmentsOf(task, now) {
       at = to;
     }
   });
-  // The last attempt of a step that failed is its end, though the log says so a moment later.
+  // The last attempt of a failed step ends with the step, although the log reports the step's end a moment later.
   const last = segments.at(-1);
   const isOver = task.state === "failed" && last !== undefined && (task.attempt ?? 0) <= (failedAttempts.at(-1)?.attempt ?? 0);
   if (isOver) last.to = end;
@@ -153,7 +153,7 @@ export function segmentsOf(task, now) {
 }
 
 /**
- * How a task looks: its state, or what it does if it is open.
+ * The look of a task: its state, or its activity if it is open.
  * @param {import("./model.js").Task} task
  */
 export function lookOf(task) {

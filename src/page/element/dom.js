@@ -1,4 +1,4 @@
-// Elements, icons and words. Text only ever gets into the document as text.
+// Elements, icons and words. Text is only ever inserted as text.
 
 /**
  * Makes an element. `text` is its text, other names are attributes; `false` and `null` leave one out.
@@ -15,7 +15,7 @@ export function make(tag, { text, ...attributes } = {}, ...children) {
   return node;
 }
 
-/** Sets an attribute if it is not so already; `null` and `false` take it away. @param {Element} node @param {string} name @param {any} value */
+/** Sets an attribute if it differs; `null` and `false` remove it. @param {Element} node @param {string} name @param {any} value */
 export function set(node, name, value) {
   if (value === null || value === false) {
     if (node.hasAttribute(name)) node.removeAttribute(name);
@@ -25,7 +25,7 @@ export function set(node, name, value) {
   }
 }
 
-/** Sets the text if it is not so already. Returns the node. @param {any} node @param {string} text */
+/** Sets the text if it differs. Returns the node. @param {any} node @param {string} text */
 export function say(node, text) {
   if (node.said !== text) {
     node.said = text;

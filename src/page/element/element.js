@@ -1,5 +1,5 @@
-// <workflow-run>: the element itself. State first: events change the model at once, also in a hidden tab; what is seen is
-// drawn from the model, at most once a frame and only when somebody can see it.
+// <workflow-run>: the element itself. State first: events change the model at once, also in a hidden tab. The visible
+// part is drawn from the model, at most once a frame and only while it is visible.
 
 import { Axis, foldsOf, lookOf } from "./axis.js";
 import { LINK_WORDS, RUN_WORDS, draw, icon, make, say, set } from "./dom.js";
@@ -14,16 +14,16 @@ import { eventRow, paintAxis, paintEvent, paintTask, taskRow } from "./timeline.
 
 /** @typedef {import("./model.js").Task} Task */
 
-/** Between two drawings that events ask for; scrolling and keys do not wait. */
+/** The least time between two drawings for events; scrolling and keys do not wait. */
 const DRAW_EVERY_MS = 60;
 const CLOCK_MS = 1000;
-/** Between two things that a screen reader is told. */
+/** The least time between two announcements to a screen reader. */
 const TELL_EVERY_MS = 1500;
-/** How long the connection may be away before a reader is told. */
+/** How long the connection may be away before it is announced. */
 const BRIEF_MS = 2000;
 /** Below this width, in rem, the bar is under the name. */
 const NARROW_REM = 46;
-/** The most events that are kept to be shown as they came. */
+/** The most events that are kept in full. */
 const MOST_EVENTS = 100_000;
 /** The list is never higher than this many rows, so that a pool of rows fills it on any screen. */
 const HIGHEST_ROWS = 62;
@@ -36,7 +36,7 @@ const styles = typeof document === "undefined" ? "" : new URL(`workflow-run.css$
  *
  * @fires run-state - `{ state, phase, connection, error }`, whenever one of them changes
  * @fires task - `{ type, task }`, after each event about a task
- * @fires renew - when the permission has run out: call `detail.respondWith(token)`
+ * @fires renew - when the permission has expired: call `detail.respondWith(token)`
  */
 export class WorkflowRun extends Base {
   static observedAttributes = ["src", "snapshot", "session", "with-credentials"];
@@ -191,7 +191,7 @@ export class WorkflowRun extends Base {
     return value === null || value === "" ? null : new URL(value, document.baseURI);
   }
 
-  /** Reads the fragment: the token is taken out of it, so that it stays in no history; the task is remembered. */
+  /** Reads the fragment: removes the token from it, so that it stays in no history, and remembers the task. */
   #takeHash() {
     const hash = new URLSearchParams(location.hash.slice(1));
     if (this.hasAttribute("deep-link") && hash.has("task")) this.#wanted = hash.get("task");
@@ -227,7 +227,7 @@ export class WorkflowRun extends Base {
   #received(type, data, id, raw) {
     const task = this.#run.apply(type, data, id);
     this.#events.push({ id, type, data: raw });
-    // In one go now and then, not one with each event.
+    // Trimmed now and then, not with each event.
     if (this.#events.length > MOST_EVENTS * 1.1) this.#events = this.#events.slice(-MOST_EVENTS);
     this.#compareClocks(data);
     if (task !== undefined) {
@@ -242,7 +242,7 @@ export class WorkflowRun extends Base {
     }
   }
 
-  /** An event cannot be younger than it is: that bounds how far this computer's clock is ahead. @param {any} data */
+  /** An event is never younger than 0 s, so its apparent age bounds how far this computer's clock is ahead. @param {any} data */
   #compareClocks(data) {
     const time = Date.parse(data?.timestamp);
     if (Number.isNaN(time)) return;
@@ -259,7 +259,7 @@ export class WorkflowRun extends Base {
     this.#schedule();
   }
 
-  /** Drops what is about tasks that are no more. */
+  /** Drops references to tasks that no longer exist. */
   #forget() {
     if (this.#epoch === this.#run.epoch) return;
     this.#epoch = this.#run.epoch;
@@ -405,8 +405,8 @@ export class WorkflowRun extends Base {
     const failure = run.state === "failed" ? (run.error ?? "The run failed.") : run.state === "terminated" ? (run.error ?? "The run was terminated from outside.") : "";
     banner(ui.failure, failure && readable(failure, 4000, true));
 
-    const lost = run.lost === null ? "" : "Older events are no longer kept: what is shown begins in the middle.";
-    // A cut that is over in a moment is no news.
+    const lost = run.lost === null ? "" : "Older events are no longer kept: this view begins in the middle.";
+    // A cut that is over in a moment is not shown.
     const isBrief = link === "reconnecting" && performance.now() - this.#since < BRIEF_MS;
     const why = link === "ended" || link === "live" || isBrief ? "" : this.#why;
     const notices = [isBrief ? "" : NOTICES[link], why && `${why[0].toUpperCase()}${why.slice(1)}.`, lost];
@@ -459,7 +459,7 @@ export class WorkflowRun extends Base {
     if (ui.jump.hidden === offersNow) ui.jump.hidden = !offersNow;
   }
 
-  /** There is always a row that Tab leads to, and it can be seen, unless it has the focus. @param {Task[]} rows @param {Task | null} focused */
+  /** Keeps one row that Tab leads to. It is visible, unless it has the focus. @param {Task[]} rows @param {Task | null} focused */
   #keepActive(rows, focused) {
     const { scroller, tasks } = this.#ui;
     const top = scroller.scrollTop / tasks.height;
@@ -490,7 +490,7 @@ export class WorkflowRun extends Base {
     ui.events.draw(events, (/** @type {any} */ event) => this.#eventIndex(event), null);
   }
 
-  /** Where an event is: the ids have no gaps in most logs, so it is looked for around there first. @param {any} event */
+  /** The index of an event: the ids have no gaps in most logs, so the search begins at the expected place. @param {any} event */
   #eventIndex(event) {
     const events = this.#events;
     const guess = event.index;
@@ -504,7 +504,7 @@ export class WorkflowRun extends Base {
     return row ? (this.#ui.rowTasks.get(row)?.item ?? null) : null;
   }
 
-  /** Reads what depends on the size, once for each change of it. */
+  /** Measures everything that depends on the size, once for each change of it. */
   #measure() {
     const ui = this.#ui;
     if (!ui.resized) return;
@@ -518,7 +518,7 @@ export class WorkflowRun extends Base {
     ui.page.style.setProperty("--event-row", `${ui.events.height}px`);
     ui.scroller.style.maxHeight = `${HIGHEST_ROWS * ui.tasks.height}px`;
     ui.eventScroller.style.maxHeight = `${HIGHEST_ROWS * ui.events.height}px`;
-    // The head of the columns and what is behind the rows end where the rows do: before the scroll bar.
+    // The head of the columns and the background end where the rows do: before the scroll bar.
     const bar = ui.scroller.offsetWidth - ui.scroller.clientWidth;
     ui.columns.style.paddingRight = `${bar}px`;
     ui.lineWidth = ui.axisHead.clientWidth;
@@ -589,7 +589,7 @@ export class WorkflowRun extends Base {
       this.#replaceHash(hash);
     }
     this.#draw();
-    // The details may have taken the room that it was in.
+    // The details may have taken the row's place.
     if (task.row >= 0) this.#scrollTo(task.row);
     if (answers) (panel.type.value === "" ? panel.type : panel.payload).focus();
   }
@@ -665,7 +665,7 @@ export class WorkflowRun extends Base {
     this.#draw();
   }
 
-  /** Reads what came before the snapshot, for the list of events. */
+  /** Reads the events before the snapshot, for the list of events. */
   #loadEarlier() {
     const src = this.#url("src");
     if (src === null) return;
@@ -694,7 +694,7 @@ export class WorkflowRun extends Base {
 
   // -------------------------------------------------------------------- saying
 
-  /** Tells a screen reader what the run does and which steps failed: nothing else, and not too often. */
+  /** Announces the run's phase and failed steps to a screen reader: nothing else, and not too often. */
   #tell() {
     if (this.#tellTimer !== undefined || (this.#failures.length === 0 && this.#spoken === this.#toldPhase)) return;
     this.#tellTimer = setTimeout(
@@ -712,7 +712,7 @@ export class WorkflowRun extends Base {
     );
   }
 
-  /** The state of the run in a word, or that it may not be seen; what was told last while nothing is known. */
+  /** The state of the run in a word, or that it may not be seen; the last announcement while nothing is known. */
   get #spoken() {
     const { phase, from } = this.#run;
     if (["expired", "refused", "unknown"].includes(this.#connection)) return LINK_WORDS[this.#connection];
@@ -815,7 +815,7 @@ export class WorkflowRun extends Base {
     );
 
     const link = make("link", { rel: "stylesheet", href: styles });
-    // Nothing is shown before it has its looks; a missing stylesheet must not hide the run.
+    // Nothing is shown before the stylesheet is loaded; a missing one must not hide the run.
     const ready = () => {
       ui.page.hidden = false;
       ui.resized = true;
@@ -876,7 +876,7 @@ export class WorkflowRun extends Base {
     this.#draw();
   }
 
-  /** What stays wired for as long as the element lives. */
+  /** Adds the listeners that live as long as the element. */
   #wire() {
     const ui = this.#ui;
     ui.filter.addEventListener("input", () => this.#setFilter(ui.filter.value, this.#rows.errorsOnly));
@@ -916,7 +916,7 @@ export class WorkflowRun extends Base {
     this.#soon();
   }
 
-  /** What is wired only while the element is in a document. */
+  /** Adds the listeners that live while the element is in a document. */
   #listen() {
     this.#listeners = new AbortController();
     const { signal } = this.#listeners;
@@ -989,7 +989,7 @@ export class WorkflowRun extends Base {
     return task.row;
   }
 
-  /** Left: closes a group, or goes to the group that this is in. */
+  /** Left: closes a group, or goes to the parent group. */
   #outward() {
     const task = this.#active;
     if (task === null) return undefined;

@@ -3,9 +3,10 @@
 import { EVENT_TYPES } from "./model.js";
 
 /**
- * What may be said about the connection:
- * `idle` there is no `src` · `connecting` · `live` · `reconnecting` · `ended` the stream said that nothing follows ·
- * `expired` the permission has run out, and could not be renewed · `refused` not allowed · `unknown` there is no such run.
+ * The states of the connection:
+ * `idle` there is no `src` · `connecting` · `live` · `reconnecting` · `ended` the stream has ended ·
+ * `expired` the permission has expired, and could not be renewed · `refused` not allowed · `unknown` there is no such
+ * run.
  * @typedef {"idle" | "connecting" | "live" | "reconnecting" | "ended" | "expired" | "refused" | "unknown"} Connection
  *
  * @typedef {object} LinkOptions
@@ -20,14 +21,14 @@ import { EVENT_TYPES } from "./model.js";
  * @property {(estimate: any) => void} onEstimate
  * @property {(type: string, data: any, id: number | null, raw: string) => void} onEvent
  * @property {(connection: Connection, why: string) => void} onState
- * @property {() => Promise<string | null | undefined>} onRenew asks whoever embeds the element for a new token
+ * @property {() => Promise<string | null | undefined>} onRenew asks the embedding page for a new token
  * @property {(difference: number) => void} onClock how far this computer's clock may at most be ahead of the log's
  * @property {() => boolean} hasEnded whether the run is known to have ended
  */
 
 const FIRST_DELAY_MS = 1000;
 const LONGEST_DELAY_MS = 30_000;
-/** An unknown run may be about to begin; it is not asked for for ever. */
+/** An unknown run may be about to begin, but is not requested for ever. */
 const UNKNOWN_TRIES = 6;
 const REQUEST_TIMEOUT_MS = 15_000;
 const ASK_AGAIN_MS = 2000;
@@ -59,7 +60,7 @@ export class Link {
     document.addEventListener("visibilitychange", this.hurry);
   }
 
-  /** Does what comes next: token, snapshot, stream. */
+  /** Takes the next step: token, snapshot, stream. */
   async start() {
     clearTimeout(this.timer);
     this.timer = undefined;
@@ -115,7 +116,7 @@ export class Link {
       try {
         const snapshot = await answer.json();
         if (this.#isOver(turn)) return false;
-        // The header has whole seconds, so less than two of them say nothing.
+        // The header has whole seconds, so a difference below two seconds means nothing.
         if (!Number.isNaN(sent) && Math.abs(Date.now() - sent) > 2000) this.handlers.onClock(Date.now() - sent);
         this.handlers.onSnapshot(snapshot);
         this.lastId = snapshot.cursor == null ? null : String(snapshot.cursor);
@@ -174,7 +175,7 @@ export class Link {
         if (this.handlers.hasEnded()) this.#finish();
         else this.#probe();
       }
-      // After the end the browser asks once more, and is told that nothing follows.
+      // After the end the browser asks once more, and gets `204`.
       else if (!this.handlers.hasEnded()) this.#say("reconnecting", "the connection was cut");
     };
     for (const type of EVENT_TYPES) {
@@ -194,7 +195,7 @@ export class Link {
     try {
       value = JSON.parse(data);
     } catch {
-      // An event of somebody else's: its position counts all the same.
+      // A foreign event: its position counts all the same.
     }
     const id = type === "reset" || lastEventId === "" ? null : Number(lastEventId);
     if (type === "reset") this.lastId = null;
@@ -202,7 +203,7 @@ export class Link {
     this.handlers.onEvent(type, value, Number.isFinite(id) ? id : null, data);
   }
 
-  /** The browser has given up, and does not tell a page why. */
+  /** Asks the server why the browser has given up, since a page is not told. */
   async #probe() {
     this.#drop();
     const answer = await this.#ask(this.#url(), { method: "HEAD", headers: { accept: "text/event-stream" } });
@@ -225,7 +226,7 @@ export class Link {
     await this.#refused();
   }
 
-  /** Asks whoever embeds the element for a token, but not again and again. */
+  /** Asks the embedding page for a token, but not again and again. */
   async #refused() {
     const again = Date.now() - this.askedAt < ASK_AGAIN_MS;
     this.askedAt = Date.now();
@@ -241,7 +242,7 @@ export class Link {
   }
 
   /**
-   * Tries again after a while that grows, is never the same for two viewers, and is at least what the server asks for.
+   * Tries again after a delay that grows, has jitter, and is at least the server's `Retry-After`.
    * @param {string} why @param {Response | null} [answer] @param {Connection} [state]
    */
   #later(why, answer = null, state = "reconnecting") {
@@ -262,7 +263,8 @@ export class Link {
   }
 
   /**
-   * Asks, or says why not and tries again later. `null`, too, if something else is under way meanwhile.
+   * Sends a request, or reports why it failed and tries again later. Returns `null`, too, if another turn has begun
+   * meanwhile.
    * @param {URL | string} url @param {RequestInit} init @returns {Promise<Response | null>}
    */
   async #ask(url, init) {
@@ -281,7 +283,7 @@ export class Link {
     }
   }
 
-  /** Whether what began in that turn is not wanted any more. @param {number} turn */
+  /** Whether a later turn has begun. @param {number} turn */
   #isOver(turn) {
     return this.closed || turn !== this.turn;
   }

@@ -1,7 +1,7 @@
 // The state of a run: a fold over the events of the stream, or a snapshot and the events after it. Pure.
 //
-// The rules are those of `RunView` in src/workflow/view.rs, and tests/page holds the two against each other.
-// Each event costs the same, whatever has come before: nothing here walks over all tasks, but for `load` and `view`.
+// The rules are those of `RunView` in src/workflow/view.rs, and tests/page checks that both agree.
+// Each event costs the same, whatever came before: only `load` and `view` walk over all tasks.
 
 /**
  * @typedef {{ attempt: number, error: string, ended: number | null, retryAt: number | null }} FailedAttempt
@@ -55,14 +55,14 @@ export class Run {
     /** @type {string | null} */ this.id = null;
     /** @type {string | null} */ this.workflow = null;
     /** The number of the run, from 1: a restart begins the next. */ this.number = 1;
-    /** What a `reset` said, if history is lost. @type {{ requested: unknown, oldest: unknown, head: unknown } | null} */ this.lost = null;
+    /** The latest `reset`, if history is lost. @type {{ requested: unknown, oldest: unknown, head: unknown } | null} */ this.lost = null;
     /** What is expected of the run and of its tasks. @type {any} */ this.estimate = null;
     /** The id of the last event. @type {number | null} */ this.cursor = null;
     this.clear();
   }
 
   clear() {
-    /** Goes up whenever the tasks are thrown away. */
+    /** Grows whenever the tasks are dropped. */
     this.epoch = (this.epoch ?? 0) + 1;
     this.state = "queued";
     /** @type {number | null} */ this.started = null;
@@ -72,7 +72,7 @@ export class Run {
     /** @type {Task[]} */ this.roots = [];
     /** @type {Map<string, Task>} */ this.byId = new Map();
     /** @type {Set<Task>} */ this.open = new Set();
-    /** Those that began, the newest last; the ones that have ended are dropped when they are at the end. @type {Task[]} */ this.stack = [];
+    /** Started tasks, the newest last; ended ones are removed once they are at the end. @type {Task[]} */ this.stack = [];
     this.counts = { running: 0, completed: 0, failed: 0, stopped: 0 };
     this.waits = 0;
     this.sleeps = 0;
@@ -93,8 +93,8 @@ export class Run {
   }
 
   /**
-   * What the run is doing, in the words of the page: the log's own state, or that all it does is to wait or to sleep. A log
-   * without a workflow has no state of its own; its tasks say it.
+   * The run's phase, in the words of the page: the log's own state, or `waiting` or `sleeping` if the run does
+   * nothing else. A log without a workflow has no state of its own; its tasks determine it.
    */
   get phase() {
     if (this.state === "queued" && this.tasks.length > 0) {
@@ -105,7 +105,7 @@ export class Run {
     return this.sleeps > 0 ? "sleeping" : this.state;
   }
 
-  /** When it began: that of its first task, if it does not say so. @returns {number | null} */
+  /** When it began: with its first task, if the log does not say. @returns {number | null} */
   get from() {
     return this.started ?? this.tasks[0]?.started ?? null;
   }
@@ -142,7 +142,7 @@ export class Run {
   }
 
   /**
-   * Begins anew from a snapshot.
+   * Starts over from a snapshot.
    * @param {any} snapshot
    */
   load(snapshot) {
@@ -156,7 +156,7 @@ export class Run {
     this.started = instant(snapshot.started);
     /** From, to, and how many steps are at work from then on. @type {[number, number, number][]} */
     const spans = [];
-    // Without recursion: it is others who say how deep it goes.
+    // Without recursion: the depth comes from outside.
     const left = [...(Array.isArray(snapshot.tasks) ? snapshot.tasks : [])].reverse();
     while (left.length > 0) {
       const data = left.pop();
@@ -271,7 +271,7 @@ export class Run {
         break;
       }
       case "progress":
-        // Only code that runs reports something.
+        // Only running code reports progress.
         task.retryAt = null;
         task.percent = percent(data.percent) ?? task.percent;
         task.message = text(data.message) ?? task.message;
@@ -358,8 +358,8 @@ export class Run {
   }
 
   /**
-   * Marks the steps that the run's length is made of: from the end, always the one that ended last before the next one began.
-   * A run in which each step is among them has no marks, for they would say nothing.
+   * Marks the steps that determine the run's length: backwards from the end, always the one that ended last before
+   * the next one began. A run in which every step would be marked has no marks.
    */
   #findCriticalPath() {
     const leaves = this.tasks.filter((task) => task.children.length === 0 && task.started !== null && task.ended !== null && !isGroup(task));
@@ -377,13 +377,13 @@ export class Run {
 }
 
 /**
- * When steps were at work: only the gaps are kept, for that is what an axis folds. Sleeps, waits, and the time between two
- * attempts are no work.
+ * The times at which steps were at work: only the gaps are kept, since an axis folds those. Sleeps, waits, and pauses
+ * between attempts are idle.
  */
 export class Activity {
   constructor() {
     /** How many steps are at work. */ this.busy = 0;
-    /** The last moment of which something is known. @type {number | null} */ this.last = null;
+    /** The last known moment. @type {number | null} */ this.last = null;
     /** @type {{ from: number, to: number }[]} */ this.gaps = [];
     /** Steps between two attempts, and when the next one begins. @type {Map<Task, number>} */ this.pauses = new Map();
   }
@@ -394,14 +394,14 @@ export class Activity {
     this.#at(time);
   }
 
-  /** A step that was at work is so again from `until`. @param {Task} task @param {number} until */
+  /** Notes that a step pauses until `until`. @param {Task} task @param {number} until */
   pause(task, until) {
     if (this.pauses.has(task)) return;
     this.busy -= 1;
     this.pauses.set(task, until);
   }
 
-  /** It is at work again, when it was expected to be or before. @param {Task} task */
+  /** Notes that a step works again, at the expected time or before. @param {Task} task */
   resume(task) {
     const until = this.pauses.get(task);
     if (until === undefined) return;
@@ -421,7 +421,7 @@ export class Activity {
   #at(time) {
     if (this.last !== null && time - this.last >= SHORTEST_GAP && this.busy === 0) {
       this.gaps.push({ from: this.last, to: time });
-      // The shorter half will hardly ever be folded: an axis folds the longest few.
+      // An axis folds the longest few, so the shorter half is hardly ever needed.
       if (this.gaps.length > MOST_GAPS) {
         const middle = this.gaps.map(({ from, to }) => to - from).sort((a, b) => b - a)[MOST_GAPS / 2];
         this.gaps = this.gaps.filter(({ from, to }) => to - from > middle);
@@ -469,7 +469,7 @@ export function isGroup(task) {
   return task.children.length > 0 || task.id.endsWith(".group");
 }
 
-/** What is no work: sleeps, waits, and groups, whose steps do the work. @param {Task} task */
+/** Whether a task is idle: sleeps, waits, and groups, whose steps do the work. @param {Task} task */
 function isIdle(task) {
   return task.kind === "waitForEvent" || isSleep(task) || task.id.endsWith(".group");
 }

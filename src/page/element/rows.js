@@ -9,7 +9,7 @@ export class Rows {
     /** @type {Task[]} */ this.list = [];
     this.text = "";
     this.errorsOnly = false;
-    /** Whether `list` must be made anew before it is read. */
+    /** Whether `list` must be computed again before it is read. */
     this.stale = false;
     /** How many tasks match the filter; only if there is one. */
     this.matches = 0;
@@ -27,8 +27,8 @@ export class Rows {
   }
 
   /**
-   * A task began or changed. One that began at the end, as most do, costs nothing; one in the middle makes the list stale,
-   * which costs once for each time that it is drawn.
+   * Notes that a task began or changed. A new last task, as most are, costs nothing; one in the middle makes the list
+   * stale, which costs once for each drawing.
    * @param {Task} task
    */
   changed(task) {
@@ -82,7 +82,7 @@ export class Rows {
       for (const task of preorder(roots)) {
         if (!this.#matches(task)) continue;
         this.matches += 1;
-        // With the groups that it is in, or nobody knows where it is.
+        // Together with its groups, so that its place is clear.
         for (let at = /** @type {Task | null} */ (task); at !== null && !kept.has(at); at = at.parent) kept.add(at);
       }
     }
@@ -104,7 +104,7 @@ export class Rows {
   }
 }
 
-/** Whether it is inside of something that is collapsed. @param {Task} task */
+/** Whether it is inside a collapsed task. @param {Task} task */
 export function isHidden(task) {
   for (let at = task.parent; at !== null; at = at.parent) if (at.collapsed) return true;
   return false;

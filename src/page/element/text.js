@@ -70,7 +70,7 @@ export function readable(text, most = ROW_TEXT, lines = false) {
   return left > 0 ? `${kept}…${lines ? ` (${count(left, "character")} more)` : ""}` : kept;
 }
 
-/** Control characters, those that change the direction, and those without width, but for joiners, which scripts and emoji need. */
+/** Control characters, those that change the direction, and those without width, except joiners, which scripts and emoji need. */
 const HIDDEN = /[\u0000-\u001f\u007f-\u009f\u00ad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]/g;
 
 /**

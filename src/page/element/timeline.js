@@ -1,4 +1,4 @@
-// The rows of the timeline: what one shows of a task, and how its bar is drawn.
+// The rows of the timeline: the contents of a row, and its bar.
 
 import { MOST_SEGMENTS, lookOf, segmentsOf } from "./axis.js";
 import { TASK_WORDS, draw, icon, make, say, set } from "./dom.js";
@@ -10,7 +10,7 @@ import { brief, clock, duration, percentage, readable } from "./text.js";
 
 /** About how wide a character of a label is, in pixels: to place a label without measuring it. */
 const CHARACTER = 6.4;
-/** Deeper groups are indented no more: a name must have some room. */
+/** The deepest indentation of groups: a name needs some room. */
 const DEEPEST_INDENT = 12;
 let rowNumber = 0;
 
@@ -42,7 +42,7 @@ export function taskRow() {
 }
 
 /**
- * @typedef {object} Look what all rows have in common
+ * @typedef {object} Look the state that all rows share
  * @property {import("./axis.js").Axis} axis
  * @property {number} now
  * @property {any} estimate what is expected of the run and its tasks
@@ -136,7 +136,7 @@ function paintBar(row, task, group, axis, now, estimate) {
     set(row.label, "data-at", null);
     return;
   }
-  // Inside of the bar if it fits there and the bar is thick enough, else on the side that has more room.
+  // Inside the bar if it fits there and the bar is thick enough, otherwise on the side that has more room.
   const need = (text.length * CHARACTER + 16) / axis.width;
   const inside = group || isSleep(task) || task.kind === "waitForEvent" ? 0 : right - left;
   const after = 1 - right;
@@ -178,7 +178,7 @@ function badgesOf(task, slowest) {
   return badges.join(" · ");
 }
 
-/** How long it takes or took. @param {Task} task @param {number} now */
+/** How long a task takes or took. @param {Task} task @param {number} now */
 export function timeOf(task, now) {
   if (task.started === null) return "";
   return task.ended === null ? duration(now - task.started, true) : duration(task.ended - task.started);

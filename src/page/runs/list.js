@@ -30,7 +30,7 @@ export class List {
   constructor() {
     /** @type {Map<string, Entry>} */ this.byId = new Map();
     /** All runs, the latest first. @type {Entry[]} */ this.all = [];
-    /** Those that are shown. @type {Entry[]} */ this.shown = [];
+    /** The shown entries. @type {Entry[]} */ this.shown = [];
     /** Where each of those is. @type {Map<Entry, number>} */ this.places = new Map();
     /** How long runs took. @type {import("../element/estimate.js").Estimate | null} */ this.typical = null;
     this.text = "";
@@ -45,7 +45,7 @@ export class List {
     this.isStale = true;
   }
 
-  /** Takes a run as it is now. What is no run is left out. @param {any} data */
+  /** Adds or updates a run. Anything else is ignored. @param {any} data */
   put(data) {
     if (data === null || typeof data !== "object" || typeof data.id !== "string" || typeof data.state !== "string") return;
     let entry = this.byId.get(data.id);

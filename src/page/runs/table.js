@@ -24,8 +24,8 @@ const Base = typeof HTMLElement === "undefined" ? /** @type {any} */ (class {}) 
 const sheet = typeof document === "undefined" ? "" : new URL(`workflow-runs.css${new URL(import.meta.url).search}`, import.meta.url).href;
 
 /**
- * `src` and `list` are addresses; `run` is what is before an id in the address of its page (default `/`); `label` names the table;
- * `with-credentials` sends cookies to another origin.
+ * `src` and `list` are addresses; `run` is the part of a page's address before the id (default `/`); `label` names
+ * the table; `with-credentials` sends cookies to another origin.
  */
 export class WorkflowRuns extends Base {
   static observedAttributes = ["src", "list"];
@@ -110,7 +110,7 @@ export class WorkflowRuns extends Base {
       if (next !== null) url.searchParams.set("cursor", next);
       const page = await this.#ask(url, turn);
       if (page === null) return;
-      // Where the first page was true: what has changed since comes again.
+      // The position of the first page: changes since then come again.
       if (next === null) {
         cursor = page.cursor == null ? null : String(page.cursor);
         this.#list.typical = estimateOf(page.typical);
@@ -173,7 +173,7 @@ export class WorkflowRuns extends Base {
         try {
           take(JSON.parse(/** @type {MessageEvent} */ (event).data));
         } catch {
-          // What is no JSON is none of ours.
+          // Anything but JSON is not ours.
         }
         this.#schedule();
       });
@@ -338,7 +338,7 @@ export class WorkflowRuns extends Base {
     set(ui.page, "data-link", this.#state);
     say(ui.linkWord, LINK_WORDS[this.#state] ?? this.#state);
     set(ui.link, "title", this.#why || null);
-    const words = list.all.length > 0 ? "No run is like that." : this.#state === "connecting" ? "The runs are being read." : this.#state === "refused" ? "You may not see the runs." : "There are no runs.";
+    const words = list.all.length > 0 ? "No run matches." : this.#state === "connecting" ? "The runs are being read." : this.#state === "refused" ? "You may not see the runs." : "There are no runs.";
     say(ui.empty, rows.length > 0 ? (this.#hasMore ? `Older runs than the latest ${list.all.length.toLocaleString("en")} are left out.` : "") : words);
     ui.empty.hidden = ui.empty.textContent === "";
   }
@@ -369,7 +369,7 @@ export class WorkflowRuns extends Base {
 
 let counter = 0;
 
-/** Half a surrogate pair is in no address. @param {string} id */
+/** Half a surrogate pair cannot be in an address. @param {string} id */
 function wellFormed(id) {
   return id.replace(/[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/g, "\ufffd");
 }

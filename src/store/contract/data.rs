@@ -56,7 +56,7 @@ pub async fn awkward_data<S: EventStore>(store: &S) {
     assert_eq!(read.len(), batch.len());
 }
 
-/// Events of the greatest size there may be are kept whole.
+/// Events of the maximum size are kept whole.
 pub async fn large_data<S: EventStore>(store: &S) {
     let key = "k";
     for filler in ["x", "\"", "\u{1}", "é"] {
@@ -83,7 +83,7 @@ pub async fn large_data<S: EventStore>(store: &S) {
     }
 }
 
-/// Events of as many lines as there may be are kept whole, alone and together with others.
+/// Events with the maximum number of lines are kept whole, alone and together with others.
 pub async fn many_lines<S: EventStore>(store: &S) {
     let most = NewEvent::MAX_SIZE - 100;
     let long = "a line of 30 characters, or so";
@@ -139,14 +139,14 @@ pub async fn large_batch<S: EventStore>(store: &S) {
 pub async fn huge_batch<S: EventStore>(store: &S) {
     let data: Vec<String> = (0..40).map(|n| format!("{n}").repeat(50_000)).collect();
     let batch = data.iter().enumerate().map(|(n, data)| {
-        // Keys have bytes, too, and those that are escaped most.
+        // Keys count, too; these characters grow most when they are escaped.
         keyed(&format!("{n}{}", "\u{1}\"".repeat(10_000)), data)
     });
     let batch: Vec<_> = batch.collect();
     let outcomes = append(store, batch.clone()).await;
     let ids = stored(&outcomes, "a batch of some megabytes");
     assert!(ids.is_sorted_by(|a, b| a < b), "ids of a large batch");
-    // Page by page: a store may bound what one of them has.
+    // Page by page: a store may limit the size of a page.
     let mut events = Vec::new();
     loop {
         let after = events.last().map(|event: &StoredEvent| event.id);

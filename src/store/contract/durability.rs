@@ -3,8 +3,8 @@
 use super::tools::{append, everything, expect_data, keyed, plain, stored};
 use crate::store::{Appended, EventStore};
 
-/// Every `open` returns a store over the same storage, which is empty at first: what one of them
-/// wrote is there for the next, keys included. Each store is dropped before the next is opened.
+/// Every `open` returns a store over the same storage, which is empty at first. Each store sees
+/// what the earlier ones wrote, keys included. It is dropped before the next is opened.
 pub async fn check_reopened<S: EventStore>(mut open: impl AsyncFnMut() -> S) {
     let first = {
         let store = open().await;

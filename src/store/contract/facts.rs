@@ -67,12 +67,12 @@ pub async fn keys<S: EventStore>(store: &S) {
     assert_eq!(
         page.head,
         Some(c[0]),
-        "duplicates behind the newest event moved the head"
+        "duplicates after the newest event moved the head"
     );
 }
 
-/// Keys are compared byte for byte: neither case, nor spaces, nor what a pattern or a string
-/// literal would make of them, nor a NUL, makes two keys one.
+/// Keys are compared byte for byte: case, spaces, NULs, and characters that are special in patterns
+/// or string literals all make different keys.
 pub async fn awkward_keys<S: EventStore>(store: &S) {
     let keys = [
         "", " ", "k", "K", "k ", "k\0", "k\0a", "k\0b", "k\\0", "é", "e\u{301}", "%", "_", "'",

@@ -40,7 +40,7 @@ pub async fn check_frames<S: FrameStore>(mut open: impl AsyncFnMut() -> S) {
     frames_are_events(&store).await;
     drop(store);
     frames_are_events(&open().await).await;
-    // An event that grows most on the wire, between two others.
+    // The event that grows most on the wire, between two others.
     let store = open().await;
     let lines = plain(&"\n".repeat(290_000));
     let ids = append(&store, vec![plain("before"), lines, plain("after")]).await;

@@ -21,8 +21,8 @@
 //! | has the bytes of the wire ready, as a [`FrameStore`](super::FrameStore) | [`check_frames`], too |
 //! | keeps no events: its [`is_resumable`](EventStore::is_resumable) is `false` | [`check_transient`] instead of [`check`] |
 //!
-//! All of them take stores over empty logs. A check panics when the promise is broken, and the panic says how. A check whose wake-up is lost
-//! does not return, so give the test a timeout if your store can lose one.
+//! All of them take stores over empty logs. A check panics when the promise is broken, and the panic says how. A
+//! check whose wake-up is lost does not return, so give the test a timeout if your store can lose one.
 
 #![allow(
     clippy::panic,

@@ -74,7 +74,7 @@ pub async fn page_of_bytes<S: EventStore>(store: &S) {
     );
 }
 
-/// A page has the same ends of the log after every position, has only events behind the position,
+/// A page has the same ends of the log after every position, has only events after the position,
 /// and is empty from the head on.
 pub async fn positions<S: EventStore>(store: &S) {
     append(store, vec![plain("a"), plain("b"), plain("c")]).await;

@@ -61,7 +61,7 @@ async fn newest_by_count<S: EventStore>(store: &S) {
     assert!(stored(&outcomes[1..], "a new key")[0] > ids[4]);
     let page = everything(store.0).await;
     expect_data(&page, &["4", "5", "6"], "after a further append");
-    // A position that is kept is good.
+    // A position whose event is kept is valid.
     let mut exact = subscribe(store, Cursor::After(ids[3])).await;
     expect_next(&mut exact, &["5", "6"]).await;
     append(store.0, vec![plain("7").terminal()]).await;
@@ -75,7 +75,7 @@ async fn newest_by_count<S: EventStore>(store: &S) {
     assert!(everything(store.0).await.closed, "the newest is terminal");
 }
 
-/// Always the newest 5 are kept, while many come.
+/// The newest 5 events are always kept, while many are appended.
 async fn newest_by_count_for_long<S: EventStore>(store: &S) {
     let mut kept = Vec::new();
     for number in 1..=200_u32 {
@@ -108,7 +108,7 @@ pub async fn trimmed_in_part<S: EventStore>(store: &S, trim: &mut impl AsyncFnMu
     trim(store, whole.events[3].id).await;
 
     let rest = everything(store).await;
-    assert_eq!(rest.events, whole.events[4..], "what is left");
+    assert_eq!(rest.events, whole.events[4..], "the remaining events");
     assert_eq!(rest.oldest, Some(whole.events[4].id), "the oldest kept");
     assert_eq!(rest.head, whole.head, "the head, which was not removed");
     assert!(
@@ -180,9 +180,9 @@ pub async fn trimmed_as_a_whole<S: EventStore>(store: &S, trim: &mut impl AsyncF
     let new = stored(&outcomes, "an event after all were removed");
     assert!(new[0] > head, "an id was given away twice");
     let page = read(store, Some(head), PageLimit::default()).await;
-    expect_data(&page, &["4"], "behind the head, after all were removed");
+    expect_data(&page, &["4"], "after the head, once all were removed");
     assert_eq!((page.oldest, page.head), (Some(new[0]), Some(new[0])));
-    assert_eq!(page.trimmed, Some(head), "what was removed");
+    assert_eq!(page.trimmed, Some(head), "the greatest removed id");
     assert!(!page.closed, "the newest event is not terminal");
 }
 
@@ -212,7 +212,7 @@ pub async fn trimmed_under_readers<S: EventStore>(
     let requested = expect_reset(&mut early, oldest, ids[5]).await;
     assert_eq!(requested, None, "the start of the log was asked for");
     let requested = expect_reset(&mut slow, oldest, ids[5]).await;
-    assert_eq!(requested, Some(ids[1]), "what was asked for");
+    assert_eq!(requested, Some(ids[1]), "the requested position");
     expect_next(&mut slow, &["5", "6"]).await;
     expect_next(&mut exact, &["5", "6"]).await;
     let mut late = subscribe(store, Cursor::Beginning).await;

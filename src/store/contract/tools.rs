@@ -158,7 +158,7 @@ pub(super) async fn expect_reset<S: EventStore>(
             assert_eq!(ends, (oldest, Some(head)), "the ends of the log in a reset");
             reset.requested
         }
-        other => panic!("a subscriber whose position is gone must be told, but got {other:?}"),
+        other => panic!("a subscriber whose position is gone must get a reset, but got {other:?}"),
     }
 }
 

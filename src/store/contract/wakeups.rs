@@ -35,7 +35,7 @@ pub async fn changed_by_append<S: EventStore>(store: &S) {
         };
         let ((), outcomes) = join(changed(store, head), append).await;
         let page = read(store, head, PageLimit::default()).await;
-        expect_data(&page, &[&n.to_string()], "behind the head, when it changed");
+        expect_data(&page, &[&n.to_string()], "after the head, when it changed");
         head = stored(&outcomes, "an event").last().copied();
     }
 }
@@ -47,7 +47,7 @@ pub async fn changed_between_read_and_wait<S: EventStore>(store: &S) {
         let key = n.to_string();
         let head = everything(store).await.head;
         let page = read(store, head, PageLimit::default()).await;
-        assert_eq!(page.events, [], "behind the head");
+        assert_eq!(page.events, [], "after the head");
         // Made before, polled after the append.
         let wait = changed(store, head);
         append(store, vec![keyed(&key, "new")]).await;

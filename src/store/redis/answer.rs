@@ -12,7 +12,7 @@ pub(super) fn head(answer: &Value) -> Result<Option<EventId>, RedisError> {
         answer => {
             let head = text(answer)?.parse();
             head.map(Some)
-                .map_err(|_| RedisError::unexpected("a head that is no id"))
+                .map_err(|_| RedisError::unexpected("a head that is not an id"))
         }
     }
 }
@@ -28,7 +28,7 @@ pub(super) fn array(answer: &Value) -> Result<&[Value], RedisError> {
 pub(super) fn id(answer: &Value) -> Result<Option<EventId>, RedisError> {
     let number = number(answer)?;
     match EventId::new(number) {
-        None if number != 0 => Err(RedisError::unexpected("a number that is no id")),
+        None if number != 0 => Err(RedisError::unexpected("a number that is not an id")),
         id => Ok(id),
     }
 }

@@ -1,4 +1,4 @@
--- Appends a batch. ARGV: a token that this append alone has, the most events to keep, the most
+-- Appends a batch. ARGV: a token that only this append has, the most events to keep, the most
 -- milliseconds to keep them, milliseconds until an idle log expires, until a finished one does
 -- (each '' for no limit); then for each event its type, its data, '1' if it is terminal, '1' if it
 -- has a key, and the key.
@@ -11,13 +11,13 @@ local MAX_GAPS = 64
 local JUMP = 1048576
 
 local log = load()
--- A log whose stream alone is lost, too: its facts go with their events, and its readers are told.
+-- A log that has lost only its stream counts as new too: its facts go with their events, and its
+-- readers are reset.
 local is_new = not log or log.is_lost
--- An error where they are of another type, and so somebody else's.
+-- Fails if the keys have another type, and so belong to another program.
 redis.call('HLEN', FACTS)
 
--- Entries that the hash does not know of, of a script that did not get to its end: their ids are
--- taken.
+-- Entries of a script that was interrupted, which the hash does not have: their ids are taken.
 while not is_new do
   local entry = redis.call('XRANGE', EVENTS, text(log.head + 1), '+', 'COUNT', 1)[1]
   if not entry then
@@ -27,7 +27,7 @@ while not is_new do
   log.oldest, log.closed = log.oldest or log.head, fields(entry).terminal == '1'
 end
 
--- Of a log whose facts alone are lost, deleted or evicted, they are in its events.
+-- If only the facts of a log are lost, deleted or evicted, they are restored from its events.
 local restored = nil
 if not is_new and log.has_facts and not redis.call('HGET', FACTS, MARK) then
   restored = {}
@@ -38,7 +38,7 @@ if not is_new and log.has_facts and not redis.call('HGET', FACTS, MARK) then
     for _, entry in ipairs(entries) do
       local id, key = parse(entry), fields(entry).key
       if key then
-        -- Without the token, which is not there.
+        -- Without the token, which the events do not have.
         restored[key] = text(id) .. ' '
       end
       from = id + 1
@@ -62,9 +62,9 @@ for i = 6, #ARGV, 5 do
         fact = redis.call('HGET', FACTS, event.key)
       end
       local id, token = string.match(fact or '', '^(%d+) (.*)$')
-      -- A fact is known as long as its event.
+      -- A fact is known as long as its event is kept.
       if id and tonumber(id) > (log.trimmed or 0) then
-        -- By an earlier try of this same append, whose answer was lost.
+        -- Stored by an earlier try of this same append, whose answer was lost.
         outcome = token == TOKEN and tonumber(id) or 0
       end
     end
@@ -78,7 +78,8 @@ for i = 6, #ARGV, 5 do
   outcomes[#outcomes + 1] = outcome
 end
 
--- Returns the error, if it is refused. The mark comes last: half of them are as good as none.
+-- Returns the error if the server refuses it. The mark comes last: half of the facts are as good as
+-- none.
 local function restore()
   for key, fact in pairs(restored) do
     local refused = refusal('HSET', FACTS, key, fact)
@@ -91,19 +92,19 @@ end
 
 if #new == 0 then
   if restored then
-    -- Else by a later append.
+    -- Otherwise a later append restores them.
     restore()
   end
   return outcomes
 end
 
 local time, microseconds = now()
--- The server's history: it gets another name by a restart and by a failover, and its newest events
--- may be gone then.
+-- The name of the server's history. A restart and a failover change it, and the newest events may
+-- then be gone.
 local info = redis.pcall('INFO', 'replication')
 local origin = type(info) == 'string' and string.match(info, 'master_replid:(%x+)') or ''
--- The ids of a log begin with the time of its creation, 4 a microsecond: faster than anybody can
--- append, so that those of a log that was deleted before, and of events that were lost, are smaller.
+-- The ids of a log begin with the time of its creation, 4 for each microsecond: faster than anybody
+-- can append. So the ids of an earlier log of this name, and of lost events, are smaller.
 local fresh = math.max((microseconds - EPOCH) * 4, 0)
 local head, gaps = fresh, '0:' .. text(fresh + 1)
 if is_new then
@@ -121,15 +122,15 @@ if head + #new > MAX_ID then
   return redis.error_reply('ERR the ids of this log are used up')
 end
 
--- Each command that the server may refuse is first run where it changes nothing that counts, so that
--- what is refused is stored in no part.
+-- Each command that the server may refuse is first run where it changes nothing, so that a refused
+-- batch is stored in no part.
 local function preparation_refused()
-  -- Nobody can look before the end.
+  -- No other client can read before the script ends.
   local refused = refusal('PUBLISH', EVENTS, '')
-    -- The first write, for it is what a full memory refuses: after another one nothing would be.
+    -- This is the first write because a full memory refuses only the first write of a script.
     or refusal('HSET', META, 'gaps', log and log.gaps or gaps)
   if not refused and is_new then
-    -- What there may be is of a log that was lost. Then there is no stream, and no time is set.
+    -- Anything that exists belongs to a lost log. Then there is no stream, and no expiry is set.
     refused = refusal('DEL', EVENTS, FACTS)
       or ((IDLE or FINISHED) and refusal('PEXPIRE', EVENTS, '1'))
       or (FINISHED and refusal('PERSIST', EVENTS))
@@ -189,8 +190,8 @@ end
 if not refused then
   log.head = head
   gone = trim(log, MAX, AGE and time - AGE)
-  -- Of the gaps that are left, the oldest two become one when there are many: that at worst sends
-  -- somebody back to the beginning.
+  -- If many gaps are left, the oldest two become one: at worst that sends a client back to the
+  -- beginning.
   local kept = {}
   for low, high in string.gmatch(gaps, '(%d+):(%d+)') do
     if tonumber(high) > (log.trimmed or 0) then
@@ -209,7 +210,7 @@ if not refused then
 end
 if refused then
   if stored > 0 then
-    -- No server is known to do this: what it refuses it refused above.
+    -- No known server comes here: it would have refused above.
     refused.err = 'PARTLY ' .. refused.err
   elseif not was_there then
     redis.pcall('DEL', EVENTS, META, FACTS)
@@ -217,7 +218,7 @@ if refused then
   return refused
 end
 
--- The events are stored. What is refused from here on would make that look otherwise.
+-- The events are stored. An error from here on would hide that.
 if gone then
   remove(gone)
 end

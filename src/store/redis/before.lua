@@ -5,7 +5,7 @@ forget(log, ARGV[2])
 if not log or not log.oldest then
   return 0
 end
--- Times never decrease with ids. Where an id is missing the next one answers for it.
+-- Times never decrease with ids. If an id is missing, the next one answers for it.
 local time = tonumber(ARGV[1])
 local low, high = log.oldest, log.head + 1
 while low < high do

@@ -1,10 +1,10 @@
--- What all scripts share. KEYS: the stream of events, the hash about the log, the hash of facts.
--- An entry's id is `<event id>-<milliseconds>`, so that a time costs no field of its own.
+-- The parts that all scripts share. KEYS: the stream of events, the hash about the log, the hash of
+-- facts. An entry's id is `<event id>-<milliseconds>`, so that a time costs no field of its own.
 --
--- The hash about the log is the truth. An entry or a fact of an event that was trimmed according to
--- it is not there for anybody, and removing it may wait.
+-- The hash about the log is the truth. If it says that an event was trimmed, its entry and its fact
+-- count as absent, and may be removed later.
 local EVENTS, META, FACTS = KEYS[1], KEYS[2], KEYS[3]
--- A field of the facts which shows that they are there. No key is like it: keys are UTF-8.
+-- A field of the facts that shows that they are there. No key equals it: keys are UTF-8.
 local MARK = '\255'
 -- More than a stream can have.
 local NO_LIMIT = '4294967296'
@@ -53,7 +53,7 @@ local function refusal(command, ...)
   end
 end
 
--- What is known of the log, nil if it was never written, was deleted or has expired.
+-- Returns what is known of the log: nil if it was never written, was deleted or has expired.
 local function load()
   local m = redis.call('HMGET', META, 'head', 'time', 'oldest', 'trimmed', 'closed', 'origin', 'gaps', 'facts')
   local entries = redis.call('XLEN', EVENTS)
@@ -71,15 +71,15 @@ local function load()
     has_facts = m[8] == '1',
   }
   if log.oldest and entries == 0 then
-    -- Deleted or evicted on its own: for readers as if all was trimmed, until the next append begins
-    -- the log anew.
+    -- The stream alone was deleted or evicted: readers see a log whose events were all trimmed,
+    -- until the next append begins it again.
     log.is_lost = true
     log.oldest, log.trimmed, log.closed = nil, log.head, false
   end
   return log
 end
 
--- Returns the error, if it is refused.
+-- Returns the error if the server refuses it.
 local function save(log)
   return refusal('HSET', META, 'head', text(log.head), 'time', text(log.time),
     'oldest', log.oldest and text(log.oldest) or '', 'trimmed', log.trimmed and text(log.trimmed) or '',
@@ -88,8 +88,8 @@ local function save(log)
 end
 
 -- Marks the oldest events as trimmed: those beyond `max`, those of `cutoff` or before, those up to
--- the id `last`. Writes nothing. Returns what `remove` is to remove once the log is saved, nil for
--- nothing.
+-- the id `last`. Writes nothing. Returns the work for `remove` once the log is saved, or nil if
+-- there is none.
 local function trim(log, max, cutoff, last)
   local gone = { entries = redis.call('XLEN', EVENTS), facts = {} }
   if not log.oldest or (not cutoff and not last and gone.entries <= (max or gone.entries)) then
@@ -110,7 +110,7 @@ local function trim(log, max, cutoff, last)
       gone.facts[#gone.facts + 1] = fields(entry).key
       from = text(id + 1)
     end
-    -- All of them are to go: look on, at more at a time.
+    -- All of them are to be removed: look further, at more at a time.
     chunk = math.min(chunk * 2, 64)
   end
   if not gone.last then
@@ -123,27 +123,27 @@ local function trim(log, max, cutoff, last)
   return gone
 end
 
--- Does what removing takes to nothing, and returns the error, if it is refused. A full memory does
--- not refuse it, and after it nothing else in the same script.
+-- Runs the commands of a removal without effect, and returns the error if one is refused. A full
+-- memory does not refuse them, nor anything after them in the same script.
 local function removal_refused()
   return refusal('XTRIM', EVENTS, 'MAXLEN', NO_LIMIT) or refusal('HDEL', META, '')
 end
 
--- Removes what was trimmed, after the log was saved. By their number, for the command that takes an
--- id is from Redis 6.2. What is refused here is removed by the next one.
+-- Removes trimmed events, after the log was saved. By their number, since the command that takes an
+-- id needs Redis 6.2. The next removal repeats what is refused here.
 local function remove(gone)
   redis.pcall('XTRIM', EVENTS, 'MAXLEN', text(gone.entries))
   for _, key in ipairs(gone.facts) do
     local fact = redis.pcall('HGET', FACTS, key)
-    -- It may be of a later event with the same key.
+    -- The fact may be of a later event with the same key.
     if type(fact) == 'string' and tonumber(string.match(fact, '^%d+')) <= gone.last then
       redis.pcall('HDEL', FACTS, key)
     end
   end
 end
 
--- As `trim`, by age alone, for those who only read. Where they may not write, the page is right
--- nevertheless.
+-- Trims by age alone, as `trim` does, for readers. If they may not write, the page is right all the
+-- same.
 local function forget(log, age)
   if not log or age == '' then
     return

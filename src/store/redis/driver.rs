@@ -152,7 +152,7 @@ impl<T: RedisTransport> Driver<T> {
             Ok(connection)
         });
         match select(opening, pin!(self.transport.sleep(self.config.timeout))).await {
-            // Whatever went wrong, no call was sent.
+            // No call was sent, whatever the error.
             Either::Left((opened, _)) => opened.map_err(|error: RedisError| match error.kind() {
                 RedisErrorKind::Lost => error.of_kind(RedisErrorKind::Unreachable),
                 RedisErrorKind::Refused if error.is_about_hello() => RedisError::new(

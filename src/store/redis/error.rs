@@ -143,7 +143,7 @@ impl fmt::Display for RedisError {
             RedisErrorKind::Lost => "the connection to Redis was lost before its answer came",
             RedisErrorKind::TimedOut => "Redis did not answer in time",
             RedisErrorKind::Refused => "Redis refused the command",
-            RedisErrorKind::Unsupported => "Redis cannot do what is needed",
+            RedisErrorKind::Unsupported => "Redis lacks a needed feature",
             RedisErrorKind::Unexpected => "Redis answered something unexpected",
         })?;
         if self.detail.is_empty() {
@@ -160,7 +160,7 @@ impl Error for RedisError {
     }
 }
 
-#[cfg(all(test, not(shuttle)))]
+#[cfg(test)]
 mod tests {
     use super::*;
 

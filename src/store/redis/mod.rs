@@ -38,14 +38,13 @@
 //!
 //! Set `maxmemory-policy` to `noeviction`: then a full memory refuses appends with `OOM`, and reads
 //! go on. With another one the server deletes keys, also single ones of a log. If that is its hash
-//! or its stream, its events are lost, and with the next append it begins anew: facts are stored
+//! or its stream, its events are lost, and with the next append it begins again: facts are stored
 //! again, and all of its clients are reset. If it is its facts, the next append restores them from
-//! the events, and nobody notices.
+//! the events, and no client notices.
 //!
 //! # Guarantees
-//!
-//! - **Order, atomicity, facts.** A batch is one script: ids are assigned where it is stored, and no
-//!   reader sees an event before one with a smaller id. Ids are dense, but for the jumps below.
+//! - **Order, atomicity, facts.** A batch is one script: ids are assigned where it is stored, and no reader sees an
+//!   event before one with a smaller id. Ids are dense, except for the jumps below.
 //! - **Time** is the server's, and never decreases in a log, even if the server's clock is set back.
 //! - **Durability** is the server's: with `appendfsync always` what was appended survives a power
 //!   cut, with `everysec` all but the last second, and a failover loses what the replica did not
@@ -58,10 +57,10 @@
 //!   those that are gone is reset. A client whose last event is still there notices nothing. That
 //!   holds unless clocks are set back, or differ between servers, by more than the age of the log;
 //!   and not on a server whose `INFO replication` has no `master_replid`.
-//! - **Appends that fail** say whether they may have been stored: see [`RedisError`]. A batch whose
-//!   events all have keys is sent again when the connection breaks, and is stored once. What the
-//!   server refuses, a command that it does not have or that the user may not use, or a write while
-//!   its memory is full, is refused before the first event is stored.
+//! - **Appends that fail** say whether they may have been stored: see [`RedisError`]. A batch whose events all have
+//!   keys is sent again when the connection breaks, and is stored once. A refusal by the server comes before the first
+//!   event is stored: for a command that it does not have or that the user may not use, or a write while its memory is
+//!   full.
 //!
 //! # Costs
 //!
@@ -218,8 +217,8 @@ impl RedisEventStore {
         trimmed.map(drop)
     }
 
-    /// Removes all events with their keys, for example on request: see [`trim`](Self::trim). What is
-    /// left is a small hash with the greatest id. Does nothing to a log that has no events.
+    /// Removes all events with their keys, for example on request: see [`trim`](Self::trim). A small hash with the
+    /// greatest id is left. Does nothing to a log that has no events.
     ///
     /// # Errors
     /// As [`trim`](Self::trim).
@@ -377,7 +376,7 @@ impl EventStore for RedisEventStore {
 impl Keys {
     fn new(prefix: &str, name: &str) -> Self {
         let prefix = escaped(prefix);
-        // An empty tag would be none.
+        // An empty hash tag would count as none.
         let tag = if name.is_empty() {
             "%".to_owned()
         } else {
@@ -423,7 +422,7 @@ fn page(answer: &Value) -> Result<Answer, RedisError> {
     };
     if let [size] = events {
         let size = usize::try_from(number(size)?);
-        let size = size.map_err(|_| RedisError::unexpected("a size that is none"))?;
+        let size = size.map_err(|_| RedisError::unexpected("a size that is not a number"))?;
         return Ok(Answer::TooLarge(size));
     }
     let (events, rest) = events.as_chunks::<4>();

@@ -89,7 +89,7 @@ impl Read for Chunk<'_> {
     }
 }
 
-#[cfg(all(test, not(shuttle)))]
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_resp_is_an_error() {
+    fn bytes_that_are_not_resp_are_an_error() {
         for bytes in ["HTTP/1.1 400 Bad Request\r\n\r\n", ":one\r\n", "$x\r\n"] {
             assert!(replies(&[bytes.as_bytes()]).is_err(), "{bytes:?}");
         }

@@ -5,7 +5,7 @@
 -- if that is more than the reply may have.
 local AFTER, EVENTS_LIMIT, BYTES_LIMIT, REPLY_LIMIT = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[5])
 local CHUNK = 16
--- Of an event in the reply, beside its type and data: no less than RESP takes.
+-- The overhead of an event in the reply, beside its type and data: at least what RESP takes.
 local OVERHEAD = 64
 
 local log = load()
@@ -16,7 +16,7 @@ end
 local trimmed = log.trimmed or 0
 if AFTER then
   for low, high in string.gmatch(log.gaps, '(%d+):(%d+)') do
-    -- A position that this log never had: its event was lost.
+    -- The log never had this position: its event was lost.
     if AFTER > tonumber(low) and AFTER < high - 1 then
       trimmed = math.max(trimmed, high - 1)
     end
@@ -49,7 +49,7 @@ while from <= log.head and events < EVENTS_LIMIT do
     page[#page + 1] = event.data
     from = id + 1
   end
-  -- Few at first: they may be large.
+  -- Few at first, since they may be large.
   chunk = math.min(chunk * 4, CHUNK)
 end
 return page

@@ -1,4 +1,4 @@
-//! The address of a Redis server, and the user to be there.
+//! The address of a Redis server, and the user to log in as.
 
 use std::fmt;
 
@@ -100,7 +100,7 @@ impl fmt::Debug for RedisServer {
     }
 }
 
-#[cfg(all(test, not(shuttle)))]
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -1,4 +1,4 @@
-//! What a client needs of the platform.
+//! The platform as a client needs it.
 
 use std::future::Future;
 use std::io;
@@ -9,8 +9,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::server::RedisServer;
 use crate::sync::{MaybeSend, MaybeSync};
 
-/// What a client needs of the platform. There is one for tokio and one for Workers; write your own
-/// for another runtime, or for another way to the server.
+/// The platform as a client needs it: connections, timers, tasks and randomness. There is one for
+/// tokio and one for Workers; write your own for another runtime, or for another way to the server.
 pub trait RedisTransport: MaybeSend + MaybeSync + 'static {
     /// An open connection, TLS included. It is closed by dropping it.
     type Connection: AsyncRead + AsyncWrite + Unpin + MaybeSend + 'static;

@@ -1,4 +1,4 @@
--- Removes events. ARGV: the id of the last one that is to go.
+-- Removes events. ARGV: the id of the last event to remove.
 local log = load()
 local gone = log and trim(log, nil, nil, tonumber(ARGV[1]))
 if gone then

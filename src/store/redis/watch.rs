@@ -31,10 +31,10 @@ pub(super) struct Watch {
 
 #[derive(Debug, Default)]
 struct State {
-    /// How many stores hold the watch.
+    /// The number of stores that hold the watch.
     watchers: usize,
     subscribed: Subscribed,
-    /// How often the bell rang.
+    /// The number of times that the bell rang.
     rings: u64,
     /// The head, with the number of rings when it was read.
     head: Option<(u64, Option<EventId>)>,
@@ -137,7 +137,7 @@ impl Watch {
         }
     }
 
-    /// Returns how often the bell rang, if every change rings it.
+    /// Returns the number of times that the bell rang, if every change rings it.
     pub(super) fn rings(&self) -> Option<u64> {
         let state = lock(&self.state);
         state.is_subscribed().then_some(state.rings)

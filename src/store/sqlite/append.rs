@@ -42,6 +42,7 @@ impl<Q: Sql> SqliteEventStore<Q> {
         writer: u64,
     ) -> Result<Vec<Appended>, SqliteError<Q::Error>> {
         let before = self.ends(log)?;
+        let digests = self.digests();
         let keys = self.known_keys(log)?;
         let mut ends = before;
         ends.time = before.time.max(clock::milliseconds(clock::now()));
@@ -52,7 +53,7 @@ impl<Q: Sql> SqliteEventStore<Q> {
         for event in batch {
             let key = event.key.map(KeyRef::to_owned);
             if let Some(key) = &key
-                && !keys.insert(key)
+                && !keys.insert(key, digests)
             {
                 outcomes.push(Appended::Duplicate);
                 continue;
@@ -80,6 +81,11 @@ impl<Q: Sql> SqliteEventStore<Q> {
         if rows.is_empty() {
             return Ok(outcomes);
         }
+        let digest = match digests {
+            true => keys.digest(ends.head),
+            false => Vec::new(),
+        };
+        ends.has_digest |= !digest.is_empty();
         ends.writer = writer;
         let mut statements = Vec::new();
         statements.extend(table_statement(&mut ends).map(|statement| (statement, Vec::new())));
@@ -120,6 +126,7 @@ impl<Q: Sql> SqliteEventStore<Q> {
             }
             size = last.size;
         }
+        statements.extend(digest);
         match statements.as_slice() {
             [(statement, params)] => self.sql.run(statement, params)?,
             statements => self.sql.run_all(statements)?,
@@ -153,7 +160,7 @@ const VALUE: usize = 1_900_000;
 
 const ROW: usize = 1_980_000;
 
-/// Splits the rows, in their order, into as many at a time as one statement takes.
+/// Splits the rows, in their order, into the portions of one statement each.
 fn statements_of<'a, 'b>(rows: &'b [Row<'a>]) -> impl Iterator<Item = &'b [Row<'a>]> {
     let mut rest = rows;
     std::iter::from_fn(move || {
@@ -162,7 +169,7 @@ fn statements_of<'a, 'b>(rows: &'b [Row<'a>]) -> impl Iterator<Item = &'b [Row<'
             let first = frames == 0;
             frames += row.frame.len();
             names += row.names_length();
-            // A row whose frame is only in part in it goes alone.
+            // A row that has only the head of its frame goes alone.
             let fits = is_whole && frames <= VALUE && names <= VALUE && !row.is_head_only();
             is_whole = !row.is_head_only();
             first || fits

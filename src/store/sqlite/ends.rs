@@ -10,6 +10,8 @@ pub(super) struct Ends {
     pub(super) has_table: bool,
     /// Whether the table has the column `writer`. Tables of the first version do not.
     pub(super) has_writer: bool,
+    /// Whether there is a [digest](super::digest) of the keys.
+    pub(super) has_digest: bool,
     pub(super) oldest: Option<EventId>,
     /// When the oldest event was stored; 0 if it was not looked up.
     pub(super) oldest_time: u64,
@@ -62,14 +64,17 @@ impl<Q: Sql> SqliteEventStore<Q> {
 
     pub(super) fn read_ends(&self) -> Result<Ends, SqliteError<Q::Error>> {
         let table = self.sql.exec(
-            "SELECT instr(sql, ' writer ') FROM sqlite_master \
-             WHERE type = 'table' AND name = 'events'",
+            "SELECT instr(sql, ' writer '), \
+             EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'event_keys') \
+             FROM sqlite_master WHERE type = 'table' AND name = 'events'",
             &[],
         )?;
         let Some(table) = table.into_iter().next() else {
             return Ok(Ends::default());
         };
-        let has_writer = number(table.into_iter().next())? > 0;
+        let mut table = table.into_iter();
+        let has_writer = number(table.next())? > 0;
+        let has_digest = number(table.next())? > 0;
         let newest = if has_writer {
             "SELECT (SELECT id FROM events WHERE terminal < 4 ORDER BY id LIMIT 1), \
              id, terminal, time, size, writer FROM events ORDER BY id DESC LIMIT 1"
@@ -81,6 +86,7 @@ impl<Q: Sql> SqliteEventStore<Q> {
             return Ok(Ends {
                 has_table: true,
                 has_writer,
+                has_digest,
                 ..Ends::default()
             });
         };
@@ -90,6 +96,7 @@ impl<Q: Sql> SqliteEventStore<Q> {
         Ok(Ends {
             has_table: true,
             has_writer,
+            has_digest,
             oldest,
             oldest_time: 0,
             removed: oldest.map_or(head.map_or(0, EventId::get), |oldest| oldest.get() - 1),

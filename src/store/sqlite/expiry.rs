@@ -3,6 +3,7 @@
 use std::time::SystemTime;
 
 use super::column::{REMOVED, integer, number};
+use super::digest::removed;
 use super::ends::Ends;
 use super::{Log, Sql, SqlValue, SqliteError, SqliteEventStore};
 use crate::clock;
@@ -53,7 +54,7 @@ impl<Q: Sql> SqliteEventStore<Q> {
     ) -> Result<(), SqliteError<Q::Error>> {
         self.with_log(|log| {
             let ends = self.ends(log)?;
-            // Also where no event is kept: there may be rows of those that are too old.
+            // The head counts even if no event is kept: rows of expired events may be left.
             let Some(head) = ends.head else {
                 return Ok(());
             };
@@ -68,7 +69,7 @@ impl<Q: Sql> SqliteEventStore<Q> {
                 false => 0,
             };
             let left = [integer(last.get()), integer(REMOVED), key, integer(time)];
-            self.sql.run_all(&[
+            let mut statements = vec![
                 (
                     "UPDATE events SET terminal = ?2, key = ?3, data = NULL, frame = '', \
                      time = max(time, ?4) WHERE id = ?1",
@@ -78,7 +79,9 @@ impl<Q: Sql> SqliteEventStore<Q> {
                     "DELETE FROM events WHERE id < ?1",
                     vec![integer(last.get())],
                 ),
-            ])?;
+            ];
+            statements.extend(ends.has_digest.then(removed));
+            self.sql.run_all(&statements)?;
             *log = Log::default();
             Ok(())
         })?;
@@ -86,7 +89,7 @@ impl<Q: Sql> SqliteEventStore<Q> {
         Ok(())
     }
 
-    /// Leaves out the oldest events that are too many. Their rows stay for now.
+    /// Excludes the oldest events beyond the limit. Their rows stay for now.
     pub(super) fn bounded(&self, mut ends: Ends) -> Ends {
         let (Some(oldest), Some(head)) = (ends.oldest, ends.head) else {
             return ends;
@@ -99,7 +102,7 @@ impl<Q: Sql> SqliteEventStore<Q> {
         ends
     }
 
-    /// Leaves out the events that are too old. Their rows stay for now.
+    /// Excludes the events that are too old. Their rows stay for now.
     pub(super) fn aged(&self, mut ends: Ends) -> Result<Ends, SqliteError<Q::Error>> {
         let (Some(age), Some(oldest), Some(head)) = (self.retention.age, ends.oldest, ends.head)
         else {
@@ -129,9 +132,9 @@ impl<Q: Sql> SqliteEventStore<Q> {
         number(time.into_iter().flatten().next())
     }
 
-    /// Removes the rows of events that are left out, if they are many.
+    /// Removes the rows of excluded events, if they are many.
     pub(super) fn remove_rows(&self, log: &mut Log<Q::Bytes>) -> Result<(), SqliteError<Q::Error>> {
-        /// The fewest that are removed at a time.
+        /// The fewest rows that are removed at a time.
         const FEWEST: u64 = 64;
         let Some(ends) = &mut log.ends else {
             return Ok(());
@@ -151,14 +154,17 @@ impl<Q: Sql> SqliteEventStore<Q> {
             return Ok(());
         }
         ends.removed = last;
-        self.sql.run_all(&[
+        let mut statements = vec![
             (
                 "UPDATE events SET terminal = ?2, key = NULL, data = NULL, frame = '' WHERE id = ?1",
                 vec![integer(last), integer(REMOVED)],
             ),
             ("DELETE FROM events WHERE id < ?1", vec![integer(last)]),
-        ])?;
-        // Those of the removed events are among them.
+        ];
+        statements.extend(ends.has_digest.then(removed));
+        self.sql.run_all(&statements)?;
+        ends.has_digest = false;
+        // The remembered keys include those of the removed events.
         log.keys = None;
         Ok(())
     }
@@ -168,7 +174,8 @@ impl<Q: Sql> SqliteEventStore<Q> {
     /// # Errors
     /// When SQLite fails.
     pub(crate) fn remove_all(&self) -> Result<(), SqliteError<Q::Error>> {
-        self.sql.exec("DROP TABLE IF EXISTS events", &[])?;
+        self.sql
+            .run_all(&[("DROP TABLE IF EXISTS events", Vec::new()), removed()])?;
         self.forget();
         Ok(())
     }

@@ -1,9 +1,11 @@
 //! The keys of a log, in little memory.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ops::Bound;
+use std::sync::Arc;
 
-use super::column::{integer, number, text};
+use super::column::integer;
+use super::digest::KnownKeys;
 use super::{Log, Sql, SqlValue, SqliteError, SqliteEventStore};
 
 impl<Q: Sql> SqliteEventStore<Q> {
@@ -14,17 +16,10 @@ impl<Q: Sql> SqliteEventStore<Q> {
     pub fn keys(&self, prefix: &str) -> Result<Vec<String>, SqliteError<Q::Error>> {
         self.with_log(|log| {
             if log.keys.is_none() && self.ends(log)?.closed {
-                // Not kept: a log that has ended is seldom written.
-                let keys = self.sql.exec(
-                    "SELECT key FROM events WHERE key >= ?1 ORDER BY key",
-                    &[SqlValue::Text(prefix.to_owned())],
-                )?;
-                let keys = keys.into_iter().map(|row| text(row.into_iter().next()));
-                let keys = keys.collect::<Result<Vec<_>, SqliteError<Q::Error>>>()?;
-                let behind = |key: &String| key.strip_prefix(prefix).map(str::to_owned);
-                return Ok(keys.iter().map_while(behind).collect());
+                // Not remembered: a log that has ended is seldom written.
+                return Ok(self.read_keys(log)?.all().behind(prefix));
             }
-            Ok(self.known_keys(log)?.behind(prefix))
+            Ok(self.known_keys(log)?.all().behind(prefix))
         })
     }
 
@@ -42,9 +37,9 @@ impl<Q: Sql> SqliteEventStore<Q> {
         })
     }
 
-    /// As [`keys`](Self::keys), with fewer of the keys that end in a colon and a number: of those
-    /// that differ only in the number, only the greatest is returned if `only_newest` returns true
-    /// for the part before the number. Takes little memory, even for a long log.
+    /// Returns fewer keys than [`keys`](Self::keys): of keys that differ only in the number after
+    /// their last colon, only the greatest if `only_newest` returns true for the part before the
+    /// number. Takes little memory, even for a long log.
     ///
     /// # Errors
     /// When SQLite fails.
@@ -55,45 +50,25 @@ impl<Q: Sql> SqliteEventStore<Q> {
     ) -> Result<Vec<String>, SqliteError<Q::Error>> {
         self.with_log(|log| {
             if log.keys.is_none() && self.ends(log)?.closed {
-                // Not kept, see `keys`.
-                return Ok(self.read_keys()?.behind_but_older(prefix, only_newest));
+                // Not remembered, see `keys`.
+                let keys = self.read_keys(log)?;
+                return Ok(keys.all().behind_but_older(prefix, only_newest));
             }
-            Ok(self.known_keys(log)?.behind_but_older(prefix, only_newest))
+            let keys = self.known_keys(log)?;
+            Ok(keys.all().behind_but_older(prefix, only_newest))
         })
     }
 
     pub(super) fn known_keys<'a>(
         &self,
         log: &'a mut Log<Q::Bytes>,
-    ) -> Result<&'a mut Keys, SqliteError<Q::Error>> {
+    ) -> Result<&'a mut KnownKeys, SqliteError<Q::Error>> {
         let keys = match log.keys.take() {
             Some(keys) => keys,
-            None if self.ends(log)?.has_table => self.read_keys()?,
-            None => Keys::default(),
+            None if self.ends(log)?.has_table => self.read_keys(log)?,
+            None => KnownKeys::default(),
         };
         Ok(log.keys.insert(keys))
-    }
-
-    pub(super) fn read_keys(&self) -> Result<Keys, SqliteError<Q::Error>> {
-        let mut keys = Keys::default();
-        let mut after = 0;
-        loop {
-            // Page by page: all keys at once may be more than fits into memory.
-            let rows = self.sql.exec(
-                "SELECT id, key FROM events WHERE id > ?1 AND key IS NOT NULL \
-                 ORDER BY id LIMIT 10000",
-                &[integer(after)],
-            )?;
-            let is_last = rows.len() < 10_000;
-            for row in rows {
-                let mut columns = row.into_iter();
-                after = number(columns.next())?;
-                keys.insert(&text(columns.next())?);
-            }
-            if is_last {
-                return Ok(keys);
-            }
-        }
     }
 }
 
@@ -104,27 +79,43 @@ impl<Q: Sql> SqliteEventStore<Q> {
 /// all objects of an isolate share.
 #[derive(Debug, Default)]
 pub(super) struct Keys {
-    plain: BTreeSet<String>,
-    /// The ranges, keyed by the part before the number, with its colon. Each is its first number
-    /// and its last. There is a gap between any two.
-    numbered: BTreeMap<String, BTreeMap<u64, u64>>,
+    plain: BTreeSet<Arc<str>>,
+    numbered: Numbered,
+}
+
+/// A key that a set did not have.
+pub(super) enum NewKey {
+    Plain(Arc<str>),
+    /// The part before its number, with the colon, and the number.
+    Numbered(Arc<str>, u64),
 }
 
 impl Keys {
-    /// Adds a key, and returns whether it is new.
-    pub(super) fn insert(&mut self, key: &str) -> bool {
+    /// Adds a key, and returns it if it is new.
+    pub(super) fn insert(&mut self, key: &str) -> Option<NewKey> {
         let Some((name, number)) = split(key) else {
             // A key that is there is not copied.
-            return !self.plain.contains(key) && self.plain.insert(key.to_owned());
-        };
-        match self.numbered.get_mut(name) {
-            Some(ranges) => insert(ranges, number),
-            None => {
-                let range = BTreeMap::from([(number, number)]);
-                self.numbered.insert(name.to_owned(), range);
-                true
+            if self.plain.contains(key) {
+                return None;
             }
-        }
+            let key = Arc::<str>::from(key);
+            self.plain.insert(Arc::clone(&key));
+            return Some(NewKey::Plain(key));
+        };
+        let (name, ranges) = self.numbered.entry(name);
+        ranges
+            .insert(number)
+            .then(|| NewKey::Numbered(Arc::clone(name), number))
+    }
+
+    /// Adds a key that has no number.
+    pub(super) fn insert_plain(&mut self, key: &str) {
+        self.plain.insert(Arc::from(key));
+    }
+
+    /// Adds the keys of this name with the numbers of a range.
+    pub(super) fn insert_range(&mut self, name: &str, first: u64, last: u64) {
+        self.numbered.entry(name).1.insert_range(first, last);
     }
 
     /// Returns the keys that begin with `prefix`, sorted as strings, without the prefix.
@@ -142,41 +133,112 @@ impl Keys {
         let behind = |key: &str| key.strip_prefix(prefix).map(str::to_owned);
         let from = (Bound::Included(prefix), Bound::Unbounded);
         let plain = self.plain.range::<str, _>(from);
-        let mut keys: Vec<_> = plain.map_while(|key| behind(key)).collect();
+        let keys: Vec<_> = plain.map_while(|key| behind(key)).collect();
+        let mut numbered = BTreeSet::new();
         // The names that begin with the prefix, and the name that the prefix cuts in its number.
-        let names = self.numbered.range::<str, _>(from);
+        let place = self.numbered.find(prefix).unwrap_or_else(|place| place);
+        let names = self.numbered.0[place..].iter();
         let names = names.take_while(|(name, _)| name.starts_with(prefix));
-        let cut = split_name(prefix).and_then(|name| self.numbered.get_key_value(name));
-        for (name, ranges) in names.chain(cut.filter(|(name, _)| *name != prefix)) {
+        let cut = split_name(prefix).filter(|name| *name != prefix);
+        let cut = cut.and_then(|name| self.numbered.0.get(self.numbered.find(name).ok()?));
+        for (name, ranges) in names.chain(cut) {
             let from = match only_newest(name) {
-                true => ranges.last_key_value().map_or(0, |(_, last)| *last),
+                true => ranges.0.last().map_or(0, |(_, last)| *last),
                 false => 0,
             };
             let numbers = ranges
+                .0
                 .iter()
                 .flat_map(|(first, last)| (*first).max(from)..=*last);
-            keys.extend(numbers.filter_map(|number| behind(&format!("{name}{number}"))));
+            for number in numbers {
+                if let Some(key) = behind(&format!("{name}{number}")) {
+                    numbered.insert(key);
+                }
+            }
         }
-        keys.sort_unstable();
-        keys
+        if numbered.is_empty() {
+            return keys;
+        }
+        // Sorted by a set that is there anyway: a sort of strings would be 4 KB of every Worker.
+        for key in keys {
+            numbered.insert(key);
+        }
+        numbered.into_iter().collect()
     }
 }
 
-fn insert(ranges: &mut BTreeMap<u64, u64>, number: u64) -> bool {
-    let below = ranges.range(..=number).next_back();
-    let below = below.map(|(first, last)| (*first, *last));
-    if below.is_some_and(|(_, last)| number <= last) {
-        return false;
+/// Names of keys, each the part before a number with its colon, and their numbers. Sorted by name. Not a map, whose code
+/// would be several KB of every Worker.
+#[derive(Debug, Default)]
+pub(super) struct Numbered(Vec<(Arc<str>, Ranges)>);
+
+impl Numbered {
+    /// Returns the name and its numbers, after adding the name if it is new.
+    pub(super) fn entry(&mut self, name: &str) -> (&Arc<str>, &mut Ranges) {
+        let place = self.find(name).unwrap_or_else(|place| {
+            self.0.insert(place, (Arc::from(name), Ranges::default()));
+            place
+        });
+        let (name, ranges) = &mut self.0[place];
+        (name, ranges)
     }
-    let first = match below {
-        Some((first, last)) if last + 1 == number => first,
-        _ => number,
-    };
-    // Joined with what follows it without a gap.
-    let next = number.checked_add(1);
-    let last = next.and_then(|next| ranges.remove(&next)).unwrap_or(number);
-    ranges.insert(first, last);
-    true
+
+    /// Returns all names with their numbers.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &Ranges)> {
+        self.0.iter().map(|(name, ranges)| (&**name, ranges))
+    }
+
+    fn find(&self, name: &str) -> Result<usize, usize> {
+        self.0.binary_search_by(|(other, _)| (**other).cmp(name))
+    }
+}
+
+/// Numbers as ranges, each by its first number and its last one, sorted. There is a gap between any two.
+#[derive(Debug, Default)]
+pub(super) struct Ranges(Vec<(u64, u64)>);
+
+impl Ranges {
+    /// Adds a number, and returns whether it is new.
+    pub(super) fn insert(&mut self, number: u64) -> bool {
+        let is_new = !self.has(number);
+        if is_new {
+            self.insert_range(number, number);
+        }
+        is_new
+    }
+
+    /// Adds a range, which may overlap with those that are there.
+    fn insert_range(&mut self, mut first: u64, mut last: u64) {
+        let Self(ranges) = self;
+        // Those that it touches become one with it.
+        let begin = ranges.partition_point(|(_, end)| end.saturating_add(1) < first);
+        let end = ranges.partition_point(|(begin, _)| *begin <= last.saturating_add(1));
+        match ranges.get(begin..end) {
+            Some([only]) if only.0 <= first && last <= only.1 => return,
+            // Mostly a number that follows the others.
+            Some([_]) => {
+                let only = &mut ranges[begin];
+                *only = (only.0.min(first), only.1.max(last));
+                return;
+            }
+            Some([lowest, .., highest]) => {
+                (first, last) = (first.min(lowest.0), last.max(highest.1));
+            }
+            _ => {}
+        }
+        ranges.splice(begin..end.max(begin), [(first, last)]);
+    }
+
+    fn has(&self, number: u64) -> bool {
+        let behind = self.0.partition_point(|(first, _)| *first <= number);
+        let below = behind.checked_sub(1).map(|below| self.0[below]);
+        below.is_some_and(|(_, last)| number <= last)
+    }
+
+    /// Returns the ranges, each as its first number and its last.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.0.iter().copied()
+    }
 }
 
 /// Splits a key into a name that ends in a colon, and a number without sign or leading zeros.
@@ -231,7 +293,11 @@ mod tests {
             let (mut keys, mut model) = (Keys::default(), BTreeSet::new());
             for n in 0..2 * all.len() {
                 let key = &all[n * step % all.len()];
-                assert_eq!(keys.insert(key), model.insert(key.clone()), "{key}");
+                assert_eq!(
+                    keys.insert(key).is_some(),
+                    model.insert(key.clone()),
+                    "{key}"
+                );
             }
             for prefix in all.iter().map(String::as_str).chain(["a:18", "b:1844"]) {
                 let behind = model.iter().filter_map(|key| key.strip_prefix(prefix));
@@ -245,12 +311,15 @@ mod tests {
     fn numbers_in_a_row_are_one_range() {
         let mut keys = Keys::default();
         for number in (0..1_000).rev().chain(2_000..3_000).chain(1_000..2_000) {
-            assert!(keys.insert(&format!("1/step-1:progress:1:{number}")));
+            assert!(
+                keys.insert(&format!("1/step-1:progress:1:{number}"))
+                    .is_some()
+            );
         }
-        assert!(!keys.insert("1/step-1:progress:1:1500"));
-        let ranges = &keys.numbered["1/step-1:progress:1:"];
-        assert_eq!(ranges, &BTreeMap::from([(0, 2_999)]));
-        assert!(keys.insert("1/step-1:progress:1:5000"));
+        assert!(keys.insert("1/step-1:progress:1:1500").is_none());
+        let (_, ranges) = keys.numbered.entry("1/step-1:progress:1:");
+        assert_eq!(ranges.0, [(0, 2_999)]);
+        assert!(keys.insert("1/step-1:progress:1:5000").is_some());
         assert_eq!(
             keys.behind_but_older("1/", |_| true),
             ["step-1:progress:1:5000"]

@@ -3,6 +3,7 @@
 
 mod append;
 mod column;
+mod digest;
 mod ends;
 mod error;
 mod expiry;
@@ -15,9 +16,9 @@ mod sql;
 use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 
+use self::digest::KnownKeys;
 use self::ends::Ends;
 pub use self::error::SqliteError;
-use self::keys::Keys;
 #[cfg(all(feature = "rusqlite", not(target_family = "wasm")))]
 pub use self::rusqlite::{SqliteFile, SqliteFileError};
 pub use self::sql::{Sql, SqlRow, SqlValue};
@@ -38,7 +39,7 @@ use crate::sync::{Mutex, lock};
 /// bytes in a Durable Object) is cut into several statements, which take effect together or not at
 /// all.
 ///
-/// The newest frames are kept in memory while somebody has a
+/// The newest frames are kept in memory while there is a
 /// [`Subscription`](crate::delivery::Subscription): at most 2 MiB in all, or one larger event.
 #[derive(Debug)]
 pub struct SqliteEventStore<Q: Sql> {
@@ -51,16 +52,16 @@ pub struct SqliteEventStore<Q: Sql> {
     keeps_keys: bool,
 }
 
-/// The table's only writer remembers this of it. SQLite has it all, so it may be forgotten at any
-/// time, and is forgotten when a call fails.
+/// The memory of the table's only writer. SQLite has all of it, so it may be forgotten at any time, and is forgotten
+/// when a call fails.
 #[derive(Debug)]
 struct Log<B> {
     ends: Option<Ends>,
     /// The keys of all events. They are not an index in SQL, which would write a second row for
     /// each event: 1,000 times the price of reading the row once, when the first append after
-    /// waking needs the keys. Forgotten when the log ends, since an object may be read for long
+    /// waking needs the keys. Long logs have them as a [digest], too. Forgotten when the log ends, since an object may be read for long
     /// after that.
-    keys: Option<Keys>,
+    keys: Option<KnownKeys>,
     tail: Tail<B>,
 }
 

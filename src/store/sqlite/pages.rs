@@ -151,9 +151,9 @@ fn window<B>(after: u64, limit: PageLimit) -> [SqlValue<B>; 3] {
     ]
 }
 
-/// The most that a page of frames has, whatever was asked for. SQLite takes no value above
-/// 2,000,000 bytes, and the frames of this much data have at most 1.5 million: each byte may be a
-/// line of its own, which takes six bytes more, and each event has a type of up to 1,024.
+/// The limit of a page of frames, whatever the request. SQLite takes no value above 2,000,000 bytes, and the frames
+/// of this much data have at most 1.5 million: each byte may be a line of its own, which takes six bytes more, and
+/// each event has a type of up to 1,024.
 const PAGE: PageLimit = PageLimit {
     events: 512,
     bytes: 128 * 1024,

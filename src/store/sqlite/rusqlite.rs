@@ -171,7 +171,7 @@ pub struct SqliteFileError(Reason);
 #[derive(Debug)]
 enum Reason {
     Sqlite(rusqlite::Error),
-    /// The path is one of those with which SQLite keeps a database in memory.
+    /// The path would make SQLite keep the database in memory.
     NoFile,
 }
 

@@ -1,4 +1,4 @@
-//! The trait of SQLite connections: as little of SQLite as the store needs.
+//! The trait of SQLite connections: the little of SQLite that the store needs.
 
 use crate::store::frames::FrameBytes;
 use crate::sync::{MaybeSend, MaybeSync};

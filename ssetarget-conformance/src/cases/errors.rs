@@ -1,4 +1,4 @@
-//! What is refused, and how.
+//! Refusals.
 
 use super::{Case, Level, Need};
 use crate::http::{Request, shown};
@@ -47,7 +47,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         id: "unknown",
-        title: "a stream that nobody made is 404",
+        title: "an unknown stream is 404",
         source: "extension; RFC 9110 15.5.5",
         level: Level::Extension("unknown"),
         needs: &[Need::Own],
@@ -63,7 +63,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         id: "unknown-head",
-        title: "HEAD of a stream that nobody made is 404, too",
+        title: "HEAD of an unknown stream is 404, too",
         source: "RFC 9110 9.3.2",
         level: Level::Extension("unknown"),
         needs: &[Need::Own],
@@ -79,7 +79,7 @@ pub(super) const CASES: &[Case] = &[
     },
 ];
 
-/// Requests that most servers refuse, and what they answer with. Those that they do not refuse are left out.
+/// Requests that most servers refuse, and the answers. Those that a server does not refuse are left out.
 fn refusals(probe: &Probe) -> Outcome<Vec<Answer>> {
     let stream = probe.start()?;
     let broken = format!("{}=%00%ff%ZZ", probe.profile.query);

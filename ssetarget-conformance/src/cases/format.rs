@@ -1,4 +1,4 @@
-//! The format: what is on the wire is what WHATWG HTML, section 9.2.5, says.
+//! The format: the bytes on the wire are as WHATWG HTML, section 9.2.5, says.
 
 use std::time::Duration;
 
@@ -266,7 +266,7 @@ pub(super) const CASES: &[Case] = &[
     },
 ];
 
-/// What a viewer gets of a stream with a few events.
+/// The transcript that a viewer gets of a stream with a few events.
 fn seen(probe: &Probe) -> Outcome<Transcript> {
     let stream = probe.start()?;
     let mut viewer = stream.viewed(3)?;
@@ -320,7 +320,7 @@ fn charset(probe: &Probe) -> Outcome {
 fn utf8(probe: &Probe) -> Outcome {
     let stream = probe.start()?;
     let viewer = stream.viewed(3)?;
-    // The last character may not be there yet.
+    // The last character may not be complete yet.
     let bytes = &viewer.body;
     match std::str::from_utf8(bytes) {
         Err(error) if error.error_len().is_some() => fail(
@@ -496,7 +496,7 @@ fn order(probe: &Probe) -> Outcome {
     )
 }
 
-/// Appends a text between two that are known. Returns what came in between, or `None` where the text was refused.
+/// Appends data between two known events. Returns the events in between, or `None` if the server refuses the data.
 fn echo(probe: &Probe, text: &[u8], event_type: &str) -> Outcome<Option<Vec<Event>>> {
     let stream = probe.start()?;
     let mut viewer = stream.view(&stream.get())?;
@@ -514,7 +514,7 @@ fn echo(probe: &Probe, text: &[u8], event_type: &str) -> Outcome<Option<Vec<Even
     let between: Vec<Event> = between.cloned().collect();
     match status {
         200..400 => Ok(Some(between)),
-        400..500 => check(between.is_empty(), "nothing of what was refused", || {
+        400..500 => check(between.is_empty(), "nothing of the refused append", || {
             shown(&between[0].raw)
         })
         .map(|()| None),
@@ -536,7 +536,7 @@ fn echoes(probe: &Probe, text: &str) -> Outcome {
     }
 }
 
-/// One event with this data, or none where it was refused.
+/// One event with this data, or none if it is refused.
 fn echoes_or_refuses(probe: &Probe, text: &str) -> Outcome {
     match echo(probe, text.as_bytes(), "message")? {
         Some(events) => one(&events, &[text]),
@@ -601,7 +601,8 @@ fn data_trailing_lf(probe: &Probe) -> Outcome {
     echoes(probe, "text\n")
 }
 
-/// A CR cannot be sent: it comes as a line feed, or not at all. Whether CR LF is one line end or two is not said.
+/// A CR cannot be sent: it comes as a line feed, or not at all. The standard does not say whether CR LF is one line
+/// end or two.
 fn without_cr(probe: &Probe, text: &str) -> Outcome {
     let once = text.replace("\r\n", "\n").replace('\r', "\n");
     match echo(probe, text.as_bytes(), "message")? {
@@ -655,7 +656,7 @@ fn data_separators(probe: &Probe) -> Outcome {
 }
 
 fn data_utf8(probe: &Probe) -> Outcome {
-    // 11 bytes: no factor in common with sizes of buffers.
+    // 11 bytes: no common factor with the sizes of buffers.
     echoes(probe, &"é€𝄞xy".repeat(6_007))
 }
 

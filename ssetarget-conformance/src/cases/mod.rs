@@ -17,7 +17,7 @@ pub enum Level {
     Must,
     /// A standard recommends it, or people would miss it.
     Should,
-    /// No standard has it. It runs where the profile claims it.
+    /// No standard has it. It runs if the profile claims it.
     Extension(&'static str),
 }
 
@@ -31,12 +31,12 @@ impl fmt::Display for Level {
     }
 }
 
-/// What a case needs of a profile.
+/// The parts of a profile that a case needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
     /// `append`.
     Append,
-    /// `append` of texts that come back as they are.
+    /// `append` of data that comes back unchanged.
     Echo,
     /// `append` with a type.
     Type,
@@ -51,11 +51,11 @@ pub enum Need {
 pub struct Case {
     /// Its name.
     pub id: &'static str,
-    /// What the server does.
+    /// The behaviour of the server.
     pub title: &'static str,
-    /// Where that is written.
+    /// The source of the requirement.
     pub source: &'static str,
-    /// How much it counts.
+    /// Its level.
     pub level: Level,
     needs: &'static [Need],
     body: fn(&Probe) -> Outcome,
@@ -97,33 +97,6 @@ impl Case {
         (self.body)(probe)
     }
 }
-
-/// The extensions, and what they promise.
-pub const EXTENSIONS: &[(&str, &str)] = &[
-    (
-        "replay",
-        "a viewer without a position gets all events from the beginning",
-    ),
-    ("query", "the position may be in the query"),
-    ("latest", "a query starts at the tail"),
-    (
-        "reset",
-        "a position that is not in the log is told by an event",
-    ),
-    ("strict", "a malformed position is refused with 400"),
-    ("first-byte", "a stream begins with bytes at once"),
-    (
-        "end",
-        "a stream ends for good: it is closed, and who comes back gets 204",
-    ),
-    ("unknown", "a stream that nobody made is not found"),
-    (
-        "proxies",
-        "headers that keep proxies from buffering and changing a stream",
-    ),
-    ("cors", "pages of `origin` may read, and no others"),
-    ("nosniff", "browsers are told not to guess types"),
-];
 
 /// All cases, by subject.
 pub const CASES: &[&[Case]] = &[

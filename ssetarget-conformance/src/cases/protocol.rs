@@ -25,7 +25,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         id: "options",
-        title: "OPTIONS gets an answer that ends, and is no stream",
+        title: "OPTIONS gets an answer that ends and is not a stream",
         source: "RFC 9110 9.3.7",
         level: Level::Should,
         needs: &[],
@@ -33,7 +33,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         id: "method-put",
-        title: "PUT gets no stream, and is no error of the server",
+        title: "PUT gets no stream, and causes no server error",
         source: "RFC 9110 15.5.6",
         level: Level::Should,
         needs: &[],
@@ -41,7 +41,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         id: "method-delete",
-        title: "DELETE gets no stream, and is no error of the server",
+        title: "DELETE gets no stream, and causes no server error",
         source: "RFC 9110 15.5.6",
         level: Level::Should,
         needs: &[Need::Own],
@@ -49,7 +49,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         id: "method-unknown",
-        title: "a method that nobody knows gets no stream, and 405 or 501",
+        title: "an unknown method gets no stream, and 405 or 501",
         source: "RFC 9110 9.1",
         level: Level::Should,
         needs: &[],
@@ -57,7 +57,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         id: "method-allow",
-        title: "405 says in `Allow` what is allowed",
+        title: "405 lists the permitted methods in `Allow`",
         source: "RFC 9110 15.5.6",
         level: Level::Must,
         needs: &[],
@@ -97,7 +97,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         id: "keep-alive",
-        title: "after an answer that ended the connection goes on, or was said to close",
+        title: "after a complete answer the connection goes on, or the server said that it closes",
         source: "RFC 9112 9.3, 9.6",
         level: Level::Must,
         needs: &[],
@@ -113,7 +113,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         id: "get-body",
-        title: "a body of GET is no error of the server",
+        title: "a body of GET causes no server error",
         source: "RFC 9110 9.3.1",
         level: Level::Should,
         needs: &[],
@@ -161,7 +161,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         id: "accept-other",
-        title: "`Accept` of another type is no error of the server",
+        title: "`Accept` of another type causes no server error",
         source: "RFC 9110 15.5.7",
         level: Level::Should,
         needs: &[],
@@ -169,7 +169,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         id: "coding-none",
-        title: "who asks for no coding gets none",
+        title: "a request for no coding gets none",
         source: "RFC 9110 12.5.3",
         level: Level::Should,
         needs: &[],
@@ -177,7 +177,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         id: "coding-identity",
-        title: "who accepts `identity` only gets no coding",
+        title: "a request that accepts only `identity` gets no coding",
         source: "RFC 9110 12.5.3",
         level: Level::Should,
         needs: &[],
@@ -273,7 +273,7 @@ pub(super) const CASES: &[Case] = &[
     },
 ];
 
-/// A stream with an event, and the head of what a viewer of it gets.
+/// A stream with an event, and the head of the answer to a viewer of it.
 fn head_of(probe: &Probe, with: impl Fn(Request) -> Request) -> Outcome<Head> {
     let stream = probe.start()?;
     let mut viewer = stream.view(&with(stream.get()))?;
@@ -311,7 +311,7 @@ fn head_empty(probe: &Probe) -> Outcome {
     connection
         .head(until)
         .map_err(|trouble| no_answer(&trouble))?;
-    // What comes now is a body, which there must not be.
+    // Bytes that come now are a body, which there must not be.
     let next = connection.head(Instant::now() + probe.quiet());
     check(
         matches!(next, Err(Trouble::Late | Trouble::Cut)),
@@ -464,7 +464,7 @@ fn slow_request(probe: &Probe) -> Outcome {
         .dribble(&request)
         .map_err(|trouble| no_answer(&trouble))?;
     let mut viewer = Viewer::over(probe, connection);
-    // What is sent before the answer has begun, a server without a log may lose.
+    // A server without a log may lose an event that is sent before the answer has begun.
     viewer.read_for(probe.patience / 4);
     stream.append(1..=1)?;
     viewer.expect_events(1).map(drop)

@@ -32,7 +32,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         id: "resume-head",
-        title: "after the newest event comes what is new, and nothing old",
+        title: "after the newest event only new events come",
         source: "WHATWG HTML 9.2.4",
         level: Level::Should,
         needs: &[Need::Append],
@@ -40,7 +40,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         id: "resume-absent",
-        title: "what was appended while a viewer was away is not lost",
+        title: "events appended while a viewer was away are not lost",
         source: "WHATWG HTML 9.2.3, 9.2.4",
         level: Level::Should,
         needs: &[Need::Append],
@@ -80,7 +80,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         id: "position-malformed",
-        title: "a position of another form gets an answer that is no error of the server",
+        title: "a malformed position causes no server error",
         source: "RFC 9110 15.5.1",
         level: Level::Must,
         needs: &[],
@@ -88,7 +88,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         id: "position-utf-8",
-        title: "a position of bytes beyond ASCII gets an answer that is no error of the server",
+        title: "a position of bytes beyond ASCII causes no server error",
         source: "WHATWG HTML 9.2.3",
         level: Level::Must,
         needs: &[],
@@ -96,7 +96,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         id: "position-large",
-        title: "a number beyond 64 bits gets an answer that is no error of the server",
+        title: "a number beyond 64 bits causes no server error",
         source: "RFC 9110 15.5.1",
         level: Level::Must,
         needs: &[],
@@ -104,7 +104,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         id: "position-negative",
-        title: "a negative number gets an answer that is no error of the server",
+        title: "a negative number causes no server error",
         source: "RFC 9110 15.5.1",
         level: Level::Must,
         needs: &[],
@@ -112,7 +112,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         id: "position-long",
-        title: "a position of 4 KiB gets an answer that is no error of the server",
+        title: "a position of 4 KiB causes no server error",
         source: "RFC 9110 15.5.1; RFC 6585 5",
         level: Level::Must,
         needs: &[],
@@ -120,7 +120,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         id: "position-twice",
-        title: "two positions get an answer that is no error of the server",
+        title: "two positions cause no server error",
         source: "RFC 9110 5.3",
         level: Level::Must,
         needs: &[],
@@ -128,7 +128,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         id: "position-query-broken",
-        title: "a query with a broken escape gets an answer that is no error of the server",
+        title: "a query with a broken escape causes no server error",
         source: "RFC 3986 2.1",
         level: Level::Must,
         needs: &[],
@@ -136,7 +136,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         id: "replay",
-        title: "a viewer without a position gets what was there before",
+        title: "a viewer without a position gets earlier events",
         source: "extension",
         level: Level::Extension("replay"),
         needs: &[Need::Append],
@@ -160,7 +160,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         id: "latest",
-        title: "a stream that starts at the tail has nothing old and all that is new",
+        title: "a stream that starts at the tail has all new events and no old ones",
         source: "extension",
         level: Level::Extension("latest"),
         needs: &[Need::Append],
@@ -176,7 +176,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         id: "reset",
-        title: "an unknown position is told by an event, and what is kept follows",
+        title: "an event reports an unknown position, and the kept events follow",
         source: "extension",
         level: Level::Extension("reset"),
         needs: &[],
@@ -184,7 +184,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         id: "reset-id",
-        title: "the event that tells it takes no id of the log",
+        title: "the event that reports it takes no id of the log",
         source: "extension; WHATWG HTML 9.2.6",
         level: Level::Extension("reset"),
         needs: &[],
@@ -241,7 +241,7 @@ fn ids(events: &[Event]) -> String {
     format!("the ids {}", ids.join(", "))
 }
 
-/// What comes for a request is exactly these events, and perhaps more after them.
+/// A request gets exactly these events, and perhaps more after them.
 fn gets(
     probe: &Probe,
     stream: &Stream<'_>,
@@ -317,7 +317,7 @@ fn resume_head(probe: &Probe) -> Outcome {
 
 fn resume_absent(probe: &Probe) -> Outcome {
     let (stream, events) = told(probe)?;
-    // Its connection is gone.
+    // The viewer's connection is gone.
     stream.append(COUNT + 1..=COUNT + 3)?;
     let last = events.last().map(id).unwrap_or_default();
     let mut viewer = stream.view(&stream.get_after(last))?;
@@ -374,13 +374,13 @@ fn position_unknown(probe: &Probe) -> Outcome {
             || viewer.shown(),
         );
     }
-    // Either it begins anew, or it goes on with what is new.
+    // Either the stream begins again, or it goes on with new events.
     stream.append(3..=3)?;
     viewer.expect_events(1)?;
     Ok(())
 }
 
-/// What is wrong with the client's request is no error of the server, and the server says so.
+/// A fault of the client's request is not a server error, and the server says so.
 fn no_server_error(probe: &Probe, request: &Request) -> Outcome<Answer> {
     let answer = probe.ask(request)?;
     check(

@@ -34,7 +34,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         id: "viewers-vanish",
-        title: "viewers who vanish disturb nobody",
+        title: "viewers who vanish disturb no other",
         source: "RFC 9112 9.5",
         level: Level::Must,
         needs: &[Need::Append],
@@ -42,7 +42,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         id: "slow-others",
-        title: "a viewer who does not read delays nobody",
+        title: "a viewer who does not read delays no other",
         source: "RFC 9112 9.5",
         level: Level::Must,
         needs: &[Need::Append],
@@ -90,7 +90,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         id: "heartbeat-comment",
-        title: "heartbeats are no events and change no id",
+        title: "heartbeats are not events and change no id",
         source: "WHATWG HTML 9.2.7",
         level: Level::Should,
         needs: &[],
@@ -130,7 +130,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         id: "end-204",
-        title: "who comes back after the end gets 204, at which clients stop",
+        title: "a client that comes back after the end gets 204, and stops",
         source: "extension; WHATWG HTML 9.2.3",
         level: Level::Extension("end"),
         needs: &[Need::End],
@@ -154,7 +154,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         id: "end-rest",
-        title: "who comes back from before the end gets the rest, and then the end",
+        title: "a client that comes back from before the end gets the rest, and then the end",
         source: "extension; WHATWG HTML 9.2.4",
         level: Level::Extension("end"),
         needs: &[Need::End],
@@ -162,7 +162,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         id: "end-replay",
-        title: "who comes for the first time after the end gets everything, and then the end",
+        title: "a client that first comes after the end gets everything, and then the end",
         source: "extension",
         level: Level::Extension("end"),
         needs: &[Need::End],
@@ -170,7 +170,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         id: "end-connection",
-        title: "after 204 the connection goes on, or was said to close",
+        title: "after 204 the connection goes on, or the server said that it closes",
         source: "RFC 9112 9.3, 9.6",
         level: Level::Extension("end"),
         needs: &[Need::End],
@@ -248,7 +248,7 @@ fn viewers_vanish(probe: &Probe) -> Outcome {
     })
 }
 
-/// More than buffers of the two systems hold.
+/// More bytes than the buffers of the two systems hold.
 fn flood(stream: &Stream<'_>) -> Outcome<usize> {
     const COUNT: usize = 80;
     let text = "flood ".repeat(16 * 1024);
@@ -281,7 +281,7 @@ fn slow_others(probe: &Probe) -> Outcome {
     });
     check(
         came,
-        "the event behind the others, while somebody does not read",
+        "the event after the others, while one viewer does not read",
         || {
             format!(
                 "{} events within {:?}",
@@ -300,7 +300,7 @@ fn slow_itself(probe: &Probe) -> Outcome {
     stream.append(1..=1)?;
     let count = flood(&stream)? + 2;
     stream.append(2..=2)?;
-    // Nothing was read so far.
+    // The viewer has read nothing so far.
     let late = Duration::from_secs(10) + probe.patience;
     let ours = |events: &[Event]| {
         let first = probe.profile.marker_of(1);
@@ -313,7 +313,7 @@ fn slow_itself(probe: &Probe) -> Outcome {
     slow.read_until(late, |all| ours(&all.events).len() >= count);
     let mut got = ours(&slow.events());
     if got.len() < count {
-        // It was cut, and comes back.
+        // The viewer was cut off, and comes back.
         let Some(last) = got.last().and_then(|event| event.id.clone()) else {
             return fail(
                 format!("{count} events, or ids to come back with"),
@@ -383,7 +383,7 @@ fn first_byte(probe: &Probe) -> Outcome {
     )
 }
 
-/// What came in a silence, once something has.
+/// The bytes of a silence, once there are any.
 fn silence(probe: &Probe) -> Outcome<(Transcript, Transcript)> {
     let (_stream, mut viewer) = silent(probe)?;
     // Servers whose streams begin on their own are not silent yet.
@@ -400,7 +400,7 @@ fn silence(probe: &Probe) -> Outcome<(Transcript, Transcript)> {
             return fail("a stream that stays open", viewer.shown());
         }
         let now = viewer.transcript();
-        // Nobody appends here, so an event is a heartbeat, too, unless the stream has events on its own.
+        // Nobody appends here, so an event is a heartbeat, too, unless the stream has events of its own.
         if now.events.len() > before.events.len() && probe.profile.append.is_none() {
             before = now;
         } else if viewer.body.len() > length {
@@ -446,7 +446,7 @@ fn heartbeat_blank(probe: &Probe) -> Outcome {
     )
 }
 
-/// A stream that has ended, and all that a viewer got of it.
+/// A stream that has ended, and everything that a viewer got of it.
 fn ended(probe: &Probe) -> Outcome<(Stream<'_>, Viewer<'_>)> {
     let stream = probe.start()?;
     let mut viewer = stream.viewed(2)?;

@@ -1,7 +1,7 @@
-//! Checks what viewers and writers of logs saw against what `ssetarget` promises. Shares no code with it.
+//! Checks what viewers and writers of logs saw against the promises of `ssetarget`. Shares no code with it.
 //!
-//! The input is a sequence of [`Line`]s, in the order in which things were seen. Rust tests call
-//! [`Checker::add`] and [`Checker::finish`]; other programs write one JSON object a line into the binary:
+//! The input is a sequence of [`Line`]s, in the order of observation. Rust tests call [`Checker::add`] and
+//! [`Checker::finish`]; other programs write one JSON object a line into the binary:
 //!
 //! ```json
 //! {"log":"run-1","connected":{"viewer":"a","from":"beginning","status":200}}
@@ -40,41 +40,41 @@ pub use platform::{PlatformEntry, PlatformError};
 pub struct Line {
     /// The name of the log.
     pub log: String,
-    /// What happened.
+    /// The observation.
     #[serde(flatten)]
     pub record: Record,
 }
 
-/// What happened to a log, or what somebody saw of it.
+/// An action on a log, or an observation of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Record {
-    /// A batch was appended, and this is what the writer knows of it.
+    /// A batch was appended, with the writer's knowledge of it.
     Append {
         /// The batch.
         events: Vec<Fact>,
         /// The answer.
         answer: Answer,
-        /// The greatest id that any writer had been answered when this batch was sent. Default: every id of an
-        /// answer before this record, as where one append follows the other.
+        /// The greatest id in any writer's answer when this batch was sent. Default: every id of an answer before
+        /// this record, as if one append followed the other.
         #[serde(default)]
         after: Option<u64>,
     },
-    /// A viewer asks for the log. To be recorded where the answer takes its time: it is of this moment or later.
+    /// A viewer asks for the log. Record it if the answer takes time: the answer is of this moment or later.
     Asked {
         /// The viewer.
         viewer: String,
     },
     /// A viewer asked for the log and was answered.
     Connected {
-        /// The viewer. Connections of one client have one name, so that what comes twice is noticed.
+        /// The viewer. Connections of one client have one name, so that repeated events are noticed.
         viewer: String,
-        /// The position that was asked for.
+        /// The requested position.
         from: From,
         /// The status of the answer.
         status: u16,
     },
-    /// A viewer that starts at the tail was told where that is.
+    /// A viewer that starts at the tail got the position of the tail.
     Position {
         /// The viewer.
         viewer: String,
@@ -88,14 +88,14 @@ pub enum Record {
         /// The event. `reset` and `expired` have no id.
         event: Event,
     },
-    /// A viewer's connection is over, or is looked at for the last time.
+    /// A viewer's connection is over, or is checked for the last time.
     Ended {
         /// The viewer.
         viewer: String,
         /// How it ended.
         how: End,
     },
-    /// The log has removed the events up to this id. To be recorded before anybody can notice.
+    /// The log has removed the events up to this id. Record it before anybody can notice.
     Trimmed {
         /// The greatest id that was removed.
         last: u64,
@@ -107,7 +107,7 @@ pub enum Record {
     },
     /// Every append of the log is recorded, so that an event of no append is an invention.
     Whole,
-    /// The platform's own log of the latest run, to be compared with what is [stored](Self::Stored).
+    /// The platform's own log of the latest run, to be compared with the [stored](Self::Stored) events.
     Platform {
         /// Its entries, in order.
         entries: Vec<PlatformEntry>,
@@ -130,15 +130,15 @@ pub struct Fact {
     pub terminal: bool,
 }
 
-/// What a writer knows of its batch.
+/// A writer's knowledge of its batch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Answer {
     /// Stored under these ids; `None` for a key that was there.
     Stored(Vec<Option<u64>>),
-    /// Stored, or there before; the ids were not told.
+    /// Stored, or there before; the ids are not known.
     Acknowledged,
-    /// No answer came, or an error after which it may be stored.
+    /// No answer came, or an error after which it may have been stored.
     Unknown,
     /// It is not stored.
     Refused,
@@ -172,9 +172,9 @@ pub struct Event {
 pub enum From {
     /// The oldest event that is kept.
     Beginning,
-    /// Behind this id.
+    /// After this id.
     After(u64),
-    /// What comes from now on.
+    /// New events only.
     Latest,
 }
 
@@ -186,9 +186,9 @@ pub enum End {
     Clean,
     /// It broke, or the viewer left.
     Cut,
-    /// It is open, everything has come to rest, and the viewer should have all that there is.
+    /// It is open, everything has come to rest, and the viewer should have all events.
     Idle,
-    /// The same for one log of a merged stream, which a log leaves with its terminal event.
+    /// The same for one log of a merged stream; a log leaves it with its terminal event.
     IdleMerged,
 }
 
@@ -204,19 +204,19 @@ pub enum Rule {
     Twice,
     /// All viewers get the same: of two, one has a prefix of the other's.
     Prefix,
-    /// What was acknowledged is there.
+    /// Acknowledged events are in the log.
     Acknowledged,
-    /// What was not acknowledged is there once or not at all, and a batch whole or not at all.
+    /// Events that were not acknowledged are there once or not at all, and a batch whole or not at all.
     Once,
-    /// There is nothing that nobody appended.
+    /// The log has no event that nobody appended.
     Invented,
-    /// A `reset` comes only where the position is gone.
+    /// A `reset` comes only if the position is gone.
     Reset,
-    /// `204`, and the end of a stream, come only behind the terminal event.
+    /// `204`, and the end of a stream, come only after the terminal event.
     End,
-    /// An id is given once, whatever happened to the log in between.
+    /// An id is assigned once, whatever happened to the log in between.
     Reused,
-    /// What is seen live is what is stored, byte for byte.
+    /// Live bytes equal stored bytes.
     Bytes,
     /// The log agrees with the platform's own.
     Platform,
@@ -229,7 +229,7 @@ pub struct Violation {
     pub rule: Rule,
     /// The log.
     pub log: String,
-    /// What is wrong.
+    /// The description of the fault.
     pub message: String,
 }
 
@@ -269,7 +269,7 @@ impl Checker {
         }
     }
 
-    /// Returns everything that is wrong.
+    /// Returns all broken promises.
     #[must_use]
     pub fn finish(self) -> Vec<Violation> {
         let mut violations = self.done;

@@ -1,4 +1,4 @@
-//! One log: what is known of it so far, and the rules.
+//! One log: its known state, and the rules.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::platform::{PlatformEntry, difference};
 use crate::{Answer, End, Event, Fact, From, Record, Rule};
 
-/// A log as the records so far tell it.
+/// A log, as far as the records describe it.
 #[derive(Debug, Default)]
 pub(crate) struct Log {
     broken: Vec<(Rule, String)>,
@@ -15,9 +15,9 @@ pub(crate) struct Log {
     viewers: BTreeMap<String, Viewer>,
     facts: BTreeMap<Identity, Attempts>,
     batches: Vec<Vec<Identity>>,
-    /// The key of an event by its type and data, where only one has them.
+    /// The key of an event by its type and data, if only one event has them.
     keys: BTreeMap<(String, String), Option<Identity>>,
-    /// The greatest id that is known, that was acknowledged, and that was removed.
+    /// The greatest known id, the greatest acknowledged one, and the greatest removed one.
     head: u64,
     acknowledged: u64,
     trimmed: u64,
@@ -26,14 +26,15 @@ pub(crate) struct Log {
     platform: Option<Vec<PlatformEntry>>,
     gaps: Vec<Gap>,
     ends: Vec<EndSeen>,
-    /// Viewers of the tail that were answered 204.
+    /// Viewers of the tail that got a 204.
     latest_ended: Vec<String>,
     resets: Vec<ResetSeen>,
-    /// Viewers that wait, where, and whether they may at a terminal event that others follow.
+    /// Waiting viewers, with their positions, and whether they may wait at a terminal event that
+    /// others follow.
     idle: Vec<(String, u64, bool)>,
 }
 
-/// What is known of an event, by source.
+/// The knowledge of an event, by source.
 #[derive(Debug, Default)]
 struct Known {
     acknowledged: Option<Event>,
@@ -41,7 +42,7 @@ struct Known {
     stored: Option<Event>,
 }
 
-/// What makes two appends the same fact: the key, or else type and data.
+/// The identity of a fact: its key, or otherwise type and data.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Identity {
     Key(String),
@@ -50,7 +51,7 @@ enum Identity {
 
 #[derive(Debug, Default)]
 struct Attempts {
-    /// How often it was appended so that it may be there, and so that it must be.
+    /// How many times it was appended so that it may be there, and so that it must be there.
     possible: usize,
     acknowledged: usize,
     terminal: bool,
@@ -60,7 +61,7 @@ struct Attempts {
 struct Viewer {
     place: Place,
     seen: BTreeSet<u64>,
-    /// The greatest id that was known when it asked for the log, before and after the answer.
+    /// The greatest known id when it asked for the log, before and after the answer.
     asked: Option<u64>,
     head: u64,
     has_expired: bool,
@@ -68,7 +69,7 @@ struct Viewer {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Place {
-    /// Nobody knows where the stream begins.
+    /// The beginning of the stream is not known.
     #[default]
     Unknown,
     /// At the oldest event.
@@ -76,7 +77,7 @@ enum Place {
     Behind(u64),
 }
 
-/// Ids between which there must be none.
+/// A range in which there must be no ids.
 #[derive(Debug)]
 struct Gap {
     viewer: String,
@@ -84,7 +85,7 @@ struct Gap {
     before: u64,
 }
 
-/// A stream that was said to be over at this position, while this id was known.
+/// A stream that was ended at this position, while this id was known.
 #[derive(Debug)]
 struct EndSeen {
     viewer: String,
@@ -175,7 +176,7 @@ impl Log {
         }
     }
 
-    /// An append was answered with this id.
+    /// Notes that an append was answered with this id.
     fn given(&mut self, id: u64, fact: Fact, after: u64) {
         if id <= after {
             let message = format!("id {id} was given after id {after} had been");
@@ -234,7 +235,7 @@ impl Log {
             let at = match from {
                 From::After(id) => Some(id),
                 From::Beginning => None,
-                // Where the tail was is not known here; only that a terminal event was there.
+                // The position of the tail is not known here; only that a terminal event was there.
                 From::Latest => return self.latest_ended.push(name),
             };
             self.ends.push(EndSeen {
@@ -256,7 +257,7 @@ impl Log {
                     self.resets.push(ResetSeen {
                         viewer: name,
                         requested: data["requested"].as_u64(),
-                        // It may have been on its way for long.
+                        // The event may have been on its way for long.
                         head: viewer.head,
                         trimmed,
                     });
@@ -328,7 +329,7 @@ impl Log {
                 self.ends.push(EndSeen {
                     viewer: name,
                     at,
-                    // Something may follow that was not there when the stream ended.
+                    // An event may follow that was not there when the stream ended.
                     head: at.unwrap_or(head),
                     what: "came to the end of its stream",
                 });
@@ -469,7 +470,7 @@ impl Log {
 
     fn is_terminal(&self, id: u64) -> bool {
         let Some(known) = self.events.get(&id) else {
-            // It was removed before anybody saw it.
+            // The event was removed before anybody saw it.
             return id <= self.trimmed;
         };
         let told = [known.acknowledged.as_ref(), known.stored.as_ref()];
@@ -520,7 +521,7 @@ impl Log {
         self.broken.append(&mut wrong);
     }
 
-    /// What is there, and how often, against what was appended.
+    /// Compares the events in the log, and how many times each is there, with the appended ones.
     fn check_facts(&mut self) {
         let mut there = BTreeMap::<Identity, Vec<u64>>::new();
         for (id, known) in &self.events {
@@ -586,7 +587,7 @@ fn name(identity: &Identity) -> String {
     }
 }
 
-/// Compares the bytes if both sides have them, else what they say.
+/// Compares the bytes if both sides have them, otherwise the contents.
 fn is_same(one: &Event, other: &Event) -> bool {
     if let (Some(one), Some(other)) = (&one.raw, &other.raw) {
         return one == other;

@@ -1,5 +1,5 @@
-//! Reads records from the standard input, one JSON object a line, and prints what breaks a promise.
-//! Exits with 0 where nothing does, with 1 where something does, with 2 for a line that is no record.
+//! Reads records from the standard input, one JSON object a line, and prints broken promises. Exits
+//! with 0 if there are none, with 1 if there are, with 2 for a line that is not a record.
 
 use std::io::{BufRead, Write};
 use std::process::ExitCode;

@@ -30,11 +30,11 @@ pub struct PlatformError {
     pub message: String,
 }
 
-/// What the platform says of an attempt that it killed, which is no failure of the step's code.
+/// The platform's error for an attempt that it killed, which is not a failure of the step's code.
 const KILLED: &str = "Attempt failed due to internal workflows error";
 
-/// Returns what differs between the latest run of the log and the platform's entries of it: each step begun and
-/// ended once, in the same order, with the same attempts and outcomes.
+/// Returns the difference between the latest run of the log and the platform's entries of it: each step begins and
+/// ends once, in the same order, with the same attempts and outcomes.
 pub(crate) fn difference(events: &[Event], entries: &[PlatformEntry]) -> Option<String> {
     let latest = events
         .rsplit(|event| event.event_type == "restarted")
@@ -58,8 +58,7 @@ pub(crate) fn difference(events: &[Event], entries: &[PlatformEntry]) -> Option<
     ))
 }
 
-/// Compares two lines. A lifetime that found a step's result in the engine's cache does not know of which attempt it
-/// is.
+/// Compares two lines. A lifetime that found a step's result in the engine's cache does not know its attempt.
 fn is_same(ours: &str, theirs: &str) -> bool {
     let unknown = ours.strip_prefix("attempt null completed ");
     match unknown {
@@ -94,7 +93,7 @@ fn of_event(event: &Event) -> Vec<String> {
     match (wait, of) {
         (Some(wait), _) => vec![format!("{wait} {of} {name}")],
         (None, "attempt_failed") => vec![format!("attempt {attempt} errored {name}")],
-        // What the platform says in two entries.
+        // The platform has two entries for this.
         (None, "completed") => vec![
             format!("attempt {attempt} completed {name}"),
             format!("step {of} {name}"),

@@ -1,4 +1,4 @@
-//! Each rule lets a good story pass and catches the broken one.
+//! Each rule accepts a good story and catches the broken one.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::io::Write;
@@ -41,7 +41,7 @@ fn broken(story: &str) -> Vec<Rule> {
     rules
 }
 
-/// The good story with each of these texts replaced once.
+/// Checks the good story with each of these strings replaced once.
 fn but(changes: &[(&str, &str)]) -> Vec<Rule> {
     let mut story = GOOD.to_owned();
     for (from, to) in changes {
@@ -71,7 +71,7 @@ fn order() {
 #[test]
 fn gap() {
     assert_eq!(but(&[(SEEN_2, "")]), [Rule::Gap]);
-    // Somebody waits and is not woken.
+    // A viewer waits and is not woken.
     let waits = but(&[(
         r#""position":{"viewer":"w","id":3}"#,
         r#""position":{"viewer":"w","id":2}"#,
@@ -114,7 +114,7 @@ fn acknowledged() {
 {"log":"a","stored":{"events":[]}}
 "#;
     assert_eq!(broken(fact_lost), [Rule::Acknowledged]);
-    // What retention removed was removed.
+    // The events that retention removed may be missing.
     let trimmed = lost.replace(
         r#"{"log":"a","stored""#,
         "{\"log\":\"a\",\"trimmed\":{\"last\":2}}\n{\"log\":\"a\",\"stored\"",
@@ -189,7 +189,7 @@ fn end() {
         )]),
         [Rule::End]
     );
-    // The terminal event, and another behind it.
+    // The terminal event, and another after it.
     let behind = r#"{"log":"a","append":{"events":[{"type":"t","data":"four"}],"answer":{"stored":[4]}}}
 {"log":"a","connected":{"viewer":"x","from":{"after":3},"status":204}}"#;
     let found = but(&[(

@@ -8,7 +8,7 @@ import { at } from "../../../scripts/lib/run.mjs";
 const target = process.env.CARGO_TARGET_DIR ?? at("target");
 export const EXAMPLE = path.join(target, "debug/ssetarget-axum-example");
 
-/** A new folder for a server's logs, which is removed when the tests end. */
+/** Returns a new folder for a server's logs. It is removed when the tests end. */
 export function dataFolder() {
   const folder = mkdtempSync(path.join(tmpdir(), "ssetarget-axum-"));
   folders.push(folder);
@@ -43,7 +43,7 @@ function start(program, args, env = {}) {
   return child;
 }
 
-// A test file that is cut short must leave no server behind.
+// If the test is killed, its servers end too.
 const running = new Set();
 const folders = [];
 process.on("exit", () => {

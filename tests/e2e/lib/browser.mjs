@@ -6,7 +6,7 @@ import { chromium } from "playwright-core";
 const executablePath = process.env.CHROMIUM ?? spawnSync("which", ["chromium"], { encoding: "utf8" }).stdout.trim();
 const missing = "there is no chromium: apt-get install chromium, or set CHROMIUM to its path";
 
-/** Why tests in a browser are skipped, or false. In CI they never are. */
+/** The reason to skip tests in a browser, or false. CI never skips them. */
 export const skip = executablePath ? false : missing;
 if (skip) {
   if (process.env.CI === "true") throw new Error(missing);
@@ -18,7 +18,7 @@ export function launch() {
   return chromium.launch({ executablePath, args });
 }
 
-/** A new page that keeps what it must not do, for `isClean`, and the states its tasks go through, in `window.seen`. */
+/** Opens a page. It records errors, for `isClean`, and the states of its tasks, in `window.seen`. */
 export async function visit(browser, url, options = {}) {
   const page = await browser.newPage({ colorScheme: "light", ...options });
   const complaints = [];

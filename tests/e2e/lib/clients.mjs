@@ -1,4 +1,4 @@
-// The clients of docs/clients.md, and what each of them makes of a log.
+// The clients of docs/clients.md, and what each of them does with a log.
 import { spawn } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
 import path from "node:path";
@@ -16,9 +16,9 @@ import { cuttingProxy } from "./proxy.mjs";
 import { Parser } from "./sse.mjs";
 
 const RETRY_MS = 10;
-/** So long a client may take for a log that is there already. */
+/** The time that a client gets to read a complete log. */
 const PATIENCE_MS = 20_000;
-/** A client that asks so often after the end asks for ever. */
+/** After this many requests beyond the end, a client counts as one that never stops. */
 const OFTEN = 4;
 const TYPES = ["note", "message"];
 
@@ -35,9 +35,9 @@ const withPython = async () => (python ??= await ensurePython("tests/clients/req
 const pythonVersion = (name) => readFileSync(at("tests/clients/requirements.txt"), "utf8").match(new RegExp(`^${name}==(.*)$`, "m"))[1];
 
 /**
- * Each client: `version`, or nothing where it is not pinned; `missing`, why it cannot run here; `follow(url, tell, signal, isSet)`, which calls `tell` with each
- * event `{ id, type, data }` and resolves when it has stopped by itself; `set`, what a user has to set, in words. With
- * `isSet` that is set.
+ * Each client: `version`, or nothing if it is not pinned; `missing`, why it cannot run here; `follow(url, tell,
+ * signal, isSet)`, which calls `tell` with each event `{ id, type, data }` and resolves when the client has stopped
+ * by itself; `set`, the settings that a user has to make, in words. With `isSet` these settings are made.
  */
 export const CLIENTS = [
   {
@@ -140,7 +140,7 @@ export const CLIENTS = [
         client = createEventSource({
           url,
           onMessage: ({ id, event: type = "message", data }) => tell({ id, type, data }),
-          // It closes itself only after this call.
+          // The client closes itself only after this call.
           onDisconnect: () => setImmediate(() => client.readyState === "closed" && resolve()),
         });
       });
@@ -221,7 +221,7 @@ export const CLIENTS = [
         let text = "";
         const code = await output("curl", ["-sN", ...resume, url], (chunk) => (text += chunk), signal);
         const parser = new Parser();
-        // The proxy's own `retry:` is not what the strict parser takes.
+        // The strict parser does not accept the proxy's own `retry:`.
         for (const { id, type, data } of parser.feed(Buffer.from(text.replace(/^retry: \d+\n/, "")))) tell({ id, type, data });
         lastId = parser.lastId || lastId;
         if (code === 0 && text === "") return;
@@ -281,7 +281,7 @@ async function lines(command, args, tell, signal) {
 
 const NOTES = 8;
 
-/** Makes a log with notes, of which the last one ends it. Resolves to its path and its events. */
+/** Makes a log with notes, of which the last ends it. Resolves to its path and its events. */
 async function makeLog(server, name) {
   const all = [];
   for (let n = 1; n <= NOTES; n += 1) {
@@ -294,7 +294,7 @@ async function makeLog(server, name) {
   return { path: `/${name}/sse`, all };
 }
 
-/** Lets a client follow a log; resolves to what it told, what it asked, and whether it stopped by itself. */
+/** Lets a client follow a log. Resolves to its events, its requests, and whether it stopped by itself. */
 async function run(client, server, address, options, isSet) {
   const proxy = await cuttingProxy(server, { retry: RETRY_MS, ...options });
   const control = new AbortController();
@@ -310,7 +310,7 @@ async function run(client, server, address, options, isSet) {
   while (!isOver && !atEnd() && Date.now() - began < PATIENCE_MS) await sleep(5);
   const stopped = isOver && !(failure && !control.signal.aborted);
   const isForEver = atEnd();
-  // What stopped must not come back.
+  // A client that has stopped must not come back.
   await sleep(stopped ? 10 * RETRY_MS : 0);
   control.abort();
   await proxy.close();
@@ -318,7 +318,7 @@ async function run(client, server, address, options, isSet) {
   return { events, requests: proxy.requests, stopped, isForEver };
 }
 
-/** Compares what a client told with the log. */
+/** Compares a client's events with the log. */
 function seen({ events }, all) {
   const key = ({ id, data }) => `${id} ${data}`;
   const told = events.map(key);
@@ -335,8 +335,8 @@ const EVENT = (n) => `id: ${n}\nevent: note\ndata: ${JSON.stringify({ note: n, t
 const HEARTBEAT = 2;
 
 /**
- * Where each connection is cut, for a client that comes back after the last whole event: behind the `id:` of event 2, in
- * the data of event 3, before its blank line, in the `event:` of event 4, in the `id:` of event 5.
+ * Where each connection is cut, for a client that comes back after the last whole event: after the `id:` of event 2,
+ * in the data of event 3, before its blank line, in the `event:` of event 4, in the `id:` of event 5.
  */
 const CUTS = (() => {
   const size = EVENT(1).length;
@@ -383,5 +383,5 @@ export function tableIn(text) {
   return new Map(rows.map((row) => [find(row), row]));
 }
 
-/** The name of a client, for people who read no Markdown. */
+/** Returns a client's name without Markdown. */
 export const titleOf = ({ name }) => name.replaceAll("`", "");

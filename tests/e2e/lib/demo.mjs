@@ -1,5 +1,4 @@
-// Serves a built Worker by `wrangler dev`, as a user would, with storage of its own, and knows the
-// demo's routes.
+// Serves a built Worker with `wrangler dev` and storage of its own, and knows the demo's routes.
 import { spawn } from "node:child_process";
 import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -14,7 +13,7 @@ import { modernNode, nodeEnv } from "../../../scripts/lib/setup.mjs";
  * Resolves to `{ url, folder, state, pid, log, restart, stop }`: `folder` is a temporary one that `stop`
  * deletes, `state` is the one inside it where the local runtime keeps its data.
  *
- * `parent` is where the temporary folder is made. `vars` are the Worker's.
+ * `parent` is the folder in which the temporary folder is made. `vars` are the Worker's.
  */
 export async function serve({ build = "examples/worker/build", config = "wrangler.toml", parent = tmpdir(), env = {}, vars = {} } = {}) {
   const folder = mkdtempSync(path.join(parent, "ssetarget-e2e-"));
@@ -28,7 +27,7 @@ export async function serve({ build = "examples/worker/build", config = "wrangle
 
   const server = { folder, state, ...(await launch(folder, state, env)) };
   return Object.assign(server, {
-    /** Kills it as a crash would and starts it again on the same state; it has another `url` then. */
+    /** Kills it as a crash would, and starts it again on the same state, with another `url`. */
     async restart() {
       await server.kill();
       Object.assign(server, await launch(folder, state, env));
@@ -40,7 +39,7 @@ export async function serve({ build = "examples/worker/build", config = "wrangle
   });
 }
 
-// The suite of viewers is run once for each.
+// The suite of viewers runs once for each transport.
 const varsLine = (vars) => {
   const { TRANSPORT } = process.env;
   const all = Object.entries({ ...(TRANSPORT && { TRANSPORT }), ...vars });
@@ -57,7 +56,7 @@ async function launch(folder, state, env) {
     WRANGLER_LOG_PATH: path.join(folder, "logs"),
     ...env,
   };
-  // A process group of its own, so that its workerds end with it.
+  // wrangler gets a process group of its own, so that its workerds end with it.
   const wrangler = spawn(modernNode(), [at("node_modules/wrangler/bin/wrangler.js"), ...args], {
     cwd: folder,
     env: nodeEnv(settings),
@@ -89,7 +88,7 @@ async function launch(folder, state, env) {
   };
 }
 
-// A test file that is cut short must leave no server behind.
+// If the test is killed, its servers end too.
 const running = new Set();
 process.on("exit", () => running.forEach(kill));
 for (const signal of ["SIGINT", "SIGTERM"]) process.once(signal, () => process.exit(1));
@@ -103,7 +102,7 @@ function kill(child) {
   }
 }
 
-/** Params that make a run quick but for its sleep of two seconds. */
+/** Params for a run that is quick except for its sleep of two seconds. */
 export const QUICK = { workMs: 20 };
 
 /** Starts a run and returns its id. */
@@ -124,8 +123,8 @@ export async function answer(url, id, event) {
   return text;
 }
 
-/** The event after which a run waits to be answered. */
+/** Returns whether this is the event after which a run waits for an answer. */
 export const isWaiting = ({ type, json }) => type === "started" && json.kind === "waitForEvent";
 
-/** Whether an event ends a run. */
+/** Returns whether an event ends a run. */
 export const isTerminal = ({ type, json }) => json.kind === "workflow" && (type === "completed" || type === "failed");

@@ -6,19 +6,19 @@ export class Follower {
   #stream;
   #records;
 
-  /** Follows a run of `script.mjs`. What it sees goes to `records` (checker.mjs) under the run's id, if they are given. */
+  /** Follows a run of `script.mjs`. Its observations go to `records` (checker.mjs) under the run's id, if given. */
   constructor(run, records) {
     this.run = run;
     this.#records = records;
-    /** Every event that was seen, in the order of seeing. */
+    /** All events, in the order in which they came. */
     this.events = [];
   }
 
-  /** The next event, over as many connections as it takes. */
+  /** Resolves to the next event, over as many connections as needed. */
   async next() {
     for (;;) {
       this.#stream ??= await this.#open();
-      // A connection that ends or breaks does not say whether that is the end: the next one does.
+      // The end of a connection does not say whether the log has ended: the next connection does.
       const event = await this.#stream.next().catch(() => null);
       if (event) {
         this.#saw(event);
@@ -37,7 +37,7 @@ export class Follower {
     }
   }
 
-  /** Reads until the server says that there is no more to come; all events. */
+  /** Reads until the server answers 204. Resolves to all events. */
   async rest() {
     for (;;) {
       const event = await this.#stream?.next().catch(() => null);

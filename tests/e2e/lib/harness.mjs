@@ -6,12 +6,12 @@ import { at } from "../../../scripts/lib/run.mjs";
 import { copyWorker } from "./wrangler.mjs";
 
 /**
- * Starts it; resolves to what `script.mjs` takes for a server. `front` is the folder of a Worker in
- * JavaScript, which gets the requests in its place. `config` is more of the test Worker's wrangler.toml.
+ * Starts the Worker. Resolves to a server for `script.mjs`. `front` is the folder of a Worker in JavaScript, which
+ * gets the requests instead. `config` is appended to the test Worker's wrangler.toml.
  */
 export async function harness({ front, config = "" } = {}) {
   const folder = copyWorker(at("tests/worker"));
-  // The suite of viewers is run once for each.
+  // The suite of viewers runs once for each transport.
   const { TRANSPORT } = process.env;
   const vars = TRANSPORT ? `\n[vars]\nTRANSPORT = "${TRANSPORT}"\n` : "";
   appendFileSync(path.join(folder, "wrangler.toml"), config + vars);
@@ -28,7 +28,7 @@ export async function harness({ front, config = "" } = {}) {
     url: url.origin,
     worker,
     log: () => harness.getLogs?.(),
-    /** The object of this class and name loses its memory and its connections. */
+    /** Evicts the object: it loses its memory and its connections. */
     evict: (className, name) => worker.evictDurableObject(className, { name }),
     /** Runs SQL in the object. */
     async sql(className, name, statement, ...params) {

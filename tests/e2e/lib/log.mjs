@@ -1,9 +1,9 @@
-// Logs that several servers serve: dispatching to them, and following them as an EventSource does.
+// Logs that several servers serve: appending to them, and following them as an EventSource does.
 import assert from "node:assert/strict";
 import { json } from "./script.mjs";
 import { open } from "./sse.mjs";
 
-/** Appends events `{data, type?, key?, terminal?}`; their ids, null for duplicates. */
+/** Appends events `{data, type?, key?, terminal?}`. Resolves to their ids, null for duplicates. */
 export function dispatch(url, events) {
   const body = JSON.stringify(events.map((event) => ({ type: "message", ...event })));
   return json(url, { method: "POST", body });
@@ -14,7 +14,7 @@ export class Tail {
   #stream;
   #isOver = false;
 
-  /** `url` is asked before each connection, and may give another server each time. */
+  /** `url` is called before each connection, and may return another server each time. */
   constructor(url) {
     this.url = url;
     this.events = [];
@@ -27,12 +27,12 @@ export class Tail {
     this.#stream = undefined;
   }
 
-  /** Reads until so many events were seen. */
+  /** Reads up to this number of events. */
   async until(count) {
     while (this.events.length < count && !this.#isOver) await this.#next();
   }
 
-  /** Reads until a server says that there is no more to come. */
+  /** Reads until a server answers 204. */
   async rest() {
     while (!this.#isOver) await this.#next();
   }
@@ -46,7 +46,7 @@ export class Tail {
       } catch (error) {
         const [, status] = error.message.match(/: (\d{3}) /) ?? [];
         if (status === "204") this.#isOver = true;
-        // Others are tried again, as by a client that is patient.
+        // The client retries after any other error.
         else assert.ok([undefined, "500", "503"].includes(status), error.message);
         return;
       }

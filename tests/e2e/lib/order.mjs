@@ -5,7 +5,7 @@ import { Records } from "./checker.mjs";
 import { Follower } from "./follower.mjs";
 import { Gate, at, assertAgrees, assertDense, start } from "./script.mjs";
 
-/** What it does, with a gate for its slow step. */
+/** The ops of the run, with a gate for its slow step. */
 export const ORDER = (gate) => [
   { do: { name: "first", progress: [50], attributes: { size: 3 } } },
   { do: { name: "flaky", attempts: [{ fail: "not yet" }], retries: { limit: 3, delay: 10, backoff: "constant" } } },
@@ -44,8 +44,9 @@ export const REFERENCE = [
 let number = 0;
 
 /**
- * Plays the run to its end and returns its log, which it has compared with the platform's and with
- * what a client saw that came back after each interruption, by the rules of tests/checker, too.
+ * Plays the run to its end and returns its log, after comparing it with the platform's log and with
+ * the events of a client that came back after each interruption. The rules of tests/checker are
+ * checked too.
  *
  * `disturb` has functions of `(run, gate, client)`, called in the middle of the tasks of their
  * names; `every` is called after every event. `options` are those of `start`.

@@ -27,7 +27,7 @@ export class Script {
     return this.#event(error === undefined ? "completed" : "failed", error === undefined ? task : { ...task, error });
   }
 
-  /** Starts a task, and returns it to be named in what follows. */
+  /** Starts a task, and returns it for the calls that follow. */
   task(step, { kind = "do", parent, group = false, ...more } = {}) {
     const name = `${kind}:${step}:${group}`;
     const count = (this.counts.get(name) ?? 0) + 1;
@@ -54,7 +54,7 @@ export class Script {
     return this.#event("failed", { ...task, error, ...more });
   }
 
-  /** A step from its start to its end. */
+  /** Adds a step from its start to its end. */
   step(step, ms, options = {}) {
     const { attempt = 1, attributes, ...rest } = options;
     const task = this.task(step, rest);
@@ -71,7 +71,7 @@ export class Script {
   }
 }
 
-/** An order that has waited for a day, was approved, and is being shipped. `live` leaves it open, `waits` before the approval. */
+/** Returns an order that has waited for a day, was approved, and is being shipped. `live` leaves it open, `waits` stops before the approval. */
 export function order(end, { until = "live" } = {}) {
   const s = new Script(0);
   s.begin().wait(40);
@@ -121,7 +121,7 @@ export function order(end, { until = "live" } = {}) {
   return shifted(s, end);
 }
 
-/** The same events so that the last moment is `end`. */
+/** Returns the same events, shifted so that the last moment is `end`. */
 function shifted(script, end) {
   const by = end - script.time;
   const move = (time) => new Date(Date.parse(time) + by).toISOString();
@@ -132,7 +132,7 @@ function shifted(script, end) {
   });
 }
 
-/** The snapshot of a run of many tasks, which `events` events would have made: three for each step. */
+/** Returns the snapshot of a run of many tasks, made of `events` events: three for each step. */
 export function bigSnapshot(id, events, { ended = false, start = Date.now() - 3_600_000 } = {}) {
   const steps = Math.floor(events / 3);
   const every = 3_000_000 / steps;

@@ -1,5 +1,5 @@
-// A server of runs for tests of the page: it speaks docs/wire.md and hands out the page, and needs no Worker. What a run
-// does is what a test tells it: `add` appends an event.
+// A server of runs for tests of the page. It speaks docs/wire.md, serves the page, and needs no Worker. Tests add the
+// events with `add`.
 import { createServer } from "node:http";
 import { readFileSync } from "node:fs";
 
@@ -7,7 +7,7 @@ const FOLDER = new URL("../../../src/page/", import.meta.url);
 const POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 const TYPES = { js: "text/javascript; charset=utf-8", css: "text/css; charset=utf-8" };
 
-/** Starts a server on a free port, or on `port`, over `runs` (those of a server before it, if it is a restart). */
+/** Starts a server on a free port, or on `port`. A restart passes the `runs` of the server before it. */
 export async function servePage({ port = 0, runs = new Map() } = {}) {
   const connections = new Set();
   const log = [];
@@ -32,7 +32,7 @@ export async function servePage({ port = 0, runs = new Map() } = {}) {
       runs.set(id, run);
       return run;
     },
-    /** Stops as a process that is killed does. */
+    /** Stops as a killed process does. */
     async kill() {
       for (const run of runs.values()) run.streams.clear();
       for (const socket of connections) socket.destroy();
@@ -50,7 +50,7 @@ class StoredRun {
     this.answers = [];
     this.snapshot = null;
     this.ended = false;
-    /** A status with which every request but that of the page is refused, if there is one. */
+    /** If set, every request except that of the page gets this status. */
     this.refuse = null;
     this.session = null;
   }
@@ -66,7 +66,7 @@ class StoredRun {
     return id;
   }
 
-  /** Sends an event that is in no log, such as `expired`. */
+  /** Sends an event that no log has, such as `expired`. */
   send(type, data) {
     for (const stream of this.streams) stream.write(`event: ${type}\ndata: ${JSON.stringify(data)}\n\n`);
   }
@@ -136,7 +136,7 @@ function asset(name, response) {
   send(response, 200, type, readFileSync(new URL(name, FOLDER)), { "access-control-allow-origin": "*" });
 }
 
-/** As `RunPage::html` in src/page/mod.rs. */
+/** Makes the HTML of `RunPage::html` in src/page/mod.rs. */
 function html(id, { snapshot, answers, session: hasSession }) {
   const run = `/${encodeURIComponent(id)}`;
   const attributes = [snapshot && `snapshot="${run}"`, answers && `answer="${run}/event"`, hasSession && `session="${run}/session"`].filter(Boolean).join(" ");

@@ -1,8 +1,8 @@
-// The same calls, made three times: to the platform's own API in JavaScript, to our Worker in Rust,
-// and to that one with its steps wrapped in a `WorkflowEventStep`.
+// Makes each call three times: to the platform's own API in JavaScript, to our Worker in Rust, and
+// to that Worker with its steps wrapped in a `WorkflowEventStep`.
 import { open, readAll } from "./sse.mjs";
 
-/** The three, by the names of their columns in the table. */
+/** The three sides, by the names of their columns in the table. */
 export function sides(server) {
   return {
     javascript: new Side(`${server.url}/javascript`, ""),
@@ -20,7 +20,7 @@ class Side {
     return this.suffix !== "";
   }
 
-  /** Makes a call and says what came of it: `{ok}` or `{error}`. Ids are as the caller wrote them. */
+  /** Makes a call and resolves to its result: `{ok}` or `{error}`. Ids are as the caller wrote them. */
   async call(call) {
     const response = await fetch(`${this.url}/alpha/call`, { method: "POST", body: JSON.stringify(this.#rename(call)) });
     if (response.status !== 200) throw new Error(`${JSON.stringify(call)}: ${response.status} ${await response.text()}`);
@@ -28,7 +28,7 @@ class Side {
     return this.#clean(result);
   }
 
-  /** As `call`, for one that must go well. */
+  /** Makes a call that must succeed. */
   async ok(call) {
     const { ok, error } = await this.call(call);
     if (error !== undefined) throw new Error(`${JSON.stringify(call)}: ${error}`);
@@ -43,7 +43,7 @@ class Side {
     return this.ok({ create: { id, params: this.params(ops) } });
   }
 
-  /** The status once it is one of these, or a final one. */
+  /** Resolves to the status once it is one of these, or a final one. */
   async reached(id, ...wanted) {
     for (;;) {
       const status = await this.ok({ status: id });
@@ -61,7 +61,7 @@ class Side {
     return this.#clean(await response.json());
   }
 
-  /** What was recorded there, once it is so much. */
+  /** Resolves to the records once there are this many. */
   async records(name, atLeast = 0) {
     for (;;) {
       const records = await this.gate(name, "records");
@@ -71,8 +71,8 @@ class Side {
   }
 
   /**
-   * The platform's log of an instance up to the first event of this type, or to its end, but for
-   * what differs from run to run.
+   * The platform's log of an instance up to the first event of this type, or to its end, without
+   * the parts that differ from run to run.
    */
   async platform(id, until = "") {
     const response = await fetch(`${this.url}/alpha/${id}${this.suffix}/platform?until=${until}`);
@@ -83,12 +83,12 @@ class Side {
     });
   }
 
-  /** What viewers see of it, if its steps are wrapped. */
+  /** The events that viewers get, if the steps are wrapped. */
   events(id) {
     return readAll(`${this.url}/alpha/${id}${this.suffix}/sse`);
   }
 
-  /** The ids and gates of a side that shares its Worker with another. */
+  /** Renames the ids and gates of a side that shares its Worker with another. */
   #rename(call) {
     const names = new Set(["id", "gate", "record", "get", "status", "pause", "resume", "delete"]);
     const rename = (value, key) => {
@@ -106,15 +106,15 @@ class Side {
   }
 }
 
-/** Ids that are refused stay as they are, so that they are refused for the same reason. */
+/** Refused ids are not renamed, so that all sides refuse them for the same reason. */
 export const BAD_IDS = new Set(["", "-a", "a b", "x".repeat(101)]);
 
-/** What the Worker in Rust says more. */
+/** Fields that only the Worker in Rust has. */
 const ONLY_OURS = new Set(["calls", "kind", "isTimeout", "requests"]);
 
 const ENDS = ["complete", "errored", "terminated"];
 
-/** A table of what was compared, as text. */
+/** Returns a table of the comparisons. */
 export function table(rows) {
   const cut = (value) => {
     const text = JSON.stringify(value) ?? "";

@@ -2,11 +2,11 @@
 import http from "node:http";
 
 /**
- * Forwards to `target`. The response to each of the first `cuts.length` streams is cut off after so many
- * bytes, wherever in an event that is, or with `whole` where that event ends. With `retry`, each stream is
- * told to come back after so many milliseconds: clients wait seconds otherwise.
+ * Forwards to `target`. The response to each of the first `cuts.length` streams is cut off after that many bytes,
+ * anywhere in an event, or with `whole` at the end of that event. With `retry`, each stream tells the client to come
+ * back after this many milliseconds: the default is seconds.
  *
- * Resolves to `{ url, requests, close }`; `requests` is what came, `{ method, url, lastEventId, status }`.
+ * Resolves to `{ url, requests, close }`; `requests` are `{ method, url, lastEventId, status }`.
  */
 export async function cuttingProxy(target, { cuts = [], whole = false, retry } = {}) {
   const requests = [];
@@ -57,7 +57,7 @@ function endOfEvent(bytes, from) {
   return blank === -1 ? Infinity : blank + 2;
 }
 
-/** Numbers from 0 to 1 that look random and are the same each time. */
+/** Returns a generator of reproducible numbers from 0 to 1. */
 export function seeded(seed) {
   let state = seed >>> 0;
   return () => {

@@ -1,11 +1,12 @@
-// A receiver of traces that behaves as a test wants, and rotel, one that others run.
+// A receiver of traces that behaves as a test wants, and rotel, a real one.
 import { spawn } from "node:child_process";
 import { createServer } from "node:http";
 import { createServer as createSocket } from "node:net";
 import path from "node:path";
 
 /**
- * Starts a receiver. `behave` decides of each request: it returns `{ status, headers, body }`, or a promise of it, or
+ * Starts a receiver. `behave` decides about each request: it returns `{ status, headers, body }`, or a promise of it,
+ * or
  * nothing for `200`. Resolves to `{ url, requests, until, stop, behave }`; `requests` are `{ time, path, headers, body }`.
  */
 export async function receiver({ port = 0, behave = () => {} } = {}) {
@@ -25,7 +26,7 @@ export async function receiver({ port = 0, behave = () => {} } = {}) {
   return Object.assign(self, {
     port: server.address().port,
     url: `http://127.0.0.1:${server.address().port}`,
-    /** Resolves once there were so many requests. */
+    /** Resolves once there were this many requests. */
     until: (count) =>
       new Promise((resolve) => {
         const look = () => self.requests.length >= count && waiting.delete(look) | resolve() | true;
@@ -40,7 +41,7 @@ export async function receiver({ port = 0, behave = () => {} } = {}) {
   });
 }
 
-/** Starts rotel, which prints all that it receives. Resolves to `{ url, spans, stop }`. */
+/** Starts rotel, which prints everything that it receives. Resolves to `{ url, spans, stop }`. */
 export async function rotel(packages) {
   const [http, grpc] = [await freePort(), await freePort()];
   const args = ["start", "--otlp-http-endpoint", `127.0.0.1:${http}`, "--otlp-grpc-endpoint", `127.0.0.1:${grpc}`];

@@ -1,5 +1,5 @@
-// Redis servers of the tests, each on a free port with its files in a temporary folder, and its own
-// protocol without any of the clients that are tested.
+// Redis servers of the tests, each on a free port with its files in a temporary folder, and a
+// client that shares nothing with the tested ones.
 import { spawn, spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import net from "node:net";
@@ -8,11 +8,11 @@ import path from "node:path";
 
 const isThere = spawnSync("redis-server", ["--version"]).status === 0;
 
-/** The options of tests that need Redis: without it they are skipped, and fail where `CI` is set. */
+/** The options of tests that need Redis: without it they are skipped, or fail if `CI` is set. */
 export const NEEDS_REDIS = { skip: !isThere && !process.env.CI && "there is no `redis-server` on the PATH" };
 if (NEEDS_REDIS.skip) console.log(`\n!!! The tests with a Redis are SKIPPED: ${NEEDS_REDIS.skip}\n`);
 
-/** Starts one that writes everything to its file before it answers. */
+/** Starts a server that writes everything to its file before it answers. */
 export async function startRedis() {
   const redis = new Redis(await freePort());
   await redis.start();
@@ -28,7 +28,7 @@ class Redis {
     this.url = `redis://127.0.0.1:${port}`;
   }
 
-  /** Also again, after it was killed, with what it has in its files. */
+  /** Starts the server; after a kill, with the data in its files. */
   async start() {
     const options = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "yes", "--appendfsync", "always", "--loglevel", "warning"];
     this.#child = spawn("redis-server", ["--port", this.port, ...options], { cwd: this.#folder, stdio: "ignore" });
@@ -55,7 +55,7 @@ class Redis {
     rmSync(this.#folder, { recursive: true, force: true, maxRetries: 5 });
   }
 
-  /** What it answers to a command: a text, or the first line of anything else. */
+  /** Returns the answer to a command: a string, or the first line of anything else. */
   say(...words) {
     return new Promise((resolve, reject) => {
       const socket = net.connect(this.port, "127.0.0.1");
@@ -65,7 +65,7 @@ class Redis {
         answer += text;
         const [line] = answer.split("\r\n", 1);
         const end = line[0] === "$" && line !== "$-1" ? line.length + Number(line.slice(1)) + 4 : line.length + 2;
-        if (answer.length < end) return; // for ASCII, which is all that the tests read
+        if (answer.length < end) return; // correct for ASCII, and the tests read nothing else
         socket.destroy();
         resolve(line[0] === "$" ? answer.slice(line.length + 2, end - 2) : line.slice(1));
       });
@@ -81,7 +81,7 @@ class Redis {
     return own.map((line) => line.match(/^id=(\d+)/)[1]);
   }
 
-  /** Ends one of them, for which `random` gives numbers from 0 to 1. */
+  /** Ends one of them. `random` gives numbers from 0 to 1. */
   async killConnection(random) {
     const ids = await this.connections();
     if (ids.length > 0) await this.say("CLIENT", "KILL", "ID", ids[Math.floor(random() * ids.length)]);
@@ -98,6 +98,6 @@ function freePort() {
   });
 }
 
-// A test file that is cut short must leave no server behind.
+// If the test is killed, its servers end too.
 const children = new Set();
 process.on("exit", () => children.forEach((child) => child.kill("SIGKILL")));

@@ -20,7 +20,7 @@ export class Run {
     return json(`${this.url}/status`);
   }
 
-  /** The status, once the instance is in this state, or else has ended. */
+  /** Resolves to the status, once the instance is in this state or has ended. */
   async reached(...states) {
     for (;;) {
       const status = await this.status();
@@ -49,7 +49,7 @@ export class Run {
     await this.reached("paused");
   }
 
-  /** Lets it go on, and returns once it does. */
+  /** Resumes it, and returns once it runs. */
   async resume() {
     await this.act("resume");
     for (;;) {
@@ -60,7 +60,7 @@ export class Run {
     }
   }
 
-  /** What brings an instance back whose engine was killed: an event of any type. */
+  /** Sends an event of any type: that starts the engine again after it was killed. */
   revive() {
     return this.event("wake up");
   }
@@ -84,7 +84,7 @@ const ENDS = ["complete", "errored", "terminated"];
 
 let number = 0;
 
-/** Creates an instance that does these ops. */
+/** Creates an instance that runs these ops. */
 export async function start(server, ops, { workflow = "alpha", id = `run-${(number += 1)}`, ...params } = {}) {
   const created = await json(`${server.url}/${workflow}`, {
     method: "POST",
@@ -114,17 +114,17 @@ export async function json(url, init) {
   return JSON.parse(text);
 }
 
-/** Whether an event says so of the task: `at("started", "a-1")`. */
+/** Returns a test for an event of this type and task: `at("started", "a-1")`. */
 export const at = (type, taskId) => (event) => event.type === type && event.json.taskId === taskId;
 
-/** Events as text, for reading and comparing: `3 attempt_failed a-1 #2 (no)`. */
+/** Formats events for reading and comparing: `3 attempt_failed a-1 #2 (no)`. */
 export function lines(events) {
   return events.map(({ id, type, json: { taskId, attempt, error } }) =>
     [id, type, taskId, attempt && `#${attempt}`, error && `(${error})`].filter(Boolean).join(" "),
   );
 }
 
-/** Events without what differs between two equal runs. */
+/** Returns events without the parts that differ between two equal runs. */
 export function facts(events) {
   return events.map(({ id, type, json: { timestamp, until, retryAt, ...rest } }) => ({ id, type, ...rest }));
 }
@@ -134,9 +134,9 @@ export function assertDense(events) {
 }
 
 /**
- * Compares a log with the platform's own of the same instance: each step begun and ended once, in
- * the same order, with the same attempts and outcomes. An attempt that was killed failed for the
- * platform and is none of the log's business, but for the number of the next.
+ * Compares a log with the platform's own log of the same instance: each step began and ended once,
+ * in the same order, with the same attempts and outcomes. A killed attempt is a failure for the
+ * platform and does not appear in the log, except that it counts in the number of the next attempt.
  */
 export function assertAgrees(events, platform) {
   const ours = events.flatMap(({ type, json: task }) => {
@@ -145,7 +145,7 @@ export function assertAgrees(events, platform) {
     const wait = { sleep: "sleep", sleepUntil: "sleep", waitForEvent: "wait" }[task.kind];
     if (wait) return [`${wait} ${type} ${name}`];
     if (type === "attempt_failed") return [`attempt ${task.attempt} errored ${name}`];
-    // What the engine says in two events.
+    // The engine reports this in two events.
     const attempt = type === "completed" ? [`attempt ${task.attempt} completed ${name}`] : [];
     return [...attempt, `step ${type} ${name}`];
   });

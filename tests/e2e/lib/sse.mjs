@@ -1,11 +1,11 @@
-// A small reader of event streams that shares nothing with the library or its clients, keeps every
-// byte, and refuses what ssetarget promises never to send: a BOM, a CR, broken UTF-8, a blank line
-// behind a comment, an unknown field, an id out of order, half an event at the end, an id without an
-// event but at the beginning.
+// A small reader of event streams that shares nothing with the library or its clients. It keeps
+// every byte, and refuses everything that ssetarget promises never to send: a BOM, a CR, broken
+// UTF-8, a blank line after a comment, an unknown field, an id out of order, half an event at the
+// end, and an id without an event except at the beginning.
 
 /**
- * Opens a stream. `lastEventId` is what a reconnecting client sends; `headers` and `signal` are
- * fetch's. Resolves whatever the status is; `open` wants a stream, `fetch` is for the rest.
+ * Opens a stream. `lastEventId` is the header of a client that reconnects; `headers` and `signal`
+ * are fetch's. Resolves for any status; `open` requires a stream.
  */
 export async function open(url, { lastEventId, headers = {}, signal } = {}) {
   const resume = lastEventId === undefined ? {} : { "last-event-id": String(lastEventId) };
@@ -16,13 +16,13 @@ export async function open(url, { lastEventId, headers = {}, signal } = {}) {
   return new Stream(response, abort);
 }
 
-/** All events from here to the end of the stream. */
+/** Returns all events from here to the end of the stream. */
 export async function readAll(url, options) {
   const stream = await open(url, options);
   return stream.rest();
 }
 
-/** An open stream: events one by one, or up to a point, or to the end. */
+/** An open stream. It is read event by event, up to a point, or to the end. */
 export class Stream {
   #reader;
   #abort;
@@ -33,13 +33,13 @@ export class Stream {
     this.response = response;
     this.#reader = response.body.getReader();
     this.#abort = abort;
-    /** What was read, in the chunks it came in. */
+    /** The bytes that were read, in the chunks in which they came. */
     this.chunks = [];
-    /** The events that were handed out. */
+    /** The events that were returned. */
     this.events = [];
   }
 
-  /** The next event, or null at the end. Throws when the connection breaks or the bytes are wrong. */
+  /** Resolves to the next event, or null at the end. Throws if the connection breaks or the bytes are wrong. */
   async next() {
     while (this.#waiting.length === 0) {
       const { done, value } = await this.#reader.read();
@@ -55,7 +55,7 @@ export class Stream {
     return event;
   }
 
-  /** Reads up to the first event of this type, or for which this holds, and returns that one. */
+  /** Reads up to the first event of this type, or for which this holds, and returns it. */
   async until(wanted) {
     const holds = typeof wanted === "function" ? wanted : (event) => event.type === wanted;
     for (;;) {
@@ -65,7 +65,7 @@ export class Stream {
     }
   }
 
-  /** Reads to the end; all events, those read before included. */
+  /** Reads to the end. Resolves to all events, also those read before. */
   async rest() {
     while ((await this.next()) !== null);
     return this.events;
@@ -89,13 +89,13 @@ export class Stream {
     return this.#parser.comments;
   }
 
-  /** Goes away in the middle. */
+  /** Cancels the stream. */
   close() {
     this.#abort.abort();
   }
 }
 
-/** Bytes to events `{id, type, data, json, raw}`; `raw` is the event's own text, with its blank line. */
+/** Parses bytes into events `{id, type, data, json, raw}`; `raw` is the event's own text, with its blank line. */
 export class Parser {
   comments = 0;
   #rest = Buffer.alloc(0);
@@ -103,7 +103,7 @@ export class Parser {
   #lastId = 0;
   #events = 0;
 
-  /** What a client would come back with; 0 for nothing. */
+  /** The id that a client would send when it comes back; 0 for none. */
   get lastId() {
     return this.#lastId;
   }
@@ -120,7 +120,7 @@ export class Parser {
     return events;
   }
 
-  /** The stream was closed: nothing may be left over. */
+  /** Ends the stream: no bytes may be left over. */
   end() {
     if (this.#rest.length > 0 || this.#block) throw new Error(`half an event at the end: ${this.#block?.raw ?? ""}${this.#rest}`);
   }
@@ -148,7 +148,7 @@ export class Parser {
     const { id, event: type, data, raw } = this.#block ?? {};
     if (raw === undefined) throw new Error("a blank line without an event");
     if (/^id: [1-9]\d*\n$/.test(raw) && this.#lastId === 0 && this.#events === 0) {
-      this.#lastId = Number(id); // where the tail is, which is where this stream begins
+      this.#lastId = Number(id); // the id of the newest event, after which this stream begins
       this.#block = null;
       return null;
     }
@@ -159,7 +159,7 @@ export class Parser {
       if (Number(id) <= this.#lastId) throw new Error(`id ${id} after ${this.#lastId}`);
       this.#lastId = Number(id);
     } else if (type === "reset") {
-      this.#lastId = 0; // begins again at the oldest event kept
+      this.#lastId = 0; // the stream begins again at the oldest kept event
     } else if (type !== "expired") {
       throw new Error(`an event without an id: ${raw}`);
     }
@@ -170,12 +170,12 @@ export class Parser {
 
 const UTF8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
-/** The bytes of a stream but for its heartbeats, which depend on the clock. */
+/** Returns the bytes of a stream without its heartbeats, which depend on the clock. */
 export function withoutHeartbeats(bytes) {
   return Buffer.from(bytes.toString("latin1").replace(/(?<=^|\n):\n/g, ""), "latin1");
 }
 
-/** What two logs of equal runs have in common: everything but times (and ids, if they differ by restarts). */
+/** Returns what two logs of equal runs have in common: everything except times (and ids, if they differ by restarts). */
 export function withoutTime(events) {
   return events.map(({ type, json }) => {
     const { timestamp, until, retryAt, ...rest } = json;

@@ -1,4 +1,4 @@
-// Runs the terminal client that cargo has built.
+// Runs the built terminal client.
 import { spawn, spawnSync } from "node:child_process";
 import path from "node:path";
 import { at } from "../../../scripts/lib/run.mjs";
@@ -6,7 +6,7 @@ import { at } from "../../../scripts/lib/run.mjs";
 const target = process.env.CARGO_TARGET_DIR ?? at("target");
 export const TERMINAL = path.join(target, "debug/ssetarget");
 
-/** Why tests that need a terminal cannot run, or false. */
+/** The reason why tests that need a terminal cannot run, or false. */
 export const noTmux = spawnSync("tmux", ["-V"]).status === 0 ? false : "tmux is missing: apt-get install tmux";
 
 const clean = (env) => {
@@ -15,8 +15,8 @@ const clean = (env) => {
 };
 
 /**
- * Starts it. Resolves at its end to `{ code, stdout, stderr }`. The promise has `line(pattern)`, which
- * resolves once that is in its output, and `kill(signal)`.
+ * Starts it. Resolves at its end to `{ code, stdout, stderr }`. The promise has `line(pattern)`,
+ * which resolves once that is in its output, and `kill(signal)`.
  */
 export function terminal(args, { env = {} } = {}) {
   const child = spawn(TERMINAL, args.map(String), { env: clean(env), stdio: ["ignore", "pipe", "pipe"] });
@@ -55,7 +55,7 @@ export function terminal(args, { env = {} } = {}) {
 
 let number = 0;
 
-/** Starts it in a terminal of this size. Has `screen()`, `until(pattern)`, `resize(columns, rows)`, `key(name)`, `close()`. */
+/** Starts it in a terminal of this size. Returns `screen()`, `until(pattern)`, `resize(columns, rows)`, `key(name)`, `close()`. */
 export function inTmux(args, { columns = 80, rows = 24, env = {} } = {}) {
   const socket = `ssetarget-${process.pid}-${(number += 1)}`;
   const tmux = (...words) => {
@@ -77,7 +77,7 @@ export function inTmux(args, { columns = 80, rows = 24, env = {} } = {}) {
         await new Promise((resolve) => setTimeout(resolve, 50));
       }
     },
-    /** Everything since the start, with what has scrolled away. */
+    /** Everything since the start, also the lines that have scrolled away. */
     history: () => tmux("capture-pane", "-p", "-S", "-", "-t", "it").split("\n").map((line) => line.trimEnd()),
     resize: (width, height) => tmux("resize-window", "-t", "it", "-x", String(width), "-y", String(height)),
     key: (name) => tmux("send-keys", "-t", "it", name),
@@ -88,7 +88,7 @@ export function inTmux(args, { columns = 80, rows = 24, env = {} } = {}) {
   };
 }
 
-// A test file that is cut short must leave nothing behind.
+// If the test is killed, its terminals end too.
 const running = new Set();
 const sockets = new Set();
 process.on("exit", () => {

@@ -1,4 +1,4 @@
-// Serves the built Worker of a folder by `wrangler dev`, which can be killed and started again.
+// Serves the built Worker of a folder with `wrangler dev`, which can be killed and started again.
 import { spawn } from "node:child_process";
 import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -7,8 +7,8 @@ import { at } from "../../../scripts/lib/run.mjs";
 import { modernNode, nodeEnv } from "../../../scripts/lib/setup.mjs";
 
 /**
- * A copy of what wrangler needs of a Worker, which building again does not disturb, in a temporary
- * folder. The caller deletes it.
+ * Copies the files of a Worker that wrangler needs into a temporary folder, so that a new build
+ * does not disturb it. The caller deletes it.
  */
 export function copyWorker(folder) {
   const copy = mkdtempSync(path.join(tmpdir(), "ssetarget-e2e-"));
@@ -39,7 +39,7 @@ class Server {
     this.#vars = Object.entries(vars).flatMap(([name, value]) => ["--var", `${name}:${value}`]);
   }
 
-  /** Everything that wrangler printed, in all its lives. */
+  /** Everything that wrangler has printed, also before restarts. */
   get log() {
     return this.#log;
   }
@@ -73,7 +73,7 @@ class Server {
     });
   }
 
-  /** `kill -9`, for wrangler and for the runtime, as when a machine loses power. */
+  /** `kill -9` for wrangler and for the runtime, as when a machine loses power. */
   async kill() {
     const child = this.#child;
     const ended = new Promise((resolve) => child.once("close", resolve));
@@ -86,7 +86,7 @@ class Server {
   }
 }
 
-// A test file that is cut short must leave no server behind.
+// If the test is killed, its servers end too.
 const children = new Set();
 process.on("exit", () => children.forEach(kill));
 for (const signal of ["SIGINT", "SIGTERM"]) process.once(signal, () => process.exit(1));

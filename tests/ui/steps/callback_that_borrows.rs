@@ -1,4 +1,4 @@
-//! A step's code that borrows: it may run after whoever made the step has gone.
+//! A step's code that borrows: it may run after its maker has gone.
 
 use cloudflare_workflows::{Step, StepError};
 

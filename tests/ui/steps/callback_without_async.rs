@@ -1,4 +1,4 @@
-//! A step's code that is no async closure.
+//! A step's code that is not an async closure.
 
 use cloudflare_workflows::{Step, StepError};
 

@@ -1,6 +1,6 @@
-//! Misuse does not compile, and the compiler says what to do.
+//! Misuse does not compile, and the compiler's message says what to do.
 //!
-//! `TRYBUILD=overwrite cargo test -p ssetarget-ui` writes what it says now.
+//! `TRYBUILD=overwrite cargo test -p ssetarget-ui` writes the current messages.
 
 #![cfg(not(target_family = "wasm"))]
 
@@ -16,7 +16,8 @@ fn steps() {
     trybuild::TestCases::new().compile_fail("steps/*.rs");
 }
 
-/// What only compiles for Workers, which trybuild cannot be told: it checks for its own target.
+/// Cases that compile only for Workers: trybuild checks for its own target, and cannot be told
+/// another.
 #[test]
 fn workers() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -46,7 +47,8 @@ fn workers() {
     assert!(failures.is_empty(), "{failures}");
 }
 
-/// What the compiler says about a file: the part that does not change with this crate's sources.
+/// Returns the part of the compiler's message about a file that does not change with this crate's
+/// sources.
 fn compile(case: &Path) -> String {
     let output = Command::new(env!("CARGO"))
         .args([
@@ -77,7 +79,7 @@ fn compile(case: &Path) -> String {
         .filter(|message| message["target"]["name"] == "ssetarget_ui")
         .filter_map(|message| show(&message["message"], case))
         .collect();
-    // It says the same for every place in a macro.
+    // The message is the same for every place in a macro.
     said.dedup();
     let said = said.concat();
     let stderr = String::from_utf8_lossy(&output.stderr);
@@ -104,7 +106,7 @@ fn show(diagnostic: &Value, case: &Path) -> Option<String> {
         }
     }
     for child in diagnostic["children"].as_array()? {
-        // Others point into sources that change, or list types of other crates.
+        // Other notes point into sources that change, or list types of other crates.
         let message = text(&child["message"]);
         if child["spans"].as_array()?.is_empty() && !message.contains("the following other types") {
             writeln!(shown, "  {}: {message}", text(&child["level"])).ok()?;
@@ -114,7 +116,7 @@ fn show(diagnostic: &Value, case: &Path) -> Option<String> {
     Some(shown)
 }
 
-/// The line that a span is at, or that the macro is called at in which it is.
+/// Returns the line of a span, or that of the call of the macro around it.
 fn line_in(span: &Value, case: &Path) -> Option<u64> {
     let file = Path::new(span["file_name"].as_str()?);
     if file.file_name() == case.file_name() {

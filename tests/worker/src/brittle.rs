@@ -1,4 +1,4 @@
-//! A workflow class that panics where no other does: when it is made.
+//! A workflow class that panics in its constructor.
 
 use cloudflare_workflows::{
     RefusedRun, StepError, WorkflowEntrypoint, WorkflowEvent, WorkflowStep,

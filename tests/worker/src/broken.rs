@@ -1,4 +1,4 @@
-//! Logs that fail: some always, each in the way that the instance's id names, some when told to.
+//! Logs that fail: some always, in the way that the instance's id names, some on request.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -49,10 +49,10 @@ pub fn extend_broken_events() -> Result<(), JsValue> {
     extend_durable_object(&BrokenEvents { way }.into())
 }
 
-/// As `WorkflowEvents`, and goes down when told to, with all its connections, as it may at any time
-/// for a deploy. Says when it is made, and how many hibernatable sockets it has. When told to, it is
-/// as one that is gone without a word for those who are connected over sockets, or goes down and lets
-/// no lifetime in until it is told to.
+/// Works like `WorkflowEvents`, and on request goes down with all its connections, as an object may
+/// at any time for a deploy. It says when it is made, and how many hibernatable sockets it has. On
+/// request it also disappears without notifying viewers over sockets, or goes down and admits no
+/// lifetime until it is opened again.
 #[wasm_bindgen]
 pub struct FragileEvents(WorkflowEventsObject, AtomicBool);
 
@@ -120,7 +120,7 @@ impl FragileEvents {
     }
 }
 
-/// Of all fragile objects, since one that goes down loses its own memory.
+/// For all fragile objects, because one that goes down loses its own memory.
 static SHUT: AtomicBool = AtomicBool::new(false);
 
 #[wasm_bindgen(start)]
@@ -131,7 +131,7 @@ pub fn extend_fragile_events() -> Result<(), JsValue> {
 
 #[wasm_bindgen(inline_js = r#"
 const fail = async () => { throw new Error("this log is broken"); };
-// Not a promise without anything behind it: the runtime would notice.
+// A promise that can never resolve would not do: the runtime would notice.
 const hang = () => new Promise((done) => setTimeout(done, 3_600_000));
 const opened = '{"run":{"generation":1,"run":1,"ended":false,"facts":[]}}';
 const ways = {
@@ -149,7 +149,8 @@ export const enter = (way) => (ways[way] ?? fail)();
 extern "C" {
     fn enter(way: &str) -> Promise;
     pub fn abort(context: &JsValue);
-    // Catches, since of functions that need nothing of wasm-bindgen one is enough: see `life.rs`.
+    // It catches, because wasm-bindgen allows only one function that needs nothing of it: see
+    // `life.rs`.
     #[wasm_bindgen(catch)]
     fn sockets(context: &JsValue) -> Result<u32, JsValue>;
     #[wasm_bindgen(catch)]

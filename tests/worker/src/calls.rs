@@ -1,5 +1,5 @@
-//! Every call that a Workflow binding and its instances take, as JSON, as the Worker of the parity
-//! tests has them in JavaScript.
+//! Every call that a Workflow binding and its instances accept, as JSON, in the form of the parity
+//! tests' Worker in JavaScript.
 
 use cloudflare_workflows::{
     BatchCreateOptions, CreateOptions, LocationHint, RestartFrom, Retention, StepKind,
@@ -72,7 +72,7 @@ pub struct From {
     r#type: Option<String>,
 }
 
-/// Makes it, and says what came of it.
+/// Makes the call, and returns its result.
 pub async fn call(workflow: &Workflow, call: Call) -> Result<Value> {
     Ok(match make(workflow, call).await {
         Ok(result) => json!({ "ok": result }),

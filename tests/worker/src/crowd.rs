@@ -1,4 +1,5 @@
-//! Logs of runs that many watch, where two viewers are many: their objects say what they do.
+//! Logs of runs with many viewers, where two viewers are already many. Their objects report their
+//! state.
 
 use std::rc::Rc;
 use std::sync::Mutex;
@@ -19,7 +20,7 @@ pub const FAN_OUT: FanOut = FanOut::new().viewers_per_object(2).relays_per_objec
 #[wasm_bindgen]
 pub struct CrowdEvents {
     object: WorkflowEventsObject,
-    /// The statuses of what it answered.
+    /// The statuses of its answers.
     answers: Rc<Mutex<Vec<u16>>>,
 }
 
@@ -74,7 +75,7 @@ impl CrowdEvents {
         self.object.follow(hop)
     }
 
-    /// `[viewers here, viewers below, whether it follows another object]`.
+    /// Returns `[viewers here, viewers below, whether it follows another object]`.
     #[must_use]
     pub fn watched(&self) -> JsValue {
         self.object.watched()
@@ -85,7 +86,7 @@ impl CrowdEvents {
         format!("{:?}", self.answers.lock().as_deref())
     }
 
-    /// What the alarm does.
+    /// Does the same as the alarm.
     pub fn expire(&self) -> Promise {
         self.object.alarm()
     }

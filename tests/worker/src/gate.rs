@@ -1,5 +1,5 @@
-//! Gates that steps wait for and tests open, and that keep records of what happened; an object that
-//! panics when asked to.
+//! Gates that steps wait for and tests open. They keep records of what happened. The object panics
+//! on request.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use worker::{
     durable_object,
 };
 
-/// Open or not, which it stores. Counts the requests since it began, which it does not.
+/// A gate. It stores whether it is open, and counts the requests since it was loaded.
 #[durable_object]
 pub struct Gate {
     state: State,
@@ -68,7 +68,7 @@ pub async fn record(env: &Env, name: &str, entry: &Value) -> Result<()> {
     Ok(())
 }
 
-/// Asks the gate of this name for one of its paths.
+/// Sends a request for this path to the gate of this name.
 pub async fn ask(env: &Env, name: &str, path: &str) -> Result<Response> {
     let mut init = RequestInit::new();
     init.with_method(Method::Get);

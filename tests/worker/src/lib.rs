@@ -1,33 +1,31 @@
-//! The Worker of the end-to-end tests: workflows that do what their params say.
+//! The Worker of the end-to-end tests: workflows whose params are their script.
 //!
 //! - `POST /<workflow>` with `{id?, params?}` creates an instance
 //! - `POST /<workflow>/batch` creates a batch whose viewers need not wait
-//! - `POST /<workflow>/javascript/<what>` creates an instance with params that JSON has no word for
-//! - `POST /<workflow>/call` makes any call that the binding takes
+//! - `POST /<workflow>/javascript/<what>` creates an instance with params that JSON cannot express
+//! - `POST /<workflow>/call` makes any call of the binding
 //! - `GET /<workflow>/<id>/status`
 //! - `POST /<workflow>/<id>/pause`, `/resume`, `/restart`, `/terminate`, `/event`
-//! - `POST /<workflow>/<id>/end`, `/again` terminate and restart it, and tell its viewers
-//! - `/<workflow>/<id>/sse` is the library's, whatever the method is
-//! - `/headers/…` is what any of these answers, with CORS for the origin `ORIGIN`, and where the
-//!   response is the library's with a header of the Worker's own
+//! - `POST /<workflow>/<id>/end`, `/again` terminate and restart it, and notify its viewers
+//! - `/<workflow>/<id>/sse` is the library's, for any method
+//! - `/headers/…` answers as any of these, with CORS for the origin `ORIGIN`, and if the response is the library's,
+//!   with a header of the Worker's own
 //! - `/<workflow>/<id>/instance` is the library's too; `?show=params,outputs` shows them
-//! - `GET /<workflow>/<id>/subscribe` is what the library's subscription gives, once it has ended
-//! - `POST /fold` with `{ours, platform}`, two logs of a run, gives what each of them amounts to
+//! - `GET /<workflow>/<id>/subscribe` returns the events of the library's subscription, once it has ended
+//! - `POST /fold` with `{ours, platform}`, two logs of a run, returns the view of each
 //! - `GET /open` counts the subscriptions that these two have open
 //! - `GET /<workflow>/<id>/platform` is the platform's own log, once the run has ended
-//! - `POST /<workflow>/<id>/rpc/<method>` calls a method of the `WorkflowEvents` object; the text that it
-//!   returns
-//! - `/gate/<name>/<path>` asks a gate
-//! - `/own/<name>/dispatch`, `/sse`, `/whisper`, `/whispers`, `/contract` ask a log in an object of
-//!   one's own
+//! - `POST /<workflow>/<id>/rpc/<method>` calls a method of the `WorkflowEvents` object, and returns its string
+//! - `/gate/<name>/<path>` forwards to a gate
+//! - `/own/<name>/dispatch`, `/sse`, `/whisper`, `/whispers`, `/contract` forward to a log in the user's own object
 //! - `POST /redis/<log>` appends a list of events to a log in Redis, `GET /redis/<log>/sse` serves it
-//! - `/hub/<log>` and `/hub/<log>/sse` do so by an object, over one connection for all;
-//!   `/hub/contract` runs the suite of stores
+//! - `/hub/<log>` and `/hub/<log>/sse` do the same through an object with one connection for all; `/hub/contract`
+//!   runs the suite of stores
 //! - `/routes/<what>/<workflow>/…` are the library's `RunRoutes`
 //! - `POST /trap/<way>` ends the WebAssembly instance; `/panic` panics
-//! - `/links/<workflow>/<id>/sse`, `/event`, `/session` are what the library serves to those who have a link; `/links-in-queries/…`
-//!   takes tokens from queries, too; `POST /<workflow>/<id>/revoke` revokes links, `POST /link/<workflow>/<id>` makes one
-//! - `GET /binding/<kind>/<name>` says what comes of looking for a binding
+//! - `/links/<workflow>/<id>/sse`, `/event`, `/session` are served to viewers with a link; `/links-in-queries/…` also
+//!   accepts tokens in queries; `POST /<workflow>/<id>/revoke` revokes links, `POST /link/<workflow>/<id>` makes one
+//! - `GET /binding/<kind>/<name>` returns the result of looking for a binding
 
 mod brittle;
 mod broken;
@@ -77,7 +75,7 @@ cloudflare_workflows::export_workflow!(Tally);
 cloudflare_workflows::export_workflow!(Brittle);
 ssetarget::export_workflow_events!(
     WorkflowEvents,
-    // Of the others nobody learns anything before somebody asks.
+    // The others learn of the end only when a viewer asks.
     WorkflowEventsConfig::new().workflows(&[("beta", "BETA")])
 );
 ssetarget::export_workflow_events!(
@@ -317,7 +315,7 @@ async fn act(
     Ok(js(&json!({})))
 }
 
-/// The views of both logs of a run.
+/// Returns the views of both logs of a run.
 fn fold(logs: &Value) -> Result<Response> {
     let (mut ours, mut platform) = (RunView::new(), RunView::new());
     for event in logs["ours"].as_array().into_iter().flatten() {
@@ -351,8 +349,8 @@ fn instance_sse(request: &Request) -> Result<InstanceSse> {
     Ok(options)
 }
 
-/// All events of the library's subscription, and its errors, to its end. The query may have a
-/// `cursor`, a `filter` and `take`, after how many the subscription is dropped.
+/// Returns all events of the library's subscription, and its errors, to its end. The query may have a `cursor`, a
+/// `filter` and `take`, the number of events after which the subscription is dropped.
 async fn subscribe(
     instance: &WorkflowInstance,
     query: &str,
@@ -384,7 +382,7 @@ async fn subscribe(
     Ok(js(&events.collect::<Vec<_>>().await.into()))
 }
 
-/// What looking for a binding says.
+/// Returns the result of looking for a binding.
 fn binding(env: &Env, kind: &str, name: &str) -> String {
     let found = match kind {
         "workflow" => Workflow::from_env(env, name)

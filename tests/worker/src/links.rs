@@ -1,4 +1,4 @@
-//! Runs that only those may see who have a link.
+//! Runs that are visible only with a link.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ pub async fn ask(env: &Env, way: &str, workflow: &str, request: &Request) -> Res
     response.map_or_else(|| Response::error("there is nothing here", 404), Ok)
 }
 
-/// Makes a link for `seconds`, of a `generation`, that also lets its holder answer.
+/// Makes a link for `seconds`, of a `generation`, that also permits answers.
 pub fn make(env: &Env, workflow: &str, id: &str, wanted: &Value) -> Result<Response> {
     let grant = match id.strip_prefix("tag:") {
         Some(tag) => LinkGrant::tag(tag),

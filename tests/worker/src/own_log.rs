@@ -1,5 +1,5 @@
-//! An object of one's own that keeps and streams a log, and checks that its storage keeps the
-//! promise of stores.
+//! A user's own object that keeps and streams a log, and checks that its storage keeps the promise
+//! of stores.
 
 use std::borrow::Cow;
 
@@ -13,7 +13,7 @@ use worker::wasm_bindgen::UnwrapThrowExt;
 use worker::{DurableObject, Env, Error, Request, Response, Result, State, durable_object};
 
 /// `POST …/dispatch` dispatches the body, `GET …/sse` streams, `GET …/contract` runs the suite;
-/// `POST …/whisper` and `GET …/whispers` are for those who are connected.
+/// `POST …/whisper` and `GET …/whispers` are for connected viewers only.
 #[durable_object]
 pub struct OwnLog {
     state: State,
@@ -96,7 +96,7 @@ impl DurableObject for OwnLog {
 }
 
 impl OwnLog {
-    /// Statements of which one fails leave nothing of those before it.
+    /// If one of several statements fails, nothing of those before it is left.
     async fn all_or_none(&self) {
         drop(self.empty_store().await);
         let statements = [
@@ -123,7 +123,7 @@ fn rust_error(error: impl std::error::Error) -> Error {
     Error::RustError(error.to_string())
 }
 
-/// Hands a request to the log of this name.
+/// Forwards a request to the log of this name.
 pub async fn ask(env: &Env, name: &str, request: Request) -> Result<Response> {
     let log = env.durable_object("OWN_LOG")?.get_by_name(name)?;
     log.fetch_with_request(request).await

@@ -17,7 +17,7 @@ extern "C" {
     async fn next(this: &Events) -> Result<JsValue, JsValue>;
 }
 
-/// Its events up to the first of this type, or to its end.
+/// Returns its events up to the first of this type, or to its end.
 pub async fn log(instance: &WorkflowInstance, until: Option<&str>) -> Result<Array, JsValue> {
     let instance: &Instance = instance.as_js().unchecked_ref();
     let events: Events = instance.subscribe().await?.unchecked_into();

@@ -1,4 +1,4 @@
-//! Logs in Redis: a Worker's, and those of an object that keeps one connection for all.
+//! Logs in Redis: those of a Worker, and those of an object with one connection for all.
 
 use std::cell::Cell;
 use std::sync::OnceLock;
@@ -94,7 +94,7 @@ async fn check_contract(client: &RedisClient) -> Result<Response> {
     Response::ok("the promise is kept")
 }
 
-/// The one hub that there is.
+/// Forwards a request to the only hub.
 pub async fn ask_hub(env: &Env, request: Request) -> Result<Response> {
     let hub = env.durable_object("REDIS_HUB")?.get_by_name("hub")?;
     hub.fetch_with_request(request).await

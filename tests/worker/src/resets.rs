@@ -1,7 +1,8 @@
-//! A workflow whose engine is gone under its first lifetime, as a deploy does it in production and
-//! the local runtime never does. The engine that comes back is ours: it answers from what it stored.
+//! A workflow whose engine disappears during its first lifetime, as a deploy does it in production
+//! and the local runtime never does. The engine that comes back is a fake: it answers from what it
+//! stored.
 //!
-//! Its params are those of [`Script`], and what happens: `reset: { at, text, flags }`.
+//! Its params are those of [`Script`], and the fault: `reset: { at, text, flags }`.
 
 use std::rc::Rc;
 
@@ -55,7 +56,7 @@ export class Engine {
     return this.given;
   }
 
-  // What a lifetime calls steps with.
+  // The step object of a lifetime.
   step(first) {
     const counts = new Map();
     let gone = false;

@@ -1,4 +1,4 @@
-//! `RunRoutes` as a Worker has them: `/routes/<what>/<workflow>` is their prefix.
+//! `RunRoutes` in a Worker: `/routes/<what>/<workflow>` is their prefix.
 //!
 //! - `open`: everything is switched on, for everybody
 //! - `tagged`: the runs of a tag in one stream, and snapshots, too
@@ -50,7 +50,7 @@ pub async fn serve(request: &Request, what: &str, workflow: &str, env: &Env) -> 
     }
 }
 
-/// A promise of JavaScript is among what it waits for.
+/// It waits for a promise of JavaScript, among other things.
 fn hook(request: &AccessRequest<'_>) -> impl Future<Output = Permission> + use<> {
     let key = request.bearer().or(request.cookie("key"));
     let key = key.map(|key| key.replace('+', " ")).unwrap_or_default();

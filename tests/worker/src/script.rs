@@ -1,4 +1,4 @@
-//! A workflow that does what its params say, with or without events.
+//! A workflow whose params are its script, with or without events.
 
 use std::cell::Cell;
 use std::collections::HashSet;
@@ -39,14 +39,14 @@ fn yes() -> bool {
     true
 }
 
-/// What the workflow does next. Most give an output.
+/// The next action of the workflow. Most have an output.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
 enum Op {
     /// A step: outputs its value.
     Do(Box<DoStep>),
-    /// This many steps of one name, one after the other, each with an attribute of so many bytes: outputs
-    /// their number.
+    /// This many steps of one name, one after the other, each with an attribute of this many bytes. Outputs their
+    /// number.
     Many {
         name: String,
         steps: u32,
@@ -55,7 +55,7 @@ enum Op {
     },
     /// Outputs nothing.
     Sleep { name: String, ms: WorkflowDuration },
-    /// So long after the instance was created. Outputs nothing.
+    /// Sleeps until this long after the creation of the instance. Outputs nothing.
     SleepUntil { name: String, ms: u64 },
     /// Outputs the event.
     Wait {
@@ -64,29 +64,29 @@ enum Op {
         event_type: String,
         timeout: Option<WorkflowDuration>,
     },
-    /// As `wait`, for a payload that is a number.
+    /// Works like `wait`, for a payload that is a number.
     WaitNumber { name: String },
-    /// Outputs those of its ops as one list.
+    /// Outputs the outputs of its ops as one list.
     Group { name: String, ops: Vec<Op> },
-    /// At the same time: outputs a list with a list for each.
+    /// Runs the lists concurrently. Outputs a list with a list for each.
     Join(Vec<Vec<Op>>),
-    /// As `join`, but that the first error ends it.
+    /// Works like `join`, but the first error ends it.
     TryJoin(Vec<Vec<Op>>),
-    /// Outputs what went wrong with an op, or goes on failing with it.
+    /// Outputs the error of an op, or fails with it.
     Catch { op: Box<Op>, rethrow: bool },
     /// Outputs the calls to the log so far, in this lifetime of the run.
     Calls,
     /// A step whose result cannot be read again.
     Unreadable { name: String },
-    /// Outputs which values of many forms come back as others from steps.
+    /// Outputs which values of many forms change when they come back from steps.
     Values,
-    /// A step whose result cannot cross the border, for this reason.
+    /// A step whose result cannot be passed to JavaScript, for this reason.
     Refused(String),
-    /// What the run returns cannot cross the border.
+    /// The run's own output cannot be passed to JavaScript.
     RefusedOutput,
-    /// Outputs what the run was started with.
+    /// Outputs the event that the run was started with.
     Event,
-    /// Has this recorded when the run's code has ended. Outputs nothing.
+    /// Records this when the run's code has ended. Outputs nothing.
     WaitUntil { record: String },
     /// Fails with this message.
     Fail(String),
@@ -100,29 +100,29 @@ enum Op {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct DoStep {
     name: String,
-    /// How each attempt goes; those beyond succeed.
+    /// The outcome of each attempt; further ones succeed.
     #[serde(default)]
     attempts: Vec<Attempt>,
-    /// What to wait for in every attempt.
+    /// The gate to wait for in every attempt.
     gate: Option<String>,
-    /// What to report in every attempt.
+    /// The reports of every attempt.
     #[serde(default)]
     progress: Vec<f64>,
     #[serde(default)]
     attributes: Map<String, Value>,
-    /// What it returns. Default: its own name, count and attempt.
+    /// The value that it returns. Default: its own name, count and attempt.
     value: Option<Value>,
-    /// It returns a stream instead, and outputs what the stream has.
+    /// It returns a stream instead, and outputs the stream's content.
     stream: Option<StreamConfig>,
     retries: Option<RetriesConfig>,
     timeout: Option<WorkflowDuration>,
     sensitive: Option<Sensitivity>,
     rollback: Option<RollbackStep>,
-    /// Where contexts, delay functions and rollbacks are recorded.
+    /// The record for contexts, delay functions and rollbacks.
     record: Option<String>,
 }
 
-/// Chunks of so many bytes, and how the stream fails behind them.
+/// Chunks of this many bytes, and how the stream fails after them.
 #[derive(Clone, Deserialize)]
 struct StreamConfig {
     chunks: Vec<u32>,
@@ -165,7 +165,7 @@ struct RetriesConfig {
 #[serde(untagged)]
 enum DelayConfig {
     Constant(WorkflowDuration),
-    /// A function that answers so after the first attempt, the second, and so on.
+    /// A function with these answers after the first attempt, the second, and so on.
     Function(Vec<Answer>),
 }
 
@@ -209,7 +209,7 @@ async fn record_to(env: &Env, record: Option<&str>, entry: Value) -> Result<(), 
     Ok(())
 }
 
-/// A context as JavaScript has it.
+/// Returns a context in its JavaScript form.
 fn context_json(context: &StepContext) -> Value {
     let config = &context.config;
     let mut retries = json!({ "limit": config.retries.limit, "backoff": config.retries.backoff });
@@ -227,7 +227,7 @@ fn context_json(context: &StepContext) -> Value {
     })
 }
 
-/// What a run returns.
+/// The output of a run.
 #[derive(Serialize)]
 pub struct Output {
     outputs: Vec<Value>,
@@ -304,7 +304,7 @@ struct Interpreter {
     context: Rc<Context>,
     env: Env,
     created: SystemTime,
-    /// What the run was started with, but for its params.
+    /// The event that the run was started with, without its params.
     event: Value,
 }
 
@@ -453,7 +453,7 @@ impl Interpreter {
             rollback_config = rollback_config.timeout(timeout);
         }
         let (env, record) = (self.env.clone(), config.record.clone());
-        // The engine does not tell which attempt of the rollback it is.
+        // The engine does not pass the number of the rollback's attempt.
         let attempts = Cell::new(0);
         run.rollback_with(rollback_config, async move |undo: RollbackContext<T>| {
             let mut entry = json!({
@@ -514,7 +514,7 @@ impl DoStep {
     }
 }
 
-/// Says what it was when it is read.
+/// Names its type when it is read.
 struct Unreadable;
 
 impl Serialize for Unreadable {
@@ -569,7 +569,7 @@ impl StreamConfig {
     }
 }
 
-/// How many bytes a stream has, and which.
+/// Returns the number and the sum of a stream's bytes.
 async fn digest(stream: ByteStream) -> Result<Value, StepError> {
     let bytes = stream.read_all().await?;
     let hash = bytes.iter().fold(0_u32, |hash, byte| {
@@ -578,7 +578,7 @@ async fn digest(stream: ByteStream) -> Result<Value, StepError> {
     Ok(json!({ "bytes": bytes.len(), "hash": hash }))
 }
 
-/// What a script needs besides steps.
+/// The needs of a script besides steps.
 trait Steps: Step {
     async fn grouped(
         &self,

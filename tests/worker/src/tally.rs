@@ -13,7 +13,7 @@ pub struct Numbers {
     numbers: Vec<i64>,
 }
 
-/// What a run returns.
+/// The output of a run.
 #[derive(Serialize)]
 pub struct Sum {
     sum: i64,

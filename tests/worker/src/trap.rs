@@ -16,7 +16,7 @@ extern "C" {
     fn throw_uncaught(name: &str);
 }
 
-/// Does what kills the instance in this way.
+/// Kills the instance in this way.
 #[allow(clippy::panic, reason = "what is tested")]
 pub fn spring(way: &str) {
     match way {

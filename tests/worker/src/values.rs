@@ -36,7 +36,7 @@ struct Flat {
     rest: HashMap<String, Value>,
 }
 
-/// What does not come back as it was, by the names of the steps.
+/// Returns what does not come back unchanged, by the names of the steps.
 pub async fn changed(step: &impl Step) -> Result<Value, StepError> {
     let mut changed = Map::new();
     let all = &mut changed;
@@ -105,7 +105,7 @@ where
     changed.insert(name.to_owned(), what.into());
 }
 
-/// A step whose result cannot cross.
+/// A step whose result cannot be passed to JavaScript.
 pub async fn refused(step: &impl Step, what: &str) -> Result<(), StepError> {
     match what {
         "integer" => {
@@ -128,7 +128,7 @@ pub async fn refused(step: &impl Step, what: &str) -> Result<(), StepError> {
     }
 }
 
-/// Params that another Worker could create an instance with: a step that returns `what`.
+/// Makes params that another Worker could create an instance with: a step that returns `what`.
 pub fn params_from_javascript(what: &str) -> Result<JsValue, JsValue> {
     let (value, all) = (Object::new(), Object::new());
     let set = |object: &Object, name: &str, value: &JsValue| {

@@ -1,4 +1,4 @@
-//! A Workflow binding that counts the subscriptions which are open.
+//! A Workflow binding that counts the open subscriptions.
 
 use cloudflare_workflows::{Workflow, WorkflowError};
 use wasm_bindgen::prelude::*;
@@ -34,7 +34,8 @@ export const watched = (workflow) => ({
 extern "C" {
     #[wasm_bindgen(js_name = openSubscriptions)]
     pub fn open_subscriptions() -> u32;
-    // Catches, since of functions that need nothing of wasm-bindgen one is enough: see `life.rs`.
+    // It catches, because wasm-bindgen allows only one function that needs nothing of it: see
+    // `life.rs`.
     #[wasm_bindgen(catch, js_name = watched)]
     fn watched_env(workflow: &JsValue) -> Result<Env, JsValue>;
 }

@@ -1,5 +1,5 @@
 // Shows a log with nothing but the browser's own EventSource, which reconnects and resumes by
-// itself: the server tells it where it was by `Last-Event-ID`, and with a 204 when to stop.
+// itself: `Last-Event-ID` tells the server its position, and a 204 tells it to stop.
 const id = location.pathname.slice(1);
 const tasks = new Map();
 let ended = false;
@@ -23,7 +23,7 @@ for (const type of ["started", "progress", "attempt_failed", "completed", "faile
     show(event);
   });
 }
-// The events that this page has are not those of the log any more: begin anew.
+// The page has events that are no longer in the log: begin again.
 source.addEventListener("reset", () => {
   tasks.clear();
   document.querySelector("#tasks").replaceChildren();

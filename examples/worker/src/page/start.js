@@ -74,7 +74,7 @@ function show() {
 }
 
 show();
-// A page that the browser kept and shows again has what was started since.
+// A page that the browser restores from its cache must show orders that were started in the meantime.
 addEventListener("pageshow", () => {
   button.disabled = false;
   show();

@@ -1,4 +1,4 @@
-//! `POST /<id>/event`: what a run waits for. Runs in the Worker.
+//! `POST /<id>/event`: the events that a run waits for. Runs in the Worker.
 
 use std::rc::Rc;
 
@@ -21,7 +21,7 @@ use crate::run_path::RunPath;
 ///
 /// | status | when |
 /// |---|---|
-/// | `200` | the platform has the event, also if the run does not wait for it yet; `{"sent": "approval"}` |
+/// | `200` | the platform has the event, even if the run does not wait for it yet; `{"sent": "approval"}` |
 /// | `400` | the body is not such JSON, the type is not up to 100 letters, digits, `-` and `_`, or the [check](Self::check) refused; the body is the reason, as plain text |
 /// | `401` | the [hook](crate::cloudflare::RunRoutes::access) refused [`Action::Answer`] |
 /// | `404` | there is no such run |
@@ -29,16 +29,20 @@ use crate::run_path::RunPath;
 /// | `413` | the body or the payload is larger |
 /// | `503` | the object or the platform cannot be reached |
 ///
-/// A run whose step waits for a payload of one type fails on another: check the payload if the answers come from
-/// anybody.
+/// A run whose step waits for a payload of one type fails on another: check the payload if anybody may answer.
 ///
-/// ```ignore
+/// ```no_run
+/// use cloudflare_workflows::Workflow;
+/// use ssetarget::cloudflare::{Answers, RunRoutes, WorkflowEventsNamespace};
+///
+/// # fn routes(workflow: Workflow, events: WorkflowEventsNamespace) -> RunRoutes {
 /// let answers = Answers::new(workflow).check(|event_type, payload| match event_type {
 ///     "approval" if payload["by"].is_string() => Ok(()),
 ///     "approval" => Err("the payload of an approval has a name, by".to_owned()),
 ///     _ => Err("this run waits for an approval".to_owned()),
 /// });
 /// RunRoutes::new(events).answers(answers)
+/// # }
 /// ```
 #[derive(Clone)]
 pub struct Answers {
@@ -67,8 +71,8 @@ impl Answers {
         self
     }
 
-    /// Sets a function that gets the type and the payload of each event before anything is asked about the run. An
-    /// `Err` is the reason to refuse it, for the client. Default: all events are sent.
+    /// Sets a function that gets the type and the payload of each event before any question about the run. An `Err`
+    /// is the reason of a refusal, for the client. Default: all events are sent.
     #[must_use]
     pub fn check(mut self, check: impl Fn(&str, &Value) -> Result<(), String> + 'static) -> Self {
         self.check = Some(Rc::new(check));
@@ -101,12 +105,13 @@ impl Answers {
 
     /// Sends the event, and returns `false` if the run has ended.
     async fn send(&self, call: &Call<'_>, answer: &Answer) -> Result<bool, Refusal> {
-        // Asked first, since the local engine keeps every unknown id that it is asked about in memory.
+        // The run's object is asked first, since the local engine keeps every unknown id that it is asked about in
+        // memory.
         let grant = call.grant.unwrap_or_default();
         let status = call.events.status_of(call.id, grant).await;
         match status.map_err(|error| unreachable(&error))? {
             200 | 204 => {}
-            // Its link was revoked.
+            // The link was revoked.
             401 => return Err(Refusal::NotAllowed),
             _ => return Err(UNKNOWN_INSTANCE),
         }
@@ -149,7 +154,7 @@ impl Route for Answers {
     }
 }
 
-/// Reads no further than what is too much. Here and not by the platform, whose local runtime takes more than the
+/// Reads at most the limit. The check is here and not left to the platform, whose local runtime takes more than the
 /// real one.
 pub(super) async fn read_body(
     request: &web_sys::Request,
@@ -164,7 +169,7 @@ pub(super) async fn read_body(
     let mut bytes = Vec::new();
     // The same request, whose body is read once.
     let mut request = Request::from(Clone::clone(request));
-    // There is none where there is no body. Dropped before its end it is cancelled.
+    // A request without a body has no stream. A stream that is dropped before its end is cancelled.
     if let Ok(mut stream) = request.stream() {
         while let Some(chunk) = stream.next().await {
             let chunk = chunk.map_err(|_| InvalidAnswer::bad("the body cannot be read"))?;

@@ -15,7 +15,7 @@ pub(in crate::cloudflare::worker) struct DeleteRoute;
 
 impl DeleteRoute {
     async fn delete(&self, call: &Call<'_>) -> Result<(), Refusal> {
-        // Nobody may unless a hook says so.
+        // Nobody may delete unless a hook permits it.
         let grant = call.grant.filter(|_| call.is_private);
         call.not_revoked(grant.ok_or(Refusal::NotAllowed)?).await?;
         let deleted = call.events.delete_log(call.id).await;

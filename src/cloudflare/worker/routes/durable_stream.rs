@@ -3,8 +3,7 @@
 use futures_util::future::LocalBoxFuture;
 use worker::Response;
 
-use super::{Call, READ, Route};
-use crate::access::Action;
+use super::{Call, Route};
 use crate::cloudflare::refuse::{UNKNOWN_INSTANCE, refuse, unreachable};
 use crate::cloudflare::request::{DurableCall, StreamRequest, query};
 use crate::cloudflare::worker::cors::with_own_headers;
@@ -20,19 +19,11 @@ impl Route for DurableStreamRoute {
         path.tail == "/stream"
     }
 
-    fn methods(&self) -> &'static str {
-        READ
-    }
-
-    fn action(&self) -> Option<Action> {
-        Some(Action::Watch)
-    }
-
     fn serve<'a>(&'a self, call: Call<'a>) -> LocalBoxFuture<'a, worker::Result<Response>> {
         Box::pin(async move {
             match answer(call).await {
                 Ok(response) => with_own_headers(response),
-                // Its client is no `EventSource`, whatever it accepts.
+                // The client is not an `EventSource`, whatever it accepts.
                 Err(refusal) => refuse(refusal),
             }
         })

@@ -1,11 +1,10 @@
 //! `GET /<id>/sse`. Runs in the Worker.
 
 use futures_util::future::LocalBoxFuture;
-use worker::Response;
+use worker::{Response, web_sys};
 
-use super::{Call, READ, Route};
-use crate::access::Action;
-use crate::cloudflare::worker::serve::serve_granted;
+use super::{Call, Route};
+use crate::cloudflare::worker::serve::{serve_granted, serve_granted_raw};
 use crate::run_path::RunPath;
 
 /// The run's events.
@@ -16,16 +15,20 @@ impl Route for EventsRoute {
         path.tail == "/sse"
     }
 
-    fn methods(&self) -> &'static str {
-        READ
-    }
-
-    fn action(&self) -> Option<Action> {
-        Some(Action::Watch)
-    }
-
     fn serve<'a>(&'a self, call: Call<'a>) -> LocalBoxFuture<'a, worker::Result<Response>> {
         Box::pin(serve_granted(
+            call.request,
+            call.id,
+            call.events,
+            call.grant.unwrap_or_default(),
+        ))
+    }
+
+    fn serve_raw<'a>(
+        &'a self,
+        call: Call<'a>,
+    ) -> LocalBoxFuture<'a, worker::Result<web_sys::Response>> {
+        Box::pin(serve_granted_raw(
             call.request,
             call.id,
             call.events,

@@ -7,8 +7,8 @@ use cloudflare_workflows::Workflow;
 use futures_util::future::LocalBoxFuture;
 use worker::Response;
 
-use super::{Call, READ, Route};
-use crate::access::{Action, Grant};
+use super::{Call, Route};
+use crate::access::Grant;
 use crate::cloudflare::refuse::refuse_to;
 use crate::cloudflare::worker::namespace::WorkflowEventsNamespace;
 use crate::cloudflare::worker::serve_instance::{InstanceSse, serve_instance_granted};
@@ -23,14 +23,6 @@ pub(in crate::cloudflare::worker) struct InstanceRoute {
 impl Route for InstanceRoute {
     fn is_at(&self, path: &RunPath<'_>) -> bool {
         path.tail == "/instance/sse"
-    }
-
-    fn methods(&self) -> &'static str {
-        READ
-    }
-
-    fn action(&self) -> Option<Action> {
-        Some(Action::Watch)
     }
 
     fn serve<'a>(&'a self, call: Call<'a>) -> LocalBoxFuture<'a, worker::Result<Response>> {

@@ -3,7 +3,7 @@
 use futures_util::future::LocalBoxFuture;
 use worker::Response;
 
-use super::{Call, READ, Route};
+use super::{Call, Route};
 use crate::access::Action;
 use crate::cloudflare::worker::serve_merged::serve_merged_asking;
 use crate::run_path::RunPath;
@@ -20,11 +20,7 @@ impl Route for MergedRoute {
         true
     }
 
-    fn methods(&self) -> &'static str {
-        READ
-    }
-
-    /// It asks the hook itself, about each run.
+    /// The route asks the hook itself, about each run.
     fn action(&self) -> Option<Action> {
         None
     }

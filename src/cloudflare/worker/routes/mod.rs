@@ -1,4 +1,4 @@
-//! The routes that [`RunRoutes`](super::RunRoutes) has, a file for each. Runs in the Worker.
+//! The routes of [`RunRoutes`](super::RunRoutes), a file for each. Runs in the Worker.
 //!
 //! Each is a boxed future behind a trait object, and is named only by the builder's method that switches it on, so
 //! that a Worker that does not call the method has none of its code.
@@ -57,31 +57,45 @@ pub(super) trait Route {
     /// Returns whether the path is this route's.
     fn is_at(&self, path: &RunPath<'_>) -> bool;
 
-    /// Returns the methods that are taken, as in `Allow`.
-    fn methods(&self) -> &'static str;
+    /// Returns the methods that are taken, as in `Allow`. Default: those for reading.
+    fn methods(&self) -> &'static str {
+        READ
+    }
 
-    /// Returns what the hook is asked about, or `None` for a route that gives nothing of a run.
-    fn action(&self) -> Option<Action>;
+    /// Returns the action that the hook is asked about, or `None` for a route that gives nothing of a run. Default:
+    /// to watch.
+    fn action(&self) -> Option<Action> {
+        Some(Action::Watch)
+    }
 
-    /// Returns whether a request that the hook refuses is served, too, with no grant. `takes_links` is whether it may
-    /// have a link that is still to be exchanged.
+    /// Returns whether a request that the hook refuses is still served, with no grant. `takes_links` is whether it
+    /// may have a link that is not exchanged yet. Default: no.
     fn is_open(&self, takes_links: bool) -> bool {
         let _ = takes_links;
         false
     }
 
-    /// Returns whether it gives something of many runs. It has precedence over those of a run whose id is its path.
+    /// Returns whether the route is about many runs. It has precedence over those of a run whose id is its path.
+    /// Default: no.
     fn is_of_many(&self) -> bool {
         false
     }
 
-    /// Returns the type of the response, where several routes share a path and a method.
+    /// Returns the type of the response, if several routes share a path and a method.
     fn media_type(&self) -> Option<&'static str> {
         None
     }
 
     /// Returns the response to a request with one of the methods.
     fn serve<'a>(&'a self, call: Call<'a>) -> LocalBoxFuture<'a, worker::Result<Response>>;
+
+    /// As [`serve`](Self::serve), with the runtime's own response.
+    fn serve_raw<'a>(
+        &'a self,
+        call: Call<'a>,
+    ) -> LocalBoxFuture<'a, worker::Result<web_sys::Response>> {
+        Box::pin(async move { Ok(self.serve(call).await?.into()) })
+    }
 }
 
 /// A request for a route.
@@ -90,18 +104,18 @@ pub(super) struct Call<'a> {
     pub(super) request: &'a web_sys::Request,
     /// The id in the path, decoded: empty if that is not possible.
     pub(super) id: &'a str,
-    /// What follows the id in the path.
+    /// The part of the path after the id.
     pub(super) tail: &'a str,
     /// The part of every path before the id.
     pub(super) prefix: &'a str,
-    /// All that is switched on.
+    /// All routes that are switched on.
     pub(super) routes: &'a [Rc<dyn Route>],
     pub(super) events: &'a WorkflowEventsNamespace,
-    /// Decides about each request; everybody may do everything if there is none.
+    /// Decides about each request. If there is none, everybody may do everything.
     pub(super) hook: Option<Decide<'a>>,
     /// `None` only where the route [is open](Route::is_open) and the hook refused.
     pub(super) grant: Option<Grant>,
-    /// Not everybody may see the run, so shared caches may keep nothing of it.
+    /// Only some clients may see the run, so shared caches may keep nothing of it.
     pub(super) is_private: bool,
 }
 
@@ -111,8 +125,8 @@ impl Call<'_> {
         has(self.routes, tail, media_type)
     }
 
-    /// Asks the run's object whether the link was revoked, where the request came by one: for routes that do not
-    /// ask it for events anyway.
+    /// Asks the run's object whether the link of the request, if it has one, was revoked: for routes that do not ask
+    /// the object for events anyway.
     async fn not_revoked(&self, grant: Grant) -> Result<(), Refusal> {
         if grant.generation.is_none() {
             return Ok(());

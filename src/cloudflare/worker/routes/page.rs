@@ -3,7 +3,7 @@
 use futures_util::future::LocalBoxFuture;
 use worker::{Response, ResponseBuilder};
 
-use super::{Call, READ, Route};
+use super::{Call, Route};
 use crate::access::Action;
 use crate::cloudflare::refuse::{refuse_to, unreachable};
 use crate::cloudflare::request::query;
@@ -20,14 +20,15 @@ pub(in crate::cloudflare::worker) struct PageRoute {
 
 impl PageRoute {
     async fn page(&self, call: &Call<'_>) -> Result<Served, Refusal> {
-        // A client without a permission may have a link, which only the page can read. It learns nothing of the run.
+        // A client without permission may have a link, which only the page can read. The page reveals nothing of the
+        // run.
         let is_found = match call.grant {
             None => true,
             Some(grant) => {
                 let status = call.events.status_of(call.id, grant).await;
                 match status.map_err(|error| unreachable(&error))? {
                     200 | 204 => true,
-                    // Its link was revoked: perhaps there is a new one in the fragment.
+                    // The link was revoked: the fragment may have a new one.
                     401 => true,
                     _ => false,
                 }
@@ -58,14 +59,6 @@ impl Route for PageRoute {
         path.tail.is_empty()
     }
 
-    fn methods(&self) -> &'static str {
-        READ
-    }
-
-    fn action(&self) -> Option<Action> {
-        Some(Action::Watch)
-    }
-
     fn is_open(&self, takes_links: bool) -> bool {
         takes_links
     }
@@ -91,10 +84,6 @@ impl Route for AssetsRoute {
     fn is_at(&self, path: &RunPath<'_>) -> bool {
         let name = path.tail.strip_prefix('/');
         path.encoded_id == "ssetarget" && name.is_some_and(is_asset)
-    }
-
-    fn methods(&self) -> &'static str {
-        READ
     }
 
     fn action(&self) -> Option<Action> {

@@ -4,7 +4,7 @@ use futures_util::future::LocalBoxFuture;
 use worker::Response;
 
 use super::page::respond;
-use super::{Call, READ, Route};
+use super::{Call, Route};
 use crate::access::Action;
 use crate::cloudflare::index::{RunIndexNamespace, serve_list_asking, serve_sse_asking};
 use crate::cloudflare::refuse::refuse_to;
@@ -14,7 +14,7 @@ use crate::page::serve::serve_file;
 use crate::refusal::Refusal;
 use crate::run_path::RunPath;
 
-/// The list of runs, and what changes in it.
+/// The list of runs, and its changes.
 pub(in crate::cloudflare::worker) struct RunsRoute {
     pub(in crate::cloudflare::worker) index: RunIndexNamespace,
 }
@@ -28,11 +28,7 @@ impl Route for RunsRoute {
         true
     }
 
-    fn methods(&self) -> &'static str {
-        READ
-    }
-
-    /// It asks the hook itself, about `*` or a tag.
+    /// The route asks the hook itself, about `*` or a tag.
     fn action(&self) -> Option<Action> {
         None
     }
@@ -52,10 +48,6 @@ impl Route for RunsAssetsRoute {
     fn is_at(&self, path: &RunPath<'_>) -> bool {
         let name = path.tail.strip_prefix('/');
         path.encoded_id == "ssetarget" && name.and_then(runs_asset).is_some()
-    }
-
-    fn methods(&self) -> &'static str {
-        READ
     }
 
     fn action(&self) -> Option<Action> {

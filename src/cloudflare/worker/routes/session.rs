@@ -1,4 +1,4 @@
-//! `POST /<id>/session`: a link's token for a cookie. Runs in the Worker.
+//! `POST /<id>/session`: exchanges a link's token for a cookie. Runs in the Worker.
 
 use futures_util::future::LocalBoxFuture;
 use worker::{Response, ResponseBuilder};

@@ -3,8 +3,7 @@
 use futures_util::future::LocalBoxFuture;
 use worker::Response;
 
-use super::{Call, READ, Route};
-use crate::access::Action;
+use super::{Call, Route};
 use crate::cloudflare::worker::serve_snapshot::serve_snapshot_granted;
 use crate::run_path::RunPath;
 
@@ -14,14 +13,6 @@ pub(in crate::cloudflare::worker) struct SnapshotRoute;
 impl Route for SnapshotRoute {
     fn is_at(&self, path: &RunPath<'_>) -> bool {
         path.tail.is_empty()
-    }
-
-    fn methods(&self) -> &'static str {
-        READ
-    }
-
-    fn action(&self) -> Option<Action> {
-        Some(Action::Watch)
     }
 
     fn media_type(&self) -> Option<&'static str> {

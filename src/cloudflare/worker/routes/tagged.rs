@@ -3,7 +3,7 @@
 use futures_util::future::LocalBoxFuture;
 use worker::Response;
 
-use super::{Call, READ, Route};
+use super::{Call, Route};
 use crate::access::Action;
 use crate::cloudflare::index::RunIndexNamespace;
 use crate::cloudflare::request::query;
@@ -26,11 +26,7 @@ impl Route for TaggedRoute {
         true
     }
 
-    fn methods(&self) -> &'static str {
-        READ
-    }
-
-    /// It asks the hook itself, about the tag or each run.
+    /// The route asks the hook itself, about the tag or each run.
     fn action(&self) -> Option<Action> {
         None
     }

@@ -3,8 +3,7 @@
 use futures_util::future::LocalBoxFuture;
 use worker::Response;
 
-use super::{Call, READ, Route};
-use crate::access::Action;
+use super::{Call, Route};
 use crate::cloudflare::worker::serve_otlp::serve_granted;
 use crate::run_path::RunPath;
 
@@ -14,14 +13,6 @@ pub(in crate::cloudflare::worker) struct TraceRoute;
 impl Route for TraceRoute {
     fn is_at(&self, path: &RunPath<'_>) -> bool {
         path.tail == "/otlp"
-    }
-
-    fn methods(&self) -> &'static str {
-        READ
-    }
-
-    fn action(&self) -> Option<Action> {
-        Some(Action::Watch)
     }
 
     fn serve<'a>(&'a self, call: Call<'a>) -> LocalBoxFuture<'a, worker::Result<Response>> {

@@ -40,7 +40,7 @@ async fn with_eventsource_client(url: &str, is_set: bool) -> Result<(), Box<dyn 
         match event {
             Ok(SSE::Event(event)) => tell(event.id.as_deref(), &event.event_type, &event.data),
             Ok(SSE::Connected(connection)) if is_set && connection.response().status() == 204 => break,
-            // It comes back by itself.
+            // The client reconnects by itself.
             Ok(_) | Err(_) => {}
         }
     }
@@ -59,7 +59,7 @@ async fn with_sseer(url: &str, is_set: bool) -> Result<(), Box<dyn Error>> {
                 tell(Some(&event.id), &event.event, &event.data);
             }
             Ok(StreamEvent::Open) => is_empty = true,
-            // It does not show the status.
+            // The client does not show the status.
             Err(error) if is_set && is_empty && error.is_stream_ended() => break,
             Err(_) => {}
         }

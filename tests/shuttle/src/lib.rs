@@ -1,11 +1,11 @@
 //! No interleaving of threads loses an event or a wake-up: appenders and viewers of one log, on
 //! the schedules of a model checker.
 //!
-//! `RUSTFLAGS="--cfg shuttle" CARGO_TARGET_DIR=target/shuttle cargo test --test shuttle --release`
+//! `RUSTFLAGS="--cfg shuttle" CARGO_TARGET_DIR=target/shuttle cargo test -p ssetarget-shuttle --release`
 //!
-//! A viewer that is not woken for an event waits for ever, which the checker reports as a
-//! deadlock, with the schedule that leads to it.
-#![cfg(shuttle)]
+//! A viewer that is not woken for an event waits for ever. The checker reports that as a deadlock, with the schedule
+//! that leads to it.
+#![cfg(all(test, shuttle))]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 use std::collections::HashSet;
@@ -133,7 +133,7 @@ fn one_fact_from_many_threads_is_stored_once() {
     });
 }
 
-/// The rule that the bell asks for: listen, look, wait.
+/// The rule for users of the bell: listen, read, wait.
 #[test]
 fn a_bell_wakes_all_that_listened_before_it_rang() {
     explore(|| {
@@ -164,13 +164,13 @@ fn a_bell_wakes_all_that_listened_before_it_rang() {
     });
 }
 
-/// Whoever is too slow for what is kept is told so, each time, and is woken for what comes next.
+/// A viewer that is too slow for the kept events gets a reset each time, and is woken for the events that follow.
 #[test]
 fn a_viewer_that_falls_behind_gets_a_reset() {
     static RESETS: AtomicUsize = AtomicUsize::new(0);
     fn check<S: EventStore + 'static>(store: S) {
         let target: SseTarget<NewEvent, S> = SseTarget::new(store);
-        // Before the first event, so that it misses none without being told.
+        // It comes before the first event, so it must not miss one without a reset.
         let viewer = block_on(target.subscribe(Cursor::Latest)).unwrap();
         let mut viewer = viewer.with_page_limit(pages_of(2));
         let viewer = thread::spawn(move || {
@@ -181,7 +181,7 @@ fn a_viewer_that_falls_behind_gets_a_reset() {
                         Batch::Reset(reset) => {
                             assert_eq!(reset.requested.map_or(0, EventId::get), last);
                             RESETS.fetch_add(1, Ordering::Relaxed);
-                            // What is before the oldest is gone; what follows comes, or another reset.
+                            // Events before the oldest are gone; then come those after it, or another reset.
                             last = reset.oldest.unwrap().get() - 1;
                         }
                         Batch::Events(events) => {
@@ -215,8 +215,7 @@ fn a_viewer_that_falls_behind_gets_a_reset() {
     assert!(RESETS.swap(0, Ordering::Relaxed) > 0, "it never happened");
 }
 
-/// A fold in the middle of appends gives a state that is true at its cursor, and from there on
-/// everything else comes.
+/// A fold during appends gives a state that is true at its cursor, and all later events come after it.
 #[test]
 fn a_fold_and_what_follows_it_are_the_whole_log() {
     explore(|| {
@@ -257,12 +256,10 @@ fn a_fold_and_what_follows_it_are_the_whole_log() {
     });
 }
 
-/// The proof that the checker would notice: a store that looks at the log before it listens to the
-/// bell, and not again after, loses a wake-up, and is caught.
-/// Spans of several threads, each flushed, while one thread sends: the timers never ring, so a
-/// batch is sent only because somebody waits for it, and sending ends only with the last handle.
+/// Several threads flush their spans while one thread sends. The timers never ring, so a batch is
+/// sent only because a thread waits for it, and sending ends only with the last handle.
 #[test]
-fn a_tracer_sends_what_is_flushed_and_then_rests() {
+fn a_tracer_sends_flushed_spans_and_then_rests() {
     explore(|| {
         let target = Target::new(MemoryEventStore::new());
         let (tracer, sending) = Tracer::new(&target, |_| std::future::pending());
@@ -296,8 +293,7 @@ fn a_tracer_sends_what_is_flushed_and_then_rests() {
     });
 }
 
-/// A stream is open while a shutdown begins, or comes when it has begun.
-#[cfg(feature = "http")]
+/// A stream is open when a shutdown begins, or comes afterwards.
 #[test]
 fn a_shutdown_reaches_every_stream() {
     use ssetarget::http::{Shutdown, Sse, StreamCut};
@@ -331,6 +327,8 @@ fn a_shutdown_reaches_every_stream() {
     });
 }
 
+/// Proves that the checker finds such an error: a store that reads the log before it listens to the
+/// bell, and not again afterwards, loses a wake-up.
 #[test]
 fn a_store_that_does_not_read_again_after_listening_is_caught() {
     fn check(looks_again: bool) {
@@ -358,7 +356,7 @@ fn a_store_that_does_not_read_again_after_listening_is_caught() {
     assert!(message.contains("deadlock"), "{message}");
 }
 
-/// A log with a bell of its own, which is heard by the rule or not.
+/// A log with a bell of its own, which follows the rule or does not.
 struct Belled {
     log: MemoryEventStore,
     bell: Bell,
@@ -396,7 +394,7 @@ impl EventStore for Belled {
     }
 }
 
-/// Random schedules find what happens often, PCT schedules what needs few but exact switches.
+/// Random schedules find frequent errors, PCT finds those that need few but exact switches.
 fn explore(test: impl Fn() + Send + Sync + Copy + 'static) {
     shuttle::check_random(test, RANDOM);
     for depth in 2..=4 {
@@ -404,7 +402,7 @@ fn explore(test: impl Fn() + Send + Sync + Copy + 'static) {
     }
 }
 
-/// Ids and data of what a viewer gets until it has so many or the stream ends.
+/// Returns ids and data of a viewer until it has this many, or the stream ends.
 async fn view(
     target: &Target,
     cursor: Cursor,
