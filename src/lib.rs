@@ -158,7 +158,7 @@ pub use event::{
 pub use refusal::Refusal;
 pub use runs::InvalidList;
 #[cfg(feature = "index")]
-pub use runs::{RunEntry, Typical};
+pub use runs::RunEntry;
 #[cfg(feature = "redis")]
 pub use store::redis::{RedisClient, RedisEventStore};
 pub use store::{
@@ -178,7 +178,10 @@ pub mod internals {
         hibernating::{Beat, Budget, Pace, Pulse, Roster, Round, Sweep},
         pushed::{Kept, Pushed, PushedStream},
     };
-    pub use crate::runs::{ListFilter, Reporter, RunFold, RunIndex, RunReport, Stands, Typical};
+    pub use crate::runs::{
+        Joins, ListFilter, Listed, Members, Reporter, RunFold, RunIndex, RunReport, Stands,
+        TagCursor,
+    };
     #[cfg(feature = "redis")]
     pub use crate::store::redis::resp_replies;
     pub use crate::workflow::ended_run::{

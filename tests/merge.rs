@@ -9,13 +9,15 @@ use futures_executor::block_on;
 use futures_util::poll;
 use proptest::collection::vec;
 use proptest::prelude::*;
-use serde_json::Value;
+use serde_json::{Value, json};
+use ssetarget::internals::{Joins, ListFilter, Listed, Members, RunIndex, RunReport, TagCursor};
 use ssetarget::{
-    Cursor, EventStore, MAX_MERGED, MemoryEventStore, MergeError, MergedCursor, MergedSubscription,
-    NewEvent, SqliteEventStore, SseTarget,
+    Batch, Cursor, EventStore, MAX_MERGED, MemoryEventStore, MergeError, MergedCursor,
+    MergedSubscription, NewEvent, SqliteEventStore, SseTarget, Subscription,
 };
 use std::pin::pin;
 use std::task::Poll;
+use std::time::SystemTime;
 use support::sql::Database;
 use support::sse::{Message, SseReader};
 
@@ -365,4 +367,310 @@ fn a_page_is_smaller_the_more_logs_there_are() {
         }
         assert_eq!(events, 64 * 20);
     });
+}
+
+/// Runs that have a tag: their logs, and its index, which is told now and then.
+struct Tagged {
+    index: RunIndex<Database>,
+    runs: Vec<TaggedRun>,
+}
+
+struct TaggedRun {
+    log: Target<MemoryEventStore>,
+    head: u64,
+    number: u32,
+    from: u64,
+    ended: bool,
+}
+
+impl Tagged {
+    fn new() -> Self {
+        Self {
+            index: RunIndex::new(Database::in_memory()),
+            runs: Vec::new(),
+        }
+    }
+
+    async fn begin(&mut self) {
+        let log = Target::new(MemoryEventStore::new());
+        self.runs.push(TaggedRun {
+            log,
+            head: 0,
+            number: 1,
+            from: 0,
+            ended: false,
+        });
+        let run = self.runs.len() - 1;
+        self.append(run, 1, false).await;
+        self.report(run);
+    }
+
+    async fn append(&mut self, run: usize, events: u64, ends: bool) {
+        let run = &mut self.runs[run];
+        for number in 1..=events {
+            let next = NewEvent::new("e", "{}").unwrap();
+            let is_last = number == events && ends;
+            let next = if is_last { next.terminal() } else { next };
+            run.log.dispatch_encoded(vec![next]).await.unwrap();
+            run.head += 1;
+        }
+        run.ended = ends;
+    }
+
+    async fn restart(&mut self, run: usize) {
+        // The end of a run is told before the next one begins. Of a run of which the index was told nothing at all, as when it
+        // was out of reach all the time, only the next one is found.
+        self.report(run);
+        let of = &mut self.runs[run];
+        (of.number, of.from) = (of.number + 1, of.head);
+        self.append(run, 1, false).await;
+    }
+
+    fn log(&self, run: &str) -> &Target<MemoryEventStore> {
+        let number = (0..self.runs.len()).find(|number| name(*number) == run);
+        &self.runs[number.unwrap()].log
+    }
+
+    /// Tells the index how the run stands.
+    fn report(&self, number: usize) {
+        let run = &self.runs[number];
+        let state = if run.ended { "completed" } else { "running" };
+        let id = name(number);
+        let entry = json!({ "id": id, "workflow": "w", "run": run.number, "from": run.from, "cursor": run.head, "state": state });
+        let began = u64::from(run.number);
+        let report = json!({ "id": id, "version": run.head * 2, "began": began, "entry": entry });
+        let report: RunReport = serde_json::from_value(report).unwrap();
+        self.index.take(&report, SystemTime::UNIX_EPOCH).unwrap();
+    }
+}
+
+/// A client of the stream of the tag, and the stream while it is open.
+struct TagClient {
+    most: usize,
+    id: Option<String>,
+    got: BTreeMap<String, Vec<u64>>,
+    stream: Option<TagStream>,
+}
+
+struct TagStream {
+    members: Members,
+    changes: Subscription<SqliteEventStore<Database>>,
+    reads: Vec<(String, Subscription<MemoryEventStore>)>,
+}
+
+impl TagClient {
+    async fn connect(&mut self, tagged: &Tagged) {
+        let known: Option<TagCursor> = self.id.as_ref().map(|id| id.parse().unwrap());
+        let filter = ListFilter::parse(Some("state=running&limit=500")).unwrap();
+        let page = tagged.index.list(&filter, SystemTime::UNIX_EPOCH).unwrap();
+        let page: Value = serde_json::from_str(&page).unwrap();
+        let listed: Vec<Listed> = serde_json::from_value(page["runs"].clone()).unwrap();
+        let head = page["cursor"].as_u64().unwrap_or_default();
+        let start = Cursor::Beginning;
+        let (members, joins) = Members::open(listed, head, known, start, self.most);
+        let told = ssetarget::EventId::new(members.told());
+        let from = told.map_or(Cursor::Beginning, Cursor::After);
+        let changes = tagged.index.target().subscribe(from).await.unwrap();
+        let mut stream = TagStream {
+            members,
+            changes,
+            reads: Vec::new(),
+        };
+        stream.join(tagged, joins).await;
+        self.id = Some(stream.members.cursor().to_string());
+        self.stream = Some(stream);
+    }
+
+    /// Reads what is there of a source: the changes, or a run. Takes of its events so many 256ths, and leaves, if it is
+    /// `cut`. Returns whether there was anything.
+    async fn take(&mut self, tagged: &Tagged, source: usize, cut: Option<u8>) -> bool {
+        if self.stream.is_none() {
+            self.connect(tagged).await;
+        }
+        let stream = self.stream.as_mut().unwrap();
+        let source = source % (stream.reads.len() + 1);
+        let moved = match source.checked_sub(1) {
+            None => stream.read_changes(tagged).await,
+            Some(run) => {
+                let (name, reads) = &mut stream.reads[run];
+                let name = name.clone();
+                let next = poll!(pin!(reads.next()));
+                match next {
+                    Poll::Pending => false,
+                    Poll::Ready(Ok(Some(Batch::Events(events)))) => {
+                        let whole = events.len();
+                        let taken = cut.map_or(whole, |cut| whole * usize::from(cut) / 256);
+                        for event in events.iter().take(taken) {
+                            stream.members.read(&name, Cursor::After(event.id));
+                            self.id = Some(stream.members.cursor().to_string());
+                            let got = self.got.entry(name.clone()).or_default();
+                            got.push(event.id.get());
+                        }
+                        true
+                    }
+                    Poll::Ready(Ok(None)) => {
+                        // It may have been restarted: it is looked at once more.
+                        let at = reads.cursor();
+                        *reads = tagged.log(&name).subscribe(at).await.unwrap();
+                        if reads.has_ended() {
+                            stream.reads.remove(run);
+                            let joins = stream.members.left(&name);
+                            stream.join(tagged, joins).await;
+                        }
+                        true
+                    }
+                    Poll::Ready(other) => panic!("{other:?}"),
+                }
+            }
+        };
+        // One that is restarted goes on, whether there is room or not.
+        assert!(stream.reads.len() <= 3 * self.most);
+        if cut.is_some() {
+            self.stream = None;
+        }
+        moved
+    }
+
+    async fn drain(&mut self, tagged: &Tagged) {
+        let mut idle = 0;
+        for source in 0.. {
+            let sources = self.stream.as_ref().map_or(0, |stream| stream.reads.len());
+            idle = if self.take(tagged, source, None).await {
+                0
+            } else {
+                idle + 1
+            };
+            if idle > sources + 1 {
+                break;
+            }
+        }
+    }
+}
+
+impl TagStream {
+    async fn read_changes(&mut self, tagged: &Tagged) -> bool {
+        let Poll::Ready(batch) = poll!(pin!(self.changes.next())) else {
+            return false;
+        };
+        let Some(Batch::Events(events)) = batch.unwrap() else {
+            panic!("the changes go on");
+        };
+        for event in events {
+            let listed = serde_json::from_str(&event.data).unwrap();
+            let joins = self.members.changed(event.id.get(), listed);
+            self.join(tagged, joins).await;
+        }
+        true
+    }
+
+    async fn join(&mut self, tagged: &Tagged, joins: Vec<Joins>) {
+        for Joins { run, at } in joins {
+            let log = tagged.log(&run);
+            assert!(
+                self.reads.iter().all(|(reads, _)| *reads != run),
+                "{run} twice"
+            );
+            self.reads.push((run, log.subscribe(at).await.unwrap()));
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+enum TagOp {
+    Begin,
+    Append { run: usize, events: u64, ends: bool },
+    Restart { run: usize },
+    Report { run: usize },
+    Take { source: usize, cut: Option<u8> },
+}
+
+fn tag_op() -> impl Strategy<Value = TagOp> {
+    prop_oneof![
+        2 => Just(TagOp::Begin),
+        4 => (0..9_usize, 1..4_u64, proptest::bool::weighted(0.4))
+            .prop_map(|(run, events, ends)| TagOp::Append { run, events, ends }),
+        1 => (0..9_usize).prop_map(|run| TagOp::Restart { run }),
+        2 => (0..9_usize).prop_map(|run| TagOp::Report { run }),
+        6 => (0..9_usize, proptest::option::weighted(0.3, any::<u8>()))
+            .prop_map(|(source, cut)| TagOp::Take { source, cut }),
+    ]
+}
+
+/// Plays it: whatever begins, ends and is restarted, and whenever the client is cut off and the index told, the client
+/// gets each event of each run once, in order.
+async fn play_tag(ops: Vec<TagOp>, most: usize) -> Result<(), TestCaseError> {
+    let mut tagged = Tagged::new();
+    let mut client = TagClient {
+        most,
+        id: None,
+        got: BTreeMap::new(),
+        stream: None,
+    };
+    client.connect(&tagged).await;
+    for op in ops {
+        let runs = tagged.runs.len();
+        match op {
+            TagOp::Begin => tagged.begin().await,
+            TagOp::Take { source, cut } => {
+                client.take(&tagged, source, cut).await;
+            }
+            _ if runs == 0 => {}
+            TagOp::Append { run, events, ends } => {
+                let run = run % runs;
+                if !tagged.runs[run].ended {
+                    tagged.append(run, events, ends).await;
+                }
+            }
+            TagOp::Restart { run } => {
+                let run = run % runs;
+                if tagged.runs[run].ended {
+                    tagged.restart(run).await;
+                }
+            }
+            TagOp::Report { run } => tagged.report(run % runs),
+        }
+    }
+    for run in 0..tagged.runs.len() {
+        if !tagged.runs[run].ended {
+            tagged.append(run, 1, true).await;
+        }
+        tagged.report(run);
+    }
+    client.drain(&tagged).await;
+    for (number, run) in tagged.runs.iter().enumerate() {
+        let got = client.got.get(&name(number)).cloned().unwrap_or_default();
+        prop_assert_eq!(got, (1..=run.head).collect::<Vec<_>>(), "run {}", number);
+    }
+    // All that it still has to know is how far the changes were read.
+    client.stream = None;
+    client.connect(&tagged).await;
+    client.drain(&tagged).await;
+    let all: usize = client.got.values().map(Vec::len).sum();
+    let heads: u64 = tagged.runs.iter().map(|run| run.head).sum();
+    prop_assert_eq!(all as u64, heads);
+    let id = client.stream.unwrap().members.cursor().to_string();
+    prop_assert!(!id[3..].contains('.'), "{}", id);
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn a_tags_stream_has_every_run_once_as_they_come_and_go(ops in vec(tag_op(), 1..80)) {
+        block_on(play_tag(ops, MAX_MERGED))?;
+    }
+
+    #[test]
+    fn the_same_where_there_is_room_for_two(ops in vec(tag_op(), 1..80)) {
+        block_on(play_tag(ops, 2))?;
+    }
+
+    #[test]
+    fn a_position_in_a_tag_is_read_or_refused(text in "t1\\.[0-9]{0,18}(\\.[0-9a-v]{1,20}){0,3}|\\PC{0,40}") {
+        if let Ok(cursor) = text.parse::<TagCursor>() {
+            let again: TagCursor = cursor.to_string().parse().unwrap();
+            prop_assert_eq!(again, cursor);
+        }
+    }
 }

@@ -367,3 +367,85 @@ async fn a_reset_of_one_log_leaves_the_others_alone() {
         expected.map(|(run, of)| (run.to_owned(), of.to_owned()))
     );
 }
+
+#[tokio::test]
+async fn the_logs_of_a_tag_come_and_go_and_a_client_misses_none() {
+    let logs = Logs::default();
+    let named = Arc::new(Mutex::new(vec!["a".to_owned()]));
+    let set = Arc::clone(&named);
+    let routes = logs.routes().merged_by_tag(move |tag| {
+        let named = set.lock().unwrap().clone();
+        ready(if tag == "red" { named } else { Vec::new() })
+    });
+    let routes = routes.access(|request: &AccessRequest<'_>| {
+        let may = request.is_list && request.id == "tag:red" || request.id == "a";
+        ready(if may {
+            Permission::granted()
+        } else {
+            Permission::Refused
+        })
+    });
+    let server = serve(routes.into_router()).await;
+    for (path, status) in [
+        ("/sse?tag=blue", 401),
+        ("/sse?run=b", 401),
+        ("/sse?run=a&tag=", 404),
+    ] {
+        assert_eq!(get(server, path, &[]).await.status, status, "{path}");
+    }
+    let path = "/sse?tag=red";
+    let refused = get(server, path, &[("Last-Event-ID", "7")]).await;
+    assert_eq!(refused.status, 400);
+    // There is nothing yet, and the stream stays open.
+    let mut stream = get(server, path, &[]).await.events();
+    logs.add("a", "{}").await;
+    let mut messages = vec![stream.next().await.unwrap()];
+    // It joins.
+    logs.add("b", "{}").await;
+    logs.add("b", "{}").await;
+    named.lock().unwrap().push("b".to_owned());
+    while messages.len() < 3 {
+        messages.push(stream.next().await.unwrap());
+    }
+    logs.end("a").await;
+    messages.push(stream.next().await.unwrap());
+    drop(stream);
+    // While nobody is connected, one begins and ends, and one goes on.
+    logs.add("c", "{}").await;
+    logs.end("c").await;
+    logs.end("b").await;
+    named.lock().unwrap().push("c".to_owned());
+    let id = messages.last().unwrap().id.clone();
+    let resumed = get(server, path, &[("Last-Event-ID", &id)]).await;
+    assert_eq!(resumed.status, 200);
+    let mut stream = resumed.events();
+    while messages.len() < 7 {
+        messages.push(stream.next().await.unwrap());
+    }
+    // All have ended: it stays open for the next one, which was there before it was named.
+    logs.add("d", "{}").await;
+    *named.lock().unwrap() = vec!["d".to_owned()];
+    messages.push(stream.next().await.unwrap());
+    let id = messages.last().unwrap().id.clone();
+    assert_eq!(
+        id.matches('.').count(),
+        1,
+        "those that have left are in no id: {id}"
+    );
+    let mut seen = seen(&messages);
+    seen.sort();
+    let expected = [
+        ("a", "done"),
+        ("a", "note"),
+        ("b", "done"),
+        ("b", "note"),
+        ("b", "note"),
+        ("c", "done"),
+        ("c", "note"),
+        ("d", "note"),
+    ];
+    assert_eq!(
+        seen,
+        expected.map(|(run, name)| (run.to_owned(), name.to_owned()))
+    );
+}

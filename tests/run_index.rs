@@ -154,6 +154,46 @@ fn typical_durations_need_five_runs() {
 }
 
 #[test]
+fn tasks_have_estimates_where_five_runs_took_about_as_long() {
+    let index = RunIndex::new(Database::in_memory());
+    let complete = |number: u64, took: Value| {
+        let mut report = report(&format!("r{number}"), 60, 1_000, "completed");
+        report.took = serde_json::from_value(took).unwrap();
+        assert!(index.take(&report, at(2)).unwrap());
+    };
+    assert!(index.estimate().unwrap().is_empty());
+    for number in 1..=4 {
+        complete(
+            number,
+            json!({ "pack-1": 2_000, "late-1": 9_000, "wide-1": 1_000 }),
+        );
+    }
+    assert!(index.estimate().unwrap().is_empty());
+    complete(5, json!({ "pack-1": 4_000, "wide-1": 1_000, "short-1": 3 }));
+    for number in 6..=8 {
+        complete(number, json!({ "wide-1": 60_000 }));
+    }
+    // A failed run is none of them.
+    let mut failed = report("f", 9, 1_000, "failed");
+    failed.took = BTreeMap::from([("late-1".to_owned(), 9_000)]);
+    index.take(&failed, at(2)).unwrap();
+    let estimate = serde_json::to_value(index.estimate().unwrap()).unwrap();
+    let run = json!({ "runs": 8, "medianMs": 60_000, "lowMs": 60_000, "highMs": 60_000 });
+    let pack = json!({ "runs": 5, "medianMs": 2_000, "lowMs": 2_000, "highMs": 2_000 });
+    assert_eq!(estimate, json!({ "run": run, "tasks": { "pack-1": pack } }));
+    // The 32 that take longest.
+    for number in 10..=14 {
+        let many: serde_json::Map<_, _> = (1..=40_u64)
+            .map(|task| (format!("t-{task}"), json!(task * 100_000)))
+            .collect();
+        complete(number, many.into());
+    }
+    let estimate = index.estimate().unwrap();
+    assert_eq!(estimate.tasks.len(), 32);
+    assert!(!estimate.tasks.contains_key("pack-1") && estimate.tasks.contains_key("t-9"));
+}
+
+#[test]
 fn the_log_has_each_change_and_is_resumed_where_the_list_was_true() {
     futures_executor::block_on(async {
         let index = RunIndex::new(Database::in_memory());

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use ssetarget::Reset;
 use ssetarget::task::{Kind, StepEvent, TaskId};
 use ssetarget::workflow::{
-    FailedAttempt, RollbackView, RunSnapshot, RunState, TaskState, TaskView,
+    Estimate, FailedAttempt, RollbackView, RunEstimate, RunSnapshot, RunState, TaskState, TaskView,
 };
 use ts_rs::{Config, TS};
 
@@ -124,6 +124,8 @@ fn types() -> String {
     let mut file = HEAD.to_owned();
     for declared in [
         RunSnapshot::export_to_string(&config),
+        RunEstimate::export_to_string(&config),
+        Estimate::export_to_string(&config),
         TaskView::export_to_string(&config),
         FailedAttempt::export_to_string(&config),
         RollbackView::export_to_string(&config),

@@ -24,10 +24,35 @@ export interface RunSnapshot {
   error?: string;
   /** The id of the last event in it; absent if there is none yet. */
   cursor?: number;
+  /**
+   * How long the run and its tasks are expected to take, while it goes on and if an index of runs has enough to
+   * say.
+   */
+  estimate?: RunEstimate;
   /** The number of all tasks, on all levels. */
   taskCount: number;
   /** The tasks that are not part of another one, in the order in which they began. */
   tasks: TaskView[];
+}
+
+/** How long a run and its tasks are expected to take, as its index knew when it began. */
+export interface RunEstimate {
+  /** The whole run; absent where there is too little to say. */
+  run?: Estimate;
+  /** Its tasks, by their ids: those of which there is enough to say, at most the 32 that take longest. */
+  tasks: Record<string, Estimate>;
+}
+
+/** How long something took in the runs of a workflow that completed lately. */
+export interface Estimate {
+  /** Of how many runs that is. */
+  runs: number;
+  /** Half of them took no longer, in milliseconds. */
+  medianMs: number;
+  /** One in ten took no longer. */
+  lowMs: number;
+  /** Nine in ten took no longer. */
+  highMs: number;
 }
 
 /** The state of a task: a step, or a group of steps. */

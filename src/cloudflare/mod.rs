@@ -88,6 +88,9 @@ pub use self::index::{InvalidTags, RunIndexNamespace, serve_runs, serve_runs_sse
 #[cfg(all(feature = "cloudflare", feature = "otlp"))]
 #[doc(inline)]
 pub use self::worker::serve_otlp;
+#[cfg(all(feature = "cloudflare", feature = "index"))]
+#[doc(inline)]
+pub use self::worker::serve_tagged;
 #[cfg(feature = "cloudflare")]
 #[doc(inline)]
 pub use self::{

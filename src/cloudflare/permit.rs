@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use cloudflare_workflows::__private::sleep;
 use cloudflare_workflows::{Runtime, WorkersRuntime};
-use futures_util::StreamExt;
-use futures_util::future::{Either, LocalBoxFuture, select};
+use futures_util::future::{Either, LocalBoxFuture, Shared, select};
+use futures_util::{FutureExt, StreamExt};
 
 use super::chunks::{Chunks, Cut};
 use super::links::Links;
@@ -23,6 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(super) struct Permit {
     grant: Grant,
     links: Option<Rc<Links>>,
+    /// Resolves when the grant is known to be revoked, where another object has the links.
+    asked: Option<Shared<LocalBoxFuture<'static, ()>>>,
 }
 
 impl Permit {
@@ -31,12 +33,23 @@ impl Permit {
         Self {
             grant,
             links: Some(Rc::clone(links)),
+            asked: None,
         }
     }
 
     /// Returns a permit that is over when the grant has ended.
     pub(super) fn until_end(grant: Grant) -> Self {
-        Self { grant, links: None }
+        Self {
+            grant,
+            links: None,
+            asked: None,
+        }
+    }
+
+    /// Has it be over, too, when this resolves.
+    pub(super) fn or_when(mut self, revoked: LocalBoxFuture<'static, ()>) -> Self {
+        self.asked = Some(revoked.shared());
+        self
     }
 
     /// Ends the chunks when the permit is over, with the event `expired`.
@@ -73,7 +86,8 @@ impl Permit {
     pub(super) fn over(&self) -> Option<LocalBoxFuture<'static, ()>> {
         let Grant { until, generation } = self.grant;
         let revocable = self.links.clone().zip(generation);
-        if until.is_none() && revocable.is_none() {
+        let asked = self.asked.clone();
+        if until.is_none() && revocable.is_none() && asked.is_none() {
             return None;
         }
         Some(Box::pin(async move {
@@ -89,7 +103,13 @@ impl Permit {
                     None => pending().await,
                 }
             };
-            select(pin!(ended), pin!(revoked)).await;
+            let asked = async {
+                match asked {
+                    Some(asked) => asked.await,
+                    None => pending().await,
+                }
+            };
+            select(pin!(ended), select(pin!(revoked), pin!(asked))).await;
         }))
     }
 }

@@ -35,14 +35,16 @@ pub const MAX_MERGED: usize = 64;
 ///
 /// One page of each log is in memory at most, and pages are smaller the more logs there are.
 pub struct MergedSubscription<S: EventStore> {
-    names: Vec<Arc<str>>,
+    /// The logs that are in it, those that have ended, too, and whether each is being read.
+    logs: BTreeMap<Arc<str>, bool>,
+    limit: PageLimit,
     cursor: MergedCursor,
     reads: FuturesUnordered<Reading<S>>,
     /// Whether it started at the tail, so that the client must learn where that is.
     opening: bool,
 }
 
-type Reading<S> = BoxFuture<'static, (usize, Subscription<S>, ReadBatch<S>)>;
+type Reading<S> = BoxFuture<'static, (Arc<str>, Subscription<S>, ReadBatch<S>)>;
 type ReadBatch<S> = Result<Option<Batch>, <S as EventStore>::Error>;
 
 /// A merged stream that cannot be opened.
@@ -79,26 +81,79 @@ impl<S: EventStore + 'static> MergedSubscription<S> {
             events: whole.events.div_ceil(logs.len()),
             bytes: whole.bytes.div_ceil(logs.len()),
         };
-        let mut names = Vec::with_capacity(logs.len());
-        let mut merged = MergedCursor::default();
-        let reads = FuturesUnordered::new();
+        let mut merged = Self::none(MergedCursor::default(), limit);
+        merged.opening = others == Cursor::Latest;
         let opened = logs
             .iter()
             .map(|(name, target)| target.subscribe(cursor.of(name).unwrap_or(others)));
         let opened = try_join_all(opened).await.map_err(MergeError::Store)?;
-        for (index, ((name, _), subscription)) in logs.into_iter().zip(opened).enumerate() {
-            merged.set(&name, subscription.cursor());
-            names.push(Arc::from(name));
-            if !subscription.has_ended() {
-                reads.push(read(index, subscription.with_page_limit(limit)));
-            }
+        for ((name, _), subscription) in logs.into_iter().zip(opened) {
+            merged.add(&name, subscription);
         }
-        Ok(Self {
-            names,
-            cursor: merged,
-            reads,
-            opening: others == Cursor::Latest,
-        })
+        Ok(merged)
+    }
+
+    /// Returns one of no logs, which are to [join](Self::join) it, for a client at this position.
+    #[cfg_attr(not(feature = "http"), allow(dead_code))]
+    pub(crate) fn of_none(cursor: MergedCursor) -> Self {
+        let whole = PageLimit::default();
+        let limit = PageLimit {
+            events: whole.events.div_ceil(16),
+            bytes: whole.bytes.div_ceil(16),
+        };
+        Self::none(cursor, limit)
+    }
+
+    fn none(cursor: MergedCursor, limit: PageLimit) -> Self {
+        Self {
+            logs: BTreeMap::new(),
+            limit,
+            cursor,
+            reads: FuturesUnordered::new(),
+            opening: false,
+        }
+    }
+
+    /// Adds a log, at the client's position in it, or at `other` if it has none. Does nothing for a log that is in it,
+    /// and where there are [`MAX_MERGED`].
+    #[cfg_attr(not(feature = "http"), allow(dead_code))]
+    pub(crate) async fn join<E>(
+        &mut self,
+        name: &str,
+        log: &SseTarget<E, S>,
+        other: Cursor,
+    ) -> Result<(), S::Error> {
+        if self.logs.contains_key(name) || self.logs.len() >= MAX_MERGED {
+            return Ok(());
+        }
+        let at = self.cursor.of(name).unwrap_or(other);
+        let subscription = log.subscribe(at).await?;
+        self.add(name, subscription);
+        Ok(())
+    }
+
+    fn add(&mut self, name: &str, subscription: Subscription<S>) {
+        self.cursor.set(name, subscription.cursor());
+        let name: Arc<str> = Arc::from(name);
+        let goes_on = !subscription.has_ended();
+        self.logs.insert(Arc::clone(&name), goes_on);
+        if goes_on {
+            self.reads
+                .push(read(name, subscription.with_page_limit(self.limit)));
+        }
+    }
+
+    /// Takes out the logs that `stays` is false of: it gets the name of each, and whether it goes on.
+    #[cfg_attr(not(feature = "http"), allow(dead_code))]
+    pub(crate) fn keep(&mut self, mut stays: impl FnMut(&str, bool) -> bool) {
+        self.logs.retain(|name, goes_on| stays(name, *goes_on));
+    }
+
+    /// Has ids name no other logs than those that are in it.
+    #[cfg_attr(not(feature = "http"), allow(dead_code))]
+    pub(crate) fn forget_others(&mut self) {
+        let names: Vec<String> = self.logs.keys().map(|name| name.to_string()).collect();
+        self.cursor.keep(names.iter());
     }
 
     /// Keeps the positions of these logs, which no longer exist, in the ids, so that a client that comes back names
@@ -135,8 +190,10 @@ impl<S: EventStore + 'static> MergedSubscription<S> {
         if std::mem::take(&mut self.opening) && !self.has_ended() {
             return Ok(Some(format!("id: {}\n\n", self.cursor).into_bytes()));
         }
-        while let Some((index, subscription, batch)) = self.reads.next().await {
-            let name = Arc::clone(&self.names[index]);
+        while let Some((name, subscription, batch)) = self.reads.next().await {
+            if !self.logs.contains_key(&name) {
+                continue;
+            }
             let bytes = match batch? {
                 None => None,
                 Some(Batch::Reset(reset)) => {
@@ -147,8 +204,11 @@ impl<S: EventStore + 'static> MergedSubscription<S> {
                 }
                 Some(Batch::Events(events)) => Some(self.encode(&name, &events)),
             };
-            if !subscription.has_ended() {
-                self.reads.push(read(index, subscription));
+            match subscription.has_ended() {
+                true => {
+                    self.logs.insert(name, false);
+                }
+                false => self.reads.push(read(name, subscription)),
             }
             if bytes.is_some() {
                 return Ok(bytes);
@@ -175,17 +235,17 @@ impl<S: EventStore + 'static> MergedSubscription<S> {
     }
 }
 
-fn read<S: EventStore + 'static>(index: usize, mut subscription: Subscription<S>) -> Reading<S> {
+fn read<S: EventStore + 'static>(name: Arc<str>, mut subscription: Subscription<S>) -> Reading<S> {
     Box::pin(async move {
         let batch = subscription.next().await;
-        (index, subscription, batch)
+        (name, subscription, batch)
     })
 }
 
 impl<S: EventStore> fmt::Debug for MergedSubscription<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MergedSubscription")
-            .field("names", &self.names)
+            .field("logs", &self.logs)
             .field("cursor", &self.cursor)
             .finish_non_exhaustive()
     }
@@ -193,7 +253,7 @@ impl<S: EventStore> fmt::Debug for MergedSubscription<S> {
 
 /// Appends the bytes of an event of the log of this name. `cursor` is the position after it.
 pub(crate) fn encode_event(
-    cursor: &MergedCursor,
+    cursor: &impl fmt::Display,
     name: &str,
     event_type: &str,
     data: &str,
@@ -249,6 +309,22 @@ impl MergedCursor {
         Some(EventId::new(id).map_or(Cursor::Beginning, Cursor::After))
     }
 
+    /// Returns how many logs it names.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Forgets the log of this name.
+    pub(crate) fn remove(&mut self, name: &str) {
+        self.0.remove(&hash(name));
+    }
+
+    /// Forgets all other logs.
+    pub(crate) fn keep<'a>(&mut self, names: impl Iterator<Item = &'a String>) {
+        let kept: BTreeSet<u64> = names.map(|name| hash(name)).collect();
+        self.0.retain(|name, _| kept.contains(name));
+    }
+
     pub(crate) fn set(&mut self, name: &str, cursor: Cursor) {
         let id = match cursor {
             Cursor::After(id) => id.get(),
@@ -274,6 +350,13 @@ impl FromStr for MergedCursor {
     type Err = InvalidMergedCursor;
 
     fn from_str(text: &str) -> Result<Self, InvalidMergedCursor> {
+        Self::parse(text, MAX_MERGED)
+    }
+}
+
+impl MergedCursor {
+    /// Reads the position in at most so many logs.
+    pub(crate) fn parse(text: &str, most: usize) -> Result<Self, InvalidMergedCursor> {
         let mut parts = text.split('.');
         if parts.next() != Some(FORM) {
             return Err(InvalidMergedCursor);
@@ -283,7 +366,7 @@ impl FromStr for MergedCursor {
             let (name, id) = part.split_at_checked(DIGITS).ok_or(InvalidMergedCursor)?;
             let id = read_digits(id).filter(|id| *id <= EventId::MAX);
             let (name, id) = read_digits(name).zip(id).ok_or(InvalidMergedCursor)?;
-            if positions.insert(name, id).is_some() || positions.len() > MAX_MERGED {
+            if positions.insert(name, id).is_some() || positions.len() > most {
                 return Err(InvalidMergedCursor);
             }
         }

@@ -13,6 +13,21 @@ pub(super) fn decide<A: Access, B>(
     id: &str,
     action: Action,
 ) -> A::Decision {
+    decide_about(access, request, id, action, false)
+}
+
+/// Has the hook decide about the list of a tag's logs.
+pub(super) fn decide_list<A: Access, B>(access: &A, request: &Request<B>, id: &str) -> A::Decision {
+    decide_about(access, request, id, Action::Watch, true)
+}
+
+fn decide_about<A: Access, B>(
+    access: &A,
+    request: &Request<B>,
+    id: &str,
+    action: Action,
+    is_list: bool,
+) -> A::Decision {
     let headers = request.headers();
     let (authorization, origin) = (joined(headers, &AUTHORIZATION), joined(headers, &ORIGIN));
     let cookies = cookies(headers);
@@ -21,6 +36,7 @@ pub(super) fn decide<A: Access, B>(
     asked.cookies = cookies.as_deref();
     asked.origin = origin.as_deref();
     asked.query = request.uri().query();
+    asked.is_list = is_list;
     access.decide(&asked)
 }
 

@@ -1,18 +1,22 @@
 //! The routes of runs, and of any other logs, on any server.
 
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, pending};
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 #[cfg(feature = "links")]
 use ::http::header::SET_COOKIE;
 use ::http::header::{ACCEPT, IF_NONE_MATCH};
 use ::http::{HeaderName, HeaderValue, Method, Request, Response};
-use futures_util::FutureExt;
-use futures_util::future::{join_all, select_all};
+use bytes::Bytes;
+use futures_core::Stream;
+use futures_util::future::{Either, join_all, select, select_all};
+use futures_util::{FutureExt, stream};
 use percent_encoding::percent_decode_str;
 
-use super::access::{decide, head};
+use super::access::{decide, decide_list, head};
 use super::cors::joined;
 use super::{Caller, LAST_EVENT_ID, Snapshots, Sse, SseBody, response};
 #[cfg(feature = "links")]
@@ -20,6 +24,7 @@ use crate::access::CapabilityLinks;
 use crate::access::{Access, AccessRequest, Action, Grant, Permission};
 use crate::cors::{Cors, InvalidCors};
 use crate::delivery::{MergeError, MergedRequest, MergedSubscription, SseTarget};
+use crate::event::Cursor;
 use crate::page::RunPage;
 use crate::page::serve::{FramedBy, Served, is_asset, serve_asset, serve_page};
 use crate::refusal::Refusal;
@@ -36,6 +41,7 @@ use crate::wire;
 /// |---|---|---|
 /// | `GET /<id>/sse` | always | the log's events: see [`Sse::respond`] |
 /// | `GET /sse?run=<id>&run=<id>` | [`merged`](Self::merged) | the events of several logs in one stream |
+/// | `GET /sse?tag=<tag>` | [`merged_by_tag`](Self::merged_by_tag) | the events of the logs that have a tag |
 /// | `GET /<id>`, for browsers | [`page`](Self::page) | the live page of the run; its files are at `GET /ssetarget/<file>` |
 /// | `GET /<id>`, for programs | [`snapshots`](Self::snapshots) | the run as it stands, as JSON: see [`Snapshots`] |
 /// | `GET /<id>/stream` | `durable_streams`, with the feature `durable-streams` | the log's events in the Durable Streams protocol |
@@ -78,6 +84,7 @@ pub struct RunRoutes<L> {
     access: Option<Hook>,
     is_private: bool,
     is_merged: bool,
+    tags: Option<Tags>,
     page: Option<FramedBy>,
     snapshots: Option<Snapshots>,
     #[cfg(feature = "durable-streams")]
@@ -87,6 +94,12 @@ pub struct RunRoutes<L> {
     #[cfg(feature = "links")]
     links: Option<CapabilityLinks>,
 }
+
+/// Returns the logs that have a tag.
+type Tags = Arc<dyn Fn(String) -> BoxFuture<'static, Vec<String>> + Send + Sync>;
+
+/// How often a stream of a tag looks which logs have it.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
 type Hook = Arc<dyn Fn(&AccessRequest<'_>) -> BoxFuture<'static, Permission> + Send + Sync>;
 
@@ -114,6 +127,7 @@ impl<L> RunRoutes<L> {
             access: None,
             is_private: false,
             is_merged: false,
+            tags: None,
             page: None,
             snapshots: None,
             #[cfg(feature = "durable-streams")]
@@ -165,6 +179,27 @@ impl<L> RunRoutes<L> {
     pub fn merged(mut self) -> Self {
         self.is_merged = true;
         self
+    }
+
+    /// Serves the events of all logs that have a tag in one stream, at `/sse?tag=<tag>`, beside those that are
+    /// [named](Self::merged). `logs` gets a tag and returns the ids of the logs that have it; it should store nothing, since
+    /// tags come from anybody. Default: it is not served.
+    ///
+    /// `logs` is asked when a stream opens and every 2 seconds from then on. A log that it names joins, and comes from its
+    /// beginning; one that ends leaves; one that it does not name any more goes on to its end. The stream itself stays open, also
+    /// without a log. A client that comes back has every event of each log once that is named: keep naming a log for some time
+    /// after its end, so that clients who are away find the rest of it, and name up to [`MAX_MERGED`](crate::MAX_MERGED); further
+    /// ones are left out.
+    ///
+    /// The hook is asked about the id `tag:<tag>`, with [`is_list`](AccessRequest::is_list), and about no single log. A log whose
+    /// links are revoked leaves within 2 seconds.
+    #[must_use]
+    pub fn merged_by_tag<F>(mut self, logs: impl Fn(String) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Vec<String>> + MaybeSend + 'static,
+    {
+        self.tags = Some(Arc::new(move |tag| Box::pin(logs(tag))));
+        self.merged()
     }
 
     /// Serves the live page of each run at `/<id>`, to clients that accept `text/html`, and its files under
@@ -347,8 +382,9 @@ impl<L> RunRoutes<L> {
         request: &Request<()>,
     ) -> Response<SseBody<S::Error>>
     where
-        L: Fn(String) -> F + MaybeSend + MaybeSync,
+        L: Fn(String) -> F + Clone + MaybeSend + MaybeSync + 'static,
         F: Future<Output = Result<SseTarget<E, S>, Refusal>> + MaybeSend + 'static,
+        E: 'static,
         S: EventStore + 'static,
     {
         if !is_read(request.method()) {
@@ -357,7 +393,14 @@ impl<L> RunRoutes<L> {
             return self.sse.refuse(request, Refusal::Method { allow });
         }
         if kind == Kind::Merged {
-            return self.answer_merged(request).await;
+            let tag = wire::parameter(request.uri().query(), "tag");
+            return match (tag, &self.tags) {
+                (Some(tag), Some(logs)) => {
+                    let logs = Arc::clone(logs);
+                    self.answer_tagged(request, tag.into_owned(), logs).await
+                }
+                _ => self.answer_merged(request).await,
+            };
         }
         let path = RunPath::parse(&self.prefix, request.uri().path());
         let Some(RunPath { encoded_id, .. }) = path.filter(|_| kind != Kind::Asset) else {
@@ -463,6 +506,56 @@ impl<L> RunRoutes<L> {
             let body = match *request.method() == Method::HEAD {
                 true => SseBody::left_out(),
                 false => SseBody::chunks(merged.into_stream(), &self.sse, grant, revoked),
+            };
+            Ok(response(200, wire::HEADERS, body))
+        };
+        match response.await {
+            Ok(response) => self.readable(request, response),
+            Err(refusal) => self.sse.refuse(request, refusal),
+        }
+    }
+
+    async fn answer_tagged<F, E, S>(
+        &self,
+        request: &Request<()>,
+        tag: String,
+        logs: Tags,
+    ) -> Response<SseBody<S::Error>>
+    where
+        L: Fn(String) -> F + Clone + MaybeSend + MaybeSync + 'static,
+        F: Future<Output = Result<SseTarget<E, S>, Refusal>> + MaybeSend + 'static,
+        E: 'static,
+        S: EventStore + 'static,
+    {
+        let response = async {
+            let permission = match &self.access {
+                None => Permission::granted(),
+                Some(hook) => {
+                    let hook = |asked: &AccessRequest<'_>| hook(asked);
+                    decide_list(&hook, request, &format!("tag:{tag}")).await
+                }
+            };
+            let grant = Grant::from_permission(permission)?;
+            let header = joined(request.headers(), &LAST_EVENT_ID);
+            let wanted = MergedRequest::parse(header.as_deref(), request.uri().query())?;
+            let is_new = header.is_none() && wanted.cursor == Default::default();
+            let mut merged = MergedSubscription::of_none(wanted.cursor);
+            let tagged = TaggedLogs {
+                routes: self.clone(),
+                tag,
+                logs,
+                permission,
+            };
+            // New ones begin at their beginning, whatever those begin at that were there before.
+            let first = match is_new {
+                true => wanted.others,
+                false => Cursor::Beginning,
+            };
+            let looked = tagged.look(&mut merged, first).await;
+            looked.map_err(|_| Refusal::Unavailable)?;
+            let body = match *request.method() == Method::HEAD {
+                true => SseBody::left_out(),
+                false => SseBody::chunks(tagged.into_stream(merged), &self.sse, grant, None),
             };
             Ok(response(200, wire::HEADERS, body))
         };
@@ -594,6 +687,91 @@ fn served_response<E>(served: Served) -> Response<SseBody<E>> {
         }
     }
     response
+}
+
+/// The logs that have a tag, for one stream of them.
+struct TaggedLogs<L> {
+    routes: RunRoutes<L>,
+    tag: String,
+    logs: Tags,
+    permission: Permission,
+}
+
+impl<L> TaggedLogs<L> {
+    /// Looks which logs have the tag: new ones join, at `other` if the client does not know them, and those that have ended
+    /// and do not have it any more are forgotten.
+    async fn look<F, E, S>(
+        &self,
+        merged: &mut MergedSubscription<S>,
+        other: Cursor,
+    ) -> Result<(), S::Error>
+    where
+        L: Fn(String) -> F + MaybeSend + MaybeSync,
+        F: Future<Output = Result<SseTarget<E, S>, Refusal>> + MaybeSend + 'static,
+        S: EventStore + 'static,
+    {
+        let mut names = (self.logs)(self.tag.clone()).await;
+        let is_revoked = |name: &str| {
+            let revoked = self.routes.revoked(name, self.permission);
+            revoked.is_some_and(|revoked| revoked.now_or_never().is_some())
+        };
+        names.retain(|name| !is_revoked(name));
+        merged.keep(|name, goes_on| {
+            names.iter().any(|named| named == name) || goes_on && !is_revoked(name)
+        });
+        for name in names {
+            if let Ok(log) = (self.routes.lookup)(name.clone()).await {
+                merged.join(&name, &log, other).await?;
+            }
+        }
+        merged.forget_others();
+        Ok(())
+    }
+
+    fn into_stream<F, E, S>(
+        self,
+        merged: MergedSubscription<S>,
+    ) -> impl Stream<Item = Result<Bytes, S::Error>> + MaybeSend
+    where
+        L: Fn(String) -> F + MaybeSend + MaybeSync + 'static,
+        F: Future<Output = Result<SseTarget<E, S>, Refusal>> + MaybeSend + 'static,
+        E: 'static,
+        S: EventStore + 'static,
+    {
+        let sleep = Arc::clone(&self.routes.sse.sleep);
+        let looks = sleep(LOOK_AGAIN);
+        let first = (self, merged, looks);
+        stream::try_unfold(first, move |(tagged, mut merged, mut looks)| {
+            let sleep = Arc::clone(&sleep);
+            async move {
+                loop {
+                    let came = {
+                        let next = async {
+                            match merged.has_ended() {
+                                true => pending().await,
+                                false => merged.next().await,
+                            }
+                        };
+                        match select(pin!(next), &mut looks).await {
+                            Either::Left((bytes, _)) => Some(bytes?),
+                            Either::Right(_) => None,
+                        }
+                    };
+                    match came {
+                        Some(Some(bytes)) => {
+                            return Ok(Some((Bytes::from(bytes), (tagged, merged, looks))));
+                        }
+                        // All have ended.
+                        Some(None) => {}
+                        None => {
+                            tagged.look(&mut merged, Cursor::Beginning).await?;
+                            looks = sleep(LOOK_AGAIN);
+                        }
+                    }
+                }
+            }
+        })
+    }
 }
 
 impl<L> fmt::Debug for RunRoutes<L> {

@@ -136,6 +136,7 @@ impl Snapshots {
                 return snapshots.sse.refuse_to(&caller, refusal);
             }
             let request = SnapshotRequest {
+                estimate: None,
                 id: &id,
                 workflow: None,
                 if_none_match: known.as_deref(),

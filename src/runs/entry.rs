@@ -1,5 +1,6 @@
 //! A run in a list.
 
+use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
@@ -25,6 +26,12 @@ pub struct RunEntry {
     pub run: u32,
     /// The state. It is [`Waiting`](RunState::Waiting) while the run does nothing but wait for an event.
     pub state: RunState,
+    /// The id of the event before its first one; 0, and absent in JSON, unless it was restarted.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub from: u64,
+    /// The id of the last event that is in this entry.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub cursor: u64,
     /// When it began.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "iso_option")]
     pub started: Option<SystemTime>,
@@ -49,6 +56,7 @@ pub struct RunFold {
     /// The last event that was applied; 0 for none.
     pub cursor: u64,
     run: u32,
+    from: u64,
     state: RunState,
     /// Milliseconds since 1970.
     began: u64,
@@ -61,10 +69,20 @@ pub struct RunFold {
     doing: u32,
     /// The number of waits for events under way.
     waiting: u32,
+    /// When tasks began that go on, in milliseconds since 1970.
+    open: BTreeMap<String, u64>,
+    /// How long those took that completed, in milliseconds: the longest.
+    took: BTreeMap<String, u64>,
 }
 
 /// The most characters of an error, and of a step's name, in an entry.
 const MAX_TEXT: usize = 300;
+
+/// Of how many tasks of a run the times are kept, and of how many that go on the beginnings.
+const MOST_TIMES: usize = 32;
+const MOST_OPEN: usize = 256;
+/// Tasks with longer ids have no times.
+const MAX_ID: usize = 200;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -103,6 +121,7 @@ impl RunFold {
                 *self = Self {
                     cursor: self.cursor,
                     run: data.run.unwrap_or(self.run + 1),
+                    from: self.cursor - 1,
                     began: time,
                     ..Self::default()
                 };
@@ -130,10 +149,15 @@ impl RunFold {
                     _ => RunState::Failed,
                 };
                 self.error = data.error.map(|error| shortened(&error));
+                self.open.clear();
             }
             // A group does nothing by itself.
-            _ if data.task_id.ends_with(".group") => {}
+            _ if data.task_id.ends_with(".group") => self.time(&event.event_type, &data, time),
             (kind, begins) => {
+                // How long a sleep takes is known, and how long somebody thinks about an answer is nobody's guess.
+                if kind == "do" {
+                    self.time(&event.event_type, &data, time);
+                }
                 let count = match kind {
                     "waitForEvent" => &mut self.waiting,
                     _ => &mut self.doing,
@@ -150,6 +174,35 @@ impl RunFold {
         if !begins {
             self.percent.take_if(|(task, _)| *task == data.task_id);
         }
+    }
+
+    /// Notes when a task began, or how long it took.
+    fn time(&mut self, event_type: &str, data: &Data, time: u64) {
+        if event_type == "started" {
+            if self.open.len() < MOST_OPEN && data.task_id.len() <= MAX_ID {
+                self.open.insert(data.task_id.clone(), time);
+            }
+            return;
+        }
+        let Some(began) = self.open.remove(&data.task_id) else {
+            return;
+        };
+        if event_type != "completed" {
+            return;
+        }
+        self.took
+            .insert(data.task_id.clone(), time.saturating_sub(began));
+        if self.took.len() > MOST_TIMES {
+            let shortest = self.took.iter().min_by_key(|(_, took)| **took);
+            let shortest = shortest.map(|(task, _)| task.clone());
+            shortest.map(|task| self.took.remove(&task));
+        }
+    }
+
+    /// Returns how long tasks took that completed, in milliseconds, by their ids: of the 32 that took longest.
+    #[must_use]
+    pub fn took(&self) -> &BTreeMap<String, u64> {
+        &self.took
     }
 
     /// Returns the state of the run.
@@ -188,6 +241,8 @@ impl RunFold {
             workflow: workflow.to_owned(),
             tags: tags.to_vec(),
             run: self.run.max(1),
+            from: self.from,
+            cursor: self.cursor,
             state: self.state(),
             started,
             ended: self.ended.map(clock::from_milliseconds),
@@ -196,6 +251,11 @@ impl RunFold {
             error: self.error.clone(),
         }
     }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 fn milliseconds(timestamp: &str) -> Option<u64> {
@@ -286,9 +346,46 @@ mod tests {
         );
         let again = entry(&[STARTED, PACK, restarted, STARTED]);
         assert_eq!(
-            (again.run, again.state, again.task),
-            (4, RunState::Running, None)
+            (again.run, again.from, again.state, again.task),
+            (4, 2, RunState::Running, None)
         );
+    }
+
+    #[test]
+    fn the_longest_of_what_completed_have_a_time() {
+        let event = |event_type: &str, task: &str, kind: &str, second: u64| {
+            let time = humantime::format_rfc3339_millis(clock::from_milliseconds(second * 1_000));
+            let data =
+                format!(r#"{{"taskId":"{task}","step":"s","kind":"{kind}","timestamp":"{time}"}}"#);
+            (event_type.to_owned(), data)
+        };
+        let mut events = vec![
+            event("started", "s-1.group", "do", 1),
+            event("started", "nap-1.sleep", "sleep", 1),
+            event("completed", "nap-1.sleep", "sleep", 901),
+            event("started", "lost-1", "do", 1),
+            event("failed", "lost-1", "do", 902),
+            event("completed", "unknown-1", "do", 902),
+            event("started", &"x".repeat(201), "do", 1),
+            event("completed", &"x".repeat(201), "do", 902),
+        ];
+        for number in 1..=40 {
+            events.push(event("started", &format!("s-{number}"), "do", 100));
+        }
+        for number in 1..=40 {
+            let end = event("completed", &format!("s-{number}"), "do", 100 + number);
+            events.push(end);
+        }
+        events.push(event("completed", "s-1.group", "do", 200));
+        let texts: Vec<_> = events
+            .iter()
+            .map(|(name, data)| (&**name, &**data))
+            .collect();
+        let took = fold(&texts).took().clone();
+        assert_eq!(took.len(), 32);
+        assert_eq!(took.get("s-1.group"), Some(&199_000));
+        assert_eq!(took.get("s-40"), Some(&40_000));
+        assert_eq!(took.values().min(), Some(&10_000));
     }
 
     #[test]

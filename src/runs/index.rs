@@ -1,9 +1,10 @@
 //! An index of runs in SQLite: the latest of each, and a log of what changed.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::SystemTime;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::report::RunReport;
 use crate::clock;
@@ -12,7 +13,7 @@ use crate::event::{EventRef, NewEvent};
 use crate::store::{Retention, Sql, SqlRow, SqlValue, SqliteError, SqliteEventStore};
 use crate::sync::{Mutex, lock};
 use crate::wire;
-use crate::workflow::RunState;
+use crate::workflow::{Estimate, RunEstimate, RunState};
 
 /// An index of runs.
 ///
@@ -27,26 +28,26 @@ pub struct RunIndex<Q: Sql> {
 /// The number of changes that the log keeps. A viewer that missed more is reset, and reads the list again.
 const CHANGES: usize = 10_000;
 
-/// The number of runs whose durations are kept, for [`Typical`].
+/// Of how many runs the times are kept, for estimates.
 const TIMES: i64 = 50;
-
-/// The least number of durations from which [`Typical`] is computed.
-const FEWEST: usize = 5;
+/// Of how many tasks there is an estimate.
+const MOST_TASKS: usize = 32;
 
 const TABLES: [&str; 3] = [
     "CREATE TABLE IF NOT EXISTS runs (id TEXT PRIMARY KEY, version INTEGER NOT NULL, began INTEGER NOT NULL, \
      state TEXT NOT NULL, expires INTEGER, entry TEXT) WITHOUT ROWID",
     "CREATE INDEX IF NOT EXISTS runs_began ON runs (began, id)",
-    "CREATE TABLE IF NOT EXISTS times (number INTEGER PRIMARY KEY, took INTEGER NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS times (number INTEGER PRIMARY KEY, took INTEGER NOT NULL, tasks TEXT NOT NULL)",
 ];
 
 const KNOWN: &str = "SELECT version, began FROM runs WHERE id = ?1";
 const PUT: &str = "INSERT INTO runs (id, version, began, state, expires, entry) VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
      ON CONFLICT (id) DO UPDATE SET version = ?2, began = ?3, state = ?4, expires = ?5, entry = ?6";
 const PRUNE: &str = "DELETE FROM runs WHERE expires <= ?1";
-const ADD_TIME: &str = "INSERT INTO times (took) VALUES (?1)";
+const ADD_TIME: &str = "INSERT INTO times (took, tasks) VALUES (?1, ?2)";
 const TRIM_TIMES: &str = "DELETE FROM times WHERE number <= (SELECT max(number) FROM times) - ?1";
-const ALL_TIMES: &str = "SELECT took FROM times ORDER BY took";
+const ALL_TIMES: &str = "SELECT took FROM times";
+const TASK_TIMES: &str = "SELECT tasks FROM times";
 const LIST: &str = "SELECT entry, began, id FROM runs WHERE entry IS NOT NULL \
      AND (?1 IS NULL OR instr(?1, ',' || state || ',') > 0) AND began >= ?2 AND began < ?3 \
      AND (began < ?4 OR (began = ?4 AND id < ?5)) AND (expires IS NULL OR expires > ?6) \
@@ -86,21 +87,6 @@ pub enum InvalidList {
     Cursor,
     /// `tag` is not one that a run can have.
     Tag,
-}
-
-/// How long recently completed runs took.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-#[non_exhaustive]
-pub struct Typical {
-    /// The number of these runs.
-    pub runs: usize,
-    /// Half of them took at most this long, in milliseconds.
-    pub median_ms: u64,
-    /// One in ten took at most this long.
-    pub low_ms: u64,
-    /// Nine in ten took at most this long.
-    pub high_ms: u64,
 }
 
 impl ListFilter {
@@ -237,8 +223,11 @@ impl<Q: Sql> RunIndex<Q> {
         {
             let took = ended.duration_since(started).unwrap_or_default();
             let took = u64::try_from(took.as_millis()).unwrap_or_default();
-            sql.run(ADD_TIME, &[whole(took)])
-                .map_err(RunIndexError::Sql)?;
+            sql.run(
+                ADD_TIME,
+                &[whole(took), SqlValue::Text(json(&report.took)?)],
+            )
+            .map_err(RunIndexError::Sql)?;
             sql.run(TRIM_TIMES, &[SqlValue::Integer(TIMES)])
                 .map_err(RunIndexError::Sql)?;
         }
@@ -255,8 +244,8 @@ impl<Q: Sql> RunIndex<Q> {
     }
 
     /// Returns a page of runs, the latest first, as JSON: `runs`, an array of [`RunEntry`](super::RunEntry); `next`,
-    /// the cursor of the next page, if there is one; `cursor`, the position in the log of changes at which it is
-    /// true, if there is one; `typical`, if enough runs have completed: see [`Typical`].
+    /// the cursor of the next page if there is one; `cursor`, the position in the log of changes at which it is true, if
+    /// there is one; `typical`, how long runs took that completed lately, if there is anything to say: an [`Estimate`].
     ///
     /// # Errors
     /// When SQLite fails.
@@ -306,24 +295,41 @@ impl<Q: Sql> RunIndex<Q> {
         Ok(page)
     }
 
-    /// Returns how long recently completed runs took, or `None` if they are fewer than 5.
+    /// Returns how long runs took that completed lately; `None` where there is too little to say.
     ///
     /// # Errors
     /// When SQLite fails.
-    pub fn typical(&self) -> Result<Option<Typical>, RunIndexError<Q::Error>> {
+    pub fn typical(&self) -> Result<Option<Estimate>, RunIndexError<Q::Error>> {
         let rows = self.sql()?.exec(ALL_TIMES, &[]);
         let rows = rows.map_err(RunIndexError::Sql)?;
         let times = rows.iter().map(|row| integer(row, 0));
-        let times = times.collect::<Result<Vec<_>, _>>()?;
-        let at = |share: usize| times.get((times.len().saturating_sub(1)) * share / 10);
-        let is_enough = times.len() >= FEWEST;
-        let typical = at(1).zip(at(5)).zip(at(9)).filter(|_| is_enough);
-        Ok(typical.map(|((low, median), high)| Typical {
-            runs: times.len(),
-            median_ms: *median,
-            low_ms: *low,
-            high_ms: *high,
-        }))
+        Ok(Estimate::of(times.collect::<Result<_, _>>()?))
+    }
+
+    /// Returns how long a run and its tasks are expected to take.
+    ///
+    /// # Errors
+    /// When SQLite fails.
+    pub fn estimate(&self) -> Result<RunEstimate, RunIndexError<Q::Error>> {
+        let rows = self.sql()?.exec(TASK_TIMES, &[]);
+        let rows = rows.map_err(RunIndexError::Sql)?;
+        let mut times: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+        for row in &rows {
+            let tasks: BTreeMap<String, u64> =
+                serde_json::from_str(string(row, 0)?).map_err(|_| RunIndexError::Row)?;
+            for (task, took) in tasks {
+                times.entry(task).or_default().push(took);
+            }
+        }
+        let known = times.into_iter();
+        let known = known.filter_map(|(task, times)| Some((task, Estimate::of(times)?)));
+        let mut known: Vec<_> = known.collect();
+        known.sort_by_key(|(_, estimate)| std::cmp::Reverse(estimate.median_ms));
+        known.truncate(MOST_TASKS);
+        Ok(RunEstimate {
+            run: self.typical()?,
+            tasks: known.into_iter().collect(),
+        })
     }
 
     /// Returns how many runs there are.

@@ -1,10 +1,12 @@
 //! When the log of a run reports to the index, and what is still to be reported.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::entry::{RunEntry, RunFold};
 use crate::event::StoredEvent;
-use crate::workflow::RunState;
+use crate::workflow::{RunEstimate, RunState};
 
 /// A report of a run's log to an index: the run as it stands, or its removal.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -21,6 +23,12 @@ pub struct RunReport {
     pub expires: Option<u64>,
     /// The run; `None` if its log was deleted.
     pub entry: Option<RunEntry>,
+    /// How long its tasks took, in milliseconds, if it completed.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub took: BTreeMap<String, u64>,
+    /// Whether the answer is to have the [estimates](RunEstimate) for it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub asks: bool,
 }
 
 /// The state of a run's log.
@@ -56,6 +64,9 @@ pub struct Reporter {
     pub due: Option<u64>,
     /// The number of reports in a row that were not taken.
     tries: u32,
+    /// How long the run and its tasks are expected to take, and of which run the index was asked so.
+    pub estimate: Option<RunEstimate>,
+    asked: u32,
 }
 
 /// The least time between two reports of changed states.
@@ -141,7 +152,14 @@ impl Reporter {
         let (workflow, id) = self.object.split_once('/')?;
         let entry = self.fold.entry(id, workflow, &self.tags);
         let ended = self.fold.ended().filter(|_| stands.ended);
+        let completed = !self.removed && entry.state == RunState::Completed;
+        let goes_on = !self.removed && ended.is_none() && !entry.state.has_ended();
         let report = RunReport {
+            asks: goes_on && self.asked != entry.run,
+            took: match completed {
+                true => self.fold.took().clone(),
+                false => BTreeMap::new(),
+            },
             id: id.to_owned(),
             version: self.version(stands.head),
             began: self.fold.began(),
@@ -158,6 +176,15 @@ impl Reporter {
         let shown = report.entry.as_ref();
         self.shown = shown.map(|entry| (entry.run, entry.state));
         (self.at, self.due, self.tries) = (now, None, 0);
+    }
+
+    /// Notes what the index said to a report that asked.
+    pub fn is_answered(&mut self, report: &RunReport, estimate: Option<RunEstimate>) {
+        let asked = report.entry.as_ref().filter(|_| report.asks);
+        if let Some(entry) = asked {
+            self.asked = entry.run;
+            self.estimate = estimate.filter(|estimate| !estimate.is_empty());
+        }
     }
 
     /// Notes that an index did not take the report.
@@ -183,6 +210,7 @@ mod tests {
         now: u64,
         down: bool,
         told: Vec<(u64, Option<RunState>)>,
+        asked: Vec<u32>,
         log: Vec<StoredEvent>,
     }
 
@@ -243,6 +271,11 @@ mod tests {
                 }
                 let state = report.entry.as_ref().map(|entry| entry.state);
                 self.told.push((report.version, state));
+                if report.asks {
+                    self.asked.push(report.entry.as_ref().unwrap().run);
+                    self.reporter
+                        .is_answered(&report, Some(RunEstimate::default()));
+                }
                 self.reporter.is_told(&report, self.now);
             }
         }
@@ -300,6 +333,36 @@ mod tests {
         assert!((115..=121).contains(&reports), "{reports}");
         let versions: Vec<_> = run.told.iter().map(|(version, _)| *version).collect();
         assert!(versions.is_sorted());
+    }
+
+    #[test]
+    fn each_run_asks_once_how_long_it_takes() {
+        let mut run = Run::new();
+        run.down = true;
+        run.add("started", STARTED);
+        run.down = false;
+        run.pass(60_000);
+        for _ in 0..5 {
+            run.add("started", STEP);
+            run.add("completed", STEP);
+            run.pass(60_000);
+        }
+        assert_eq!(run.asked, [1]);
+        // What says nothing is not kept.
+        assert_eq!(run.reporter.estimate, None);
+        run.add("restarted", r#"{"run":2}"#);
+        run.add("started", STARTED);
+        run.pass(60_000);
+        assert_eq!(run.asked, [1, 2]);
+        // One that was over before anybody was told does not ask.
+        let mut run = Run::new();
+        run.down = true;
+        run.add("started", STARTED);
+        run.ended = true;
+        run.add("completed", STARTED);
+        run.down = false;
+        run.pass(60_000);
+        assert_eq!((run.told.len(), run.asked.len()), (1, 0));
     }
 
     #[test]

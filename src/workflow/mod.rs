@@ -8,6 +8,7 @@
 
 mod dispatch;
 pub(crate) mod ended_run;
+mod estimate;
 mod event_step;
 mod feed;
 mod reconcile;
@@ -17,6 +18,7 @@ pub(crate) mod snapshot_cache;
 mod view;
 
 pub use dispatch::{BatchedDispatch, DispatchConfig, FactLog, Opened, OpenedRun, Rivals, Told};
+pub use estimate::{Estimate, Remains, RunEstimate};
 pub use event_step::{
     Asked, Dispatch, Fact, Flush, StepInfo, WorkflowEventStep, workflow_ended, workflow_started,
 };

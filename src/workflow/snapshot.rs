@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::estimate::RunEstimate;
 use super::view::{RunState, RunView, TaskView};
 use crate::event::{Cursor, EventId};
 use crate::task::iso_option;
@@ -84,6 +85,11 @@ pub struct RunSnapshot {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "typescript", ts(as = "Option<f64>", optional))]
     pub cursor: Option<EventId>,
+    /// How long the run and its tasks are expected to take, while it goes on and if an index of runs has enough to
+    /// say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "typescript", ts(optional))]
+    pub estimate: Option<RunEstimate>,
     /// The number of all tasks, on all levels.
     #[cfg_attr(feature = "typescript", ts(type = "number"))]
     pub task_count: usize,
@@ -125,9 +131,12 @@ impl RunSnapshot {
         view: &RunView,
         id: &str,
         workflow: Option<&str>,
+        estimate: Option<&RunEstimate>,
     ) -> Result<Vec<u8>, serde_json::Error> {
         let tree = Tree::new(view);
-        let mut json = serde_json::to_vec(&Self::without_tasks(view, id, workflow))?;
+        let mut head = Self::without_tasks(view, id, workflow);
+        head.estimate = estimate.cloned();
+        let mut json = serde_json::to_vec(&head)?;
         // The brackets of the empty list and of the snapshot.
         json.truncate(json.len() - 2);
         let mut open = 0;
@@ -171,6 +180,7 @@ impl RunSnapshot {
             ended: view.ended,
             error: view.error.clone(),
             cursor: view.cursor,
+            estimate: None,
             task_count: view.tasks.len(),
             tasks: Vec::new(),
         }

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 
+use super::estimate::RunEstimate;
 use super::snapshot::RunSnapshot;
 use super::view::{RunView, TaskView};
 use crate::event::{EventId, StoredEvent};
@@ -20,6 +21,8 @@ pub(crate) struct SnapshotRequest<'a> {
     pub(crate) head: bool,
     /// The number of the latest run, if that is known without reading.
     pub(crate) run: Option<u32>,
+    /// What is expected of the run, which is told while it goes on.
+    pub(crate) estimate: Option<&'a RunEstimate>,
 }
 
 /// The answer to such a request.
@@ -129,7 +132,8 @@ impl SnapshotCache {
         {
             // For a client that has the latest snapshot, the log need not be read.
             let ends = store.ends(None).await?;
-            let etag = etag(run, ends.oldest, ends.head);
+            let estimate = request.estimate.filter(|_| !ends.closed);
+            let etag = etag(run, ends.oldest, ends.head, estimate);
             if ends.oldest.is_some() && has(&etag) {
                 let has_ended = ends.closed;
                 return Ok(SnapshotAnswer::Unchanged { etag, has_ended });
@@ -144,14 +148,15 @@ impl SnapshotCache {
         }
         // Retention may have removed the event that has the number.
         self.view.run = self.view.run.max(request.run.unwrap_or_default());
-        let etag = etag(self.view.run, self.from, self.view.cursor);
         let has_ended = self.view.state.has_ended();
+        let estimate = request.estimate.filter(|_| !has_ended);
+        let etag = etag(self.view.run, self.from, self.view.cursor, estimate);
         if has(&etag) {
             return Ok(SnapshotAnswer::Unchanged { etag, has_ended });
         }
         let json = match request.head {
             true => None,
-            false => Some(self.render(&etag, request)),
+            false => Some(self.render(&etag, request, estimate)),
         };
         Ok(SnapshotAnswer::Snapshot {
             etag,
@@ -162,7 +167,7 @@ impl SnapshotCache {
 
     /// Returns the snapshot of a run that has no events yet.
     pub(crate) fn empty(id: &str, workflow: Option<&str>) -> Bytes {
-        let json = RunSnapshot::json(&RunView::new(), id, workflow);
+        let json = RunSnapshot::json(&RunView::new(), id, workflow, None);
         json.unwrap_or_default().into()
     }
 
@@ -179,15 +184,20 @@ impl SnapshotCache {
         self.weight + self.unweighed + json
     }
 
-    fn render(&mut self, etag: &str, request: SnapshotRequest<'_>) -> Bytes {
+    fn render(
+        &mut self,
+        etag: &str,
+        request: SnapshotRequest<'_>,
+        estimate: Option<&RunEstimate>,
+    ) -> Bytes {
         if let Some((of, json)) = &self.json
             && of == etag
         {
             return json.clone();
         }
         self.json = None;
-        // Times and strings of a view can always be written.
-        let json = RunSnapshot::json(&self.view, request.id, request.workflow);
+        // Times and texts of a view can always be written.
+        let json = RunSnapshot::json(&self.view, request.id, request.workflow, estimate);
         let json = Bytes::from(json.unwrap_or_default());
         if json.len() <= MAX_KEPT_JSON {
             self.json = Some((etag.to_owned(), json.clone()));
@@ -272,11 +282,25 @@ impl SnapshotCache {
     }
 }
 
-/// Returns the entity tag of a snapshot, made from its position and the version of this crate.
-fn etag(run: u32, from: Option<EventId>, cursor: Option<EventId>) -> String {
+/// Returns the entity tag of a snapshot: what it is made of, and by which version of this crate.
+fn etag(
+    run: u32,
+    from: Option<EventId>,
+    cursor: Option<EventId>,
+    estimate: Option<&RunEstimate>,
+) -> String {
     let number = |id: Option<EventId>| id.map_or(0, EventId::get);
     let version = env!("CARGO_PKG_VERSION");
-    format!("\"{run}-{}-{}-{version}\"", number(from), number(cursor))
+    let estimate = estimate.map_or(String::new(), |estimate| {
+        let mut hasher = DefaultHasher::new();
+        estimate.hash(&mut hasher);
+        format!("{:x}-", hasher.finish())
+    });
+    format!(
+        "\"{run}-{}-{}-{estimate}{version}\"",
+        number(from),
+        number(cursor)
+    )
 }
 
 /// Returns whether an `If-None-Match` names this entity tag. A tag that a proxy made weak counts.
@@ -307,7 +331,7 @@ mod tests {
 
     #[test]
     fn tags_are_matched_as_proxies_send_them() {
-        let tag = etag(1, EventId::new(1), EventId::new(12));
+        let tag = etag(1, EventId::new(1), EventId::new(12), None);
         assert!(tag.starts_with("\"1-1-12-"), "{tag}");
         for known in [
             tag.clone(),

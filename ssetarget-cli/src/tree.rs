@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use ssetarget::client::Outcome;
 use ssetarget::task::Kind;
-use ssetarget::workflow::{RunState, RunView, TaskState, TaskView};
+use ssetarget::workflow::{Estimate, Remains, RunEstimate, RunState, RunView, TaskState, TaskView};
 
 use crate::plain::waits_for;
 use crate::text::{Abilities, Line, Look, countdown, duration};
@@ -40,6 +40,8 @@ pub(crate) struct Moment<'a> {
     /// Events that are not about tasks.
     pub(crate) others: usize,
     pub(crate) has_ended: bool,
+    /// How long the run and its tasks are expected to take.
+    pub(crate) estimate: Option<&'a RunEstimate>,
 }
 
 impl Moment<'_> {
@@ -69,6 +71,17 @@ impl Moment<'_> {
     fn since(&self, start: SystemTime, end: Option<SystemTime>) -> Duration {
         let end = end.unwrap_or(self.now);
         end.duration_since(start).unwrap_or_default()
+    }
+
+    /// Says what remains of something that goes on.
+    fn remains(&self, estimate: Option<&Estimate>, started: SystemTime, line: &mut Line) {
+        let Some(estimate) = estimate else { return };
+        let remains = estimate.remains(self.since(started, None));
+        let left = match remains {
+            Remains::LongerThanUsual => "",
+            _ => "left: ",
+        };
+        line.push(Look::Dim, &format!(" · {left}{remains}"));
     }
 
     fn until(&self, end: SystemTime) -> Duration {
@@ -168,10 +181,15 @@ pub(crate) fn root(view: &RunView, moment: Moment<'_>) -> Line {
     line.push(Look::Plain, " ");
     line.push(Look::Bold, &short(moment.name, moment.abilities));
     line.push(Look::Plain, " ");
-    line.push(look, state(view, outcome, moment));
+    let word = state(view, outcome, moment);
+    line.push(look, word);
     if let Some(started) = view.started {
         let time = duration(moment.since(started, view.ended));
         line.push(Look::Dim, &format!(" · {time}"));
+    }
+    if let Some(started) = view.started.filter(|_| word == "running") {
+        let estimate = moment.estimate.and_then(|estimate| estimate.run.as_ref());
+        moment.remains(estimate, started, &mut line);
     }
     let count = |state| view.tasks.iter().filter(|task| task.state == state).count();
     let (done, failed) = (count(TaskState::Completed), count(TaskState::Failed));
@@ -305,6 +323,9 @@ fn describe(task: &TaskView, moment: Moment<'_>, line: &mut Line) {
                 line.push(Look::Plain, message);
             }
             line.push(Look::Dim, &format!(" · {}", elapsed()));
+            let tasks = moment.estimate.map(|estimate| &estimate.tasks);
+            let estimate = tasks.and_then(|tasks| tasks.get(task.task_id.as_str()));
+            moment.remains(estimate, task.started, line);
         }
     }
 }
@@ -445,6 +466,7 @@ mod tests {
             trouble: None,
             others: 0,
             has_ended: false,
+            estimate: None,
         }
     }
 
@@ -559,6 +581,41 @@ mod tests {
             text(&tree(&ended, moment(1), 9), 200),
             ["■ o-1 terminated · 1.0 s"]
         );
+    }
+
+    #[test]
+    fn what_remains_is_said_of_what_runs() {
+        let estimate = json!({
+            "run": { "runs": 9, "medianMs": 120_000, "lowMs": 60_000, "highMs": 240_000 },
+            "tasks": { "a": { "runs": 9, "medianMs": 5_000, "lowMs": 4_000, "highMs": 6_000 } },
+        });
+        let estimate: RunEstimate = serde_json::from_value(estimate).unwrap();
+        let at = |seconds, tasks| {
+            let moment = Moment {
+                estimate: Some(&estimate),
+                ..moment(seconds)
+            };
+            let mut run = view(tasks);
+            run.started = run.tasks.first().map(|task| task.started);
+            text(&tree(&run, moment, 9), 200)
+        };
+        let both = || {
+            let more = json!({});
+            vec![task("a", "do", None, &more), task("b", "do", None, &more)]
+        };
+        assert_eq!(
+            at(2, both()),
+            [
+                "⠋ o-1 running · 2.0 s · left: about 2 min, usually 1 to 4 min",
+                "├─ ⠋ a · 2.0 s · left: about 3 s, usually 2 to 4 s",
+                "└─ ⠋ b · 2.0 s"
+            ]
+        );
+        let later = at(300, both());
+        assert_eq!(later[0], "⠋ o-1 running · 5 min · longer than usual");
+        // Nothing is said of a run that waits.
+        let waits = at(2, vec![task("w", "waitForEvent", None, &json!({}))]);
+        assert_eq!(waits[0], "⠋ o-1 waits · 2.0 s");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use clap::ValueEnum;
 use futures_util::FutureExt;
 use ssetarget::client::{ClientError, Outcome, ReceivedEvent, RunClient, RunWatch, Start, Update};
+use ssetarget::workflow::{RunEstimate, RunSnapshot};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::args::{Answer, Progress, Target, Watch};
@@ -27,7 +28,10 @@ const AT_ONCE: usize = 500;
 /// How long the client asks how a run ended, if its end is before the position.
 const ASK_FOR_THE_END: Duration = Duration::from_secs(30);
 
-/// The reason why watching stops before the end.
+/// When a run that had just begun is asked again how long it is expected to take: its index is told of it meanwhile.
+const ASK_FOR_THE_ESTIMATE: Duration = Duration::from_secs(3);
+
+/// Why watching stops before the end.
 enum Stop {
     Error(ClientError),
     Output(io::Error),
@@ -130,6 +134,13 @@ fn output_failed(error: &io::Error) -> Exit {
     Exit::GaveUp
 }
 
+/// Returns whether a run had just begun, so that its index may not have been told of it.
+fn is_young(snapshot: &RunSnapshot) -> bool {
+    let age = snapshot.started.map(|started| started.elapsed());
+    !snapshot.state.has_ended()
+        && age.is_none_or(|age| age.is_ok_and(|age| age < 2 * ASK_FOR_THE_ESTIMATE))
+}
+
 /// Decides how progress is shown.
 fn progress(args: &Watch) -> Result<Progress, String> {
     let mut progress = args.progress;
@@ -199,6 +210,8 @@ struct Show {
     trouble: Option<(String, SystemTime)>,
     /// The last line of the tree, which stays.
     last: Option<Line>,
+    /// How long the run is expected to take.
+    estimate: Option<RunEstimate>,
 }
 
 impl Show {
@@ -229,6 +242,7 @@ impl Show {
             others: 0,
             trouble: None,
             last: None,
+            estimate: None,
         }
     }
 
@@ -272,6 +286,16 @@ impl Show {
             run = opening => run?,
         };
 
+        self.estimate = run
+            .snapshot()
+            .and_then(|snapshot| snapshot.estimate.clone());
+        let asks_again = self.screen.is_some() && run.snapshot().is_some_and(is_young);
+        let asked = async {
+            sleep(ASK_FOR_THE_ESTIMATE).await;
+            client.snapshot().await.ok().flatten()?.estimate
+        };
+        tokio::pin!(asked);
+        let mut is_asking = asks_again && self.estimate.is_none();
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -279,6 +303,9 @@ impl Show {
                 biased;
                 exit = signals.next() => return Err(Stop::Signal(exit)),
                 () = &mut timeout => return Err(Stop::Timeout),
+                estimate = &mut asked, if is_asking => {
+                    (self.estimate, is_asking) = (estimate, false);
+                }
                 _ = ticks.tick(), if self.screen.is_some() => self.draw(&run)?,
                 update = run.next() => {
                     let mut update = update;
@@ -469,6 +496,7 @@ impl Show {
             trouble: None,
             others: self.others,
             has_ended,
+            estimate: self.estimate.as_ref(),
         }
     }
 }

@@ -182,6 +182,17 @@ for (const transport of ["direct", "hibernating"]) {
     });
 
     if (transport === "direct") {
+      test("revoking ends an open stream of the platform's log, too, within half a minute", { timeout: 90_000 }, async () => {
+        const run = await waits(1);
+        const stream = await open(url(run, "instance/sse"), { headers: bearer(sign(claims(run.id))) });
+        await stream.next();
+        await revoke(run);
+        const began = Date.now();
+        assert.equal((await stream.rest()).at(-1).type, "expired");
+        assert.ok(Date.now() - began < 40_000, "before the permission itself ends");
+        await run.act("terminate");
+      });
+
       test("relays obey permissions too", async () => {
         const run = await waits(3);
         const until = now() + 5;

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 
-import { start } from "./lib/script.mjs";
+import { Run, json, start } from "./lib/script.mjs";
 import { serve } from "./lib/wrangler.mjs";
 
 let server;
@@ -13,6 +13,8 @@ after(() => server?.stop());
 
 const url = (runs, what = "open", more = "") =>
   `${server.url}/routes/${what}/alpha/sse?${runs.map((run) => `run=${run.id ?? run}`).join("&")}${more}`;
+
+const ofTag = (tag, what = "tagged", more = "") => `${server.url}/routes/${what}/listed/sse?tag=${tag}${more}`;
 
 /** A client of a merged stream, which comes back with its last id whenever the stream breaks or ends. */
 class Client {
@@ -25,8 +27,8 @@ class Client {
   connections = 0;
   heartbeats = 0;
 
-  constructor(runs, { more = "", headers = {}, what } = {}) {
-    Object.assign(this, { url: () => url(runs, what, more), headers });
+  constructor(runs, { more = "", headers = {}, what, tag } = {}) {
+    Object.assign(this, { url: () => (tag === undefined ? url(runs, what, more) : ofTag(tag, what, more)), headers });
   }
 
   async connect() {
@@ -41,7 +43,11 @@ class Client {
     return response;
   }
 
-  /** Resolves to the next event; null when the stream ended or broke. */
+  get isOpen() {
+    return this.#reader !== undefined;
+  }
+
+  /** The next event; null when the stream ended or broke. */
   async next() {
     while (this.#waiting.length === 0) {
       const { done, value } = await this.#reader.read().catch(() => ({ done: true }));
@@ -219,4 +225,105 @@ test("the hook decides about every run", { timeout: 120_000 }, async () => {
   client.headers = as("key of watcher").headers;
   await client.rest();
   await assertExact(client, [one, two]);
+});
+
+/** Starts a run with these tags. */
+async function begin(ops, tags) {
+  const created = await json(`${server.url}/listed/tagged`, { method: "POST", body: JSON.stringify({ tags, params: { ops } }) });
+  return new Run(server, "listed", created.id);
+}
+
+/** Reads until it is so, over as many connections as it takes. */
+async function readUntil(client, isSo) {
+  while (!isSo()) {
+    if (!client.isOpen) {
+      const response = await client.connect().catch(() => null);
+      if (response?.status !== 200) await new Promise((resolve) => setTimeout(resolve, 100));
+      else assert.match(response.headers.get("content-type"), /event-stream/);
+    } else await client.next();
+  }
+}
+
+const hasEnded = (client, run) => client.got.get(run.id)?.some(({ type, json: { kind } }) => kind === "workflow" && type !== "started") ?? false;
+
+test("20 runs of a tag, which begin and end while the client is cut off and the server killed: each is exact, and once", { timeout: 240_000 }, async () => {
+  const fleet = (number, ops = OPS) => Promise.all(Array.from({ length: number }, () => begin(ops, ["fleet", "x"])));
+  const end = async (run) => {
+    await run.event("go");
+    await run.ended();
+  };
+  const waits = (run) => client.got.get(run.id)?.some(({ json: { kind } }) => kind === "waitForEvent") ?? false;
+  const first = await fleet(6);
+  const other = await begin(OPS, ["x"]);
+  const client = new Client([], { tag: "fleet" });
+  await readUntil(client, () => first.every(waits));
+  // They join the stream that is open.
+  const second = await fleet(5);
+  await readUntil(client, () => second.every(waits));
+  assert.equal(client.connections, 1);
+  // They leave, and it goes on.
+  await Promise.all(first.slice(0, 2).map(end));
+  await readUntil(client, () => first.slice(0, 2).every((run) => hasEnded(client, run)));
+  assert.equal(client.connections, 1);
+  client.cut();
+  // While nobody is connected some begin, some end, some do both, and one is restarted.
+  const both = await fleet(3, [{ do: { name: "a" } }]);
+  const third = await fleet(4);
+  await Promise.all([...both.map((run) => run.ended()), end(first[2]), end(second[0])]);
+  await fetch(`${first[0].url}/restarted`, { method: "POST" });
+  await readUntil(client, () => client.got.size >= 15);
+  await server.kill();
+  await server.start();
+  const last = await fleet(2);
+  const all = [...first, ...second, ...both, ...third, ...last];
+  assert.equal(all.length, 20);
+  const open = all.filter((run) => !both.includes(run) && ![first[1], first[2], second[0]].includes(run));
+  const ends = Promise.all(open.map(end));
+  const runs = (run) => client.got.get(run.id)?.filter(({ type, json: { kind } }) => kind === "workflow" && type !== "started").length ?? 0;
+  await readUntil(client, () => all.every((run) => runs(run) === (run === first[0] ? 2 : 1)));
+  await ends;
+  // The stream stays open, and nothing comes again: neither now nor on a further connection.
+  const nothing = async () => {
+    const next = client.next();
+    assert.equal(await Promise.race([next, new Promise((resolve) => setTimeout(resolve, 3000, "nothing"))]), "nothing");
+  };
+  if (!client.isOpen) await client.connect();
+  await nothing();
+  client.cut();
+  assert.equal((await client.connect()).status, 200);
+  await nothing();
+  client.cut();
+  assert.deepEqual([...client.got.keys()].sort(), all.map(({ id }) => id).sort());
+  assert.ok(!client.got.has(other.id));
+  await assertExact(client, all);
+});
+
+test("a tag's stream: who may, what cannot be served, and from the tail", { timeout: 120_000 }, async () => {
+  const status = async (query, { what, ...init } = {}) => {
+    const abort = new AbortController();
+    const response = await fetch(`${ofTag("", what)}${query}`, { ...init, signal: abort.signal });
+    const text = response.status === 200 ? "" : await response.text();
+    abort.abort();
+    return `${response.status} ${text}`;
+  };
+  const as = (key) => ({ what: "closed", headers: { authorization: `Bearer ${key}` } });
+  assert.match(await status("red", as("key of tag:red")), /^200/);
+  for (const key of ["key of tag:blue", "key of o-1", "nothing"]) assert.match(await status("red", as(key)), /^401/);
+  assert.match(await status("a%20b"), /^400 invalid tag/);
+  for (const id of ["7", "m1.000000007", "t1", "t1.x", "t1.7.0"]) assert.match(await status("red", { headers: { "last-event-id": id } }), /^400 .*position/, id);
+  assert.match(await status("red", { method: "POST" }), /^405/);
+  assert.match(await status("red", { method: "HEAD" }), /^200/);
+  const run = await begin(OPS, ["tail"]);
+  const own = await run.open();
+  await own.until(({ type, json: { kind } }) => type === "started" && kind === "waitForEvent");
+  own.close();
+  const client = new Client([], { tag: "tail", more: "&from=latest" });
+  await client.connect();
+  await run.event("go");
+  const later = await begin(OPS.slice(0, 1), ["tail"]);
+  await readUntil(client, () => [run, later].every((each) => hasEnded(client, each)));
+  client.cut();
+  await assertExact(client, [later]);
+  const whole = (await run.readAll()).map(({ type, json: data }) => ({ type, json: data }));
+  assert.deepEqual(client.got.get(run.id), whole.slice(own.events.length));
 });

@@ -72,6 +72,42 @@ describe("the page in a browser", { skip }, () => {
     await page.close();
   });
 
+  test("what remains is in the head, on the row and in the details; of a run that has just begun it is asked again", async () => {
+    const begun = Date.now() - 1000;
+    const time = new Date(begun).toISOString();
+    const estimate = { run: { runs: 9, medianMs: 3_600_000, lowMs: 1_800_000, highMs: 7_200_000 }, tasks: { "pack-1": { runs: 9, medianMs: 600_000, lowMs: 300_000, highMs: 900_000 } } };
+    const snapshot = { id: "o-1", workflow: "order", run: 1, state: "running", started: time, cursor: 2, taskCount: 1, tasks: [{ taskId: "pack-1", step: "pack", kind: "do", count: 1, parentId: null, state: "running", started: time, percent: 40 }] };
+    number += 1;
+    const run = server.run(`run-${number}`);
+    run.snapshot = snapshot;
+    const page = await visit(`${server.url}/run-${number}`);
+    await row(page, "pack-1", "running");
+    const left = () => page.evaluate(() => document.querySelector("workflow-run").shadowRoot.querySelector(".left").textContent);
+    assert.equal(await left(), "");
+    // The index was told of it meanwhile.
+    run.snapshot = { ...snapshot, estimate };
+    await page.waitForFunction(() => document.querySelector("workflow-run").shadowRoot.querySelector(".left").textContent !== "");
+    assert.equal(await left(), "left: about 1 h, usually 30 min to 2 h");
+    await page.waitForFunction(() => inRow("pack-1", ".label").textContent === "40 % · left: about 10 min, usually 5 to 15 min");
+    await page.evaluate(() => document.querySelector("workflow-run").showTask("pack-1"));
+    const facts = await page.evaluate(() => document.querySelector("workflow-run").shadowRoot.querySelector(".facts-list").textContent);
+    assert.match(facts, /What remainsabout 10 min, usually 5 to 15 min/);
+    assert.deepEqual(await page.evaluate(() => document.querySelector("workflow-run").view.estimate.run.runs), 9);
+    const s = new Script(begun);
+    s.counts.set("do:pack:false", 0);
+    const pack = s.task("pack");
+    const wait = s.wait(500).done(pack).task("ask", { kind: "waitForEvent", eventType: "yes" });
+    for (const [type, data] of s.events.slice(1)) run.add(type, data);
+    await row(page, "pack-1", "completed");
+    // Nothing is said while all it does is to wait, and nothing of what is over.
+    await page.waitForFunction(() => document.querySelector("workflow-run").shadowRoot.querySelector(".left").textContent === "");
+    await page.waitForFunction(() => inRow("pack-1", ".label").textContent === "");
+    void wait;
+    assert.equal(server.log.filter((line) => line === `GET /run-${number}`).length, 3, "the page, the snapshot, and once more");
+    page.isClean();
+    await page.close();
+  });
+
   test("a wait is answered on its row, and invalid JSON is not sent", async () => {
     const s = new Script(Date.now() - 5000).begin();
     const wait = s.task("ask", { kind: "waitForEvent", eventType: "approval", until: s.at(3_600_000) });

@@ -1,9 +1,9 @@
 // <workflow-run> on the demo: one page follows a run whose server is killed in the middle.
 import assert from "node:assert/strict";
-import net from "node:net";
 import { after, before, describe, test } from "node:test";
 import { launch, skip, visit } from "./lib/browser.mjs";
 import { serve, startRun } from "./lib/demo.mjs";
+import { relayTo } from "./lib/relay.mjs";
 
 describe("the demo's page", { skip }, () => {
   let demo;
@@ -54,31 +54,3 @@ describe("the demo's page", { skip }, () => {
     await late.close();
   });
 });
-
-/** Forwards every connection to the current `target`, byte by byte. */
-async function relayTo(target) {
-  const sockets = new Set();
-  const server = net.createServer((socket) => {
-    const other = net.connect(Number(new URL(target()).port), "127.0.0.1");
-    for (const end of [socket, other]) {
-      sockets.add(end);
-      end.on("error", () => {});
-      end.on("close", () => {
-        sockets.delete(end);
-        socket.destroy();
-        other.destroy();
-      });
-    }
-    socket.pipe(other).pipe(socket);
-  });
-  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
-  const cut = () => sockets.forEach((socket) => socket.destroy());
-  return {
-    url: `http://127.0.0.1:${server.address().port}`,
-    cut,
-    async close() {
-      cut();
-      await new Promise((resolve) => server.close(resolve));
-    },
-  };
-}

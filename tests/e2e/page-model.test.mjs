@@ -5,9 +5,11 @@ import { test } from "node:test";
 import { gzipSync } from "node:zlib";
 import { made } from "../../scripts/page.mjs";
 import { Axis, foldsOf, lookOf, segmentsOf } from "../../src/page/element/axis.js";
+import { leftOf, remains } from "../../src/page/element/estimate.js";
 import { Run, preorder, taskView } from "../../src/page/element/model.js";
 import { Rows } from "../../src/page/element/rows.js";
 import { brief, duration, readable } from "../../src/page/element/text.js";
+import { labelOf } from "../../src/page/element/timeline.js";
 import { DAY, Script, bigSnapshot, order } from "./lib/page-runs.mjs";
 
 const FOLDER = new URL("../../src/page/", import.meta.url);
@@ -53,6 +55,34 @@ test("a snapshot and the events after it make the same as all events", () => {
       assert.equal(run.phase, fold(events).phase);
     }
   }
+});
+
+test("what remains is said in the words of the terminal, and only of what is known", () => {
+  const cases = JSON.parse(readFileSync(new URL("../page/estimates.json", import.meta.url), "utf8"));
+  assert.ok(cases.length > 20);
+  for (const [lowMs, medianMs, highMs, took, words] of cases) assert.equal(remains({ lowMs, medianMs, highMs }, took), words);
+  const known = { lowMs: 1000, medianMs: 2000, highMs: 4000 };
+  assert.deepEqual([leftOf(known, 0, 0), leftOf(known, 0, 5000), leftOf(known, 9000, 0)], ["left: about 2 s, usually 1 to 4 s", "longer than usual", "left: about 2 s, usually 1 to 4 s"]);
+  for (const bad of [null, undefined, 7, "x", [], {}, { ...known, lowMs: "1" }, { ...known, highMs: Infinity }]) assert.equal(leftOf(bad, 0, 0), "");
+  assert.equal(leftOf(known, null, 0), "");
+  const run = new Run();
+  run.load({ state: "running", started: "2026-11-24T09:00:00.000Z", estimate: { run: known, tasks: { "pack-1": known } }, tasks: [{ taskId: "pack-1", step: "pack", started: "2026-11-24T09:00:00.000Z", percent: 40 }, { taskId: "__proto__", step: "p" }] });
+  const [pack, other] = ["pack-1", "__proto__"].map((id) => run.byId.get(id));
+  assert.equal(labelOf(pack, pack.started, run.estimate), "40 % · left: about 2 s, usually 1 to 4 s");
+  assert.equal(labelOf(other, pack.started, run.estimate), "");
+  assert.deepEqual(run.view.estimate.run, known);
+  run.apply("completed", { taskId: "pack-1", kind: "do", timestamp: "2026-11-24T09:00:01.000Z" }, 3);
+  assert.equal(labelOf(pack, pack.started, run.estimate), "");
+  run.apply("completed", { taskId: "order-1.workflow", kind: "workflow", parentId: null, timestamp: "2026-11-24T09:00:02.000Z" }, 4);
+  assert.equal(run.view.estimate, undefined);
+});
+
+test("of a snapshot, too, nothing is folded while a step is at work", () => {
+  const at = (s) => new Date(END + s * 1000).toISOString();
+  const run = new Run();
+  run.load({ state: "running", started: at(0), tasks: [{ taskId: "long-1", step: "long", state: "running", started: at(0) }, { taskId: "late-1", step: "late", state: "completed", started: at(600), ended: at(601) }] });
+  assert.deepEqual(run.activity.until(END + 1_200_000), []);
+  assert.equal(run.activity.busy, 1);
 });
 
 test("an event that was applied before changes nothing", () => {

@@ -12,4 +12,4 @@ pub use self::class::RunIndexObject;
 pub use self::namespace::{InvalidTags, RunIndexNamespace};
 pub use self::serve::{serve_runs, serve_runs_sse};
 
-pub(super) use self::serve::{serve_list_asking, serve_sse_asking};
+pub(super) use self::serve::{may_watch_list, serve_list_asking, serve_sse_asking};

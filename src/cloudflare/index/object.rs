@@ -30,11 +30,18 @@ impl IndexObject {
         Ok(Self { index })
     }
 
-    /// Takes a report, as JSON. The runtime holds the answer back until it is durable.
+    /// Takes a report, as JSON. Returns what is expected of the run, as JSON, if the report asks. The runtime holds the
+    /// answer back until the report is durable.
     pub(super) fn take(&self, report: &str) -> Result<JsValue, JsValue> {
         let report: RunReport = serde_json::from_str(report).map_err(|error| error.to_string())?;
         let taken = self.index.take(&report, WorkersRuntime.now());
-        Ok(taken.map_err(|error| error.to_string())?.into())
+        let taken = taken.map_err(|error| error.to_string())?;
+        if !report.asks {
+            return Ok(taken.into());
+        }
+        let estimate = self.index.estimate().map_err(|error| error.to_string())?;
+        let estimate = serde_json::to_string(&estimate).map_err(|error| error.to_string())?;
+        Ok(estimate.into())
     }
 
     pub(super) async fn answer(

@@ -23,10 +23,10 @@ use crate::wire;
 ///   "typical": { "runs": 50, "medianMs": 120000, "lowMs": 61000, "highMs": 240000 } }
 /// ```
 ///
-/// The query: `state` (several with commas), `tag`, `since` and `until` (when runs began), `limit` (up to 500;
-/// default 100) and `cursor`, the `next` of the page before. [`serve_runs_sse`] goes on at the `cursor` in the
-/// answer, as `lastEventId`. `typical` says how long recently completed runs took, if there are at least five: a
-/// median, and a range that leaves out a tenth at each end. Unknown members are absent.
+/// The query: `state` (several with commas), `tag`, `since` and `until` (when runs began), `limit` (up to 500; 100 if it
+/// is not there) and `cursor`, the `next` of the page before. `cursor` in the answer is where
+/// [`serve_runs_sse`] goes on, as `lastEventId`. `typical` is how long runs took that completed lately, if
+/// there is enough to say: see [`Estimate`](crate::workflow::Estimate). What is not there is absent.
 ///
 /// `access` is asked for [`Action::Watch`] of the id `*`, or of `tag:<tag>`, with
 /// [`is_list`](AccessRequest::is_list).
@@ -81,11 +81,10 @@ pub(in crate::cloudflare) async fn serve_list_asking(
 ) -> worker::Result<Response> {
     let answer = async {
         let head = is_head(request)?;
-        let (tag, _) = may_watch(request, index, hook).await?;
+        let (tag, _) = may_watch_list(request, index, hook).await?;
         let url = request.url();
-        let mut wanted = ObjectRequest::new(if head { "HEAD" } else { "GET" });
-        wanted.set(LIST, &format!("?{}", query(&url).unwrap_or_default()));
-        index.ask(tag.as_deref(), &wanted).await
+        let query = query(&url).unwrap_or_default();
+        index.ask(tag.as_deref(), &list_request(head, query)).await
     };
     finish(request, answer.await)
 }
@@ -97,7 +96,7 @@ pub(in crate::cloudflare) async fn serve_sse_asking(
 ) -> worker::Result<Response> {
     let answer = async {
         is_head(request)?;
-        let (tag, grant) = may_watch(request, index, hook).await?;
+        let (tag, grant) = may_watch_list(request, index, hook).await?;
         let mut stream = StreamRequest::from_request(request)?;
         stream.grant = grant;
         index.ask(tag.as_deref(), &stream.to_object_request()).await
@@ -113,8 +112,8 @@ fn is_head(request: &web_sys::Request) -> Result<bool, Refusal> {
     }
 }
 
-/// Returns the tag that the request is about, and the grant of the hook.
-async fn may_watch(
+/// Returns the tag that the request is about, and what the hook grants.
+pub(in crate::cloudflare) async fn may_watch_list(
     request: &web_sys::Request,
     index: &RunIndexNamespace,
     hook: Option<Decide<'_>>,
@@ -141,7 +140,31 @@ async fn may_watch(
     }
 }
 
+fn list_request(head: bool, query: &str) -> ObjectRequest {
+    let mut request = ObjectRequest::new(if head { "HEAD" } else { "GET" });
+    request.set(LIST, &format!("?{query}"));
+    request
+}
+
 impl RunIndexNamespace {
+    /// Returns a page of the list.
+    pub(in crate::cloudflare) async fn list(
+        &self,
+        tag: Option<&str>,
+        query: &str,
+    ) -> Result<Response, Refusal> {
+        self.ask(tag, &list_request(false, query)).await
+    }
+
+    /// Returns the stream of what changes in the list of a tag.
+    pub(in crate::cloudflare) async fn follow(
+        &self,
+        tag: &str,
+        request: &StreamRequest,
+    ) -> Result<Response, Refusal> {
+        self.ask(Some(tag), &request.to_object_request()).await
+    }
+
     async fn ask(&self, tag: Option<&str>, request: &ObjectRequest) -> Result<Response, Refusal> {
         let response = self.request(tag, request).await.and_then(with_own_headers);
         response.map_err(|error| unreachable(&error))

@@ -100,8 +100,12 @@ impl EventsObject {
         }
         if let Some(call) = SnapshotCall::from_call(&call) {
             // Boxed: it is compiled when it is first requested.
+            #[cfg(feature = "index")]
+            let estimate = self.estimate().await?;
+            #[cfg(not(feature = "index"))]
+            let estimate = None;
             let response: LocalBoxFuture<'_, _> =
-                Box::pin(self.kept_snapshot.answer(&self.log, call));
+                Box::pin(self.kept_snapshot.answer(&self.log, call, estimate));
             return Ok(response.await?.into());
         }
         #[cfg(feature = "otlp")]

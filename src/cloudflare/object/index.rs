@@ -19,6 +19,7 @@ use crate::event::EventId;
 use crate::runs::{MAX_TAGS, Reporter, RunReport, Stands, is_tag};
 use crate::store::PageLimit;
 use crate::sync::lock;
+use crate::workflow::RunEstimate;
 
 /// How long an index may take for its answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -71,8 +72,17 @@ impl EventsObject {
         self.keep_reporter().await
     }
 
-    /// Makes the reports that are due, and sets the alarm for later ones. Returns the time of the next. `None`
-    /// without an index, or if the index is up to date.
+    /// Returns how long the run and its tasks are expected to take, as the index has said.
+    pub(super) async fn estimate(&self) -> worker::Result<Option<RunEstimate>> {
+        if self.config.index.is_none() || !self.has_reporter().await? {
+            return Ok(None);
+        }
+        let estimate = self.with_reporter(|reporter| reporter.estimate.clone());
+        Ok(estimate.flatten())
+    }
+
+    /// Tells the index what is due, and sets the alarm for what is to be told later. Returns when that is. `None`
+    /// without an index, or if the index knows all.
     pub(super) async fn tell_index(&self) -> worker::Result<Option<u64>> {
         let Some(binding) = self.config.index else {
             return Ok(None);
@@ -119,8 +129,11 @@ impl EventsObject {
                 earlier_alarm(&storage, due).await?;
             }
             match self.send_report(binding, &report, &tags).await {
-                Ok(()) => {
-                    self.with_reporter(|reporter| reporter.is_told(&report, now()));
+                Ok(estimate) => {
+                    self.with_reporter(|reporter| {
+                        reporter.is_answered(&report, estimate);
+                        reporter.is_told(&report, now());
+                    });
                     self.keep_reporter().await?;
                 }
                 Err(error) => {
@@ -139,14 +152,21 @@ impl EventsObject {
         }
     }
 
-    /// Sends the report to the index of the workflow and to those of its tags.
+    /// Sends the report to the index of the workflow and to those of its tags. Returns what that of the workflow
+    /// says, if it was asked.
     async fn send_report(
         &self,
         binding: &str,
         report: &RunReport,
         tags: &[String],
-    ) -> Result<(), String> {
+    ) -> Result<Option<RunEstimate>, String> {
         let json = serde_json::to_string(report).map_err(|error| error.to_string())?;
+        // Only the workflow's index is asked what it expects.
+        let told = RunReport {
+            asks: false,
+            ..report.clone()
+        };
+        let told = serde_json::to_string(&told).map_err(|error| error.to_string())?;
         let namespace = self.env.durable_object(binding);
         let namespace = namespace.map_err(|error| error.to_string())?;
         let object = self.with_reporter(|reporter| reporter.object.clone());
@@ -157,10 +177,14 @@ impl EventsObject {
         let sent = try_join_all(names.map(async |name| {
             let stub = namespace.get_by_name(&name);
             let stub: js::IndexStub = stub.map_err(|error| error.to_string())?.into_rpc();
-            stub.take(&json).await.map_err(|error| message(&error))
+            let json = if name == workflow { &json } else { &told };
+            stub.take(json).await.map_err(|error| message(&error))
         }));
         match select(pin!(sent), sleep(PATIENCE)).await {
-            Either::Left((sent, _)) => sent.map(drop),
+            Either::Left((sent, _)) => {
+                let answer = sent?.first().and_then(wasm_bindgen::JsValue::as_string);
+                Ok(answer.and_then(|json| serde_json::from_str(&json).ok()))
+            }
             Either::Right(_) => Err("it takes too long".to_owned()),
         }
     }

@@ -8,6 +8,7 @@ use crate::cloudflare::refuse::{UNKNOWN_INSTANCE, refuse};
 use crate::cloudflare::request::{ENDED, SnapshotCall};
 use crate::cloudflare::sql::ObjectSql;
 use crate::sync::{Mutex, lock};
+use crate::workflow::RunEstimate;
 use crate::workflow::snapshot_cache::{
     HEADERS, SnapshotAnswer, SnapshotCache, SnapshotRequest, TOO_LARGE, TOO_LARGE_REASON,
 };
@@ -47,11 +48,12 @@ impl KeptSnapshot {
         *lock(&self.kept) = None;
     }
 
-    /// Answers with the snapshot of the run, or that the client has it already.
+    /// Answers with the snapshot of the run, which has the `estimate` while it goes on, or that the client has it already.
     pub(super) async fn answer(
         &self,
         log: &WorkflowLog<ObjectSql>,
         call: SnapshotCall,
+        estimate: Option<RunEstimate>,
     ) -> worker::Result<Response> {
         let store = log.target().store();
         if store.is_empty().map_err(to_worker)? {
@@ -60,6 +62,7 @@ impl KeptSnapshot {
             return refuse(UNKNOWN_INSTANCE);
         }
         let request = SnapshotRequest {
+            estimate: estimate.as_ref(),
             id: &call.id,
             workflow: Some(&call.workflow),
             if_none_match: call.if_none_match.as_deref(),

@@ -25,6 +25,8 @@ mod serve_merged;
 #[cfg(feature = "otlp")]
 mod serve_otlp;
 mod serve_snapshot;
+#[cfg(feature = "index")]
+mod serve_tagged;
 mod settle;
 #[cfg(feature = "hibernation")]
 mod socket;
@@ -45,5 +47,7 @@ pub use self::serve_merged::serve_merged;
 #[cfg(feature = "otlp")]
 pub use self::serve_otlp::serve_otlp;
 pub use self::serve_snapshot::serve_snapshot;
+#[cfg(feature = "index")]
+pub use self::serve_tagged::serve_tagged;
 pub use self::transport::Transport;
 pub use self::watched_run::{WatchedRun, WorkflowRunStep};

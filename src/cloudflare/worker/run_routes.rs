@@ -33,7 +33,8 @@ use crate::run_path::{self, RunPath};
 /// |---|---|---|
 /// | `GET /<id>/sse` | always | the run's events: see [`serve_sse`](super::serve_sse) |
 /// | `GET /sse?run=<id>&run=<id>` | [`merged`](Self::merged) | the events of several runs in one stream |
-/// | `GET /runs`, `GET /runs/sse` | `runs`, with the feature `index` | the list of all runs, and its changes |
+/// | `GET /sse?tag=<tag>` | `merged_by_tag`, with the feature `index` | the events of all runs with a tag in one stream |
+/// | `GET /runs`, `GET /runs/sse` | `runs`, with the feature `index` | the list of all runs, and what changes in it |
 /// | `GET /<id>`, for browsers | [`page`](Self::page) | the live page of the run; its files are at `GET /ssetarget/<file>` |
 /// | `GET /<id>`, for programs | [`snapshots`](Self::snapshots) | the run as it stands, as JSON: see [`serve_snapshot`](super::serve_snapshot) |
 /// | `POST /<id>/event` | [`answers`](Self::answers) | sends an event that the run waits for |
@@ -156,6 +157,18 @@ impl RunRoutes {
     #[must_use]
     pub fn merged(self) -> Self {
         self.with(MergedRoute)
+    }
+
+    /// Serves the events of all runs with a tag in one stream, at `/sse?tag=<tag>` (feature `index`): see
+    /// [`serve_tagged`](super::serve_tagged). It serves `/sse?run=<id>&run=<id>`, too, as [`merged`](Self::merged) does. The
+    /// hook is asked about `tag:<tag>`, as for the list of the tag's runs. Default: it is not served.
+    #[cfg(feature = "index")]
+    #[must_use]
+    pub fn merged_by_tag(mut self, index: crate::cloudflare::RunIndexNamespace) -> Self {
+        // Before the route for runs that are named, which has the same path.
+        let route = super::routes::TaggedRoute { index };
+        self.routes.insert(0, Rc::new(route));
+        self
     }
 
     /// Serves snapshots of the runs, as JSON, at `/<id>`: see [`serve_snapshot`](super::serve_snapshot).

@@ -63,7 +63,7 @@ pub async fn serve_instance_sse(
     match may_watch(access, request, None, id).await {
         Ok(grant) => {
             let response: LocalBoxFuture<'_, _> = Box::pin(serve_instance_granted(
-                request, id, workflow, options, grant,
+                request, id, workflow, options, grant, None,
             ));
             response.await
         }
@@ -71,13 +71,14 @@ pub async fn serve_instance_sse(
     }
 }
 
-/// Answers a viewer who may watch.
+/// Answers a viewer who may watch: until the grant ends, or `revoked` resolves.
 pub(super) async fn serve_instance_granted(
     request: &web_sys::Request,
     instance_id: &str,
     workflow: &Workflow,
     options: InstanceSse,
     grant: Grant,
+    revoked: Option<LocalBoxFuture<'static, ()>>,
 ) -> worker::Result<Response> {
     match feed(instance_id, request, workflow, &options).await {
         Ok(feed) if feed.has_ended() => response::ended(),
@@ -86,6 +87,10 @@ pub(super) async fn serve_instance_granted(
         Ok(feed) => {
             let events = keep_alive(here(chunks(feed, options)), HEARTBEAT_INTERVAL, sleep);
             let permit = Permit::until_end(grant);
+            let permit = match revoked {
+                Some(revoked) => permit.or_when(revoked),
+                None => permit,
+            };
             response::stream_here(response::in_javascript(events), &permit)
         }
         Err(refusal) => refuse_to(request, refusal),

@@ -142,12 +142,12 @@ async fn grants(
     grants.collect()
 }
 
-/// The number of subrequests that one merged stream may make to open runs' streams.
-const MOST_OPENED: u32 = 512;
-/// How many times in a row a run's stream that breaks off without having brought anything is opened again.
-const TRIES: u32 = 4;
+/// How many subrequests one merged stream makes to open runs' streams.
+pub(super) const MOST_OPENED: u32 = 512;
+/// How often in a row a run's stream is opened again that breaks off without having brought anything.
+pub(super) const TRIES: u32 = 4;
 /// The pause before it is opened again, doubled each time.
-const PAUSE: Duration = Duration::from_millis(250);
+pub(super) const PAUSE: Duration = Duration::from_millis(250);
 
 /// Several runs' streams, as one.
 struct Merge {
@@ -158,8 +158,8 @@ struct Merge {
     is_over: bool,
 }
 
-/// The next step of a run's stream.
-enum Step {
+/// What comes next of a run's stream.
+pub(super) enum Step {
     /// Events, and resets.
     Events(Vec<RawEvent>),
     /// The run has ended, or its log is gone.
@@ -171,9 +171,9 @@ enum Step {
 }
 
 /// One run's stream, as its object sends it.
-struct RunStream {
+pub(super) struct RunStream {
     events: WorkflowEventsNamespace,
-    run: String,
+    pub(super) run: String,
     grant: Grant,
     /// The position after everything that was returned.
     cursor: Cursor,
@@ -201,15 +201,8 @@ impl Merge {
         let opened = Rc::<Cell<u32>>::default();
         let streams = runs.iter().zip(grants).map(async |(run, grant)| {
             let known = wanted.cursor.of(run);
-            let mut stream = RunStream {
-                events: events.clone(),
-                run: run.clone(),
-                grant: *grant,
-                cursor: known.unwrap_or(wanted.others),
-                reader: None,
-                parser: EventParser::new(),
-                opened: Rc::clone(&opened),
-            };
+            let at = known.unwrap_or(wanted.others);
+            let mut stream = RunStream::new(events, run.clone(), *grant, at, &opened);
             match stream.open(head).await? {
                 Opened::Streams(response) if !head => stream.begin(&response).await?,
                 Opened::Streams(_) => {}
@@ -300,7 +293,7 @@ impl Merge {
     }
 }
 
-fn read(mut stream: RunStream) -> LocalBoxFuture<'static, (RunStream, Step)> {
+pub(super) fn read(mut stream: RunStream) -> LocalBoxFuture<'static, (RunStream, Step)> {
     Box::pin(async move {
         let step = stream.next().await;
         (stream, step.unwrap_or_else(Step::Fails))
@@ -309,7 +302,7 @@ fn read(mut stream: RunStream) -> LocalBoxFuture<'static, (RunStream, Step)> {
 
 /// Returns where a run's stream goes on after one of its ids. The start of an empty log is written as the greatest
 /// id, which no event has.
-fn position(id: &str) -> Cursor {
+pub(super) fn position(id: &str) -> Cursor {
     let id = id
         .parse()
         .ok()
@@ -318,6 +311,41 @@ fn position(id: &str) -> Cursor {
 }
 
 impl RunStream {
+    /// Returns one that is opened when it is [read](read).
+    pub(super) fn new(
+        events: &WorkflowEventsNamespace,
+        run: String,
+        grant: Grant,
+        at: Cursor,
+        opened: &Rc<Cell<u32>>,
+    ) -> Self {
+        Self {
+            events: events.clone(),
+            run,
+            grant,
+            cursor: at,
+            reader: None,
+            parser: EventParser::new(),
+            opened: Rc::clone(opened),
+        }
+    }
+
+    /// Returns the position behind all that was returned.
+    #[cfg(feature = "index")]
+    pub(super) fn cursor(&self) -> Cursor {
+        self.cursor
+    }
+
+    /// Has a stream that starts at the tail know where that is. Does nothing where it cannot be opened.
+    #[cfg(feature = "index")]
+    pub(super) async fn find_tail(&mut self) {
+        if self.cursor == Cursor::Latest
+            && let Ok(Opened::Streams(response)) = self.open(false).await
+        {
+            let _ = self.begin(&response).await;
+        }
+    }
+
     async fn open(&self, head: bool) -> Result<Opened, Refusal> {
         let mut request = StreamRequest::at(self.cursor, head);
         request.grant = self.grant;
@@ -432,10 +460,10 @@ impl RunStream {
 }
 
 /// Reads the body of an object's response, which is cancelled when this is dropped.
-struct Reader(js::ByteReader);
+pub(super) struct Reader(js::ByteReader);
 
 impl Reader {
-    fn of(response: &Response) -> Result<Self, String> {
+    pub(super) fn of(response: &Response) -> Result<Self, String> {
         let body = response.body();
         let worker::ResponseBody::Stream(stream) = body else {
             return Err("an object's stream has no body".to_owned());
@@ -446,7 +474,7 @@ impl Reader {
     }
 
     /// Returns the next bytes, `None` at the end.
-    async fn next(&self) -> Result<Option<Vec<u8>>, String> {
+    pub(super) async fn next(&self) -> Result<Option<Vec<u8>>, String> {
         let chunk = js::read_chunk(&self.0).await;
         let chunk = chunk.map_err(|_| "a run's stream is cut off".to_owned())?;
         Ok(chunk.dyn_ref().map(Uint8Array::to_vec))

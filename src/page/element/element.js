@@ -3,6 +3,7 @@
 
 import { Axis, foldsOf, lookOf } from "./axis.js";
 import { LINK_WORDS, RUN_WORDS, draw, icon, make, say, set } from "./dom.js";
+import { leftOf } from "./estimate.js";
 import { Link } from "./link.js";
 import { Run, isGroup, preorder, taskView } from "./model.js";
 import { Panel, sendAnswer } from "./panel.js";
@@ -158,6 +159,10 @@ export class WorkflowRun extends Base {
         onSnapshot: (snapshot) => {
           this.#run.load(snapshot);
           this.#changed(null);
+        },
+        onEstimate: (estimate) => {
+          this.#run.estimate = estimate;
+          this.#schedule();
         },
         onEvent: (type, data, id, raw) => this.#received(type, data, id, raw),
         onState: (connection, why) => this.#linked(connection, why),
@@ -330,7 +335,7 @@ export class WorkflowRun extends Base {
     else this.#drawEvents();
     this.#drawHead();
     const run = this.#run;
-    this.#ui.panel.paint(this.#now, { slowest: run.slowest, length: run.to !== null && run.from !== null ? run.to - run.from : 0, canAnswer: this.#canAnswer });
+    this.#ui.panel.paint(this.#now, { slowest: run.slowest, length: run.to !== null && run.from !== null ? run.to - run.from : 0, estimate: run.estimate, canAnswer: this.#canAnswer });
     this.#tell();
     this.#showTitle();
     if (run.hasEnded && this.#connection === "ended") {
@@ -361,6 +366,8 @@ export class WorkflowRun extends Base {
     const { from, to } = run;
     say(ui.elapsed, from === null ? "" : to === null ? duration(now - from, true) : duration(to - from));
     set(ui.elapsed, "title", from === null ? null : `Began ${clock(from, now)}${to === null ? "" : `, ended ${clock(to, now)}`}`);
+
+    say(ui.left, phase === "running" ? leftOf(run.estimate?.run, from, now) : "");
 
     set(ui.link, "data-link", link);
     say(ui.linkWord, LINK_WORDS[link]);
@@ -444,7 +451,7 @@ export class WorkflowRun extends Base {
     const focused = this.#focused();
     this.#keepActive(rows, focused);
     ui.look = {
-      axis, now, selected: this.#selected, active: this.#active, filtered: this.#rows.isFiltered, canAnswer: this.#canAnswer, roots: run.roots.length,
+      axis, now, estimate: run.estimate, selected: this.#selected, active: this.#active, filtered: this.#rows.isFiltered, canAnswer: this.#canAnswer, roots: run.roots.length,
       slowest: run.tasks.length > 1 ? run.slowest : null,
     };
     ui.tasks.draw(rows, (/** @type {Task} */ task) => (rows[task.row] === task ? task.row : -1), focused);
@@ -741,6 +748,7 @@ export class WorkflowRun extends Base {
     ui.name = make("div", { class: "run-name", role: "heading", "aria-level": level, dir: "auto" });
     ui.of = make("span", { class: "of", dir: "auto" });
     ui.elapsed = make("span", { class: "elapsed" });
+    ui.left = make("span", { class: "left" });
     ui.linkWord = make("span");
     ui.link = make("span", { class: "link", part: "connection" }, make("span", { class: "dot" }), ui.linkWord);
     ui.facts = make("p", { class: "facts" });
@@ -795,7 +803,7 @@ export class WorkflowRun extends Base {
       make(
         "div",
         { class: "head", part: "head" },
-        make("div", { class: "title" }, ui.state, make("div", { class: "names" }, ui.name, ui.of), ui.elapsed, ui.link),
+        make("div", { class: "title" }, ui.state, make("div", { class: "names" }, ui.name, ui.of), ui.elapsed, ui.left, ui.link),
         ui.facts,
         ui.failure,
         ui.wait,

@@ -18,6 +18,7 @@ import { EVENT_TYPES } from "./model.js";
  *
  * @typedef {object} LinkHandlers
  * @property {(snapshot: any) => void} onSnapshot
+ * @property {(estimate: any) => void} onEstimate
  * @property {(type: string, data: any, id: number | null, raw: string) => void} onEvent
  * @property {(connection: Connection, why: string) => void} onState
  * @property {() => Promise<string | null | undefined>} onRenew asks the embedding page for a new token
@@ -31,6 +32,8 @@ const LONGEST_DELAY_MS = 30_000;
 const UNKNOWN_TRIES = 6;
 const REQUEST_TIMEOUT_MS = 15_000;
 const ASK_AGAIN_MS = 2000;
+/** When a run that has just begun is asked again what is expected of it: its index is told of it meanwhile. */
+const ESTIMATE_MS = 3000;
 
 export class Link {
   /** @param {LinkOptions} options @param {LinkHandlers} handlers */
@@ -49,6 +52,7 @@ export class Link {
     this.wasLive = false;
     this.closed = false;
     /** @type {ReturnType<typeof setTimeout> | undefined} */ this.timer = undefined;
+    /** @type {ReturnType<typeof setTimeout> | undefined} */ this.estimateTimer = undefined;
     this.hurry = () => {
       if (this.timer !== undefined && !document.hidden) this.#soon(Math.max(0, this.notBefore - Date.now()));
     };
@@ -81,6 +85,7 @@ export class Link {
   close() {
     this.closed = true;
     clearTimeout(this.timer);
+    clearTimeout(this.estimateTimer);
     this.#drop();
     removeEventListener("online", this.hurry);
     document.removeEventListener("visibilitychange", this.hurry);
@@ -116,6 +121,10 @@ export class Link {
         this.handlers.onSnapshot(snapshot);
         this.lastId = snapshot.cursor == null ? null : String(snapshot.cursor);
         this.hasSnapshot = true;
+        const age = Date.now() - (Date.parse(snapshot.started) || Date.now());
+        if (snapshot.estimate == null && !this.handlers.hasEnded() && age < 2 * ESTIMATE_MS) {
+          this.estimateTimer = setTimeout(() => this.#estimate(), ESTIMATE_MS);
+        }
         return true;
       } catch {
         if (!this.#isOver(turn)) this.#later("the snapshot could not be read");
@@ -131,6 +140,24 @@ export class Link {
       return true;
     }
     return false;
+  }
+
+  /** A page without an estimate is as good: nothing is tried again. */
+  async #estimate() {
+    try {
+      const answer = await fetch(/** @type {URL} */ (this.options.snapshot), {
+        headers: { accept: "application/json" }, cache: "no-cache", credentials: this.#credentials, signal: AbortSignal.timeout(REQUEST_TIMEOUT_MS),
+      });
+      const { estimate } = await answer.json();
+      if (!this.closed && estimate != null) this.handlers.onEstimate(estimate);
+    } catch {
+      // There is none.
+    }
+  }
+
+  /** @returns {RequestCredentials} */
+  get #credentials() {
+    return this.options.withCredentials ? "include" : "same-origin";
   }
 
   #open() {
@@ -246,8 +273,7 @@ export class Link {
     const control = new AbortController();
     const timer = setTimeout(() => control.abort(), REQUEST_TIMEOUT_MS);
     try {
-      const credentials = this.options.withCredentials ? "include" : "same-origin";
-      const answer = await fetch(url, { ...init, credentials, cache: init.method === undefined ? "no-cache" : "no-store", signal: control.signal });
+      const answer = await fetch(url, { ...init, credentials: this.#credentials, cache: init.method === undefined ? "no-cache" : "no-store", signal: control.signal });
       return this.#isOver(turn) ? null : answer;
     } catch {
       if (!this.#isOver(turn)) this.#later("the server cannot be reached");

@@ -56,6 +56,7 @@ export class Run {
     /** @type {string | null} */ this.workflow = null;
     /** The number of the run, from 1: a restart begins the next. */ this.number = 1;
     /** The latest `reset`, if history is lost. @type {{ requested: unknown, oldest: unknown, head: unknown } | null} */ this.lost = null;
+    /** What is expected of the run and of its tasks. @type {any} */ this.estimate = null;
     /** The id of the last event. @type {number | null} */ this.cursor = null;
     this.clear();
   }
@@ -151,8 +152,9 @@ export class Run {
     this.workflow = text(snapshot.workflow);
     this.number = Number.isInteger(snapshot.run) ? snapshot.run : 1;
     this.cursor = Number.isFinite(snapshot.cursor) ? snapshot.cursor : null;
+    this.estimate = snapshot.estimate ?? null;
     this.started = instant(snapshot.started);
-    /** @type {[number, number][]} */
+    /** From, to, and how many steps are at work from then on. @type {[number, number, number][]} */
     const spans = [];
     // Without recursion: the depth comes from outside.
     const left = [...(Array.isArray(snapshot.tasks) ? snapshot.tasks : [])].reverse();
@@ -171,18 +173,18 @@ export class Run {
     for (const task of this.tasks) {
       if (task.started === null) continue;
       const end = task.ended ?? task.started;
-      if (!isIdle(task)) spans.push([task.started, end]);
-      else for (const time of [task.started, end]) spans.push([time, time]);
+      if (!isIdle(task)) spans.push([task.started, end, this.open.has(task) ? 1 : 0]);
+      else for (const time of [task.started, end]) spans.push([time, time, 0]);
     }
     spans.sort((a, b) => a[0] - b[0]);
-    for (const [from, to] of spans) {
+    for (const [from, to, open] of spans) {
       this.activity.at(from);
       this.activity.last = Math.max(this.activity.last ?? to, to);
+      this.activity.busy += open;
     }
-    this.activity.busy = 0;
     for (const task of this.open) {
       if (isIdle(task)) continue;
-      this.activity.busy += 1;
+      if (task.started === null) this.activity.busy += 1;
       if (task.retryAt !== null) this.activity.pause(task, task.retryAt);
     }
     this.error = text(snapshot.error);
@@ -204,6 +206,7 @@ export class Run {
     if (this.ended !== null) view.ended = iso(this.ended);
     if (this.error !== null) view.error = this.error;
     if (this.cursor !== null) view.cursor = this.cursor;
+    if (this.estimate !== null && !this.hasEnded) view.estimate = structuredClone(this.estimate);
     const made = new Map();
     for (const task of preorder(this.roots)) {
       const copy = taskView(task);

@@ -4,7 +4,7 @@ import { lookOf } from "./axis.js";
 import { KIND_WORDS, TASK_WORDS, draw, icon, make, say, set } from "./dom.js";
 import { length } from "./model.js";
 import { clock, count, duration, percentage, readable } from "./text.js";
-import { timeOf } from "./timeline.js";
+import { expected, timeOf } from "./timeline.js";
 
 /** @typedef {import("./model.js").Task} Task */
 
@@ -68,7 +68,7 @@ export class Panel {
     this.element.hidden = true;
   }
 
-  /** Draws the task as it is now. @param {number} now @param {{ slowest: Task | null, length: number, canAnswer: boolean }} run */
+  /** Draws the task as it is now. @param {number} now @param {{ slowest: Task | null, length: number, canAnswer: boolean, estimate: any }} run */
   paint(now, run) {
     const { task } = this;
     if (task === null) return;
@@ -84,7 +84,7 @@ export class Panel {
     this.body.replaceChildren(...partsOf(task, now, this.level + 1));
   }
 
-  /** @param {Task} task @param {string} look @param {number} now @param {{ slowest: Task | null, length: number }} run @returns {[string, string][]} */
+  /** @param {Task} task @param {string} look @param {number} now @param {{ slowest: Task | null, length: number, estimate: any }} run @returns {[string, string][]} */
   #factsOf(task, look, now, run) {
     const percent = run.length > 0 ? (100 * length(task)) / run.length : 0;
     const share = percent >= 1 ? ` (${percentage(Math.round(percent))} of the run)` : "";
@@ -93,6 +93,7 @@ export class Panel {
       ["State", TASK_WORDS[look]],
       ["Kind", task.children.length > 0 ? `group of ${count(task.children.length, "task")}` : (KIND_WORDS[task.kind] ?? readable(task.kind, 40))],
       [task.ended === null ? "For" : "Took", timeOf(task, now) && timeOf(task, now) + share],
+      ["What remains", expected(task, run.estimate, now).replace("left: ", "")],
       ["Began", task.started !== null && clock(task.started, now)],
       ["Ended", task.ended !== null && clock(task.ended, now)],
       ["Waits for", task.eventType !== null && readable(task.eventType)],

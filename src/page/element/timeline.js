@@ -2,6 +2,7 @@
 
 import { MOST_SEGMENTS, lookOf, segmentsOf } from "./axis.js";
 import { TASK_WORDS, draw, icon, make, say, set } from "./dom.js";
+import { leftOf } from "./estimate.js";
 import { hasErrors, isGroup, isSleep } from "./model.js";
 import { brief, clock, duration, percentage, readable } from "./text.js";
 
@@ -44,6 +45,7 @@ export function taskRow() {
  * @typedef {object} Look the state that all rows share
  * @property {import("./axis.js").Axis} axis
  * @property {number} now
+ * @property {any} estimate what is expected of the run and its tasks
  * @property {Task | null} selected
  * @property {Task | null} active the row that Tab leads to
  * @property {Task | null} slowest
@@ -56,7 +58,7 @@ export function taskRow() {
  * Points a row at a task.
  * @param {any} row @param {Task} task @param {number} index @param {Look} look
  */
-export function paintTask(row, task, index, { axis, now, selected, active, slowest, filtered, canAnswer, roots }) {
+export function paintTask(row, task, index, { axis, now, estimate, selected, active, slowest, filtered, canAnswer, roots }) {
   const { element } = row;
   const how = lookOf(task);
   const group = isGroup(task);
@@ -88,11 +90,11 @@ export function paintTask(row, task, index, { axis, now, selected, active, slowe
     set(row.answer, "tabindex", task === active ? "0" : "-1");
     set(row.answer, "aria-label", `Answer ${readable(task.step, 80)}…`);
   }
-  paintBar(row, task, group, axis, now);
+  paintBar(row, task, group, axis, now, estimate);
 }
 
-/** @param {any} row @param {Task} task @param {boolean} group @param {import("./axis.js").Axis} axis @param {number} now */
-function paintBar(row, task, group, axis, now) {
+/** @param {any} row @param {Task} task @param {boolean} group @param {import("./axis.js").Axis} axis @param {number} now @param {any} estimate */
+function paintBar(row, task, group, axis, now, estimate) {
   const segments = group ? whole(task, now) : segmentsOf(task, now).slice(-MOST_SEGMENTS);
   let left = 1;
   let right = 0;
@@ -128,7 +130,7 @@ function paintBar(row, task, group, axis, now) {
     if (row.fill.style.width !== width) row.fill.style.width = width;
   }
 
-  const text = labelOf(task, now);
+  const text = labelOf(task, now, estimate);
   say(row.label, text);
   if (text === "") {
     set(row.label, "data-at", null);
@@ -182,8 +184,13 @@ export function timeOf(task, now) {
   return task.ended === null ? duration(now - task.started, true) : duration(task.ended - task.started);
 }
 
-/** A task's own label, in one line. @param {Task} task @param {number} now */
-export function labelOf(task, now) {
+/** What is expected of a task. @param {Task} task @param {any} estimate of the run @param {number} now */
+export function expected(task, estimate, now) {
+  return task.state === "running" ? leftOf(estimate?.tasks?.[task.id], task.started, now) : "";
+}
+
+/** What a task says of itself, in one line. @param {Task} task @param {number} now @param {any} [estimate] of the run */
+export function labelOf(task, now, estimate) {
   if (task.state === "failed") return readable(task.error ?? task.failedAttempts.at(-1)?.error ?? "");
   if (task.state === "stopped") return hasErrors(task) ? readable(task.failedAttempts.at(-1)?.error ?? "") : "";
   if (task.state === "completed") return readable(task.message ?? "");
@@ -199,8 +206,10 @@ export function labelOf(task, now) {
     if (failed) parts.push(`attempt ${failed.attempt}: ${readable(failed.error)}`);
     return parts.join(" · ");
   }
+  const left = expected(task, estimate, now);
   if (task.percent !== null) parts.push(percentage(task.percent));
   if (task.message !== null) parts.push(readable(task.message));
+  if (left) parts.push(left);
   return parts.join(" · ");
 }
 

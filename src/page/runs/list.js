@@ -1,6 +1,6 @@
 // The runs of a list: kept in their order, filtered, and what remains of one. Pure.
 
-import { brief } from "../element/text.js";
+import { remains } from "../element/estimate.js";
 
 /**
  * @typedef {object} Entry a run, as `GET /runs` and the event `run` have it
@@ -32,7 +32,7 @@ export class List {
     /** All runs, the latest first. @type {Entry[]} */ this.all = [];
     /** The shown entries. @type {Entry[]} */ this.shown = [];
     /** Where each of those is. @type {Map<Entry, number>} */ this.places = new Map();
-    /** How long runs took. @type {{ medianMs: number, lowMs: number, highMs: number } | null} */ this.typical = null;
+    /** How long runs took. @type {import("../element/estimate.js").Estimate | null} */ this.typical = null;
     this.text = "";
     this.states = FILTERS[0][1];
     this.isSorted = true;
@@ -110,28 +110,12 @@ export class List {
 }
 
 /**
- * The remaining time of a run, estimated from earlier ones: `about 2 min, usually 1 min to 4 min`; empty if there is
- * too little data.
- * @param {Entry} entry
- * @param {{ medianMs: number, lowMs: number, highMs: number } | null} typical
- * @param {number} now
+ * What remains of a run by what earlier ones took; empty where there is too little to say, or all it does is to wait.
+ * @param {Entry} entry @param {import("../element/estimate.js").Estimate | null} typical @param {number} now
  */
-export function remains(entry, typical, now) {
+export function remainsOf(entry, typical, now) {
   if (typical === null || entry.started === null || !FILTERS[1][1].includes(entry.state)) return "";
-  const took = Math.max(0, now - entry.started);
-  if (took > typical.highMs) return "longer than usual";
-  const most = brief(rounded(typical.highMs - took));
-  if (took >= typical.medianMs) return `up to ${most}`;
-  const least = rounded(Math.max(0, typical.lowMs - took));
-  const about = `about ${brief(rounded(typical.medianMs - took))}`;
-  const low = brief(least);
-  return low === most ? about : `${about}, usually ${low} to ${most}`;
-}
-
-/** A duration, rounded for an estimate. @param {number} ms */
-function rounded(ms) {
-  const step = ms < 10_000 ? 1000 : ms < 120_000 ? 5000 : ms < 3_600_000 ? 60_000 : 900_000;
-  return Math.max(1000, Math.round(ms / step) * step);
+  return remains(typical, Math.max(0, now - entry.started));
 }
 
 /** @param {unknown} value */

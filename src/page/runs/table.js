@@ -2,9 +2,10 @@
 // has a link to `run` and its id. See docs/runs.md.
 
 import { LINK_WORDS, RUN_WORDS, draw, icon, make, say, set } from "../element/dom.js";
+import { estimateOf } from "../element/estimate.js";
 import { Pool } from "../element/pool.js";
 import { clock, count, duration, percentage, readable } from "../element/text.js";
-import { FILTERS, List, remains } from "./list.js";
+import { FILTERS, List, remainsOf } from "./list.js";
 
 /** @typedef {import("./list.js").Entry} Entry */
 
@@ -112,7 +113,7 @@ export class WorkflowRuns extends Base {
       // The position of the first page: changes since then come again.
       if (next === null) {
         cursor = page.cursor == null ? null : String(page.cursor);
-        this.#list.typical = typicalOf(page.typical);
+        this.#list.typical = estimateOf(page.typical);
       }
       for (const run of Array.isArray(page.runs) ? page.runs : []) {
         this.#list.put(run);
@@ -285,7 +286,7 @@ export class WorkflowRuns extends Base {
     set(row.element, "aria-selected", String(entry === this.#active));
     const took = entry.started === null ? null : (entry.ended ?? now) - entry.started;
     say(row.time, took === null ? "" : duration(Math.max(0, took), entry.ended === null));
-    say(row.rest, remains(entry, this.#list.typical, now));
+    say(row.rest, remainsOf(entry, this.#list.typical, now));
     if (row.of === entry && row.version === entry.version) return;
     row.of = entry;
     row.version = entry.version;
@@ -367,12 +368,6 @@ export class WorkflowRuns extends Base {
 }
 
 let counter = 0;
-
-/** @param {any} typical */
-function typicalOf(typical) {
-  const isOne = typical !== null && typeof typical === "object" && [typical.medianMs, typical.lowMs, typical.highMs].every(Number.isFinite);
-  return isOne ? typical : null;
-}
 
 /** Half a surrogate pair cannot be in an address. @param {string} id */
 function wellFormed(id) {

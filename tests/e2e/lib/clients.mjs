@@ -11,6 +11,7 @@ import { at, capture } from "../../../scripts/lib/run.mjs";
 import { modernNode } from "../../../scripts/lib/setup.mjs";
 import { watch } from "../../../typescript/watch.js";
 import { launch, skip as noBrowser } from "./browser.mjs";
+import { skip as noFirefox, visit as visitInFirefox } from "./firefox.mjs";
 import { cuttingProxy } from "./proxy.mjs";
 import { Parser } from "./sse.mjs";
 
@@ -79,6 +80,28 @@ export const CLIENTS = [
       } finally {
         await page.close();
       }
+    },
+  },
+  {
+    name: "Firefox's `EventSource`",
+    version: () => "",
+    missing: () => noFirefox,
+    set: "",
+    async follow(url, tell, signal) {
+      const page = await firefox();
+      await page.goto(new URL("/", url).href);
+      await page.evaluate(`(() => {
+        window.told = [];
+        window.source = new EventSource(${JSON.stringify(url)});
+        for (const type of ${JSON.stringify(TYPES)}) source.addEventListener(type, ({ lastEventId: id, data }) => told.push({ id, type, data }));
+      })()`);
+      for (let isClosed = false; !isClosed && !signal.aborted; ) {
+        const [told, state] = await page.evaluate("[told.splice(0), source.readyState]");
+        told.forEach(tell);
+        isClosed = state === 2;
+        await new Promise((resolve) => setTimeout(resolve, 10));
+      }
+      await page.evaluate("source.close()");
     },
   },
   {
@@ -215,8 +238,13 @@ function rustVersion(name) {
 let browser;
 const chromium = () => (browser ??= launch());
 
+let fox;
+const firefox = () => (fox ??= visitInFirefox("about:blank"));
+
 /** Closes what the clients share. */
 export async function closeClients() {
+  await (await fox)?.close();
+  fox = undefined;
   await (await browser)?.close();
   browser = undefined;
 }

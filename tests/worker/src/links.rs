@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use ssetarget::access::{Action, CapabilityLinks, LinkGrant, LinkKeys};
-use ssetarget::cloudflare::{Answers, RunIndexNamespace, RunRoutes};
+use ssetarget::cloudflare::{Answers, InstanceSse, RunIndexNamespace, RunRoutes};
 use worker::{Env, Request, Response, Result};
 
 use crate::workflows;
@@ -25,6 +25,8 @@ pub async fn ask(env: &Env, way: &str, workflow: &str, request: &Request) -> Res
         .prefix(&format!("/{way}/{workflow}"))
         .answers(Answers::new(workflows::workflow(env, workflow)?))
         .runs(RunIndexNamespace::from_env(env, "RUNS", workflow)?)
+        .merged_by_tag(RunIndexNamespace::from_env(env, "RUNS", workflow)?)
+        .instance_log(workflows::workflow(env, workflow)?, InstanceSse::new())
         .links(links);
     let response = routes.serve(request).await?;
     response.map_or_else(|| Response::error("there is nothing here", 404), Ok)

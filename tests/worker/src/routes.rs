@@ -1,7 +1,8 @@
 //! `RunRoutes` in a Worker: `/routes/<what>/<workflow>` is their prefix.
 //!
 //! - `open`: everything is switched on, for everybody
-//! - `closed`: the same with a hook that waits a moment and wants `key of <id>`, with CORS and credentials
+//! - `tagged`: the runs of a tag in one stream, and snapshots, too
+//! - `closed`: the same behind a hook that waits a moment and wants `key of <id>`, with CORS and credentials
 //! - `bare`: nothing is switched on
 
 use std::time::{Duration, SystemTime};
@@ -32,12 +33,14 @@ pub async fn serve(request: &Request, what: &str, workflow: &str, env: &Env) -> 
     };
     let routes = match what {
         "open" => all(routes),
+        "tagged" => all(routes).snapshots().merged_by_tag(index.clone()),
         "closed" => {
             let origins = env.var("ORIGINS").map(|origins| origins.to_string());
             let origins = origins.unwrap_or_default();
             let cors = Cors::new(origins.split(',').filter(|origin| !origin.is_empty()));
             let cors = cors.map_err(|error| error.to_string())?.credentials();
-            all(routes).cors(cors).access(hook)
+            let routes = all(routes).cors(cors).access(hook);
+            routes.merged_by_tag(index.clone())
         }
         _ => routes,
     };

@@ -1,11 +1,16 @@
 //! `GET /<id>/instance/sse`. Runs in the Worker.
 
+use std::time::Duration;
+
+use cloudflare_workflows::__private::sleep;
 use cloudflare_workflows::Workflow;
 use futures_util::future::LocalBoxFuture;
 use worker::Response;
 
 use super::{Call, Route};
+use crate::access::Grant;
 use crate::cloudflare::refuse::refuse_to;
+use crate::cloudflare::worker::namespace::WorkflowEventsNamespace;
 use crate::cloudflare::worker::serve_instance::{InstanceSse, serve_instance_granted};
 use crate::run_path::RunPath;
 
@@ -27,7 +32,35 @@ impl Route for InstanceRoute {
                 return refuse_to(call.request, refusal);
             }
             let options = self.options.clone();
-            serve_instance_granted(call.request, call.id, &self.workflow, options, grant).await
+            let revoked = revoked(call.events, call.id, grant);
+            let Self { workflow, .. } = self;
+            serve_instance_granted(call.request, call.id, workflow, options, grant, revoked).await
         })
     }
+}
+
+/// How often the run's object is asked, beside an open stream of the platform's log, whether the viewer's link was revoked.
+const ASK_AGAIN: Duration = Duration::from_secs(30);
+
+/// Returns a future that resolves within half a minute after the link was revoked; `None` for a viewer without one.
+fn revoked(
+    events: &WorkflowEventsNamespace,
+    id: &str,
+    grant: Grant,
+) -> Option<LocalBoxFuture<'static, ()>> {
+    grant.generation?;
+    let (events, id) = (events.clone(), id.to_owned());
+    Some(Box::pin(async move {
+        loop {
+            sleep(ASK_AGAIN).await;
+            // One that cannot be reached is asked again.
+            if events
+                .status_of(&id, grant)
+                .await
+                .is_ok_and(|status| status == 401)
+            {
+                return;
+            }
+        }
+    }))
 }

@@ -16,6 +16,8 @@ mod runs;
 #[cfg(feature = "links")]
 mod session;
 mod snapshot;
+#[cfg(feature = "index")]
+mod tagged;
 #[cfg(feature = "otlp")]
 mod trace;
 
@@ -37,6 +39,8 @@ pub(super) use self::runs::{RunsAssetsRoute, RunsRoute};
 #[cfg(feature = "links")]
 pub(super) use self::session::SessionRoute;
 pub(super) use self::snapshot::SnapshotRoute;
+#[cfg(feature = "index")]
+pub(super) use self::tagged::TaggedRoute;
 #[cfg(feature = "otlp")]
 pub(super) use self::trace::TraceRoute;
 use super::namespace::WorkflowEventsNamespace;
