@@ -40,6 +40,7 @@ pub fn encode(event: &StoredEvent, out: &mut Vec<u8>) {
 }
 
 /// Appends a stored event's bytes, and returns the number of `data:` lines.
+#[inline(never)]
 pub(crate) fn encode_numbered(
     id: EventId,
     event_type: &str,
