@@ -49,6 +49,7 @@ pub(crate) fn encode_if_numbered(event: &StoredEvent, numbered: bool, out: &mut 
 }
 
 /// Appends a stored event's bytes, and returns the number of `data:` lines.
+#[inline(never)]
 pub(crate) fn encode_numbered(
     id: EventId,
     event_type: &str,

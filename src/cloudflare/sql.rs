@@ -94,6 +94,7 @@ impl ObjectSql {
         string
     }
 
+    #[inline(never)]
     fn cursor(
         &self,
         statement: &'static str,
@@ -138,6 +139,7 @@ impl Sql for ObjectSql {
     }
 
     /// Runs the statements in a `transactionSync`, which undoes all when one of them throws.
+    #[inline(never)]
     fn run_all(
         &self,
         statements: &[(&'static str, Vec<SqlValue<Uint8Array>>)],

@@ -54,6 +54,7 @@ impl<B> Default for Tail<B> {
 
 impl<B: FrameBytes> Tail<B> {
     /// Adds a piece that follows all before it.
+    #[inline(never)]
     pub(super) fn push(&mut self, piece: Piece<B>) {
         // They may go on now.
         self.pages.clear();

@@ -17,6 +17,7 @@ impl<Q: Sql> SqliteEventStore<Q> {
     /// As [`EventStore::append`](crate::store::EventStore::append), without a future: SQLite has
     /// none to wait for. `writer` is kept with each event, at most [`EventId::MAX`]: see
     /// [`writer`](Self::writer).
+    #[inline(never)]
     pub(crate) fn append_now(
         &self,
         batch: &[EventRef<'_>],
@@ -208,6 +209,7 @@ impl Row<'_> {
         data > 0 && key + data + self.frame.len() > ROW
     }
 
+    #[inline(never)]
     fn params<B>(&self, [first, time, frames, writer]: Common<B>) -> [SqlValue<B>; 8] {
         let text = |text: &str| SqlValue::Text(text.to_owned());
         let head_only = u64::from(self.is_head_only()) * HEAD_ONLY;
@@ -252,6 +254,7 @@ impl Row<'_> {
     }
 }
 
+#[inline(never)]
 fn params_of_rows<B: FrameBytes>(
     [first, time, frames, writer]: Common<B>,
     rows: &[Row<'_>],

@@ -54,6 +54,7 @@ impl KnownKeys {
     }
 
     /// Adds a key, and returns whether it is new. With `digests` the next digest has it.
+    #[inline(never)]
     pub(super) fn insert(&mut self, key: &str, digests: bool) -> bool {
         let Some(new) = self.all.insert(key) else {
             return false;
@@ -70,6 +71,7 @@ impl KnownKeys {
 
     /// Returns the statements that bring the digest up to date where that is due, for a log whose newest event is
     /// this one.
+    #[inline(never)]
     pub(super) fn digest<B>(&mut self, head: Option<EventId>) -> Vec<Statement<B>> {
         let head = head.map_or(0, EventId::get);
         if head < self.digested.saturating_add(EVERY) {
@@ -152,6 +154,7 @@ fn read(mut text: &str, keys: &mut Keys) -> Option<()> {
 
 impl<Q: Sql> SqliteEventStore<Q> {
     /// Reads all keys: from the digest, and from the events after it.
+    #[inline(never)]
     pub(super) fn read_keys(
         &self,
         log: &mut Log<Q::Bytes>,

@@ -62,6 +62,7 @@ impl<Q: Sql> SqliteEventStore<Q> {
         Ok(ends)
     }
 
+    #[inline(never)]
     pub(super) fn read_ends(&self) -> Result<Ends, SqliteError<Q::Error>> {
         let table = self.sql.exec(
             "SELECT instr(sql, ' writer '), \
@@ -111,6 +112,7 @@ impl<Q: Sql> SqliteEventStore<Q> {
 
 /// Returns the statement that creates the table, or adds the columns that an earlier version did
 /// not have. Only an append runs it: reading stores nothing.
+#[inline(never)]
 pub(super) fn table_statement(ends: &mut Ends) -> Option<&'static str> {
     let statement = if !ends.has_table {
         // No AUTOINCREMENT: it writes a second row for each insert. The store numbers the events,

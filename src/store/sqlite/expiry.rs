@@ -103,6 +103,7 @@ impl<Q: Sql> SqliteEventStore<Q> {
     }
 
     /// Excludes the events that are too old. Their rows stay for now.
+    #[inline(never)]
     pub(super) fn aged(&self, mut ends: Ends) -> Result<Ends, SqliteError<Q::Error>> {
         let (Some(age), Some(oldest), Some(head)) = (self.retention.age, ends.oldest, ends.head)
         else {
@@ -133,6 +134,7 @@ impl<Q: Sql> SqliteEventStore<Q> {
     }
 
     /// Removes the rows of excluded events, if they are many.
+    #[inline(never)]
     pub(super) fn remove_rows(&self, log: &mut Log<Q::Bytes>) -> Result<(), SqliteError<Q::Error>> {
         /// The fewest rows that are removed at a time.
         const FEWEST: u64 = 64;

@@ -66,22 +66,22 @@ impl FragileEvents {
             .map(|object| Self(object, AtomicBool::new(false)))
     }
 
-    pub fn fetch(&self, request: worker::web_sys::Request) -> Promise {
+    pub fn fetch(&self, request: worker::web_sys::Request) -> Result<JsValue, JsValue> {
         self.0.fetch(request)
     }
 
-    pub fn alarm(&self) -> Promise {
+    pub fn alarm(&self) -> Result<JsValue, JsValue> {
         self.0.alarm()
     }
 
-    pub fn enter(&self, generation: Option<f64>) -> Promise {
+    pub fn enter(&self, generation: Option<f64>) -> Result<JsValue, JsValue> {
         if SHUT.load(Ordering::Relaxed) {
-            return Promise::reject(&js_sys::Error::new("this log is shut").into());
+            return Err(js_sys::Error::new("this log is shut").into());
         }
         self.0.enter(generation)
     }
 
-    pub fn obey(&self, command: String) -> Promise {
+    pub fn obey(&self, command: String) -> Result<JsValue, JsValue> {
         self.0.obey(command)
     }
 

@@ -42,36 +42,38 @@ impl CrowdEvents {
         self.object.ctx()
     }
 
-    pub fn fetch(&self, request: web_sys::Request) -> Promise {
-        let response = JsFuture::from(self.object.fetch(request));
+    pub fn fetch(&self, request: web_sys::Request) -> Result<Promise, JsValue> {
+        let response = JsFuture::from(Promise::resolve(&self.object.fetch(request)?));
         let answers = Rc::clone(&self.answers);
-        future_to_promise(std::panic::AssertUnwindSafe(async move {
+        let response = async move {
             let response = response.await?;
             let status = response.unchecked_ref::<web_sys::Response>().status();
             if let Ok(mut answers) = answers.lock() {
                 answers.push(status);
             }
             Ok(response)
-        }))
+        };
+        let response = std::panic::AssertUnwindSafe(response);
+        Ok(future_to_promise(response))
     }
 
-    pub fn alarm(&self) -> Promise {
+    pub fn alarm(&self) -> Result<JsValue, JsValue> {
         self.object.alarm()
     }
 
-    pub fn enter(&self, generation: Option<f64>) -> Promise {
+    pub fn enter(&self, generation: Option<f64>) -> Result<JsValue, JsValue> {
         self.object.enter(generation)
     }
 
-    pub fn obey(&self, command: String) -> Promise {
+    pub fn obey(&self, command: String) -> Result<JsValue, JsValue> {
         self.object.obey(command)
     }
 
-    pub fn stats(&self) -> Promise {
+    pub fn stats(&self) -> Result<JsValue, JsValue> {
         self.object.stats()
     }
 
-    pub fn follow(&self, hop: String) -> Promise {
+    pub fn follow(&self, hop: String) -> Result<JsValue, JsValue> {
         self.object.follow(hop)
     }
 
@@ -87,7 +89,7 @@ impl CrowdEvents {
     }
 
     /// Does the same as the alarm.
-    pub fn expire(&self) -> Promise {
+    pub fn expire(&self) -> Result<JsValue, JsValue> {
         self.object.alarm()
     }
 
