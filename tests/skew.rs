@@ -189,7 +189,10 @@ fn commands() -> Vec<(&'static str, LogCommand)> {
             },
         ),
         (r#"["takeBack",null,"",0,[],null,[]]"#, LogCommand::TakeBack),
-        (r#"["beginRestart",null,"",0,[],null,[]]"#, LogCommand::BeginRestart),
+        (
+            r#"["beginRestart",null,"",0,[],null,[]]"#,
+            LogCommand::BeginRestart,
+        ),
         (
             r#"["confirmRestart",[1,7],"order",5,[],null,[]]"#,
             LogCommand::ConfirmRestart {
@@ -198,7 +201,10 @@ fn commands() -> Vec<(&'static str, LogCommand)> {
                 time: 5,
             },
         ),
-        (r#"["cancelRestart",null,"",0,[],null,[]]"#, LogCommand::CancelRestart),
+        (
+            r#"["cancelRestart",null,"",0,[],null,[]]"#,
+            LogCommand::CancelRestart,
+        ),
         (
             r#"["links",null,"",1,[],null,[]]"#,
             LogCommand::Links { revoke: true },

@@ -85,7 +85,9 @@ mod tests {
             assert_eq!(read_opened(&json).unwrap(), *opened, "{json}");
         }
         // A change of these needs an object and a Worker that refuse each other's: see tests/skew.rs.
-        let json = opened.each_ref().map(|opened| write_opened(opened).unwrap());
+        let json = opened
+            .each_ref()
+            .map(|opened| write_opened(opened).unwrap());
         assert_eq!(
             json[1..],
             [

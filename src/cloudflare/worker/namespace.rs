@@ -332,7 +332,10 @@ impl WorkflowEventsNamespace {
                 stub.obey(&command).await
             };
             let answer = answer.await.map_err(|error| message(&error))?;
-            read_json("the object's answer", &answer.as_string().unwrap_or_default())
+            read_json(
+                "the object's answer",
+                &answer.as_string().unwrap_or_default(),
+            )
         })
     }
 
