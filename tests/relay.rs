@@ -240,6 +240,31 @@ fn a_viewer_waits_until_the_relay_knows_the_log() {
     });
 }
 
+/// A relay that has read only a part of a log does not take it for the whole log: a viewer that starts at the tail waits.
+#[tokio::test(start_paused = true)]
+async fn a_relay_that_has_read_a_part_of_a_log_knows_no_tail() {
+    let upstream = Shared::new(Counted::new());
+    let said = |number: u64| vec![NewEvent::new("said", number.to_string()).unwrap()];
+    for number in 0..3 {
+        upstream.append(said(number)).await.unwrap();
+    }
+    let relay = relay(&upstream);
+    let follows = Shared(Arc::clone(&relay.0));
+    let following = tokio::spawn(async move { follow(&follows).await });
+    // It knows the ends of the log, and has no event yet.
+    tokio::time::sleep(Duration::from_millis(15)).await;
+    let target = target(&relay);
+    let mut viewer = {
+        let mut early = pin!(target.subscribe(Cursor::Latest));
+        assert!(poll!(early.as_mut()).is_pending());
+        early.await.unwrap()
+    };
+    upstream.append(said(3)).await.unwrap();
+    let next = events(viewer.next_frames().await);
+    assert!(next.starts_with("id: 4\n"), "{next}");
+    following.abort();
+}
+
 #[test]
 fn a_log_that_was_deleted_is_another_log() {
     block_on(async {
