@@ -244,10 +244,12 @@ fn a_viewer_waits_until_the_relay_knows_the_log() {
 #[tokio::test(start_paused = true)]
 async fn a_relay_that_has_read_a_part_of_a_log_knows_no_tail() {
     let upstream = Shared::new(Counted::new());
-    let said = |number: u64| vec![NewEvent::new("said", number.to_string()).unwrap()];
-    for number in 0..3 {
-        upstream.append(said(number)).await.unwrap();
-    }
+    let said = |number: u64| NewEvent::new("said", number.to_string()).unwrap();
+    // More than a relay reads ahead.
+    upstream
+        .append((0..5_000).map(said).collect())
+        .await
+        .unwrap();
     let relay = relay(&upstream);
     let follows = Shared(Arc::clone(&relay.0));
     let following = tokio::spawn(async move { follow(&follows).await });
@@ -259,9 +261,9 @@ async fn a_relay_that_has_read_a_part_of_a_log_knows_no_tail() {
         assert!(poll!(early.as_mut()).is_pending());
         early.await.unwrap()
     };
-    upstream.append(said(3)).await.unwrap();
+    upstream.append(vec![said(5_000)]).await.unwrap();
     let next = events(viewer.next_frames().await);
-    assert!(next.starts_with("id: 4\n"), "{next}");
+    assert!(next.starts_with("id: 5001\n"), "{}", next.len());
     following.abort();
 }
 
