@@ -37,17 +37,18 @@ const TABLES: [&str; 3] = [
     "CREATE TABLE IF NOT EXISTS runs (id TEXT PRIMARY KEY, version INTEGER NOT NULL, began INTEGER NOT NULL, \
      state TEXT NOT NULL, expires INTEGER, entry TEXT) WITHOUT ROWID",
     "CREATE INDEX IF NOT EXISTS runs_began ON runs (began, id)",
-    "CREATE TABLE IF NOT EXISTS times (number INTEGER PRIMARY KEY, took INTEGER NOT NULL, tasks TEXT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS durations (number INTEGER PRIMARY KEY, took INTEGER NOT NULL, tasks TEXT NOT NULL)",
 ];
 
 const KNOWN: &str = "SELECT version, began FROM runs WHERE id = ?1";
 const PUT: &str = "INSERT INTO runs (id, version, began, state, expires, entry) VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
      ON CONFLICT (id) DO UPDATE SET version = ?2, began = ?3, state = ?4, expires = ?5, entry = ?6";
 const PRUNE: &str = "DELETE FROM runs WHERE expires <= ?1";
-const ADD_TIME: &str = "INSERT INTO times (took, tasks) VALUES (?1, ?2)";
-const TRIM_TIMES: &str = "DELETE FROM times WHERE number <= (SELECT max(number) FROM times) - ?1";
-const ALL_TIMES: &str = "SELECT took FROM times";
-const TASK_TIMES: &str = "SELECT tasks FROM times";
+const ADD_TIME: &str = "INSERT INTO durations (took, tasks) VALUES (?1, ?2)";
+const TRIM_TIMES: &str =
+    "DELETE FROM durations WHERE number <= (SELECT max(number) FROM durations) - ?1";
+const ALL_TIMES: &str = "SELECT took FROM durations";
+const TASK_TIMES: &str = "SELECT tasks FROM durations";
 const LIST: &str = "SELECT entry, began, id FROM runs WHERE entry IS NOT NULL \
      AND (?1 IS NULL OR instr(?1, ',' || state || ',') > 0) AND began >= ?2 AND began < ?3 \
      AND (began < ?4 OR (began = ?4 AND id < ?5)) AND (expires IS NULL OR expires > ?6) \
