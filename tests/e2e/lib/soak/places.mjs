@@ -1,0 +1,86 @@
+// The servers of the soak. Some are killed and started again; the others live as long as the soak, and are measured.
+import net from "node:net";
+import { dataFolder, serveAxum } from "../axum.mjs";
+import { startRedis } from "../redis.mjs";
+import { serve } from "../wrangler.mjs";
+import { heapOf, runtimeOf, usage } from "./memory.mjs";
+
+/** Starts all of them. Resolves to `{ workers, axums, redis, measured, stop }`. */
+export async function startPlaces() {
+  const redis = await startRedis();
+  const [direct, hibernating, killed] = await Promise.all([
+    worker({ TRANSPORT: "direct" }),
+    worker({ TRANSPORT: "hibernating" }),
+    worker({}),
+  ]);
+  const axums = {
+    sqlite: new Axum({}),
+    "sqlite, killed": new Axum({}),
+    redis: new Axum({ REDIS_URL: redis.url }),
+    "redis, killed": new Axum({ REDIS_URL: redis.url }),
+  };
+  await Promise.all(Object.values(axums).map((axum) => axum.start()));
+  const workers = { direct, hibernating, killed };
+  const [first, second] = [direct, hibernating].map((server) => runtimeOf(server.pid));
+  return {
+    workers,
+    axums,
+    redis,
+    /** What each of the servers that are left alive has now. */
+    async measure() {
+      const heaps = await Promise.all([direct, hibernating].map(({ inspectorPort }) => heapOf(inspectorPort)));
+      return {
+        "Workers, direct": { ...usage(first), ...heaps[0] },
+        "Workers, hibernating": { ...usage(second), ...heaps[1] },
+        "axum, SQLite": usage(axums.sqlite.pid),
+        "axum, Redis": usage(axums.redis.pid),
+      };
+    },
+    async stop() {
+      await Promise.all([...Object.values(workers).map((server) => server.stop()), ...Object.values(axums).map((axum) => axum.kill())]);
+      await redis.stop();
+    },
+  };
+}
+
+async function worker(vars) {
+  const server = await serve({ vars, inspectorPort: await freePort() });
+  // The first question makes it open its storage, by which its process is known.
+  await fetch(`${server.url}/gate/soak/open`).then((response) => response.text());
+  return server;
+}
+
+/** An axum server that can be killed and started again, over the same folder of logs. */
+class Axum {
+  #env;
+  #server;
+
+  constructor(env) {
+    this.#env = { DATA_DIR: dataFolder(), ...env };
+  }
+
+  async start() {
+    this.#server = await serveAxum(this.#env);
+  }
+
+  get url() {
+    return this.#server.url;
+  }
+
+  get pid() {
+    return this.#server.pid;
+  }
+
+  kill() {
+    return this.#server.kill();
+  }
+}
+
+function freePort() {
+  return new Promise((resolve) => {
+    const server = net.createServer().listen(0, "127.0.0.1", () => {
+      const { port } = server.address();
+      server.close(() => resolve(port));
+    });
+  });
+}

@@ -1,0 +1,115 @@
+// The soak: rounds of runs, logs, viewers and faults for as long as asked. After each round everything is checked, and
+// while nobody watches, what the servers have is measured.
+import { median, slope, slopeAtMost } from "./memory.mjs";
+import { planRound } from "./plan.mjs";
+import { startPlaces } from "./places.mjs";
+import { playRound } from "./round.mjs";
+import { pause } from "./viewer.mjs";
+
+/**
+ * Soaks for so many milliseconds of rounds, with faults that `seed` decides. `say` gets lines of text. Resolves to what
+ * is wrong, as lines of text: nothing, if all is well.
+ */
+export async function soak({ milliseconds, seed, say = console.log }) {
+  const tally = new Tally();
+  const places = await startPlaces();
+  const samples = [];
+  const wrong = [];
+  const started = Date.now();
+  let number = 0;
+  try {
+    while (Date.now() - started < milliseconds && wrong.length === 0) {
+      wrong.push(...(await playRound(planRound(seed, number), places, tally)));
+      number += 1;
+      // What viewers leave behind is gone a moment after them.
+      await pause(500);
+      samples.push({ at: (Date.now() - started) / 3_600_000, viewers: tally.viewers, places: await places.measure() });
+      if (number % 20 === 0) say(`${number} rounds; ${tally.summary()}`);
+    }
+    for (const server of Object.values(places.workers)) {
+      if (/panicked at/.test(server.log)) wrong.push(`a Worker panicked: ${server.log.match(/.*panicked at.*/)[0]}`);
+    }
+  } finally {
+    await places.stop();
+  }
+  say(`seed ${seed}: ${number} rounds in ${((Date.now() - started) / 60_000).toFixed(1)} minutes; ${tally.summary()}`);
+  say(`runs that ended: ${list(tally.ended)}`);
+  say(`faults: ${list(tally.faults)}`);
+  say(`refusals: ${list(tally.refusals) || "none"}`);
+  const growth = grown(samples);
+  say(growth.text);
+  return [...wrong, ...growth.wrong];
+}
+
+/** Whether anything grows over these samples. The first quarter is warming up. */
+export function grown(samples) {
+  const kept = samples.slice(Math.ceil(samples.length / 4));
+  if (kept.length < 3) return { text: "too few rounds to say whether anything grows", wrong: ["there were too few rounds to say whether anything grows"] };
+  const [first, last] = [kept[0], kept.at(-1)];
+  const hours = last.at - first.at;
+  const most = slopeAtMost(hours);
+  const third = Math.ceil(kept.length / 3);
+  const [early, late] = [kept.slice(0, third), kept.slice(-third)];
+  // A descriptor that one viewer in a hundred leaves behind.
+  const filesMost = Math.max(4, (late[0].viewers - early[0].viewers) / 100);
+  const wrong = [];
+  const lines = Object.keys(first.places).flatMap((place) => {
+    const of = (what, some = kept) => some.map((sample) => sample.places[place][what]);
+    const lines = ["memory", "heap"].filter((what) => first.places[place][what] !== undefined).map((what) => {
+      const perHour = slope(kept.map((sample) => [sample.at, sample.places[place][what] / 1e6]));
+      if (what in JUDGED(place) && perHour > most) wrong.push(`${place}: the ${NAMES[what]} grows by ${perHour.toFixed(2)} MB an hour, and may by ${most.toFixed(2)}`);
+      return `${place}: ${NAMES[what]} ${mega(of(what)[0])} to ${mega(of(what).at(-1))} MB, ${perHour.toFixed(2)} MB an hour`;
+    });
+    const counted = ["files", "sockets"].map((what) => {
+      const [before, after] = [median(of(what, early)), median(of(what, late))];
+      if (after - before > filesMost) wrong.push(`${place}: there were ${before} ${what}, and are ${after}`);
+      return `${before} to ${after} ${what}`;
+    });
+    return [...lines, `${place}: ${counted.join(", ")}`];
+  });
+  return { text: `at rest, after warming up, over ${(60 * hours).toFixed(1)} minutes (memory may grow by ${most.toFixed(2)} MB an hour):\n  ${lines.join("\n  ")}`, wrong };
+}
+
+const NAMES = { memory: "memory of the process", heap: "heap of the isolate" };
+
+/** The process of a Worker is the whole local runtime with its engine of workflows; what is ours there is in the isolate. */
+const JUDGED = (place) => (place.startsWith("Workers") ? { heap: true } : { memory: true });
+
+const mega = (bytes) => (bytes / 1e6).toFixed(1);
+const list = (counts) => Object.entries(counts).map(([name, count]) => `${count} × ${name}`).join(", ");
+
+/** What was done so far. */
+class Tally {
+  runs = 0;
+  logs = 0;
+  viewers = 0;
+  connections = 0;
+  events = 0;
+  appends = 0;
+  ended = {};
+  faults = {};
+  refusals = {};
+  /** The newest ids of logs that last over rounds. */
+  heads = {};
+  #wrong = [];
+
+  done(fault) {
+    this.faults[fault] = (this.faults[fault] ?? 0) + 1;
+  }
+
+  refuse(status) {
+    this.refusals[status] = (this.refusals[status] ?? 0) + 1;
+  }
+
+  wrong(text) {
+    this.#wrong.push(text);
+  }
+
+  takeWrong() {
+    return this.#wrong.splice(0);
+  }
+
+  summary() {
+    return `${this.runs} runs and ${this.logs} logs, ${this.viewers} viewers with ${this.connections} connections, who got ${this.events} events`;
+  }
+}
