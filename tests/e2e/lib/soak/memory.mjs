@@ -43,7 +43,8 @@ export function runtimeOf(group) {
 /** Bytes that the isolate of a Worker holds on to: what is left of its heap after a collection, and its WebAssembly memory. */
 export async function heapOf(inspectorPort) {
   const targets = await (await fetch(`http://127.0.0.1:${inspectorPort}/json`)).json();
-  const socket = new WebSocket(targets[0].webSocketDebuggerUrl);
+  const target = targets.find(({ webSocketDebuggerUrl }) => webSocketDebuggerUrl.endsWith("/ssetarget-test")) ?? targets[0];
+  const socket = new WebSocket(target.webSocketDebuggerUrl, { headers: { origin: "http://localhost" } });
   await new Promise((resolve, reject) => {
     socket.addEventListener("open", resolve);
     socket.addEventListener("error", () => reject(new Error("the inspector does not answer")));

@@ -31,7 +31,8 @@ export function planRound(seed, number) {
   for (const [place, workflows] of Object.entries(RUNS)) {
     workflows.forEach((workflow, index) => {
       const id = `soak-${number}-${index}`;
-      const fault = { what: roll.any(FAULTS[workflow]), behind: roll.between(4, 12) };
+      const isLong = number % LONG === LONG - 1 && place !== "killed" && index === 0;
+      const fault = { what: isLong ? "terminate silently" : roll.any(FAULTS[workflow]), behind: roll.between(4, 12) };
       const isWide = workflow === "beta";
       const viewers = crowd(roll, isWide ? 6 : workflow === "crowd" ? 14 : 10, isWide ? 0.5 : 0.15);
       runs.push({ place, workflow, id, ops: ops(roll, isWide), fault, viewers });
@@ -63,13 +64,16 @@ const LOGS = { sqlite: 3, "sqlite, killed": 2, redis: 4 };
 /** Servers that keep a log open for as long as they run: they get the same few in every round. */
 const LASTING = ["sqlite"];
 
-const ANY = ["none", "pause", "terminate", "terminate silently", "restart", "restart silently"];
+const ANY = ["none", "pause", "terminate", "restart", "restart silently"];
 const FAULTS = {
   alpha: ANY,
   beta: ["none", "none", "pause", "restart"],
   crowd: [...ANY, "object goes down", "relay goes down"],
   fragile: [...ANY, "object goes down", "object goes down"],
 };
+
+/** In one of so many rounds: a run that is terminated and nobody tells its viewers, who learn it within a minute. */
+const LONG = 12;
 
 /** What is done to servers, and in which share of the rounds. Those that are measured are left alive. */
 const STRIKES = [
@@ -100,7 +104,7 @@ function ops(roll, isWide) {
  * Viewers, by what they do:
  *
  * - `faithful`: stays until it is told that this is the end
- * - `hopper`: leaves after `stride` events, and comes back after `pause` ms
+ * - `hopper`: leaves after `stride` events, comes back after `pause` ms, and stays for twice as many the next time
  * - `cutter`: breaks off after `bytes` bytes, wherever in an event that is, and after twice as many the next time
  * - `staller`: stops reading after `stride` events, for `pause` ms
  * - `vanisher`: leaves before it has got anything, `stride` times
@@ -109,7 +113,7 @@ function ops(roll, isWide) {
 function crowd(roll, size, stalled) {
   return Array.from({ length: size }, () => {
     const kind = roll.chance(stalled) ? "staller" : roll.any(["faithful", "hopper", "hopper", "cutter", "vanisher", "tail"]);
-    const arrives = roll.chance(0.5) ? roll.between(0, 200) : roll.between(200, 4_000);
-    return { kind, arrives, stride: roll.between(1, 8), pause: roll.between(0, 1_500), bytes: roll.between(1, 3_000) };
+    const arrives = roll.chance(0.5) ? roll.between(0, 200) : roll.between(200, 3_000);
+    return { kind, arrives, stride: roll.between(1, 8), pause: roll.between(0, 800), bytes: roll.between(1, 3_000) };
   });
 }

@@ -10,10 +10,17 @@ const PATIENCE = 90_000;
 /** Plays it; resolves once every viewer has been told the end, to what broke a promise. */
 export async function playRound(plan, places, tally) {
   const alive = new Set();
+  const open = new Set();
+  const track = (name, promise) => {
+    open.add(name);
+    return promise.finally(() => open.delete(name));
+  };
+  const dbg = process.env.SOAK_EACH_ROUND ? setInterval(() => console.log("open", [...open].join("; ")), 10_000) : undefined;
   const [runs] = await Promise.all([
-    Promise.all([...plan.runs.map((run) => playRun(run, places, tally, alive)), ...plan.logs.map((log) => playLog(log, places, tally))]),
-    ...plan.strikes.map((each) => strike(each, places, tally, alive)),
+    Promise.all([...plan.runs.map((run) => track(`${run.place} ${run.id} ${run.workflow} ${run.fault.what} ${run.fault.behind}`, playRun(run, places, tally, alive))), ...plan.logs.map((log) => track(`${log.place} ${log.name}`, playLog(log, places, tally)))]),
+    ...plan.strikes.map((each) => track(each.what, strike(each, places, tally, alive))),
   ]);
+  clearInterval(dbg);
   return [...runs.flat(), ...tally.takeWrong()];
 }
 
@@ -82,8 +89,11 @@ async function act(run, what, tally) {
   const acts = {
     none: () => {},
     pause: async () => {
-      await run.pause();
-      await run.resume();
+      await run.act("pause");
+      // A step that is under way ends before. Where the run ended in the meantime, it will not be paused.
+      for (let asked = 0; asked < 100 && (await run.status()).state === "waitingForPause"; asked += 1) await pause(50);
+      await run.act("resume");
+      await run.revive();
     },
     terminate: () => run.act("end"),
     "terminate silently": () => run.act("terminate"),
@@ -93,7 +103,7 @@ async function act(run, what, tally) {
     "relay goes down": () => rpc("~1", "go_down"),
   };
   try {
-    await acts[what]();
+    await within(20_000, acts[what]());
     tally.done(what);
   } catch {
     tally.done(`${what}, refused`);
@@ -219,11 +229,18 @@ async function again(axum) {
   await axum.start();
 }
 
+/** Fails if it takes longer: a request to a server that is killed may never be answered. */
+function within(milliseconds, promise) {
+  let timer;
+  const late = new Promise((_, reject) => (timer = setTimeout(() => reject(new Error("no answer in time")), milliseconds)));
+  return Promise.race([promise, late]).finally(() => clearTimeout(timer));
+}
+
 /** Does it until it is done: servers are killed in between. */
 async function persist(until, act) {
   for (;;) {
     try {
-      return await act();
+      return await within(20_000, act());
     } catch (error) {
       if (error.status === 409) return undefined; // it was done, and the answer was lost
       if (Date.now() > until) throw error;

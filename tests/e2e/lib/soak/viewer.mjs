@@ -22,6 +22,7 @@ export class Viewer {
     this.hasWaited = false;
     this.connections = 0;
     this.bytes = plan.bytes;
+    this.stride = plan.stride;
   }
 
   /** Follows until a server says that there is no more to come. Resolves to whether that was said before it was stopped. */
@@ -95,7 +96,10 @@ export class Viewer {
             if (event.id !== null) this.position = event.id;
             this.hear(event);
             // Others that came in the same chunk are as if they had not come: they come again.
-            if (plan.kind === "hopper" && count === plan.stride) return leave();
+            if (plan.kind === "hopper" && count === this.stride) {
+              this.stride *= 2;
+              return leave();
+            }
           }
           if (cut) {
             this.bytes *= 2;
