@@ -41,10 +41,9 @@ export function runtimeOf(group) {
 }
 
 /** Bytes that the isolate of a Worker holds on to: what is left of its heap after a collection, and its WebAssembly memory. */
-export async function heapOf(inspectorPort) {
+export async function heapOf({ url, inspectorPort }) {
   const targets = await (await fetch(`http://127.0.0.1:${inspectorPort}/json`)).json();
-  const target = targets.find(({ webSocketDebuggerUrl }) => webSocketDebuggerUrl.endsWith("/ssetarget-test")) ?? targets[0];
-  const socket = new WebSocket(target.webSocketDebuggerUrl, { headers: { origin: "http://localhost" } });
+  const socket = new WebSocket(targets[0].webSocketDebuggerUrl, { headers: { origin: "http://localhost" } });
   await new Promise((resolve, reject) => {
     socket.addEventListener("open", resolve);
     socket.addEventListener("error", () => reject(new Error("the inspector does not answer")));
@@ -53,19 +52,26 @@ export async function heapOf(inspectorPort) {
   const call = (method) =>
     new Promise((resolve, reject) => {
       const id = (number += 1);
+      const timer = setTimeout(() => reject(new Error(`the inspector does not answer to ${method}`)), 60_000);
       socket.addEventListener("message", function heard({ data }) {
-        const message = JSON.parse(data);
-        if (message.id !== id) return;
+        if (!data.startsWith(`{"id":${id},`)) return; // parts of the snapshot
+        clearTimeout(timer);
         socket.removeEventListener("message", heard);
+        const message = JSON.parse(data);
         if (message.error) reject(new Error(`${method}: ${message.error.message}`));
         else resolve(message.result);
       });
       socket.send(JSON.stringify({ id, method }));
     });
-  await call("HeapProfiler.collectGarbage");
-  const { usedSize, embedderHeapUsedSize = 0, backingStorageSize = 0 } = await call("Runtime.getHeapUsage");
+  // The runtime does not answer to `collectGarbage`; a snapshot collects before it is taken.
+  await call("HeapProfiler.enable");
+  await call("HeapProfiler.takeHeapSnapshot");
+  await call("HeapProfiler.disable");
+  const { usedSize, embedderHeapUsedSize, backingStorageSize } = await call("Runtime.getHeapUsage");
   socket.close();
-  return { heap: usedSize + embedderHeapUsedSize + backingStorageSize };
+  const wasm = Number(await (await fetch(`${url}/memory`)).text());
+  if (!(wasm > 0)) throw new Error("the Worker does not say how large its memory is");
+  return { heap: usedSize + embedderHeapUsedSize + backingStorageSize + wasm };
 }
 
 /** The median of the slopes of all pairs (Theil and Sen): one sample out of line changes nothing. Points are `[x, y]`. */
