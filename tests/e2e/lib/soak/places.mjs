@@ -28,7 +28,7 @@ export async function startPlaces() {
     redis,
     /** What each of the servers that are left alive has now. */
     async measure() {
-      const heaps = await Promise.all([direct, hibernating].map(heapOf));
+      const heaps = [await heapOf(direct), await heapOf(hibernating)];
       return {
         "Workers, direct": { ...usage(first), ...heaps[0] },
         "Workers, hibernating": { ...usage(second), ...heaps[1] },
