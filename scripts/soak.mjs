@@ -19,7 +19,7 @@ main(async () => {
   await buildWorker("test");
   const { ok } = await run("cargo build", "cargo", ["build", "-p", "ssetarget-axum-example", "-p", "ssetarget-checker"], { quiet: true });
   if (!ok) throw new Failure("the programs of the soak do not build.");
-  const wrong = await soak({ milliseconds: minutes * 60_000, seed });
+  const wrong = await soak({ milliseconds: minutes * 60_000, seed, small: minutes < 3 });
   if (wrong.length > 0) throw new Failure(`${wrong.length} things are wrong:\n${wrong.join("\n")}`);
   console.log("nothing was lost, nothing came twice, and nothing grew");
   process.exit(0); // whatever a server has left open

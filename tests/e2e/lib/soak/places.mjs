@@ -8,9 +8,10 @@ import { heapOf, runtimeOf, usage } from "./memory.mjs";
 /** Starts all of them. Resolves to `{ workers, axums, redis, measured, stop }`. */
 export async function startPlaces() {
   const redis = await startRedis();
+  const ports = await freePorts(2);
   const [direct, hibernating, killed] = await Promise.all([
-    worker({ TRANSPORT: "direct" }),
-    worker({ TRANSPORT: "hibernating" }),
+    worker({ TRANSPORT: "direct" }, ports[0]),
+    worker({ TRANSPORT: "hibernating" }, ports[1]),
     worker({}),
   ]);
   const axums = {
@@ -43,8 +44,8 @@ export async function startPlaces() {
   };
 }
 
-async function worker(vars) {
-  const server = await serve({ vars, inspectorPort: await freePort() });
+async function worker(vars, inspectorPort) {
+  const server = await serve({ vars, inspectorPort });
   // The first question makes it open its storage, by which its process is known.
   await fetch(`${server.url}/gate/soak/open`).then((response) => response.text());
   return server;
@@ -76,11 +77,10 @@ class Axum {
   }
 }
 
-function freePort() {
-  return new Promise((resolve) => {
-    const server = net.createServer().listen(0, "127.0.0.1", () => {
-      const { port } = server.address();
-      server.close(() => resolve(port));
-    });
-  });
+/** All at once: one that is free again might be given a second time. */
+async function freePorts(count) {
+  const servers = Array.from({ length: count }, () => net.createServer().listen(0, "127.0.0.1"));
+  const ports = await Promise.all(servers.map((server) => new Promise((resolve) => server.once("listening", () => resolve(server.address().port)))));
+  await Promise.all(servers.map((server) => new Promise((resolve) => server.close(resolve))));
+  return ports;
 }

@@ -19,16 +19,16 @@ export function dice(seed) {
 }
 
 /**
- * The round of this number:
+ * The round of this number, or a `small` one for those who have a minute:
  *
  * - `runs`: `{ place, workflow, id, ops, fault, viewers }`, runs of a workflow of tests/worker
  * - `logs`: `{ place, name, events, writers, viewers }`, logs of the axum servers
  * - `strikes`: `{ after, what }`, what is done to servers, so many milliseconds after the round has begun
  */
-export function planRound(seed, number) {
+export function planRound(seed, number, { small = false } = {}) {
   const roll = dice(Math.imul(seed, 0x01000193) ^ Math.imul(number + 1, 0x27d4eb2f));
   const runs = [];
-  for (const [place, workflows] of Object.entries(RUNS)) {
+  for (const [place, workflows] of Object.entries(small ? FEW_RUNS : RUNS)) {
     workflows.forEach((workflow, index) => {
       const id = `soak-${number}-${index}`;
       const isLong = number % LONG === LONG - 1 && place !== "killed" && index === 0;
@@ -38,7 +38,7 @@ export function planRound(seed, number) {
       runs.push({ place, workflow, id, ops: ops(roll, isWide), fault, viewers });
     });
   }
-  const logs = Object.entries(LOGS).flatMap(([place, count]) =>
+  const logs = Object.entries(small ? FEW_LOGS : LOGS).flatMap(([place, count]) =>
     Array.from({ length: count }, (_, index) => ({
       place,
       name: LASTING.includes(place) ? `room-${index}` : `soak-${number}-${index}`,
@@ -58,8 +58,12 @@ const RUNS = {
   killed: ["alpha", "crowd", "fragile"],
 };
 
+const FEW_RUNS = { direct: ["alpha", "crowd"], hibernating: ["beta", "fragile"], killed: ["alpha", "crowd"] };
+
 /** How many logs the axum servers have in a round. */
 const LOGS = { sqlite: 3, "sqlite, killed": 2, redis: 4 };
+
+const FEW_LOGS = { sqlite: 1, "sqlite, killed": 1, redis: 2 };
 
 /** Servers that keep a log open for as long as they run: they get the same few in every round. */
 const LASTING = ["sqlite"];
@@ -87,7 +91,7 @@ const STRIKES = [
 /** What a run does. A wide one has more bytes than all buffers on the way to a viewer who does not read. */
 function ops(roll, isWide) {
   if (isWide) {
-    return [{ do: { name: "first" } }, { many: { name: "wide", steps: 250, bytes: 12_000 } }, { do: { name: "last" } }];
+    return [{ do: { name: "first" } }, { many: { name: "wide", steps: 150, bytes: 12_000 } }, { do: { name: "last" } }];
   }
   const retries = { limit: 3, delay: 10, backoff: "constant" };
   const some = [

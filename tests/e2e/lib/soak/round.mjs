@@ -10,18 +10,11 @@ const PATIENCE = 90_000;
 /** Plays it; resolves once every viewer has been told the end, to what broke a promise. */
 export async function playRound(plan, places, tally) {
   const alive = new Set();
-  const open = new Set();
-  const track = (name, promise) => {
-    open.add(name);
-    return promise.finally(() => open.delete(name));
-  };
-  const dbg = process.env.SOAK_EACH_ROUND ? setInterval(() => console.log("open", [...open].join("; ")), 10_000) : undefined;
-  const [runs] = await Promise.all([
-    Promise.all([...plan.runs.map((run) => track(`${run.place} ${run.id} ${run.workflow} ${run.fault.what} ${run.fault.behind}`, playRun(run, places, tally, alive))), ...plan.logs.map((log) => track(`${log.place} ${log.name}`, playLog(log, places, tally)))]),
-    ...plan.strikes.map((each) => track(each.what, strike(each, places, tally, alive))),
+  const [found] = await Promise.all([
+    Promise.all([...plan.runs.map((run) => playRun(run, places, tally, alive)), ...plan.logs.map((log) => playLog(log, places, tally))]),
+    ...plan.strikes.map((each) => strike(each, places, tally, alive)),
   ]);
-  clearInterval(dbg);
-  return [...runs.flat(), ...tally.takeWrong()];
+  return [...found.flat(), ...tally.takeWrong()];
 }
 
 async function playRun({ place, workflow, id, ops, fault, viewers }, places, tally, alive) {

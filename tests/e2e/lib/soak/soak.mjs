@@ -6,11 +6,14 @@ import { startPlaces } from "./places.mjs";
 import { playRound } from "./round.mjs";
 import { pause } from "./viewer.mjs";
 
+/** So many rounds at least, since less say nothing about what grows. */
+const ROUNDS_AT_LEAST = 4;
+
 /**
- * Soaks for so many milliseconds of rounds, with faults that `seed` decides. `say` gets lines of text. Resolves to what
- * is wrong, as lines of text: nothing, if all is well.
+ * Soaks for so many milliseconds of rounds, `small` ones for less than some minutes, with faults that `seed` decides.
+ * `say` gets lines of text. Resolves to what is wrong, as lines of text: nothing, if all is well.
  */
-export async function soak({ milliseconds, seed, say = console.log }) {
+export async function soak({ milliseconds, seed, small = false, say = console.log }) {
   const tally = new Tally();
   const places = await startPlaces();
   const samples = [];
@@ -18,8 +21,8 @@ export async function soak({ milliseconds, seed, say = console.log }) {
   const started = Date.now();
   let number = 0;
   try {
-    while (Date.now() - started < milliseconds && wrong.length === 0) {
-      wrong.push(...(await playRound(planRound(seed, number), places, tally)));
+    while ((Date.now() - started < milliseconds || number < ROUNDS_AT_LEAST) && wrong.length === 0) {
+      wrong.push(...(await playRound(planRound(seed, number, { small }), places, tally)));
       number += 1;
       // What viewers leave behind is gone a moment after them.
       await pause(500);
