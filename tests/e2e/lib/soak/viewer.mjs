@@ -1,6 +1,6 @@
 // Viewers of the soak: each has a connection of its own, comes and goes as its plan says, and records what it sees.
 import http from "node:http";
-import { Parser } from "../sse.mjs";
+import { EMPTY, Parser } from "../sse.mjs";
 
 export const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
@@ -86,7 +86,7 @@ export class Viewer {
           }
           if (!hasPosition && parser.begins) {
             hasPosition = true;
-            this.#add({ position: { viewer: this.name, id: parser.begins } });
+            this.#add({ position: { viewer: this.name, id: parser.begins === EMPTY ? 0 : parser.begins } });
             this.position = parser.begins;
           }
           for (const event of events) {
