@@ -147,7 +147,7 @@ impl Bench {
         self.start();
         let files = self.server.files();
         let (mut left, mut number) = (viewers, 1);
-        let mut driver = None;
+        let mut driver: Option<Id> = None;
         while left > 0 {
             let size = left.min(together);
             left -= size;
@@ -157,20 +157,20 @@ impl Bench {
             }
             // The requests go out.
             self.hub.turn(Duration::from_millis(1))?;
-            let (early, late): (Vec<_>, Vec<_>) = wave.iter().partition(|id| **id % 2 == 0);
+            let (early, late): (Vec<Id>, Vec<Id>) = wave.iter().partition(|id| **id % 2 == 0);
             for id in early {
-                self.hub.close(*id);
+                self.hub.close(id);
             }
             let deadline = Instant::now() + PATIENCE;
             let have_all = self.hub.run(deadline, |hub| {
-                let mut late = late.iter().filter_map(|id| hub.viewer(**id));
+                let mut late = late.iter().filter_map(|id| hub.viewer(*id));
                 late.all(|viewer| viewer.first.is_some())
             })?;
             if !have_all {
                 return Err("not every viewer got the first event".into());
             }
             for id in late {
-                self.hub.close(*id);
+                self.hub.close(id);
             }
             number += 1;
             driver = Some(
