@@ -37,7 +37,7 @@ test("what grows is told from what is noisy", () => {
   assert.match(grown(samples({ memory: (number) => 100e6 + number * 40e3 })).wrong.join(), /memory of the process grows by 2\.40 MB an hour, and may by/);
   assert.match(grown(samples({ memory: (number) => 100e6 + noisy(number) + number * 1e6 })).wrong.join(), /grows by \d+/);
   assert.match(grown(samples({ files: (number) => 20 + number })).wrong.join(), /there were \d+ files, and are \d+/);
-  // Up to what one viewer in a hundred leaves behind, in a minute: the same noise says less.
+  // In a minute the same noise says less.
   assert.deepEqual(grown(samples({ memory: (number) => 100e6 + noisy(number), every: 1 / 3600 })).wrong, []);
   assert.match(grown(samples({ memory: (number) => 100e6 + number * 1e6, every: 1 / 3600 })).wrong.join(), /grows/);
   assert.match(grown([]).wrong.join(), /too few/);

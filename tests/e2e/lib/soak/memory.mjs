@@ -52,7 +52,7 @@ export async function heapOf({ url, inspectorPort }) {
   const call = (method) =>
     new Promise((resolve, reject) => {
       const id = (number += 1);
-      const timer = setTimeout(() => reject(new Error(`the inspector does not answer to ${method}`)), 20_000);
+      const timer = setTimeout(() => reject(new Error(`the inspector does not answer to ${method}`)), 30_000);
       socket.addEventListener("message", function heard({ data }) {
         if (!data.startsWith(`{"id":${id},`)) return; // parts of the snapshot
         clearTimeout(timer);
