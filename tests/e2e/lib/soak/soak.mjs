@@ -32,6 +32,9 @@ export async function soak({ milliseconds, seed, small = false, say = console.lo
     for (const server of Object.values(places.workers)) {
       if (/panicked at/.test(server.log)) wrong.push(`a Worker panicked: ${server.log.match(/.*panicked at.*/)[0]}`);
     }
+  } catch (error) {
+    for (const server of Object.values(places.workers)) say(server.log.slice(-3_000).replaceAll(/.*wrangler:info.*\n/g, ""));
+    throw error;
   } finally {
     await places.stop();
   }
