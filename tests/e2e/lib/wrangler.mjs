@@ -66,12 +66,15 @@ class Server {
     this.#child = child;
     children.add(child);
     const from = this.#log.length;
+    let isReady = false;
     this.url = await new Promise((resolve, reject) => {
       for (const stream of [child.stdout, child.stderr]) {
         stream.setEncoding("utf8").on("data", (text) => {
           this.#log += text;
+          if (isReady) return; // what it prints of an hour of requests is not looked through again and again
           const ready = this.#log.slice(from).match(/Ready on (http:\/\/127\.0\.0\.1:\d+)/);
-          if (ready) resolve(ready[1]);
+          isReady = ready !== null;
+          if (isReady) resolve(ready[1]);
         });
       }
       child.once("error", reject);
