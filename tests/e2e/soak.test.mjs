@@ -1,7 +1,7 @@
 // The soak for less than a minute: see docs/reliability.md. `npm run soak` does it for an hour.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { slope, slopeAtMost } from "./lib/soak/memory.mjs";
+import { floor, slope, slopeAtMost } from "./lib/soak/memory.mjs";
 import { planRound } from "./lib/soak/plan.mjs";
 import { NEEDS_REDIS } from "./lib/redis.mjs";
 import { grown, soak } from "./lib/soak/soak.mjs";
@@ -40,6 +40,13 @@ test("what grows is told from what is noisy", () => {
   // In a minute the same noise says less.
   assert.deepEqual(grown(samples({ memory: (number) => 100e6 + noisy(number), every: 1 / 3600 })).wrong, []);
   assert.match(grown(samples({ memory: (number) => 100e6 + number * 1e6, every: 1 / 3600 })).wrong.join(), /grows/);
+  // A heap goes up and down; what is left after each collection is what counts.
+  const saw = (number) => 3e6 + (number % 7) * 4e6;
+  const heaps = (heap) => samples({}).map((sample, number) => ({ ...sample, places: { "Workers, here": { ...sample.places.server, heap: heap(number) } } }));
+  assert.deepEqual(floor([[0, 5], [1, 2], [2, 9]]), [[0, 5], [1, 2], [2, 9]]);
+  assert.deepEqual(grown(heaps(saw)).wrong, []);
+  assert.match(grown(heaps((number) => saw(number) + number * 100e3)).wrong.join(), /heap of the isolate grows by \d/);
+  assert.match(grown(heaps((number) => (number % 3 === 0 ? saw(number) : undefined))).wrong.join(), /was told in 15 rounds of 45 only/);
   assert.match(grown([]).wrong.join(), /too few/);
 });
 

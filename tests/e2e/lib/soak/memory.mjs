@@ -78,6 +78,13 @@ export function slope(points) {
   return median(slopes);
 }
 
+/** The least of each twelfth of the points: what is left of a heap whenever it has been collected. */
+export function floor(points) {
+  const size = Math.ceil(points.length / 12);
+  const parts = Array.from({ length: Math.ceil(points.length / size) }, (_, index) => points.slice(index * size, (index + 1) * size));
+  return parts.map((part) => part.reduce((least, point) => (point[1] < least[1] ? point : least)));
+}
+
 export function median(numbers) {
   const sorted = numbers.toSorted((a, b) => a - b);
   const middle = sorted.length >> 1;
