@@ -179,6 +179,10 @@ impl Bench {
             );
             let answered = |hub: &Hub| driver.is_none_or(|driver| hub.has_answered(driver));
             self.hub.run(deadline, answered)?;
+            // Or its connection would count as one that the server keeps.
+            if let Some(driver) = driver.take_if(|driver| self.hub.has_answered(*driver)) {
+                self.hub.close(driver);
+            }
         }
         let busy = |hub: &Hub| driver.is_some_and(|driver| !hub.has_answered(driver));
         let complete = self.run_until_have(&ids, number, busy)?;

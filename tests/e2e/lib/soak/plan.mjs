@@ -34,7 +34,8 @@ export function planRound(seed, number, { small = false } = {}) {
       const isLong = number % LONG === LONG - 1 && place !== "killed" && index === 0;
       const fault = { what: isLong ? "terminate silently" : roll.any(FAULTS[workflow]), behind: roll.between(4, 12) };
       const isWide = workflow === "beta";
-      const viewers = crowd(roll, isWide ? 6 : workflow === "crowd" ? 14 : 10, isWide ? 0.5 : 0.15);
+      const size = isWide ? 6 : workflow === "crowd" ? 14 : 10;
+      const viewers = crowd(roll, small ? Math.ceil(size / 2) : size, isWide ? 0.5 : 0.15);
       runs.push({ place, workflow, id, ops: ops(roll, isWide), fault, viewers });
     });
   }
@@ -44,7 +45,7 @@ export function planRound(seed, number, { small = false } = {}) {
       name: LASTING.includes(place) ? `room-${index}` : `soak-${number}-${index}`,
       writers: roll.between(1, 3),
       events: roll.between(10, 25), // of each writer
-      viewers: crowd(roll, 12, 0.15),
+      viewers: crowd(roll, small ? 6 : 12, 0.15),
     })),
   );
   const strikes = STRIKES.filter(({ share }) => roll.chance(share)).map(({ what }) => ({ what, after: roll.between(400, 3_000) }));
