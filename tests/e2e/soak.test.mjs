@@ -47,6 +47,10 @@ test("what grows is told from what is noisy", () => {
   assert.deepEqual(grown(heaps(saw)).wrong, []);
   assert.match(grown(heaps((number) => saw(number) + number * 100e3)).wrong.join(), /heap of the isolate grows by \d/);
   assert.match(grown(heaps((number) => (number % 3 === 0 ? saw(number) : undefined))).wrong.join(), /was told in 15 rounds of 45 only/);
+  // What was before a crash is another process.
+  const crashed = (at) => samples({ memory: (number) => (number < at ? 10e6 : 200e6) }).map((sample, number) => ({ ...sample, places: { server: { ...sample.places.server, pid: number < at ? 1 : 2 } } }));
+  assert.deepEqual(grown(crashed(30)).wrong, []);
+  assert.match(grown(crashed(58)).text, /too short a time/);
   assert.match(grown([]).wrong.join(), /too few/);
 });
 

@@ -22,7 +22,6 @@ export async function startPlaces() {
   };
   await Promise.all(Object.values(axums).map((axum) => axum.start()));
   const workers = { direct, hibernating, killed };
-  const [first, second] = [direct, hibernating].map((server) => runtimeOf(server.pid));
   return {
     workers,
     axums,
@@ -32,8 +31,8 @@ export async function startPlaces() {
       // On a machine with much else to do the inspector may be too slow: then there is one sample less.
       const heaps = [await heapOf(direct).catch(() => ({})), await heapOf(hibernating).catch(() => ({}))];
       return {
-        "Workers, direct": { ...usage(first), ...heaps[0] },
-        "Workers, hibernating": { ...usage(second), ...heaps[1] },
+        "Workers, direct": { ...(await runtime(direct)), ...heaps[0] },
+        "Workers, hibernating": { ...(await runtime(hibernating)), ...heaps[1] },
         "axum, SQLite": usage(axums.sqlite.pid),
         "axum, Redis": usage(axums.redis.pid),
       };
@@ -43,6 +42,13 @@ export async function startPlaces() {
       await redis.stop();
     },
   };
+}
+
+/** wrangler starts the runtime again where it crashes: then it is another process. */
+async function runtime(server) {
+  await fetch(`${server.url}/gate/soak/open`).then((response) => response.text()); // has its storage open then
+  const pid = runtimeOf(server.pid);
+  return { pid, ...usage(pid) };
 }
 
 async function worker(vars, inspectorPort) {

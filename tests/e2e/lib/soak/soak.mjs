@@ -41,6 +41,8 @@ export async function soak({ milliseconds, seed, small = false, say = console.lo
   say(`seed ${seed}: ${number} rounds in ${((Date.now() - started) / 60_000).toFixed(1)} minutes; ${tally.summary()}`);
   say(`runs that ended: ${list(tally.ended)}`);
   say(`faults: ${list(tally.faults)}`);
+  const crashes = Object.values(places.workers).flatMap((server) => server.log.match(/The Workers runtime crashed unexpectedly/g) ?? []).length;
+  if (crashes > 0) say(`the local runtime crashed by itself ${crashes} times, and was started again`);
   say(`refusals: ${list(tally.refusals) || "none"}`);
   const growth = grown(samples);
   say(growth.text);
@@ -55,19 +57,21 @@ export function grown(samples) {
   const [first, last] = [kept[0], kept.at(-1)];
   const hours = last.at - first.at;
   const most = slopeAtMost(hours);
-  const third = Math.ceil(kept.length / 3);
-  const [early, late] = [kept.slice(0, third), kept.slice(-third)];
   // What one viewer in a thousand leaves behind. An object has its files open for ten seconds after it was last asked, and
   // in front of a Worker wrangler's proxy keeps connections for a while.
-  const ofViewers = (late[0].viewers - early[0].viewers) / 1_000;
+  const ofViewers = (last.viewers - first.viewers) / 1_000;
   const filesMost = (place) => Math.max(ofViewers, place.startsWith("Workers") ? 150 : 4);
   const wrong = [];
   const lines = Object.keys(first.places).flatMap((place) => {
-    const of = (what, some = kept) => some.map((sample) => sample.places[place][what]);
+    // A runtime that crashed and was started again begins anew.
+    const { pid } = last.places[place];
+    const own = kept.filter((sample) => sample.places[place].pid === pid);
+    if (own.length < 3) return [`${place}: crashed, and runs for too short a time to say whether it grows`];
+    const of = (what, some) => some.map((sample) => sample.places[place][what]);
     const lines = Object.entries(JUDGED(place)).map(([what, isJudged]) => {
-      const points = kept.map((sample) => [sample.at, sample.places[place][what]]).filter(([, bytes]) => bytes !== undefined);
-      if (points.length < 3 || points.length < kept.length / 2) {
-        wrong.push(`${place}: the ${NAMES[what]} was told in ${points.length} rounds of ${kept.length} only`);
+      const points = own.map((sample) => [sample.at, sample.places[place][what]]).filter(([, bytes]) => bytes !== undefined);
+      if (points.length < 3 || points.length < own.length / 2) {
+        wrong.push(`${place}: the ${NAMES[what]} was told in ${points.length} rounds of ${own.length} only`);
         return `${place}: the ${NAMES[what]} is not known`;
       }
       const perHour = slope((what === "heap" ? floor(points) : points).map(([hour, bytes]) => [hour, bytes / 1e6]));
@@ -75,6 +79,8 @@ export function grown(samples) {
       if (isJudged && perHour > mayGrow) wrong.push(`${place}: the ${NAMES[what]} grows by ${perHour.toFixed(2)} MB an hour, and may by ${mayGrow.toFixed(2)}`);
       return `${place}: ${NAMES[what]} ${mega(points[0][1])} to ${mega(points.at(-1)[1])} MB, ${perHour.toFixed(2)} MB an hour`;
     });
+    const third = Math.ceil(own.length / 3);
+    const [early, late] = [own.slice(0, third), own.slice(-third)];
     const counted = ["files", "sockets"].map((what) => {
       const [before, after] = [median(of(what, early)), median(of(what, late))];
       if (after - before > filesMost(place)) wrong.push(`${place}: there were ${before} ${what}, and are ${after}`);
