@@ -27,7 +27,7 @@ export async function soak({ milliseconds, seed, small = false, say = console.lo
       // What viewers leave behind is gone a moment after them.
       await pause(500);
       samples.push({ at: (Date.now() - started) / 3_600_000, viewers: tally.viewers, places: await places.measure() });
-      if (number % 20 === 0 || process.env.SOAK_EACH_ROUND) say(`${number} rounds; ${tally.summary()}`);
+      if (number % 20 === 0) say(`${number} rounds; ${tally.summary()}`);
     }
     for (const server of Object.values(places.workers)) {
       if (/panicked at/.test(server.log)) wrong.push(`a Worker panicked: ${server.log.match(/.*panicked at.*/)[0]}`);
