@@ -1,8 +1,9 @@
 // npm run conformance [-- [--save] NAME...]: the suite for any SSE server (ssetarget-conformance) against this
 // library's servers, and those that one can compare with. Writes docs/conformance.md, if no names are given or with
-// --save, and prints it.
+// --save, and prints it. What a server gave is kept in target/conformance, so that with --save those that are not named
+// have their results of before.
 import { spawn, spawnSync } from "node:child_process";
-import { writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { Failure, at, main, run } from "./lib/run.mjs";
 import { buildWorker } from "./lib/build.mjs";
 import { ensureNodeModules, ensureRust } from "./lib/setup.mjs";
@@ -14,6 +15,7 @@ import { startRedis } from "../tests/e2e/lib/redis.mjs";
 
 const ORIGIN = "https://listed.example";
 const PROFILES = "ssetarget-conformance/profiles";
+const KEPT = "target/conformance";
 
 const worker = (name, profile) => ({
   profile,
@@ -91,7 +93,7 @@ main(async () => {
   await ensureNodeModules();
   await cargo(["build", "-p", "ssetarget-conformance"]);
 
-  const results = [];
+  mkdirSync(at(KEPT), { recursive: true });
   for (const name of names.length > 0 ? names : Object.keys(SERVERS)) {
     const { title, profile, start } = SERVERS[name];
     console.log(`── ${title}`);
@@ -102,7 +104,7 @@ main(async () => {
     }
     try {
       const cases = await check(server.url, profile);
-      results.push({ title, cases });
+      writeFileSync(at(KEPT, `${name}.json`), JSON.stringify(cases));
       for (const { id, level, outcome, expected, got } of cases) {
         if (outcome === "failed") console.log(`✖ ${level} ${id}\n    expected: ${expected}\n    got:      ${got}`);
       }
@@ -110,6 +112,8 @@ main(async () => {
       await server.stop();
     }
   }
+  const kept = Object.keys(SERVERS).filter((name) => (saves || names.includes(name)) && existsSync(at(KEPT, `${name}.json`)));
+  const results = kept.map((name) => ({ title: SERVERS[name].title, cases: JSON.parse(readFileSync(at(KEPT, `${name}.json`), "utf8")) }));
   const text = page(results);
   console.log(`\n${text}`);
   if (saves) writeFileSync(at("docs/conformance.md"), text);
@@ -146,7 +150,7 @@ function page(results) {
   });
   const all = results[0].cases;
   const rows = all.map(({ id, title, source, level }) => {
-    const marks = results.map(({ cases }) => MARKS[cases.find((one) => one.id === id).outcome]);
+    const marks = results.map(({ cases }) => MARKS[cases.find((one) => one.id === id)?.outcome ?? "skipped"]);
     return `| \`${id}\` | ${title} | ${source} | ${level} | ${marks.join(" | ")} |`;
   });
   const failures = results.flatMap(({ title, cases }) =>

@@ -1,9 +1,8 @@
 // npm run test:faults [-- --minutes N] [-- --seed S]: the walk with fresh seeds for as long as asked, 10 minutes by
 // default; then the defects of tests/mutations.json, put back one at a time (a handful below an hour, all of them
-// from an hour on); then the soak, if there is one.
+// from an hour on); then the soak (scripts/soak.mjs) for as long.
 //
 // Prints every seed before the walk, and for a failure the command that repeats it.
-import { existsSync } from "node:fs";
 import { Failure, at, main, run } from "./lib/run.mjs";
 import { ensureRust } from "./lib/setup.mjs";
 import { mutations, report } from "./mutations.mjs";
@@ -27,11 +26,8 @@ main(async () => {
   } while (Date.now() < until);
   console.log(`${walked} steps, and no promise was broken`);
   if (!report(await mutations({ quick: minutes < 60 }))) process.exitCode = 1;
-  const soak = at("scripts/soak.mjs");
-  if (existsSync(soak)) {
-    const { ok } = await run("soak", process.execPath, [soak, "--minutes", String(Math.max(1, minutes))]);
-    if (!ok) process.exitCode = 1;
-  } else console.log("there is no soak here yet (scripts/soak.mjs)");
+  const { ok } = await run("soak", process.execPath, [at("scripts/soak.mjs"), "--minutes", String(Math.max(1, minutes))]);
+  if (!ok) process.exitCode = 1;
 });
 
 function number(name, otherwise) {

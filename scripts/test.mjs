@@ -13,6 +13,7 @@ import { Failure, at, capture, isStopping, main, run as runShown } from "./lib/r
 import { buildWorker } from "./lib/build.mjs";
 import { checkSize, dryRun } from "./lib/deploy.mjs";
 import { wrongFiles } from "./lib/files.mjs";
+import { wrongTests } from "./lib/matrix.mjs";
 import { readmeCrate, workflowsReadmeCrate } from "./lib/readme.mjs";
 import { typescriptExamples } from "./lib/typescript.mjs";
 import { ensureNodeModules, ensureRust, ensureWorkerTools, modernNode, nodeEnv } from "./lib/setup.mjs";
@@ -88,6 +89,11 @@ const GROUPS = {
     await check("rustfmt", "cargo", ["fmt", "--all", "--check"]);
     await attempt("files of ARCHITECTURE.md", async () => {
       const wrong = wrongFiles();
+      if (wrong.length > 0) throw new Failure(wrong.join("\n"));
+      return ONE_PASSED;
+    });
+    await attempt("tests that docs/reliability.md names", async () => {
+      const wrong = wrongTests();
       if (wrong.length > 0) throw new Failure(wrong.join("\n"));
       return ONE_PASSED;
     });

@@ -177,7 +177,7 @@ impl Hub {
             let Some(connection) = self.connections.get_mut(id) else {
                 continue;
             };
-            if event.is_writable() && !connection.outgoing.is_empty() {
+            if event.is_writable() && !connection.outgoing.is_empty() && !connection.closed {
                 writable.push(id);
             }
             if event.is_readable() && !connection.queued && !connection.stalled {

@@ -49,6 +49,11 @@ impl Process {
         let _ = fs::write(self.folder.join("clear_refs"), "5");
     }
 
+    /// How many files and sockets it has open.
+    pub(crate) fn files(&self) -> Option<usize> {
+        Some(fs::read_dir(self.folder.join("fd")).ok()?.count())
+    }
+
     fn status(&self, name: &str) -> Option<u64> {
         let status = fs::read_to_string(self.folder.join("status")).ok()?;
         let line = status.lines().find_map(|line| line.strip_prefix(name))?;

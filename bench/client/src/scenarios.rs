@@ -27,6 +27,7 @@ pub(crate) fn run(scenario: &str, args: &Args) -> Result<Value> {
         "idle" => bench.idle(args),
         "fill" => bench.fill(args),
         "open" => bench.open_logs(args),
+        "vanish" => bench.vanish(args),
         _ => Err("there is no such scenario".into()),
     }
 }
@@ -109,7 +110,8 @@ impl Bench {
     }
 
     /// `clients=` viewers of `path=` that all come back at once after the event `after=`; then comes event
-    /// `expect=` + 1, which each has when it is live.
+    /// `expect=` + 1, which each has when it is live. They stay for `holdMs=` after that, which is no part of the report;
+    /// that they begin to is said on the standard error.
     fn storm(&mut self, args: &Args) -> Result<Value> {
         let (path, after) = (args.text("path")?, args.number("after")?);
         let (clients, expect) = (args.count("clients")?, args.number("expect")?);
@@ -125,6 +127,74 @@ impl Bench {
         report["allLiveMs"] = json!(report["seconds"].as_f64().map(|seconds| seconds * 1000.0));
         let cpu = report["cpuMs"].as_f64();
         report["cpuUsPerViewer"] = json!(cpu.map(|ms| ms * 1000.0 / clients as f64));
+        let hold = args.number_or("holdMs", 0)?;
+        if hold > 0 {
+            eprintln!("all {clients} are live");
+            let end = Instant::now() + Duration::from_millis(hold);
+            self.hub.run(end, |_| false)?;
+        }
+        Ok(report)
+    }
+
+    /// `viewers=` viewers come, `together=` at a time, and leave: every other one before it is answered, the others as
+    /// soon as they have the first event. After each such wave comes an event, which `healthy=` viewers get. `restMs=`
+    /// later it is seen what the server still has.
+    fn vanish(&mut self, args: &Args) -> Result<Value> {
+        let (viewers, together) = (args.count("viewers")?, args.count("together")?);
+        let healthy = args.count("healthy")?;
+        let rest = Duration::from_millis(args.number("restMs")?);
+        let ids = self.open("log", healthy, false)?;
+        self.start();
+        let files = self.server.files();
+        let (mut left, mut number) = (viewers, 1);
+        let mut driver: Option<Id> = None;
+        while left > 0 {
+            let size = left.min(together);
+            left -= size;
+            let mut wave = Vec::with_capacity(size);
+            for _ in 0..size {
+                wave.push(self.hub.view("/log/sse", 0, Viewer::new(0))?);
+            }
+            // The requests go out.
+            self.hub.turn(Duration::from_millis(1))?;
+            let (early, late): (Vec<Id>, Vec<Id>) = wave.iter().partition(|id| **id % 2 == 0);
+            for id in early {
+                self.hub.close(id);
+            }
+            let deadline = Instant::now() + PATIENCE;
+            let have_all = self.hub.run(deadline, |hub| {
+                let mut late = late.iter().filter_map(|id| hub.viewer(*id));
+                late.all(|viewer| viewer.first.is_some())
+            })?;
+            if !have_all {
+                return Err("not every viewer got the first event".into());
+            }
+            for id in late {
+                self.hub.close(id);
+            }
+            number += 1;
+            driver = Some(
+                self.hub
+                    .post(&format!("/log/append?from={number}&batch=1&count=1"), "")?,
+            );
+            let answered = |hub: &Hub| driver.is_none_or(|driver| hub.has_answered(driver));
+            self.hub.run(deadline, answered)?;
+            // Or its connection would count as one that the server keeps.
+            if let Some(driver) = driver.take_if(|driver| self.hub.has_answered(*driver)) {
+                self.hub.close(driver);
+            }
+        }
+        let busy = |hub: &Hub| driver.is_some_and(|driver| !hub.has_answered(driver));
+        let complete = self.run_until_have(&ids, number, busy)?;
+        let mut report = self.report(&ids, number, complete);
+        let seconds = self.started.elapsed().as_secs_f64();
+        report["vanishedPerSecond"] = json!(rate(viewers as u64, seconds));
+        let cpu = report["cpuMs"].as_f64();
+        report["cpuUsPerViewer"] = json!(cpu.map(|ms| ms * 1000.0 / viewers as f64));
+        self.hub.run(Instant::now() + rest, |_| false)?;
+        report["memoryAfter"] = json!(self.server.memory());
+        report["filesBefore"] = json!(files);
+        report["filesAfter"] = json!(self.server.files());
         Ok(report)
     }
 

@@ -16,7 +16,7 @@ export function dataFolder() {
 }
 
 /**
- * Starts the example. Resolves to `{ url, log, stop, kill }`; `stop` asks it to end and resolves to its exit code.
+ * Starts the example. Resolves to `{ url, pid, log, stop, kill }`; `stop` asks it to end and resolves to its exit code.
  * Its logs are in a folder of its own, unless `env` has `DATA_DIR`.
  */
 export async function serveAxum(env = {}) {
@@ -24,6 +24,7 @@ export async function serveAxum(env = {}) {
   const url = (await printed(child, /Listening on (http:\S+)/))[1];
   return {
     url,
+    pid: child.pid,
     log: () => child.log,
     async stop() {
       child.kill("SIGTERM");

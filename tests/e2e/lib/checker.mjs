@@ -78,6 +78,23 @@ export class Records extends Recorder {
     this.#lines.push(line);
   }
 
+  /** Resolves to what breaks a promise, as lines of text, and forgets the records: for those who go on with others. */
+  async broken() {
+    const lines = this.#lines;
+    this.#lines = [];
+    const child = spawn(CHECKER, { stdio: ["pipe", "pipe", "inherit"] });
+    let output = "";
+    child.stdout.setEncoding("utf8").on("data", (text) => (output += text));
+    const ended = new Promise((resolve, reject) => child.once("error", reject).once("close", resolve));
+    child.stdin.on("error", () => {}); // told by what it prints
+    child.stdin.end(lines.join("\n"));
+    await ended;
+    const printed = output.trimEnd().split("\n");
+    const [, records, violations] = printed.pop().match(/^(\d+) records, (\d+) violations$/) ?? [];
+    assert.deepEqual([Number(records), Number(violations)], [lines.length, printed.length], output);
+    return printed;
+  }
+
   /** Fails with the list of broken promises. */
   check() {
     const { status, stdout, stderr, error } = spawnSync(CHECKER, { input: this.#lines.join("\n"), encoding: "utf8" });

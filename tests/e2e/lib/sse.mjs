@@ -98,6 +98,8 @@ export class Stream {
 /** Parses bytes into events `{id, type, data, json, raw}`; `raw` is the event's own text, with its blank line. */
 export class Parser {
   comments = 0;
+  /** Where the tail was, if the stream began there and said so. */
+  begins;
   #rest = Buffer.alloc(0);
   #block = null;
   #lastId = 0;
@@ -148,7 +150,8 @@ export class Parser {
     const { id, event: type, data, raw } = this.#block ?? {};
     if (raw === undefined) throw new Error("a blank line without an event");
     if (/^id: [1-9]\d*\n$/.test(raw) && this.#lastId === 0 && this.#events === 0) {
-      this.#lastId = Number(id); // the id of the newest event, after which this stream begins
+      this.begins = Number(id); // where the tail is, which is where this stream begins
+      this.#lastId = this.begins === EMPTY ? 0 : this.begins;
       this.#block = null;
       return null;
     }
@@ -167,6 +170,9 @@ export class Parser {
     return { id: id === undefined ? null : Number(id), type, data, raw: `${raw}\n`, json: JSON.parse(data) };
   }
 }
+
+/** Where the tail of a log is that has no event yet: an id that no event has. */
+export const EMPTY = Number.MAX_SAFE_INTEGER;
 
 const UTF8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 

@@ -20,10 +20,10 @@ export function copyWorker(folder) {
 
 /**
  * Starts `wrangler dev` on a free port. Resolves to a [`Server`] once it listens. `vars` are the
- * Worker's.
+ * Worker's. `inspectorPort` is where developer tools find it, by default nowhere in particular.
  */
-export async function serve({ folder = at("tests/worker"), vars = {} } = {}) {
-  const server = new Server(copyWorker(folder), vars);
+export async function serve({ folder = at("tests/worker"), vars = {}, inspectorPort = 0 } = {}) {
+  const server = new Server(copyWorker(folder), vars, inspectorPort);
   await server.start();
   return server;
 }
@@ -34,8 +34,9 @@ class Server {
   #child;
   #log = "";
 
-  constructor(folder, vars) {
+  constructor(folder, vars, inspectorPort) {
     this.#folder = folder;
+    this.inspectorPort = inspectorPort;
     this.#vars = Object.entries(vars).flatMap(([name, value]) => ["--var", `${name}:${value}`]);
   }
 
@@ -44,8 +45,13 @@ class Server {
     return this.#log;
   }
 
+  /** The process id of wrangler, and of the group of all that it starts. */
+  get pid() {
+    return this.#child.pid;
+  }
+
   async start() {
-    const args = ["dev", "--ip", "127.0.0.1", "--port", "0", "--inspector-port", "0", "--persist-to", path.join(this.#folder, "state"), ...this.#vars];
+    const args = ["dev", "--ip", "127.0.0.1", "--port", "0", "--inspector-port", `${this.inspectorPort}`, "--persist-to", path.join(this.#folder, "state"), ...this.#vars];
     const child = spawn(modernNode(), [at("node_modules/wrangler/bin/wrangler.js"), ...args], {
       cwd: this.#folder,
       env: nodeEnv({
@@ -60,12 +66,15 @@ class Server {
     this.#child = child;
     children.add(child);
     const from = this.#log.length;
+    let isReady = false;
     this.url = await new Promise((resolve, reject) => {
       for (const stream of [child.stdout, child.stderr]) {
         stream.setEncoding("utf8").on("data", (text) => {
           this.#log += text;
+          if (isReady) return; // what it prints of an hour of requests is not looked through again and again
           const ready = this.#log.slice(from).match(/Ready on (http:\/\/127\.0\.0\.1:\d+)/);
-          if (ready) resolve(ready[1]);
+          isReady = ready !== null;
+          if (isReady) resolve(ready[1]);
         });
       }
       child.once("error", reject);

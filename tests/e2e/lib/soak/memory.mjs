@@ -1,0 +1,101 @@
+// What a process has: memory, file descriptors, sockets. And whether it grows.
+import { readFileSync, readdirSync, readlinkSync } from "node:fs";
+
+/** What a process has now, from /proc: `{ memory, files, sockets }`, the memory in bytes. */
+export function usage(pid) {
+  const status = readFileSync(`/proc/${pid}/status`, "utf8");
+  const memory = Number(status.match(/^RssAnon:\s+(\d+) kB$/m)[1]) * 1024; // without the files that it has mapped
+  let [files, sockets] = [0, 0];
+  for (const file of readdirSync(`/proc/${pid}/fd`)) {
+    files += 1;
+    try {
+      if (readlinkSync(`/proc/${pid}/fd/${file}`).startsWith("socket:")) sockets += 1;
+    } catch {
+      // closed since
+    }
+  }
+  return { memory, files, sockets };
+}
+
+/** The workerd of a `wrangler dev` that runs the Worker: the other one of its group is wrangler's proxy. */
+export function runtimeOf(group) {
+  const pids = readdirSync("/proc").filter((name) => /^\d+$/.test(name));
+  const workerds = pids.filter((pid) => {
+    try {
+      const [, name, rest] = readFileSync(`/proc/${pid}/stat`, "utf8").match(/^\d+ \((.*)\) (.*)$/s);
+      return name === "workerd" && Number(rest.split(" ")[2]) === group;
+    } catch {
+      return false; // it has ended
+    }
+  });
+  const hasStorage = (pid) => readdirSync(`/proc/${pid}/fd`).some((file) => {
+    try {
+      return readlinkSync(`/proc/${pid}/fd/${file}`).includes("/state/");
+    } catch {
+      return false;
+    }
+  });
+  const found = workerds.find(hasStorage);
+  if (!found) throw new Error(`wrangler ${group} has no runtime with storage among ${workerds}`);
+  return Number(found);
+}
+
+/** Bytes that the isolate of a Worker has: its heap with what is not collected yet, and its WebAssembly memory. */
+export async function heapOf({ url, inspectorPort }) {
+  const targets = await (await fetch(`http://127.0.0.1:${inspectorPort}/json`)).json();
+  const socket = new WebSocket(targets[0].webSocketDebuggerUrl, { headers: { origin: "http://localhost" } });
+  await new Promise((resolve, reject) => {
+    socket.addEventListener("open", resolve);
+    socket.addEventListener("error", () => reject(new Error("the inspector does not answer")));
+  });
+  let number = 0;
+  const call = (method) =>
+    new Promise((resolve, reject) => {
+      const id = (number += 1);
+      const timer = setTimeout(() => reject(new Error(`the inspector does not answer to ${method}`)), 30_000);
+      socket.addEventListener("message", function heard({ data }) {
+        if (!data.startsWith(`{"id":${id},`)) return; // parts of the snapshot
+        clearTimeout(timer);
+        socket.removeEventListener("message", heard);
+        const message = JSON.parse(data);
+        if (message.error) reject(new Error(`${method}: ${message.error.message}`));
+        else resolve(message.result);
+      });
+      socket.send(JSON.stringify({ id, method }));
+    });
+  // It is not asked to collect first: the runtime does not answer to `collectGarbage`, and after a snapshot, which
+  // collects, it ends with a segmentation fault a round later.
+  const { usedSize, embedderHeapUsedSize, backingStorageSize } = await call("Runtime.getHeapUsage");
+  socket.close();
+  const wasm = Number(await (await fetch(`${url}/memory`)).text());
+  if (!(wasm > 0)) throw new Error("the Worker does not say how large its memory is");
+  return { heap: usedSize + embedderHeapUsedSize + backingStorageSize + wasm };
+}
+
+/** The median of the slopes of all pairs (Theil and Sen): one sample out of line changes nothing. Points are `[x, y]`. */
+export function slope(points) {
+  const slopes = points.flatMap(([x, y], index) => points.slice(index + 1).map(([later, grown]) => (grown - y) / (later - x)));
+  return median(slopes);
+}
+
+/** The least of each twelfth of the points: what is left of a heap whenever it has been collected. */
+export function floor(points) {
+  const size = Math.ceil(points.length / 12);
+  const parts = Array.from({ length: Math.ceil(points.length / size) }, (_, index) => points.slice(index * size, (index + 1) * size));
+  return parts.map((part) => part.reduce((least, point) => (point[1] < least[1] ? point : least)));
+}
+
+export function median(numbers) {
+  const sorted = numbers.toSorted((a, b) => a - b);
+  const middle = sorted.length >> 1;
+  return sorted.length % 2 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
+}
+
+/**
+ * The greatest slope of memory that a soak of so many hours may have, in MB an hour: 1 where it takes an hour or more.
+ *
+ * Noise of the same size in each sample makes slopes that are the greater the shorter the time is: the slope's standard
+ * error for n samples over the time T goes with 1 / (T · √n), and n goes with T. So 1 MB an hour in an hour is as
+ * significant as 1 · (60 / 10)^1.5 = 15 in ten minutes, and 465 in one, which are 7.7 MB.
+ */
+export const slopeAtMost = (hours) => Math.max(1, hours ** -1.5);
