@@ -21,11 +21,13 @@ use ssetarget::{
 use support::sql::Database;
 
 /// The logs of which there is a fixture for each schema.
-const KINDS: [(&str, fn(Database)); 3] = [
+const KINDS: [(&str, Write); 3] = [
     ("run", write_run),
     ("expired", write_expired),
     ("bounded", write_bounded),
 ];
+
+type Write = fn(Database);
 
 /// Data that a frame alone cannot give back.
 const LINES: &str = "one\r\ntwo\rthree\n";
@@ -357,7 +359,7 @@ fn dump(path: &Path) -> String {
         let mut rows = connection
             .prepare(&format!("SELECT * FROM {table} ORDER BY 1"))
             .unwrap();
-        let columns: Vec<String> = rows.column_names().into_iter().map(str::to_owned).collect();
+        let columns: Vec<String> = rows.column_names().map(str::to_owned).collect();
         let quoted: Vec<_> = columns
             .iter()
             .map(|column| match column.as_str() {
