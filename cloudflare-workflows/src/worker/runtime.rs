@@ -121,7 +121,7 @@ struct TimerState {
     timers: Timers,
 }
 
-/// Any number of [`Timer`]s over one timer of the runtime. A sleep may last [`SLACK`] longer, so that sleeps that end
+/// Any number of [`Timer`]s over one timer of the runtime. A sleep may last up to 250 ms longer, so that sleeps that end
 /// about the same time end together.
 ///
 /// Timers belong together only where the same code waits for them: in an object, whose requests are one to the
