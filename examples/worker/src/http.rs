@@ -30,7 +30,7 @@ pub async fn json_body(request: &mut Request) -> std::result::Result<Option<Body
         return Ok(None);
     }
     // Goes 128 levels deep at most.
-    let value = serde_json::from_str(&text)
+    let value = serde_json::from_str(&well_formed(&text))
         .map_err(|error| (400, format!("the body is not JSON: {}", brief(&error))))?;
     match value {
         Value::Object(object) => Ok(Some(Body(object))),
@@ -59,6 +59,37 @@ async fn text_body(request: &mut Request) -> std::result::Result<String, (u16, S
         }
     }
     String::from_utf8(bytes).map_err(|_| (400, "the body is not UTF-8".to_owned()))
+}
+
+/// Returns JSON whose strings are Unicode. Half a surrogate pair, which strings of JavaScript can have and those of Rust
+/// cannot, becomes U+FFFD.
+fn well_formed(json: &str) -> String {
+    let code = |text: &str| {
+        let digits = text.strip_prefix("\\u")?.get(..4)?;
+        u32::from_str_radix(digits, 16).ok()
+    };
+    let mut written = String::with_capacity(json.len());
+    let mut rest = json;
+    while let Some(at) = rest.find('\\') {
+        let (before, escape) = rest.split_at(at);
+        written.push_str(before);
+        let pair = escape.get(6..).and_then(code);
+        let length = match (code(escape), pair) {
+            (Some(0xD800..=0xDBFF), Some(0xDC00..=0xDFFF)) => 12,
+            (Some(0xD800..=0xDFFF), _) => {
+                written.push('\u{FFFD}');
+                rest = &escape[6..];
+                continue;
+            }
+            // A backslash and what it escapes, which may be another.
+            _ => 1 + escape.chars().nth(1).map_or(0, char::len_utf8),
+        };
+        let (escape, behind) = escape.split_at(length);
+        written.push_str(escape);
+        rest = behind;
+    }
+    written.push_str(rest);
+    written
 }
 
 /// The beginning of serde's message, which may contain much of the body.
