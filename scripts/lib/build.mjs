@@ -19,8 +19,7 @@ export async function buildWorker(name) {
   if (isBuilt(folder, stamp)) return;
 
   console.log(`Building the ${name} Worker (${folder}; a minute or two the first time, seconds later)`);
-  // For size, as docs/start.md has it for a reader's Worker. Here it is not in the profile, which native programs have, too.
-  await buildFolder(at(folder), { CARGO_PROFILE_RELEASE_OPT_LEVEL: "z" });
+  await buildFolder(at(folder));
   writeFileSync(at(folder, STAMP), stamp);
 }
 
