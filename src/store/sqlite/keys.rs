@@ -1,76 +1,8 @@
-//! The keys of a log, in little memory.
+//! A set of keys, in little memory.
 
 use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::sync::Arc;
-
-use super::column::integer;
-use super::digest::KnownKeys;
-use super::{Log, Sql, SqlValue, SqliteError, SqliteEventStore};
-
-impl<Q: Sql> SqliteEventStore<Q> {
-    /// Returns the keys that begin with `prefix`, sorted, without the prefix.
-    ///
-    /// # Errors
-    /// When SQLite fails.
-    pub fn keys(&self, prefix: &str) -> Result<Vec<String>, SqliteError<Q::Error>> {
-        self.with_log(|log| {
-            if log.keys.is_none() && self.ends(log)?.closed {
-                // Not remembered: a log that has ended is seldom written.
-                return Ok(self.read_keys(log)?.all().behind(prefix));
-            }
-            Ok(self.known_keys(log)?.all().behind(prefix))
-        })
-    }
-
-    /// Returns whether the event with this key is kept.
-    pub(crate) fn keeps_key(&self, key: String) -> Result<bool, SqliteError<Q::Error>> {
-        self.with_log(|log| {
-            let Some(oldest) = self.ends(log)?.oldest else {
-                return Ok(false);
-            };
-            let found = self.sql.exec(
-                "SELECT id FROM events WHERE id >= ?1 AND key = ?2 LIMIT 1",
-                &[integer(oldest.get()), SqlValue::Text(key)],
-            )?;
-            Ok(!found.is_empty())
-        })
-    }
-
-    /// Returns fewer keys than [`keys`](Self::keys): of keys that differ only in the number after
-    /// their last colon, only the greatest if `only_newest` returns true for the part before the
-    /// number. Takes little memory, even for a long log.
-    ///
-    /// # Errors
-    /// When SQLite fails.
-    pub(crate) fn keys_but_older(
-        &self,
-        prefix: &str,
-        only_newest: impl Fn(&str) -> bool,
-    ) -> Result<Vec<String>, SqliteError<Q::Error>> {
-        self.with_log(|log| {
-            if log.keys.is_none() && self.ends(log)?.closed {
-                // Not remembered, see `keys`.
-                let keys = self.read_keys(log)?;
-                return Ok(keys.all().behind_but_older(prefix, only_newest));
-            }
-            let keys = self.known_keys(log)?;
-            Ok(keys.all().behind_but_older(prefix, only_newest))
-        })
-    }
-
-    pub(super) fn known_keys<'a>(
-        &self,
-        log: &'a mut Log<Q::Bytes>,
-    ) -> Result<&'a mut KnownKeys, SqliteError<Q::Error>> {
-        let keys = match log.keys.take() {
-            Some(keys) => keys,
-            None if self.ends(log)?.has_table => self.read_keys(log)?,
-            None => KnownKeys::default(),
-        };
-        Ok(log.keys.insert(keys))
-    }
-}
 
 /// A set of keys.
 ///
