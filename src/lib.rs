@@ -172,7 +172,10 @@ pub mod internals {
     pub use crate::cloudflare::command::{InstanceEnd, LogAnswer, LogCommand, LogState, read_json};
     pub use crate::cloudflare::object::log::{Announced, WorkflowLog, WorkflowLogError};
     pub use crate::cloudflare::packed::{InvalidBatch, pack_facts, unpack};
-    #[cfg(any(feature = "hibernation", not(target_family = "wasm")))]
+    #[cfg(any(
+        feature = "hibernation",
+        not(any(feature = "cloudflare", target_family = "wasm"))
+    ))]
     pub use crate::cloudflare::{
         credit::Taken,
         hibernating::{Beat, Budget, Pace, Pulse, Roster, Round, Sweep},

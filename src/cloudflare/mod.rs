@@ -31,17 +31,26 @@
 
 // Pure, and tested natively.
 pub(crate) mod command;
-#[cfg(any(feature = "hibernation", not(target_family = "wasm")))]
+#[cfg(any(
+    feature = "hibernation",
+    not(any(feature = "cloudflare", target_family = "wasm"))
+))]
 pub(crate) mod credit;
 #[doc(hidden)] // For tests; `FanOut` is what users set.
 pub mod fan_out;
-#[cfg(any(feature = "hibernation", not(target_family = "wasm")))]
+#[cfg(any(
+    feature = "hibernation",
+    not(any(feature = "cloudflare", target_family = "wasm"))
+))]
 pub(crate) mod hibernating;
 pub(crate) mod object;
 #[cfg(any(test, feature = "cloudflare"))]
 mod opened;
 pub(crate) mod packed;
-#[cfg(any(feature = "hibernation", not(target_family = "wasm")))]
+#[cfg(any(
+    feature = "hibernation",
+    not(any(feature = "cloudflare", target_family = "wasm"))
+))]
 pub(crate) mod pushed;
 
 #[cfg(feature = "cloudflare")]

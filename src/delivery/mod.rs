@@ -17,7 +17,10 @@ pub use permit::expire_at;
 pub use subscription::{Batch, Subscription};
 pub use target::{DispatchError, SseTarget};
 
-#[cfg(any(feature = "hibernation", not(target_family = "wasm")))]
+#[cfg(any(
+    feature = "hibernation",
+    not(any(feature = "cloudflare", target_family = "wasm"))
+))]
 pub(crate) use body::frame_bytes;
 #[cfg(feature = "http")]
 pub(crate) use body::{chunks, keep_alive_by};
@@ -27,5 +30,8 @@ pub(crate) use merge::{encode_event, encode_reset_of};
 pub(crate) use merged_request::MergedRequest;
 #[cfg(any(feature = "cloudflare", feature = "http"))]
 pub(crate) use permit::{permitted, reached};
-#[cfg(any(feature = "hibernation", not(target_family = "wasm")))]
+#[cfg(any(
+    feature = "hibernation",
+    not(any(feature = "cloudflare", target_family = "wasm"))
+))]
 pub(crate) use subscription::Position;
