@@ -924,7 +924,7 @@ fn an_error_of_the_store_ends_the_stream_without_a_terminal_event() {
         assert!(stream.next().await.unwrap().is_ok());
         assert!(poll!(stream.next()).is_pending());
         target.dispatch_encoded(vec![event("b")]).await.unwrap();
-        // What is in memory needs no database.
+        // Events in memory are read without the database, which fails next.
         target.store().forget();
         database.fail_next(1);
         assert!(stream.next().await.unwrap().is_err());

@@ -145,7 +145,7 @@ fn the_log_of_a_run_is_gone_on_with() {
             facts.sort();
             assert_eq!(facts, ["note", "workflow:started"]);
             let again = vec![fact("note", "another", "note")];
-            // Of the lifetime of the first run, as the rows say.
+            // The rows name this generation as that of the first run's lifetime.
             let stale = log.append(at_number(1), 2, again.clone(), at(4)).await;
             assert_eq!(stale.unwrap(), Told::Stale);
             let told = log.append(opened.generation, 2, again, at(4)).await;

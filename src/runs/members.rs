@@ -68,7 +68,7 @@ pub struct Members {
     members: BTreeMap<String, Member>,
     /// Those of the list that the client does not know. The changes up to `head` may say more of them, and come first.
     listed: Vec<Listed>,
-    /// Those that wait for their turn. The first one waits longest.
+    /// Runs that wait for their turn, the longest wait first.
     waiting: VecDeque<(Listed, Option<Over>)>,
 }
 

@@ -56,7 +56,7 @@ impl Bell {
     pub fn listen(&self) -> Listener<'_> {
         Listener {
             bell: self,
-            // Whoever sees a ring here sees the append before it, too.
+            // A listener that sees a ring also sees the append before it.
             heard: self.rings.load(Ordering::Acquire),
             place: None,
         }

@@ -210,7 +210,7 @@ impl fmt::Display for Brief {
 mod tests {
     use super::*;
 
-    /// What is said, and what the page says, in tests/page/estimates.json: `[low, median, high, took, words]`.
+    /// The words for each estimate, here and on the page: `[low, median, high, took, words]`.
     const CASES: &str = include_str!("../../tests/page/estimates.json");
 
     #[test]

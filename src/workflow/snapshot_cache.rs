@@ -21,7 +21,7 @@ pub(crate) struct SnapshotRequest<'a> {
     pub(crate) head: bool,
     /// The number of the latest run, if that is known without reading.
     pub(crate) run: Option<u32>,
-    /// What is expected of the run, which is told while it goes on.
+    /// The estimate of the run, which a snapshot has until the run ends.
     pub(crate) estimate: Option<&'a RunEstimate>,
 }
 

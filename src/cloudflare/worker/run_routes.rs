@@ -398,7 +398,7 @@ impl RunRoutes {
     }
 }
 
-/// What is known of a request when a route serves it.
+/// A request that a route serves: its run, and what it may do.
 struct Admitted {
     id: String,
     grant: Option<Grant>,

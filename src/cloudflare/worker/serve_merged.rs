@@ -75,7 +75,17 @@ pub(super) async fn serve_merged_asking(
     events: &WorkflowEventsNamespace,
     hook: Option<Decide<'_>>,
 ) -> worker::Result<Response> {
-    match answer(request, events, hook).await {
+    let answer = answer(request, events, hook).await;
+    observed(answer, request, events)
+}
+
+/// Returns the answer to a viewer of several runs, and notifies the observer of a stream that opens, or of a refusal.
+pub(super) fn observed(
+    answer: Result<Response, Refusal>,
+    request: &web_sys::Request,
+    events: &WorkflowEventsNamespace,
+) -> worker::Result<Response> {
+    match answer {
         Ok(response) => {
             if response.status_code() == 200 && request.method() == "GET" {
                 events.observing.tell(|observer| observer.opened());

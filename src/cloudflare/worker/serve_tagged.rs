@@ -15,13 +15,13 @@ use worker::{Request, Response, web_sys};
 use super::cors::with_own_headers;
 use super::namespace::WorkflowEventsNamespace;
 use super::serve_merged::{
-    Decide, MOST_OPENED, PAUSE, Reader, RunStream, Step, TRIES, position, read,
+    Decide, MOST_OPENED, PAUSE, Reader, RunStream, Step, TRIES, observed, position, read,
 };
 use crate::access::{Access, AccessRequest, Grant};
 use crate::cloudflare::index::{RunIndexNamespace, may_watch_list};
 use crate::cloudflare::leaving::Leaving;
 use crate::cloudflare::permit::Permit;
-use crate::cloudflare::refuse::{refuse_to, unreachable};
+use crate::cloudflare::refuse::unreachable;
 use crate::cloudflare::request::{StreamRequest, query};
 use crate::cloudflare::response::{self, stream_here_until};
 use crate::delivery::{HEARTBEAT_INTERVAL, MAX_MERGED, encode_event, encode_reset_of, keep_alive};
@@ -78,19 +78,8 @@ pub(super) async fn serve_tagged_asking(
     index: &RunIndexNamespace,
     hook: Option<Decide<'_>>,
 ) -> worker::Result<Response> {
-    match answer(request, events, index, hook).await {
-        Ok(response) => {
-            if response.status_code() == 200 && request.method() == "GET" {
-                events.observing.tell(|observer| observer.opened());
-            }
-            Ok(response)
-        }
-        Err(refusal) => {
-            let status = refusal.status();
-            events.observing.tell(|observer| observer.refused(status));
-            refuse_to(request, refusal)
-        }
-    }
+    let answer = answer(request, events, index, hook).await;
+    observed(answer, request, events)
 }
 
 async fn answer(

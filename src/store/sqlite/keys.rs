@@ -142,7 +142,7 @@ impl Ranges {
     /// Adds a range, which may overlap with those that are there.
     fn insert_range(&mut self, mut first: u64, mut last: u64) {
         let Self(ranges) = self;
-        // Those that it touches become one with it.
+        // The new range and all ranges that it touches become one.
         let begin = ranges.partition_point(|(_, end)| end.saturating_add(1) < first);
         let end = ranges.partition_point(|(begin, _)| *begin <= last.saturating_add(1));
         match ranges.get(begin..end) {
