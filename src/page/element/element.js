@@ -286,6 +286,7 @@ export class WorkflowRun extends Base {
     this.#stated = now;
     this.setAttribute("data-state", state);
     this.setAttribute("data-connection", this.#connection);
+    this.#showTitle();
     this.dispatchEvent(new CustomEvent("run-state", { detail: { state, phase, connection: this.#connection, error }, bubbles: true, composed: true }));
   }
 
