@@ -1,7 +1,7 @@
 // npm test [-- lint | native | e2e [file...] | bench]: all checks, or one group of them.
 //
-// Runs everything even after a failure. Ends with a list of the checks and how long each took, and
-// with the line `N passed, N failed[, N skipped]`.
+// Runs everything even after a failure. Ends with what failed and why, a list of the checks and how
+// long each took, and the line `N passed, N failed[, N skipped]`.
 //
 // Checks that need only cargo run beside those that build Workers and run them: one core links a Worker, and tests in
 // the runtime wait most of the time. They get the processor only when the others leave it, and their output is shown
@@ -193,7 +193,7 @@ function cargoTest(title, args, env = {}) {
   return attempt(title, async () => {
     const { ok, output } = await run(title, "cargo", ["test", ...args], { env: { ...process.env, ...env } });
     const totals = /^test result: \w+\. (?<passed>\d+) passed; (?<failed>\d+) failed; (?<skipped>\d+) ignored/gm;
-    return counted(ok, [...output.matchAll(totals)].map((match) => match.groups));
+    return { ...counted(ok, [...output.matchAll(totals)].map((match) => match.groups)), why: ok ? "" : lines(output, /^(---- .* stdout ----|error(\[|:)|test .* FAILED)/) };
   });
 }
 
@@ -205,8 +205,18 @@ function nodeTest(title, files, vars = {}) {
     const { ok, output } = await run(title, modernNode(), [...flags, ...files], { env });
     const totals = /^ℹ (?<kind>pass|fail|cancelled|skipped|todo) (?<number>\d+)$/gm;
     const names = { pass: "passed", fail: "failed", cancelled: "failed", skipped: "skipped", todo: "skipped" };
-    return counted(ok, [...output.matchAll(totals)].map(({ groups: { kind, number } }) => ({ [names[kind]]: number })));
+    return { ...counted(ok, [...output.matchAll(totals)].map(({ groups: { kind, number } }) => ({ [names[kind]]: number }))), why: ok ? "" : lines(output, /^✖ failing tests:/) };
   });
+}
+
+const MOST_LINES = 60;
+
+/** The output from the first line that `begins` what failed, to be shown again at the end of everything. */
+function lines(output, begins) {
+  const all = output.split("\n");
+  const first = all.findIndex((line) => begins.test(line));
+  const found = first < 0 ? all.slice(-MOST_LINES) : all.slice(first);
+  return [...found.slice(0, MOST_LINES), ...(found.length > MOST_LINES ? [`… and ${found.length - MOST_LINES} more lines above.`] : [])].join("\n");
 }
 
 const NOTHING_COUNTED = { passed: 0, failed: 0, skipped: 0 };
@@ -239,6 +249,8 @@ async function attempt(title, body) {
 function report(milliseconds) {
   const total = (key) => results.reduce((sum, result) => sum + result[key], 0);
   const failures = results.filter((result) => result.failed > 0);
+  // Once more at the end: what failed may be thousands of lines above.
+  for (const { title, why } of failures) if (why) console.log(`\n── why "${title}" failed ${"─".repeat(30)}\n${why}`);
   console.log(`\n── all checks, ${seconds1(milliseconds)} s ${"─".repeat(40)}`);
   const widest = Math.max(...results.map(({ seconds }) => seconds.length));
   for (const result of results) {
