@@ -4,6 +4,7 @@ import { dataFolder, serveAxum } from "../axum.mjs";
 import { startRedis } from "../redis.mjs";
 import { serve } from "../wrangler.mjs";
 import { heapOf, runtimeOf, usage } from "./memory.mjs";
+import { within } from "./viewer.mjs";
 
 /** Starts all of them. Resolves to `{ workers, axums, redis, measured, stop }`. */
 export async function startPlaces() {
@@ -29,7 +30,8 @@ export async function startPlaces() {
     /** What each of the servers that are left alive has now. */
     async measure() {
       // On a machine with much else to do the inspector may be too slow: then there is one sample less.
-      const heaps = [await heapOf(direct).catch(() => ({})), await heapOf(hibernating).catch(() => ({}))];
+      const heap = (server) => within(60_000, heapOf(server)).catch(() => ({}));
+      const heaps = [await heap(direct), await heap(hibernating)];
       return {
         "Workers, direct": { ...(await runtime(direct)), ...heaps[0] },
         "Workers, hibernating": { ...(await runtime(hibernating)), ...heaps[1] },

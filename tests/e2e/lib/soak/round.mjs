@@ -2,7 +2,7 @@
 import { Records } from "../checker.mjs";
 import { Run, json } from "../script.mjs";
 import { open, readAll } from "../sse.mjs";
-import { Viewer, pause } from "./viewer.mjs";
+import { Viewer, pause, within } from "./viewer.mjs";
 
 /** After that a viewer or a run that has not come to its end is stuck, which is a fault. */
 const PATIENCE = 90_000;
@@ -46,6 +46,7 @@ async function playRun({ place, workflow, id, ops, fault, viewers }, places, tal
     if (Date.now() - moved < 2_500) return;
     run.revive().catch(() => {});
     if (goes) run.event("go").catch(() => {});
+    if (fault.what === "pause") unpause(run).catch(() => {});
   }, 1_000);
 
   const driving = (async () => {
@@ -103,6 +104,11 @@ async function act(run, what, tally) {
   }
 }
 
+/** Resumes a run that is paused: the runtime may be killed after it paused the run and before it said so. */
+async function unpause(run) {
+  if ((await run.status()).state === "paused") await run.act("resume");
+}
+
 async function playLog({ place, name, writers, events, viewers }, { axums }, tally) {
   const servers = place === "redis" ? [axums.redis, axums["redis, killed"]] : [axums[place]];
   const log = `${place}: ${name}`;
@@ -116,7 +122,7 @@ async function playLog({ place, name, writers, events, viewers }, { axums }, tal
     const fact = { type, data, terminal };
     let answer = "unknown";
     try {
-      const response = await fetch(`${any()}/${name}?type=${type}&terminal=${terminal}`, { method: "POST", body: data });
+      const response = await fetch(`${any()}/${name}?type=${type}&terminal=${terminal}`, { method: "POST", body: data, signal: AbortSignal.timeout(20_000) });
       const text = await response.text();
       if (response.status === 201) {
         const { id } = JSON.parse(text);
@@ -124,7 +130,7 @@ async function playLog({ place, name, writers, events, viewers }, { axums }, tal
         answer = { stored: [id] };
       } else if (response.status !== 503) tally.wrong(`${log}: an append was answered ${response.status} ${text}`);
     } catch {
-      // the server was killed
+      // the server was killed, or hangs
     }
     tally.appends += 1;
     records.add(log, { append: { events: [fact], answer, after } });
@@ -220,13 +226,6 @@ async function again(axum) {
   await axum.kill();
   await pause(100);
   await axum.start();
-}
-
-/** Fails if it takes longer: a request to a server that is killed may never be answered. */
-function within(milliseconds, promise) {
-  let timer;
-  const late = new Promise((_, reject) => (timer = setTimeout(() => reject(new Error("no answer in time")), milliseconds)));
-  return Promise.race([promise, late]).finally(() => clearTimeout(timer));
 }
 
 /** Does it until it is done: servers are killed in between. */

@@ -4,10 +4,13 @@ import { floor, median, slope, slopeAtMost } from "./memory.mjs";
 import { planRound } from "./plan.mjs";
 import { startPlaces } from "./places.mjs";
 import { playRound } from "./round.mjs";
-import { pause } from "./viewer.mjs";
+import { pause, within } from "./viewer.mjs";
 
 /** So many rounds at least, since less say nothing about what grows. */
 const ROUNDS_AT_LEAST = 4;
+
+/** After so many milliseconds a round hangs: what it does has limits of its own, which are shorter. */
+const ROUND_AT_MOST = 300_000;
 
 /**
  * Soaks for so many milliseconds of rounds, `small` ones for less than some minutes, with faults that `seed` decides.
@@ -22,11 +25,12 @@ export async function soak({ milliseconds, seed, small = false, say = console.lo
   let number = 0;
   try {
     while ((Date.now() - started < milliseconds || number < ROUNDS_AT_LEAST) && wrong.length === 0) {
-      wrong.push(...(await playRound(planRound(seed, number, { small }), places, tally)));
+      const round = playRound(planRound(seed, number, { small }), places, tally);
+      wrong.push(...(await within(ROUND_AT_MOST, round, `round ${number}`)));
       number += 1;
       // What viewers leave behind is gone a moment after them.
       await pause(500);
-      samples.push({ at: (Date.now() - started) / 3_600_000, viewers: tally.viewers, places: await places.measure() });
+      samples.push({ at: (Date.now() - started) / 3_600_000, viewers: tally.viewers, places: await within(ROUND_AT_MOST, places.measure(), `the measuring after round ${number}`) });
       if (number % 20 === 0) say(`${number} rounds; ${tally.summary()}`);
     }
     for (const server of Object.values(places.workers)) {
