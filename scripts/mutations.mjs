@@ -8,7 +8,7 @@
 // target/mutations/outcomes.json; `--table` writes the latest outcome of each into docs/reliability.md.
 //
 // Ends with a list of what was caught; exits with 1 if a defect was not, or if its text is no longer there.
-import { cpSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { copyFileSync, existsSync, mkdirSync, readFileSync, rmSync, statSync, utimesSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { pathToFileURL } from "node:url";
 import { Failure, at, capture, main, run } from "./lib/run.mjs";
@@ -73,7 +73,10 @@ function copy() {
   for (const file of files) {
     const to = path.join(tree, file);
     mkdirSync(path.dirname(to), { recursive: true });
-    cpSync(at(file), to, { preserveTimestamps: true, dereference: true });
+    // What a link names is copied, too.
+    copyFileSync(at(file), to);
+    const { atime, mtime } = statSync(at(file));
+    utimesSync(to, atime, mtime);
   }
   return tree;
 }

@@ -173,6 +173,11 @@ pub mod internals {
     pub use crate::cloudflare::object::log::{Announced, WorkflowLog, WorkflowLogError};
     pub use crate::cloudflare::packed::{InvalidBatch, pack_facts, unpack};
     #[cfg(any(
+        feature = "index",
+        not(any(feature = "cloudflare", target_family = "wasm"))
+    ))]
+    pub use crate::cloudflare::reported::{Reported, read_estimate, take_report};
+    #[cfg(any(
         feature = "hibernation",
         not(any(feature = "cloudflare", target_family = "wasm"))
     ))]
@@ -180,6 +185,14 @@ pub mod internals {
         credit::Taken,
         hibernating::{Beat, Budget, Pace, Pulse, Roster, Round, Sweep},
         pushed::{Kept, Pushed, PushedStream},
+    };
+    #[cfg(any(
+        feature = "relays",
+        not(any(feature = "cloudflare", target_family = "wasm"))
+    ))]
+    pub use crate::cloudflare::{
+        hop::Hop,
+        page_parts::{Part, from_parts, to_parts},
     };
     pub use crate::runs::{
         Joins, ListFilter, Listed, Members, Reporter, RunFold, RunIndex, RunReport, Stands,

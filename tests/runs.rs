@@ -5,6 +5,7 @@
 
 mod support;
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
@@ -12,7 +13,7 @@ use cloudflare_workflows::{Progress, Step, StepContext, StepError, WaitForEvent}
 use futures_util::join;
 use serde_json::Value;
 use ssetarget::NewEvent;
-use ssetarget::internals::{Announced, InstanceEnd, LogCommand, WorkflowLog};
+use ssetarget::internals::{Announced, InstanceEnd, LogCommand, WorkflowLog, pack_facts};
 use ssetarget::store::{EventStore, PageLimit, Sql};
 use ssetarget::workflow::{
     BatchedDispatch, Dispatch, DispatchConfig, Fact, Flush, Opened, OpenedRun, Told,
@@ -1437,12 +1438,143 @@ async fn a_lifetime_learns_when_others_opened_the_log() {
     assert_eq!(ago(&opened(&log, None)), (4, Some(4)));
 }
 
+// An object that fails: it knows only what is stored.
+
+/// What is done to an instance, and what the next lifetime learns of it, in an object that keeps its memory and in
+/// one that fails after each call.
+#[tokio::test(start_paused = true)]
+async fn an_object_that_failed_knows_what_was_done_to_the_instance() {
+    for fails in [false, true] {
+        let database = Database::in_memory();
+        let kept = WorkflowLog::new(database.clone());
+        let log = |act: &dyn Fn(&Log)| match fails {
+            true => act(&WorkflowLog::new(database.clone())),
+            false => act(&kept),
+        };
+        let ago = async |milliseconds_later| {
+            milliseconds(milliseconds_later).await;
+            let learnt = Cell::new(None);
+            log(&|log| learnt.set(opened(log, None).rivals));
+            let rivals = learnt.take().unwrap();
+            (rivals.opened, rivals.begun)
+        };
+        let first = Cell::new(0);
+        log(&|log| first.set(opened(log, None).generation));
+        log(&|log| append_now(log, first.get(), 1, &[started()]));
+        milliseconds(100).await;
+        // It is ended from outside: a lifetime that began in these 100 milliseconds knows nothing of that.
+        log(&|log| {
+            let end = InstanceEnd::Terminated;
+            assert!(log.settle(None, "order", &end, &[], now()).unwrap());
+        });
+        assert_eq!(ago(3).await, (3, Some(3)), "ended, fails: {fails}");
+        // A lifetime proves that the next run has begun.
+        milliseconds(100).await;
+        let second = Cell::new(0);
+        log(&|log| second.set(opened(log, None).generation));
+        log(&|log| append_now(log, second.get(), 2, &[started()]));
+        assert_eq!(ago(5).await, (5, Some(5)), "begun, fails: {fails}");
+        log(&|log| append_now(log, second.get(), 2, &[fact("a-1:started")]));
+        assert_eq!(ago(1).await, (6, Some(6)), "goes on, fails: {fails}");
+        // It is restarted. Until that is confirmed, lifetimes wait.
+        milliseconds(100).await;
+        let stood = Cell::new((0, 0));
+        log(&|log| {
+            let state = log.begin_restart(now()).unwrap();
+            stood.set((state.run, state.generation));
+        });
+        log(&|log| assert_eq!(log.open(None, now()).unwrap(), Opened::Restarting));
+        milliseconds(7).await;
+        log(&|log| assert!(log.confirm_restart(stood.get(), &started(), now()).unwrap()));
+        assert_eq!(ago(2).await, (9, Some(9)), "restarted, fails: {fails}");
+        log(&|log| assert_eq!(opened(log, None).run, 3));
+        // It is created anew after its log was deleted.
+        log(&|log| assert!(log.delete().unwrap()));
+        log(&|log| {
+            let announced = log.announce(&started(), now()).unwrap();
+            assert_eq!(announced, Announced::New { stored: true });
+        });
+        assert_eq!(ago(4).await, (4, Some(4)), "created, fails: {fails}");
+        // A restart that the platform refuses.
+        log(&|log| assert_eq!(log.begin_restart(now()).unwrap().run, 4));
+        log(&|log| log.cancel_restart().unwrap());
+        log(&|log| assert_eq!(opened(log, None).run, 4));
+    }
+}
+
+/// What was done is stored with the event that tells it, or neither is.
+#[tokio::test(start_paused = true)]
+async fn what_was_done_is_stored_with_its_event_or_not_at_all() {
+    for statement in 0..3 {
+        let database = Database::in_memory();
+        let log = || WorkflowLog::new(database.clone());
+        let first = opened(&log(), None).generation;
+        append_now(&log(), first, 1, &[started()]);
+        milliseconds(100).await;
+        let rivals = opened(&log(), None).rivals;
+        let log_that_fails = log();
+        log_that_fails.state().unwrap();
+        database.fail_after(statement);
+        let end = InstanceEnd::Terminated;
+        let settled = log_that_fails.settle(None, "order", &end, &[], now());
+        database.heal();
+        assert!(settled.is_err(), "statement {statement}");
+        for log in [log_that_fails, log()] {
+            assert!(!log.state().unwrap().ended, "statement {statement}");
+            assert_eq!(opened(&log, None).rivals, rivals, "statement {statement}");
+        }
+    }
+}
+
+/// A log whose lifetimes tell everything themselves has nothing more to store than its events.
+#[tokio::test]
+async fn only_what_is_done_to_an_instance_is_stored_beside_its_events() {
+    let database = Database::in_memory();
+    let log = WorkflowLog::new(database.clone());
+    let has_row = || {
+        let tables = "SELECT name FROM sqlite_master WHERE name = 'lifetimes'";
+        !database.exec(tables, &[]).unwrap().is_empty()
+    };
+    // Of an instance that nobody knows, nothing is stored.
+    log.begin_restart(now()).unwrap();
+    log.cancel_restart().unwrap();
+    let announced = log.announce(&started(), now()).unwrap();
+    assert_eq!(announced, Announced::New { stored: true });
+    let first = opened(&log, None).generation;
+    append_now(&log, first, 1, &[started(), fact("a-1:started")]);
+    let ended = workflow_ended("order", Ok(()), now()).unwrap();
+    append_now(&log, first, 1, &[ended]);
+    assert!(!has_row());
+    let end = InstanceEnd::Terminated;
+    assert!(!log.settle(None, "order", &end, &[], now()).unwrap());
+    assert!(!has_row(), "it has ended already");
+    log.begin_restart(now()).unwrap();
+    assert!(has_row());
+}
+
+/// A restart is under way, and the clock is set back: lifetimes do not wait until it is where it was.
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_a_restart_of_the_future() {
+    let log = WorkflowLog::new(Database::in_memory());
+    let first = opened(&log, None).generation;
+    append_now(&log, first, 1, &[started()]);
+    let later = |seconds| now() + Duration::from_secs(seconds);
+    log.begin_restart(later(60)).unwrap();
+    let waits = |seconds| log.open(None, later(seconds)).unwrap() == Opened::Restarting;
+    assert!(waits(69) && waits(55) && !waits(71) && !waits(45));
+}
+
 // Helpers.
 
 type Log = WorkflowLog<Database>;
 
 fn started() -> NewEvent {
     workflow_started("order", now()).unwrap()
+}
+
+fn append_now(log: &Log, generation: u64, run: u32, batch: &[NewEvent]) {
+    let told = log.append_packed(generation, run, &pack_facts(batch), now);
+    assert!(matches!(told.unwrap(), Told::Stored(1..)));
 }
 
 /// A fact whose type is its key.

@@ -1,10 +1,11 @@
-//! Logs that released versions of this crate wrote are opened, read and gone on with by this one. `tests/fixtures` has
+//! Logs, and indexes of runs, that released versions of this crate wrote are opened, read and gone on with by this one. `tests/fixtures` has
 //! one of each schema, as SQL; its README says how they are made.
 #![cfg(not(shuttle))]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +13,8 @@ use std::time::{Duration, SystemTime};
 
 use futures_executor::block_on;
 use rusqlite::Connection;
-use ssetarget::internals::WorkflowLog;
+use serde_json::{Value, json};
+use ssetarget::internals::{ListFilter, RunIndex, RunReport, WorkflowLog};
 use ssetarget::store::{EventStore, Retention, Sql};
 use ssetarget::workflow::{Opened, OpenedRun, Told};
 use ssetarget::{
@@ -21,10 +23,11 @@ use ssetarget::{
 use support::sql::Database;
 
 /// The logs of which there is a fixture for each schema.
-const KINDS: [(&str, Write); 3] = [
+const KINDS: [(&str, Write); 4] = [
     ("run", write_run),
     ("expired", write_expired),
     ("bounded", write_bounded),
+    ("index", write_index),
 ];
 
 type Write = fn(Database);
@@ -82,6 +85,32 @@ fn write_bounded(database: Database) {
     });
 }
 
+/// The index of a workflow's runs: one that goes on, one that waits and has tags, five that completed, of which the log of
+/// one has expired since, one that failed, and one whose log was deleted.
+fn write_index(database: Database) {
+    let index = RunIndex::new(database);
+    let runs = [
+        report(1, "running", json!({ "task": "pack", "percent": 50.0 })),
+        report(
+            2,
+            "waiting",
+            json!({ "task": "é 🦀", "tags": ["vip", "eu"], "run": 2, "from": 8 }),
+        ),
+        report(3, "failed", json!({ "error": "there isn't a \"box\"" })),
+        report(4, "running", json!({})),
+        removed(4),
+    ];
+    for report in runs {
+        assert!(index.take(&report, at(1)).unwrap());
+    }
+    for number in 5..10 {
+        let mut report = report(number, "completed", json!({ "ended": time(2, number) }));
+        report.took = BTreeMap::from([("pack-1".to_owned(), number * 1_000)]);
+        report.expires = Some(at_number(if number == 5 { 2 } else { 30 }));
+        assert!(index.take(&report, at(1)).unwrap());
+    }
+}
+
 // What this version makes of them.
 
 /// A schema that changes needs a fixture of its own, so that this version's logs can be opened by the next ones; those
@@ -92,7 +121,10 @@ fn the_newest_fixtures_are_what_this_version_writes() {
         let database = Scratch::new();
         write(Database::open(&database.0));
         let written = dump(&database.0);
-        if let Ok(number) = std::env::var("FIXTURES") {
+        let newest = fixtures(kind).pop();
+        if let Ok(number) = std::env::var("FIXTURES")
+            && newest.is_none_or(|(_, newest)| newest != written)
+        {
             std::fs::write(folder().join(format!("{kind}-{number}.sql")), &written).unwrap();
         }
         let (path, newest) = fixtures(kind).pop().unwrap();
@@ -141,6 +173,10 @@ fn the_log_of_a_run_is_gone_on_with() {
             // The lifetimes before are known as such, and the facts that are there are not stored again.
             let opened = opened(&log, 3);
             assert_eq!(opened.run, 2);
+            // Since the second schema the log knows when its run began.
+            let begun = opened.rivals.and_then(|rivals| rivals.begun);
+            let day = 24 * 60 * 60 * 1_000;
+            assert_eq!(begun, text.contains("lifetimes").then_some(day));
             let mut facts = opened.facts.clone();
             facts.sort();
             assert_eq!(facts, ["note", "workflow:started"]);
@@ -234,6 +270,66 @@ fn a_log_that_keeps_its_newest_events_goes_on() {
     }
 }
 
+#[test]
+fn an_index_of_runs_goes_on() {
+    for (path, text) in fixtures("index") {
+        println!("{}", path.display());
+        let database = Scratch::of(&text);
+        let index = RunIndex::new(Database::open(&database.0));
+        let list = |query: &str| -> Value {
+            let filter = ListFilter::parse(Some(query)).unwrap();
+            serde_json::from_str(&index.list(&filter, at(3)).unwrap()).unwrap()
+        };
+        let ids = |query: &str| -> Vec<String> {
+            let page = list(query);
+            let runs = page["runs"].as_array().unwrap().iter();
+            runs.map(|run| run["id"].as_str().unwrap().to_owned())
+                .collect()
+        };
+        assert_eq!(ids(""), ["r9", "r8", "r7", "r6", "r3", "r2", "r1"]);
+        assert_eq!(ids("state=waiting,failed"), ["r3", "r2"]);
+        let page = list("state=waiting");
+        let waits = &page["runs"][0];
+        assert_eq!(
+            (&waits["task"], &waits["from"]),
+            (&json!("é 🦀"), &json!(8))
+        );
+        assert_eq!(waits["tags"], json!(["vip", "eu"]));
+        assert_eq!(list("")["cursor"], 10);
+        let day = 24 * 60 * 60 * 1_000;
+        assert_eq!(list("")["typical"]["medianMs"], day);
+        let estimate = serde_json::to_value(index.estimate().unwrap()).unwrap();
+        assert_eq!(estimate["tasks"]["pack-1"]["medianMs"], 7_000);
+
+        // The versions of the reports before are known, and that a log was deleted.
+        assert!(!index.take(&report(1, "running", json!({})), at(3)).unwrap());
+        assert!(!index.take(&report(4, "running", json!({})), at(3)).unwrap());
+        let mut next = report(1, "waiting", json!({}));
+        next.version += 2;
+        assert!(index.take(&next, at(3)).unwrap());
+        assert!(
+            index
+                .take(&report(10, "running", json!({})), at(3))
+                .unwrap()
+        );
+        assert_eq!(ids("limit=1"), ["r10"]);
+        assert_eq!(ids("state=waiting"), ["r2", "r1"]);
+
+        // A viewer who read the list before goes on with what has changed since.
+        let changes = block_on(read(index.target(), Cursor::After(id(10))));
+        let changes: Vec<_> = changes
+            .iter()
+            .map(|(id, name, data)| {
+                let data: Value = serde_json::from_str(data).unwrap();
+                (*id, name.as_str(), data["id"].as_str().unwrap().to_owned())
+            })
+            .collect();
+        let expected = [(11, "run", "r1".to_owned()), (12, "run", "r10".to_owned())];
+        assert_eq!(changes, expected);
+        block_on(assert_frames(index.target().store(), 5));
+    }
+}
+
 /// As a plain server opens it.
 #[cfg(feature = "rusqlite")]
 #[test]
@@ -268,6 +364,30 @@ fn opened(log: &WorkflowLog<Database>, day: u64) -> OpenedRun {
         Opened::Run(run) => run,
         other => panic!("the log must open, and not be {other:?}"),
     }
+}
+
+/// A report of the run of this number, which began on November 1, with more in its entry.
+fn report(number: u64, state: &str, more: Value) -> RunReport {
+    let id = format!("r{number}");
+    let mut entry = json!({
+        "id": id, "workflow": "order", "run": 1, "state": state, "started": time(1, number), "cursor": 4,
+    });
+    let more = more.as_object().unwrap().clone();
+    entry.as_object_mut().unwrap().extend(more);
+    let report = json!({ "id": id, "version": 8, "began": at_number(1) + number, "entry": entry });
+    serde_json::from_value(report).unwrap()
+}
+
+fn removed(number: u64) -> RunReport {
+    let id = format!("r{number}");
+    let report = json!({ "id": id, "version": 9, "began": at_number(1) + number });
+    serde_json::from_value(report).unwrap()
+}
+
+/// The time after midnight of a day, as text.
+fn time(day: u64, milliseconds: u64) -> String {
+    let time = at(day) + Duration::from_millis(milliseconds);
+    humantime::format_rfc3339_millis(time).to_string()
 }
 
 /// Midnight of a day of November 2026.
@@ -336,7 +456,6 @@ fn fixtures(kind: &str) -> Vec<(PathBuf, String)> {
         })
         .collect();
     numbers.sort_unstable();
-    assert!(!numbers.is_empty(), "there is no fixture of {kind}");
     let file = |number: &u32| {
         let path = folder().join(format!("{kind}-{number}.sql"));
         let text = std::fs::read_to_string(&path).unwrap();
@@ -350,12 +469,19 @@ fn dump(path: &Path) -> String {
     let connection = Connection::open(path).unwrap();
     let mut out = String::new();
     let mut tables = connection
-        .prepare("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY name")
+        .prepare(
+            "SELECT name, sql, type = 'table' FROM sqlite_master WHERE sql IS NOT NULL ORDER BY type DESC, name",
+        )
         .unwrap();
-    let tables = tables.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get(1)?)));
-    let tables: Vec<(String, String)> = tables.unwrap().collect::<Result<_, _>>().unwrap();
-    for (table, sql) in tables {
+    let tables = tables.query_map([], |row| {
+        Ok((row.get::<_, String>(0)?, row.get(1)?, row.get(2)?))
+    });
+    let tables: Vec<(String, String, bool)> = tables.unwrap().collect::<Result<_, _>>().unwrap();
+    for (table, sql, is_table) in tables {
         writeln!(out, "{sql};").unwrap();
+        if !is_table {
+            continue;
+        }
         let mut rows = connection
             .prepare(&format!("SELECT * FROM {table} ORDER BY 1"))
             .unwrap();

@@ -1,4 +1,4 @@
-//! A Worker and an object whose versions of this crate differ by one, as while a deploy is under way or is taken back: what
+//! A Worker and an object, or two objects, whose versions of this crate differ by one, as while a deploy is under way or is taken back: what
 //! one cannot read of the other is refused with an error that says so, and nothing is lost, stored twice or half done.
 #![cfg(not(shuttle))]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
@@ -10,15 +10,16 @@ use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use cloudflare_workflows::Runtime;
-use ssetarget::NewEvent;
 use ssetarget::internals::{
-    InstanceEnd, InvalidBatch, LogAnswer, LogCommand, WorkflowLog, WorkflowLogError, pack_facts,
-    read_json, unpack,
+    Hop, InstanceEnd, InvalidBatch, ListFilter, LogAnswer, LogCommand, Part, Reported, RunIndex,
+    RunReport, WorkflowLog, WorkflowLogError, from_parts, pack_facts, read_estimate, read_json,
+    take_report, to_parts, unpack,
 };
-use ssetarget::store::{EventStore, PageLimit};
+use ssetarget::store::{EventStore, Frames, Page, PageLimit};
 use ssetarget::workflow::{
     BatchedDispatch, Dispatch, DispatchConfig, Fact, FactLog, Flush, Opened, OpenedRun, Told,
 };
+use ssetarget::{EventId, NewEvent};
 use support::sql::Database;
 
 /// What every error of this kind says.
@@ -305,6 +306,188 @@ fn answers_are_in_the_words_of_today_and_others_are_refused() {
     }
 }
 
+// Reports of runs to their index, and its answers.
+
+/// A report as today's version writes it, with everything that it can have, and with as little as possible.
+const REPORT: &str = r#"{"id":"o-1","version":8,"began":5,"expires":9,"entry":{"id":"o-1","workflow":"order","tags":["a"],"run":2,"state":"completed","from":3,"cursor":8,"started":"1970-01-01T00:00:01.000Z","ended":"1970-01-01T00:00:02.000Z","task":"pack","percent":5.0,"error":"no"},"took":{"pack-1":7},"asks":true}"#;
+const REMOVAL: &str = r#"{"id":"o-1","version":9,"began":5,"expires":null,"entry":null}"#;
+
+#[test]
+fn reports_are_in_the_words_of_today_and_others_change_nothing() {
+    for json in [REPORT, REMOVAL] {
+        let report: RunReport = read_json("the report", json).unwrap();
+        assert_eq!(serde_json::to_string(&report).unwrap(), json);
+    }
+    let index = RunIndex::new(Database::in_memory());
+    let list = || {
+        let filter = ListFilter::parse(None).unwrap();
+        index.list(&filter, SystemTime::UNIX_EPOCH).unwrap()
+    };
+    let take = |json: &str| take_report(&index, json, now());
+    let empty = list();
+    for other in [
+        // A state that this version does not know.
+        REPORT.replace("completed", "archived"),
+        // A field of another shape, and one that is no longer there.
+        REPORT.replace("\"version\":8", "\"version\":[8,1]"),
+        REPORT.replace("\"version\":8,", ""),
+        REPORT.replace("\"run\":2", "\"run\":\"2\""),
+        "[8]".to_owned(),
+        String::new(),
+    ] {
+        let error = take(&other).unwrap_err();
+        assert!(error.contains(REASON), "{other}: {error}");
+        assert!(error.starts_with("the report of a run"), "{error}");
+        assert_eq!(list(), empty, "{other} changed something");
+    }
+    // The report comes again until the index can read it, and is then the first that it has.
+    assert!(matches!(take(REPORT).unwrap(), Reported::Estimate(_)));
+    assert!(list().contains(r#""id":"o-1""#));
+    assert_eq!(take(REMOVAL).unwrap(), Reported::Taken(true));
+    assert_eq!(take(REMOVAL).unwrap(), Reported::Taken(false));
+    assert!(!list().contains(r#""id":"o-1""#));
+}
+
+#[test]
+fn what_a_later_version_adds_to_a_report_or_an_estimate_is_left_out() {
+    let index = RunIndex::new(Database::in_memory());
+    let more = REPORT
+        .replace("\"run\":2", "\"run\":2,\"region\":\"weur\"")
+        .replace("\"asks\":true", "\"asks\":true,\"costs\":[1]");
+    assert_ne!(more, REPORT);
+    let taken = take_report(&index, &more, now()).unwrap();
+    assert!(matches!(taken, Reported::Estimate(_)));
+    let estimate = r#"{"run":{"runs":5,"medianMs":3,"lowMs":2,"highMs":4},"tasks":{"pack-1":{"runs":5,"medianMs":3,"lowMs":2,"highMs":4}}}"#;
+    let known = read_estimate(Some(estimate)).unwrap().unwrap();
+    assert_eq!(serde_json::to_string(&known).unwrap(), estimate);
+    let more = estimate.replace("\"tasks\":", "\"costs\":1,\"tasks\":");
+    assert_eq!(read_estimate(Some(&more)).unwrap().unwrap(), known);
+    assert_eq!(read_estimate(None).unwrap(), None);
+    let error = read_estimate(Some(r#"{"run":3}"#)).unwrap_err();
+    assert!(error.contains(REASON), "{error}");
+}
+
+// A viewer's way through a tree of relays.
+
+/// A hop as today's version writes it.
+const HOP: &str = r#"{"binding":"EVENTS","root":"order/o-1","fan_out":{"viewers_per_object":500,"relays_per_object":64,"max_relays":256},"place":65,"ask":{"Full":66},"follower":0}"#;
+
+#[test]
+fn a_hop_is_in_the_words_of_today() {
+    let hop = Hop::from_text(HOP).unwrap();
+    assert_eq!(hop.to_text().unwrap(), HOP);
+    assert_eq!(hop.object_name(), "order/o-1~65");
+    let parent = hop.parent().unwrap();
+    assert_eq!(parent.object_name(), "order/o-1~1");
+    assert_eq!(parent.follower, hop.place);
+    // What a later version adds is left out, and what an earlier one did not have has its default.
+    for other in [
+        HOP.replace("\"place\"", "\"region\":\"weur\",\"place\""),
+        HOP.replace(",\"max_relays\":256", ""),
+    ] {
+        assert_ne!(other, HOP);
+        assert_eq!(Hop::from_text(&other).unwrap(), hop);
+    }
+}
+
+#[test]
+fn the_root_serves_a_viewer_whose_hop_it_cannot_read_and_a_relay_refuses_it() {
+    for other in [
+        HOP.replace(r#"{"Full":66}"#, r#""IfNear""#),
+        HOP.replace("\"place\":65", "\"place\":[1,1]"),
+        HOP.replace("\"root\":\"order/o-1\",", ""),
+        String::new(),
+    ] {
+        let error = Hop::from_text(&other).unwrap_err();
+        assert!(error.contains(REASON), "{other}: {error}");
+        let read = |object| Hop::of_viewer(Some(&other), object);
+        assert_eq!(read(Some("order/o-1")), Ok(None), "{other}");
+        assert!(read(Some("order/o-1~65")).unwrap_err().contains(REASON));
+        // An object that does not know its name may be a relay.
+        assert!(read(None).is_err());
+    }
+    assert_eq!(Hop::of_viewer(None, Some("order/o-1~65")), Ok(None));
+    let hop = Hop::of_viewer(Some(HOP), Some("order/o-1~65")).unwrap();
+    assert_eq!(hop, Some(Hop::from_text(HOP).unwrap()));
+}
+
+/// A page is a few values in a fixed order.
+#[test]
+fn a_page_is_in_the_order_of_today() {
+    use Part::{Bytes, Flag, Number};
+    let frames = Frames {
+        bytes: "id: 7\n\n",
+        last: id(7),
+    };
+    let page = Page {
+        events: Some(frames),
+        oldest: Some(id(2)),
+        head: Some(id(9)),
+        trimmed: Some(id(1)),
+        closed: true,
+    };
+    let parts = to_parts(&page, 3);
+    let ends = [
+        Number(2.0),
+        Number(9.0),
+        Number(1.0),
+        Flag(true),
+        Number(3.0),
+    ];
+    assert_eq!(
+        parts,
+        [&ends[..], &[Number(7.0), Bytes("id: 7\n\n")]].concat()
+    );
+    assert_eq!(from_parts(parts.clone()), Ok((page.clone(), 3)));
+    let empty: Page<Option<Frames<&str>>> = Page {
+        events: None,
+        oldest: None,
+        head: None,
+        trimmed: None,
+        closed: false,
+    };
+    let zero = || Number(0.0);
+    let none = [zero(), zero(), zero(), Flag(false), zero()];
+    assert_eq!(to_parts(&empty, 0), none);
+    assert_eq!(from_parts(none), Ok((empty, 0)));
+    // What a later version adds behind the events is left out.
+    let more = [parts.clone(), vec![Part::Other, Number(1.0)]].concat();
+    assert_eq!(from_parts(more), Ok((page, 3)));
+
+    // Anything else is no page, and above all not an empty one: viewers would be told that the log ends there.
+    for (at, name) in ["oldest", "head", "trimmed", "closed", "links"]
+        .iter()
+        .enumerate()
+    {
+        for other in [
+            Part::Other,
+            Number(-1.0),
+            Number(0.5),
+            Number(1e300),
+            Number(f64::NAN),
+            Bytes("7"),
+            if at == 3 { Number(1.0) } else { Flag(true) },
+        ] {
+            let mut parts = parts.clone();
+            parts[at] = other;
+            let error = from_parts(parts).unwrap_err();
+            assert!(error.contains(REASON) && error.contains(name), "{error}");
+        }
+        // Too little of it.
+        let error = from_parts(parts[..at].to_vec()).unwrap_err();
+        assert!(error.contains(REASON) && error.contains(name), "{error}");
+    }
+    for events in [
+        vec![Number(7.0)],
+        vec![Number(0.0), Bytes("id: 7\n\n")],
+        vec![Bytes("id: 7\n\n"), Number(7.0)],
+        vec![Number(7.0), Part::Other],
+    ] {
+        let error = from_parts([&ends[..], &events].concat()).unwrap_err();
+        assert!(error.contains(REASON), "{error}");
+    }
+}
+
 // Tools.
 
 fn opened(log: &WorkflowLog<Database>) -> OpenedRun {
@@ -316,6 +499,10 @@ fn opened(log: &WorkflowLog<Database>) -> OpenedRun {
 
 fn now() -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000)
+}
+
+fn id(number: u64) -> EventId {
+    EventId::new(number).unwrap()
 }
 
 fn fact(event_type: &str, data: &str, key: &str) -> NewEvent {

@@ -375,11 +375,6 @@ fn with_deeds(walk: &Rc<Walk>, world: &Rc<World>) {
             _ => Disturbance::Abandon,
         };
         let _ = world.lifetime(Some((at, end)));
-        if end == Disturbance::Abandon {
-            // An object is not evicted within seconds of a call. docs/reliability.md says what is lost if it fails then.
-            let mut audience = walk.audience.borrow_mut();
-            audience.spares_until = audience.hours.now() + 10_000;
-        }
         world.confirm_everything();
         late += usize::from(world.place.memory().log().state().unwrap().empty);
         let deed = match walk.dice.roll(5) {
@@ -392,6 +387,11 @@ fn with_deeds(walk: &Rc<Walk>, world: &Rc<World>) {
         walk.audience.borrow_mut().note(format!("{deed:?}"));
         late += usize::from(world.ends_an_unseen_run(deed));
         runs += usize::from(world.suffer_deed(deed));
+        if walk.dice.one_in(2) {
+            // The object fails at that moment, and what was only in its memory is gone.
+            world.place.evict();
+            walk.audience.borrow_mut().object_died();
+        }
         walk.changed(world);
         let steps = walk.dice.roll(20);
         walk.outside(world, steps);

@@ -1,6 +1,7 @@
 //! Commands to the log of an instance from outside its workflow, and their answers: code that creates, restarts or
 //! ends the instance sends them, in one call each. Written in the Worker, carried out in the object; pure.
 
+use std::fmt;
 use std::time::SystemTime;
 
 use serde::de::{DeserializeOwned, Error as _};
@@ -19,7 +20,7 @@ pub fn read_json<T: DeserializeOwned>(what: &str, json: &str) -> Result<T, Strin
 
 /// Returns the error of a format that this version does not know.
 #[inline(never)]
-pub(crate) fn unreadable(what: &str, error: &serde_json::Error) -> String {
+pub(crate) fn unreadable(what: &str, error: &dyn fmt::Display) -> String {
     format!(
         "{what} cannot be read. Worker and object are of different versions, as they are during a deploy: {error}"
     )

@@ -1,39 +1,48 @@
-//! An object's place in a tree of relays, and its answer to a viewer that it does not take. Written and read in the
-//! Worker and in the object.
+//! An object's place in a tree of relays. Written in the Worker, and in a relay for the object above it; read in the
+//! object. Pure.
 
 use serde::{Deserialize, Serialize};
-use worker::{Response, ResponseBuilder, web_sys};
 
 use super::command::read_json;
-use super::fan_out::{Admission, Ask, FanOut, Place};
-use super::request::ObjectCall;
+use super::fan_out::{Ask, FanOut, Place};
 
 /// Tells an object of a tree its place, and how to reach the others. The Worker sends it, and a relay sends it to the
 /// object above; a client cannot.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Hop {
+///
+/// It is JSON by names. What a later version adds, an earlier one leaves out; so an object has to be right without it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hop {
     /// The binding of the objects.
-    pub(super) binding: String,
+    pub binding: String,
     /// The name of the root.
-    pub(super) root: String,
-    pub(super) fan_out: FanOut,
-    pub(super) place: Place,
-    pub(super) ask: Ask,
+    pub root: String,
+    /// The limits that shape the tree.
+    pub fan_out: FanOut,
+    /// The place of the object that reads this.
+    pub place: Place,
+    /// How it is asked to take a viewer.
+    pub ask: Ask,
     /// The relay that sends this, or the root's place if the Worker does.
-    pub(super) follower: Place,
+    pub follower: Place,
 }
 
+/// What is between the root's name and a relay's number in the name of its object. No instance's id has it, so a relay's
+/// name is no run's.
+const RELAY: char = '~';
+
 impl Hop {
-    /// Returns the name of the object. No instance's id has a `~`, so a relay's name is no run's.
-    pub(super) fn object_name(&self) -> String {
+    /// Returns the name of the object.
+    #[must_use]
+    pub fn object_name(&self) -> String {
         match self.place {
             Place::ROOT => self.root.clone(),
-            place => format!("{}~{}", self.root, place.number()),
+            place => format!("{}{RELAY}{}", self.root, place.number()),
         }
     }
 
     /// Returns the hop that the relay sends to the object above it, `None` for the root.
-    pub(super) fn parent(&self) -> Option<Self> {
+    #[must_use]
+    pub fn parent(&self) -> Option<Self> {
         let place = self.fan_out.parent(self.place)?;
         Some(Self {
             place,
@@ -44,51 +53,37 @@ impl Hop {
     }
 
     /// Writes the hop as text.
+    ///
+    /// # Errors
+    /// Never, but JSON could fail.
     #[inline(never)]
-    pub(super) fn to_text(&self) -> worker::Result<String> {
-        Ok(serde_json::to_string(self)?)
+    pub fn to_text(&self) -> Result<String, String> {
+        serde_json::to_string(self).map_err(|error| error.to_string())
     }
 
     /// Reads what [`to_text`](Self::to_text) wrote.
+    ///
+    /// # Errors
+    /// For what this version cannot read, with the reason.
     #[inline(never)]
-    pub(super) fn from_text(text: &str) -> worker::Result<Self> {
-        Ok(read_json("the place in the tree of relays", text)?)
+    pub fn from_text(text: &str) -> Result<Self, String> {
+        read_json("the place in the tree of relays", text)
     }
 
-    /// Reads the hop from a request; `None` if it has none, and so no tree.
-    pub(super) fn from_call(call: &ObjectCall) -> worker::Result<Option<Self>> {
-        let text = call.get(HOP);
-        text.as_deref().map(Self::from_text).transpose()
+    /// Reads the hop of a viewer's request to the object of this name; `None` if it has none, and so no tree. The root
+    /// serves a viewer also where it cannot read the hop: a refusal would end a browser's `EventSource` for good.
+    ///
+    /// # Errors
+    /// In a relay, which has no log of its own, as [`from_text`](Self::from_text). The Worker then asks another object,
+    /// and at last the root.
+    pub fn of_viewer(text: Option<&str>, object: Option<&str>) -> Result<Option<Self>, String> {
+        match text.map(Self::from_text).transpose() {
+            Err(_) if object.is_some_and(|name| !name.contains(RELAY)) => Ok(None),
+            hop => hop,
+        }
     }
 }
 
 /// What a request says of a [`Hop`].
+#[cfg_attr(not(feature = "relays"), allow(dead_code))]
 pub(super) const HOP: &str = "hop";
-
-/// The status of an object's answer to a viewer that it does not take. The Worker reads it; no client sees it.
-const ELSEWHERE: u16 = 421;
-/// The header of that answer with the number of relays.
-const RELAYS: &str = "ssetarget-relays";
-
-/// Returns where the viewer is to be served, by an object's answer.
-pub(super) fn admission(response: &web_sys::Response) -> worker::Result<Admission> {
-    if response.status() != ELSEWHERE {
-        return Ok(Admission::Here);
-    }
-    let relays = response.headers().get(RELAYS)?;
-    let relays = relays.and_then(|relays| relays.parse().ok());
-    Ok(relays.map_or(Admission::Full, Admission::Relays))
-}
-
-/// Returns the answer to a viewer that an object does not take, `None` for one that it takes.
-pub(super) fn elsewhere(admission: Admission) -> worker::Result<Option<Response>> {
-    let mut response = ResponseBuilder::new().with_status(ELSEWHERE);
-    match admission {
-        Admission::Here => return Ok(None),
-        Admission::Relays(relays) => {
-            response = response.with_header(RELAYS, &relays.to_string())?;
-        }
-        Admission::Full => {}
-    }
-    Ok(Some(response.empty()))
-}

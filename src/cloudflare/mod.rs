@@ -8,11 +8,11 @@
 //! | `worker/` | in the Worker, which answers viewers and creates, restarts and ends instances |
 //! | `worker/watched_run`, `worker/fact_log` | in the Worker, in the engine's calls of a workflow's `run` |
 //! | `object/` | in the `WorkflowEvents` object |
-//! | `request`, `hop`, `command`, `opened`, `packed`, `stats` | written in the Worker, read in the object |
+//! | `request`, `hop`, `admission`, `command`, `opened`, `packed`, `page_parts`, `reported`, `stats` | written in the Worker, read in the object |
 //! | `refuse`, `response`, `leaving`, `callback`, `instance_end`, `js` | in both |
 //! | `sql` | in the `WorkflowEvents` object, or in an object of your own |
 //! | `redis` | in the Worker, or in an object of your own |
-//! | `command`, `credit`, `fan_out`, `hibernating`, `opened`, `packed`, `object/log`, `object/obey` | pure: in the Worker or the object, and in native tests |
+//! | `command`, `credit`, `fan_out`, `hibernating`, `hop`, `opened`, `packed`, `page_parts`, `reported`, `object/log`, `object/lifetimes`, `object/obey` | pure: in the Worker or the object, and in native tests |
 //!
 //! `worker/` and `object/` do not import each other. A request goes through `worker/serve`, `worker/route`,
 //! `worker/namespace`, `object/class`, `object/events_object` and `response`, in this order.
@@ -43,24 +43,39 @@ pub mod fan_out;
     not(any(feature = "cloudflare", target_family = "wasm"))
 ))]
 pub(crate) mod hibernating;
+#[cfg(any(
+    feature = "relays",
+    not(any(feature = "cloudflare", target_family = "wasm"))
+))]
+pub(crate) mod hop;
 pub(crate) mod object;
 #[cfg(any(test, feature = "cloudflare"))]
 mod opened;
 pub(crate) mod packed;
 #[cfg(any(
+    feature = "relays",
+    not(any(feature = "cloudflare", target_family = "wasm"))
+))]
+pub(crate) mod page_parts;
+#[cfg(any(
     feature = "hibernation",
     not(any(feature = "cloudflare", target_family = "wasm"))
 ))]
 pub(crate) mod pushed;
+#[cfg(any(
+    feature = "index",
+    not(any(feature = "cloudflare", target_family = "wasm"))
+))]
+pub(crate) mod reported;
 
+#[cfg(feature = "relays")]
+mod admission;
 #[cfg(feature = "cloudflare")]
 mod callback;
 #[cfg(feature = "cloudflare")]
 mod chunks;
 #[cfg(all(feature = "cloudflare", not(feature = "relays")))]
 #[path = "no_hop.rs"]
-mod hop;
-#[cfg(feature = "relays")]
 mod hop;
 #[cfg(feature = "index")]
 mod index;

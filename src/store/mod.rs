@@ -40,6 +40,7 @@ pub use retention::Retention;
 pub use sqlite::{Sql, SqlRow, SqlValue, SqliteError, SqliteEventStore};
 #[cfg(all(feature = "rusqlite", not(target_family = "wasm")))]
 pub use sqlite::{SqliteFile, SqliteFileError};
+pub(crate) use sqlite::{Statement, integer, number};
 pub use tail::Watch;
 use tail::Watched;
 

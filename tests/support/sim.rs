@@ -362,6 +362,8 @@ pub(crate) struct World {
     /// before that, nobody can tell again that an attempt failed.
     pub(crate) is_unclear: Cell<bool>,
     set_back_at: Cell<Option<Duration>>,
+    /// The object failed while a lifetime held a session: the workflow does not wait for a log that fails.
+    was_cut_off: Cell<bool>,
     /// When a lifetime last opened the log of which the log had heard others.
     opened_at: Cell<Duration>,
     is_loud: bool,
@@ -454,6 +456,7 @@ impl World {
             is_abandoned: Cell::new(false),
             is_unclear: Cell::new(false),
             set_back_at: Cell::new(None),
+            was_cut_off: Cell::new(false),
             opened_at: Cell::new(Duration::ZERO),
             random: Cell::new(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1),
             troubles: Cell::new(troubles),
@@ -618,7 +621,9 @@ impl World {
     /// kept in memory otherwise.
     fn is_cut_off(&self, session: Option<u64>) -> bool {
         let is_gone = session.is_some_and(|memory| memory != self.place.memories());
-        is_gone && self.troubles.get() == Troubles::Many
+        let is_cut_off = is_gone && (self.troubles.get() == Troubles::Many || self.has_deeds.get());
+        self.was_cut_off.set(self.was_cut_off.get() || is_cut_off);
+        is_cut_off
     }
 
     /// Notes whether the log could say that a lifetime that has begun then is later than all others.
@@ -892,7 +897,8 @@ impl World {
         let waits = self.troubles.get() == Troubles::None
             && self.is_confirmed.get()
             && !self.is_abandoned.get()
-            && !self.is_unclear.get();
+            && !self.is_unclear.get()
+            && !self.was_cut_off.get();
         if waits && !self.at_once.get() {
             let memory = self.place.memory();
             let page = memory.target().store().read(None, ALL);

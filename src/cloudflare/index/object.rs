@@ -11,11 +11,12 @@ use worker::{Response, ResponseBuilder};
 use crate::cloudflare::leaving::Leaving;
 use crate::cloudflare::permit::Permit;
 use crate::cloudflare::refuse::refuse;
+use crate::cloudflare::reported::{Reported, take_report};
 use crate::cloudflare::request::{ObjectCall, StreamRequest, query};
 use crate::cloudflare::response::{self, Watching, sse_frame_response_while};
 use crate::cloudflare::sql::ObjectSql;
 use crate::refusal::Refusal;
-use crate::runs::{ListFilter, RunIndex, RunReport};
+use crate::runs::{ListFilter, RunIndex};
 
 /// In a request for a list: the query of the client's request, with its question mark.
 pub(super) const LIST: &str = "list";
@@ -33,15 +34,12 @@ impl IndexObject {
     /// Takes a report, as JSON. Returns what is expected of the run, as JSON, if the report asks. The runtime holds the
     /// answer back until the report is durable.
     pub(super) fn take(&self, report: &str) -> Result<JsValue, JsValue> {
-        let report: RunReport = serde_json::from_str(report).map_err(|error| error.to_string())?;
-        let taken = self.index.take(&report, WorkersRuntime.now());
-        let taken = taken.map_err(|error| error.to_string())?;
-        if !report.asks {
-            return Ok(taken.into());
-        }
-        let estimate = self.index.estimate().map_err(|error| error.to_string())?;
-        let estimate = serde_json::to_string(&estimate).map_err(|error| error.to_string())?;
-        Ok(estimate.into())
+        Ok(
+            match take_report(&self.index, report, WorkersRuntime.now())? {
+                Reported::Taken(taken) => taken.into(),
+                Reported::Estimate(estimate) => estimate.into(),
+            },
+        )
     }
 
     pub(super) async fn answer(

@@ -19,7 +19,7 @@ use super::snapshot::KeptSnapshot;
 use super::watched::Watched;
 use crate::clock;
 use crate::cloudflare::command::LogCommand;
-use crate::cloudflare::hop::Hop;
+use crate::cloudflare::hop::{HOP, Hop};
 use crate::cloudflare::js;
 use crate::cloudflare::leaving::Leaving;
 use crate::cloudflare::packed::STALE;
@@ -94,7 +94,8 @@ impl EventsObject {
             Ok(stream) => stream,
             Err(refusal) => return self.refuse(refusal),
         };
-        let hop = Hop::from_call(&call)?;
+        let hop = call.get(HOP);
+        let hop = Hop::of_viewer(hop.as_deref(), self.state.id().name().as_deref())?;
         if self.has_revoked(&stream, hop.as_ref()).await? {
             return self.refuse(Refusal::NotAllowed);
         }

@@ -5,8 +5,9 @@ use std::time::Duration;
 use js_sys::{Array, Uint8Array};
 use wasm_bindgen::prelude::*;
 
+use crate::cloudflare::page_parts::{Part, from_parts, to_parts};
 use crate::event::EventId;
-use crate::store::{FramePage, Frames, Page, PageLimit};
+use crate::store::{FramePage, PageLimit};
 
 /// How long the object above waits for new events before it answers that there are none.
 pub(super) const WAIT: Duration = Duration::from_secs(20);
@@ -17,44 +18,26 @@ pub(super) const ENDS_ONLY: PageLimit = PageLimit {
     bytes: 0,
 };
 
-/// Writes a page: `[oldest, head, trimmed, closed, links]`, and `last, bytes` if it has events. Access by position
-/// costs less than by name. `links` is the generation of the run's links.
+/// Writes a page: see [`to_parts`]. Access by position costs less than by name.
 pub(super) fn to_array(page: &FramePage<Uint8Array>, links: u64) -> Array {
-    let ends = [page.oldest, page.head, page.trimmed].map(|id| JsValue::from(id_number(id)));
-    let array = Array::from_iter(ends);
-    array.push(&page.closed.into());
-    array.push(&number(links).into());
-    if let Some(frames) = &page.events {
-        array.push(&id_number(Some(frames.last)).into());
-        array.push(&frames.bytes);
-    }
-    array
+    let value = |part| match part {
+        Part::Number(number) => number.into(),
+        Part::Flag(flag) => flag.into(),
+        Part::Bytes(bytes) => Uint8Array::into(bytes),
+        Part::Other => JsValue::UNDEFINED,
+    };
+    to_parts(page, links).into_iter().map(value).collect()
 }
 
 /// Reads a page that [`to_array`] wrote, and the generation of the run's links.
-#[allow(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "a count"
-)]
 pub(super) fn from_array(page: &JsValue) -> Result<(FramePage<Uint8Array>, u64), JsValue> {
     let array: &Array = page.dyn_ref().ok_or("it does not answer with a page")?;
-    let events = match id(&array.get(5)) {
-        Some(last) => Some(Frames {
-            bytes: array.get(6).dyn_into()?,
-            last,
-        }),
-        None => None,
+    let part = |value: JsValue| match (value.as_f64(), value.as_bool()) {
+        (Some(number), _) => Part::Number(number),
+        (_, Some(flag)) => Part::Flag(flag),
+        _ => value.dyn_into().map_or(Part::Other, Part::Bytes),
     };
-    let page = Page {
-        events,
-        oldest: id(&array.get(0)),
-        head: id(&array.get(1)),
-        trimmed: id(&array.get(2)),
-        closed: array.get(3).is_truthy(),
-    };
-    let links = array.get(4).as_f64().unwrap_or_default();
-    Ok((page, links as u64))
+    Ok(from_parts(array.iter().map(part))?)
 }
 
 /// An id as JavaScript's number, 0 for `None`.

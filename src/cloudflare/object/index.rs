@@ -15,6 +15,7 @@ use super::events_object::EventsObject;
 use super::indexing::{Busy, KEY, stored};
 use crate::clock;
 use crate::cloudflare::js;
+use crate::cloudflare::reported::read_estimate;
 use crate::event::EventId;
 use crate::runs::{MAX_TAGS, Reporter, RunReport, Stands, is_tag};
 use crate::store::PageLimit;
@@ -131,7 +132,10 @@ impl EventsObject {
             match self.send_report(binding, &report, &tags).await {
                 Ok(estimate) => {
                     self.with_reporter(|reporter| {
-                        reporter.is_answered(&report, estimate);
+                        // Otherwise the next report asks again.
+                        if let Ok(estimate) = estimate {
+                            reporter.is_answered(&report, estimate);
+                        }
                         reporter.is_told(&report, now());
                     });
                     self.keep_reporter().await?;
@@ -153,13 +157,13 @@ impl EventsObject {
     }
 
     /// Sends the report to the index of the workflow and to those of its tags. Returns what that of the workflow
-    /// says, if it was asked.
+    /// says, if it was asked, or why that cannot be read.
     async fn send_report(
         &self,
         binding: &str,
         report: &RunReport,
         tags: &[String],
-    ) -> Result<Option<RunEstimate>, String> {
+    ) -> Result<Result<Option<RunEstimate>, String>, String> {
         let json = serde_json::to_string(report).map_err(|error| error.to_string())?;
         // Only the workflow's index is asked what it expects.
         let told = RunReport {
@@ -183,7 +187,7 @@ impl EventsObject {
         match select(pin!(sent), sleep(PATIENCE)).await {
             Either::Left((sent, _)) => {
                 let answer = sent?.first().and_then(wasm_bindgen::JsValue::as_string);
-                Ok(answer.and_then(|json| serde_json::from_str(&json).ok()))
+                Ok(read_estimate(answer.as_deref()))
             }
             Either::Right(_) => Err("it takes too long".to_owned()),
         }

@@ -2,9 +2,10 @@
 //! and tested natively.
 
 use std::fmt;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use crate::clock::{self, SteadyClock};
+use super::lifetimes::{Lifetimes, Mark, Opening, RESTART_TIMEOUT};
+use crate::clock;
 use crate::cloudflare::command::LogState;
 use crate::cloudflare::packed::{InvalidBatch, unpack_facts};
 use crate::delivery::SseTarget;
@@ -14,9 +15,7 @@ use crate::store::{Appended, PageLimit, Retention, Sql, SqliteError, SqliteEvent
 use crate::sync::{Mutex, lock};
 use crate::task::{Redact, StepEventType, is_report_base};
 use crate::workflow::ended_run::EngineEvent;
-use crate::workflow::{
-    Opened, OpenedRun, Reconciled, Rivals, RunView, Told, reconcile, workflow_started,
-};
+use crate::workflow::{Opened, OpenedRun, Reconciled, RunView, Told, reconcile, workflow_started};
 
 /// Keeps the facts of one workflow instance, each once, over a log in SQLite.
 ///
@@ -28,7 +27,8 @@ use crate::workflow::{
 /// those with smaller numbers are over: facts that still come from them are answered as
 /// [stale](Told::Stale) and are not stored. Only the newest event's generation is stored, with the
 /// event. Generations of lifetimes that appended nothing are remembered while this value lives; since
-/// they are made from the clock, they are not given again after that.
+/// they are made from the clock, they are not given again after that. What is done to the instance from outside, and
+/// that a run begins, is stored with its time, in the same transaction as the event that tells it.
 ///
 /// A lifetime may open the log late, when the next one has done so already. So each is told when those opened the
 /// log from which it has facts ([`Rivals`]). One that may be older than they are waits for a proof by its
@@ -47,54 +47,6 @@ const RUNS: &str = "run/";
 
 /// The end of such a key where the log was deleted under the run.
 const DELETED: &str = "-deleted";
-
-/// How long the lifetimes of an instance wait for a restart to be confirmed, in case that the Worker that
-/// began it is gone.
-const RESTART_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How many openings are remembered until they are used. A few: openings by lifetimes that died are never used.
-const OPENED: usize = 16;
-
-#[derive(Debug, Default)]
-struct Lifetimes {
-    /// The greatest generation that was given.
-    newest: u64,
-    /// This value has given one.
-    has_given: bool,
-    /// Lifetimes of generations below are over.
-    first_alive: u64,
-    /// When the log was opened and where it was then, by generation, until the lifetime appends something. In any
-    /// order.
-    opened: Vec<(u64, Opening)>,
-    /// The lifetime from which the log has heard last, and the one before it.
-    heard: [Option<Heard>; 2],
-    /// When the latest run may have begun, if that is known.
-    begun: Option<Duration>,
-    clock: SteadyClock,
-    /// The event of an announcement that is all there is of its run.
-    announced: Option<EventId>,
-    /// The time until which new lifetimes wait for a restart to be confirmed.
-    restarting: Option<SystemTime>,
-    /// When the restart began that is under way.
-    restart_began: Option<Duration>,
-}
-
-/// When a lifetime opened the log, by the log's clock, and where the log was then.
-#[derive(Clone, Copy, Debug)]
-struct Opening {
-    at: Duration,
-    head: Option<EventId>,
-    /// From which lifetime the log had heard last.
-    heard: Option<u64>,
-}
-
-/// A lifetime from which the log has facts, and when it opened the log; or something that was done to the instance,
-/// which no lifetime from before takes part in.
-#[derive(Clone, Copy, Debug)]
-struct Heard {
-    generation: u64,
-    at: Duration,
-}
 
 /// The outcome of an announcement: see [`WorkflowLog::announce`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -310,7 +262,7 @@ impl<Q: Sql> WorkflowLog<Q> {
         now: impl FnOnce() -> SystemTime,
     ) -> Result<Told, WorkflowLogError<Q::Error>> {
         let latest = self.run()?;
-        {
+        let mark = {
             let mut lifetimes = self.lifetimes()?;
             if lifetimes.is_over(generation) {
                 return Ok(Told::Stale);
@@ -330,10 +282,12 @@ impl<Q: Sql> WorkflowLog<Q> {
                 return Ok(Told::Stale);
             }
             lifetimes.forget_opening(generation);
-            if run > latest {
-                lifetimes.begun = lifetimes.heard[0].map(|heard| heard.at);
+            let begun = lifetimes.heard[0].filter(|_| run > latest);
+            if let Some(heard) = begun {
+                lifetimes.begun = Some(heard.at);
             }
-        }
+            begun.map(|heard| lifetimes.done(run, generation, heard.at))
+        };
         if run == latest && self.is_over()? {
             return Ok(Told::Stored(0));
         }
@@ -341,7 +295,7 @@ impl<Q: Sql> WorkflowLog<Q> {
             return Err(WorkflowLogError::Run { run, latest });
         }
         let restarted = (run > latest).then(|| restarted(run, now())).transpose()?;
-        self.store(generation, run, restarted.as_ref(), batch)
+        self.store(generation, run, restarted.as_ref(), batch, mark)
             .map(Told::Stored)
     }
 
@@ -393,14 +347,18 @@ impl<Q: Sql> WorkflowLog<Q> {
         let state = self.state()?;
         if state.empty {
             let (run, restarted) = self.next_of_empty(state.run, now)?;
-            let writer = self.lifetimes()?.first_alive;
-            self.store(writer, run, restarted.as_ref(), vec![started.into()])?;
+            let (writer, begun, mark) = {
+                let mut lifetimes = self.lifetimes()?;
+                let (writer, begun) = (lifetimes.first_alive, lifetimes.clock.read(now));
+                (writer, begun, lifetimes.done(run, writer, begun))
+            };
+            let mark = restarted.as_ref().map(|_| mark);
+            self.store(writer, run, restarted.as_ref(), vec![started.into()], mark)?;
             let head = self.target.store().head()?;
             let mut lifetimes = self.lifetimes()?;
             lifetimes.announced = head;
             if restarted.is_some() {
-                let now = lifetimes.clock.read(now);
-                lifetimes.has_begun(writer, now);
+                lifetimes.has_begun(writer, begun);
             }
             return Ok(Announced::New { stored: true });
         }
@@ -422,7 +380,11 @@ impl<Q: Sql> WorkflowLog<Q> {
             let store = self.target.store();
             match store.head()? {
                 // Nothing was there before it.
-                Some(first) if first.get() == 1 => store.remove_all()?,
+                Some(first) if first.get() == 1 => {
+                    store.remove_all()?;
+                    Mark::forget(store.sql()).map_err(SqliteError::Sql)?;
+                    self.lifetimes()?.mark = Some(Mark::default());
+                }
                 _ => {
                     // The run before may still be under way, and its log deleted.
                     let runs = store.keys(RUNS)?;
@@ -454,9 +416,11 @@ impl<Q: Sql> WorkflowLog<Q> {
     /// When SQLite fails.
     pub fn begin_restart(&self, now: SystemTime) -> Result<LogState, WorkflowLogError<Q::Error>> {
         let state = self.state()?;
+        let (until, began) = (now + RESTART_TIMEOUT, self.lifetimes()?.clock.read(now));
+        self.set_mark(|mark| mark.restarting(state.run, until, began))?;
         let mut lifetimes = self.lifetimes()?;
-        lifetimes.restarting = Some(now + RESTART_TIMEOUT);
-        lifetimes.restart_began = Some(lifetimes.clock.read(now));
+        lifetimes.restarting = Some(until);
+        lifetimes.restart_began = Some(began);
         Ok(state)
     }
 
@@ -473,10 +437,12 @@ impl<Q: Sql> WorkflowLog<Q> {
     ) -> Result<bool, WorkflowLogError<Q::Error>> {
         let (run, generation) = began;
         let state = self.state()?;
-        let first_alive = {
+        let (first_alive, restart_began) = {
             let mut lifetimes = self.lifetimes()?;
             lifetimes.restarting = None;
-            let restart_began = lifetimes.restart_began.take();
+            // Stored by an object whose clock was ahead, it would be later than all that comes.
+            let latest = lifetimes.clock.read(now);
+            let restart_began = lifetimes.restart_began.take().map(|at| at.min(latest));
             // The clock was set back since, and those that have come are of the next run.
             let is_forgotten = generation > lifetimes.newest;
             if !is_forgotten || !(lifetimes.has_given || state.run > run) {
@@ -487,24 +453,44 @@ impl<Q: Sql> WorkflowLog<Q> {
                 let first_alive = lifetimes.first_alive;
                 lifetimes.has_begun(first_alive, began);
             }
-            lifetimes.first_alive
+            (lifetimes.first_alive, restart_began)
         };
         if state.run > run {
+            self.set_mark(Mark::restarted)?;
             return Ok(false);
         }
         let (next, restarted) = match state.empty {
             true => self.next_of_empty(run, now)?,
             false => (run + 1, Some(restarted(run + 1, now)?)),
         };
-        let stored = self.store(first_alive, next, restarted.as_ref(), vec![started.into()])?;
+        let lifetimes = self.lifetimes()?;
+        let mark = restart_began.map(|began| lifetimes.done(next, first_alive, began));
+        drop(lifetimes);
+        let started = vec![started.into()];
+        let stored = self.store(first_alive, next, restarted.as_ref(), started, mark)?;
         Ok(stored > 0)
     }
 
-    /// Notes that the run was ended from outside: no lifetime from before tells anything new.
-    pub(super) fn is_over_since(&self, now: SystemTime) -> Result<(), WorkflowLogError<Q::Error>> {
+    /// Stores what was done to the instance where no event tells it, if that is new. A log that never had an event
+    /// stores nothing.
+    fn set_mark(
+        &self,
+        change: impl FnOnce(Mark) -> Mark,
+    ) -> Result<(), WorkflowLogError<Q::Error>> {
+        let store = self.target.store();
+        if store.head()?.is_none() {
+            return Ok(());
+        }
         let mut lifetimes = self.lifetimes()?;
-        let (first_alive, now) = (lifetimes.first_alive, lifetimes.clock.read(now));
-        lifetimes.has_begun(first_alive, now);
+        let mark = lifetimes.mark.unwrap_or_default();
+        let changed = change(mark);
+        if changed != mark {
+            store
+                .sql()
+                .run_all(&changed.statements())
+                .map_err(SqliteError::Sql)?;
+            lifetimes.mark = Some(changed);
+        }
         Ok(())
     }
 
@@ -521,6 +507,7 @@ impl<Q: Sql> WorkflowLog<Q> {
     /// # Errors
     /// When SQLite fails.
     pub fn cancel_restart(&self) -> Result<(), WorkflowLogError<Q::Error>> {
+        self.set_mark(Mark::restarted)?;
         let mut lifetimes = self.lifetimes()?;
         lifetimes.restarting = None;
         lifetimes.restart_began = None;
@@ -538,7 +525,19 @@ impl<Q: Sql> WorkflowLog<Q> {
         stood: Option<(u32, u64)>,
         batch: &[NewEvent],
     ) -> Result<Told, WorkflowLogError<Q::Error>> {
-        self.tell_facts(stood, batch.iter().map(EventRef::from).collect())
+        self.tell_facts(stood, batch.iter().map(EventRef::from).collect(), None)
+    }
+
+    /// Ends the latest run with these facts as [`tell`](Self::tell) appends them: no lifetime from before `now` tells
+    /// anything new.
+    pub(super) fn tell_end(
+        &self,
+        stood: Option<(u32, u64)>,
+        batch: &[NewEvent],
+        now: SystemTime,
+    ) -> Result<Told, WorkflowLogError<Q::Error>> {
+        let batch = batch.iter().map(EventRef::from).collect();
+        self.tell_facts(stood, batch, Some(now))
     }
 
     /// Appends a batch that [`pack_facts`](crate::cloudflare::packed::pack_facts) made, as
@@ -547,13 +546,15 @@ impl<Q: Sql> WorkflowLog<Q> {
     /// # Errors
     /// As [`append_packed`](Self::append_packed).
     pub fn tell_packed(&self, batch: &[u8]) -> Result<Told, WorkflowLogError<Q::Error>> {
-        self.tell_facts(None, unpack_facts(batch).map_err(WorkflowLogError::Batch)?)
+        let batch = unpack_facts(batch).map_err(WorkflowLogError::Batch)?;
+        self.tell_facts(None, batch, None)
     }
 
     fn tell_facts(
         &self,
         stood: Option<(u32, u64)>,
         batch: Vec<EventRef<'_>>,
+        ended: Option<SystemTime>,
     ) -> Result<Told, WorkflowLogError<Q::Error>> {
         // Not all of `state`: each event that a webhook tells comes here.
         let run = self.run()?;
@@ -567,17 +568,43 @@ impl<Q: Sql> WorkflowLog<Q> {
         if self.is_over()? {
             return Ok(Told::Stored(0));
         }
-        self.store(writer, run, None, batch).map(Told::Stored)
+        self.store_done(writer, run, None, batch, ended)
+            .map(Told::Stored)
+    }
+
+    /// As [`store`](Self::store). If the run is `ended` by that, it is stored when.
+    fn store_done(
+        &self,
+        writer: u64,
+        run: u32,
+        restarted: Option<&NewEvent>,
+        batch: Vec<EventRef<'_>>,
+        ended: Option<SystemTime>,
+    ) -> Result<usize, WorkflowLogError<Q::Error>> {
+        let Some(ended) = ended else {
+            return self.store(writer, run, restarted, batch, None);
+        };
+        let (at, mark) = {
+            let mut lifetimes = self.lifetimes()?;
+            let at = lifetimes.clock.read(ended);
+            (at, lifetimes.done(run, writer, at))
+        };
+        let stored = self.store(writer, run, restarted, batch, Some(mark))?;
+        if stored > 0 {
+            self.lifetimes()?.has_begun(writer, at);
+        }
+        Ok(stored)
     }
 
     /// Appends in one batch what the platform's log of an ended run has and this log has not, or,
-    /// if it is of a run after the latest, begins and ends that run. As [`tell`](Self::tell), only if the
+    /// if it is of a run after the latest, begins and ends that run. As [`tell_end`](Self::tell_end), only if the
     /// log stands where it `stood`.
     pub(super) fn tell_missing(
         &self,
         stood: Option<(u32, u64)>,
         workflow: &str,
         platform: &[EngineEvent],
+        now: SystemTime,
     ) -> Result<Told, WorkflowLogError<Q::Error>> {
         let state = self.state()?;
         if stood.is_some_and(|stood| stood != (state.run, state.generation)) {
@@ -587,7 +614,7 @@ impl<Q: Sql> WorkflowLog<Q> {
             return Ok(Told::Stored(0));
         };
         match reconcile(&self.latest_run()?, workflow, platform, self.redact)? {
-            Reconciled::Missing(facts) => return self.tell(stood, &facts),
+            Reconciled::Missing(facts) => return self.tell_end(stood, &facts, now),
             Reconciled::EarlierRun => return Ok(Told::Stale),
             Reconciled::LaterRun => {}
         }
@@ -602,7 +629,7 @@ impl<Q: Sql> WorkflowLog<Q> {
         let restarted = restarted(next, first.timestamp)?;
         let first_alive = self.end_lifetimes(state.generation)?;
         let facts = facts.iter().map(EventRef::from).collect();
-        self.store(first_alive, next, Some(&restarted), facts)
+        self.store_done(first_alive, next, Some(&restarted), facts, Some(now))
             .map(Told::Stored)
     }
 
@@ -628,12 +655,14 @@ impl<Q: Sql> WorkflowLog<Q> {
         }
     }
 
+    /// Appends facts of a run, behind `restarted` if they begin it, and stores the mark in the same transaction.
     fn store(
         &self,
         writer: u64,
         run: u32,
         restarted: Option<&NewEvent>,
         batch: Vec<EventRef<'_>>,
+        mark: Option<Mark>,
     ) -> Result<usize, WorkflowLogError<Q::Error>> {
         let prefix = format!("{run}/");
         let mut facts = Vec::with_capacity(batch.len() + 1);
@@ -644,24 +673,31 @@ impl<Q: Sql> WorkflowLog<Q> {
             event.check()?;
             facts.push(event);
         }
-        let outcomes = self.target.store().append_now(&facts, writer)?;
+        let beside = mark.map(Mark::statements).unwrap_or_default();
+        let outcomes = self.target.store().append_with(&facts, writer, beside)?;
         self.target.observing().appended(&outcomes);
         let stored = |outcome: &&Appended| matches!(outcome, Appended::Stored(_));
-        Ok(outcomes.iter().filter(stored).count())
+        let stored = outcomes.iter().filter(stored).count();
+        if mark.is_some() && stored > 0 {
+            self.lifetimes()?.mark = mark;
+        }
+        Ok(stored)
     }
 
     /// Returns what is known of lifetimes, from memory and from the log.
     fn lifetimes(
         &self,
     ) -> Result<impl std::ops::DerefMut<Target = Lifetimes> + '_, WorkflowLogError<Q::Error>> {
-        let writer = self.target.store().writer()?;
+        let store = self.target.store();
+        let writer = store.writer()?;
+        if lock(&self.lifetimes).mark.is_none() && store.head()?.is_some() {
+            // From before this value was made.
+            let (mark, run) = (Mark::read(store.sql())?, self.run()?);
+            lock(&self.lifetimes).remember(mark, run, writer);
+        }
         let mut lifetimes = lock(&self.lifetimes);
         lifetimes.first_alive = lifetimes.first_alive.max(writer);
         lifetimes.newest = lifetimes.newest.max(writer);
-        // From before this value was made. Generations are made from the clock.
-        if lifetimes.heard[0].is_none() && writer > 0 {
-            lifetimes.is_heard(writer, None);
-        }
         Ok(lifetimes)
     }
 
@@ -687,82 +723,6 @@ impl<Q: Sql> WorkflowLog<Q> {
 
 /// The end of the key of a run's first event.
 const ANNOUNCED: &str = "-1.workflow:started";
-
-impl Lifetimes {
-    /// Returns whether the lifetime of this generation is over.
-    ///
-    /// A generation that this value did not give is from before the log was last taken into memory,
-    /// so those that it gave came later, also where the clock was set back in between.
-    fn is_over(&self, generation: u64) -> bool {
-        generation < self.first_alive || (self.has_given && generation > self.newest)
-    }
-
-    /// Notes that the lifetime of this generation is alive, and that those before it are over.
-    fn is_alive(&mut self, generation: u64) {
-        self.newest = self.newest.max(generation);
-        self.first_alive = self.first_alive.max(generation);
-        self.announced = None;
-        self.opened
-            .retain(|(opened, _)| *opened >= self.first_alive);
-    }
-
-    /// Remembers an opening by the lifetime of this generation. Forgets that of the oldest lifetime.
-    fn opens(&mut self, generation: u64, opening: Opening) {
-        self.forget_opening(generation);
-        self.opened.push((generation, opening));
-        if self.opened.len() > OPENED
-            && let Some(oldest) = self.opened.iter().map(|(opened, _)| *opened).min()
-        {
-            self.forget_opening(oldest);
-        }
-    }
-
-    fn opening(&self, generation: u64) -> Option<Opening> {
-        let is_it = |(opened, _): &&(u64, Opening)| *opened == generation;
-        self.opened.iter().find(is_it).map(|(_, opening)| *opening)
-    }
-
-    fn forget_opening(&mut self, generation: u64) {
-        self.opened.retain(|(opened, _)| *opened != generation);
-    }
-
-    fn latest_heard(&self) -> Option<u64> {
-        self.heard[0].map(|heard| heard.generation)
-    }
-
-    /// Notes that the log has heard from the lifetime of this generation, which opened it then.
-    fn is_heard(&mut self, generation: u64, opened: Option<Opening>) {
-        if self.heard[0].is_none_or(|heard| heard.generation != generation) {
-            let at = opened.map_or(Duration::from_millis(generation), |opened| opened.at);
-            self.heard = [Some(Heard { generation, at }), self.heard[0]];
-        }
-    }
-
-    /// Notes that a run has begun, or that one is over, of which lifetimes that began before know nothing.
-    fn has_begun(&mut self, first_alive: u64, at: Duration) {
-        let generation = first_alive;
-        self.heard = [Some(Heard { generation, at }), None];
-        self.begun = Some(at);
-    }
-
-    /// Returns when others opened the log from which it has facts, for the lifetime of this generation.
-    fn rivals(&self, generation: u64, at: Duration, now: SystemTime) -> Option<Rivals> {
-        let ago =
-            |then: Duration| u64::try_from(at.saturating_sub(then).as_millis()).unwrap_or(u64::MAX);
-        let others = self.heard.iter().flatten();
-        let others = others.filter(|heard| heard.generation != generation);
-        let latest = others.map(|heard| heard.at).max()?;
-        Some(Rivals {
-            now: clock::milliseconds(now),
-            opened: ago(latest),
-            begun: self.begun.map(ago),
-        })
-    }
-
-    fn is_restarting(&self, now: SystemTime) -> bool {
-        self.restarting.is_some_and(|until| now < until)
-    }
-}
 
 fn restarted(run: u32, now: SystemTime) -> Result<NewEvent, InvalidEvent> {
     let timestamp = humantime::format_rfc3339_millis(now);

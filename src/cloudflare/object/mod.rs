@@ -1,7 +1,7 @@
 //! Runs in the `WorkflowEvents` object: the log of one instance, and its viewers.
 //!
 //! `class` has the methods that the runtime and the Worker call. `events_object` carries them out, with the log, the
-//! hibernating streams and the tree of relays; `alarm` does work that is due later. `log`, `obey` and `due` are pure,
+//! hibernating streams and the tree of relays; `alarm` does work that is due later. `log`, `lifetimes`, `obey` and `due` are pure,
 //! and are tested natively.
 
 #[cfg(any(
@@ -10,6 +10,7 @@
 ))]
 #[cfg_attr(not(feature = "otlp"), allow(dead_code))]
 mod due;
+mod lifetimes;
 pub(crate) mod log;
 mod obey;
 

@@ -118,18 +118,16 @@ impl<Q: Sql> WorkflowLog<Q> {
         });
         let outcome = outcome.as_ref().map_err(AsRef::as_ref).copied();
         let told = match platform.last() {
-            None => self.tell(stood, &[workflow_ended(workflow, outcome, now)?])?,
+            None => self.tell_end(stood, &[workflow_ended(workflow, outcome, now)?], now)?,
             // It cannot be compared with only a part of our own log.
             Some(last) if last.is_terminal() && !self.has_whole_run()? => {
-                self.tell(stood, &[workflow_ended(workflow, outcome, now)?])?
+                self.tell_end(stood, &[workflow_ended(workflow, outcome, now)?], now)?
             }
-            Some(last) if last.is_terminal() => self.tell_missing(stood, workflow, platform)?,
+            Some(last) if last.is_terminal() => {
+                self.tell_missing(stood, workflow, platform, now)?
+            }
             Some(_) => return Ok(false),
         };
-        let has_ended = matches!(told, Told::Stored(1..));
-        if has_ended {
-            self.is_over_since(now)?;
-        }
-        Ok(has_ended)
+        Ok(matches!(told, Told::Stored(1..)))
     }
 }

@@ -17,8 +17,9 @@ use super::cutoff::Cutoff;
 use super::follower;
 use super::remote_log::RemoteLog;
 use super::watched::Watched;
+use crate::cloudflare::admission::elsewhere;
 use crate::cloudflare::fan_out::Admission;
-use crate::cloudflare::hop::{self, Hop};
+use crate::cloudflare::hop::Hop;
 use crate::cloudflare::leaving::Leaving;
 use crate::cloudflare::links::Links;
 use crate::cloudflare::permit::Permit;
@@ -64,7 +65,7 @@ impl Tree {
             Some(hop) if self.reaches(&hop.binding) => self.crowd.admit(hop),
             _ => Admission::Here,
         };
-        Ok(match hop::elsewhere(admission)? {
+        Ok(match elsewhere(admission)? {
             None => Ok(self.crowd.enter()),
             Some(elsewhere) => Err(elsewhere),
         })

@@ -7,8 +7,9 @@ use futures_util::future::LocalBoxFuture;
 use worker::web_sys;
 
 use super::namespace::WorkflowEventsNamespace;
+use crate::cloudflare::admission::admission;
 use crate::cloudflare::fan_out::{Admission, FanOut, Place, Search};
-use crate::cloudflare::hop::{HOP, Hop, admission};
+use crate::cloudflare::hop::{HOP, Hop};
 use crate::cloudflare::request::StreamRequest;
 
 /// Sends the request to the object that takes this viewer, and returns its answer.

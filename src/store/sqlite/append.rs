@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::column::{HEAD_ONLY, TERMINAL, integer};
 use super::ends::table_statement;
-use super::{Log, Sql, SqlValue, SqliteError, SqliteEventStore};
+use super::{Log, Sql, SqlValue, SqliteError, SqliteEventStore, Statement};
 use crate::event::{EventId, EventRef, KeyRef};
 use crate::store::Appended;
 use crate::store::frames::FrameBytes;
@@ -17,16 +17,26 @@ impl<Q: Sql> SqliteEventStore<Q> {
     /// As [`EventStore::append`](crate::store::EventStore::append), without a future: SQLite has
     /// none to wait for. `writer` is kept with each event, at most [`EventId::MAX`]: see
     /// [`writer`](Self::writer).
-    #[inline(never)]
     pub(crate) fn append_now(
         &self,
         batch: &[EventRef<'_>],
         writer: u64,
     ) -> Result<Vec<Appended>, SqliteError<Q::Error>> {
+        self.append_with(batch, writer, Vec::new())
+    }
+
+    /// As [`append_now`](Self::append_now). These statements take effect with it, if an event is stored.
+    #[inline(never)]
+    pub(crate) fn append_with(
+        &self,
+        batch: &[EventRef<'_>],
+        writer: u64,
+        beside: Vec<Statement<Q::Bytes>>,
+    ) -> Result<Vec<Appended>, SqliteError<Q::Error>> {
         if batch.is_empty() {
             return Ok(Vec::new());
         }
-        let outcomes = self.with_log(|log| self.insert(log, batch, writer))?;
+        let outcomes = self.with_log(|log| self.insert(log, batch, writer, beside))?;
         if outcomes
             .iter()
             .any(|outcome| *outcome != Appended::Duplicate)
@@ -41,6 +51,7 @@ impl<Q: Sql> SqliteEventStore<Q> {
         log: &mut Log<Q::Bytes>,
         batch: &[EventRef<'_>],
         writer: u64,
+        beside: Vec<Statement<Q::Bytes>>,
     ) -> Result<Vec<Appended>, SqliteError<Q::Error>> {
         let before = self.ends(log)?;
         let digests = self.digests();
@@ -128,6 +139,7 @@ impl<Q: Sql> SqliteEventStore<Q> {
             size = last.size;
         }
         statements.extend(digest);
+        statements.extend(beside);
         match statements.as_slice() {
             [(statement, params)] => self.sql.run(statement, params)?,
             statements => self.sql.run_all(statements)?,

@@ -15,7 +15,7 @@ pub(super) const HEAD_ONLY: u64 = 2;
 pub(super) const REMOVED: u64 = 4;
 
 /// Makes a parameter of an id or a limit. A limit that JavaScript cannot hold is as good as none.
-pub(super) fn integer<B>(number: u64) -> SqlValue<B> {
+pub(crate) fn integer<B>(number: u64) -> SqlValue<B> {
     SqlValue::Integer(i64::try_from(number.min(EventId::MAX)).unwrap_or(i64::MAX))
 }
 
@@ -31,7 +31,7 @@ pub(super) fn id<B, E>(column: Option<SqlValue<B>>) -> Result<Option<EventId>, S
     }
 }
 
-pub(super) fn number<B, E>(column: Option<SqlValue<B>>) -> Result<u64, SqliteError<E>> {
+pub(crate) fn number<B, E>(column: Option<SqlValue<B>>) -> Result<u64, SqliteError<E>> {
     match column {
         Some(SqlValue::Integer(number)) => u64::try_from(number).map_err(|_| SqliteError::Row),
         _ => Err(SqliteError::Row),

@@ -18,6 +18,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 
+pub(crate) use self::column::{integer, number};
 use self::digest::KnownKeys;
 use self::ends::Ends;
 pub use self::error::SqliteError;
@@ -53,6 +54,9 @@ pub struct SqliteEventStore<Q: Sql> {
     /// Whether the keys of events that pass the retention are remembered.
     keeps_keys: bool,
 }
+
+/// A statement and its parameters.
+pub(crate) type Statement<B> = (&'static str, Vec<SqlValue<B>>);
 
 /// The memory of the table's only writer. SQLite has all of it, so it may be forgotten at any time, and is forgotten
 /// when a call fails.
@@ -165,7 +169,7 @@ impl<Q: Sql> SqliteEventStore<Q> {
         self.with_log(|log| Ok(self.ends(log)?.oldest.is_none()))
     }
 
-    /// Returns the writer of the newest event: the number that [`append_now`](Self::append_now) was
+    /// Returns the writer of the newest event: the number that [`append_with`](Self::append_with) was
     /// given with it. 0 for an empty log and for events of [`EventStore::append`].
     ///
     /// # Errors
