@@ -45,8 +45,8 @@ async function follow(run, index, positions, writer, env) {
     rest = frames.pop(); // the beginning of a frame
     let out = "";
     for (const frame of frames) {
-      const [id, type, data] = frame.split("\n");
-      if (data === undefined) continue;
+      // The comment with which a stream begins is before the first one.
+      const [id, type, data] = frame.split("\n").slice(-3);
       positions[index] = Number(id.slice(4)).toString(36);
       out += `id: m${positions.join(".")}\n${type}\ndata: ${begin}${data.slice(7)}\n\n`;
     }

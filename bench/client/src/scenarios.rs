@@ -45,6 +45,8 @@ struct Bench {
     server_cpu: Option<Duration>,
     client_cpu: Option<Duration>,
     memory: Option<u64>,
+    /// The events that each viewer had then, if it had any.
+    early: u64,
 }
 
 /// How long everything that is not measured may take.
@@ -62,6 +64,7 @@ impl Bench {
             server_cpu: None,
             client_cpu: None,
             memory: None,
+            early: 1,
         })
     }
 
@@ -284,6 +287,7 @@ impl Bench {
         if !self.hub.run(Instant::now() + PATIENCE, has_first)? {
             return Err("not every viewer got the first event of every run".into());
         }
+        self.early = runs as u64;
         self.start();
         let post = |run| format!("/log-{run}/append?from=2&batch=1&count={batches}");
         let drivers = (0..runs).map(|run| self.hub.post(&post(run), ""));
@@ -667,11 +671,11 @@ impl Bench {
         // The time of the last event, not that at which the silence was noticed.
         let last = viewers.iter().filter_map(|viewer| viewer.last).max();
         let seconds = last.map_or(0.0, |last| self.milliseconds(last) / 1000.0);
-        // The one event that viewers had got before.
+        // What viewers had got before.
         let early = viewers
             .iter()
             .filter(|viewer| viewer.first < Some(self.started));
-        let deliveries = received.saturating_sub(early.count() as u64);
+        let deliveries = received.saturating_sub(early.count() as u64 * self.early);
         let mut report = self.usage(deliveries);
         report["seconds"] = json!(seconds);
         report["deliveries"] = json!(deliveries);
