@@ -17,12 +17,12 @@ const STORES = {
   redis: { title: "Redis", place: redisServer, sparse: 1, share: 0.05 },
 };
 
-/** Rounds in turns, unless `--trials` says otherwise: each is short, and what else the machine does comes and goes in between. */
+/** Rounds in turns, unless `--trials` or a scenario asks for fewer: each is short, and what else the machine does comes and goes in between. */
 const ROUNDS = 9;
 const STORED = 100_000;
 
 const fanOut = (viewers, batches) => ["fan-out", { viewers, batch: 1, batches }, { viewers: Math.min(viewers, 50), batches: 20 }];
-const requests = (viewers, rate) => ["requests", { logs: 1, viewers, rate, seconds: 3 }, { viewers: Math.min(viewers, 50), rate: 20, seconds: 1 }];
+const requests = (viewers, rate) => ["requests", { logs: 1, viewers, rate, seconds: 2 }, { viewers: Math.min(viewers, 50), rate: 20, seconds: 1 }];
 const replay = (clients) => ["replay", { path: "/log/sse", clients, expect: STORED }, { expect: 500 }];
 const people = (viewers) => `${viewers.toLocaleString("en")} ${viewers === 1 ? "viewer" : "viewers"}`;
 
@@ -37,6 +37,7 @@ const SCENARIOS = [
     [10_000, 30],
   ].map(([viewers, batches]) => ({
     name: `fan-out-${viewers}`,
+    ...(viewers > 1_000 && { rounds: 5 }),
     title: `${people(viewers)}, as fast as it goes`,
     client: fanOut(viewers, batches),
     rows: [
@@ -51,6 +52,7 @@ const SCENARIOS = [
   ].map(([viewers, rate]) => ({
     name: `requests-${viewers}`,
     title: `${people(viewers)}, ${rate} events a second, one by one request`,
+    rounds: 5,
     client: requests(viewers, rate),
     rows: [
       ["from the request to a viewer, p50, ms", "p50Ms", 1],
@@ -61,7 +63,7 @@ const SCENARIOS = [
   {
     name: "idle",
     title: "10,000 idle viewers",
-    rounds: 3,
+    rounds: 2,
     // Two heartbeats for each.
     client: ["idle", { viewers: 10_000, seconds: 30 }, { viewers: 50, seconds: 1 }],
     rows: [
