@@ -188,7 +188,7 @@ export async function measureNative(folder, { client, machine, short, rounds = R
   const file = path.join(folder, "native.json");
   const before = short || !existsSync(file) ? [] : JSON.parse(readFileSync(file, "utf8")).scenarios;
   const measured = new Map(before.map((scenario) => [scenario.name, scenario]));
-  for (const scenario of SCENARIOS.filter(({ name }) => !wanted || wanted.some((text) => name.startsWith(text)))) {
+  for (const scenario of SCENARIOS.filter(isWanted(wanted))) {
     const [started, load] = [new Date().toISOString(), os.loadavg().map((load) => Math.round(load * 100) / 100)];
     const results = Object.fromEntries(stores.map((name) => [name, []]));
     const count = short ? 1 : Math.min(rounds, scenario.rounds ?? Infinity);
@@ -214,6 +214,12 @@ export async function measureNative(folder, { client, machine, short, rounds = R
   console.log(markdown(report));
   writeFileSync(file, `${JSON.stringify(report, null, 1)}\n`);
   writeFileSync(path.join(folder, "native.md"), markdown(report));
+}
+
+/** By names, or else by beginnings of names. */
+function isWanted(wanted) {
+  const isName = (text) => SCENARIOS.some(({ name }) => name === text);
+  return ({ name }) => !wanted || wanted.some((text) => (isName(text) ? name === text : name.startsWith(text)));
 }
 
 async function attempt({ client: [scenario, sizes, small], stored, capacity }, name, { client, short }) {
