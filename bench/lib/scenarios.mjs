@@ -176,7 +176,7 @@ export const SCENARIOS = [
   },
 
   mergedReplay(1),
-  mergedReplay(8),
+  mergedReplay(4),
   merged(1, 300),
   merged(100, 50),
 

@@ -275,13 +275,26 @@ fn add_run_id(data: &str, name: &str) -> String {
     // A string can always be written as JSON.
     let string = |text: &str| serde_json::to_string(text).unwrap_or_default();
     let members = data.strip_prefix('{');
-    match members.filter(|_| serde_json::from_str::<IgnoredAny>(data).is_ok()) {
-        Some(members) if members.trim_start().starts_with('}') => {
-            format!("{{\"runId\":{}{members}", string(name))
+    let members = members.filter(|_| serde_json::from_str::<IgnoredAny>(data).is_ok());
+    let name = string(name);
+    // In one allocation, since this is done for each event.
+    let mut with_run = String::with_capacity(data.len() + name.len() + 24);
+    with_run.push_str("{\"runId\":");
+    with_run.push_str(&name);
+    match members {
+        Some(members) => {
+            if !members.trim_start().starts_with('}') {
+                with_run.push(',');
+            }
+            with_run.push_str(members);
         }
-        Some(members) => format!("{{\"runId\":{},{members}", string(name)),
-        None => format!("{{\"runId\":{},\"data\":{}}}", string(name), string(data)),
+        None => {
+            with_run.push_str(",\"data\":");
+            with_run.push_str(&string(data));
+            with_run.push('}');
+        }
     }
+    with_run
 }
 
 /// A position in several logs: the `id:` of a merged stream's events.
