@@ -7,19 +7,23 @@ import { Failure, at, capture, run } from "../scripts/lib/run.mjs";
 import { startRedis } from "./redis/run.mjs";
 
 /**
- * In the order of their turns. `place` resolves to the second argument of the server, and to what is to be stopped after it.
+ * `share` is the part of a scenario's appends that a slow store gets, so that a round is short. `place` resolves to the second argument of the server, and to what is to be stopped after it.
  * The broadcast has room for more than is ever sent at once, but where a scenario says how much.
  */
 const STORES = {
   broadcast: { title: "broadcast", place: ({ capacity = 131_072 }) => ({ argument: String(capacity), stop() {} }) },
   memory: { title: "memory" },
-  sqlite: { title: "SQLite", place: sqliteFile },
-  redis: { title: "Redis", place: redisServer, sparse: 1 },
+  sqlite: { title: "SQLite", place: sqliteFile, share: 0.25 },
+  redis: { title: "Redis", place: redisServer, sparse: 1, share: 0.05 },
 };
 
+/** Rounds in turns, unless `--trials` or a scenario asks for fewer: each is short, and what else the machine does comes and goes in between. */
+const ROUNDS = 9;
+const STORED = 100_000;
+
 const fanOut = (viewers, batches) => ["fan-out", { viewers, batch: 1, batches }, { viewers: Math.min(viewers, 50), batches: 20 }];
-const requests = (viewers, rate) => ["requests", { logs: 1, viewers, rate, seconds: 5 }, { viewers: Math.min(viewers, 50), rate: 20, seconds: 1 }];
-const replay = (clients) => ["replay", { path: "/log/sse", clients, expect: 10_000 }, { expect: 500 }];
+const requests = (viewers, rate) => ["requests", { logs: 1, viewers, rate, seconds: 2 }, { viewers: Math.min(viewers, 50), rate: 20, seconds: 1 }];
+const replay = (clients) => ["replay", { path: "/log/sse", clients, expect: STORED }, { expect: 500 }];
 const people = (viewers) => `${viewers.toLocaleString("en")} ${viewers === 1 ? "viewer" : "viewers"}`;
 
 /**
@@ -28,11 +32,12 @@ const people = (viewers) => `${viewers.toLocaleString("en")} ${viewers === 1 ? "
  */
 const SCENARIOS = [
   ...[
-    [1, 40_000],
+    [1, 60_000],
     [100, 2_000],
     [10_000, 30],
   ].map(([viewers, batches]) => ({
     name: `fan-out-${viewers}`,
+    ...(viewers > 1_000 && { rounds: 5 }),
     title: `${people(viewers)}, as fast as it goes`,
     client: fanOut(viewers, batches),
     rows: [
@@ -41,12 +46,13 @@ const SCENARIOS = [
     ],
   })),
   ...[
-    [1, 200],
-    [100, 50],
+    [1, 1_000],
+    [100, 100],
     [10_000, 2],
   ].map(([viewers, rate]) => ({
     name: `requests-${viewers}`,
     title: `${people(viewers)}, ${rate} events a second, one by one request`,
+    rounds: 5,
     client: requests(viewers, rate),
     rows: [
       ["from the request to a viewer, p50, ms", "p50Ms", 1],
@@ -57,6 +63,7 @@ const SCENARIOS = [
   {
     name: "idle",
     title: "10,000 idle viewers",
+    rounds: 2,
     // Two heartbeats for each.
     client: ["idle", { viewers: 10_000, seconds: 30 }, { viewers: 50, seconds: 1 }],
     rows: [
@@ -69,6 +76,7 @@ const SCENARIOS = [
   {
     name: "stalled",
     title: "10 viewers, and 10 that do not read while 60,000 events come",
+    rounds: 3,
     client: ["stalled", { healthy: 10, stalled: 10, batch: 10, batches: 6_000, quietMs: 2_000 }, { healthy: 2, stalled: 2, batches: 20 }],
     // What a server would choose: each event of it is there until all have it.
     capacity: 1_024,
@@ -80,7 +88,7 @@ const SCENARIOS = [
   },
   ...[1, 8].map((clients) => ({
     name: `replay-${clients}`,
-    title: `replay of 10,000 events, ${clients === 1 ? "1 client" : `${clients} clients`}`,
+    title: `replay of ${STORED.toLocaleString("en")} events, ${clients === 1 ? "1 client" : `${clients} clients`}`,
     client: replay(clients),
     stored: true,
     rows: [
@@ -88,10 +96,13 @@ const SCENARIOS = [
       ["CPU for each event, µs", "cpuUsPerEvent", 1],
     ],
   })),
-  ...[1, 100].map((batch) => ({
+  ...[
+    [1, 150_000],
+    [100, 3_000],
+  ].map(([batch, batches]) => ({
     name: `ingest-${batch}`,
     title: batch === 1 ? "append, single events" : `append, ${batch} at a time`,
-    client: ["ingest", { log: "log", batch, batches: 5_000 / Math.sqrt(batch) }, { batches: 50 }],
+    client: ["ingest", { log: "log", batch, batches }, { batches: 50 }],
     rows: [
       ["events, /s", "perSecond", 1, { more: true }],
       ["CPU for each event, µs", "cpuUsPerEvent", 1],
@@ -115,7 +126,7 @@ const INSTRUCTIONS = [
 /** npm run bench -- --native --instructions: counts them, and writes `native-instructions.md` into the folder. */
 export async function countInstructions(folder, { client, machine }) {
   if (capture("valgrind", ["--version"]) === null) throw new Failure("valgrind is missing: it counts the instructions.");
-  const { ok } = await run("cargo build", "cargo", ["build", "--release", "-p", "ssetarget-bench-native"], { quiet: true });
+  const { ok } = await run("cargo build", "cargo", ["build", "--profile", "native", "-p", "ssetarget-bench-native"], { quiet: true });
   if (!ok) throw new Failure("the native servers do not build.");
   const lines = [];
   for (const { title, client: [scenario, sizes], per } of INSTRUCTIONS) {
@@ -169,27 +180,30 @@ function total(folder) {
  * Measures and writes `native.md` and `native.json` into the folder. Scenarios that are not wanted keep what the file has of
  * them, so that they can be measured one after another, when the machine is quiet.
  */
-export async function measureNative(folder, { client, machine, short, trials, wanted }) {
-  const { ok } = await run("cargo build", "cargo", ["build", "--release", "-p", "ssetarget-bench-native"], { quiet: true });
+export async function measureNative(folder, { client, machine, short, rounds = ROUNDS, wanted }) {
+  const { ok } = await run("cargo build", "cargo", ["build", "--profile", "native", "-p", "ssetarget-bench-native"], { quiet: true });
   if (!ok) throw new Failure("the native servers do not build.");
   const hasRedis = capture("redis-server", ["--version"]) !== null;
   const stores = Object.keys(STORES).filter((name) => name !== "redis" || hasRedis);
   const file = path.join(folder, "native.json");
   const before = short || !existsSync(file) ? [] : JSON.parse(readFileSync(file, "utf8")).scenarios;
   const measured = new Map(before.map((scenario) => [scenario.name, scenario]));
-  for (const scenario of SCENARIOS.filter(({ name }) => !wanted || wanted.some((text) => name.startsWith(text)))) {
+  for (const scenario of SCENARIOS.filter(isWanted(wanted))) {
     const [started, load] = [new Date().toISOString(), os.loadavg().map((load) => Math.round(load * 100) / 100)];
     const results = Object.fromEntries(stores.map((name) => [name, []]));
-    for (let trial = 1; trial <= trials; trial += 1) {
-      for (const name of stores) {
+    const count = short ? 1 : Math.min(rounds, scenario.rounds ?? Infinity);
+    for (let round = 1; round <= count; round += 1) {
+      // Forth and back, so that nobody always comes after the same one.
+      for (const name of round % 2 === 1 ? stores : stores.toReversed()) {
         if (name === "broadcast" && scenario.stored) continue;
         const result = await attempt(scenario, name, { client, short }).catch((error) => ({ failed: error.message }));
         results[name].push(result);
+        result.load = os.loadavg()[0];
         const [title, metric, unit] = scenario.rows[0];
-        console.log(`${scenario.name} ${trial}/${trials} ${STORES[name].title}: ${result.failed ?? `${title} ${Math.round((100 * result[metric]) / unit) / 100}`}`);
+        console.log(`${scenario.name} ${round}/${count} ${STORES[name].title}: ${result.failed ?? `${title} ${Math.round((100 * result[metric]) / unit) / 100}`}`);
       }
     }
-    measured.set(scenario.name, { name: scenario.name, started, load, trials, commit: machine.commit, results });
+    measured.set(scenario.name, { name: scenario.name, started, load, rounds: count, commit: machine.commit, results });
   }
   const scenarios = SCENARIOS.flatMap(({ name }) => measured.get(name) ?? []);
   const report = { ...machine, pinned: CAN_PIN, scenarios };
@@ -202,12 +216,20 @@ export async function measureNative(folder, { client, machine, short, trials, wa
   writeFileSync(path.join(folder, "native.md"), markdown(report));
 }
 
+/** By names, or else by beginnings of names. */
+function isWanted(wanted) {
+  const isName = (text) => SCENARIOS.some(({ name }) => name === text);
+  return ({ name }) => !wanted || wanted.some((text) => (isName(text) ? name === text : name.startsWith(text)));
+}
+
 async function attempt({ client: [scenario, sizes, small], stored, capacity }, name, { client, short }) {
   const { argument, stop } = (await STORES[name].place?.({ capacity })) ?? { stop() {} };
   try {
     const server = await start(name, argument);
     try {
-      const all = { ...sizes, capMs: 30_000, sparse: STORES[name].sparse ?? 0, ...(short && small) };
+      const { sparse = 0, share = 1 } = STORES[name];
+    const all = { ...sizes, capMs: 30_000, sparse, ...(short && small) };
+    if (!short && all.batches > 1_000) all.batches = Math.round(all.batches * share);
       const args = Object.entries(all).map(([key, value]) => `${key}=${value}`);
       if (stored) {
         await client(server, ["ingest", "log=log", "batch=100", `batches=${all.expect / 100}`]);
@@ -235,7 +257,7 @@ const running = new Set();
 process.once("exit", () => running.forEach((child) => child.kill("SIGKILL")));
 
 function start(name, argument, before = PINNED.server) {
-  const [program, ...args] = [...before, at("target/release/bench-native"), name, ...(argument ? [argument] : [])];
+  const [program, ...args] = [...before, at("target/native/bench-native"), name, ...(argument ? [argument] : [])];
   const child = spawn(program, args, { stdio: ["ignore", "pipe", "inherit"] });
   running.add(child);
   child.once("close", () => running.delete(child));
@@ -276,26 +298,26 @@ function markdown({ started, machine, pinned, scenarios }) {
     const scenario = SCENARIOS.find((found) => found.name === name);
     return scenario.rows.map(([row, metric, unit, { more } = {}]) => {
       const medians = Object.keys(STORES).map((store) => median((results[store] ?? []).map((trial) => trial[metric] / unit)));
-      return `| ${scenario.title}: ${row} | ${medians.map(number).join(" | ")} | ${ratio(medians, more)} |`;
+      return `| ${scenario.title}: ${row} | ${medians.map(number).join(" | ")} | ${ratios(results, metric, more)} |`;
     });
   });
-  const measured = scenarios.map(({ name, started, load, trials, commit }) => `| ${name} | ${started.slice(0, 16).replace("T", " ")} | ${trials} | ${load.join(", ")} | ${commit} |`);
+  const measured = scenarios.map(({ name, started, load, rounds, commit }) => `| ${name} | ${started.slice(0, 16).replace("T", " ")} | ${rounds} | ${load.join(", ")} | ${commit} |`);
   return `# Native servers
 
 Made by \`npm run bench -- --native --save\` at ${started}. Do not edit.
 
 axum 0.8 with each store of this library, and axum's own \`Sse\` over a \`tokio::sync::broadcast\`, which has no log: who
 comes late or reconnects has missed what was sent. One process each${pinned ? ", on a processor of its own, and the client on another" : ""}; SQLite's file is in memory where the
-system has such a folder. Medians. ${machine}. What bounds each row: [bench/README.md](../README.md#native-servers).
+system has such a folder. Short rounds in turns, forth and back; medians of them. CPU is user and system time of the server's process. ${machine}. What bounds each row: [bench/README.md](../README.md#native-servers).
 
 | | ${titles.join(" | ")} | memory / broadcast |
 |---|${titles.map(() => "---:|").join("")}---:|
 ${lines.join("\n")}
 
-The ratio is how many times better: more events, or less time. The client checks each event of each viewer; what is lost is in the table,
+The ratio is how many times better: more events, or less time. It is the median of the rounds' ratios, with their quartiles. The client checks each event of each viewer; what is lost is in the table,
 and nothing came twice, out of order, or with another's data${strange(scenarios)}.
 
-| measured | at (UTC) | trials | load of the machine before | commit |
+| measured | at (UTC) | rounds | load of the machine before | commit |
 |---|---|---:|---|---|
 ${measured.join("\n")}
 `;
@@ -308,14 +330,22 @@ function strange(scenarios) {
   return total.some((count) => count > 0) ? `, but for ${total.join(", ")}` : "";
 }
 
-function ratio([broadcast, memory], more) {
-  if (!(broadcast > 0 && memory > 0)) return "";
-  return (more ? memory / broadcast : broadcast / memory).toFixed(2);
+/** How many times better memory is, by the rounds: what disturbs a round disturbs both. */
+function ratios({ broadcast = [], memory = [] }, metric, more) {
+  const pairs = memory.map((ours, round) => [ours[metric], broadcast[round]?.[metric]]);
+  const all = pairs.filter(([ours, theirs]) => ours > 0 && theirs > 0).map(([ours, theirs]) => (more ? ours / theirs : theirs / ours));
+  if (all.length === 0) return "";
+  const [low, middle, high] = [0.25, 0.5, 0.75].map((part) => quantile(all, part).toFixed(2));
+  return `${middle} (${low}–${high})`;
 }
 
-function median(values) {
-  const sorted = values.filter(Number.isFinite).toSorted((a, b) => a - b);
-  return sorted[Math.floor(sorted.length / 2)];
+const median = (values) => quantile(values.filter(Number.isFinite), 0.5);
+
+function quantile(values, part) {
+  const sorted = values.toSorted((a, b) => a - b);
+  const place = (sorted.length - 1) * part;
+  const [below, above] = [sorted[Math.floor(place)], sorted[Math.ceil(place)]];
+  return below === undefined ? undefined : below + (above - below) * (place % 1);
 }
 
 const number = (value) => (value === undefined ? "–" : value.toLocaleString("en", { maximumSignificantDigits: 3 }));

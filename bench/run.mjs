@@ -50,7 +50,7 @@ main(async () => {
   await ensureNodeModules();
   await ensureRust();
   await buildClient();
-  await buildContestants(options.contestants);
+  await buildContestants([...options.contestants, ...served(options)]);
 
   if (options.profile) return profile(options, folder);
   const results = { ...machine(options), note: options.note, contestants: options.contestants, scenarios: [] };
@@ -64,14 +64,14 @@ main(async () => {
 
   if (options.short) return judge(results);
   printTable(results);
-  saveResults(results, folder);
+  saveResults(results, folder, { apart: options.save && options.wanted !== undefined });
 });
 
 function parseOptions() {
   const { values } = parseArgs({
     options: {
       short: { type: "boolean", default: false },
-      trials: { type: "string", default: "5" },
+      trials: { type: "string" },
       scenarios: { type: "string" },
       contestants: { type: "string" },
       save: { type: "boolean", default: false },
@@ -84,7 +84,7 @@ function parseOptions() {
       note: { type: "string" },
     },
   });
-  const trials = values.short ? 1 : Number(values.trials);
+  const trials = values.short ? 1 : Number(values.trials ?? 5);
   if (!Number.isInteger(trials) || trials < 1) throw new Failure("--trials takes a number from 1 on.");
   const contestants = values.contestants?.split(",") ?? Object.keys(CONTESTANTS);
   contestants.forEach(contestant);
@@ -95,8 +95,17 @@ function parseOptions() {
   if (scenarios.length === 0 && !values.native) {
     throw new Failure(`no scenario is or begins with ${values.scenarios}; there are ${SCENARIOS.map(({ name }) => name).join(", ")}.`);
   }
-  return { ...values, trials, contestants, scenarios, wanted };
+  const rounds = values.trials === undefined ? undefined : trials;
+  return { ...values, trials, rounds, contestants, scenarios, wanted };
 }
+
+/** What is served in place of contestants. */
+function served({ scenarios, contestants }) {
+  const names = scenarios.flatMap(({ servers = {} }) => contestants.map((name) => servers[name]));
+  return [...new Set(names.filter(Boolean))];
+}
+
+const takesPart = (name, { servers }) => !servers || name in servers;
 
 async function buildClient() {
   const args = ["build", "--release", "-p", "ssetarget-bench-client"];
@@ -124,7 +133,7 @@ async function measure(scenario, options) {
   const trials = Object.fromEntries(options.contestants.map((name) => [name, []]));
   const count = Math.min(options.trials, scenario.maxTrials ?? Infinity);
   for (let trial = 1; trial <= count; trial += 1) {
-    for (const name of options.contestants) {
+    for (const name of options.contestants.filter((name) => takesPart(name, scenario))) {
       if (isStopping()) throw new Failure("stopped.");
       // A contestant that breaks down does not end the run: that is a result too.
       const report = await attempt(scenario, name, options).catch((error) => ({ failed: error.message }));
@@ -139,7 +148,7 @@ async function measure(scenario, options) {
 async function profile(options, folder) {
   const parts = [`# Profiles\n\nMade by \`npm run bench -- --profile\` at ${new Date().toISOString()}. Do not edit.\n`];
   for (const scenario of options.scenarios) {
-    for (const name of options.contestants) {
+    for (const name of options.contestants.filter((name) => takesPart(name, scenario))) {
       const report = await attempt(scenario, name, { ...options, inspect: true });
       const text = saveProfile(report.profile, at("target/bench"), `${scenario.name}-${name}`);
       const part = `## ${scenario.title}: ${contestant(name).title}\n\n${summary(scenario, report)}\n\n\`\`\`text\n${text}\n\`\`\`\n`;
@@ -151,8 +160,9 @@ async function profile(options, folder) {
 }
 
 async function attempt(scenario, name, options) {
-  const storage = new Storage(await stored(name, fillings(scenario, options)));
-  const server = await serve(name, storage, options);
+  const serverName = scenario.servers?.[name] ?? name;
+  const storage = new Storage(await stored(serverName, fillings(scenario, options)));
+  const server = await serve(serverName, storage, options);
   try {
     if (scenario.rowsWritten) await rowsWritten(server);
     const args = clientArgs(scenario, { ...options, lossy: contestant(name).lossy });
@@ -227,12 +237,13 @@ function judge(results) {
   const check = (title, faults) => (faults.length > 0 ? failures.push(`${title}: ${faults.join(", ")}`) : (passed += 1));
   const exact = ["ours", "ours-hibernating", "roofline"].filter((name) => results.contestants.includes(name));
   for (const { name, trials } of results.scenarios) {
-    for (const contestant of exact) {
+    const { rowsAtMost } = SCENARIOS.find((scenario) => scenario.name === name);
+    for (const contestant of exact.filter((name) => trials[name].length > 0)) {
       const [report] = trials[contestant];
       const faults = FAULTS.filter((fault) => total(report, fault) > 0).map((fault) => `${total(report, fault)} ${fault}`);
       if (report.failed) faults.push(report.failed);
       if (report.capped || report.stalled?.capped) faults.push("incomplete");
-      if (report.rowsPerEvent > ROWS_AT_MOST) faults.push(`${report.rowsPerEvent} rows written for each event`);
+      if (report.rowsPerEvent > (rowsAtMost ?? ROWS_AT_MOST)) faults.push(`${report.rowsPerEvent} rows written for each event`);
       check(`${name}, ${contestant}`, faults);
     }
   }

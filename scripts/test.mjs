@@ -101,6 +101,7 @@ const GROUPS = {
     await check("clippy, native", "cargo", ["clippy", ...NATIVE, "--all-targets", ...nativeFeatures(), ...DENY_WARNINGS]);
     await check("clippy, wasm libraries", "cargo", ["clippy", ...LIBRARIES, "--features", "ssetarget/cloudflare", ...WASM, ...DENY_WARNINGS]);
     await check("clippy, Workers", "cargo", ["clippy", ...WORKER_PACKAGES.flatMap((name) => ["-p", name]), ...WASM, ...DENY_WARNINGS]);
+    await check("clippy, the benchmark's Worker with runs", "cargo", ["clippy", "-p", "ssetarget-bench-worker", "--features", "runs", ...WASM, ...DENY_WARNINGS]);
     for (const crate of CRATES) {
       await check(`${crate} without features`, "cargo", ["check", "-p", crate, "--no-default-features"]);
       for (const feature of features(crate)) {
@@ -168,6 +169,7 @@ const GROUPS = {
   async bench() {
     await attempt("build of the bench Worker", async () => {
       await buildWorker("bench");
+      await buildWorker("bench-runs");
       return ONE_PASSED;
     });
     await attempt("bench", async () => {

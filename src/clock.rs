@@ -46,7 +46,8 @@ impl RefUnwindSafe for Clock {}
 
 impl Default for Clock {
     fn default() -> Self {
-        Self::new(now)
+        // Not rounded: `Clock::now` does that.
+        Self::new(of_machine)
     }
 }
 
@@ -56,13 +57,17 @@ impl fmt::Debug for Clock {
     }
 }
 
-/// Returns the machine's time. `std`'s own clock panics in WebAssembly.
+/// Returns the machine's time in whole milliseconds.
 pub(crate) fn now() -> SystemTime {
+    from_milliseconds(milliseconds(of_machine()))
+}
+
+/// Returns the machine's time. `std`'s own clock panics in WebAssembly.
+fn of_machine() -> SystemTime {
     #[cfg(target_family = "wasm")]
-    let now = web_time::web::SystemTimeExt::to_std(web_time::SystemTime::now());
+    return web_time::web::SystemTimeExt::to_std(web_time::SystemTime::now());
     #[cfg(not(target_family = "wasm"))]
-    let now = SystemTime::now();
-    from_milliseconds(milliseconds(now))
+    SystemTime::now()
 }
 
 /// Returns the milliseconds since the epoch. A time before the epoch counts as the epoch.

@@ -155,6 +155,7 @@ impl EventParser {
                 if self.data.len() + value.len() >= MAX_EVENT {
                     return Err(EventTooLarge);
                 }
+                self.data.reserve(value.len() + 1);
                 self.data.push_str(&value);
                 self.data.push('\n');
             }

@@ -3,7 +3,7 @@ import { cpSync, mkdirSync, readFileSync, readdirSync, rmSync } from "node:fs";
 import path from "node:path";
 import { gzipSync } from "node:zlib";
 import { Failure, at, run } from "../../scripts/lib/run.mjs";
-import { buildWorker } from "../../scripts/lib/build.mjs";
+import { WORKERS, buildWorker } from "../../scripts/lib/build.mjs";
 
 /** In the order of their turns. One that is `lossy` does not deliver every event to every viewer. */
 export const CONTESTANTS = {
@@ -12,6 +12,14 @@ export const CONTESTANTS = {
   roofline: { title: "roofline", source: "roofline.mjs" },
   ours: { title: "ours", worker: "bench" },
   "ours-hibernating": { title: "ours, hibernating", worker: "bench", vars: { TRANSPORT: "hibernating" } },
+};
+
+/** What has several runs on one connection and an index of runs: for scenarios that say so, in place of a contestant. */
+export const OF_RUNS = { roofline: "roofline-runs", ours: "ours-runs" };
+
+const RUNS = {
+  "roofline-runs": { title: "roofline", source: "runs-roofline.mjs", index: true },
+  "ours-runs": { title: "ours", worker: "bench-runs", index: true },
 };
 
 /** Not contestants: for docs/conformance.md only. */
@@ -23,22 +31,24 @@ export const STATIC = { title: "static stream", source: "static.mjs", stateless:
 /** Builds these contestants; each has a folder of modules after that, with `rows.mjs` if it has objects. */
 export async function buildContestants(names) {
   for (const name of [...names, "static"]) {
-    const { source, worker, stateless } = contestant(name);
+    const { source, worker, stateless, index } = contestant(name);
     const folder = modulesFolder(name);
     rmSync(folder, { recursive: true, force: true });
     mkdirSync(folder, { recursive: true });
     if (worker) {
       await buildWorker(worker);
-      for (const file of ["index.js", "index_bg.wasm"]) cpSync(at("bench/worker/build", file), path.join(folder, file));
+      const { folder: from, build = "build" } = WORKERS[worker];
+      for (const file of ["index.js", "index_bg.wasm"]) cpSync(at(from, build, file), path.join(folder, file));
     } else {
       await bundle(at("bench/servers", source), path.join(folder, "index.js"));
     }
     if (!stateless) cpSync(at("bench/servers/rows.mjs"), path.join(folder, ROWS));
+    if (index) cpSync(at("bench/servers/runs.mjs"), path.join(folder, REPORTS));
   }
 }
 
 export function contestant(name) {
-  const found = name === "static" ? STATIC : (CONTESTANTS[name] ?? PEERS[name] ?? tree(name));
+  const found = name === "static" ? STATIC : (CONTESTANTS[name] ?? RUNS[name] ?? PEERS[name] ?? tree(name));
   if (!found) throw new Failure(`there is no contestant called ${name}; choose ${Object.keys(CONTESTANTS).join(", ")}.`);
   return found;
 }
@@ -51,13 +61,17 @@ function tree(name) {
 }
 
 const ROWS = "rows.js";
+const REPORTS = "runs.js";
+
+/** The modules that drive a contestant, of which the first one that it has is its entry. */
+export const DRIVERS = [REPORTS, ROWS];
 
 /** Where the modules of a contestant are. */
 export const modulesFolder = (name) => at("target/bench", name);
 
 /** Bytes of a contestant's modules, as they are and after gzip, each on its own as wrangler counts them. */
 export function bundleSize(name) {
-  const names = readdirSync(modulesFolder(name)).filter((file) => file !== ROWS);
+  const names = readdirSync(modulesFolder(name)).filter((file) => !DRIVERS.includes(file));
   const files = names.map((file) => readFileSync(path.join(modulesFolder(name), file)));
   const sum = (size) => files.reduce((total, file) => total + size(file), 0);
   return { bytes: sum((file) => file.length), gzip: sum((file) => gzipSync(file).length) };

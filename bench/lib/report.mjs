@@ -11,14 +11,27 @@ const BEST = "roofline";
 const OURS = "ours";
 const MEASURED = "docs/measured.md";
 
-/** Writes `results.json`, `results.md` and the plots into a folder. */
-export function saveResults(results, folder) {
+/**
+ * Writes `results.json`, `results.md` and the plots into a folder. With `apart` the results are of some scenarios only: those of
+ * the others stay, and these say when they were measured.
+ */
+export function saveResults(measured, folder, { apart = false } = {}) {
   mkdirSync(folder, { recursive: true });
+  const before = path.join(folder, "results.json");
+  const results = apart && existsSync(before) ? joined(JSON.parse(readFileSync(before, "utf8")), measured) : measured;
   writeFileSync(path.join(folder, "results.json"), `${JSON.stringify(results, null, 1)}\n`);
   const plots = charts(results);
   for (const { file, svg } of plots) writeFileSync(path.join(folder, file), svg);
   writeFileSync(path.join(folder, "results.md"), markdown(results, plots));
   console.log(`\nWritten: ${path.relative(at("."), folder)}/results.md, results.json${plots.map(({ file }) => `, ${file}`).join("")}`);
+}
+
+/** Results with these in place of those of the same scenarios, in the order of the scenarios. */
+function joined(before, { started, load, loadAfter, commit, trials, scenarios }) {
+  const apart = { started, load, loadAfter, commit, trials };
+  const all = new Map(before.scenarios.map((scenario) => [scenario.name, scenario]));
+  for (const scenario of scenarios) all.set(scenario.name, { ...scenario, apart });
+  return { ...before, scenarios: SCENARIOS.flatMap(({ name }) => all.get(name) ?? []) };
 }
 
 export function printTable(results) {
@@ -102,7 +115,7 @@ started. Times better than the original 4.0.5, unless it is a share of it. \\* c
 rate is that of this time. † it did not deliver everything. ‡ a trial broke down.
 
 ${mainTable(results)}
-
+${apartTable(results)}
 ${plots.map(({ file, title }) => `## ${title}\n\n![${title}](${file})\n`).join("\n")}
 
 ## What was delivered
@@ -133,9 +146,24 @@ const note = ({ note }) => (note ? `. ${note}` : "");
 
 /** The scenarios that had fewer trials than the others. */
 function fewer({ trials, scenarios }) {
-  const counts = scenarios.map(({ name, trials: of }) => ({ name, count: Math.max(...Object.values(of).map((reports) => reports.length)) }));
+  const counts = scenarios.filter(({ apart }) => !apart).map(({ name, trials: of }) => ({ name, count: Math.max(...Object.values(of).map((reports) => reports.length)) }));
   const less = counts.filter(({ count }) => count < trials).map(({ name, count }) => `${name}: ${count}`);
   return less.length > 0 ? ` (${less.join(", ")})` : "";
+}
+
+/** The scenarios that were measured at another time than the rest. */
+function apartTable({ scenarios }) {
+  const lines = scenarios
+    .filter(({ apart }) => apart)
+    .map(({ name, apart: { started, load, loadAfter, commit, trials } }) => [
+      name,
+      started.slice(0, 16).replace("T", " "),
+      trials,
+      `${load.join(", ")}; ${loadAfter.join(", ")}`,
+      commit,
+    ]);
+  if (lines.length === 0) return "";
+  return `\nMeasured apart from the rest:\n\n${table(["scenario", "at (UTC)", "trials", "load before; after", "commit"], lines)}\n`;
 }
 
 function mainTable(results) {
@@ -181,20 +209,35 @@ function measuredTable(results) {
     "ingest-1": ["perSecond"],
     "ingest-100": ["perSecond"],
     stalled: ["perSecond"],
+    "merge-replay-1": ["perSecond"],
+    "merge-live-1": ["perSecond"],
+    "merge-live-100": ["perSecond"],
+    "index-reports-1": ["perSecond"],
+    "index-reports-16": ["perSecond"],
+    "index-list": ["answerMs"],
+    "index-viewers-100": ["perSecond"],
+    "index-viewers-500": ["perSecond"],
   };
   const lines = rows(results)
     .filter(({ scenario, row }) => picked[scenario.name]?.includes(row.metric))
     .map((line) => [
       `${line.scenario.title}: ${line.row.title}, ${line.row.unit}`,
-      ...[BASE, BEST, OURS].map((name) => (line.cells[name] ? figure(inUnit(line.cells[name].median, line.row.unit)) : "")),
-      times(ratio(line, BASE), line.row),
+      ...[BASE, BEST, OURS].map((name) => (line.cells[name] ? figure(inUnit(line.cells[name].median, line.row.unit)) : "–")),
+      times(ratio(line, BASE), line.row) || "–",
+      times(ratio(line, BEST), line.row),
     ]);
-  const head = ["", contestant(BASE).title, "roofline", "this crate", "ratio"];
+  const head = ["", contestant(BASE).title, "roofline", "this crate", "to the original", "to the roofline"];
   const day = results.started.slice(0, 10);
   return `${table(head, lines)}
 
-Medians of ${results.trials} trials on ${day}, one workerd ${results.versions.workerd}, ${results.machine.split(",")[0]}. All
+"–": the original has no such thing. Medians of ${results.trials} trials on ${day}${apart(results)}, one workerd ${results.versions.workerd}, ${results.machine.split(",")[0]}. All
 rows, ranges, memory and losses: [bench/results/results.md](../bench/results/results.md).`;
+}
+
+/** How many trials those scenarios had at least that were measured apart. */
+function apart({ scenarios }) {
+  const counts = scenarios.flatMap(({ apart }) => apart?.trials ?? []);
+  return counts.length === 0 ? "" : ` (some rows apart from the rest, of ${Math.min(...counts)})`;
 }
 
 function deliveryTable(results) {
@@ -204,7 +247,10 @@ function deliveryTable(results) {
     .filter(({ trials }) => Object.values(trials).some((reports) => reports.some((report) => "lost" in report)))
     .map(({ name, trials }) => [
       name,
-      ...results.contestants.map((contestant) => faults.map((fault) => figure(total(trials[contestant], fault))).join(" · ")),
+      ...results.contestants.map((contestant) => {
+        const reports = trials[contestant] ?? [];
+        return reports.length === 0 ? "–" : faults.map((fault) => figure(total(reports, fault))).join(" · ");
+      }),
     ]);
   return table(["scenario", ...results.contestants.map((name) => contestant(name).title)], lines);
 }
@@ -213,8 +259,10 @@ function costTable(results) {
   const lines = results.scenarios.map(({ name, trials }) => [
     name,
     ...results.contestants.flatMap((contestant) => {
-      const cpu = cell(trials[contestant], { metric: "cpuUsPerEvent" });
-      const memory = cell(trials[contestant], { metric: "peakMemory" });
+      const reports = trials[contestant] ?? [];
+      if (reports.length === 0) return "–";
+      const cpu = cell(reports, { metric: "cpuUsPerEvent" });
+      const memory = cell(reports, { metric: "peakMemory" });
       return [`${cpu ? figure(cpu.median) : ""} µs, ${memory ? figure(memory.median / 1e6) : ""} MB`];
     }),
   ]);

@@ -5,7 +5,9 @@
 // report; `atLeast` and `aim` are goals, as the ratio to the original 4.0.5: how many times faster or sooner, or for
 // a `share` which part of it at most.
 
+// Scenarios with `servers` are only for the contestants that have one there, which is what is served in their place.
 // Scenarios that are `onlyIfNamed` are for docs/scale.md.
+import { OF_RUNS } from "./contestants.mjs";
 
 const RATE = { metric: "perSecond", better: "higher" };
 const SOONER = { unit: "ms", better: "lower" };
@@ -14,6 +16,8 @@ const GROWTH = { title: "memory growth", metric: "memoryGrowth", unit: "MB", bet
 
 /** Limits for every run, which do not depend on the machine. */
 export const ROWS_AT_MOST = 2;
+/** For a report to an index of runs: the run, its place in time and the change, and every other time how long the run took. */
+const ROWS_OF_REPORT_AT_MOST = 4;
 /** The bench Worker, in bytes after gzip. bench/README.md says what the bytes of a Worker are. */
 export const GZIP_AT_MOST = 330_000;
 /** The README's own Worker, and the same with neither page nor snapshots. */
@@ -27,6 +31,8 @@ export const DEMO_GZIP_AT_MOST = 720_000;
 
 const eventsPerSecond = { ...RATE, title: "events", unit: "/s" };
 const deliveriesPerSecond = { ...RATE, title: "deliveries", unit: "/s" };
+const COST = { ...SOONER, title: "CPU for each delivery", metric: "cpuUsPerEvent", unit: "µs" };
+const RUNS_OF_INDEX = 10_000;
 
 export const SCENARIOS = [
   replay(10_000, 1, [eventsPerSecond]),
@@ -135,7 +141,7 @@ export const SCENARIOS = [
     name: "open",
     title: "a run's lifetime opens its log, which nobody has asked since the start: 20,000 reports, and 20",
     client: ["open", { logs: 8 }],
-    fill: ["fill", { logs: 8, short: 20, long: 20_000 }],
+    fill: (short) => [["fill", { logs: short ? 2 : 8, short: 20, long: short ? 1_000 : 20_000 }]],
     short: { logs: 2 },
     rows: [
       { ...SOONER, title: "with 20 (who has nothing to open answers at once)", metric: "openShortMs" },
@@ -168,6 +174,40 @@ export const SCENARIOS = [
       { ...SOONER, title: "first event, once the process listens", metric: "firstMs" },
     ],
   },
+
+  mergedReplay(1),
+  mergedReplay(4),
+  merged(1, 300),
+  merged(100, 50),
+
+  reports(1, 3_000),
+  reports(16, 300),
+  {
+    name: "index-rows",
+    title: "200 runs of an index, two reports each",
+    servers: OF_RUNS,
+    client: ["ingest", { log: "reports", batch: 1, batches: 400 }],
+    short: { batches: 40 },
+    rowsWritten: true,
+    rowsAtMost: ROWS_OF_REPORT_AT_MOST,
+    maxTrials: 1,
+    rows: [{ title: "rows written for each report", metric: "rowsPerEvent", unit: "rows", better: "lower", share: true }],
+  },
+  {
+    name: "index-list",
+    title: `the latest 100 of ${RUNS_OF_INDEX.toLocaleString("en")} runs of an index`,
+    servers: OF_RUNS,
+    client: ["get", { path: "/runs", times: 400, contains: latestRun(RUNS_OF_INDEX) }],
+    fill: (short) => [indexOf(short ? 100 : RUNS_OF_INDEX)],
+    short: { times: 4, contains: latestRun(100) },
+    rows: [
+      { ...SOONER, title: "answer, p50", metric: "answerMs" },
+      { ...SOONER, title: "CPU for each answer", metric: "cpuUsPerEvent", unit: "µs" },
+    ],
+  },
+  indexViewers(1, 2_000),
+  indexViewers(100, 1_000),
+  indexViewers(500, 200),
 ];
 
 /** The longest time of a scenario. A contestant that is not ready then gets the rate of this time. */
@@ -182,8 +222,8 @@ export function clientArgs({ client: [scenario, args], short: sizes }, { short, 
 }
 
 /** The calls of the client that fill the storage before a trial. */
-export function fillings({ stored = 0, shortStored = stored, fill, short: sizes }, { short }) {
-  if (fill) return [[fill[0], { ...fill[1], ...(short && { ...sizes, long: 1_000 }) }]];
+export function fillings({ stored = 0, shortStored = stored, fill }, { short }) {
+  if (fill) return fill(short);
   const events = short ? shortStored : stored;
   const batch = Math.min(events, 100);
   return events === 0 ? [] : [["ingest", { log: "log", batch, batches: events / batch }]];
@@ -236,6 +276,67 @@ function ingest(batch, batches, target = {}) {
     short: { batches: 5 },
     rows: [{ ...eventsPerSecond, ...target }],
   };
+}
+
+/** `viewers` streams of 20 runs that are stored. */
+function mergedReplay(viewers) {
+  const [runs, stored, short] = [20, 5_000, 100];
+  return {
+    name: `merge-replay-${viewers}`,
+    title: `replay of 20 runs of ${stored.toLocaleString("en")} events each on one connection, ${plural(viewers, "client")}`,
+    servers: OF_RUNS,
+    client: ["merged-replay", { runs, viewers, expect: stored }],
+    fill: (isShort) => Array.from({ length: runs }, (_, run) => ["ingest", { log: `log-${run}`, batch: 100, batches: (isShort ? short : stored) / 100 }]),
+    short: { viewers: Math.min(viewers, 2), expect: short },
+    rows: [deliveriesPerSecond, COST, PEAK],
+  };
+}
+
+/** `viewers` streams of 20 runs to which events are appended, one after another and all at the same time. */
+function merged(viewers, batches) {
+  return {
+    name: `merge-live-${viewers}`,
+    title: `20 runs on one connection, single events to all of them, ${plural(viewers, "viewer")}`,
+    servers: OF_RUNS,
+    client: ["merged", { runs: 20, viewers, batches }],
+    short: { runs: 4, viewers: Math.min(viewers, 5), batches: 10 },
+    rows: [deliveriesPerSecond, COST, PEAK],
+  };
+}
+
+function reports(together, batches) {
+  return {
+    name: `index-reports-${together}`,
+    title: `reports to an index of ${RUNS_OF_INDEX.toLocaleString("en")} runs, ${together === 1 ? "one after another" : `${together} at a time`}`,
+    servers: OF_RUNS,
+    client: ["ingest", { log: "reports", from: 2 * RUNS_OF_INDEX + 1, batch: together, batches }],
+    fill: (short) => [indexOf(short ? 100 : RUNS_OF_INDEX)],
+    short: { batches: 5 },
+    rows: [
+      { ...RATE, title: "reports, two for each run", unit: "/s" },
+      { ...COST, title: "CPU for each report" },
+    ],
+  };
+}
+
+function indexViewers(viewers, batches) {
+  return {
+    name: `index-viewers-${viewers}`,
+    title: `changes of an index to ${plural(viewers, "viewer")}, one after another`,
+    servers: OF_RUNS,
+    client: ["fan-out", { log: "reports", path: "/runs/sse", viewers, batch: 1, batches }],
+    short: { viewers: Math.min(viewers, 20), batches: 10 },
+    rows: [deliveriesPerSecond, COST],
+  };
+}
+
+/** The call of the client that reports these runs, from their beginnings to their ends. */
+function indexOf(runs) {
+  return ["ingest", { log: "reports", batch: 100, batches: (2 * runs) / 100 }];
+}
+
+function latestRun(runs) {
+  return `"run-${String(runs - 1).padStart(6, "0")}"`;
 }
 
 function stalled(number, rows) {

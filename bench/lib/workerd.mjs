@@ -5,7 +5,7 @@ import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { at } from "../../scripts/lib/run.mjs";
-import { contestant, modulesFolder } from "./contestants.mjs";
+import { DRIVERS, contestant, modulesFolder } from "./contestants.mjs";
 
 const WRANGLER_CONFIG = at("tests/worker/wrangler.toml");
 
@@ -100,8 +100,10 @@ process.on("exit", () => {
 for (const signal of ["SIGINT", "SIGTERM"]) process.once(signal, () => process.exit(1));
 
 function capnp(name, folder) {
-  const { stateless, vars = {} } = contestant(name);
-  const files = readdirSync(modulesFolder(name)).sort((a, b) => b.startsWith("rows.js") - a.startsWith("rows.js"));
+  const { stateless, index, vars = {} } = contestant(name);
+  const all = readdirSync(modulesFolder(name));
+  const drivers = DRIVERS.filter((file) => all.includes(file));
+  const files = [...drivers, ...all.filter((file) => !drivers.includes(file))];
   const modules = files.map((file) => `(name = "${file}", ${file.endsWith(".wasm") ? "wasm" : "esModule"} = embed "${name}/${file}")`);
   const { date, flags } = compatibility();
   const objects = stateless
@@ -109,12 +111,14 @@ function capnp(name, folder) {
     : `
   bindings = [
     (name = "EVENTS", durableObjectNamespace = "WorkflowEvents"),
-    (name = "ROWS", durableObjectNamespace = "RowCounter"),${Object.entries(vars).map(([key, value]) => `
+    (name = "ROWS", durableObjectNamespace = "RowCounter"),${index ? `
+    (name = "RUNS", durableObjectNamespace = "RunIndex"),` : ""}${Object.entries(vars).map(([key, value]) => `
     (name = "${key}", text = "${value}"),`)}
   ],
   durableObjectNamespaces = [
     (className = "WorkflowEvents", uniqueKey = "bench", enableSql = true),
-    (className = "RowCounter", uniqueKey = "rows", enableSql = true),
+    (className = "RowCounter", uniqueKey = "rows", enableSql = true),${index ? `
+    (className = "RunIndex", uniqueKey = "runs", enableSql = true),` : ""}
   ],
   durableObjectStorage = (localDisk = "storage"),`;
   const rows = stateless ? "" : `(name = "rows", address = "127.0.0.1:0", http = (), service = (name = "main", entrypoint = "Rows")),`;

@@ -10,6 +10,24 @@ const TAIL_BYTES = 1024 * 1024;
 const UTF8 = new TextEncoder();
 
 export class WorkflowEvents extends DurableObject {
+  #viewers;
+
+  constructor(ctx, env) {
+    super(ctx, env);
+    this.#viewers = new Viewers(ctx.storage.sql);
+  }
+
+  append(batch) {
+    this.#viewers.append(batch);
+  }
+
+  fetch(request) {
+    return this.#viewers.stream(request);
+  }
+}
+
+/** A log, and those who watch it. */
+export class Viewers {
   #sql;
   #head = 0;
   /** The newest appends as bytes, each shared by all viewers. */
@@ -19,9 +37,8 @@ export class WorkflowEvents extends DurableObject {
   #joined = { after: -1, last: -1, bytes: null };
   #bell = bell();
 
-  constructor(ctx, env) {
-    super(ctx, env);
-    this.#sql = ctx.storage.sql;
+  constructor(sql) {
+    this.#sql = sql;
     this.#sql.exec("CREATE TABLE IF NOT EXISTS events (id INTEGER PRIMARY KEY, frame TEXT NOT NULL)");
     this.#head = this.#sql.exec("SELECT coalesce(max(id), 0) FROM events").raw().next().value[0];
   }
@@ -47,7 +64,7 @@ export class WorkflowEvents extends DurableObject {
     rung.ring();
   }
 
-  fetch(request) {
+  stream(request) {
     const { readable, writable } = new IdentityTransformStream();
     const after = Number(request.headers.get("last-event-id") ?? 0);
     this.#pump(after, writable.getWriter()).catch(() => {}); // the viewer has gone

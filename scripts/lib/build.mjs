@@ -6,28 +6,34 @@ import { gzipSync } from "node:zlib";
 import { Failure, at, capture, root, run } from "./run.mjs";
 import { ensureNodeModules, ensureRust, ensureWorkerTools, nodeEnv } from "./setup.mjs";
 
-export const WORKERS = { demo: "examples/worker", test: "tests/worker", bench: "bench/worker" };
+/** The folder of each; of one with other features than its own, also those, and where it is built. */
+export const WORKERS = {
+  demo: { folder: "examples/worker" },
+  test: { folder: "tests/worker" },
+  bench: { folder: "bench/worker" },
+  "bench-runs": { folder: "bench/worker", features: "runs", build: "build-runs" },
+};
 
-/** Resolves once `build/` of the named Worker is up to date. */
+/** Resolves once `build/` of the named Worker, or the folder that it has in place of that, is up to date. */
 export async function buildWorker(name) {
   await ensureNodeModules();
   await ensureRust();
   const tools = await ensureWorkerTools();
 
-  const folder = WORKERS[name];
+  const { folder, features, build = "build" } = WORKERS[name];
   const stamp = fingerprint(folder, tools);
-  if (isBuilt(folder, stamp)) return;
+  if (isBuilt(at(folder, build), stamp)) return;
 
   console.log(`Building the ${name} Worker (${folder}; a minute or two the first time, seconds later)`);
-  await buildFolder(at(folder));
-  writeFileSync(at(folder, STAMP), stamp);
+  await buildFolder(at(folder), {}, features ? ["--out-dir", build, ".", "--features", features] : []);
+  writeFileSync(at(folder, build, STAMP), stamp);
 }
 
 /** Builds the Worker in a folder that may be anywhere, as its own developer would. */
-export async function buildFolder(folder, env = {}) {
+export async function buildFolder(folder, env = {}, options = []) {
   const tools = await ensureWorkerTools();
   const name = path.basename(folder);
-  const build = await run(`${name} Worker`, tools.workerBuild, ["--release", "--panic-unwind"], {
+  const build = await run(`${name} Worker`, tools.workerBuild, ["--release", "--panic-unwind", ...options], {
     cwd: folder,
     env: nodeEnv({
       WASM_BINDGEN_BIN: tools.wasmBindgen,
@@ -45,12 +51,12 @@ export function gzipSize(folder) {
   return files.reduce((total, file) => total + gzipSync(file).length, 0);
 }
 
-const STAMP = "build/.stamp";
+const STAMP = ".stamp";
 
-function isBuilt(folder, stamp) {
+function isBuilt(build, stamp) {
   return (
-    ["build/index.js", "build/index_bg.wasm", STAMP].every((file) => existsSync(at(folder, file))) &&
-    readFileSync(at(folder, STAMP), "utf8") === stamp
+    ["index.js", "index_bg.wasm", STAMP].every((file) => existsSync(path.join(build, file))) &&
+    readFileSync(path.join(build, STAMP), "utf8") === stamp
   );
 }
 
@@ -72,6 +78,6 @@ function files(entry) {
   if (!statSync(entry).isDirectory()) return [entry];
   return readdirSync(entry)
     .sort()
-    .filter((name) => !["build", "node_modules", ".wrangler", "target"].includes(name))
+    .filter((name) => !["build", "build-runs", "node_modules", ".wrangler", "target"].includes(name))
     .flatMap((name) => files(path.join(entry, name)));
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::io::Write as _;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -259,7 +260,8 @@ pub(crate) fn encode_event(
     data: &str,
     out: &mut Vec<u8>,
 ) {
-    out.extend_from_slice(format!("id: {cursor}\n").as_bytes());
+    // A vector takes all that is written into it.
+    let _ = writeln!(out, "id: {cursor}");
     wire::encode_unnumbered(event_type, &add_run_id(data, name), out);
 }
 
@@ -273,13 +275,26 @@ fn add_run_id(data: &str, name: &str) -> String {
     // A string can always be written as JSON.
     let string = |text: &str| serde_json::to_string(text).unwrap_or_default();
     let members = data.strip_prefix('{');
-    match members.filter(|_| serde_json::from_str::<IgnoredAny>(data).is_ok()) {
-        Some(members) if members.trim_start().starts_with('}') => {
-            format!("{{\"runId\":{}{members}", string(name))
+    let members = members.filter(|_| serde_json::from_str::<IgnoredAny>(data).is_ok());
+    let name = string(name);
+    // In one allocation, since this is done for each event.
+    let mut with_run = String::with_capacity(data.len() + name.len() + 24);
+    with_run.push_str("{\"runId\":");
+    with_run.push_str(&name);
+    match members {
+        Some(members) => {
+            if !members.trim_start().starts_with('}') {
+                with_run.push(',');
+            }
+            with_run.push_str(members);
         }
-        Some(members) => format!("{{\"runId\":{},{members}", string(name)),
-        None => format!("{{\"runId\":{},\"data\":{}}}", string(name), string(data)),
+        None => {
+            with_run.push_str(",\"data\":");
+            with_run.push_str(&string(data));
+            with_run.push('}');
+        }
     }
+    with_run
 }
 
 /// A position in several logs: the `id:` of a merged stream's events.
@@ -300,6 +315,9 @@ const FORM: &str = "m1";
 /// Hashes have 40 bits, eight digits of five bits. Among [`MAX_MERGED`] names, the chance that two are alike is 1 in
 /// 500 million.
 const DIGITS: usize = 8;
+
+/// The most bytes that a log has in a position: a dot, the hash, and an id of 53 bits.
+const PART: usize = 1 + DIGITS + 11;
 
 impl MergedCursor {
     /// Returns the position in the log of this name; `None` if this position does not name the log.
@@ -337,10 +355,12 @@ impl MergedCursor {
 impl fmt::Display for MergedCursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(FORM)?;
+        // One write for each log, since this is done for each event.
         for (name, id) in &self.0 {
-            f.write_str(".")?;
-            write_digits(f, *name, DIGITS)?;
-            write_digits(f, *id, 1)?;
+            let mut part = [b'.'; PART];
+            let length = write_part(&mut part, *name, *id);
+            let part = part.get(PART - length..).unwrap_or_default();
+            f.write_str(std::str::from_utf8(part).unwrap_or_default())?;
         }
         Ok(())
     }
@@ -384,15 +404,22 @@ impl std::error::Error for InvalidMergedCursor {}
 
 const ALPHABET: &[u8; 32] = b"0123456789abcdefghijklmnopqrstuv";
 
-fn write_digits(f: &mut fmt::Formatter<'_>, number: u64, least: usize) -> fmt::Result {
-    let bits = u64::BITS - number.leading_zeros();
-    let digits = (bits.div_ceil(5) as usize).max(least);
-    for place in (0..digits).rev() {
-        let digit = (number >> (5 * place)) & 31;
-        let digit = ALPHABET.get(usize::try_from(digit).unwrap_or_default());
-        write!(f, "{}", char::from(digit.copied().unwrap_or_default()))?;
+/// Writes a hash and an id so that they end where `part` does. Returns how many bytes they have with the dot before them,
+/// which is there already.
+fn write_part(part: &mut [u8; PART], name: u64, id: u64) -> usize {
+    let mut length = 1;
+    let mut places = part.iter_mut().rev();
+    for (mut number, least) in [(id, 1), (name, DIGITS)] {
+        let bits = u64::BITS - number.leading_zeros();
+        let digits = (bits.div_ceil(5) as usize).max(least);
+        for place in places.by_ref().take(digits) {
+            let digit = ALPHABET.get(usize::try_from(number & 31).unwrap_or_default());
+            *place = digit.copied().unwrap_or_default();
+            number >>= 5;
+        }
+        length += digits;
     }
-    Ok(())
+    length
 }
 
 fn read_digits(text: &str) -> Option<u64> {

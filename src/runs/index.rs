@@ -28,7 +28,7 @@ pub struct RunIndex<Q: Sql> {
 /// The number of changes that the log keeps. A viewer that missed more is reset, and reads the list again.
 const CHANGES: usize = 10_000;
 
-/// Of how many runs the times are kept, for estimates.
+/// Of how many runs the times are read, for estimates. Others are removed now and then.
 const TIMES: i64 = 50;
 /// Of how many tasks there is an estimate.
 const MOST_TASKS: usize = 32;
@@ -40,15 +40,16 @@ const TABLES: [&str; 3] = [
     "CREATE TABLE IF NOT EXISTS durations (number INTEGER PRIMARY KEY, took INTEGER NOT NULL, tasks TEXT NOT NULL)",
 ];
 
-const KNOWN: &str = "SELECT version, began FROM runs WHERE id = ?1";
+/// Returns a row if the report is newer than what is known of the run.
 const PUT: &str = "INSERT INTO runs (id, version, began, state, expires, entry) VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
-     ON CONFLICT (id) DO UPDATE SET version = ?2, began = ?3, state = ?4, expires = ?5, entry = ?6";
+     ON CONFLICT (id) DO UPDATE SET version = ?2, began = ?3, state = ?4, expires = ?5, entry = ?6 \
+     WHERE ?2 > version OR ?3 > began RETURNING 1";
 const PRUNE: &str = "DELETE FROM runs WHERE expires <= ?1";
 const ADD_TIME: &str = "INSERT INTO durations (took, tasks) VALUES (?1, ?2)";
 const TRIM_TIMES: &str =
     "DELETE FROM durations WHERE number <= (SELECT max(number) FROM durations) - ?1";
-const ALL_TIMES: &str = "SELECT took FROM durations";
-const TASK_TIMES: &str = "SELECT tasks FROM durations";
+const ALL_TIMES: &str = "SELECT took FROM durations ORDER BY number DESC LIMIT ?1";
+const TASK_TIMES: &str = "SELECT tasks FROM durations ORDER BY number DESC LIMIT ?1";
 const LIST: &str = "SELECT entry, began, id FROM runs WHERE entry IS NOT NULL \
      AND (?1 IS NULL OR instr(?1, ',' || state || ',') > 0) AND began >= ?2 AND began < ?3 \
      AND (began < ?4 OR (began = ?4 AND id < ?5)) AND (expires IS NULL OR expires > ?6) \
@@ -182,15 +183,6 @@ impl<Q: Sql> RunIndex<Q> {
     ) -> Result<bool, RunIndexError<Q::Error>> {
         let sql = self.sql()?;
         let text = |text: &str| SqlValue::Text(text.to_owned());
-        let known = sql
-            .exec(KNOWN, &[text(&report.id)])
-            .map_err(RunIndexError::Sql)?;
-        if let Some(row) = known.first() {
-            let (version, began) = (integer(row, 0)?, integer(row, 1)?);
-            if report.version <= version && report.began <= began {
-                return Ok(false);
-            }
-        }
         let now = clock::milliseconds(now);
         let (event_type, data, state) = match &report.entry {
             Some(entry) => ("run", json(entry)?, json(&entry.state)?),
@@ -206,18 +198,18 @@ impl<Q: Sql> RunIndex<Q> {
         };
         // Without an await in between, so that all or none of it takes effect in an object's storage. Elsewhere, a
         // change that is stored twice does no harm.
-        sql.run(
-            PUT,
-            &[
-                text(&report.id),
-                whole(report.version),
-                whole(report.began),
-                text(state.trim_matches('"')),
-                expires.map_or(SqlValue::Null, whole),
-                entry,
-            ],
-        )
-        .map_err(RunIndexError::Sql)?;
+        let params = [
+            text(&report.id),
+            whole(report.version),
+            whole(report.began),
+            text(state.trim_matches('"')),
+            expires.map_or(SqlValue::Null, whole),
+            entry,
+        ];
+        let taken = sql.exec(PUT, &params).map_err(RunIndexError::Sql)?;
+        if taken.is_empty() {
+            return Ok(false);
+        }
         if let Some(entry) = &report.entry
             && entry.state == RunState::Completed
             && let Some((started, ended)) = entry.started.zip(entry.ended)
@@ -229,17 +221,17 @@ impl<Q: Sql> RunIndex<Q> {
                 &[whole(took), SqlValue::Text(json(&report.took)?)],
             )
             .map_err(RunIndexError::Sql)?;
-            sql.run(TRIM_TIMES, &[SqlValue::Integer(TIMES)])
-                .map_err(RunIndexError::Sql)?;
         }
         let event = NewEvent::new(event_type, data).map_err(|_| RunIndexError::Row)?;
         let stored = self.target.store().append_now(&[EventRef::from(&event)], 0);
         let stored = stored.map_err(RunIndexError::Store)?;
         self.target.observing().appended(&stored);
-        // Only now and then: lists leave out removed runs anyway.
+        // Only now and then: lists leave out removed runs anyway, and estimates older times.
         let head = self.target.store().head().map_err(RunIndexError::Store)?;
         if head.is_some_and(|head| head.get() % 64 == 0) {
             sql.run(PRUNE, &[whole(now)]).map_err(RunIndexError::Sql)?;
+            sql.run(TRIM_TIMES, &[SqlValue::Integer(TIMES)])
+                .map_err(RunIndexError::Sql)?;
         }
         Ok(true)
     }
@@ -301,7 +293,7 @@ impl<Q: Sql> RunIndex<Q> {
     /// # Errors
     /// When SQLite fails.
     pub fn typical(&self) -> Result<Option<Estimate>, RunIndexError<Q::Error>> {
-        let rows = self.sql()?.exec(ALL_TIMES, &[]);
+        let rows = self.sql()?.exec(ALL_TIMES, &[SqlValue::Integer(TIMES)]);
         let rows = rows.map_err(RunIndexError::Sql)?;
         let times = rows.iter().map(|row| integer(row, 0));
         Ok(Estimate::of(times.collect::<Result<_, _>>()?))
@@ -312,7 +304,7 @@ impl<Q: Sql> RunIndex<Q> {
     /// # Errors
     /// When SQLite fails.
     pub fn estimate(&self) -> Result<RunEstimate, RunIndexError<Q::Error>> {
-        let rows = self.sql()?.exec(TASK_TIMES, &[]);
+        let rows = self.sql()?.exec(TASK_TIMES, &[SqlValue::Integer(TIMES)]);
         let rows = rows.map_err(RunIndexError::Sql)?;
         let mut times: BTreeMap<String, Vec<u64>> = BTreeMap::new();
         for row in &rows {

@@ -77,10 +77,15 @@ impl<B: FrameBytes> Tail<B> {
         if let Some((_, _, frames)) = self.pages.iter().rev().find(same) {
             return Some(frames.clone());
         }
-        let start = self
-            .pieces
-            .binary_search_by_key(&after, |piece| piece.after)
-            .ok()?;
+        // Who is at the head wants the newest piece, which need not be searched for.
+        let newest = self.pieces.len().checked_sub(1)?;
+        let start = match self.pieces.back() {
+            Some(piece) if piece.after == after => newest,
+            _ => self
+                .pieces
+                .binary_search_by_key(&after, |piece| piece.after)
+                .ok()?,
+        };
         let (mut events, mut size) = (0, 0);
         let fits = |piece: &&Piece<B>| {
             events += piece.events;

@@ -77,15 +77,36 @@ impl Hub {
         self.open(head, None)
     }
 
+    /// Asks for what is no stream.
+    pub(crate) fn get(&mut self, path: &str) -> Result<Id> {
+        self.open(get_head(path), None)
+    }
+
+    /// Asks for it over the connection of a request that [has been answered](Self::answered).
+    pub(crate) fn get_again(&mut self, id: Id, path: &str) -> Result<()> {
+        self.forget_answer(id);
+        self.send(id, get_head(path).as_bytes())
+    }
+
+    /// Returns the body of a response that is no stream.
+    pub(crate) fn text(&self, id: Id) -> &[u8] {
+        let connection = self.connections.get(id);
+        connection.map_or(&[], |connection| &connection.text)
+    }
+
     /// Sends another request over the connection of one that [has been answered](Self::answered).
     pub(crate) fn post_again(&mut self, id: Id, path: &str) -> Result<()> {
+        self.forget_answer(id);
+        let head = format!("POST {path} HTTP/1.1\r\nhost: bench\r\ncontent-length: 0\r\n\r\n");
+        self.send(id, head.as_bytes())
+    }
+
+    fn forget_answer(&mut self, id: Id) {
         if let Some(connection) = self.connections.get_mut(id) {
             connection.response = Response::new();
             connection.answered = None;
             connection.text.clear();
         }
-        let head = format!("POST {path} HTTP/1.1\r\nhost: bench\r\ncontent-length: 0\r\n\r\n");
-        self.send(id, head.as_bytes())
     }
 
     /// Returns when the whole response to the latest request had come.
@@ -286,6 +307,10 @@ impl Connection {
         }
         Ok(())
     }
+}
+
+fn get_head(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nhost: bench\r\n\r\n")
 }
 
 fn is_not_now(error: &io::Error) -> bool {

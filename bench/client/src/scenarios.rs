@@ -19,6 +19,9 @@ pub(crate) fn run(scenario: &str, args: &Args) -> Result<Value> {
         "replay" => bench.replay(args),
         "resume" => bench.resume(args),
         "fan-out" => bench.fan_out(args),
+        "merged" => bench.merged(args),
+        "merged-replay" => bench.merged_replay(args),
+        "get" => bench.get(args),
         "latency" => bench.latency(args),
         "requests" => bench.requests(args),
         "storm" => bench.storm(args),
@@ -42,6 +45,8 @@ struct Bench {
     server_cpu: Option<Duration>,
     client_cpu: Option<Duration>,
     memory: Option<u64>,
+    /// The events that each viewer had then, if it had any.
+    early: u64,
 }
 
 /// How long everything that is not measured may take.
@@ -59,6 +64,7 @@ impl Bench {
             server_cpu: None,
             client_cpu: None,
             memory: None,
+            early: 1,
         })
     }
 
@@ -213,7 +219,7 @@ impl Bench {
         }
         let has_all = |hub: &Hub| {
             let mut viewers = ids.iter().filter_map(|id| hub.viewer(*id));
-            viewers.all(|viewer| viewer.sequence.distinct >= newest - after)
+            viewers.all(|viewer| viewer.counts().distinct >= newest - after)
         };
         if !self.hub.run(started + PATIENCE, has_all)? {
             return Err("a client did not get the events after its position".into());
@@ -234,17 +240,104 @@ impl Bench {
         resumed.first().copied().ok_or_else(|| "no client".into())
     }
 
-    /// `viewers=` viewers get `batches=` batches of `batch=` events, sent as fast as the viewers read them.
+    /// `viewers=` viewers get `batches=` batches of `batch=` events, sent as fast as the viewers read them. The log is `log`,
+    /// unless `log=` says another one, and `path=` where its events come from.
     fn fan_out(&mut self, args: &Args) -> Result<Value> {
         let (viewers, batches) = (args.count("viewers")?, args.number("batches")?);
         let batch = args.number("batch")?;
-        let ids = self.open("log", viewers, false)?;
+        let log = args.text("log").unwrap_or("log");
+        let ids = match args.text("path") {
+            Ok(path) => {
+                self.append_first(&format!("/{log}/append?from=1&batch=1&count=1"))?;
+                self.watch(path, viewers, false)?
+            }
+            Err(_) => self.open(log, viewers, false)?,
+        };
         self.start();
-        let path = format!("/log/append?from=2&batch={batch}&count={batches}");
+        let path = format!("/{log}/append?from=2&batch={batch}&count={batches}");
         let driver = self.hub.post(&path, "")?;
         let expect = 1 + batch * batches;
         let complete = self.run_until_have(&ids, expect, |hub| !hub.has_answered(driver))?;
         Ok(self.report(&ids, expect, complete))
+    }
+
+    /// `viewers=` streams of `runs=` runs each, until each has the `expect=` events that are stored of every run.
+    fn merged_replay(&mut self, args: &Args) -> Result<Value> {
+        let (viewers, runs) = (args.count("viewers")?, args.count("runs")?);
+        let expect = args.number("expect")? * runs as u64;
+        self.start();
+        let ids = self.view_runs(viewers, runs)?;
+        let complete = self.run_until_have(&ids, expect, |_| false)?;
+        Ok(self.report(&ids, expect, complete))
+    }
+
+    /// `viewers=` streams of `runs=` runs each, while `batches=` events are appended to every run, one after another and to
+    /// all runs at the same time.
+    fn merged(&mut self, args: &Args) -> Result<Value> {
+        let (viewers, runs) = (args.count("viewers")?, args.count("runs")?);
+        let batches = args.number("batches")?;
+        for run in 0..runs {
+            self.append_first(&format!("/log-{run}/append?from=1&batch=1&count=1"))?;
+        }
+        let ids = self.view_runs(viewers, runs)?;
+        let has_first = |hub: &Hub| {
+            let mut viewers = ids.iter().filter_map(|id| hub.viewer(*id));
+            viewers.all(|viewer| viewer.counts().distinct >= runs as u64)
+        };
+        if !self.hub.run(Instant::now() + PATIENCE, has_first)? {
+            return Err("not every viewer got the first event of every run".into());
+        }
+        self.early = runs as u64;
+        self.start();
+        let post = |run| format!("/log-{run}/append?from=2&batch=1&count={batches}");
+        let drivers = (0..runs).map(|run| self.hub.post(&post(run), ""));
+        let drivers = drivers.collect::<Result<Vec<Id>>>()?;
+        let expect = (1 + batches) * runs as u64;
+        let complete = self.run_until_have(&ids, expect, |hub| {
+            !drivers.iter().all(|driver| hub.has_answered(*driver))
+        })?;
+        Ok(self.report(&ids, expect, complete))
+    }
+
+    fn view_runs(&mut self, viewers: usize, runs: usize) -> Result<Vec<Id>> {
+        let names: Vec<String> = (0..runs).map(|run| format!("run=log-{run}")).collect();
+        let path = format!("/sse?{}", names.join("&"));
+        let view = |_| self.hub.view(&path, 0, Viewer::of_runs(runs));
+        (0..viewers).map(view).collect()
+    }
+
+    /// `times=` requests for `path=`, one after another over one connection. Each answer has `contains=` in it.
+    fn get(&mut self, args: &Args) -> Result<Value> {
+        let (path, times) = (args.text("path")?, args.count("times")?);
+        let expected = args.text("contains")?.as_bytes();
+        // The first ones are answered by what is not compiled yet.
+        let warm = times / 4 + 1;
+        let id = self.hub.get(path)?;
+        let mut taken = Vec::with_capacity(times);
+        for turn in 0..times + warm {
+            if turn == warm {
+                self.start();
+            }
+            let begun = Instant::now();
+            if turn > 0 {
+                self.hub.get_again(id, path)?;
+            }
+            if !self.hub.run(begun + PATIENCE, |hub| hub.has_answered(id))? {
+                return Err("there was no answer in time".into());
+            }
+            if memchr::memmem::find(self.hub.text(id), expected).is_none() {
+                return Err("an answer is not the one that is expected".into());
+            }
+            if turn >= warm {
+                taken.push(begun.elapsed().as_secs_f64() * 1000.0);
+            }
+        }
+        let seconds = self.started.elapsed().as_secs_f64();
+        let mut report = self.usage(times as u64);
+        report["seconds"] = json!(seconds);
+        report["perSecond"] = json!(rate(times as u64, seconds));
+        report["answerMs"] = json!(percentile(&mut taken, 50));
+        Ok(report)
     }
 
     /// `logs=` logs with `viewers=` viewers each get `rate=` events a second each for `seconds=`.
@@ -372,12 +465,13 @@ impl Bench {
         });
     }
 
-    /// `batches=` batches of `batch=` events to the log `log=`, with nobody watching.
+    /// `batches=` batches of `batch=` events to the log `log=`, with nobody watching. With `from=` that is the first one's number.
     fn ingest(&mut self, args: &Args) -> Result<Value> {
         let (log, batch) = (args.text("log")?, args.number("batch")?);
         let batches = args.number("batches")?;
         self.start();
-        let path = format!("/{log}/append?from=1&batch={batch}&count={batches}");
+        let from = args.number_or("from", 1)?;
+        let path = format!("/{log}/append?from={from}&batch={batch}&count={batches}");
         let driver = self.hub.post(&path, "")?;
         let done = self
             .hub
@@ -549,9 +643,9 @@ impl Bench {
         let (cap, quiet) = (self.started + self.cap, self.quiet);
         self.hub.run(cap, |hub| {
             let viewers = || ids.iter().filter_map(|id| hub.viewer(*id));
-            complete = !busy(hub) && viewers().all(|viewer| viewer.sequence.distinct >= expect);
+            complete = !busy(hub) && viewers().all(|viewer| viewer.counts().distinct >= expect);
             let received = viewers()
-                .map(|viewer| viewer.sequence.distinct)
+                .map(|viewer| viewer.counts().distinct)
                 .sum::<u64>();
             if received != progress.0 || received == 0 || busy(hub) {
                 progress = (received, Instant::now());
@@ -568,29 +662,29 @@ impl Bench {
         let capped = !complete && self.started.elapsed() >= self.cap;
         let sum =
             |count: fn(&Viewer) -> u64| viewers.iter().map(|viewer| count(viewer)).sum::<u64>();
-        let received = sum(|viewer| viewer.sequence.distinct);
+        let received = sum(|viewer| viewer.counts().distinct);
         let lost = if capped {
-            sum(|viewer| viewer.sequence.gaps())
+            sum(|viewer| viewer.counts().gaps)
         } else {
             (expect * viewers.len() as u64).saturating_sub(received)
         };
         // The time of the last event, not that at which the silence was noticed.
         let last = viewers.iter().filter_map(|viewer| viewer.last).max();
         let seconds = last.map_or(0.0, |last| self.milliseconds(last) / 1000.0);
-        // The one event that viewers had got before.
+        // What viewers had got before.
         let early = viewers
             .iter()
             .filter(|viewer| viewer.first < Some(self.started));
-        let deliveries = received.saturating_sub(early.count() as u64);
+        let deliveries = received.saturating_sub(early.count() as u64 * self.early);
         let mut report = self.usage(deliveries);
         report["seconds"] = json!(seconds);
         report["deliveries"] = json!(deliveries);
         report["perSecond"] = json!(rate(deliveries, seconds));
         report["capped"] = json!(capped);
         report["lost"] = json!(lost);
-        report["duplicates"] = json!(sum(|viewer| viewer.sequence.duplicates));
-        report["disorder"] = json!(sum(|viewer| viewer.sequence.disorder));
-        report["wrong"] = json!(sum(|viewer| viewer.sequence.wrong));
+        report["duplicates"] = json!(sum(|viewer| viewer.counts().duplicates));
+        report["disorder"] = json!(sum(|viewer| viewer.counts().disorder));
+        report["wrong"] = json!(sum(|viewer| viewer.counts().wrong));
         report
     }
 

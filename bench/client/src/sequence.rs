@@ -1,18 +1,40 @@
 //! Whether a viewer got every event once and in order.
 
-/// The ids that one viewer has got so far.
+/// The faults of a viewer, and what it has got.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) distinct: u64,
+    pub(crate) duplicates: u64,
+    pub(crate) disorder: u64,
+    pub(crate) wrong: u64,
+    pub(crate) gaps: u64,
+}
+
+impl std::iter::Sum for Counts {
+    fn sum<I: Iterator<Item = Self>>(counts: I) -> Self {
+        counts.fold(Self::default(), |all, one| Self {
+            distinct: all.distinct + one.distinct,
+            duplicates: all.duplicates + one.duplicates,
+            disorder: all.disorder + one.disorder,
+            wrong: all.wrong + one.wrong,
+            gaps: all.gaps + one.gaps,
+        })
+    }
+}
+
+/// The ids of one log that one viewer has got so far.
 pub(crate) struct Sequence {
     /// The id after which it asked to begin.
     after: u64,
     seen: Vec<u64>,
     newest: u64,
     /// How many different events it has got.
-    pub(crate) distinct: u64,
-    pub(crate) duplicates: u64,
+    distinct: u64,
+    duplicates: u64,
     /// Events that came after one with a greater id.
-    pub(crate) disorder: u64,
+    disorder: u64,
     /// Events whose data is not that of their id, or that were not asked for.
-    pub(crate) wrong: u64,
+    wrong: u64,
 }
 
 impl Sequence {
@@ -57,9 +79,15 @@ impl Sequence {
         }
     }
 
-    /// How many events before the newest one have not come.
-    pub(crate) fn gaps(&self) -> u64 {
-        self.newest - self.after - self.distinct
+    pub(crate) fn counts(&self) -> Counts {
+        Counts {
+            distinct: self.distinct,
+            duplicates: self.duplicates,
+            disorder: self.disorder,
+            wrong: self.wrong,
+            // How many events before the newest one have not come.
+            gaps: self.newest - self.after - self.distinct,
+        }
     }
 }
 
@@ -73,11 +101,14 @@ mod tests {
         for id in [11, 12, 12, 15, 14, 200] {
             sequence.record(id, Some(id));
         }
-        assert_eq!(sequence.distinct, 5);
-        assert_eq!(sequence.duplicates, 1);
-        assert_eq!(sequence.disorder, 1);
-        assert_eq!(sequence.gaps(), 190 - 5);
-        assert_eq!(sequence.wrong, 0);
+        let expected = Counts {
+            distinct: 5,
+            duplicates: 1,
+            disorder: 1,
+            wrong: 0,
+            gaps: 190 - 5,
+        };
+        assert_eq!(sequence.counts(), expected);
     }
 
     #[test]
@@ -86,6 +117,6 @@ mod tests {
         sequence.record(10, Some(10));
         sequence.record(11, Some(12));
         sequence.record(12, None);
-        assert_eq!(sequence.wrong, 3);
+        assert_eq!(sequence.counts().wrong, 3);
     }
 }

@@ -8,6 +8,8 @@ pub(crate) struct Parser {
     id: Option<u64>,
     /// The part of the data after its first `#`; none if there is no data yet.
     number: Option<u64>,
+    run: Option<u64>,
+    has_id: bool,
     has_data: bool,
 }
 
@@ -17,7 +19,14 @@ pub(crate) struct Received {
     /// None for those that are no part of the log, as the original's pings.
     pub(crate) id: Option<u64>,
     pub(crate) number: Option<u64>,
+    /// The number of the log `log-<n>` that a merged stream says it comes from.
+    pub(crate) run: Option<u64>,
+    /// There was an id, if only one that is no number.
+    pub(crate) has_id: bool,
 }
+
+/// What the data of an event of a merged stream begins with.
+const RUN: &[u8] = br#"{"runId":"log-"#;
 
 impl Parser {
     pub(crate) fn feed(&mut self, bytes: &[u8], mut received: impl FnMut(Received)) {
@@ -44,13 +53,17 @@ impl Parser {
         if let Some(data) = line.strip_prefix(b"data: ") {
             let at = memchr::memchr(b'#', data);
             self.number = at.and_then(|at| digits(data.get(at + 1..)?));
+            self.run = data.strip_prefix(RUN).and_then(digits);
             self.has_data = true;
         } else if let Some(id) = line.strip_prefix(b"id: ") {
             self.id = digits(id);
+            self.has_id = !id.is_empty();
         } else if line.is_empty() {
             let event = Received {
                 id: self.id.take(),
                 number: self.number.take(),
+                run: self.run.take(),
+                has_id: std::mem::take(&mut self.has_id),
             };
             return std::mem::take(&mut self.has_data).then_some(event);
         }
@@ -68,6 +81,20 @@ fn digits(text: &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_event_of_a_merged_stream_says_its_run() {
+        let mut events = Vec::new();
+        let bytes = b"id: m1.2sq.7nk\ndata: {\"runId\":\"log-12\",\"taskId\":\"step #3-1\"}\n\n";
+        Parser::default().feed(bytes, |event| events.push(event));
+        let event = Received {
+            id: None,
+            number: Some(3),
+            run: Some(12),
+            has_id: true,
+        };
+        assert_eq!(events, [event]);
+    }
 
     #[test]
     fn events_come_whole_however_they_are_cut() {

@@ -5,6 +5,11 @@
 //! - `POST /<id>/event?number=1` appends one event from outside a workflow, as a webhook's Worker does
 //! - `POST /<id>/append?from=1&batch=1` appends a batch for each byte of the body, as it comes
 //!
+//! With the feature `runs` also
+//!
+//! - `GET /sse?run=a&run=b` streams the events of several logs
+//! - `GET /runs` and `GET /runs/sse` are an index of runs, which `../servers/runs.mjs` has take reports
+//!
 //! The other contestants answer the same requests: see `../servers/driver.mjs`.
 
 use futures_util::future::LocalBoxFuture;
@@ -17,6 +22,8 @@ use worker::{
 };
 
 ssetarget::export_workflow_events!(WorkflowEvents);
+#[cfg(feature = "runs")]
+ssetarget::export_run_index!(RunIndex);
 
 #[event(fetch)]
 async fn fetch(
@@ -43,7 +50,7 @@ async fn fetch(
     }
     // One object for all, unless a tree is measured.
     events = events.fan_out(fan_out(&env));
-    if let Some(response) = RunRoutes::new(events.clone()).serve_raw(&request).await? {
+    if let Some(response) = routes(events.clone(), &env)?.serve_raw(&request).await? {
         return Ok(response);
     }
     let request = Request::from(request);
@@ -61,6 +68,17 @@ async fn fetch(
         _ => Response::error("there is nothing here", 404),
     };
     Ok(response?.into())
+}
+
+#[cfg(not(feature = "runs"))]
+fn routes(events: WorkflowEventsNamespace, _: &Env) -> Result<RunRoutes> {
+    Ok(RunRoutes::new(events))
+}
+
+#[cfg(feature = "runs")]
+fn routes(events: WorkflowEventsNamespace, env: &Env) -> Result<RunRoutes> {
+    let index = ssetarget::cloudflare::RunIndexNamespace::from_env(env, "RUNS", "bench")?;
+    Ok(RunRoutes::new(events).merged().runs(index))
 }
 
 /// `FAN_OUT = "50/8"`: 50 viewers and 8 relays for each object.
