@@ -274,7 +274,7 @@ async fn the_hook_decides_about_every_run_before_anything_is_looked_up() {
         let now = SystemTime::now();
         ready(match (may.as_deref(), request.id) {
             (Some("all"), _) | (Some("some"), "a") => Permission::granted(),
-            (Some("short"), "a") => Permission::granted_until(now + Duration::from_millis(300)),
+            (Some("short"), "a") => Permission::granted_until(now + Duration::from_secs(2)),
             (Some("short"), _) => Permission::granted_until(now + Duration::from_secs(3600)),
             _ => Permission::Refused,
         })

@@ -251,7 +251,7 @@ async fn a_stream_ends_when_its_permission_does() {
     target.dispatch_encoded(vec![first]).await.unwrap();
     let found = target.clone();
     let hook = |_: &AccessRequest<'_>| {
-        let until = SystemTime::now() + Duration::from_millis(200);
+        let until = SystemTime::now() + Duration::from_secs(2);
         ready(Permission::granted_until(until))
     };
     let routes = RunRoutes::new(move |_| ready(Ok::<_, Refusal>(found.clone()))).access(hook);

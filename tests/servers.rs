@@ -257,7 +257,7 @@ async fn the_contract(server: SocketAddr, targets: &Targets) {
     assert_eq!(response.piece().await, Piece::Bytes(b":\n".to_vec()));
     assert_eq!(response.piece().await, Piece::Cut);
     let waited = began.elapsed().as_secs_f64();
-    assert!((1.0..5.0).contains(&waited), "{waited}");
+    assert!((1.0..60.0).contains(&waited), "{waited}");
     let headers = [EVENT_SOURCE, ("Connection", "close")];
     let response = request(server, "HEAD", "/broken", &headers).await;
     assert_eq!(response.status, 200);

@@ -289,7 +289,7 @@ async fn serve(
 }
 
 async fn until(condition: impl Fn() -> bool) {
-    for _ in 0..1_000 {
+    for _ in 0..9_000 {
         if condition() {
             return;
         }

@@ -7,6 +7,7 @@ import { connect } from "node:net";
 import { after, before, describe, test } from "node:test";
 import { EXAMPLE, dataFolder, serveAxum } from "./lib/axum.mjs";
 import { launch, skip, visit } from "./lib/browser.mjs";
+import { freePort } from "./lib/ports.mjs";
 import { NEEDS_REDIS, startRedis } from "./lib/redis.mjs";
 
 describe("the axum example, in a browser", { skip }, () => {
@@ -27,11 +28,18 @@ describe("the axum example, in a browser", { skip }, () => {
 
   test("a job that is instrumented with tracing is watched live, to its end", async () => {
     const server = keep(await serveAxum());
-    const page = await visit(browser, server.url);
+    // The job may end before anybody asks whether the page is live.
+    const record = () => {
+      window.connections = [];
+      const look = () => window.connections.push(document.querySelector("#connection")?.dataset.state);
+      new MutationObserver(look).observe(document, { subtree: true, childList: true, attributes: true, attributeFilter: ["data-state"] });
+    };
+    const page = await visit(browser, server.url, { init: [[record]] });
     await page.click("#start button");
     await page.waitForURL(/\/job-[0-9a-f]{16}$/);
-    await page.waitForSelector('#connection[data-state="live"]');
     await page.waitForSelector('#connection[data-state="ended"]');
+    const connections = await page.evaluate(() => window.connections);
+    assert.ok(connections.includes("live"), `${connections}`);
     const history = await page.evaluate(() => window.seen);
     assert.deepEqual(history["import-1.workflow"], ["started", "completed"]);
     assert.deepEqual(history["download-1"], ["started", "completed"]);
@@ -80,8 +88,9 @@ describe("the axum example, in a browser", { skip }, () => {
     keep({ kill: () => redis.stop() });
     const site = await serveSite();
     const env = { REDIS_URL: redis.url, ALLOWED_ORIGINS: site.url };
-    let server = keep(await serveAxum(env));
-    const port = new URL(server.url).port;
+    // A port that nobody else gets while there is no server.
+    const port = await freePort();
+    let server = keep(await serveAxum({ ...env, PORT: port }));
     const other = keep(await serveAxum(env));
     await dispatch(other, "1");
 

@@ -79,7 +79,7 @@ describe("a client", () => {
         socket.destroy();
         resolve(response.statusCode);
       });
-      request.setTimeout(20_000, () => request.destroy(new Error(`${method} ${path} ${JSON.stringify(header)} has no answer`)));
+      request.setTimeout(90_000, () => request.destroy(new Error(`${method} ${path} ${JSON.stringify(header)} has no answer`)));
       request.end(body);
     });
   }
@@ -156,7 +156,7 @@ describe("retention", () => {
   });
 
   test("a run that takes longer than that keeps its log, and so does one that was restarted", async () => {
-    const run = await start(server, [{ do: { name: "a" } }, { sleep: { name: "s", ms: 1500 } }], { workflow: "brief" });
+    const run = await start(server, [{ do: { name: "a" } }, { sleep: { name: "s", ms: 5000 } }], { workflow: "brief" });
     assert.equal((await run.readAll()).length, 6);
     await run.ended();
     await run.act("restart");

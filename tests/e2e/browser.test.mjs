@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { mkdirSync } from "node:fs";
 import path from "node:path";
 import { after, before, describe, test } from "node:test";
-import { launch, skip, visit as visitIn } from "./lib/browser.mjs";
+import { drawn, launch, skip, visit as visitIn } from "./lib/browser.mjs";
 import { answer, isTerminal, isWaiting, serve, startRun } from "./lib/demo.mjs";
 import { cuttingProxy, seeded } from "./lib/proxy.mjs";
 import { open } from "./lib/sse.mjs";
@@ -67,6 +67,8 @@ describe("in a browser", { skip }, () => {
       const page = await visit(`${demo.url}/${id}`, { viewport });
       await page.waitForSelector('workflow-run[data-state="completed"][data-connection="ended"]');
       assert.equal((await view(page)).taskCount, 8);
+      await page.waitForSelector("workflow-run .row[data-task]:visible");
+      await drawn(page);
       const overflow = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
       assert.equal(overflow, 0);
       await picture(page, `late-${viewport.width}`);

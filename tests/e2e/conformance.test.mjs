@@ -15,7 +15,7 @@ const left = [];
 after(() => Promise.all(left.map((end) => end())));
 
 async function conforms(context, url, profile, fewest, { levels = ["must", "should", "extension"], options = [] } = {}) {
-  const args = ["--json", "--patience", "15", "--profile", at("ssetarget-conformance/profiles", profile), ...options, url];
+  const args = ["--json", "--patience", "30", "--profile", at("ssetarget-conformance/profiles", profile), ...options, url];
   const child = spawn(PROGRAM, args, { stdio: ["ignore", "pipe", "inherit"] });
   let output = "";
   child.stdout.setEncoding("utf8").on("data", (text) => (output += text));

@@ -67,7 +67,7 @@ test("the log of a run that has ended is deleted, and its remaining mark goes la
   assert.equal(await remove(run), true);
   assert.equal(await status(run), 404);
   for (;;) {
-    // The object keeps the row for ten seconds here.
+    // The object keeps the row for twenty seconds here.
     const tables = await server.sql("BriefEvents", `brief/${run.id}`, "SELECT name FROM sqlite_master WHERE name = 'events'");
     if (tables.length === 0) break;
     await new Promise((resolve) => setTimeout(resolve, 250));

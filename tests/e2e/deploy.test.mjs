@@ -16,7 +16,7 @@ after(() => rmSync(home, { recursive: true, force: true }));
 function deploy(...args) {
   const env = { ...process.env, XDG_CONFIG_HOME: home, HOME: home, CARGO_HOME: process.env.CARGO_HOME ?? path.join(process.env.HOME, ".cargo"), RUSTUP_HOME: process.env.RUSTUP_HOME ?? path.join(process.env.HOME, ".rustup") };
   for (const name of Object.keys(env)) if (/^(CLOUDFLARE|CF)_/.test(name)) delete env[name];
-  return spawnSync(process.execPath, [at("scripts/deploy.mjs"), ...args], { encoding: "utf8", env, timeout: 120_000 });
+  return spawnSync(process.execPath, [at("scripts/deploy.mjs"), ...args], { encoding: "utf8", env, timeout: 600_000 });
 }
 
 test("a dry run bundles the Worker with its bindings, and says how large it is", () => {

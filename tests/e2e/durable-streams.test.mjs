@@ -6,6 +6,7 @@ import { serveAxum } from "./lib/axum.mjs";
 import { answer, isWaiting, serve, startRun } from "./lib/demo.mjs";
 import { cuttingProxy } from "./lib/proxy.mjs";
 import { open, readAll } from "./lib/sse.mjs";
+import { until } from "./lib/wait.mjs";
 
 const RETRY = { initialDelay: 10, maxDelay: 100, multiplier: 1.3 };
 const message = ({ id, type, json }) => ({ id, type, data: json });
@@ -16,17 +17,19 @@ const message = ({ id, type, json }) => ({ id, type, data: json });
  */
 async function follow(url, options = {}) {
   const messages = [];
+  let isWhole = false;
   let { offset } = { offset: "-1", ...options };
   for (;;) {
     const response = await stream({ url, json: true, backoffOptions: RETRY, ...options, offset });
     response.subscribeJson((batch) => {
       messages.push(...batch.items);
       ({ offset } = batch);
+      isWhole = batch.streamClosed;
     });
     try {
       await response.closed;
       // The client delivers the last messages after that.
-      await new Promise((resolve) => setTimeout(resolve, 50));
+      await until(() => `the end is delivered; the last offset is ${offset}`, () => isWhole);
       return messages;
     } catch (error) {
       assert.equal(error.message, "terminated");

@@ -67,7 +67,7 @@ describe("the object", () => {
   test("is evicted while the workflow sleeps and while it waits", async () => {
     // A connection would prevent the eviction. So this also proves that the workflow has none then:
     // it would keep the object in memory, and cost for all of the time.
-    const run = await start(server, [{ do: { name: "a" } }, { sleep: { name: "s", ms: 1000 } }, { wait: { name: "w", type: "go" } }]);
+    const run = await start(server, [{ do: { name: "a" } }, { sleep: { name: "s", ms: 6000 } }, { wait: { name: "w", type: "go" } }]);
     const object = `alpha/${run.id}`;
     const logged = async (events) => {
       for (;;) {
@@ -186,7 +186,7 @@ describe("restart()", () => {
   });
 
   test("in the middle of a sleep, twice", async () => {
-    const run = await start(server, [{ do: { name: "a" } }, { sleep: { name: "s", ms: 400 } }]);
+    const run = await start(server, [{ do: { name: "a" } }, { sleep: { name: "s", ms: 6000 } }]);
     const client = new Follower(run);
     for (let time = 0; time < 2; time += 1) {
       await client.until(at("started", "s-1.sleep"));

@@ -8,6 +8,7 @@ import { harness } from "./lib/harness.mjs";
 import { ORDER } from "./lib/order.mjs";
 import { Gate, json, start } from "./lib/script.mjs";
 import { open, readAll } from "./lib/sse.mjs";
+import { becomes } from "./lib/wait.mjs";
 
 let server;
 before(async () => {
@@ -161,7 +162,7 @@ describe("what is shown", () => {
 
 describe("an interrupted run", () => {
   test("paused and resumed, in mid-step and in mid-sleep", async () => {
-    const { run, gate, url } = await begin((gate) => [{ do: { name: "slow", gate: gate.name } }, { sleep: { name: "nap", ms: 400 } }, { wait: { name: "w", type: "go" } }]);
+    const { run, gate, url } = await begin((gate) => [{ do: { name: "slow", gate: gate.name } }, { sleep: { name: "nap", ms: 5000 } }, { wait: { name: "w", type: "go" } }]);
     const subscribed = json(`${run.url}/subscribe`);
     const live = await open(url);
     await live.until(to("attempt_started"));
@@ -438,21 +439,21 @@ describe("subscriptions of the platform are ended", () => {
   test("when a stream of events is dropped or at its end", async () => {
     const { run, gate } = await begin();
     await json(`${run.url}/subscribe?take=2`);
-    assert.equal(await openOnes(), 0);
+    await becomes(openOnes, 0);
     await gate.open();
     await run.event("go");
     await json(`${run.url}/subscribe`);
-    assert.equal(await openOnes(), 0);
+    await becomes(openOnes, 0);
   });
 
   test("when a viewer is gone", async () => {
     const { run, gate, url } = await begin((gate) => [{ do: { name: "slow", gate: gate.name } }, { many: { name: "step", steps: 30 } }, { wait: { name: "w", type: "go" } }]);
     const viewer = await open(url);
     await viewer.until(to("attempt_started", "slow-1"));
-    assert.equal(await openOnes(), 1);
+    await becomes(openOnes, 1);
     viewer.close();
     await gate.open(); // the runtime notices at a write
-    while ((await openOnes()) > 0) await new Promise((resolve) => setTimeout(resolve, 25));
+    await becomes(openOnes, 0);
     assert.notEqual((await run.status()).state, "complete", "not because it has ended");
     await run.act("terminate");
   });

@@ -62,7 +62,7 @@ async function open(url, until) {
 async function time(holds) {
   const start = Date.now();
   while (!(await holds())) {
-    assert.ok(Date.now() - start < 5_000, "not noticed");
+    assert.ok(Date.now() - start < 60_000, "not noticed");
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
   return Date.now() - start;
@@ -82,7 +82,7 @@ for (const transport of ["direct", "hibernating"]) {
     assert.equal(await watching(), 2);
     reset();
     // The runtime notices before the next heartbeat.
-    assert.ok((await time(async () => (await watching()) === 1)) < 3_000);
+    assert.ok((await time(async () => (await watching()) === 1)) < 12_000);
     await run.event("go");
     await kept.rest();
   });

@@ -6,6 +6,7 @@ import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 
 import { at } from "../../scripts/lib/run.mjs";
+import { becomes } from "./lib/wait.mjs";
 
 const DIED = /the WebAssembly instance of this Worker has died/;
 
@@ -123,9 +124,9 @@ test("a run gets what the engine has answered, in its own order, and the engine 
     life.push(await steps.do("last", {}, async () => "end"));
     return life;
   }).run({}, step);
-  await sleep(5);
+  await becomes(() => lives, [[1, 2]]);
   module.die();
-  await sleep(150);
+  await becomes(() => lives, [[1, 2], [1, 2]]);
   step.send({ payload: 7 });
   assert.deepEqual(await run, [1, 2, 7, "end"]);
   assert.deepEqual(lives, [[1, 2], [1, 2, 7, "end"]]);

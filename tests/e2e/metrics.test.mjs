@@ -6,6 +6,7 @@ import path from "node:path";
 import { after, before, describe, test } from "node:test";
 
 import { dataFolder, serveAxum } from "./lib/axum.mjs";
+import { becomes } from "./lib/wait.mjs";
 import { ensurePython } from "../../scripts/lib/python.mjs";
 
 const { missing, python } = await ensurePython("tests/e2e/lib/prometheus.txt");
@@ -79,6 +80,8 @@ describe("the counters of a server", { skip: missing }, () => {
     assert.equal((await fetch(`${server.url}/nothing/sse`)).status, 404);
     assert.equal((await fetch(`${server.url}/room/sse`, { method: "DELETE" })).status, 405);
 
+    // A viewer is gone a moment after it has read the end.
+    await becomes(async () => (await counts(FORMATS[0])).ssetarget_viewers, 0);
     for (const format of FORMATS) {
       const { ssetarget_viewers: viewers, ...counted } = await counts(format);
       assert.equal(viewers, 0);

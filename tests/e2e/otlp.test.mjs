@@ -8,8 +8,10 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { at } from "../../scripts/lib/run.mjs";
 import { ensurePython } from "../../scripts/lib/python.mjs";
 import { QUICK, answer, isWaiting, serve, startRun } from "./lib/demo.mjs";
+import { freePort } from "./lib/ports.mjs";
 import { receiver, rotel } from "./lib/receiver.mjs";
 import { open, readAll } from "./lib/sse.mjs";
+import { becomes } from "./lib/wait.mjs";
 
 /** An order that fails at once. */
 const FAILS = { ...QUICK, quantity: 0 };
@@ -125,8 +127,7 @@ describe("readers that are not ours", () => {
       wanted.map(({ name }) => name).toSorted(),
       ["charge card", "charge card (attempt 1)", "charge card (attempt 2)", "check stock", "fulfil", "hand to carrier", "let the glue dry", "order", "pack parcel", "print label", "wait for approval"],
     );
-    while (!agent.spans().some(({ name }) => name === "order")) await sleep(50);
-    sameSpans(agent.spans(), wanted, agent.output());
+    await becomes(() => inOrder(agent.spans()), inOrder(wanted), "the spans that rotel prints");
     const body = await trace(demo.url, id);
     sameSpans(plain(body), wanted);
     sameSpans(decode(body), wanted);
@@ -193,9 +194,10 @@ describe("GET /<id>/otlp", () => {
 describe("the exporter", () => {
   let demo, to;
   before(async () => {
-    to = await receiver();
+    // A port that nobody else gets while the receiver is down.
+    to = await receiver({ port: await freePort() });
     const headers = "Authorization=Basic%20YTpi,x-scope=orders";
-    demo = await serve({ vars: { OTEL_EXPORTER_OTLP_ENDPOINT: `${to.url}/`, OTEL_EXPORTER_OTLP_HEADERS: headers, OTEL_EXPORTER_OTLP_TIMEOUT: "1000" } });
+    demo = await serve({ vars: { OTEL_EXPORTER_OTLP_ENDPOINT: `${to.url}/`, OTEL_EXPORTER_OTLP_HEADERS: headers, OTEL_EXPORTER_OTLP_TIMEOUT: "8000" } });
   });
   after(() => Promise.all([demo?.stop(), to?.stop()]));
 
@@ -244,7 +246,7 @@ describe("the exporter", () => {
     await to.until(2);
     const started = Date.now();
     assert.deepEqual(await readAll(`${demo.url}/slow/sse`), events);
-    assert.ok(Date.now() - started < 900, "while a request is under way");
+    assert.ok(Date.now() - started < 7_000, "while a request is under way");
     await to.until(3);
     free();
     assert.equal(new Set(to.requests.map(({ body }) => body)).size, 1);

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { serveAxum } from "./lib/axum.mjs";
-import { launch, skip } from "./lib/browser.mjs";
+import { drawn, launch, skip } from "./lib/browser.mjs";
 import { servePage } from "./lib/page-server.mjs";
 
 test("spans of any server are a run too", { skip }, async () => {
@@ -26,7 +26,7 @@ test("spans of any server are a run too", { skip }, async () => {
     );
     await page.waitForFunction(() => document.querySelector("workflow-run").view.taskCount > 0);
     await page.waitForSelector("workflow-run .row[data-task]:visible");
-    await page.waitForSelector('workflow-run[data-connection="ended"]', { timeout: 60_000 });
+    await page.waitForSelector('workflow-run[data-connection="ended"]');
     const { tasks, cursor } = await page.evaluate(() => document.querySelector("workflow-run").view);
     assert.ok(tasks.length > 0 && cursor > 2);
     const left = [...tasks];
@@ -34,6 +34,7 @@ test("spans of any server are a run too", { skip }, async () => {
       assert.ok(["completed", "failed", "stopped"].includes(task.state), `${task.taskId} is ${task.state}`);
       left.push(...(task.tasks ?? []));
     }
+    await drawn(page);
     assert.match(await page.textContent("workflow-run .pill"), /^(Completed|Failed)$/);
     await page.close();
   } finally {

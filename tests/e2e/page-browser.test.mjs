@@ -1,9 +1,11 @@
 // <workflow-run> in a real browser, against a server of its own that speaks docs/wire.md.
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
-import { launch, skip, visit as visitIn } from "./lib/browser.mjs";
+import { drawn, launch, skip, visit as visitIn } from "./lib/browser.mjs";
 import { Script, bigSnapshot, order } from "./lib/page-runs.mjs";
 import { servePage } from "./lib/page-server.mjs";
+import { freePort } from "./lib/ports.mjs";
+import { becomes, until } from "./lib/wait.mjs";
 
 const MOST_ROWS = 80;
 
@@ -20,9 +22,10 @@ describe("the page in a browser", { skip }, () => {
     await server?.kill();
   });
 
-  const visit = async (url, options) => {
-    const page = await visitIn(browser, url, options);
-    await helpers(page);
+  /** Opens a page, and waits until its script is there. `options.init` are scripts that run before it. */
+  const visit = async (url, { init = [], ...options } = {}) => {
+    const page = await visitIn(browser, url, { ...options, init: [[helpers], ...init] });
+    await page.waitForFunction(() => document.querySelector("workflow-run")?.shadowRoot);
     return page;
   };
 
@@ -38,7 +41,7 @@ describe("the page in a browser", { skip }, () => {
   test("a run is shown live, and ends", async () => {
     const s = new Script(Date.now()).begin();
     const { run, page } = await open(s.events);
-    await page.waitForSelector('workflow-run[data-connection="live"]');
+    await page.waitForSelector('workflow-run[data-state="running"][data-connection="live"]');
     const told = await recordStates(page);
     const play = (...steps) => {
       const from = s.events.length;
@@ -80,12 +83,20 @@ describe("the page in a browser", { skip }, () => {
     number += 1;
     const run = server.run(`run-${number}`);
     run.snapshot = snapshot;
-    const page = await visit(`${server.url}/run-${number}`);
+    // The index is told of it before the page asks again.
+    let goOn;
+    const again = new Promise((resolve) => (goOn = resolve));
+    run.beforeSnapshot = async (asked) => {
+      if (asked === 1) return;
+      await again;
+      run.snapshot = { ...snapshot, estimate };
+    };
+    // The clock of the page stands still: it is asked again only of a run that is young, and what remains depends on the time.
+    const page = await visit(`${server.url}/run-${number}`, { init: [[(now) => (Date.now = () => now), begun + 1000]] });
     await row(page, "pack-1", "running");
     const left = () => page.evaluate(() => document.querySelector("workflow-run").shadowRoot.querySelector(".left").textContent);
     assert.equal(await left(), "");
-    // The index was told of it meanwhile.
-    run.snapshot = { ...snapshot, estimate };
+    goOn();
     await page.waitForFunction(() => document.querySelector("workflow-run").shadowRoot.querySelector(".left").textContent !== "");
     assert.equal(await left(), "left: about 1 h, usually 30 min to 2 h");
     await page.waitForFunction(() => inRow("pack-1", ".label").textContent === "40 % · left: about 10 min, usually 5 to 15 min");
@@ -151,7 +162,8 @@ describe("the page in a browser", { skip }, () => {
   });
 
   test("a reload in the middle, a cut and a restart of the server lose nothing and double nothing", async () => {
-    const own = await servePage();
+    // A port that nobody else gets while the server is down.
+    const own = await servePage({ port: await freePort() });
     let current = own;
     try {
       const s = new Script(Date.now()).begin();
@@ -179,10 +191,11 @@ describe("the page in a browser", { skip }, () => {
       const ids = await page.evaluate(() => document.querySelector("workflow-run").view.tasks.map(({ taskId }) => taskId));
       assert.deepEqual(ids, ["before the cut-1", "during the cut-1", "while the server was down-1"]);
       // The browser gives up at such an answer, so the element asks by itself, and shows the
-      // reason.
+      // reason. It would wait for five minutes, if it were not for the button.
       run.refuse = 500;
+      run.retryAfter = 300;
       run.cut();
-      await page.waitForSelector("workflow-run .banner:has-text('The server answered 500; next try in')");
+      await page.waitForSelector("workflow-run .banner:has-text('The server answered 500; next try in 300 s')");
       run.refuse = null;
       step("after the accident");
       await page.click("workflow-run .banner button:visible");
@@ -197,7 +210,7 @@ describe("the page in a browser", { skip }, () => {
   test("a snapshot is gone on from, and the events before it are read on demand", async () => {
     const events = order(Date.now(), { until: "live" });
     const { run, page } = await open(events);
-    await row(page, "load parcel 4-1", "running");
+    await caughtUp(page, run);
     const view = await page.evaluate(() => document.querySelector("workflow-run").view);
     await page.close();
 
@@ -205,6 +218,7 @@ describe("the page in a browser", { skip }, () => {
     const from = server.log.length;
     const late = await visit(`${server.url}/${run.id}`);
     await row(late, "load parcel 4-1", "running");
+    await late.waitForSelector('workflow-run[data-connection="live"]');
     assert.ok(server.log.slice(from).includes(`GET /${run.id}/sse?lastEventId=${events.length}`), server.log.slice(from).join("\n"));
     assert.deepEqual(await late.evaluate(() => document.querySelector("workflow-run").view), { ...view, id: run.id });
     await late.click("workflow-run button:text-is('Events')");
@@ -219,18 +233,23 @@ describe("the page in a browser", { skip }, () => {
   test("tries that are under way at the same time do not get in each other's way", async () => {
     const events = order(Date.now(), { until: "live" });
     const { run, page } = await open(events);
-    await row(page, "load parcel 4-1", "running");
+    await caughtUp(page, run);
     run.snapshot = { id: run.id, ...(await page.evaluate(() => document.querySelector("workflow-run").view)) };
     await page.close();
-    run.slow = [400, 100, 10];
+    // The answer to the last try comes first.
+    const answers = [];
+    run.beforeSnapshot = () => new Promise((resolve) => answers.push(resolve));
     const late = await visit(`${server.url}/${run.id}`);
-    await late.waitForSelector("workflow-run");
-    await late.evaluate(() => {
-      document.querySelector("workflow-run").renew();
-      document.querySelector("workflow-run").renew();
-    });
+    for (const tries of [1, 2, 3]) {
+      await becomes(() => answers.length, tries, "requests of the snapshot");
+      if (tries < 3) await late.evaluate(() => document.querySelector("workflow-run").renew());
+    }
+    answers[2]();
     await row(late, "load parcel 4-1", "running");
     run.add("completed", { ...events.at(-1)[1], timestamp: new Date().toISOString(), attempt: 1 });
+    await row(late, "load parcel 4-1", "completed");
+    answers[1]();
+    answers[0]();
     await late.waitForTimeout(600);
     await row(late, "load parcel 4-1", "completed");
     assert.equal(run.streams.size, 1);
@@ -244,13 +263,11 @@ describe("the page in a browser", { skip }, () => {
       await page.waitForSelector('workflow-run[data-state="running"]');
       run.snapshot = { id: run.id, ...(await page.evaluate(() => document.querySelector("workflow-run").view)) };
       await page.close();
-      const context = await browser.newContext();
-      await context.addInitScript((ms) => {
+      const wrongly = (ms) => {
         const now = Date.now;
         Date.now = () => now() + ms;
-      }, off);
-      const wrong = await context.newPage();
-      await wrong.goto(`${server.url}/${run.id}`);
+      };
+      const wrong = await visit(`${server.url}/${run.id}`, { init: [[wrongly, off]] });
       await wrong.waitForSelector('workflow-run[data-connection="live"]');
       const nap = new Script(Date.now());
       nap.task("nap", { kind: "sleep", until: nap.at(600_000) });
@@ -258,7 +275,7 @@ describe("the page in a browser", { skip }, () => {
       await row(wrong, "nap-1.sleep", "sleeping");
       assert.match(await wrong.textContent("workflow-run .elapsed"), /^\d+ s$/);
       assert.match(await wrong.evaluate(() => inRow("nap-1.sleep", ".label").textContent), /^wakes in (9 min|10 min 0)/);
-      await context.close();
+      await wrong.close();
     }
   });
 
@@ -294,7 +311,7 @@ describe("the page in a browser", { skip }, () => {
   test("a token in the fragment is exchanged and leaves no trace; a link to a task lives with it", async () => {
     const { run, page } = await open(order(Date.now()), { session: true, token: "s3cret", fragment: "#t=s3cret&task=charge%20card-1" });
     await page.waitForSelector("workflow-run .panel:visible >> text=charge card");
-    assert.equal(new URL(page.url()).hash, "#task=charge+card-1");
+    assert.equal(await page.evaluate(() => location.hash), "#task=charge+card-1");
     assert.equal(run.session, "s3cret");
     assert.ok(!server.log.some((line) => line.includes("s3cret")));
     await page.keyboard.press("Escape");
@@ -303,11 +320,11 @@ describe("the page in a browser", { skip }, () => {
     const { page: refused } = await open([], { session: true, token: "s3cret", fragment: "#t=wrong" });
     await refused.waitForSelector('workflow-run[data-connection="refused"]');
     await refused.waitForSelector("workflow-run .banner:has-text('You may not watch this run')");
-    assert.equal(new URL(refused.url()).hash, "");
+    assert.equal(await refused.evaluate(() => location.hash), "");
     // A new link in the same tab.
     await refused.evaluate(() => (location.hash = "#t=s3cret"));
     await refused.waitForSelector('workflow-run[data-connection="live"]');
-    assert.equal(new URL(refused.url()).hash, "");
+    assert.equal(await refused.evaluate(() => location.hash), "");
     await refused.close();
   });
 
@@ -345,7 +362,12 @@ describe("the page in a browser", { skip }, () => {
   });
 
   test("an unknown run is named as such, and is there when it begins", async () => {
-    const page = await visit(`${server.url}/late`);
+    // It does not try again by itself, so that the button is still there when it is clicked.
+    const once = () => {
+      const { setTimeout } = window;
+      window.setTimeout = (call, ms, ...rest) => (ms >= 500 ? 0 : setTimeout(call, ms, ...rest));
+    };
+    const page = await visit(`${server.url}/late`, { init: [[once]] });
     await page.waitForSelector('workflow-run[data-connection="unknown"]');
     await page.waitForSelector("workflow-run .banner:has-text('There is no such run')");
     const run = server.run("late");
@@ -366,7 +388,8 @@ describe("the page in a browser", { skip }, () => {
     s.task("odd", { kind: evil[0] });
     for (const fail of [evil[0], evil[1]]) s.wait(1).fail({ taskId: fail, step: fail, kind: "do", count: 1, parentId: null }, fail);
     const { run, page } = await open(s.events, { answers: true });
-    await page.waitForFunction((tasks) => document.querySelector("workflow-run").view.taskCount >= tasks, evil.length * 2);
+    await caughtUp(page, run);
+    await becomes(() => page.locator("workflow-run .row[data-task]:visible").count(), evil.length * 2 + 1, "rows");
     assert.equal(await page.evaluate(() => shadow(".page").querySelectorAll("img, script, b, iframe").length), 0);
     const texts = await page.evaluate(() => [...shadow(".page").querySelectorAll(".row .step, .row .label")].map((node) => node.textContent));
     assert.ok(texts.every((text) => text.length < 600 && !/[\u0000-\u0008\u202a-\u202e\u2066-\u2069]/.test(text)));
@@ -407,9 +430,10 @@ describe("the page in a browser", { skip }, () => {
       document.dispatchEvent(new Event("visibilitychange"));
     });
     // A pending drawing still happens, because the tab is not really hidden.
-    await page.waitForTimeout(500);
+    await drawn(page);
     await stream(run, s, 200);
     await page.waitForFunction(() => document.querySelector("workflow-run").view.taskCount === 5200);
+    await drawn(page);
     assert.equal(await page.evaluate(() => inRow("step-5200", ".step")), null);
     await page.evaluate(() => {
       delete document.hidden;
@@ -432,7 +456,7 @@ describe("the page in a browser", { skip }, () => {
     assert.equal(rows, 33_668);
     for (const part of [0, 0.3, 0.7, 1]) {
       await page.evaluate((at) => (shadow(".scroller").scrollTop = at * shadow(".scroller").scrollHeight), part);
-      await page.waitForTimeout(150);
+      await drawn(page);
       const { count, blank } = await page.evaluate(() => {
         const shown = [...shadow(".page").querySelectorAll(".row:not([hidden])")];
         const box = shadow(".scroller").getBoundingClientRect();
@@ -452,12 +476,17 @@ describe("the page in a browser", { skip }, () => {
     for (let n = 0; n < 100; n += 1) s.step("step", 1);
     const { run, page } = await open(s.events);
     await row(page, "step-100", "completed");
+    await drawn(page);
     assert.equal(await page.isVisible("workflow-run .jump"), false);
     await page.hover("workflow-run .scroller");
+    await page.evaluate(() => shadow(".scroller").addEventListener("scrollend", () => (window.hasScrolled = true)));
     await page.mouse.wheel(0, -1500);
     await page.waitForSelector("workflow-run .jump:visible");
+    // The wheel moves it for a while.
+    await page.waitForFunction(() => window.hasScrolled);
     await stream(run, s, 20, "later");
-    await page.waitForFunction(() => document.querySelector("workflow-run").view.taskCount === 120);
+    await caughtUp(page, run);
+    assert.equal(await page.evaluate(() => document.querySelector("workflow-run").view.taskCount), 120);
     assert.equal(await page.evaluate(() => inRow("later-20", ".step")), null);
     await page.click("workflow-run .jump");
     await row(page, "later-20", "completed");
@@ -467,7 +496,8 @@ describe("the page in a browser", { skip }, () => {
   });
 
   test("filter, errors only, collapse and expand, idle time", async () => {
-    const { page } = await open(order(Date.now(), { until: "failed" }));
+    const { run, page } = await open(order(Date.now(), { until: "failed" }));
+    await caughtUp(page, run);
     await row(page, "hand over-1", "failed");
     const names = () => page.evaluate(() => [...shadow(".page").querySelectorAll(".row[data-task]:not([hidden])")].sort((a, b) => a.ariaRowIndex - b.ariaRowIndex).map((element) => element.querySelector(".step").textContent));
     await page.fill("workflow-run .filter", "label");
@@ -493,8 +523,9 @@ describe("the page in a browser", { skip }, () => {
   });
 
   test("everything can be done with the keyboard", async () => {
-    const { page } = await open(order(Date.now(), { until: "waiting" }), { answers: true });
+    const { run, page } = await open(order(Date.now(), { until: "waiting" }), { answers: true });
     await row(page, "wait for approval-1.waitForEvent", "waiting");
+    await caughtUp(page, run);
     const active = () => page.evaluate(() => document.querySelector("workflow-run").shadowRoot.activeElement?.closest(".row")?.dataset.task ?? document.querySelector("workflow-run").shadowRoot.activeElement?.className);
     await page.focus("workflow-run .row[tabindex='0']");
     assert.equal(await page.locator("workflow-run .row[tabindex='0']").count(), 1);
@@ -521,10 +552,10 @@ describe("the page in a browser", { skip }, () => {
     assert.equal(await active(), "print label-1");
     await page.keyboard.press("End");
     await page.keyboard.press("Enter");
-    await page.waitForFunction(() => document.querySelector("workflow-run").shadowRoot.activeElement.id === "answer-payload");
+    await page.waitForFunction(() => document.querySelector("workflow-run").shadowRoot.activeElement?.id === "answer-payload");
     await page.keyboard.press("Escape");
     await page.keyboard.press("/");
-    await page.waitForFunction(() => document.querySelector("workflow-run").shadowRoot.activeElement.className === "filter");
+    await page.waitForFunction(() => document.querySelector("workflow-run").shadowRoot.activeElement?.className === "filter");
     page.isClean();
     await page.close();
   });
@@ -532,15 +563,16 @@ describe("the page in a browser", { skip }, () => {
   test("the row with the focus stays, wherever it is scrolled to", async () => {
     const s = new Script(Date.now()).begin();
     for (let n = 0; n < 400; n += 1) s.step("step", 1);
-    const { page } = await open(s.events);
+    const { run, page } = await open(s.events);
     await row(page, "step-400", "completed");
+    await caughtUp(page, run);
     // At any scroll position Tab leads to a row.
     await page.focus("workflow-run .row[tabindex='0']");
     await page.evaluate(() => shadow(".scroller").scrollTo(0, 0));
     await row(page, "step-1", "completed");
     await page.click('workflow-run [data-task="step-2"]');
     await page.evaluate(() => shadow(".scroller").scrollTo(0, 6000));
-    await page.waitForTimeout(200);
+    await drawn(page);
     assert.equal(await page.evaluate(() => document.querySelector("workflow-run").shadowRoot.activeElement?.dataset.task), "step-2");
     await page.keyboard.press("ArrowDown");
     assert.equal(await page.evaluate(() => document.querySelector("workflow-run").shadowRoot.activeElement?.dataset.task), "step-3");
@@ -556,11 +588,25 @@ describe("the page in a browser", { skip }, () => {
       new MutationObserver(() => window.told.push(shadow("[role=status].unseen").textContent)).observe(shadow("[role=status].unseen"), { childList: true, characterData: true, subtree: true });
     });
     await page.waitForSelector('workflow-run[data-connection="live"]');
+    await page.waitForFunction(() => window.told.some((text) => text.includes("Running.")));
     await stream(run, s, 300);
+    await caughtUp(page, run);
+    // The page draws nothing before it has all failures, so that they are one announcement.
+    await page.evaluate(() => {
+      const { requestAnimationFrame } = window;
+      const held = [];
+      window.requestAnimationFrame = (call) => held.push(call);
+      window.goOn = () => {
+        window.requestAnimationFrame = requestAnimationFrame;
+        held.forEach((call) => requestAnimationFrame(call));
+      };
+    });
     const from = s.events.length;
     for (let n = 0; n < 5; n += 1) s.fail(s.task("bad"), "no");
     s.end("bad luck");
     for (const [type, data] of s.events.slice(from)) run.add(type, data);
+    await becomes(() => page.evaluate(() => document.querySelector("workflow-run").view.cursor), s.events.length, "events");
+    await page.evaluate(() => window.goOn());
     await page.waitForFunction(() => window.told.some((text) => text.includes("Failed.")));
     const told = await page.evaluate(() => window.told);
     assert.ok(told.length <= 3, told.join(" | "));
@@ -572,7 +618,7 @@ describe("the page in a browser", { skip }, () => {
     const run = server.run("embedded");
     const s = new Script(Date.now()).begin();
     for (const [type, data] of s.events) run.add(type, data);
-    const page = await visit(`${server.url}/empty`);
+    const page = await visitIn(browser, `${server.url}/empty`, { init: [[helpers]] });
     await page.evaluate(async () => {
       await import("/ssetarget/workflow-run.js");
       window.seen = [];
@@ -588,13 +634,12 @@ describe("the page in a browser", { skip }, () => {
     assert.deepEqual([...new Set(await page.evaluate(() => window.seen))], ["idle", "connecting", "live", "started step-1", "completed step-1"]);
     assert.equal(await page.evaluate(() => document.querySelector("workflow-run").showTask("step-1")), true);
     assert.equal(await page.evaluate(() => document.querySelector("workflow-run").showTask("other")), false);
-    assert.equal(new URL(page.url()).hash, "");
+    assert.equal(await page.evaluate(() => location.hash), "");
     // The element can be moved. Once removed, it has no connection.
     await page.evaluate(() => document.body.prepend(document.querySelector("workflow-run")));
     await page.waitForSelector('workflow-run[data-connection="live"]');
     await page.evaluate(() => document.querySelector("workflow-run").remove());
-    await new Promise((resolve) => setTimeout(resolve, 100));
-    assert.equal(run.streams.size, 0);
+    await becomes(() => run.streams.size, 0, "streams");
     await page.close();
   });
 });
@@ -609,14 +654,22 @@ async function stream(run, script, steps, name = "step") {
   }
 }
 
-/** Waits until the row of a task has this look. */
+/** Waits until the row of a task is visible and has this look. */
 async function row(page, task, look) {
-  await helpers(page);
-  await page.waitForFunction(([id, state]) => inRow(id)?.dataset.look === state, [task, look]);
+  await until(
+    async () => `${task} is ${look}; the rows are ${await page.evaluate(() => JSON.stringify([...(shadow(".page")?.querySelectorAll(".row:not([hidden])") ?? [])].map(({ dataset }) => `${dataset.task} ${dataset.look}`)))}`,
+    () => page.evaluate(([id, state]) => inRow(id)?.dataset.look === state && inRow(id).getClientRects().length > 0, [task, look]),
+  );
+}
+
+/** Waits until the page has received the last event of a run, and has drawn it. */
+async function caughtUp(page, run) {
+  await page.waitForFunction(() => document.querySelector("workflow-run").shadowRoot.querySelector(".page:not([hidden])"));
+  await becomes(() => page.evaluate(() => document.querySelector("workflow-run").view.cursor), run.events.at(-1).id, "the last event");
+  await drawn(page);
 }
 
 async function recordStates(page) {
-  await helpers(page);
   await page.evaluate(() => {
     window.states = [];
     document.addEventListener("run-state", ({ detail }) => window.states.push(`${detail.state} ${detail.phase} ${detail.connection}`));
@@ -624,12 +677,11 @@ async function recordStates(page) {
   return () => page.evaluate(() => window.states);
 }
 
-async function helpers(page) {
-  await page.evaluate(() => {
-    window.shadow = (selector) => document.querySelector("workflow-run")?.shadowRoot?.querySelector(selector) ?? null;
-    window.inRow = (task, selector) => {
-      const found = [...(document.querySelector("workflow-run")?.shadowRoot?.querySelectorAll(".row:not([hidden])") ?? [])].find((element) => element.dataset.task === task);
-      return selector === undefined ? found : (found?.querySelector(selector) ?? null);
-    };
-  });
+/** Runs in the page, before its own scripts. */
+function helpers() {
+  window.shadow = (selector) => document.querySelector("workflow-run")?.shadowRoot?.querySelector(selector) ?? null;
+  window.inRow = (task, selector) => {
+    const found = [...(document.querySelector("workflow-run")?.shadowRoot?.querySelectorAll(".row:not([hidden])") ?? [])].find((element) => element.dataset.task === task);
+    return selector === undefined ? found : (found?.querySelector(selector) ?? null);
+  };
 }

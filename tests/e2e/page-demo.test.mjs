@@ -34,11 +34,11 @@ describe("the demo's page", { skip }, () => {
     // An event of any type starts an instance again whose engine was killed.
     const woken = await fetch(`${demo.url}/${id}/event`, { method: "POST", headers: { "content-type": "application/json" }, body: '{"type":"wake-up"}' });
     assert.ok(woken.ok, await woken.text());
-    await page.waitForSelector('workflow-run .row[data-task="wait for approval-1.waitForEvent"] .answer:visible', { timeout: 60_000 });
+    await page.waitForSelector('workflow-run .row[data-task="wait for approval-1.waitForEvent"] .answer:visible');
     await page.click('workflow-run .row[data-task="wait for approval-1.waitForEvent"] .answer');
     await page.fill("#answer-payload", '{"by": "Ada"}');
     await page.press("#answer-payload", "Control+Enter");
-    await page.waitForSelector('workflow-run[data-state="completed"][data-connection="ended"]', { timeout: 60_000 });
+    await page.waitForSelector('workflow-run[data-state="completed"][data-connection="ended"]');
     assert.ok((await page.evaluate(() => window.connections)).includes("reconnecting"));
 
     const view = await page.evaluate(() => document.querySelector("workflow-run").view);

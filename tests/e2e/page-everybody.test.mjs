@@ -4,9 +4,10 @@ import assert from "node:assert/strict";
 import { createRequire } from "node:module";
 import { readFileSync } from "node:fs";
 import { after, before, describe, test } from "node:test";
-import { launch, skip, visit as visitIn } from "./lib/browser.mjs";
+import { drawn, launch, skip, visit as visitIn } from "./lib/browser.mjs";
 import { order } from "./lib/page-runs.mjs";
 import { servePage } from "./lib/page-server.mjs";
+import { becomes } from "./lib/wait.mjs";
 
 const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const WIDE = { width: 1240, height: 760 };
@@ -27,17 +28,21 @@ describe("the page for everybody", { skip }, () => {
   /** Opens the page of an order in one of its states. `state` may also be one of the connection. */
   async function show(state, options) {
     const id = `${state}-run`;
+    let run = null;
     if (state !== "unknown") {
-      const run = server.run(id, { answers: true, session: state === "refused", token: "x" });
+      run = server.run(id, { answers: true, session: state === "refused", token: "x" });
       for (const [type, data] of state === "empty" ? [] : order(Date.now(), { until: ["live", "waiting", "failed", "done"].includes(state) ? state : "live" })) run.add(type, data);
     }
     const page = await visitIn(browser, `${server.url}/${id}`, options);
     await page.waitForFunction((expected) => {
       const element = document.querySelector("workflow-run");
       const connection = element?.getAttribute("data-connection");
-      if (["unknown", "refused"].includes(expected)) return connection === expected;
-      return ["live", "ended"].includes(connection) && (expected === "empty" || element.shadowRoot.querySelectorAll(".row[data-task]:not([hidden])").length > 5);
+      const reached = ["unknown", "refused"].includes(expected) ? connection === expected : ["live", "ended"].includes(connection);
+      return reached && element.shadowRoot.querySelector(".page:not([hidden])");
     }, state);
+    // All events, not just enough of them for the first rows.
+    if (run !== null && state !== "refused") await becomes(() => page.evaluate(() => document.querySelector("workflow-run").view.cursor ?? 0), run.events.at(-1)?.id ?? 0, "the last event");
+    await drawn(page);
     return page;
   }
 
@@ -123,7 +128,8 @@ describe("the page for everybody", { skip }, () => {
         const page = await show(state, { viewport });
         await page.evaluate((size) => (document.documentElement.style.fontSize = `${size}px`), fontSize);
         await page.setViewportSize({ ...viewport, height: viewport.height + 1 });
-        await page.waitForTimeout(300);
+        await page.waitForFunction((height) => innerHeight === height, viewport.height + 1);
+        await drawn(page);
         const wrong = await page.evaluate(() => {
           const root = document.querySelector("workflow-run").shadowRoot;
           const wrong = [];
@@ -174,7 +180,7 @@ describe("the page for everybody", { skip }, () => {
 
 /** Asserts that axe finds nothing and that all drawn parts contrast with their background. */
 async function clean(page, what) {
-  await page.waitForTimeout(150);
+  await drawn(page);
   await page.evaluate(AXE);
   const { violations } = await page.evaluate(() => window.axe.run(document, { resultTypes: ["violations"], rules: { "color-contrast": { enabled: true }, region: { enabled: true } } }));
   assert.deepEqual(violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ target, failureSummary }) => `${target.join(" ")} ${failureSummary}`).join(" | ")}`), [], what);

@@ -14,7 +14,7 @@ describe("the page in Firefox", { skip }, () => {
   });
   after(() => server?.kill());
 
-  test("a run is opened, answered, cut off, and ends", { timeout: 120_000 }, async () => {
+  test("a run is opened, answered, cut off, and ends", { timeout: 180_000 }, async () => {
     const s = new Script(Date.now()).begin();
     s.step("pack", 20).task("ask", { kind: "waitForEvent", eventType: "approval" });
     const run = server.run("o-1", { answers: true });

@@ -5,7 +5,7 @@ import { readFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { after, before, describe, test } from "node:test";
 import { List, remainsOf } from "../../src/page/runs/list.js";
-import { launch, skip, visit } from "./lib/browser.mjs";
+import { drawn, launch, skip, visit } from "./lib/browser.mjs";
 
 const MOST_ROWS = 80;
 const START = Date.parse("2026-11-24T09:00:00.000Z");
@@ -129,7 +129,7 @@ describe("the table in a browser", { skip }, () => {
     return page;
   };
 
-  test("10,000 runs in few elements, searched, filtered, scrolled and changed live", { timeout: 120_000 }, async () => {
+  test("10,000 runs in few elements, searched, filtered, scrolled and changed live", { timeout: 180_000 }, async () => {
     const runs = Array.from({ length: 10_000 }, (_, n) => run(n, n % 10 === 0 ? { state: "failed", error: "no card" } : {}));
     const typical = { runs: 50, medianMs: 120_000, lowMs: 60_000, highMs: 240_000 };
     const served = await serveRuns(runs, { typical });
@@ -142,7 +142,7 @@ describe("the table in a browser", { skip }, () => {
     // Scrolling from end to end.
     for (const part of [0.4, 1]) {
       await page.evaluate((at) => (inTable(".scroller").scrollTop = at * inTable(".scroller").scrollHeight), part);
-      await page.waitForTimeout(200);
+      await drawn(page);
       assert.ok((await page.evaluate(() => table.shadowRoot.querySelectorAll(".row").length)) <= MOST_ROWS);
     }
     assert.equal((await page.evaluate(() => shown())).at(-1), "run-00000");
@@ -155,14 +155,14 @@ describe("the table in a browser", { skip }, () => {
     await page.fill("workflow-runs input", "");
     await page.click("workflow-runs button:has-text('All')");
     await page.waitForFunction(() => inTable("[role=grid]").getAttribute("aria-rowcount") === "10001");
-    // A live run begins, and is the first.
-    const now = new Date().toISOString();
+    // A live run begins, and is the first. It begins later than now: what remains then does not depend on how long this test takes.
+    const now = new Date(Date.now() + 600_000).toISOString();
     served.put({ ...run(20_000), id: "new", state: "running", started: now, ended: undefined, percent: 40, tags: ["red"] });
     await page.waitForFunction(() => shown()[0] === "new");
     const cells = () => page.evaluate(() => [...rows()[0].querySelectorAll(".cell")].map((cell) => cell.textContent));
     const [state, of, task, progress, , rest] = await cells();
     assert.deepEqual([state, of, task, progress], ["Running", "newred", "pack", "40 %"]);
-    assert.match(rest, /^about 2 min, usually 55 s to 4 min$|^about 2 min, usually 1 to 4 min$/);
+    assert.equal(rest, "about 2 min, usually 1 to 4 min");
     served.put({ ...run(20_000), id: "new", started: now, ended: new Date().toISOString() });
     await page.waitForFunction(() => rows()[0].dataset.look === "completed");
     served.remove("new");
@@ -171,14 +171,15 @@ describe("the table in a browser", { skip }, () => {
     // The keyboard.
     await page.evaluate(() => inTable("[role=grid]").focus());
     for (const key of ["ArrowDown", "ArrowDown", "End", "ArrowUp"]) await page.keyboard.press(key);
-    await page.waitForFunction(() => inTable('.row[aria-selected="true"]')?.dataset.run === "run-00001");
+    // A row that is not used at the moment may say so, too.
+    await page.waitForFunction(() => inTable('.row[aria-selected="true"]:not([hidden])')?.dataset.run === "run-00001");
     assert.equal(await page.evaluate(() => inTable(`#${inTable("[role=grid]").getAttribute("aria-activedescendant")}`).dataset.run), "run-00001");
     page.isClean();
     await page.close();
     await served.stop();
   });
 
-  test("cut off and resumed: nothing is missed, and after a reset the list is read again", { timeout: 60_000 }, async () => {
+  test("cut off and resumed: nothing is missed, and after a reset the list is read again", { timeout: 180_000 }, async () => {
     const served = await serveRuns([run(1), run(2)]);
     served.put(run(3));
     const page = await open(served.url);
@@ -196,7 +197,7 @@ describe("the table in a browser", { skip }, () => {
     await served.stop();
   });
 
-  test("hostile strings are text, and viewers without permission get a message", { timeout: 60_000 }, async () => {
+  test("hostile strings are text, and viewers without permission get a message", { timeout: 180_000 }, async () => {
     const evil = `<img src=//evil.example/x onerror="document.title='owned'">`;
     const served = await serveRuns([run(1, { id: `${evil}\ud800`, task: "\u202egnp.exe", error: "x".repeat(100_000), state: evil, tags: [evil] }), run(2, { id: "javascript:alert(1)" })]);
     const page = await open(served.url);
@@ -207,8 +208,7 @@ describe("the table in a browser", { skip }, () => {
     page.isClean();
     await page.close();
     served.state.refuse = 401;
-    const refused = await browser.newPage();
-    await refused.goto(served.url);
+    const refused = await visit(browser, served.url);
     await refused.waitForSelector('workflow-runs[data-connection="refused"]');
     await refused.waitForSelector("workflow-runs :text('You may not see the runs.')");
     await refused.close();

@@ -31,8 +31,8 @@ test("ends that the log missed are added as the platform has them", async () => 
         [{ do: { name: "slow", gate: slow.name, attributes: { x: 1 } } }],
         [{ catch: { op: { do: { name: "bad", gate: bad.name, attempts: [{ fail: "no" }], retries: never } }, rethrow: false } }],
         [{ wait: { name: "w", type: "go" } }],
-        [{ catch: { op: { wait: { name: "late", type: "never", timeout: 4_000 } }, rethrow: false } }],
-        [{ sleep: { name: "s", ms: 3_000 } }],
+        [{ catch: { op: { wait: { name: "late", type: "never", timeout: 8_000 } }, rethrow: false } }],
+        [{ sleep: { name: "s", ms: 6_000 } }],
       ],
     },
     { do: { name: "unseen" } }, // the log never gets this one

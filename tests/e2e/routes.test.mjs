@@ -217,7 +217,7 @@ function ask(method, url, headers = {}, body) {
       response.once("end", () => resolve({ status: response.statusCode, headers: response.headers, body: text }));
       response.once("error", reject);
     });
-    sent.setTimeout(20_000, () => sent.destroy(new Error(`${method} ${url} has no answer`)));
+    sent.setTimeout(90_000, () => sent.destroy(new Error(`${method} ${url} has no answer`)));
     sent.once("error", reject).end(body);
   });
 }

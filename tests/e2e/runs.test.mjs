@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 
 import { Run, json, start } from "./lib/script.mjs";
+import { until } from "./lib/wait.mjs";
 import { serve } from "./lib/wrangler.mjs";
 
 const SECRET = `k1:${Buffer.from("a key of 32 bytes for this test!").toString("base64url")}`;
@@ -26,7 +27,7 @@ async function begin(ops, { id, tags } = {}) {
 }
 
 /** Waits until the list has these states for these runs. */
-async function listed(wanted, { tag, seconds = 40 } = {}) {
+async function listed(wanted, { tag, seconds = 120 } = {}) {
   const end = Date.now() + seconds * 1000;
   for (;;) {
     const page = await list(`?limit=500${tag ? `&tag=${tag}` : ""}`);
@@ -79,7 +80,7 @@ class Live {
   }
 }
 
-test("after five runs that completed, the next one's snapshot says what is expected of it and of its tasks", { timeout: 120_000 }, async () => {
+test("after five runs that completed, the next one's snapshot says what is expected of it and of its tasks", { timeout: 600_000 }, async () => {
   // Its second attempt comes after more than a second.
   const slow = { do: { name: "slow", attempts: [{ fail: "not yet" }], retries: { limit: 1, delay: 1100 } } };
   const quick = { do: { name: "quick" } };
@@ -93,11 +94,10 @@ test("after five runs that completed, the next one's snapshot says what is expec
   await fifth.event("go");
   await listed([[fifth, "completed"]]);
   const sixth = await begin([slow, { wait: { name: "w", type: "go" } }]);
-  let known;
-  for (let tries = 0; known?.estimate === undefined && tries < 100; tries += 1) {
-    known = await snapshot(sixth);
-    await new Promise((resolve) => setTimeout(resolve, 50));
-  }
+  const known = await until("the next run has an estimate", async () => {
+    const found = await snapshot(sixth);
+    return found.estimate && found;
+  });
   const { run, tasks } = known.estimate;
   assert.equal(run.runs, 5);
   // Nothing is said of a task that takes no time, and of a wait for somebody.
@@ -119,7 +119,7 @@ test("after five runs that completed, the next one's snapshot says what is expec
   assert.equal((await list("?limit=1")).typical.runs, 6);
 });
 
-test("runs are listed as they begin, wait, fail and end, with their tags", { timeout: 180_000 }, async () => {
+test("runs are listed as they begin, wait, fail and end, with their tags", { timeout: 600_000 }, async () => {
   const [short, fails, waits] = [await begin(SHORT, { tags: ["red"] }), await begin(FAILS), await begin(WAITS, { tags: ["red", "blue"] })];
   const page = await listed([[short, "completed"], [fails, "failed"], [waits, "waiting"]]);
   const of = (run) => page.runs.find(({ id }) => id === run.id);
@@ -153,11 +153,11 @@ test("runs are listed as they begin, wait, fail and end, with their tags", { tim
   await listed([[waits, undefined]], { tag: "blue" });
 });
 
-test("30 runs, killed in the middle: the list and the live stream agree with every log", { timeout: 300_000 }, async () => {
+test("30 runs, killed in the middle: the list and the live stream agree with every log", { timeout: 600_000 }, async () => {
   const live = (await new Live().read()).follow();
   const all = await Promise.all(Array.from({ length: 30 }, (_, index) => begin(index % 3 === 0 ? FAILS : WAITS)));
   const waiting = all.filter((_, index) => index % 3 !== 0);
-  await listed(waiting.map((run) => [run, "waiting"]), { seconds: 60 });
+  await listed(waiting.map((run) => [run, "waiting"]));
   await Promise.all(waiting.slice(0, 5).map((run) => run.event("go")));
   await server.kill();
   await live.stop();
@@ -168,9 +168,9 @@ test("30 runs, killed in the middle: the list and the live stream agree with eve
   await Promise.all(waiting.slice(0, 10).map((run) => run.ended()));
   const states = all.map((run, index) => [run, index % 3 === 0 ? "failed" : waiting.indexOf(run) < 10 ? "completed" : "waiting"]);
   // Changes that were not sent because the runtime was killed are sent by the alarms.
-  const page = await listed(states, { seconds: 90 });
+  const page = await listed(states);
   assert.equal(page.runs.filter(({ id }) => all.some((run) => run.id === id)).length, 30);
-  for (let tries = 0; live.lastId < page.cursor && tries < 100; tries += 1) await new Promise((resolve) => setTimeout(resolve, 100));
+  await until(() => `the live stream is at ${page.cursor}; it is at ${live.lastId}`, () => live.lastId >= page.cursor);
   await live.stop();
   assert.equal(live.resets, 0);
   for (const [run] of states) assert.deepEqual(live.runs.get(run.id), page.runs.find(({ id }) => id === run.id), run.id);
@@ -178,7 +178,7 @@ test("30 runs, killed in the middle: the list and the live stream agree with eve
   assert.equal(stats.ended, true);
 });
 
-test("requests that cannot be served get a status and a reason", { timeout: 60_000 }, async () => {
+test("requests that cannot be served get a status and a reason", { timeout: 600_000 }, async () => {
   for (const [query, reason] of [["?state=x", /invalid state/], ["?limit=0", /invalid limit/], ["?since=x", /invalid since/], ["?cursor=x", /invalid cursor/], ["?tag=a%20b", /invalid tag/], ["/sse?tag=%2F", /invalid tag/], ["/sse?lastEventId=x", /invalid Last-Event-ID/]]) {
     const response = await fetch(runs(query));
     assert.equal(response.status, 400, query);
@@ -189,7 +189,7 @@ test("requests that cannot be served get a status and a reason", { timeout: 60_0
   assert.deepEqual([head.status, head.headers.get("content-type")], [200, "text/event-stream"]);
 });
 
-test("the hook is asked about all runs, or about the tag", { timeout: 60_000 }, async () => {
+test("the hook is asked about all runs, or about the tag", { timeout: 600_000 }, async () => {
   const status = async (path, key) => {
     const abort = new AbortController();
     const response = await fetch(runs(path, "closed"), { headers: { authorization: `Bearer ${key}` }, signal: abort.signal });

@@ -19,8 +19,8 @@ const snapshot = async (id) => {
 };
 
 describe("a snapshot of a run", () => {
-  test("is true at its cursor all through a run that is killed in the middle", { timeout: 180_000 }, async () => {
-    const id = await startRun(demo.url, { params: { workMs: 150 } });
+  test("is true at its cursor all through a run that is killed in the middle", { timeout: 600_000 }, async () => {
+    const id = await startRun(demo.url, { params: { workMs: 400 } });
     const taken = [];
     const take = async () => {
       const { json } = await snapshot(id);
@@ -121,7 +121,7 @@ describe("a snapshot of a run", () => {
   });
 });
 
-test("of a job on the axum server, whose code is instrumented with tracing", { timeout: 60_000 }, async () => {
+test("of a job on the axum server, whose code is instrumented with tracing", { timeout: 300_000 }, async () => {
   const server = await serveAxum();
   try {
     const started = await fetch(`${server.url}/?workMs=20`, { method: "POST", redirect: "manual" });

@@ -6,8 +6,8 @@ import { answer, isWaiting, serve, startRun } from "./lib/demo.mjs";
 import { open, withoutHeartbeats } from "./lib/sse.mjs";
 
 const STALLED = 10;
-// The number of reports of 8 KiB: 41 MB, far more than all buffers on the way hold.
-const REPORTS = 5_000;
+// The number of reports of 8 KiB: 57 MB, far more than all buffers on the way hold, also if a busy machine leaves some of them out.
+const REPORTS = 7_000;
 // Reports that come much faster than these are replaced by newer ones.
 const params = { workMs: 4, quantity: REPORTS, item: "x".repeat(8_000) };
 

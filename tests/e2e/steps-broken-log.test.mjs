@@ -8,7 +8,7 @@ import { start } from "./lib/script.mjs";
 
 const WAIT_TIMEOUT = 1_000;
 const END_TIMEOUT = 10_000;
-const SLACK = 5_000; // for a slow machine
+const SLACK = 30_000; // for a slow machine
 
 let server;
 before(async () => {

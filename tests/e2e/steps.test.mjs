@@ -52,7 +52,7 @@ describe("wrapped or not, the same comes of it", () => {
     "a NonRetryableError": [{ do: { name: "a", attempts: [{ nonRetryable: "declined" }] } }],
     "a NonRetryableError that is thrown again": [{ catch: { op: { do: { name: "a", attempts: [{ nonRetryable: "declined" }] } }, rethrow: true } }],
     "a panic": [{ do: { name: "a", attempts: [{ panic: "oh" }], retries: quick } }],
-    "an attempt that takes too long": [{ do: { name: "a", attempts: ["hang"], timeout: 200, retries: quick } }],
+    "an attempt that takes too long": [{ do: { name: "a", attempts: ["hang"], timeout: 2000, retries: quick } }],
     "a step that takes too long": [{ do: { name: "a", attempts: ["hang"], timeout: 200, retries: none } }],
     "a sleep": [{ sleep: { name: "s", ms: 20 } }],
     "a wait that times out": [{ wait: { name: "w", type: "go", timeout: 100 } }],
@@ -115,7 +115,7 @@ describe("a step", () => {
   });
 
   test("whose attempt takes too long is retried", async () => {
-    const { outputs, events } = await both([{ do: { name: "a", attempts: ["hang"], timeout: 200, retries: quick } }]);
+    const { outputs, events } = await both([{ do: { name: "a", attempts: ["hang"], timeout: 2000, retries: quick } }]);
     assert.deepEqual(outputs, [{ name: "a", count: 1, attempt: 2 }]);
     assert.deepEqual(events.slice(1, -1).map(({ type, json: { attempt } }) => [type, attempt]), [["started", undefined], ["attempt_failed", 1], ["completed", 2]]);
     assert.match(events[2].json.error, /timed out/);

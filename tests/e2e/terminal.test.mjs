@@ -8,10 +8,12 @@ import { after, before, describe, test } from "node:test";
 import { dataFolder, serveAxum } from "./lib/axum.mjs";
 import { isWaiting, serve, startRun } from "./lib/demo.mjs";
 import { harness } from "./lib/harness.mjs";
+import { freePort } from "./lib/ports.mjs";
 import { cuttingProxy } from "./lib/proxy.mjs";
 import { start } from "./lib/script.mjs";
 import { open, readAll } from "./lib/sse.mjs";
 import { inTmux, noTmux, terminal } from "./lib/terminal.mjs";
+import { becomes } from "./lib/wait.mjs";
 
 const parsed = (stdout) => stdout.trimEnd().split("\n").map((line) => JSON.parse(line));
 /** Compares the program's output with the events of a client. */
@@ -79,14 +81,14 @@ describe("the demo", () => {
     const unknown = await terminal(["watch", `${demo.url}/nobody`]);
     assert.deepEqual([unknown.code, unknown.stdout], [5, ""]);
     const id = await startRun(demo.url);
-    const limited = await terminal(["watch", `${demo.url}/${id}`, "--timeout", "1500ms"]);
+    const limited = await terminal(["watch", `${demo.url}/${id}`, "--timeout", "4s"]);
     assert.equal(limited.code, 6);
     assert.match(limited.stderr, /the run goes on/);
   });
 
   test("a live tree in terminals of any size, down to the end", { skip: noTmux }, async () => {
     for (const [columns, rows] of [[80, 24], [40, 10], [200, 60]]) {
-      const id = await startRun(demo.url, { params: { workMs: 300 } });
+      const id = await startRun(demo.url, { params: { workMs: 1000 } });
       const tmux = inTmux(["watch", `${demo.url}/${id}`], { columns, rows });
       try {
         await tmux.until(/ \d+ %/);
@@ -97,9 +99,10 @@ describe("the demo", () => {
         for (const line of waiting) assert.ok([...line].length <= columns);
         // After a change of the terminal's size nothing is left of the old picture.
         tmux.resize(columns - 8, rows);
+        const shown = () => tmux.screen().filter((line) => line.includes("wait for approval")).length;
+        await becomes(shown, 1, "lines of the wait");
         await new Promise((resolve) => setTimeout(resolve, 400));
-        const narrower = tmux.screen().filter((line) => line.includes("wait for approval"));
-        assert.equal(narrower.length, 1, tmux.screen().join("\n"));
+        assert.equal(shown(), 1, tmux.screen().join("\n"));
         assert.equal((await terminal(["send", `${demo.url}/${id}`, "waiting"])).code, 0);
         const ended = await tmux.until(/exit code \d+/);
         assert.ok(ended.includes("exit code 0"), ended.join("\n"));
@@ -198,8 +201,9 @@ describe("over TLS", { skip: spawnSync("openssl", ["version"]).status === 0 ? fa
 describe("the axum example", () => {
   test("a killed and restarted server is not the end", async () => {
     const env = { DATA_DIR: dataFolder() };
-    let server = await serveAxum(env);
-    const { port } = new URL(server.url);
+    // A port that nobody else gets while the server is down.
+    const port = await freePort();
+    let server = await serveAxum({ ...env, PORT: port });
     const say = (text, more = "") => fetch(`${server.url}/room?type=note${more}`, { method: "POST", body: text });
     await say("first");
     const watching = terminal(["watch", `${server.url}/room`, "--json"]);

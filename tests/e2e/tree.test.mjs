@@ -166,7 +166,7 @@ test("an object that is full notices who has left, and has room again", async ()
     return !root || root[0] < 2;
   };
   while (!(await room())) {
-    assert.ok(Date.now() - start < 14_000, JSON.stringify(await tree(run)));
+    assert.ok(Date.now() - start < 28_000, JSON.stringify(await tree(run)));
     const asking = await run.open();
     await new Promise((resolve) => setTimeout(resolve, 1_000));
     asking.close();
@@ -174,7 +174,7 @@ test("an object that is full notices who has left, and has room again", async ()
 });
 
 test("when viewers leave, no object follows any more", async () => {
-  const waits = Array.from({ length: 30 }, (_, index) => ({ wait: { name: `n${index}`, type: `n${index}` } }));
+  const waits = Array.from({ length: 60 }, (_, index) => ({ wait: { name: `n${index}`, type: `n${index}` } }));
   const run = await startRun({ more: waits });
   const viewers = await crowd(run);
   await Promise.all(viewers.map((viewer) => viewer.until(isTold)));
@@ -186,7 +186,7 @@ test("when viewers leave, no object follows any more", async () => {
     assert.ok(written < waits.length, JSON.stringify(await tree(run)));
     await run.event(`n${written}`);
     written += 1;
-    await new Promise((resolve) => setTimeout(resolve, 100));
+    await new Promise((resolve) => setTimeout(resolve, 250));
   }
   // An object with a relay that follows it cannot be evicted.
   await server.evict("CrowdEvents", `crowd/${run.id}`);

@@ -109,8 +109,8 @@ tests! {
     async fn a_long_pause_is_an_error_that_says_what_may_have_happened() {
         let server = Server::forgetful();
         let config = RedisConfig::new()
-            .timeout(Duration::from_millis(200))
-            .patience(Duration::from_millis(200));
+            .timeout(Duration::from_secs(1))
+            .patience(Duration::from_secs(1));
         let client = RedisClient::with_config(&server.url(), config).unwrap();
         let target = target(&client);
         append(&target, &["1"]).await;
@@ -119,7 +119,7 @@ tests! {
         let viewing = tokio::spawn(async move { next(&mut viewer).await });
 
         while !server.is_watched() {}
-        server.say(&["CLIENT", "PAUSE", "2000", "ALL"]);
+        server.say(&["CLIENT", "PAUSE", "60000", "ALL"]);
         let batch = vec![NewEvent::new("event", "2").unwrap()];
         let error = target.store().append(batch).await.unwrap_err();
         assert_eq!(error.kind(), RedisErrorKind::TimedOut, "{error:?}");
@@ -143,7 +143,7 @@ tests! {
     async fn a_server_that_hangs_is_noticed_while_nothing_is_asked() {
         let server = Server::forgetful();
         let config = RedisConfig::new()
-            .timeout(Duration::from_millis(200))
+            .timeout(Duration::from_secs(1))
             .check_interval(Duration::from_millis(100));
         let watching = target(&RedisClient::with_config(&server.url(), config).unwrap());
         let mut viewer = watching.subscribe(Cursor::Latest).await.unwrap();
@@ -151,7 +151,8 @@ tests! {
         while !server.is_watched() {}
         let before = server.list();
         server.signal("-STOP");
-        tokio::time::sleep(Duration::from_millis(600)).await;
+        // Many times what the client needs to notice it.
+        tokio::time::sleep(Duration::from_secs(6)).await;
         server.signal("-CONT");
         // This is a new connection, which announces again.
         append(&target(&client(&server)), &["1"]).await;

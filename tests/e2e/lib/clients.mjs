@@ -17,7 +17,7 @@ import { Parser } from "./sse.mjs";
 
 const RETRY_MS = 10;
 /** The time that a client gets to read a complete log. */
-const PATIENCE_MS = 20_000;
+const PATIENCE_MS = 60_000;
 /** After this many requests beyond the end, a client counts as one that never stops. */
 const OFTEN = 4;
 const TYPES = ["note", "message"];

@@ -3,6 +3,7 @@ import { spawn, spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
+import { PATIENCE_MS } from "./wait.mjs";
 
 const found = ["firefox-esr", "firefox"].map((name) => spawnSync("which", [name], { encoding: "utf8" }).stdout.trim()).find(Boolean);
 export const firefox = process.env.FIREFOX ?? found;
@@ -59,7 +60,7 @@ export async function visit(url) {
     return JSON.parse(result.value);
   };
   const until = async (expression) => {
-    for (let tries = 0; tries < 300; tries += 1) {
+    for (const deadline = performance.now() + PATIENCE_MS; performance.now() < deadline; ) {
       if (await evaluate(expression)) return;
       await new Promise((resolve) => setTimeout(resolve, 100));
     }
@@ -70,8 +71,16 @@ export async function visit(url) {
     goto,
     evaluate,
     until,
-    /** Clicks with the mouse on the middle of an element. */
+    /** Clicks with the mouse on the middle of an element, once it is visible and does not move. */
     async click(element) {
+      await evaluate(`(async () => {
+        const box = () => new Promise((resolve) => requestAnimationFrame(() => resolve(JSON.stringify((${element}).getBoundingClientRect()))));
+        for (let last = ""; ; ) {
+          const now = await box();
+          if (now === last && JSON.parse(now).width > 0) return;
+          last = now;
+        }
+      })()`);
       const { x, y } = await evaluate(`(({ x, y, width, height }) => ({ x: Math.round(x + width / 2), y: Math.round(y + height / 2) }))((${element}).getBoundingClientRect())`);
       const mouse = [{ type: "pointerMove", x, y }, { type: "pointerDown", button: 0 }, { type: "pointerUp", button: 0 }];
       await ask("input.performActions", { context, actions: [{ type: "pointer", id: "mouse", actions: mouse }] });

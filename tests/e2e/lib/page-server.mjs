@@ -50,8 +50,12 @@ class StoredRun {
     this.answers = [];
     this.snapshot = null;
     this.ended = false;
-    /** If set, every request except that of the page gets this status. */
+    /** If set, every request except that of the page gets this status; with `retryAfter`, and is told to wait for so many seconds. */
     this.refuse = null;
+    this.retryAfter = null;
+    /** Is called with the number of each request of the snapshot, which waits for it. @type {((number: number) => any) | null} */
+    this.beforeSnapshot = null;
+    this.snapshotsAsked = 0;
     this.session = null;
   }
 
@@ -88,7 +92,7 @@ async function answer(runs, request, response) {
   if (wantsPage) return send(response, 200, "text/html; charset=utf-8", html(id, run ? { ...run.options, snapshot: run.options.snapshot || run.snapshot !== null } : { snapshot: true }), { "content-security-policy": POLICY });
   if (!run) return send(response, 404, "text/plain", "unknown");
   if (second === "session") return session(run, await body(request), response);
-  if (run.refuse !== null) return send(response, run.refuse, "text/plain", "no");
+  if (run.refuse !== null) return send(response, run.refuse, "text/plain", "no", run.retryAfter === null ? {} : { "retry-after": run.retryAfter });
   if (run.options.session && run.session === null) return send(response, 401, "text/plain", "no");
   if (second === "event") {
     const sent = JSON.parse(await body(request));
@@ -99,7 +103,8 @@ async function answer(runs, request, response) {
   }
   if (second === undefined) {
     if (run.snapshot === null) return send(response, 406, "text/plain", "no snapshot");
-    await new Promise((resolve) => setTimeout(resolve, run.slow?.shift() ?? 0));
+    run.snapshotsAsked += 1;
+    await run.beforeSnapshot?.(run.snapshotsAsked);
     run.snapshotText ??= new WeakMap();
     if (!run.snapshotText.has(run.snapshot)) run.snapshotText.set(run.snapshot, JSON.stringify(run.snapshot));
     return send(response, 200, "application/json", run.snapshotText.get(run.snapshot));

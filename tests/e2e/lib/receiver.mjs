@@ -1,8 +1,8 @@
 // A receiver of traces that behaves as a test wants, and rotel, a real one.
 import { spawn } from "node:child_process";
 import { createServer } from "node:http";
-import { createServer as createSocket } from "node:net";
 import path from "node:path";
+import { freePort } from "./ports.mjs";
 
 /**
  * Starts a receiver. `behave` decides about each request: it returns `{ status, headers, body }`, or a promise of it,
@@ -88,14 +88,4 @@ function parse(output) {
         events: [...text.matchAll(/^SpanEvent #\d+\n *-> Name: (.*)$/gm)].map((match) => match[1]),
       };
     });
-}
-
-function freePort() {
-  const server = createSocket();
-  return new Promise((resolve) => {
-    server.listen(0, "127.0.0.1", () => {
-      const { port } = server.address();
-      server.close(() => resolve(port));
-    });
-  });
 }

@@ -5,6 +5,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import net from "node:net";
 import { tmpdir } from "node:os";
 import path from "node:path";
+import { freePort } from "./ports.mjs";
 
 const isThere = spawnSync("redis-server", ["--version"]).status === 0;
 
@@ -87,15 +88,6 @@ class Redis {
     if (ids.length > 0) await this.say("CLIENT", "KILL", "ID", ids[Math.floor(random() * ids.length)]);
     return ids.length > 0;
   }
-}
-
-function freePort() {
-  return new Promise((resolve) => {
-    const server = net.createServer().listen(0, "127.0.0.1", () => {
-      const { port } = server.address();
-      server.close(() => resolve(port));
-    });
-  });
 }
 
 // If the test is killed, its servers end too.

@@ -2,6 +2,7 @@
 import { spawn, spawnSync } from "node:child_process";
 import path from "node:path";
 import { at } from "../../../scripts/lib/run.mjs";
+import { PATIENCE_MS } from "./wait.mjs";
 
 const target = process.env.CARGO_TARGET_DIR ?? at("target");
 export const TERMINAL = path.join(target, "debug/ssetarget");
@@ -69,7 +70,7 @@ export function inTmux(args, { columns = 80, rows = 24, env = {} } = {}) {
   const screen = () => tmux("capture-pane", "-p", "-t", "it").split("\n").map((line) => line.trimEnd());
   return {
     screen,
-    async until(pattern, milliseconds = 30_000) {
+    async until(pattern, milliseconds = PATIENCE_MS) {
       for (const end = Date.now() + milliseconds; ; ) {
         const lines = screen();
         if (pattern.test(lines.join("\n"))) return lines;

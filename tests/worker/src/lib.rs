@@ -82,8 +82,9 @@ ssetarget::export_workflow_events!(
 ssetarget::export_workflow_events!(
     BriefEvents,
     WorkflowEventsConfig::new()
-        .retention(Duration::from_secs(1))
-        .ids_retention(Duration::from_secs(10))
+        // Tests do something before each of them is over, on busy machines too.
+        .retention(Duration::from_secs(4))
+        .ids_retention(Duration::from_secs(20))
 );
 
 ssetarget::export_workflow_events!(

@@ -1,6 +1,6 @@
 // The servers of the soak. Some are killed and started again; the others live as long as the soak, and are measured.
-import net from "node:net";
 import { dataFolder, serveAxum } from "../axum.mjs";
+import { freePort } from "../ports.mjs";
 import { startRedis } from "../redis.mjs";
 import { serve } from "../wrangler.mjs";
 import { heapOf, runtimeOf, usage } from "./memory.mjs";
@@ -9,7 +9,7 @@ import { within } from "./viewer.mjs";
 /** Starts all of them. Resolves to `{ workers, axums, redis, measured, stop }`. */
 export async function startPlaces() {
   const redis = await startRedis();
-  const ports = await freePorts(2);
+  const ports = [await freePort(), await freePort()];
   const [direct, hibernating, killed] = await Promise.all([
     worker({ TRANSPORT: "direct" }, ports[0]),
     worker({ TRANSPORT: "hibernating" }, ports[1]),
@@ -84,12 +84,4 @@ class Axum {
   kill() {
     return this.#server.kill();
   }
-}
-
-/** All at once: one that is free again might be given a second time. */
-async function freePorts(count) {
-  const servers = Array.from({ length: count }, () => net.createServer().listen(0, "127.0.0.1"));
-  const ports = await Promise.all(servers.map((server) => new Promise((resolve) => server.once("listening", () => resolve(server.address().port)))));
-  await Promise.all(servers.map((server) => new Promise((resolve) => server.close(resolve))));
-  return ports;
 }
