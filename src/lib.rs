@@ -55,6 +55,7 @@
 //! | `otlp` | no | the `otlp` module: logs as traces of OpenTelemetry; with `cloudflare` each run is exported when it ends, with `http` `Sse::otlp` answers `GET` |
 //! | `index` | no | with `cloudflare`: `export_run_index!`, an object that lists all runs of a workflow, and those of a tag, live |
 //! | `relays` | no | with `cloudflare`: viewers past 500 of a run are served by relays |
+//! | `snapshots` | no | with `cloudflare`: `RunRoutes::snapshots`, the run as it stands, as JSON |
 //! | `hibernation` | no | with `cloudflare`: `Transport::Hibernating` |
 //! | `redis` | no | `store::redis`: logs in Redis, over tokio, or over a Worker's sockets with `cloudflare` |
 //! | `rusqlite` | no | `SqliteEventStore::open`: a durable log in an SQLite file, for one process; not for wasm32 |

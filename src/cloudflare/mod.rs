@@ -112,6 +112,9 @@ pub use self::index::{InvalidTags, RunIndexNamespace, serve_runs, serve_runs_sse
 #[cfg(all(feature = "cloudflare", feature = "otlp"))]
 #[doc(inline)]
 pub use self::worker::serve_otlp;
+#[cfg(feature = "snapshots")]
+#[doc(inline)]
+pub use self::worker::serve_snapshot;
 #[cfg(all(feature = "cloudflare", feature = "index"))]
 #[doc(inline)]
 pub use self::worker::serve_tagged;
@@ -125,7 +128,7 @@ pub use self::{
     worker::{
         Answers, InstanceSse, ObjectFactLog, ObjectFactLogError, ObjectFactLogErrorKind, RunRoutes,
         Transport, WatchedRun, WorkflowEventsNamespace, WorkflowRunStep, serve_instance_sse,
-        serve_log, serve_merged, serve_snapshot, serve_sse,
+        serve_log, serve_merged, serve_sse,
     },
 };
 

@@ -157,6 +157,7 @@ impl StreamRequest {
 }
 
 /// A request for the snapshot of a run.
+#[cfg_attr(not(feature = "snapshots"), allow(dead_code))]
 pub(super) struct SnapshotCall {
     pub(super) id: String,
     pub(super) workflow: String,
@@ -171,10 +172,12 @@ pub(super) struct SnapshotCall {
 /// names have none.
 const SNAPSHOT: &str = "snapshot";
 /// The header of the answer if the run has ended.
+#[cfg_attr(not(feature = "snapshots"), allow(dead_code))]
 pub(super) const ENDED: &str = "ssetarget-ended";
 
 impl SnapshotCall {
     /// Writes the request for the object.
+    #[cfg(feature = "snapshots")]
     pub(super) fn to_object_request(&self) -> ObjectRequest {
         let names = format!("{}/{}", self.workflow, self.id);
         let mut request = ObjectRequest::new(if self.head { "HEAD" } else { "GET" });

@@ -13,7 +13,7 @@ mod event_step;
 mod feed;
 mod reconcile;
 mod snapshot;
-#[cfg(any(feature = "http", feature = "cloudflare"))]
+#[cfg(any(feature = "http", feature = "snapshots"))]
 pub(crate) mod snapshot_cache;
 mod view;
 

@@ -126,7 +126,7 @@ impl RunSnapshot {
     }
 
     /// Returns the JSON of [`new`](Self::new), without making the tree in memory.
-    #[cfg(any(feature = "http", feature = "cloudflare"))]
+    #[cfg(any(feature = "http", feature = "snapshots"))]
     pub(crate) fn json(
         view: &RunView,
         id: &str,

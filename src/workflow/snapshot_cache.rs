@@ -28,7 +28,7 @@ pub(crate) struct SnapshotRequest<'a> {
 /// The answer to such a request.
 #[derive(Clone, Debug)]
 #[cfg_attr(
-    not(feature = "cloudflare"),
+    not(feature = "snapshots"),
     allow(dead_code, reason = "only an object uses `has_ended`")
 )]
 pub(crate) enum SnapshotAnswer {
@@ -172,7 +172,7 @@ impl SnapshotCache {
     }
 
     /// Drops the JSON, which is out of date after an append.
-    #[cfg(feature = "cloudflare")]
+    #[cfg(feature = "snapshots")]
     pub(crate) fn drop_json(&mut self) {
         self.json = None;
     }

@@ -345,7 +345,7 @@ impl RunView {
     }
 
     /// Moves past an event that is not applied.
-    #[cfg(any(feature = "http", feature = "cloudflare"))]
+    #[cfg(any(feature = "http", feature = "snapshots"))]
     pub(crate) fn pass(&mut self, id: EventId) {
         self.cursor = self.cursor.max(Some(id));
     }
@@ -364,7 +364,7 @@ impl RunView {
     }
 
     /// Returns the approximate number of bytes of memory that it takes.
-    #[cfg(any(feature = "http", feature = "cloudflare"))]
+    #[cfg(any(feature = "http", feature = "snapshots"))]
     pub(crate) fn weight(&self) -> usize {
         let tasks = self.tasks.iter().map(TaskView::weight);
         tasks.sum::<usize>() + size_of::<Self>() + self.error.as_ref().map_or(0, String::len)
@@ -738,7 +738,7 @@ impl TaskView {
         task
     }
 
-    #[cfg(any(feature = "http", feature = "cloudflare"))]
+    #[cfg(any(feature = "http", feature = "snapshots"))]
     fn weight(&self) -> usize {
         /// The bytes of a task in the index.
         const INDEXED: usize = 48;
@@ -784,13 +784,13 @@ fn restarted_run(data: &str) -> Option<u32> {
     Some(restarted.run)
 }
 
-#[cfg(any(feature = "http", feature = "cloudflare"))]
+#[cfg(any(feature = "http", feature = "snapshots"))]
 fn pair_weight((name, value): (&String, &Value)) -> usize {
     name.len() + weight_of(value)
 }
 
 /// Returns the approximate number of bytes of memory that a value takes. It is only as deep as JSON readers allow.
-#[cfg(any(feature = "http", feature = "cloudflare"))]
+#[cfg(any(feature = "http", feature = "snapshots"))]
 fn weight_of(value: &Value) -> usize {
     size_of::<Value>()
         + match value {

@@ -61,6 +61,10 @@ test("the Worker of the README is small, with the page and without", { timeout: 
   const text = await readFile(code, "utf8");
   assert.ok(text.includes(".page().snapshots()"));
   await writeFile(code, text.replace(".page().snapshots()", ""));
+  const manifest = path.join(folder, "Cargo.toml");
+  const features = await readFile(manifest, "utf8");
+  assert.ok(features.includes(', "snapshots"'));
+  await writeFile(manifest, features.replace(', "snapshots"', ""));
   // Not under the running server.
   await server.stop();
   server = undefined;

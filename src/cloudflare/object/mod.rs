@@ -60,8 +60,13 @@ mod remote_log;
 mod revoked;
 #[cfg(feature = "cloudflare")]
 mod settle;
-#[cfg(feature = "cloudflare")]
+#[cfg(all(feature = "cloudflare", not(feature = "snapshots")))]
+#[path = "no_snapshot.rs"]
 mod snapshot;
+#[cfg(feature = "snapshots")]
+mod snapshot;
+#[cfg(feature = "cloudflare")]
+mod stored;
 #[cfg(feature = "cloudflare")]
 mod watched;
 

@@ -24,6 +24,7 @@ mod serve_log;
 mod serve_merged;
 #[cfg(feature = "otlp")]
 mod serve_otlp;
+#[cfg(feature = "snapshots")]
 mod serve_snapshot;
 #[cfg(feature = "index")]
 mod serve_tagged;
@@ -46,6 +47,7 @@ pub use self::serve_log::serve_log;
 pub use self::serve_merged::serve_merged;
 #[cfg(feature = "otlp")]
 pub use self::serve_otlp::serve_otlp;
+#[cfg(feature = "snapshots")]
 pub use self::serve_snapshot::serve_snapshot;
 #[cfg(feature = "index")]
 pub use self::serve_tagged::serve_tagged;

@@ -17,7 +17,7 @@ use super::routes::DurableStreamRoute;
 use super::routes::TraceRoute;
 use super::routes::{
     Answers, AssetsRoute, Call, DeleteRoute, EventsRoute, InstanceRoute, MergedRoute, PageRoute,
-    Route, SnapshotRoute, has,
+    Route, has,
 };
 use super::serve_instance::InstanceSse;
 use crate::access::{Access, AccessRequest, Grant, Permission};
@@ -36,7 +36,7 @@ use crate::run_path::{self, RunPath};
 /// | `GET /sse?tag=<tag>` | `merged_by_tag`, with the feature `index` | the events of all runs with a tag in one stream |
 /// | `GET /runs`, `GET /runs/sse` | `runs`, with the feature `index` | the list of all runs, and what changes in it |
 /// | `GET /<id>`, for browsers | [`page`](Self::page) | the live page of the run; its files are at `GET /ssetarget/<file>` |
-/// | `GET /<id>`, for programs | [`snapshots`](Self::snapshots) | the run as it stands, as JSON: see [`serve_snapshot`](super::serve_snapshot) |
+/// | `GET /<id>`, for programs | `snapshots`, with the feature `snapshots` | the run as it stands, as JSON |
 /// | `POST /<id>/event` | [`answers`](Self::answers) | sends an event that the run waits for |
 /// | `POST /<id>/session` | `links` | gives a browser a cookie for the token of a link |
 /// | `GET /<id>/stream` | `durable_streams`, with the feature `durable-streams` | the run's events in the Durable Streams protocol |
@@ -52,7 +52,7 @@ use crate::run_path::{self, RunPath};
 ///
 /// async fn fetch(request: Request, env: Env) -> worker::Result<Response> {
 ///     let events = WorkflowEventsNamespace::from_env(&env, "WORKFLOW_EVENTS", "order")?;
-///     let runs = RunRoutes::new(events).prefix("/orders").page().snapshots();
+///     let runs = RunRoutes::new(events).prefix("/orders").page();
 ///     if let Some(response) = runs.serve(&request).await? {
 ///         return Ok(response);
 ///     }
@@ -171,11 +171,12 @@ impl RunRoutes {
         self
     }
 
-    /// Serves snapshots of the runs, as JSON, at `/<id>`: see [`serve_snapshot`](super::serve_snapshot).
-    /// Default: they are not served.
+    /// Serves snapshots of the runs, as JSON, at `/<id>` (feature `snapshots`): see
+    /// [`serve_snapshot`](super::serve_snapshot). Default: they are not served.
+    #[cfg(feature = "snapshots")]
     #[must_use]
     pub fn snapshots(self) -> Self {
-        self.with(SnapshotRoute)
+        self.with(super::routes::SnapshotRoute)
     }
 
     /// Serves the platform's own log of a run at `/<id>/instance/sse`: see

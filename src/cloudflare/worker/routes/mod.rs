@@ -15,6 +15,7 @@ mod page;
 mod runs;
 #[cfg(feature = "links")]
 mod session;
+#[cfg(feature = "snapshots")]
 mod snapshot;
 #[cfg(feature = "index")]
 mod tagged;
@@ -38,6 +39,7 @@ pub(super) use self::page::{AssetsRoute, PageRoute};
 pub(super) use self::runs::{RunsAssetsRoute, RunsRoute};
 #[cfg(feature = "links")]
 pub(super) use self::session::SessionRoute;
+#[cfg(feature = "snapshots")]
 pub(super) use self::snapshot::SnapshotRoute;
 #[cfg(feature = "index")]
 pub(super) use self::tagged::TaggedRoute;
