@@ -24,7 +24,11 @@ use std::rc::Rc;
 /// assert_eq!(parse("").unwrap_err().message(), "there is no number");
 /// assert_eq!(parse("x").unwrap_err().message(), "invalid digit found in string");
 /// ```
-pub struct StepError {
+pub struct StepError(Box<Parts>);
+
+/// Behind a pointer, since an error comes through many futures and results, and each would have room for it and
+/// code that moves it.
+struct Parts {
     kind: StepErrorKind,
     message: String,
     source: Option<Box<dyn Error>>,
@@ -65,12 +69,27 @@ impl StepError {
 
     /// Returns an error of this kind with this message.
     pub fn with_kind(kind: StepErrorKind, message: impl Into<String>) -> Self {
-        Self {
+        Self::of_message(kind, message.into())
+    }
+
+    #[inline(never)]
+    fn of_message(kind: StepErrorKind, message: String) -> Self {
+        Self(Box::new(Parts {
             kind,
-            message: message.into(),
+            message,
             source: None,
             thrown: None,
-        }
+        }))
+    }
+
+    #[inline(never)]
+    fn of_error(error: Box<dyn Error>) -> Self {
+        let kind = if error.is::<NonRetryableError>() {
+            StepErrorKind::NonRetryable
+        } else {
+            StepErrorKind::Failed
+        };
+        Self::of_message(kind, chain(&*error)).with_source(error)
     }
 
     /// Converts a boxed error of any type: `.map_err(StepError::from_box)?`.
@@ -83,97 +102,86 @@ impl StepError {
     /// Sets the object that the platform threw.
     #[must_use]
     pub fn with_thrown(mut self, thrown: Rc<dyn Any>) -> Self {
-        self.thrown = Some(thrown);
+        self.0.thrown = Some(thrown);
         self
     }
 
     /// Sets the error that this one came from. The message stays as it is.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Box<dyn Error>>) -> Self {
-        self.source = Some(source.into());
+        self.0.source = Some(source.into());
         self
     }
 
     /// Returns the error's consequence for the run.
     #[must_use]
     pub fn kind(&self) -> StepErrorKind {
-        self.kind
+        self.0.kind
     }
 
     /// Returns whether something took longer than its timeout, such as a wait for an event that did not
     /// come.
     #[must_use]
     pub fn is_timeout(&self) -> bool {
-        self.kind == StepErrorKind::TimedOut
+        self.0.kind == StepErrorKind::TimedOut
     }
 
     /// Returns whether this lifetime of the run ends, which is not a failure: see [`StepErrorKind::Suspended`] and
     /// [`StepErrorKind::Reset`].
     #[must_use]
     pub fn is_suspended(&self) -> bool {
-        matches!(self.kind, StepErrorKind::Suspended | StepErrorKind::Reset)
+        matches!(self.0.kind, StepErrorKind::Suspended | StepErrorKind::Reset)
     }
 
     /// Changes the kind. The message, the source and the platform's object stay.
     pub fn of_kind(mut self, kind: StepErrorKind) -> Self {
-        self.kind = kind;
+        self.0.kind = kind;
         self
     }
 
     /// Returns the message.
     #[must_use]
     pub fn message(&self) -> &str {
-        &self.message
+        &self.0.message
     }
 
     /// Returns the error that this was made from, `None` if it came from the platform.
     #[must_use]
     pub fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.source.as_deref()
+        self.0.source.as_deref()
     }
 
     /// Returns the error that this was made from, by value.
     #[must_use]
     pub fn into_source(self) -> Option<Box<dyn Error>> {
-        self.source
+        self.0.source
     }
 
     /// Returns the object that the platform threw, `None` if the error did not come from it.
     #[must_use]
     pub fn thrown(&self) -> Option<&Rc<dyn Any>> {
-        self.thrown.as_ref()
+        self.0.thrown.as_ref()
     }
 }
 
 // Not from `E: Error`, which would leave out strings and `anyhow::Error`.
 impl<E: Into<Box<dyn Error>>> From<E> for StepError {
     fn from(error: E) -> Self {
-        let error = error.into();
-        let kind = if error.is::<NonRetryableError>() {
-            StepErrorKind::NonRetryable
-        } else {
-            StepErrorKind::Failed
-        };
-        Self {
-            kind,
-            message: chain(&*error),
-            source: Some(error),
-            thrown: None,
-        }
+        Self::of_error(error.into())
     }
 }
 
 impl fmt::Display for StepError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
+        f.write_str(&self.0.message)
     }
 }
 
 impl fmt::Debug for StepError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StepError")
-            .field("kind", &self.kind)
-            .field("message", &self.message)
+            .field("kind", &self.0.kind)
+            .field("message", &self.0.message)
             .finish_non_exhaustive()
     }
 }
