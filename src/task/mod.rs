@@ -129,13 +129,56 @@ pub(crate) enum Form {
 /// Counts the tasks of one lifetime in call order, as the engine does.
 #[derive(Debug, Default)]
 pub(crate) struct TaskCounter {
-    counts: HashMap<(Form, String), u32>,
+    counts: Numbers,
+}
+
+impl Form {
+    fn letter(self) -> char {
+        match self {
+            Self::Step(Kind::Do) => 'd',
+            Self::Step(Kind::Sleep) => 's',
+            Self::Step(Kind::SleepUntil) => 'u',
+            Self::Step(Kind::WaitForEvent) => 'e',
+            Self::Step(Kind::Workflow) => 'w',
+            Self::Group => 'g',
+        }
+    }
+}
+
+/// Numbers, by names. Everything that is counted by name is counted in these, so that a Worker has the code of one map.
+#[derive(Debug, Default)]
+pub(crate) struct Numbers(HashMap<String, u32>);
+
+impl Numbers {
+    /// Returns the number of this name, if it has one.
+    #[inline(never)]
+    pub(crate) fn get(&self, name: &str) -> Option<u32> {
+        self.0.get(name).copied()
+    }
+
+    /// Returns the number of this name, at first 0.
+    #[inline(never)]
+    pub(crate) fn of(&mut self, name: String) -> &mut u32 {
+        self.0.entry(name).or_default()
+    }
+
+    /// Subtracts 1, and removes the name at 0.
+    #[inline(never)]
+    pub(crate) fn take_one(&mut self, name: &str) {
+        if let Some(number) = self.0.get_mut(name) {
+            *number = number.saturating_sub(1);
+            if *number == 0 {
+                self.0.remove(name);
+            }
+        }
+    }
 }
 
 impl TaskCounter {
     pub(crate) fn next(&mut self, form: Form, name: &str) -> Task {
         let name = cut(name);
-        let count = self.counts.entry((form, name.clone())).or_default();
+        // Names of different forms are different, since the form is of fixed length.
+        let count = self.counts.of(format!("{}{name}", form.letter()));
         *count += 1;
         Task {
             id: TaskId::new(&name, *count, form),

@@ -1,7 +1,7 @@
 //! Sends facts to the log: in order, in batches, and again after failures.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 use std::future::{Future, pending};
 use std::pin::pin;
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::event_step::{Asked, Dispatch, Fact, Flush};
 use crate::clock::SteadyClock;
 use crate::event::NewEvent;
-use crate::task::{Redact, TaskId, attempt_failed_key, report_key, split_report_key};
+use crate::task::{Numbers, Redact, TaskId, attempt_failed_key, report_key, split_report_key};
 
 /// Sends facts to a [`FactLog`] in the order they were dispatched, a batch at a time.
 ///
@@ -245,7 +245,7 @@ impl Default for DispatchConfig {
 const BATCH_EVENTS: usize = 500;
 const BATCH_BYTES: usize = 512 * 1024;
 /// The most reports of one attempt that wait to be sent.
-const QUEUED_REPORTS: usize = 64;
+const QUEUED_REPORTS: u32 = 64;
 /// The most bytes of facts remembered in case they turn out to belong to another run. The platform
 /// allows 25,000 steps, which are about 50,000 facts of 350 bytes.
 const HISTORY_BYTES: usize = 16 * 1024 * 1024;
@@ -318,8 +318,8 @@ struct State {
 #[derive(Default)]
 struct Queue {
     entries: VecDeque<Queued>,
-    /// The number of reports here, by attempt.
-    reports: HashMap<(TaskId, u32), usize>,
+    /// The number of reports here, by [attempt](attempt_of).
+    reports: Numbers,
 }
 
 enum Queued {
@@ -358,9 +358,10 @@ struct Run {
 /// The facts that the log has, or will have once the outgoing ones are stored.
 #[derive(Default)]
 struct Known {
-    keys: HashSet<String>,
+    /// The keys, each with 0, but for those of reports.
+    keys: Numbers,
     /// The greatest number of a report, by the part of the key before the number.
-    reports: HashMap<String, u32>,
+    reports: Numbers,
 }
 
 /// What this lifetime has dispatched, in order.
@@ -369,8 +370,8 @@ struct History {
     facts: VecDeque<Remembered>,
     bytes: usize,
     report_bytes: usize,
-    /// The number of reports here, by attempt.
-    reports: HashMap<(TaskId, u32), usize>,
+    /// The number of reports here, by [attempt](attempt_of).
+    reports: Numbers,
 }
 
 #[derive(Clone)]
@@ -603,7 +604,8 @@ impl<L: FactLog, R: Runtime> Shared<L, R> {
                 break;
             }
             self.runtime.warn(&format!(
-                "the event log failed, trying again in {backoff:?}: {error}"
+                "the event log failed, trying again in {} ms: {error}",
+                milliseconds(backoff)
             ));
             self.pause(backoff).await;
             backoff = (backoff * 2).min(LAST_BACKOFF);
@@ -690,7 +692,10 @@ impl<L: FactLog, R: Runtime> Shared<L, R> {
         let answered = self.within(Box::pin(async { result = Some(call.await) }));
         match answered.await.then_some(result).flatten() {
             Some(result) => result.map_err(|error| error.to_string()),
-            None => Err(format!("no answer in {:?}", self.config.call_timeout)),
+            None => Err(format!(
+                "no answer in {} ms",
+                milliseconds(self.config.call_timeout)
+            )),
         }
     }
 
@@ -719,6 +724,11 @@ impl<L: FactLog, R: Runtime> Shared<L, R> {
         state.hurry = None;
         state.hurried = false;
     }
+}
+
+/// For messages: writing a `Duration` would be code for its fractions.
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 enum Sent {
@@ -972,7 +982,7 @@ impl Queue {
     /// Adds an entry. If too many reports of an attempt wait, the newest that waits is replaced.
     fn push(&mut self, queued: Queued) {
         if let Some((task, attempt)) = report_of(&queued) {
-            let count = self.reports.entry((task.clone(), attempt)).or_default();
+            let count = self.reports.of(attempt_of(task, attempt));
             if *count < QUEUED_REPORTS {
                 *count += 1;
             } else {
@@ -998,7 +1008,7 @@ impl Queue {
     fn pop(&mut self) -> Option<Queued> {
         let queued = self.entries.pop_front()?;
         if let Some((task, attempt)) = report_of(&queued) {
-            forget_one(&mut self.reports, (task.clone(), attempt));
+            self.reports.take_one(&attempt_of(task, attempt));
         }
         Some(queued)
     }
@@ -1011,13 +1021,9 @@ fn report_of(queued: &Queued) -> Option<(&TaskId, u32)> {
     }
 }
 
-fn forget_one(counts: &mut HashMap<(TaskId, u32), usize>, of: (TaskId, u32)) {
-    if let std::collections::hash_map::Entry::Occupied(mut count) = counts.entry(of) {
-        *count.get_mut() -= 1;
-        if *count.get() == 0 {
-            count.remove();
-        }
-    }
+/// Returns a name for the attempt of a task.
+fn attempt_of(task: &TaskId, attempt: u32) -> String {
+    format!("{attempt} {task}")
 }
 
 impl Run {
@@ -1031,7 +1037,7 @@ impl Run {
                 number,
             } => self.remember(event, Some((task, attempt, number)), outgoing),
             Fact::Live { ends } => {
-                let had_ended = ends.iter().any(|end| self.known.keys.contains(end));
+                let had_ended = ends.iter().any(|end| self.known.keys.get(end).is_some());
                 self.goes_on(had_ended || self.had_ended, outgoing);
             }
             Fact::Alive => self.goes_on(self.had_ended, outgoing),
@@ -1189,11 +1195,11 @@ impl Known {
     /// has counts as known: it is there, or was replaced by that one.
     fn has(&self, key: &str) -> bool {
         match split_report_key(key) {
-            None => self.keys.contains(key),
-            Some((of_try, number)) => self
-                .reports
-                .get(of_try)
-                .is_some_and(|greatest| number <= *greatest),
+            None => self.keys.get(key).is_some(),
+            Some((of_try, number)) => {
+                let greatest = self.reports.get(of_try);
+                greatest.is_some_and(|greatest| number <= greatest)
+            }
         }
     }
 
@@ -1203,15 +1209,10 @@ impl Known {
             return false;
         }
         match split_report_key(key) {
-            None => self.keys.insert(key.to_owned()),
-            Some((of_try, number)) => {
-                match self.reports.get_mut(of_try) {
-                    Some(greatest) => *greatest = number,
-                    None => drop(self.reports.insert(of_try.to_owned(), number)),
-                }
-                true
-            }
+            None => _ = self.keys.of(key.to_owned()),
+            Some((of_try, number)) => *self.reports.of(of_try.to_owned()) = number,
         }
+        true
     }
 }
 
@@ -1220,8 +1221,8 @@ impl FromIterator<String> for Known {
         let mut known = Self::default();
         for key in keys {
             match split_report_key(&key) {
-                None => drop(known.keys.insert(key)),
-                Some(_) => drop(known.insert(&key)),
+                None => _ = known.keys.of(key),
+                Some(_) => _ = known.insert(&key),
             }
         }
         known
@@ -1235,27 +1236,24 @@ impl History {
             None if !remembered.held && self.bytes + size > HISTORY_BYTES => return,
             None => self.bytes += size,
             Some((task, attempt, _)) => {
-                let of = (task.clone(), *attempt);
-                let count = self.reports.get(&of).copied().unwrap_or_default();
-                if count >= QUEUED_REPORTS {
-                    self.remove_newest_report(&of);
+                let of = attempt_of(task, *attempt);
+                if self.reports.get(&of) >= Some(QUEUED_REPORTS) {
+                    self.remove_newest_report(task, *attempt);
                 }
                 if !remembered.held && self.report_bytes + size > HISTORY_REPORT_BYTES {
                     return;
                 }
                 self.report_bytes += size;
-                *self.reports.entry(of).or_default() += 1;
+                *self.reports.of(of) += 1;
             }
         }
         self.facts.push_back(remembered);
     }
 
-    fn remove_newest_report(&mut self, of: &(TaskId, u32)) {
+    fn remove_newest_report(&mut self, task: &TaskId, attempt: u32) {
         let is_of = |remembered: &Remembered| {
-            remembered
-                .report
-                .as_ref()
-                .is_some_and(|(task, attempt, _)| *task == of.0 && *attempt == of.1)
+            let report = remembered.report.as_ref();
+            report.is_some_and(|(of, number, _)| of == task && *number == attempt)
         };
         if let Some(remembered) = self
             .facts
@@ -1264,7 +1262,7 @@ impl History {
             .and_then(|newest| self.facts.remove(newest))
         {
             self.report_bytes -= remembered.event.size();
-            forget_one(&mut self.reports, of.clone());
+            self.reports.take_one(&attempt_of(task, attempt));
         }
     }
 

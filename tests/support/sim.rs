@@ -1574,7 +1574,7 @@ impl Runtime for Sim {
     }
 
     fn warn(&self, message: &str) {
-        // "the event log failed, trying again in 100ms: refused"
+        // "the event log failed, trying again in 100 ms: refused"
         assert!(!message.is_empty());
     }
 }
