@@ -3,17 +3,16 @@
 use std::time::{Duration, SystemTime};
 
 use cloudflare_workflows::{Runtime, WorkersRuntime};
-use serde::{Deserialize, Serialize};
 use worker::durable::Storage;
 
 use super::error::to_worker;
 use super::events_object::EventsObject;
+use super::stored::Stored;
 use crate::clock;
 use crate::cloudflare::hop::Hop;
 use crate::cloudflare::request::StreamRequest;
 
 /// The generation of links that were revoked. Not stored for a run whose links were never revoked.
-#[derive(Serialize, Deserialize)]
 pub(super) struct Revoked {
     generation: u64,
     /// When, in milliseconds since 1970.
@@ -29,12 +28,22 @@ const KEPT: Duration = Duration::from_secs((30 * 24 + 1) * 60 * 60);
 impl Revoked {
     /// Returns the stored value.
     pub(super) async fn stored(storage: &Storage) -> worker::Result<Option<Self>> {
-        storage.get(KEY).await
+        let Some(stored) = Stored::get(storage, KEY).await? else {
+            return Ok(None);
+        };
+        match (stored.number("generation"), stored.number("time")) {
+            (Some(generation), Some(time)) => Ok(Some(Self { generation, time })),
+            _ => Err(Stored::unreadable(KEY)),
+        }
     }
 
     /// Stores it again, after the rest of the storage was deleted.
-    pub(super) async fn keep(self, storage: &Storage) -> worker::Result<()> {
-        storage.put(KEY, self).await
+    pub(super) async fn keep(&self, storage: &Storage) -> worker::Result<()> {
+        let fields = [
+            ("generation", (self.generation as f64).into()),
+            ("time", (self.time as f64).into()),
+        ];
+        Stored::put(storage, KEY, &fields).await
     }
 
     /// Returns how much longer it has to be kept.

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use cloudflare_workflows::{Runtime, WorkersRuntime, Workflow};
-use serde::{Deserialize, Serialize};
 use worker::Storage;
 
 use super::alarm_time::arm;
 use super::error::to_worker;
 use super::log::WorkflowLog;
+use super::stored::Stored;
 use crate::clock;
 use crate::cloudflare::instance_end::{instance_end, platform_log};
 use crate::cloudflare::sql::ObjectSql;
@@ -45,14 +45,12 @@ pub(super) async fn end_if_over(
 
 /// A pending question to the platform. Kept in storage, since an object without viewers does not stay in memory until
 /// its alarm.
-#[derive(Serialize, Deserialize)]
 pub(super) struct Pending {
     /// The object's name, which the object may not know in an alarm.
     pub(super) object: String,
     /// The number of times that the platform was asked.
     tries: u32,
     /// When it is to be asked, in milliseconds since 1970.
-    #[serde(default)]
     at: u64,
 }
 
@@ -76,7 +74,19 @@ impl Pending {
 
     /// Returns the stored question, if the platform is still to be asked.
     pub(super) async fn due(storage: &Storage) -> worker::Result<Option<Self>> {
-        storage.get(KEY).await
+        let Some(stored) = Stored::get(storage, KEY).await? else {
+            return Ok(None);
+        };
+        let tries = stored.number("tries");
+        let tries = tries.and_then(|tries| u32::try_from(tries).ok());
+        match (stored.text("object"), tries) {
+            (Some(object), Some(tries)) => Ok(Some(Self {
+                object,
+                tries,
+                at: stored.number("at").unwrap_or_default(),
+            })),
+            _ => Err(Stored::unreadable(KEY)),
+        }
     }
 
     /// Returns when the platform is to be asked, in milliseconds since 1970, if it is.
@@ -99,7 +109,12 @@ impl Pending {
         let delay = FIRST * 2_u32.pow(self.tries);
         self.tries += 1;
         self.at = clock::milliseconds(WorkersRuntime.now() + delay);
-        storage.put(KEY, self).await?;
+        let fields = [
+            ("object", self.object.into()),
+            ("tries", self.tries.into()),
+            ("at", (self.at as f64).into()),
+        ];
+        Stored::put(storage, KEY, &fields).await?;
         // Does not replace the alarm of a run that has ended in the meantime.
         if !log.state().map_err(to_worker)?.ended {
             arm(storage, delay).await?;
