@@ -1,8 +1,9 @@
 //! How long a viewer may go on watching. Runs in the object, and in the Worker if it makes the stream.
 
-use std::future::{Future, pending};
+use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use cloudflare_workflows::__private::sleep;
@@ -85,31 +86,25 @@ impl Permit {
     /// Returns a future that resolves when the permit is over, `None` if it never is.
     pub(super) fn over(&self) -> Option<LocalBoxFuture<'static, ()>> {
         let Grant { until, generation } = self.grant;
-        let revocable = self.links.clone().zip(generation);
-        let asked = self.asked.clone();
-        if until.is_none() && revocable.is_none() && asked.is_none() {
+        let mut ends: Vec<LocalBoxFuture<'static, ()>> = Vec::new();
+        if let Some(until) = until {
+            ends.push(Box::pin(reached(until, || WorkersRuntime.now(), sleep)));
+        }
+        if let Some((links, generation)) = self.links.clone().zip(generation) {
+            ends.push(Box::pin(async move { links.revoked(generation).await }));
+        }
+        if let Some(asked) = &self.asked {
+            ends.push(Box::pin(asked.clone()));
+        }
+        if ends.is_empty() {
             return None;
         }
-        Some(Box::pin(async move {
-            let ended = async {
-                match until {
-                    Some(until) => reached(until, || WorkersRuntime.now(), sleep).await,
-                    None => pending().await,
-                }
-            };
-            let revoked = async {
-                match revocable {
-                    Some((links, generation)) => links.revoked(generation).await,
-                    None => pending().await,
-                }
-            };
-            let asked = async {
-                match asked {
-                    Some(asked) => asked.await,
-                    None => pending().await,
-                }
-            };
-            select(pin!(ended), select(pin!(revoked), pin!(asked))).await;
-        }))
+        Some(Box::pin(poll_fn(move |context| {
+            let is_over = |end: &mut LocalBoxFuture<'_, ()>| end.as_mut().poll(context).is_ready();
+            match ends.iter_mut().any(is_over) {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            }
+        })))
     }
 }

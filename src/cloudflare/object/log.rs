@@ -155,7 +155,7 @@ impl<Q: Sql> WorkflowLog<Q> {
             generation,
             run,
             ended: store.is_closed()?,
-            facts: store.keys_but_older(&prefix, is_report_base)?,
+            facts: store.keys_but_older(&prefix, &is_report_base)?,
             rivals,
         }))
     }

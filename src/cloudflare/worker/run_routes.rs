@@ -65,11 +65,18 @@ use crate::run_path::{self, RunPath};
 pub struct RunRoutes {
     events: WorkflowEventsNamespace,
     prefix: String,
-    cors: Option<Cors>,
+    cors: Option<(Cors, WithCors)>,
     access: Option<Hook>,
     is_private: bool,
     routes: Vec<Rc<dyn Route>>,
 }
+
+/// The answer for pages of other origins. A pointer, so that only a Worker that calls [`cors`](RunRoutes::cors) has its code.
+type WithCors = for<'a> fn(
+    &'a Cors,
+    &'a web_sys::Request,
+    LocalBoxFuture<'a, worker::Result<Response>>,
+) -> LocalBoxFuture<'a, worker::Result<Response>>;
 
 type Hook = Rc<dyn Fn(&AccessRequest<'_>) -> LocalBoxFuture<'static, Permission>>;
 
@@ -97,7 +104,9 @@ impl RunRoutes {
     /// Lets pages of other origins ask, and answers their preflights. Default: none do.
     #[must_use]
     pub fn cors(mut self, cors: Cors) -> Self {
-        self.cors = Some(cors);
+        self.cors = Some((cors, |cors, request, response| {
+            Box::pin(with_cors(cors, request, response))
+        }));
         self
     }
 
@@ -253,22 +262,17 @@ impl RunRoutes {
                 return Ok(None);
             };
             let request = request.inner();
-            let response = async {
+            let response: LocalBoxFuture<'_, _> = Box::pin(async {
                 match self.admit(request, path, &routes).await {
                     Ok((route, admitted)) => route.serve(admitted.call(self, request, path)).await,
                     Err(refusal) => refuse_to(request, refusal),
                 }
-            };
+            });
             let response = match &self.cors {
-                Some(cors) => {
-                    let response: LocalBoxFuture<'_, _> = Box::pin(response);
-                    let with_cors: LocalBoxFuture<'_, _> =
-                        Box::pin(with_cors(cors, request, response));
-                    with_cors.await
-                }
-                None => response.await,
+                Some((cors, with_cors)) => with_cors(cors, request, response),
+                None => response,
             };
-            response.map(Some)
+            response.await.map(Some)
         })
     }
 
@@ -394,7 +398,10 @@ impl RunRoutes {
         let is_own = url
             .strip_prefix(&origin)
             .is_some_and(|rest| rest.starts_with('/'));
-        let is_listed = self.cors.as_ref().is_some_and(|cors| cors.lists(&origin));
+        let is_listed = self
+            .cors
+            .as_ref()
+            .is_some_and(|(cors, _)| cors.lists(&origin));
         !is_own && !is_listed && header("authorization").is_none()
     }
 }
@@ -438,7 +445,7 @@ impl fmt::Debug for RunRoutes {
         f.debug_struct("RunRoutes")
             .field("events", &self.events)
             .field("prefix", &self.prefix)
-            .field("cors", &self.cors)
+            .field("cors", &self.cors.as_ref().map(|(cors, _)| cors))
             .field("has_access", &self.access.is_some())
             .finish_non_exhaustive()
     }

@@ -158,27 +158,19 @@ impl<Q: Sql> SqliteEventStore<Q> {
     /// # Errors
     /// When SQLite fails.
     pub fn keys(&self, prefix: &str) -> Result<Vec<String>, SqliteError<Q::Error>> {
-        self.with_log(|log| {
-            if log.keys.is_none() && self.ends(log)?.closed {
-                // Not remembered: a log that has ended is seldom written.
-                return Ok(self.read_keys(log)?.all().behind(prefix));
-            }
-            Ok(self.known_keys(log)?.all().behind(prefix))
-        })
+        self.keys_but_older(prefix, &|_| false)
     }
 
     /// Returns whether the event with this key is kept.
     pub(crate) fn keeps_key(&self, key: String) -> Result<bool, SqliteError<Q::Error>> {
-        self.with_log(|log| {
-            let Some(oldest) = self.ends(log)?.oldest else {
-                return Ok(false);
-            };
-            let found = self.sql.exec(
-                "SELECT id FROM events WHERE id >= ?1 AND key = ?2 LIMIT 1",
-                &[integer(oldest.get()), SqlValue::Text(key)],
-            )?;
-            Ok(!found.is_empty())
-        })
+        let Some(oldest) = self.known_ends()?.oldest else {
+            return Ok(false);
+        };
+        let found = self.sql.exec(
+            "SELECT id FROM events WHERE id >= ?1 AND key = ?2 LIMIT 1",
+            &[integer(oldest.get()), SqlValue::Text(key)],
+        )?;
+        Ok(!found.is_empty())
     }
 
     /// Returns fewer keys than [`keys`](Self::keys): of keys that differ only in the number after
@@ -190,11 +182,11 @@ impl<Q: Sql> SqliteEventStore<Q> {
     pub(crate) fn keys_but_older(
         &self,
         prefix: &str,
-        only_newest: impl Fn(&str) -> bool,
+        only_newest: &dyn Fn(&str) -> bool,
     ) -> Result<Vec<String>, SqliteError<Q::Error>> {
         self.with_log(|log| {
             if log.keys.is_none() && self.ends(log)?.closed {
-                // Not remembered, see `keys`.
+                // Not remembered: a log that has ended is seldom written.
                 let keys = self.read_keys(log)?;
                 return Ok(keys.all().behind_but_older(prefix, only_newest));
             }

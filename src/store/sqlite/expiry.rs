@@ -16,11 +16,9 @@ impl<Q: Sql> SqliteEventStore<Q> {
     /// # Errors
     /// When SQLite fails.
     pub fn emptied(&self) -> Result<Option<SystemTime>, SqliteError<Q::Error>> {
-        self.with_log(|log| {
-            let ends = self.ends(log)?;
-            let is_emptied = ends.head.is_some() && ends.oldest.is_none();
-            Ok(is_emptied.then(|| clock::from_milliseconds(ends.time)))
-        })
+        let ends = self.known_ends()?;
+        let is_emptied = ends.head.is_some() && ends.oldest.is_none();
+        Ok(is_emptied.then(|| clock::from_milliseconds(ends.time)))
     }
 
     /// Removes the events up to and including this one, with their keys. No other event gets their

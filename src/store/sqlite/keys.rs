@@ -52,7 +52,7 @@ impl Keys {
 
     /// Returns the keys that begin with `prefix`, sorted as strings, without the prefix.
     pub(super) fn behind(&self, prefix: &str) -> Vec<String> {
-        self.behind_but_older(prefix, |_| false)
+        self.behind_but_older(prefix, &|_| false)
     }
 
     /// As [`behind`](Self::behind), but returns only the greatest number of a name for which
@@ -60,13 +60,13 @@ impl Keys {
     pub(super) fn behind_but_older(
         &self,
         prefix: &str,
-        only_newest: impl Fn(&str) -> bool,
+        only_newest: &dyn Fn(&str) -> bool,
     ) -> Vec<String> {
         let behind = |key: &str| key.strip_prefix(prefix).map(str::to_owned);
         let from = (Bound::Included(prefix), Bound::Unbounded);
         let plain = self.plain.range::<str, _>(from);
         let keys: Vec<_> = plain.map_while(|key| behind(key)).collect();
-        let mut numbered = BTreeSet::new();
+        let mut numbered = BTreeSet::<Arc<str>>::new();
         // The names that begin with the prefix, and the name that the prefix cuts in its number.
         let place = self.numbered.find(prefix).unwrap_or_else(|place| place);
         let names = self.numbered.0[place..].iter();
@@ -83,8 +83,8 @@ impl Keys {
                 .iter()
                 .flat_map(|(first, last)| (*first).max(from)..=*last);
             for number in numbers {
-                if let Some(key) = behind(&format!("{name}{number}")) {
-                    numbered.insert(key);
+                if let Some(key) = format!("{name}{number}").strip_prefix(prefix) {
+                    numbered.insert(key.into());
                 }
             }
         }
@@ -93,9 +93,9 @@ impl Keys {
         }
         // Sorted by a set that is there anyway: a sort of strings would be 4 KB of every Worker.
         for key in keys {
-            numbered.insert(key);
+            numbered.insert(key.into());
         }
-        numbered.into_iter().collect()
+        numbered.iter().map(|key| key.to_string()).collect()
     }
 }
 
@@ -253,7 +253,7 @@ mod tests {
         assert_eq!(ranges.0, [(0, 2_999)]);
         assert!(keys.insert("1/step-1:progress:1:5000").is_some());
         assert_eq!(
-            keys.behind_but_older("1/", |_| true),
+            keys.behind_but_older("1/", &|_| true),
             ["step-1:progress:1:5000"]
         );
     }

@@ -94,6 +94,15 @@ impl<B> Drop for Audience<B> {
     }
 }
 
+/// What is remembered of a log, lent out. It is forgotten when this is dropped, and kept when this is not.
+struct Lent<'a, B>(&'a mut Log<B>);
+
+impl<B> Drop for Lent<'_, B> {
+    fn drop(&mut self) {
+        *self.0 = Log::default();
+    }
+}
+
 impl<Q: Sql> SqliteEventStore<Q> {
     /// Returns the log in this database.
     pub fn new(sql: Q) -> Self {
@@ -134,13 +143,13 @@ impl<Q: Sql> SqliteEventStore<Q> {
 
     /// Returns the oldest and the newest event kept, if there are any.
     pub(crate) fn span(&self) -> Result<Option<(EventId, EventId)>, SqliteError<Q::Error>> {
-        let ends = self.with_log(|log| self.ends(log))?;
+        let ends = self.known_ends()?;
         Ok(ends.oldest.zip(ends.head))
     }
 
     /// Returns when the newest event was stored, if any is kept.
     pub(crate) fn newest_time(&self) -> Result<Option<SystemTime>, SqliteError<Q::Error>> {
-        let ends = self.with_log(|log| self.ends(log))?;
+        let ends = self.known_ends()?;
         Ok(ends.oldest.map(|_| clock::from_milliseconds(ends.time)))
     }
 
@@ -149,7 +158,7 @@ impl<Q: Sql> SqliteEventStore<Q> {
     /// # Errors
     /// When SQLite fails.
     pub fn head(&self) -> Result<Option<EventId>, SqliteError<Q::Error>> {
-        self.with_log(|log| Ok(self.ends(log)?.head))
+        Ok(self.known_ends()?.head)
     }
 
     /// Returns whether the newest event is terminal: see [`Page::closed`].
@@ -157,7 +166,7 @@ impl<Q: Sql> SqliteEventStore<Q> {
     /// # Errors
     /// When SQLite fails.
     pub fn is_closed(&self) -> Result<bool, SqliteError<Q::Error>> {
-        self.with_log(|log| Ok(self.ends(log)?.closed))
+        Ok(self.known_ends()?.closed)
     }
 
     /// Returns whether the log keeps no event. A log whose events were all [removed](Self::trim)
@@ -166,7 +175,7 @@ impl<Q: Sql> SqliteEventStore<Q> {
     /// # Errors
     /// When SQLite fails.
     pub fn is_empty(&self) -> Result<bool, SqliteError<Q::Error>> {
-        self.with_log(|log| Ok(self.ends(log)?.oldest.is_none()))
+        Ok(self.known_ends()?.oldest.is_none())
     }
 
     /// Returns the writer of the newest event: the number that [`append_with`](Self::append_with) was
@@ -175,7 +184,7 @@ impl<Q: Sql> SqliteEventStore<Q> {
     /// # Errors
     /// When SQLite fails.
     pub(crate) fn writer(&self) -> Result<u64, SqliteError<Q::Error>> {
-        self.with_log(|log| Ok(self.ends(log)?.writer))
+        Ok(self.known_ends()?.writer)
     }
 
     /// Forgets what the store remembers, for when the database was emptied without it. Open streams
@@ -191,11 +200,17 @@ impl<Q: Sql> SqliteEventStore<Q> {
         &self,
         work: impl FnOnce(&mut Log<Q::Bytes>) -> Result<T, SqliteError<Q::Error>>,
     ) -> Result<T, SqliteError<Q::Error>> {
-        let mut remembered = lock(&*self.log);
-        let mut log = std::mem::take(&mut *remembered);
-        let result = work(&mut log)?;
-        *remembered = log;
+        let mut log = lock(&*self.log);
+        let lent = Lent(&mut log);
+        let result = work(&mut *lent.0)?;
+        std::mem::forget(lent);
         Ok(result)
+    }
+
+    /// Returns where the log begins and ends. Most of what is asked is in it, so that a Worker has this code once.
+    #[inline(never)]
+    fn known_ends(&self) -> Result<Ends, SqliteError<Q::Error>> {
+        self.with_log(|log| self.ends(log))
     }
 
     fn viewers(&self) -> usize {
@@ -225,7 +240,7 @@ impl<Q: Sql> EventStore for SqliteEventStore<Q> {
     }
 
     async fn ends(&self, _after: Option<EventId>) -> Result<Page<()>, Self::Error> {
-        self.with_log(|log| Ok(self.ends(log)?.page(())))
+        Ok(self.known_ends()?.page(()))
     }
 
     async fn changed(&self, after: Option<EventId>) -> Result<(), Self::Error> {

@@ -97,7 +97,7 @@ impl<Q: Sql> SqliteEventStore<Q> {
         &self,
         time: SystemTime,
     ) -> Result<Option<EventId>, SqliteError<Q::Error>> {
-        let ends = self.with_log(|log| self.ends(log))?;
+        let ends = self.known_ends()?;
         // Times never decrease with ids, so the ids can be bisected without an index of times,
         // which would be a second row written for each event.
         let (Some(oldest), Some(head)) = (ends.oldest, ends.head) else {
