@@ -88,18 +88,24 @@ pub(crate) fn read<T: DeserializeOwned>(text: &str) -> Result<T, CannotCross> {
     match error.classify() {
         // With `serde_json/arbitrary_precision`, which some other crate may have switched on, types
         // that buffer (untagged, tagged, flattened) read numbers from a `Value` but not from text.
-        Category::Data => match serde_json::from_str::<Value>(text).map(T::deserialize) {
-            Ok(Ok(value)) => Ok(value),
-            _ => Err(unreadable(error, text)),
-        },
+        Category::Data if NUMBERS_ARE_TEXT => {
+            match serde_json::from_str::<Value>(text).map(T::deserialize) {
+                Ok(Ok(value)) => Ok(value),
+                _ => Err(unreadable(error, text)),
+            }
+        }
         // JavaScript's strings may have half a surrogate pair, of an emoji that was cut in two.
         Category::Syntax => match with_whole_characters(text) {
             Some(repaired) => serde_json::from_str(&repaired).map_err(|e| unreadable(e, &repaired)),
             None => Err(unreadable(error, text)),
         },
-        Category::Eof | Category::Io => Err(unreadable(error, text)),
+        Category::Data | Category::Eof | Category::Io => Err(unreadable(error, text)),
     }
 }
+
+/// Whether `serde_json/arbitrary_precision` is on, where a number is a text. Known when a Worker is compiled, so that it has
+/// code that reads any JSON there is only where that is needed.
+const NUMBERS_ARE_TEXT: bool = size_of::<serde_json::Number>() == size_of::<String>();
 
 /// Reads a value that [`write_value`] returned.
 ///

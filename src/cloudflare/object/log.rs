@@ -643,14 +643,11 @@ impl<Q: Sql> WorkflowLog<Q> {
             for event in &page.events {
                 after = Some(event.id);
                 if event.event_type != StepEventType::Progress.as_str() {
-                    let _ = view.apply(event);
+                    let _ = view.apply_without_attributes(event);
                 }
             }
             if page.events.is_empty() || after == page.head {
                 return Ok(view);
-            }
-            for task in &mut view.tasks {
-                task.attributes = None;
             }
         }
     }
