@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use cloudflare_workflows::__private::sleep;
 use cloudflare_workflows::{Runtime, WorkersRuntime};
-use futures_util::future::{Either, LocalBoxFuture, Shared, select};
+use futures_util::future::{Either, LocalBoxFuture, select};
 use futures_util::{FutureExt, StreamExt};
 
 use super::chunks::{Chunks, Cut};
@@ -25,7 +25,7 @@ pub(super) struct Permit {
     grant: Grant,
     links: Option<Rc<Links>>,
     /// Resolves when the grant is known to be revoked, where another object has the links.
-    asked: Option<Shared<LocalBoxFuture<'static, ()>>>,
+    asked: Option<Rc<dyn Fn() -> LocalBoxFuture<'static, ()>>>,
 }
 
 impl Permit {
@@ -49,7 +49,9 @@ impl Permit {
 
     /// Has it be over, too, when this resolves.
     pub(super) fn or_when(mut self, revoked: LocalBoxFuture<'static, ()>) -> Self {
-        self.asked = Some(revoked.shared());
+        let revoked = revoked.shared();
+        // Behind a pointer, so that only a Worker that calls this has the code of a shared future.
+        self.asked = Some(Rc::new(move || Box::pin(revoked.clone())));
         self
     }
 
@@ -94,7 +96,7 @@ impl Permit {
             ends.push(Box::pin(async move { links.revoked(generation).await }));
         }
         if let Some(asked) = &self.asked {
-            ends.push(Box::pin(asked.clone()));
+            ends.push(asked());
         }
         if ends.is_empty() {
             return None;

@@ -654,7 +654,9 @@ impl<L: FactLog, R: Runtime> Shared<L, R> {
             state.stale = true;
             return Ok(Sent::Stale);
         }
-        state.outgoing.drain(..batch.len());
+        for _ in 0..batch.len() {
+            state.outgoing.pop_front();
+        }
         if let Some(run) = &mut state.run {
             run.heard = true;
         }
@@ -1129,7 +1131,9 @@ impl Run {
                 .filter(|remembered| remembered.held)
             {
                 remembered.held = false;
-                outgoing.extend(self.take(remembered));
+                if let Some(event) = self.take(remembered) {
+                    outgoing.push_back(event);
+                }
             }
             self.history = history;
         }
@@ -1168,7 +1172,9 @@ impl Run {
                 remembered.held = !self.is_known(remembered);
                 self.has_held |= remembered.held;
             } else {
-                outgoing.extend(self.take(remembered));
+                if let Some(event) = self.take(remembered) {
+                    outgoing.push_back(event);
+                }
             }
         }
         self.history = history;
