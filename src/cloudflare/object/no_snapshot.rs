@@ -9,7 +9,7 @@ use crate::workflow::RunEstimate;
 
 /// No snapshot.
 #[derive(Default)]
-pub(super) struct KeptSnapshot;
+pub(super) struct KeptSnapshot {}
 
 #[allow(clippy::unused_self, reason = "as with snapshots")]
 impl KeptSnapshot {

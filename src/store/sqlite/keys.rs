@@ -51,12 +51,13 @@ impl Keys {
     }
 
     /// Returns the keys that begin with `prefix`, sorted as strings, without the prefix.
+    #[cfg(test)]
     pub(super) fn behind(&self, prefix: &str) -> Vec<String> {
         self.behind_but_older(prefix, &|_| false)
     }
 
-    /// As [`behind`](Self::behind), but returns only the greatest number of a name for which
-    /// `only_newest` returns true.
+    /// Returns the keys that begin with `prefix`, sorted as strings, without the prefix; but of a name for which
+    /// `only_newest` returns true only the one with the greatest number.
     pub(super) fn behind_but_older(
         &self,
         prefix: &str,
