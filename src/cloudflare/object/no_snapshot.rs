@@ -1,5 +1,7 @@
 //! Replaces `snapshot` where the feature `snapshots` is off: no Worker asks for one. Runs in the object.
 
+use std::future::{Ready, ready};
+
 use worker::Response;
 
 use super::log::WorkflowLog;
@@ -18,12 +20,12 @@ impl KeptSnapshot {
     pub(super) fn clear(&self) {}
 
     /// Fails: it is called only for a Worker of another version, which has the feature.
-    pub(super) async fn answer(
+    pub(super) fn answer(
         &self,
         _log: &WorkflowLog<ObjectSql>,
         _call: SnapshotCall,
         _estimate: Option<RunEstimate>,
-    ) -> worker::Result<Response> {
-        Err("the feature `snapshots` of ssetarget is off".into())
+    ) -> Ready<worker::Result<Response>> {
+        ready(Err("the feature `snapshots` of ssetarget is off".into()))
     }
 }
