@@ -128,7 +128,8 @@ describe("in a browser", { skip }, () => {
 
   test("a page loses nothing and shows nothing twice when its connection is cut", async () => {
     const random = seeded(7);
-    const cuts = Array.from({ length: 8 }, () => Math.floor(random() * 900));
+    // The page begins with a snapshot, so its stream may have little left. The first bytes are always there to be cut.
+    const cuts = [0, 1, 2, 1, ...Array.from({ length: 8 }, () => Math.floor(random() * 900))];
     const proxy = await cuttingProxy(demo.url, { cuts, retry: 20 });
     const id = await startRun(demo.url, { params: SHOWN });
     const page = await visit(`${proxy.url}/${id}`);
