@@ -64,6 +64,13 @@ function list() {
   return JSON.parse(readFileSync(at("tests/mutations.json"), "utf8"));
 }
 
+/** Returns what is wrong with the list: a defect whose text is not there once cannot be put back. */
+export function wrongMutations(all = list(), read = (file) => readFileSync(at(file), "utf8")) {
+  const times = ({ file, from }) => read(file).split(from).length - 1;
+  const wrong = all.filter((mutation) => times(mutation) !== 1);
+  return wrong.map((mutation) => `tests/mutations.json: the text of ${mutation.name} is ${times(mutation)} times in ${mutation.file}.`);
+}
+
 /** Copies the files that git knows. They keep their times, so that cargo compiles only changed ones again. */
 function copy() {
   const tree = at("target/mutations/tree");

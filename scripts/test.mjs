@@ -15,6 +15,7 @@ import { checkSize, dryRun } from "./lib/deploy.mjs";
 import { wrongFiles } from "./lib/files.mjs";
 import { wrongTests } from "./lib/matrix.mjs";
 import { readmeCrate, workflowsReadmeCrate } from "./lib/readme.mjs";
+import { wrongMutations } from "./mutations.mjs";
 import { typescriptExamples } from "./lib/typescript.mjs";
 import { ensureNodeModules, ensureRust, ensureWorkerTools, modernNode, nodeEnv } from "./lib/setup.mjs";
 
@@ -90,6 +91,11 @@ const GROUPS = {
     await check("rustfmt", "cargo", ["fmt", "--all", "--check"]);
     await attempt("files of ARCHITECTURE.md", async () => {
       const wrong = wrongFiles();
+      if (wrong.length > 0) throw new Failure(wrong.join("\n"));
+      return ONE_PASSED;
+    });
+    await attempt("texts of tests/mutations.json", async () => {
+      const wrong = wrongMutations();
       if (wrong.length > 0) throw new Failure(wrong.join("\n"));
       return ONE_PASSED;
     });
