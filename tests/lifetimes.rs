@@ -271,6 +271,21 @@ async fn a_lost_engine_is_no_failure() {
     }
 }
 
+/// The end of a run's code takes the timers of its request with it, so that a task that waits for one never ends, and
+/// keeps all facts of the run in memory.
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_run_leaves_no_task() {
+    let (engine, world): (Rc<Engine>, _) = (Rc::default(), World::new());
+    let step = wrapped(&engine, &world, DispatchConfig::batched());
+    let left = async {
+        let run = step.workflow(async |step| body(&step).await);
+        run.await.unwrap();
+        world.tasks.get()
+    };
+    assert_eq!(lifetime(&engine, left).await, Some(0));
+    assert_eq!(story(&world).await, UNDISTURBED);
+}
+
 /// The undisturbed run, and the failures of its own steps.
 #[tokio::test(start_paused = true)]
 async fn a_steps_own_failure_is_reported() {

@@ -539,7 +539,7 @@ where
                 Flush::BeforeWait => config.wait_timeout,
                 Flush::AttemptEnd { at_most } => config.wait_timeout.min(at_most),
             };
-            if state.settled == state.dispatched {
+            if !state.has_more() {
                 let release = state.waiting && !state.sending;
                 drop(state);
                 if release {
@@ -575,7 +575,11 @@ impl<L: FactLog, R: Runtime> Shared<L, R> {
         let mut restarting_pause = RESTARTING_PAUSE;
         let mut stale = 0;
         loop {
-            self.pause(self.config.delay).await;
+            // The workflow may have waited for the last facts, and its end takes the timers of its request with it. What
+            // slept then would never wake, and keep this memory.
+            if self.state.borrow().has_more() {
+                self.pause(self.config.delay).await;
+            }
             let error = match self.send_batch().await {
                 Ok(Sent::Some) => {
                     backoff = FIRST_BACKOFF;
@@ -749,6 +753,11 @@ impl State {
             // Fails if the pause has ended by itself; that is fine.
             let _ = hurry.send(());
         }
+    }
+
+    /// Whether something was dispatched that is neither stored nor known to be.
+    fn has_more(&self) -> bool {
+        self.settled != self.dispatched
     }
 
     /// Returns the generation to open the log with, or `None` if it is open.

@@ -6,7 +6,7 @@ import { createServer } from "node:http";
 import { connect } from "node:net";
 import { after, before, describe, test } from "node:test";
 import { EXAMPLE, dataFolder, serveAxum } from "./lib/axum.mjs";
-import { launch, skip, visit } from "./lib/browser.mjs";
+import { follow, launch, skip, visit } from "./lib/browser.mjs";
 import { freePort } from "./lib/ports.mjs";
 import { NEEDS_REDIS, startRedis } from "./lib/redis.mjs";
 
@@ -35,8 +35,7 @@ describe("the axum example, in a browser", { skip }, () => {
       new MutationObserver(look).observe(document, { subtree: true, childList: true, attributes: true, attributeFilter: ["data-state"] });
     };
     const page = await visit(browser, server.url, { init: [[record]] });
-    await page.click("#start button");
-    await page.waitForURL(/\/job-[0-9a-f]{16}$/);
+    await follow(page, "#start button", /\/job-[0-9a-f]{16}$/);
     await page.waitForSelector('#connection[data-state="ended"]');
     const connections = await page.evaluate(() => window.connections);
     assert.ok(connections.includes("live"), `${connections}`);
@@ -49,8 +48,7 @@ describe("the axum example, in a browser", { skip }, () => {
     assert.equal(await page.locator('[data-task="import-1.workflow"] [data-task]').count(), 4);
     page.isClean();
     // The same on the library's page.
-    await page.click("#run");
-    await page.waitForURL(/\/runs\/job-[0-9a-f]{16}$/);
+    await follow(page, "#run", /\/runs\/job-[0-9a-f]{16}$/);
     await page.waitForSelector('workflow-run[data-connection="ended"]');
     await page.waitForSelector('workflow-run .row[data-task="parse-2"]:visible');
     page.isClean();
@@ -61,8 +59,7 @@ describe("the axum example, in a browser", { skip }, () => {
   test("notes are shown to everybody who watches, as text", async () => {
     const server = keep(await serveAxum());
     const first = await visit(browser, server.url);
-    await first.click("#open button");
-    await first.waitForURL(/\/room$/);
+    await follow(first, "#open button", /\/room$/);
     await first.waitForSelector('#events [data-id="1"]');
     const second = await visit(browser, `${server.url}/room`);
     await second.waitForSelector('#events [data-id="1"]');

@@ -102,7 +102,7 @@ describe("in a browser", { skip }, () => {
       const page = await visit(browser, demo.url);
       assert.match(await page.textContent("#access"), /This demo is closed/);
       await page.fill("[name=workMs]", "20");
-      await page.click("#start button");
+      await page.click("#start button", { noWaitAfter: true });
       await page.waitForSelector('workflow-run[data-connection="live"]');
       await page.waitForFunction(() => location.hash === "");
       await page.click("workflow-run .row .answer:visible");
@@ -111,7 +111,7 @@ describe("in a browser", { skip }, () => {
       // By the cookie alone, from the list. The part after the `#` names the task whose details are shown.
       const [url] = page.url().split("#");
       await page.goto(demo.url);
-      await page.click("#runs a");
+      await page.click("#runs a", { noWaitAfter: true });
       await page.waitForSelector('workflow-run[data-state="completed"][data-connection="ended"]');
       assert.equal(page.url(), url);
       // Another browser has no cookie.

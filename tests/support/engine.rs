@@ -250,6 +250,8 @@ pub(crate) struct World {
     pub(crate) warnings: RefCell<Vec<String>>,
     /// How often a lifetime reported that it does not know how the run goes on.
     pub(crate) settles: Cell<u32>,
+    /// How many tasks are running.
+    pub(crate) tasks: Cell<usize>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -269,6 +271,7 @@ impl World {
             always: Cell::new(None),
             warnings: RefCell::default(),
             settles: Cell::new(0),
+            tasks: Cell::new(0),
         })
     }
 
@@ -328,11 +331,31 @@ impl Runtime for FakeRuntime {
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + 'static) {
-        tokio::task::spawn_local(task);
+        let world = Rc::clone(&self.0);
+        tokio::task::spawn_local(async move {
+            let _running = Running::begin(&world.tasks);
+            task.await;
+        });
     }
 
     fn warn(&self, message: &str) {
         self.0.warnings.borrow_mut().push(message.to_owned());
+    }
+}
+
+/// Counts one task, until this is dropped.
+struct Running<'a>(&'a Cell<usize>);
+
+impl<'a> Running<'a> {
+    fn begin(tasks: &'a Cell<usize>) -> Self {
+        tasks.set(tasks.get() + 1);
+        Self(tasks)
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
     }
 }
 

@@ -31,7 +31,7 @@ use crate::workflow::{Opened, OpenedRun, Reconciled, RunView, Told, reconcile, w
 /// that a run begins, is stored with its time, in the same transaction as the event that tells it.
 ///
 /// A lifetime may open the log late, when the next one has done so already. So each is told when those opened the
-/// log from which it has facts ([`Rivals`]). One that may be older than they are waits for a proof by its
+/// log from which it has facts ([`Rivals`](crate::workflow::Rivals)). One that may be older than they are waits for a proof by its
 /// engine before it appends anything.
 ///
 /// Code that creates, restarts or ends the instance from outside has no generation.

@@ -87,3 +87,8 @@ export async function visit(browser, url, { init = [], ...options } = {}) {
   await page.goto(url, { waitUntil: "commit" });
   return page;
 }
+
+/** Clicks on what leads to `url`, and resolves when the page is there. A page with a stream never ends loading for some browsers. */
+export async function follow(page, selector, url) {
+  await Promise.all([page.waitForURL(url, { waitUntil: "commit" }), page.click(selector, { noWaitAfter: true })]);
+}
