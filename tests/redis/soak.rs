@@ -82,8 +82,9 @@ async fn soak(server: &Arc<Server>, seed: u64) {
     }
     is_over.store(true, Ordering::SeqCst);
     let kills: u32 = killer.join().unwrap();
-    // No connection is killed any more, so this is stored once.
-    let end = NewEvent::new("end", "").unwrap().terminal();
+    // A process may not have noticed the last kill yet. With a key this is tried again, and stored once.
+    let end = NewEvent::new("end", "").unwrap().with_key("end").unwrap();
+    let end = end.terminal();
     processes[0].dispatch_encoded(vec![end]).await.unwrap();
 
     let mut stored: Vec<(EventId, String)> = Vec::new();
