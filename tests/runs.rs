@@ -1440,8 +1440,8 @@ async fn a_lifetime_learns_when_others_opened_the_log() {
 
 // An object that fails: it knows only what is stored.
 
-/// What is done to an instance, and what the next lifetime learns of it, in an object that keeps its memory and in
-/// one that fails after each call.
+/// The next lifetime learns the same of what was done to an instance from an object that keeps its memory and from one
+/// that fails after each call.
 #[tokio::test(start_paused = true)]
 async fn an_object_that_failed_knows_what_was_done_to_the_instance() {
     for fails in [false, true] {

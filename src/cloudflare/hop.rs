@@ -26,8 +26,8 @@ pub struct Hop {
     pub follower: Place,
 }
 
-/// What is between the root's name and a relay's number in the name of its object. No instance's id has it, so a relay's
-/// name is no run's.
+/// Separates the root's name from the relay's number in the name of a relay's object. No instance's id has this
+/// character, so no run has the name of a relay.
 const RELAY: char = '~';
 
 impl Hop {

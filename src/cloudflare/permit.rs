@@ -50,7 +50,7 @@ impl Permit {
     /// Has it be over, too, when this resolves.
     pub(super) fn or_when(mut self, revoked: LocalBoxFuture<'static, ()>) -> Self {
         let revoked = revoked.shared();
-        // Behind a pointer, so that only a Worker that calls this has the code of a shared future.
+        // A shared future is much code. As a function in a box it is linked only where this is called.
         self.asked = Some(Rc::new(move || Box::pin(revoked.clone())));
         self
     }

@@ -15,7 +15,7 @@ use crate::workflow::RunEstimate;
 pub enum Reported {
     /// Whether the report was newer than what the index had.
     Taken(bool),
-    /// What is expected of the run, as JSON, for a report that asks.
+    /// The estimate for the run, as JSON, if the report asks for it.
     Estimate(String),
 }
 

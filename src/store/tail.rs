@@ -77,7 +77,7 @@ impl<B: FrameBytes> Tail<B> {
         if let Some((_, _, frames)) = self.pages.iter().rev().find(same) {
             return Some(frames.clone());
         }
-        // Who is at the head wants the newest piece, which need not be searched for.
+        // A reader at the head gets the newest piece, without a search.
         let newest = self.pieces.len().checked_sub(1)?;
         let start = match self.pieces.back() {
             Some(piece) if piece.after == after => newest,

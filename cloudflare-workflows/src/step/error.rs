@@ -26,8 +26,8 @@ use std::rc::Rc;
 /// ```
 pub struct StepError(Box<Parts>);
 
-/// Behind a pointer, since an error comes through many futures and results, and each would have room for it and
-/// code that moves it.
+/// The parts of an error, which holds them as one pointer: it comes through many futures and results, and each would
+/// have room for all parts, and code that moves them.
 struct Parts {
     kind: StepErrorKind,
     message: String,

@@ -94,7 +94,7 @@ impl<B> Drop for Audience<B> {
     }
 }
 
-/// What is remembered of a log, lent out. It is forgotten when this is dropped, and kept when this is not.
+/// Lends the memory of a log. Dropping this forgets the memory; a caller that succeeds keeps this from being dropped.
 struct Lent<'a, B>(&'a mut Log<B>);
 
 impl<B> Drop for Lent<'_, B> {
