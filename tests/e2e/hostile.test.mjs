@@ -8,7 +8,7 @@ import { readdirSync } from "node:fs";
 import net from "node:net";
 import { after, describe, test } from "node:test";
 import { dataFolder, serveAxum } from "./lib/axum.mjs";
-import { isWaiting, serve, startRun } from "./lib/demo.mjs";
+import { isLostByWrangler, isWaiting, serve, startRun } from "./lib/demo.mjs";
 import { open } from "./lib/sse.mjs";
 
 const SEED = Number(process.env.SEED ?? randomInt(2 ** 31));
@@ -181,12 +181,13 @@ async function attack(url, known, prefixes, context, isTried = () => true) {
     while (next < requests.length) {
       const one = requests[next++];
       const answer = await send(url, one).catch((error) => assert.fail(`SEED=${SEED}: ${error.message} to ${shown(one)}`));
-      const status = answer.closed ? "closed" : answer.status;
+      const isClosed = answer.closed || isLostByWrangler(answer.status, answer.body);
+      const status = isClosed ? "closed" : answer.status;
       statuses.set(status, (statuses.get(status) ?? 0) + 1);
       const said = `SEED=${SEED}: ${status} ${(answer.body ?? answer.text).slice(0, 500)} to ${shown(one)}`;
       // A server may close the connection if the request is not HTTP, or is incomplete. A server that does not read
       // all of a large body resets the connection, which may overtake the answer.
-      if (answer.closed) assert.ok(one.framing === "too short" || one.body?.length > 128 * 1024 || !isHttp(one), said);
+      if (isClosed) assert.ok(one.framing === "too short" || one.body?.length > 128 * 1024 || !isHttp(one), said);
       else {
         if (status === 201) created.push(one.target.split("?")[0].slice(1));
         if (status === 303) created.push(answer.head.match(/^location: \/([^/]+)/m)[1]);

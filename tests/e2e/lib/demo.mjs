@@ -128,3 +128,19 @@ export const isWaiting = ({ type, json }) => type === "started" && json.kind ===
 
 /** Returns whether an event ends a run. */
 export const isTerminal = ({ type, json }) => json.kind === "workflow" && (type === "completed" || type === "failed");
+
+/**
+ * Posts a body that the server does not read to its end, and resolves to the `{ status, body }` of the answer. While the
+ * body is still being sent, the connection may break off before the answer is read: then the request is made again.
+ */
+export async function refused(url, body) {
+  for (let tries = 0; tries < 20; tries++) {
+    const response = await fetch(url, { method: "POST", ...body(), redirect: "manual" }).catch(() => undefined);
+    const text = await response?.text().catch(() => undefined);
+    if (text !== undefined && !isLostByWrangler(response.status, text)) return { status: response.status, body: text };
+  }
+  throw new Error("the connection broke off 20 times");
+}
+
+/** Whether the connection between wrangler and the runtime broke off: wrangler answers then, with the text of its error. */
+export const isLostByWrangler = (status, text) => status === 500 && text.includes("Error: Network connection lost.");
