@@ -1,7 +1,7 @@
 // npm test [-- lint | native | e2e [file...] | bench]: all checks, or one group of them.
 //
 // Runs everything even after a failure. Ends with what failed and why, a list of the checks and how
-// long each took, and the line `N passed, N failed[, N skipped]`.
+// long each took, and the line `N passed, N failed[, N skipped][, N flaky]`.
 //
 // Checks that need only cargo run beside those that build Workers and run them: one core links a Worker, and tests in
 // the runtime wait most of the time. They get the processor only when the others leave it, and their output is shown
@@ -33,6 +33,14 @@ const TESTED_NATIVELY = ["ssetarget-recipes", "ssetarget-workflows-example"];
 const PROGRAMS = ["ssetarget-axum-example", "ssetarget-checker", "ssetarget-cli", "ssetarget-conformance"];
 /** Only what hangs takes so long: a busy machine is no failure. */
 const E2E_TEST_TIMEOUT_MS = 600_000;
+/**
+ * Tests that find a fault by chance, because they kill, cut and trap: what they see once is a fault. The others do the same
+ * each time, so that a fault of ours fails twice. Of them, a file that fails is run once more by itself, and a pass is
+ * reported as flaky: a browser or wrangler may fail on a busy machine.
+ */
+const ONE_TRY = ["checker", "crash", "exactly-once", "hibernation", "instance-crash", "merged", "page-show", "panic", "redis", "redis-soak", "reliability", "soak", "stalled", "steps-reset", "trap", "tree"];
+/** More files than these do not fail by accident. */
+const MOST_AGAIN = 3;
 /** The tests that also run with the transport that is not the default: viewers must get the same. */
 const FOR_EACH_TRANSPORT = ["binding-events", "browser", "clients", "crash", "demo", "exactly-once", "framing", "panic", "stalled", "trap", "viewers"];
 
@@ -168,7 +176,7 @@ const GROUPS = {
     const programs = inAll ? [...NATIVE, ...nativeFeatures(), "--bins", "--tests"] : PROGRAMS.flatMap((name) => ["-p", name]);
     await check("build of the native programs", "cargo", ["build", ...programs]);
     await nodeTest("e2e", files);
-    const again = files.filter((file) => FOR_EACH_TRANSPORT.some((name) => file.endsWith(`/${name}.test.mjs`)));
+    const again = files.filter((file) => isNamed(file, FOR_EACH_TRANSPORT));
     if (again.length > 0) await nodeTest("e2e, hibernating", again, { TRANSPORT: "hibernating" });
   },
 
@@ -212,11 +220,32 @@ function nodeTest(title, files, vars = {}) {
     const flags = ["--test", "--test-force-exit", "--test-concurrency=3", `--test-timeout=${E2E_TEST_TIMEOUT_MS}`, "--test-reporter=spec"];
     const env = nodeEnv({ SSETARGET_PREBUILT: "1", ...vars });
     const { ok, output } = await run(title, modernNode(), [...flags, ...files], { env });
-    const totals = /^ℹ (?<kind>pass|fail|cancelled|skipped|todo) (?<number>\d+)$/gm;
-    const names = { pass: "passed", fail: "failed", cancelled: "failed", skipped: "skipped", todo: "skipped" };
-    return { ...counted(ok, [...output.matchAll(totals)].map(({ groups: { kind, number } }) => ({ [names[kind]]: number }))), why: ok ? "" : lines(output, /^✖ failing tests:/) };
+    const result = { ...counted(ok, nodeTotals(output)), why: ok ? "" : lines(output, FAILING) };
+    const again = ok ? [] : failedFiles(output);
+    if (again.length === 0 || again.length > MOST_AGAIN || !again.every((file) => files.includes(file) && !isNamed(file, ONE_TRY))) return result;
+    const second = await run(`${title}, once more`, modernNode(), [...flags, ...again], { env });
+    if (!second.ok) return result;
+    flaky.push({ title, why: result.why });
+    return { ...result, passed: result.passed + result.failed, failed: 0, flaky: result.failed };
   });
 }
+
+const FAILING = /^✖ failing tests:/m;
+
+function nodeTotals(output) {
+  const totals = /^ℹ (?<kind>pass|fail|cancelled|skipped|todo) (?<number>\d+)$/gm;
+  const names = { pass: "passed", fail: "failed", cancelled: "failed", skipped: "skipped", todo: "skipped" };
+  return [...output.matchAll(totals)].map(({ groups: { kind, number } }) => ({ [names[kind]]: number }));
+}
+
+/** The files of the tests that node lists as failed. */
+function failedFiles(output) {
+  const at = output.match(FAILING)?.index ?? output.length;
+  return [...new Set([...output.slice(at).matchAll(/^test at (.+?):\d+:\d+$/gm)].map(([, file]) => file))];
+}
+
+/** Whether a file of tests has one of the names. */
+const isNamed = (file, names) => names.some((name) => file.endsWith(`/${name}.test.mjs`));
 
 const MOST_LINES = 60;
 
@@ -240,6 +269,8 @@ function counted(ok, parts) {
 }
 
 const results = [];
+/** Checks with tests that passed only when they ran once more, and why they failed. */
+const flaky = [];
 
 async function attempt(title, body) {
   if (isStopping()) throw new Failure("stopped.");
@@ -256,9 +287,10 @@ async function attempt(title, body) {
 }
 
 function report(milliseconds) {
-  const total = (key) => results.reduce((sum, result) => sum + result[key], 0);
+  const total = (key) => results.reduce((sum, result) => sum + (result[key] ?? 0), 0);
   const failures = results.filter((result) => result.failed > 0);
   // Once more at the end: what failed may be thousands of lines above.
+  for (const { title, why } of flaky) console.log(`\n── flaky in "${title}": passed the second time only ${"─".repeat(10)}\n${why}`);
   for (const { title, why } of failures) if (why) console.log(`\n── why "${title}" failed ${"─".repeat(30)}\n${why}`);
   console.log(`\n── all checks, ${seconds1(milliseconds)} s ${"─".repeat(40)}`);
   const widest = Math.max(...results.map(({ seconds }) => seconds.length));
@@ -267,12 +299,12 @@ function report(milliseconds) {
     const counts = result.passed + result.failed > 1 || result.failed ? `: ${summary(result)}` : "";
     console.log(`${mark} ${result.seconds.padStart(widest)} s  ${result.title}${counts}`);
   }
-  console.log(summary({ passed: total("passed"), failed: total("failed"), skipped: total("skipped") }));
+  console.log(summary({ passed: total("passed"), failed: total("failed"), skipped: total("skipped"), flaky: total("flaky") }));
   if (failures.length > 0) process.exitCode = 1;
 }
 
-function summary({ passed, failed, skipped }) {
-  return `${passed} passed, ${failed} failed${skipped ? `, ${skipped} skipped` : ""}`;
+function summary({ passed, failed, skipped, flaky }) {
+  return `${passed} passed, ${failed} failed${skipped ? `, ${skipped} skipped` : ""}${flaky ? `, ${flaky} flaky` : ""}`;
 }
 
 function seconds1(milliseconds) {
