@@ -12,8 +12,9 @@
 //!
 //! The other contestants answer the same requests: see `../servers/driver.mjs`.
 
+use futures_channel::oneshot;
+use futures_util::StreamExt;
 use futures_util::future::LocalBoxFuture;
-use futures_util::{FutureExt, StreamExt};
 use ssetarget::NewEvent;
 use ssetarget::cloudflare::{FanOut, ObjectFactLog, RunRoutes, Transport, WorkflowEventsNamespace};
 use ssetarget::workflow::{FactLog, Opened};
@@ -61,9 +62,13 @@ async fn fetch(
             let driver = driver.await?;
             // A task of its own, like the one that appends for a workflow: otherwise its polls
             // would make the runtime optimize the whole handler.
-            let (task, last) = driver.run(request).remote_handle();
-            wasm_bindgen_futures::spawn_local(task);
-            Response::ok(format!("{}\n", last.await?))
+            let (tell, told) = oneshot::channel();
+            wasm_bindgen_futures::spawn_local(async move {
+                // Nobody listens any more if the request has gone.
+                let _ = tell.send(driver.run(request).await);
+            });
+            let last = told.await.map_err(|error| error.to_string())??;
+            Response::ok(format!("{last}\n"))
         }
         _ => Response::error("there is nothing here", 404),
     };
