@@ -12,12 +12,13 @@ import path from "node:path";
 import { Failure, at, capture, isStopping, main, run as runShown } from "./lib/run.mjs";
 import { buildWorker } from "./lib/build.mjs";
 import { checkSize, dryRun } from "./lib/deploy.mjs";
+import { nameOf, runFiles } from "./lib/e2e.mjs";
 import { wrongFiles } from "./lib/files.mjs";
 import { wrongTests } from "./lib/matrix.mjs";
 import { readmeCrate, workflowsReadmeCrate } from "./lib/readme.mjs";
 import { wrongMutations } from "./mutations.mjs";
 import { typescriptExamples } from "./lib/typescript.mjs";
-import { ensureNodeModules, ensureRust, ensureWorkerTools, modernNode, nodeEnv } from "./lib/setup.mjs";
+import { ensureNodeModules, ensureRust, ensureWorkerTools } from "./lib/setup.mjs";
 
 const WASM = ["--target", "wasm32-unknown-unknown"];
 const CRATES = ["ssetarget", "cloudflare-workflows"];
@@ -31,8 +32,6 @@ const WORKER_PACKAGES = ["ssetarget-bench-worker", "ssetarget-demo", "ssetarget-
 const TESTED_NATIVELY = ["ssetarget-recipes", "ssetarget-workflows-example"];
 /** Programs that end-to-end tests run. */
 const PROGRAMS = ["ssetarget-axum-example", "ssetarget-checker", "ssetarget-cli", "ssetarget-conformance"];
-/** Only what hangs takes so long: a busy machine is no failure. */
-const E2E_TEST_TIMEOUT_MS = 600_000;
 /**
  * Tests that find a fault by chance, because they kill, cut and trap: what they see once is a fault. The others do the same
  * each time, so that a fault of ours fails twice. Of them, a file that fails is run once more by itself, and a pass is
@@ -162,31 +161,32 @@ const GROUPS = {
       .map((file) => `${folder}/${file}`);
     if (files.length === 0) throw new Failure(`no file of ${folder} matches ${names.join(" or ") || "*.test.mjs"}.`);
 
+    // Tests begin as soon as what they need is there.
+    const workers = later();
+    const programs = later();
+    const tests = e2eTests(files, { workers: workers.promise, programs: programs.promise });
     for (const worker of ["demo", "test"]) {
       await attempt(`build of the ${worker} Worker`, async () => {
         await buildWorker(worker);
         return ONE_PASSED;
       });
     }
+    workers.resolve();
     await attempt("deploy, a dry run", async () => {
       checkSize(await dryRun());
       return ONE_PASSED;
     });
     // With all checks, the programs that `cargo test` builds anyway. Alone, with only the features that they need.
-    const programs = inAll ? [...NATIVE, ...nativeFeatures(), "--bins", "--tests"] : PROGRAMS.flatMap((name) => ["-p", name]);
-    await check("build of the native programs", "cargo", ["build", ...programs]);
-    await nodeTest("e2e", files);
-    const again = files.filter((file) => isNamed(file, FOR_EACH_TRANSPORT));
-    if (again.length > 0) await nodeTest("e2e, hibernating", again, { TRANSPORT: "hibernating" });
+    const args = inAll ? [...NATIVE, ...nativeFeatures(), "--bins", "--tests"] : PROGRAMS.flatMap((name) => ["-p", name]);
+    await check("build of the native programs", "cargo", ["build", ...args]);
+    programs.resolve();
+    if (inAll) await buildBench(); // while tests wait
+    await tests;
   },
 
   /** Every scenario of the benchmark once, small: the deliveries are checked, times are not. */
   async bench() {
-    await attempt("build of the bench Worker", async () => {
-      await buildWorker("bench");
-      await buildWorker("bench-runs");
-      return ONE_PASSED;
-    });
+    await buildBench();
     await attempt("bench", async () => {
       const { ok, output } = await run("bench", process.execPath, ["bench/run.mjs", "--short"]);
       const totals = output.match(/^bench: (?<passed>\d+) passed, (?<failed>\d+) failed$/m)?.groups;
@@ -194,6 +194,14 @@ const GROUPS = {
     });
   },
 };
+
+/** Builds the benchmark's Workers, once. */
+const buildBench = () => (benchIsBuilt ??= attempt("build of the bench Worker", async () => {
+  await buildWorker("bench");
+  await buildWorker("bench-runs");
+  return ONE_PASSED;
+}));
+let benchIsBuilt;
 
 const NATIVE = ["--workspace", ...WORKER_PACKAGES.filter((name) => !TESTED_NATIVELY.includes(name)).flatMap((name) => ["--exclude", name])];
 const DENY_WARNINGS = ["--", "-D", "warnings"];
@@ -214,20 +222,36 @@ function cargoTest(title, args, env = {}) {
   });
 }
 
-function nodeTest(title, files, vars = {}) {
-  return attempt(title, async () => {
-    // Three files at a time: most wait most of the time. Force-exit: a handle that a test forgot must not hang the whole run.
-    const flags = ["--test", "--test-force-exit", "--test-concurrency=3", `--test-timeout=${E2E_TEST_TIMEOUT_MS}`, "--test-reporter=spec"];
-    const env = nodeEnv({ SSETARGET_PREBUILT: "1", ...vars });
-    const { ok, output } = await run(title, modernNode(), [...flags, ...files], { env });
-    const result = { ...counted(ok, nodeTotals(output)), why: ok ? "" : lines(output, FAILING) };
-    const again = ok ? [] : failedFiles(output);
-    if (again.length === 0 || again.length > MOST_AGAIN || !again.every((file) => files.includes(file) && !isNamed(file, ONE_TRY))) return result;
-    const second = await run(`${title}, once more`, modernNode(), [...flags, ...again], { env });
-    if (!second.ok) return result;
-    flaky.push({ title, why: result.why });
-    return { ...result, passed: result.passed + result.failed, failed: 0, flaky: result.failed };
-  });
+/** Runs files of end-to-end tests, some of them with both transports, and reports them as two checks. */
+async function e2eTests(files, { workers, programs }) {
+  const checks = [
+    { title: "e2e", files, vars: {} },
+    { title: "e2e, hibernating", files: files.filter((file) => isNamed(file, FOR_EACH_TRANSPORT)), vars: { TRANSPORT: "hibernating" } },
+  ].filter(({ files }) => files.length > 0);
+  const all = runFiles(checks.flatMap(({ title, files, vars }) => files.map((file) => ({ file, title, vars }))), { workers, programs });
+  await workers;
+  for (const check of checks) {
+    await attempt(check.title, async () => {
+      const runs = (await all).splice(0, check.files.length);
+      const began = Math.min(...runs.map(({ began }) => began));
+      return { ...(await e2eResult(check, runs)), seconds: seconds1(Math.max(...runs.map(({ ended }) => ended)) - began) };
+    });
+  }
+}
+
+/** The result of the files of a check. Those that failed run once more, if the same can be expected of them each time. */
+async function e2eResult({ title, vars }, runs) {
+  const took = ({ began, ended }) => ended - began;
+  const longest = runs.toSorted((a, b) => took(b) - took(a)).slice(0, 10);
+  console.log(`took longest: ${longest.map((each) => `${nameOf(each.file)} ${seconds1(took(each))} s`).join(", ")}`);
+  const failed = runs.filter(({ ok }) => !ok);
+  const why = failed.map(({ output }) => lines(output, FAILING)).join("\n");
+  const result = { ...counted(true, runs.map(({ ok, output }) => counted(ok, nodeTotals(output)))), why };
+  if (failed.length === 0 || failed.length > MOST_AGAIN || !failed.every(({ file, output }) => FAILING.test(output) && !isNamed(file, ONE_TRY))) return result;
+  const second = await runFiles(failed.map(({ file }) => ({ file, title: `${title}, once more`, vars })));
+  if (second.some(({ ok }) => !ok)) return result;
+  flaky.push({ title, why });
+  return { ...result, passed: result.passed + result.failed, failed: 0, flaky: result.failed };
 }
 
 const FAILING = /^✖ failing tests:/m;
@@ -238,14 +262,15 @@ function nodeTotals(output) {
   return [...output.matchAll(totals)].map(({ groups: { kind, number } }) => ({ [names[kind]]: number }));
 }
 
-/** The files of the tests that node lists as failed. */
-function failedFiles(output) {
-  const at = output.match(FAILING)?.index ?? output.length;
-  return [...new Set([...output.slice(at).matchAll(/^test at (.+?):\d+:\d+$/gm)].map(([, file]) => file))];
+/** A promise that is resolved from outside. */
+function later() {
+  let resolve;
+  const promise = new Promise((each) => (resolve = each));
+  return { promise, resolve };
 }
 
 /** Whether a file of tests has one of the names. */
-const isNamed = (file, names) => names.some((name) => file.endsWith(`/${name}.test.mjs`));
+const isNamed = (file, names) => names.includes(nameOf(file));
 
 const MOST_LINES = 60;
 
@@ -280,8 +305,8 @@ async function attempt(title, body) {
     console.log(error instanceof Failure ? error.message : error.stack);
     return ONE_FAILED;
   });
-  const seconds = seconds1(Date.now() - started);
-  results.push({ title, seconds, ...result });
+  const { seconds = seconds1(Date.now() - started) } = result;
+  results.push({ title, ...result, seconds });
   const counts = result === NOTHING_COUNTED ? "done" : summary(result);
   console.log(`${result.failed ? "✖" : "✔"} ${title}: ${counts} in ${seconds} s`);
 }

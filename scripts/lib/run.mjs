@@ -25,12 +25,12 @@ export async function main(body) {
 
 /**
  * Runs a program to its end. Its output is shown as it comes, or with `quiet`
- * only when it fails. Says every 15 s of silence that `title` is still going.
+ * only when it fails. Says every 15 s of silence that `title` is still going, unless `pulses` is false.
  *
  * Resolves to `{ ok, output, seconds }`; a program that cannot be started is a
  * `Failure`.
  */
-export async function run(title, command, args, { cwd = root, env = process.env, quiet = false, shows = true } = {}) {
+export async function run(title, command, args, { cwd = root, env = process.env, quiet = false, shows = true, pulses = true } = {}) {
   const started = Date.now();
   const elapsed = () => Math.round((Date.now() - started) / 1000);
   const child = track(spawn(command, args, { cwd, env, stdio: ["ignore", "pipe", "pipe"] }));
@@ -47,7 +47,7 @@ export async function run(title, command, args, { cwd = root, env = process.env,
   for (const stream of [child.stdout, child.stderr]) stream.setEncoding("utf8").on("data", take);
 
   const pulse = setInterval(() => {
-    if (Date.now() - lastShown < 14_500) return;
+    if (!pulses || Date.now() - lastShown < 14_500) return;
     lastShown = Date.now();
     const latest = quiet ? lastLine(output) : "";
     console.log(`  … ${title}: ${elapsed()} s${latest && ` (${latest})`}`);
