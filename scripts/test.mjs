@@ -112,7 +112,8 @@ const GROUPS = {
       return ONE_PASSED;
     });
     // With the glue for Workers, which a user's crate also compiles natively, for example in an editor.
-    await check("clippy, native", "cargo", ["clippy", ...NATIVE, "--all-targets", ...nativeFeatures(), ...DENY_WARNINGS]);
+    if (inAll) await lintAndBuild("clippy, native", [...NATIVE, "--all-targets", ...nativeFeatures()]);
+    else await check("clippy, native", "cargo", ["clippy", ...NATIVE, "--all-targets", ...nativeFeatures(), ...DENY_WARNINGS]);
     await check("clippy, wasm libraries", "cargo", ["clippy", ...LIBRARIES, "--features", "ssetarget/cloudflare", ...WASM, ...DENY_WARNINGS]);
     await check("clippy, Workers", "cargo", ["clippy", ...WORKER_PACKAGES.flatMap((name) => ["-p", name]), ...WASM, ...DENY_WARNINGS]);
     await check("clippy, the benchmark's Worker with runs", "cargo", ["clippy", "-p", "ssetarget-bench-worker", "--features", "runs", ...WASM, ...DENY_WARNINGS]);
@@ -137,7 +138,7 @@ const GROUPS = {
   },
 
   async native() {
-    await cargoTest("cargo test", ["--no-fail-fast", ...NATIVE, ...nativeFeatures()]);
+    await cargoTest("cargo test", ["--no-fail-fast", ...WITH_CLIPPY, ...NATIVE, ...nativeFeatures()]);
     // Other crates may switch these on: they change how values are written and read.
     const others = "serde_json/arbitrary_precision,serde_json/preserve_order";
     await cargoTest("with other features of serde_json", ["-p", "ssetarget", "--features", others, "--lib", ...VALUES.flatMap((file) => ["--test", file])]);
@@ -176,8 +177,8 @@ const GROUPS = {
       checkSize(await dryRun());
       return ONE_PASSED;
     });
-    // With all checks, the programs that `cargo test` builds anyway. Alone, with only the features that they need.
-    const args = inAll ? [...NATIVE, ...nativeFeatures(), "--bins", "--tests"] : PROGRAMS.flatMap((name) => ["-p", name]);
+    // With all checks, those that the other checks build. Alone, with only the features that they need.
+    const args = inAll ? [...WITH_CLIPPY, ...NATIVE, ...nativeFeatures(), "--all-targets"] : PROGRAMS.flatMap((name) => ["-p", name]);
     await check("build of the native programs", "cargo", ["build", ...args]);
     programs.resolve();
     if (inAll) await buildBench(); // while tests wait
@@ -205,6 +206,21 @@ let benchIsBuilt;
 
 const NATIVE = ["--workspace", ...WORKER_PACKAGES.filter((name) => !TESTED_NATIVELY.includes(name)).flatMap((name) => ["--exclude", name])];
 const DENY_WARNINGS = ["--", "-D", "warnings"];
+/**
+ * Clippy compiles the workspace's own crates. It says what `cargo clippy` says, and what it compiles can be run: so nothing is read
+ * once by clippy and once more by the compiler, dependencies included. They are compiled as without it.
+ */
+const WITH_CLIPPY = ["--config", 'build.rustc-workspace-wrapper="clippy-driver"'];
+
+/** A check that builds with clippy. It fails if there are warnings, also those of what was built before. */
+function lintAndBuild(title, args) {
+  return attempt(title, async () => {
+    const { ok, output } = await run(title, "cargo", ["build", ...WITH_CLIPPY, ...args]);
+    // Cargo ends the warnings of each target with this line.
+    if (ok && !/^warning: .* generated \d+ warnings?/m.test(output)) return ONE_PASSED;
+    return { ...ONE_FAILED, why: lines(output, /^(warning|error)/) };
+  });
+}
 
 /** A check passes or fails as a whole. */
 function check(title, command, args, env = {}) {
