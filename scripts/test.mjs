@@ -15,7 +15,7 @@ import { checkSize, dryRun } from "./lib/deploy.mjs";
 import { nameOf, runFiles } from "./lib/e2e.mjs";
 import { wrongFiles } from "./lib/files.mjs";
 import { wrongTests } from "./lib/matrix.mjs";
-import { readmeCrate, workflowsReadmeCrate } from "./lib/readme.mjs";
+import { BESIDE_OURS, readmeCrate, workflowsReadmeCrate } from "./lib/readme.mjs";
 import { wrongMutations } from "./mutations.mjs";
 import { typescriptExamples } from "./lib/typescript.mjs";
 import { ensureNodeModules, ensureRust, ensureWorkerTools } from "./lib/setup.mjs";
@@ -143,8 +143,8 @@ const GROUPS = {
     const others = "serde_json/arbitrary_precision,serde_json/preserve_order";
     await cargoTest("with other features of serde_json", ["-p", "ssetarget", "--features", others, "--lib", ...VALUES.flatMap((file) => ["--test", file])]);
     await cargoTest("Workflows with other features of serde_json", ["-p", "cloudflare-workflows", "--features", `testing,${others}`, "--lib"]);
-    await cargoTest("the README's crate, natively", ["--manifest-path", path.join(await readmeCrate(), "Cargo.toml")], { CARGO_TARGET_DIR: at("target") });
-    await cargoTest("the crate of the README of Workflows, natively", ["--manifest-path", path.join(await workflowsReadmeCrate(), "Cargo.toml")], { CARGO_TARGET_DIR: at("target") });
+    await cargoTest("the README's crate, natively", ["--manifest-path", path.join(await readmeCrate(), "Cargo.toml")], BESIDE_OURS);
+    await cargoTest("the crate of the README of Workflows, natively", ["--manifest-path", path.join(await workflowsReadmeCrate(), "Cargo.toml")], BESIDE_OURS);
     // A folder of its own: the flag changes every crate. No LTO: it would be most of the time.
     await cargoTest("shuttle", ["-p", "ssetarget-shuttle", "--release"], {
       RUSTFLAGS: `${process.env.RUSTFLAGS ?? ""} --cfg shuttle`.trim(),

@@ -4,6 +4,9 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { Failure, at, root } from "./run.mjs";
 
+/** The environment to build a reader's crate with what was compiled for this workspace: its folder, and its amount of debug information. */
+export const BESIDE_OURS = { CARGO_TARGET_DIR: at("target"), CARGO_PROFILE_DEV_DEBUG: "line-tables-only" };
+
 /** Writes the crate of README.md and docs/start.md to a new folder outside the repository; resolves to the folder, whose parent is new, too. */
 export function readmeCrate() {
   return crateOf(["docs/start.md", "README.md", "docs/workflows.md"], ["Cargo.toml", "wrangler.toml", "src/lib.rs", "src/lib.rs"]);

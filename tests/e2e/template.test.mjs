@@ -6,6 +6,7 @@ import { copyFileSync, rmSync, symlinkSync } from "node:fs";
 import path from "node:path";
 import { after, before, test } from "node:test";
 
+import { BESIDE_OURS } from "../../scripts/lib/readme.mjs";
 import { at } from "../../scripts/lib/run.mjs";
 import { ensureWorkerTools, nodeEnv } from "../../scripts/lib/setup.mjs";
 import { generate } from "../../scripts/lib/template.mjs";
@@ -23,7 +24,7 @@ before(async () => {
   copyFileSync(at("Cargo.lock"), path.join(folder, "Cargo.lock")); // the versions that the tools here fit
   symlinkSync(at("node_modules"), path.join(folder, "node_modules"));
   env = nodeEnv({
-    CARGO_TARGET_DIR: at("target"),
+    ...BESIDE_OURS,
     WASM_BINDGEN_BIN: tools.wasmBindgen,
     WASM_OPT_BIN: at("node_modules/.bin/wasm-opt"),
     ESBUILD_BIN: at("node_modules/.bin/esbuild"),
