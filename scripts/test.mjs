@@ -114,7 +114,8 @@ const GROUPS = {
     // With the glue for Workers, which a user's crate also compiles natively, for example in an editor.
     if (inAll) await lintAndBuild("clippy, native", [...NATIVE, "--all-targets", ...nativeFeatures()]);
     else await check("clippy, native", "cargo", ["clippy", ...NATIVE, "--all-targets", ...nativeFeatures(), ...DENY_WARNINGS]);
-    await check("clippy, wasm libraries", "cargo", ["clippy", ...LIBRARIES, "--features", "ssetarget/cloudflare", ...WASM, ...DENY_WARNINGS]);
+    // By its bare name: `ssetarget/cloudflare` would be the feature of the dev-dependency, and nothing for Workers would be compiled.
+    await check("clippy, wasm libraries", "cargo", ["clippy", ...LIBRARIES, "--features", "cloudflare", ...WASM, ...DENY_WARNINGS]);
     await check("clippy, Workers", "cargo", ["clippy", ...WORKER_PACKAGES.flatMap((name) => ["-p", name]), ...WASM, ...DENY_WARNINGS]);
     await check("clippy, the benchmark's Worker with runs", "cargo", ["clippy", "-p", "ssetarget-bench-worker", "--features", "runs", ...WASM, ...DENY_WARNINGS]);
     for (const crate of CRATES) {
