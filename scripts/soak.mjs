@@ -6,7 +6,7 @@ import { buildWorker } from "./lib/build.mjs";
 import { ensureNodeModules, ensureRust, modernNode } from "./lib/setup.mjs";
 import { soak } from "../tests/e2e/lib/soak/soak.mjs";
 
-main(async () => {
+await main(async () => {
   await ensureRust();
   await ensureNodeModules();
   if (typeof WebSocket === "undefined") {
@@ -22,8 +22,8 @@ main(async () => {
   const wrong = await soak({ milliseconds: minutes * 60_000, seed, small: minutes < 3 });
   if (wrong.length > 0) throw new Failure(`${wrong.length} things are wrong:\n${wrong.join("\n")}`);
   console.log("nothing was lost, nothing came twice, and nothing grew");
-  process.exit(0); // whatever a server has left open
 });
+process.exit(); // whatever a server has left open, or a round that hung
 
 function number(name, otherwise) {
   const found = process.argv.indexOf(name);

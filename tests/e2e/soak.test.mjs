@@ -1,9 +1,12 @@
 // The soak for less than a minute: see docs/reliability.md. `npm run soak` does it for an hour.
 import assert from "node:assert/strict";
+import net from "node:net";
 import { test } from "node:test";
 import { floor, slope, slopeAtMost } from "./lib/soak/memory.mjs";
+import { Pending } from "./lib/soak/pending.mjs";
 import { planRound } from "./lib/soak/plan.mjs";
-import { NEEDS_REDIS } from "./lib/redis.mjs";
+import { playRound } from "./lib/soak/round.mjs";
+import { NEEDS_REDIS, Redis } from "./lib/redis.mjs";
 import { grown, soak } from "./lib/soak/soak.mjs";
 
 test("the same seed plans the same runs, viewers and faults, another seed others", () => {
@@ -52,6 +55,42 @@ test("what grows is told from what is noisy", () => {
   assert.deepEqual(grown(crashed(30)).wrong, []);
   assert.match(grown(crashed(58)).text, /too short a time/);
   assert.match(grown([]).wrong.join(), /too few/);
+});
+
+test("a round that hangs says for what it waits", async () => {
+  let answer;
+  const places = { redis: { connections: () => new Promise((resolve) => (answer = resolve)) } };
+  const done = [];
+  const tally = { done: (what) => done.push(what), takeWrong: () => [] };
+  const pending = new Pending();
+  const round = playRound({ runs: [], logs: [], strikes: [{ what: "connections to Redis are cut", after: 0 }] }, places, tally, pending);
+  await assert.rejects(pending.within(200, round, "round 23"), /^Error: round 23 has no answer after 0\.2 s\. What is pending:\n  connections to Redis are cut: which there are, for 0\.\d s$/);
+  answer([]);
+  assert.deepEqual(await round, []);
+  assert.deepEqual(done, ["connections to Redis are cut"]);
+  assert.deepEqual(pending.lines(), []);
+});
+
+test("steps are named with how far they are, the oldest first, until they end, also with an error", async () => {
+  const pending = new Pending();
+  let [position, fail] = [3, undefined];
+  const first = pending.step(() => `is at ${position}`, new Promise((_, reject) => (fail = reject)));
+  const second = pending.step("reads", new Promise(() => {}));
+  position = 4;
+  assert.deepEqual(pending.lines(Date.now()).map((line) => line.replace(/[\d.]+ s$/, "some s")), ["is at 4, for some s", "reads, for some s"]);
+  fail(new Error("cut"));
+  await assert.rejects(first, /cut/);
+  assert.match(pending.lines().join(), /^reads, for [\d.]+ s$/);
+  void second;
+});
+
+test("a Redis that ends before it answers is no Redis that is waited for", async () => {
+  const server = net.createServer((socket) => socket.once("data", () => socket.end())).listen(0, "127.0.0.1");
+  await new Promise((resolve) => server.once("listening", resolve));
+  const redis = new Redis(server.address().port);
+  await assert.rejects(redis.say("PING"), /Redis gave no answer to PING/);
+  await redis.stop();
+  server.close();
 });
 
 const SECONDS = 35;

@@ -21,7 +21,7 @@ export function dataFolder() {
  */
 export async function serveAxum(env = {}) {
   const child = start(EXAMPLE, [], { PORT: "0", DATA_DIR: dataFolder(), ...env });
-  const url = (await printed(child, /Listening on (http:\S+)/))[1];
+  const url = (await printed(child, /Listening on (http:\S+)/, START_AT_MOST))[1];
   return {
     url,
     pid: child.pid,
@@ -36,6 +36,9 @@ export async function serveAxum(env = {}) {
     },
   };
 }
+
+/** After so many milliseconds a server that does not listen has failed. */
+const START_AT_MOST = 60_000;
 
 function start(program, args, env = {}) {
   const child = spawn(program, args.map(String), { env: { ...process.env, ...env }, stdio: ["ignore", "pipe", "inherit"] });
@@ -53,15 +56,25 @@ process.on("exit", () => {
 });
 for (const signal of ["SIGINT", "SIGTERM"]) process.once(signal, () => process.exit(1));
 
-function printed(child, pattern) {
+function printed(child, pattern, milliseconds) {
   child.log = "";
   return new Promise((resolve, reject) => {
+    const late = () => {
+      child.kill("SIGKILL");
+      reject(new Error(`${child.spawnfile} has not started after ${milliseconds / 1000} s:\n${child.log}`));
+    };
+    const timer = setTimeout(late, milliseconds);
     child.once("error", reject);
-    child.ended.then((code) => reject(new Error(`${child.spawnfile} ended with ${code}:\n${child.log}`)));
+    child.ended.then((code) => {
+      clearTimeout(timer);
+      reject(new Error(`${child.spawnfile} ended with ${code}:\n${child.log}`));
+    });
     child.stdout.setEncoding("utf8").on("data", (text) => {
       child.log += text;
       const match = child.log.match(pattern);
-      if (match) resolve(match);
+      if (!match) return;
+      clearTimeout(timer);
+      resolve(match);
     });
   });
 }

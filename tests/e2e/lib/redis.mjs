@@ -20,7 +20,7 @@ export async function startRedis() {
   return redis;
 }
 
-class Redis {
+export class Redis {
   #folder = mkdtempSync(path.join(tmpdir(), "ssetarget-redis-"));
   #child;
 
@@ -36,6 +36,7 @@ class Redis {
     children.add(this.#child);
     let failure;
     this.#child.once("error", (error) => (failure = error));
+    this.#child.once("exit", (code, signal) => (failure ??= new Error(`redis-server ended with ${signal ?? code} as it started`)));
     while ((await this.say("PING").catch(() => null)) !== "PONG") {
       if (failure) throw failure;
       await new Promise((resolve) => setTimeout(resolve, 10));
@@ -56,7 +57,7 @@ class Redis {
     rmSync(this.#folder, { recursive: true, force: true, maxRetries: 5 });
   }
 
-  /** Returns the answer to a command: a string, or the first line of anything else. */
+  /** Returns the answer to a command: a string, or the first line of anything else. Fails if the server ends before. */
   say(...words) {
     return new Promise((resolve, reject) => {
       const socket = net.connect(this.port, "127.0.0.1");
@@ -71,6 +72,8 @@ class Redis {
         resolve(line[0] === "$" ? answer.slice(line.length + 2, end - 2) : line.slice(1));
       });
       socket.on("error", reject);
+      // A server that is killed after it has read the command closes without an error.
+      socket.on("close", () => reject(new Error(`Redis gave no answer to ${words[0]}`)));
       socket.write([`*${words.length}`, ...words.flatMap((word) => [`$${Buffer.byteLength(word)}`, word]), ""].join("\r\n"));
     });
   }

@@ -28,6 +28,9 @@ export async function serve({ folder = at("tests/worker"), vars = {}, inspectorP
   return server;
 }
 
+/** After so many milliseconds a wrangler that does not say that it is ready has failed. */
+const START_AT_MOST = 180_000;
+
 class Server {
   #folder;
   #vars;
@@ -67,19 +70,22 @@ class Server {
     children.add(child);
     const from = this.#log.length;
     let isReady = false;
-    this.url = await new Promise((resolve, reject) => {
+    let timer;
+    const ready = new Promise((resolve, reject) => {
+      timer = setTimeout(() => reject(new Error(`wrangler dev is not ready after ${START_AT_MOST / 1000} s:\n${this.#log.slice(from)}`)), START_AT_MOST);
       for (const stream of [child.stdout, child.stderr]) {
         stream.setEncoding("utf8").on("data", (text) => {
           this.#log += text;
           if (isReady) return; // what it prints of an hour of requests is not looked through again and again
-          const ready = this.#log.slice(from).match(/Ready on (http:\/\/127\.0\.0\.1:\d+)/);
-          isReady = ready !== null;
-          if (isReady) resolve(ready[1]);
+          const found = this.#log.slice(from).match(/Ready on (http:\/\/127\.0\.0\.1:\d+)/);
+          isReady = found !== null;
+          if (isReady) resolve(found[1]);
         });
       }
       child.once("error", reject);
       child.once("exit", (code) => reject(new Error(`wrangler dev ended with ${code}:\n${this.#log}`)));
     });
+    this.url = await ready.finally(() => clearTimeout(timer));
   }
 
   /** `kill -9` for wrangler and for the runtime, as when a machine loses power. */

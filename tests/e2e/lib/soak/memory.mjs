@@ -46,34 +46,42 @@ export function runtimeOf(group) {
 
 /** Bytes that the isolate of a Worker has: its heap with what is not collected yet, and its WebAssembly memory. */
 export async function heapOf({ url, inspectorPort }) {
-  const targets = await (await fetch(`http://127.0.0.1:${inspectorPort}/json`)).json();
+  const targets = await (await fetch(`http://127.0.0.1:${inspectorPort}/json`, soon())).json();
   const socket = new WebSocket(targets[0].webSocketDebuggerUrl, { headers: { origin: "http://localhost" } });
-  await new Promise((resolve, reject) => {
-    socket.addEventListener("open", resolve);
-    socket.addEventListener("error", () => reject(new Error("the inspector does not answer")));
-  });
-  let number = 0;
-  const call = (method) =>
-    new Promise((resolve, reject) => {
-      const id = (number += 1);
-      const timer = setTimeout(() => reject(new Error(`the inspector does not answer to ${method}`)), 30_000);
-      socket.addEventListener("message", function heard({ data }) {
-        if (!data.startsWith(`{"id":${id},`)) return; // parts of the snapshot
-        clearTimeout(timer);
-        socket.removeEventListener("message", heard);
-        const message = JSON.parse(data);
-        if (message.error) reject(new Error(`${method}: ${message.error.message}`));
-        else resolve(message.result);
-      });
-      socket.send(JSON.stringify({ id, method }));
-    });
-  // It is not asked to collect first: the runtime does not answer to `collectGarbage`, and after a snapshot, which
-  // collects, it ends with a segmentation fault a round later.
-  const { usedSize, embedderHeapUsedSize, backingStorageSize } = await call("Runtime.getHeapUsage");
-  socket.close();
-  const wasm = Number(await (await fetch(`${url}/memory`)).text());
+  let heap;
+  try {
+    // It is not asked to collect first: the runtime does not answer to `collectGarbage`, and after a snapshot, which
+    // collects, it ends with a segmentation fault a round later.
+    const { usedSize, embedderHeapUsedSize, backingStorageSize } = await inspect(socket, "Runtime.getHeapUsage");
+    heap = usedSize + embedderHeapUsedSize + backingStorageSize;
+  } finally {
+    socket.close(); // also if there is no answer
+  }
+  const wasm = Number(await (await fetch(`${url}/memory`, soon())).text());
   if (!(wasm > 0)) throw new Error("the Worker does not say how large its memory is");
-  return { heap: usedSize + embedderHeapUsedSize + backingStorageSize + wasm };
+  return { heap: heap + wasm };
+}
+
+const soon = () => ({ signal: AbortSignal.timeout(30_000) });
+
+/** The inspector's answer to a method, as the only one over this socket. */
+function inspect(socket, method) {
+  return new Promise((resolve, reject) => {
+    const fail = () => {
+      clearTimeout(timer);
+      reject(new Error(`the inspector does not answer to ${method}`));
+    };
+    const timer = setTimeout(fail, 30_000);
+    socket.addEventListener("open", () => socket.send(JSON.stringify({ id: 1, method })));
+    for (const end of ["error", "close"]) socket.addEventListener(end, fail);
+    socket.addEventListener("message", ({ data }) => {
+      if (!data.startsWith('{"id":1,')) return; // what it tells unasked
+      clearTimeout(timer);
+      const message = JSON.parse(data);
+      if (message.error) reject(new Error(`${method}: ${message.error.message}`));
+      else resolve(message.result);
+    });
+  });
 }
 
 /** The median of the slopes of all pairs (Theil and Sen): one sample out of line changes nothing. Points are `[x, y]`. */

@@ -4,7 +4,7 @@ import { freePort } from "../ports.mjs";
 import { startRedis } from "../redis.mjs";
 import { serve } from "../wrangler.mjs";
 import { heapOf, runtimeOf, usage } from "./memory.mjs";
-import { within } from "./viewer.mjs";
+import { within } from "./pending.mjs";
 
 /** Starts all of them. Resolves to `{ workers, axums, redis, measured, stop }`. */
 export async function startPlaces() {
@@ -28,13 +28,13 @@ export async function startPlaces() {
     axums,
     redis,
     /** What each of the servers that are left alive has now. */
-    async measure() {
+    async measure(pending) {
       // On a machine with much else to do the inspector may be too slow: then there is one sample less.
-      const heap = (server) => within(60_000, heapOf(server)).catch(() => ({}));
-      const heaps = [await heap(direct), await heap(hibernating)];
+      const heap = (name, server) => pending.step(`the heap of ${name}`, within(60_000, heapOf(server)).catch(() => ({})));
+      const heaps = [await heap("Workers, direct", direct), await heap("Workers, hibernating", hibernating)];
       return {
-        "Workers, direct": { ...(await runtime(direct)), ...heaps[0] },
-        "Workers, hibernating": { ...(await runtime(hibernating)), ...heaps[1] },
+        "Workers, direct": { ...(await pending.step("the process of Workers, direct", runtime(direct))), ...heaps[0] },
+        "Workers, hibernating": { ...(await pending.step("the process of Workers, hibernating", runtime(hibernating))), ...heaps[1] },
         "axum, SQLite": usage(axums.sqlite.pid),
         "axum, Redis": usage(axums.redis.pid),
       };
@@ -48,7 +48,7 @@ export async function startPlaces() {
 
 /** wrangler starts the runtime again where it crashes: then it is another process. */
 async function runtime(server) {
-  await fetch(`${server.url}/gate/soak/open`).then((response) => response.text()); // has its storage open then
+  await within(60_000, fetch(`${server.url}/gate/soak/open`).then((response) => response.text())); // has its storage open then
   const pid = runtimeOf(server.pid);
   return { pid, ...usage(pid) };
 }

@@ -2,30 +2,41 @@
 import { Records } from "../checker.mjs";
 import { Run, json } from "../script.mjs";
 import { open, readAll } from "../sse.mjs";
-import { Viewer, pause, within } from "./viewer.mjs";
+import { Late, within } from "./pending.mjs";
+import { Viewer, pause } from "./viewer.mjs";
 
 /** After that a viewer or a run that has not come to its end is stuck, which is a fault. */
 const PATIENCE = 90_000;
 
-/** Plays it; resolves once every viewer has been told the end, to what broke a promise. */
-export async function playRound(plan, places, tally) {
+/** After that a strike has failed: viewers would give up soon. */
+const STRIKE_AT_MOST = 80_000;
+
+/** After that a runtime that was killed is not waited for: it is killed once more. */
+const START_AT_MOST = 45_000;
+
+/**
+ * Plays it; resolves once every viewer has been told the end, to what broke a promise. `pending` has every step of it that
+ * is under way.
+ */
+export async function playRound(plan, places, tally, pending) {
   const alive = new Set();
   const [found] = await Promise.all([
-    Promise.all([...plan.runs.map((run) => playRun(run, places, tally, alive)), ...plan.logs.map((log) => playLog(log, places, tally))]),
-    ...plan.strikes.map((each) => strike(each, places, tally, alive)),
+    Promise.all([...plan.runs.map((run) => playRun(run, places, tally, alive, pending)), ...plan.logs.map((log) => playLog(log, places, tally, pending))]),
+    ...plan.strikes.map((each) => strike(each, places, tally, alive, pending)),
   ]);
   return [...found.flat(), ...tally.takeWrong()];
 }
 
-async function playRun({ place, workflow, id, ops, fault, viewers }, places, tally, alive) {
+async function playRun({ place, workflow, id, ops, fault, viewers }, places, tally, alive, pending) {
   const server = places.workers[place];
   const run = new Run(server, workflow, id);
+  const log = `${place}: ${workflow} ${id} (${fault.what})`;
+  const step = (what, promise) => pending.step(`${log}: ${what}`, promise);
   const until = Date.now() + PATIENCE;
-  await persist(until, () => json(`${server.url}/${workflow}`, { method: "POST", body: JSON.stringify({ id, params: { ops } }) }));
+  await step("is created", persist(until, () => json(`${server.url}/${workflow}`, { method: "POST", body: JSON.stringify({ id, params: { ops } }) })));
   alive.add(run);
   tally.runs += 1;
 
-  const log = `${place}: ${workflow} ${id} (${fault.what})`;
   const records = new Records();
   const view = (name, plan, hear) => new Viewer({ name, log, url: () => run.sse, plan, records, tally, hear });
   let [heard, struck, goes, restarted, moved] = [0, null, false, false, Date.now()];
@@ -37,7 +48,7 @@ async function playRun({ place, workflow, id, ops, fault, viewers }, places, tal
       goes = true;
       run.event("go").catch(() => {}); // sent again below
     }
-    if (heard === fault.behind) struck = act(run, fault.what, tally);
+    if (heard === fault.behind) struck = step(`after ${heard} events: ${fault.what}`, act(run, fault.what, tally));
   });
   const all = [driver, ...viewers.map((plan, index) => view(`${plan.kind} ${index}`, plan))];
   const stop = setTimeout(() => all.forEach((viewer) => viewer.stop()), PATIENCE);
@@ -60,7 +71,8 @@ async function playRun({ place, workflow, id, ops, fault, viewers }, places, tal
     }
     return (await driver.follow()) && isOver;
   })();
-  const followed = await Promise.all([driving, ...all.slice(1).map((viewer) => pause(viewer.plan.arrives).then(() => viewer.follow()))]);
+  const others = all.slice(1).map((viewer) => pause(viewer.plan.arrives).then(() => viewer.follow()));
+  const followed = await Promise.all([driving, ...others].map((following, index) => pending.step(() => all[index].at(), following)));
   clearTimeout(stop);
   clearInterval(nudge);
   alive.delete(run);
@@ -68,13 +80,13 @@ async function playRun({ place, workflow, id, ops, fault, viewers }, places, tal
   const stuck = all.filter((_, index) => !followed[index]).map(({ name, position }) => `${log}: ${name} was not told the end, and is at ${position}`);
   if (stuck.length > 0) return stuck;
 
-  const state = await endOf(run, until);
-  const stored = await persist(until, () => readAll(run.sse));
+  const state = await step("the platform says how it ended", endOf(run, until));
+  const stored = await step("its log is read", persist(until, () => readAll(run.sse)));
   // What the platform says of a run that was cut short depends on where that was.
-  const platform = state === "terminated" ? undefined : await persist(until, () => run.platform());
+  const platform = state === "terminated" ? undefined : await step("the platform's log is read", persist(until, () => run.platform()));
   records.stored(log, stored, platform);
   tally.ended[state] = (tally.ended[state] ?? 0) + 1;
-  return records.broken();
+  return step("is checked", records.broken());
 }
 
 /** Does this to a run; what the platform refuses, since the run is over for example, is not done. */
@@ -109,14 +121,16 @@ async function unpause(run) {
   if ((await run.status()).state === "paused") await run.act("resume");
 }
 
-async function playLog({ place, name, writers, events, viewers }, { axums }, tally) {
+async function playLog({ place, name, writers, events, viewers }, { axums }, tally, pending) {
   const servers = place === "redis" ? [axums.redis, axums["redis, killed"]] : [axums[place]];
   const log = `${place}: ${name}`;
+  const step = (what, promise) => pending.step(`${log}: ${what}`, promise);
   const until = Date.now() + PATIENCE;
   const records = new Records();
   let [turn, greatest] = [0, 0];
   const any = () => servers[(turn += 1) % servers.length].url;
-  const append = async (data, terminal) => {
+  const append = (data, terminal) => step("an append", appendNow(data, terminal));
+  const appendNow = async (data, terminal) => {
     const after = greatest;
     const type = terminal ? "last" : "note";
     const fact = { type, data, terminal };
@@ -142,16 +156,17 @@ async function playLog({ place, name, writers, events, viewers }, { axums }, tal
   };
   // A log that goes on for ever is followed from where it stood.
   const started = Date.now();
-  const begins = place === "sqlite" ? (tally.heads[name] ??= await prefill(`${axums.sqlite.url}/${name}`)) : 0;
+  const begins = place === "sqlite" ? (tally.heads[name] ??= await step("is filled", within(PATIENCE, prefill(`${axums.sqlite.url}/${name}`), `${log}, which is filled,`))) : 0;
   while (!(await append(JSON.stringify(`first ${name} ${started}`), false)) && Date.now() < until) await pause(200);
   tally.logs += 1;
 
   const all = viewers.map((plan, index) => new Viewer({ name: `${plan.kind} ${index}`, log, url: () => `${any()}/${name}/sse`, plan, records, tally, after: begins }));
   const stop = setTimeout(() => all.forEach((viewer) => viewer.stop()), PATIENCE);
-  const following = all.map((viewer) => pause(viewer.plan.arrives).then(() => viewer.follow()));
+  const following = all.map((viewer) => pending.step(() => viewer.at(), pause(viewer.plan.arrives).then(() => viewer.follow())));
   await Promise.all(
     Array.from({ length: writers }, async (_, writer) => {
-      for (let number = 0; number < events; number += 1) {
+      // Appends to a server that hangs have no answer for a long time, each.
+      for (let number = 0; number < events && Date.now() < until; number += 1) {
         await append(JSON.stringify(`${started} ${writer}.${number} ${"x".repeat((number * 37) % 500)}`), false);
         await pause((number * 61) % 200);
       }
@@ -164,11 +179,11 @@ async function playLog({ place, name, writers, events, viewers }, { axums }, tal
   const stuck = all.filter((_, index) => !followed[index]).map(({ name, position }) => `${log}: ${name} was not told the end, and is at ${position}`);
   if (stuck.length > 0) return stuck;
 
-  const stored = await persist(until, () => readAll(`${any()}/${name}/sse`, { lastEventId: begins || undefined }));
+  const stored = await step("is read", persist(until, () => readAll(`${any()}/${name}/sse`, { lastEventId: begins || undefined })));
   records.add(log, { stored: { events: stored.map(({ id, type, data, raw }) => ({ id, type, data, raw, terminal: type === "last" })) } });
   records.add(log, { whole: null });
   if (place === "sqlite") tally.heads[name] = greatest;
-  return records.broken();
+  return step("is checked", records.broken());
 }
 
 /**
@@ -198,34 +213,41 @@ async function endOf(run, until) {
   }
 }
 
-async function strike({ after, what }, { workers, axums, redis }, tally, alive) {
+async function strike({ after, what }, { workers, axums, redis }, tally, alive, pending) {
   await pause(after);
+  const step = (how, promise) => pending.step(`${what}: ${how}`, promise);
+  const again = async (axum) => {
+    await step("is killed", axum.kill());
+    await pause(100);
+    await step("is started", axum.start());
+  };
   const strikes = {
     async "kill -9 of the runtime"() {
-      await workers.killed.kill();
-      await workers.killed.start();
+      await step("is killed", workers.killed.kill());
+      try {
+        await step("is started", within(START_AT_MOST, workers.killed.start()));
+      } catch (error) {
+        if (!(error instanceof Late)) throw error;
+        tally.done("the runtime did not start, and was killed once more");
+        await step("is killed once more", workers.killed.kill());
+        await step("is started once more", workers.killed.start());
+      }
       for (const run of alive) if (run.server === workers.killed) run.revive().catch(() => {});
     },
     "kill -9 of axum with SQLite": () => again(axums["sqlite, killed"]),
     "kill -9 of one of two on a Redis": () => again(axums["redis, killed"]),
     async "kill -9 of Redis"() {
-      await redis.kill();
+      await step("is killed", redis.kill());
       await pause(300);
-      await redis.start();
+      await step("is started", redis.start());
     },
     async "connections to Redis are cut"() {
-      const ids = await redis.connections().catch(() => []);
-      for (const id of ids) await redis.say("CLIENT", "KILL", "ID", id).catch(() => {});
+      const ids = await step("which there are", redis.connections().catch(() => []));
+      for (const id of ids) await step(`number ${id}`, redis.say("CLIENT", "KILL", "ID", id).catch(() => {}));
     },
   };
-  await strikes[what]();
+  await within(STRIKE_AT_MOST, strikes[what](), what);
   tally.done(what);
-}
-
-async function again(axum) {
-  await axum.kill();
-  await pause(100);
-  await axum.start();
 }
 
 /** Does it until it is done: servers are killed in between. */

@@ -4,7 +4,8 @@ import { floor, median, slope, slopeAtMost } from "./memory.mjs";
 import { planRound } from "./plan.mjs";
 import { startPlaces } from "./places.mjs";
 import { playRound } from "./round.mjs";
-import { pause, within } from "./viewer.mjs";
+import { Pending } from "./pending.mjs";
+import { pause } from "./viewer.mjs";
 
 /** So many rounds at least, since less say nothing about what grows. */
 const ROUNDS_AT_LEAST = 4;
@@ -21,35 +22,42 @@ export async function soak({ milliseconds, seed, small = false, say = console.lo
   const places = await startPlaces();
   const samples = [];
   const wrong = [];
+  const pending = new Pending();
   const started = Date.now();
   let number = 0;
+  // Also on the way, so that one that is stopped before its time has said something.
+  const report = () => {
+    say(`seed ${seed}: ${number} rounds in ${((Date.now() - started) / 60_000).toFixed(1)} minutes; ${tally.summary()}`);
+    say(`runs that ended: ${list(tally.ended)}`);
+    say(`faults: ${list(tally.faults)}`);
+    const crashes = Object.values(places.workers).flatMap((server) => server.log.match(/The Workers runtime crashed unexpectedly/g) ?? []).length;
+    if (crashes > 0) say(`the local runtime crashed by itself ${crashes} times, and was started again`);
+    say(`refusals: ${list(tally.refusals) || "none"}`);
+    const growth = grown(samples);
+    say(growth.text);
+    return growth;
+  };
   try {
     while ((Date.now() - started < milliseconds || number < ROUNDS_AT_LEAST) && wrong.length === 0) {
-      const round = playRound(planRound(seed, number, { small }), places, tally);
-      wrong.push(...(await within(ROUND_AT_MOST, round, `round ${number}`)));
+      const round = playRound(planRound(seed, number, { small }), places, tally, pending);
+      wrong.push(...(await pending.within(ROUND_AT_MOST, round, `round ${number}`)));
       number += 1;
       // What viewers leave behind is gone a moment after them.
       await pause(500);
-      samples.push({ at: (Date.now() - started) / 3_600_000, viewers: tally.viewers, places: await within(ROUND_AT_MOST, places.measure(), `the measuring after round ${number}`) });
-      if (number % 20 === 0) say(`${number} rounds; ${tally.summary()}`);
+      samples.push({ at: (Date.now() - started) / 3_600_000, viewers: tally.viewers, places: await pending.within(ROUND_AT_MOST, places.measure(pending), `the measuring after round ${number}`) });
+      if (number % 20 === 0) report();
     }
     for (const server of Object.values(places.workers)) {
       if (/panicked at/.test(server.log)) wrong.push(`a Worker panicked: ${server.log.match(/.*panicked at.*/)[0]}`);
     }
   } catch (error) {
+    report();
     for (const server of Object.values(places.workers)) say(server.log.slice(-3_000).replaceAll(/.*wrangler:info.*\n/g, ""));
     throw error;
   } finally {
-    await places.stop();
+    await pending.within(ROUND_AT_MOST, pending.step("the servers are stopped", places.stop()), "the end of the soak");
   }
-  say(`seed ${seed}: ${number} rounds in ${((Date.now() - started) / 60_000).toFixed(1)} minutes; ${tally.summary()}`);
-  say(`runs that ended: ${list(tally.ended)}`);
-  say(`faults: ${list(tally.faults)}`);
-  const crashes = Object.values(places.workers).flatMap((server) => server.log.match(/The Workers runtime crashed unexpectedly/g) ?? []).length;
-  if (crashes > 0) say(`the local runtime crashed by itself ${crashes} times, and was started again`);
-  say(`refusals: ${list(tally.refusals) || "none"}`);
-  const growth = grown(samples);
-  say(growth.text);
+  const growth = report();
   // A promise that was broken ended it early, perhaps too early to say what grows.
   return wrong.length > 0 ? wrong : growth.wrong;
 }

@@ -4,13 +4,6 @@ import { EMPTY, Parser } from "../sse.mjs";
 
 export const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
-/** Fails if it takes longer: a request to a server that is killed may never be answered. */
-export function within(milliseconds, promise, what = "what was asked") {
-  let timer;
-  const late = new Promise((_, reject) => (timer = setTimeout(() => reject(new Error(`${what} has no answer after ${milliseconds / 1000} s`)), milliseconds)));
-  return Promise.race([promise, late]).finally(() => clearTimeout(timer));
-}
-
 export class Viewer {
   #records;
   #log;
@@ -41,6 +34,11 @@ export class Viewer {
       else await pause(150);
     }
     return false;
+  }
+
+  /** Where it is, for those who wait for it. */
+  at() {
+    return `${this.#log}: ${this.name} follows, with connection ${this.connections}, and is at ${this.position}`;
   }
 
   /** Gives up. */
