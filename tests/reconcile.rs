@@ -480,7 +480,7 @@ fn errored(message: &str) -> Value {
 }
 
 fn stood(log: &Log) -> Option<(u32, u64)> {
-    let state = log.state().unwrap();
+    let state = log.stands(now()).unwrap();
     Some((state.run, state.generation))
 }
 

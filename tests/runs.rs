@@ -812,7 +812,7 @@ async fn a_run_is_ended_as_the_platform_says_and_only_if_nothing_has_happened_si
         log.append(run.generation, 1, vec![started()], now())
             .await
             .unwrap();
-        let state = log.state().unwrap();
+        let state = log.stands(now()).unwrap();
         between(&log);
         let stood = Some((state.run, state.generation));
         let changed = log.settle(stood, "order", &end, &[], now()).unwrap();
@@ -854,6 +854,39 @@ async fn a_run_is_ended_as_the_platform_says_and_only_if_nothing_has_happened_si
     ];
     for between in between {
         assert_eq!(told(InstanceEnd::Completed, between).await, None);
+    }
+}
+
+/// That a lifetime has opened the log is in the object's memory only, until the lifetime appends something.
+#[tokio::test(start_paused = true)]
+async fn what_the_platform_said_before_the_object_failed_ends_no_run() {
+    for fails in [false, true] {
+        let database = Database::in_memory();
+        let log = WorkflowLog::new(database.clone());
+        let first = opened(&log, None).generation;
+        append_now(&log, first, 1, &[started()]);
+        // The platform says that the run is over.
+        let state = log.stands(now()).unwrap();
+        let stood = Some((state.run, state.generation));
+        // The instance is restarted, nobody announces it, and the next lifetime opens the log.
+        milliseconds(100).await;
+        let second = opened(&log, None);
+        let log = match fails {
+            true => WorkflowLog::new(database),
+            false => log,
+        };
+        milliseconds(10).await;
+        let settle = |stood| {
+            let end = InstanceEnd::Terminated;
+            log.settle(stood, "order", &end, &[], now()).unwrap()
+        };
+        assert!(!settle(stood), "fails: {fails}");
+        // Also where somebody else has asked since.
+        let state = log.stands(now()).unwrap();
+        assert!(!settle(stood), "asked again, fails: {fails}");
+        append_now(&log, second.generation, 1, &[fact("a-1:started")]);
+        // What the platform says now is true of this run.
+        assert!(settle(Some((state.run, state.generation))));
     }
 }
 

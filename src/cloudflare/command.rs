@@ -69,7 +69,8 @@ pub enum LogCommand {
     Delete,
     /// Ends the latest run: see [`WorkflowLog::settle`](crate::cloudflare::object::log::WorkflowLog::settle).
     Settle {
-        /// The state of the log when the platform was asked; `None` ends the run in any state.
+        /// Where the log [stood](crate::cloudflare::object::log::WorkflowLog::stands) when the platform was asked; `None`
+        /// ends the run in any state.
         stood: Option<(u32, u64)>,
         /// The workflow's name.
         workflow: String,

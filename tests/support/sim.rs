@@ -310,6 +310,7 @@ impl World {
                 !state.empty && !counted
             }
             Deed::Settle => {
+                let state = log.stands(now).unwrap();
                 let stood = Some((state.run, state.generation));
                 log.open(None, now).unwrap();
                 let end = InstanceEnd::Failed(None);

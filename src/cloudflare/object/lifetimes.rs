@@ -21,6 +21,9 @@ pub(super) struct Lifetimes {
     pub(super) newest: u64,
     /// This value has given one.
     pub(super) has_given: bool,
+    /// A number between the generations, for those who were told where the log stands. A value has it from the first
+    /// time on that it tells them.
+    told: Option<u64>,
     /// Lifetimes of generations below are over.
     pub(super) first_alive: u64,
     /// When the log was opened and where it was then, by generation, until the lifetime appends something. In any
@@ -94,6 +97,30 @@ impl Lifetimes {
         self.announced = None;
         self.opened
             .retain(|(opened, _)| *opened >= self.first_alive);
+    }
+
+    /// Gives the next lifetime a generation.
+    pub(super) fn gives(&mut self, now: SystemTime) -> u64 {
+        let greatest = self.newest.max(self.first_alive);
+        let least = greatest.max(self.told.unwrap_or_default()) + 1;
+        self.newest = least.max(clock::milliseconds(now));
+        self.has_given = true;
+        self.newest
+    }
+
+    /// Returns a number that changes with each generation that is given, and that no earlier value has told, since it is
+    /// made from the clock as generations are.
+    pub(super) fn tells(&mut self, now: SystemTime) -> u64 {
+        let told = self.told.unwrap_or(clock::milliseconds(now));
+        let told = told.max(self.newest + u64::from(self.told.is_none()));
+        self.told = Some(told);
+        told
+    }
+
+    /// Returns whether this value has told this number, and has given no generation since.
+    pub(super) fn has_told(&self, number: u64) -> bool {
+        self.told
+            .is_some_and(|told| told.max(self.newest) == number)
     }
 
     /// Remembers an opening by the lifetime of this generation. Forgets that of the oldest lifetime.

@@ -5,7 +5,6 @@ use std::fmt;
 use std::time::SystemTime;
 
 use super::lifetimes::{Lifetimes, Mark, Opening, RESTART_TIMEOUT};
-use crate::clock;
 use crate::cloudflare::command::LogState;
 use crate::cloudflare::packed::{InvalidBatch, unpack_facts};
 use crate::delivery::SseTarget;
@@ -127,12 +126,7 @@ impl<Q: Sql> WorkflowLog<Q> {
             Some(generation) => generation,
             None if lifetimes.is_restarting(now) => return Ok(Opened::Restarting),
             None if is_deleted => return Ok(Opened::Over),
-            None => {
-                let least = lifetimes.newest.max(lifetimes.first_alive) + 1;
-                lifetimes.newest = least.max(clock::milliseconds(now));
-                lifetimes.has_given = true;
-                lifetimes.newest
-            }
+            None => lifetimes.gives(now),
         };
         let store = self.target.store();
         let head = store.head()?;
@@ -333,6 +327,33 @@ impl<Q: Sql> WorkflowLog<Q> {
         })
     }
 
+    /// Returns where the log stands, for those who ask the platform next and come back with its answer: see
+    /// [`tell`](Self::tell). In place of the generation they get a number that changes as soon as a lifetime opens the
+    /// log. Another value of this log does not know it: a lifetime that has appended nothing is in memory only, so an
+    /// object that has failed since does not know whether one has begun.
+    ///
+    /// # Errors
+    /// When SQLite fails.
+    pub fn stands(&self, now: SystemTime) -> Result<LogState, WorkflowLogError<Q::Error>> {
+        let state = self.state()?;
+        let generation = self.lifetimes()?.tells(now);
+        Ok(LogState {
+            generation,
+            ..state
+        })
+    }
+
+    /// Returns whether the log still [stands](Self::stands) there.
+    pub(super) fn still_stands(
+        &self,
+        stood: Option<(u32, u64)>,
+    ) -> Result<bool, WorkflowLogError<Q::Error>> {
+        let Some((run, told)) = stood else {
+            return Ok(true);
+        };
+        Ok(run == self.run()? && self.lifetimes()?.has_told(told))
+    }
+
     /// Announces an instance that is about to be created, by the first event of its run.
     /// Where the log has events of an earlier instance with this id, nothing is stored, and a
     /// restart is [under way](Self::begin_restart).
@@ -515,8 +536,8 @@ impl<Q: Sql> WorkflowLog<Q> {
     }
 
     /// Appends facts to the latest run from outside its workflow, such as the run's end. With `stood`, where
-    /// the log [stood](Self::state), they are stored only if no run or lifetime has begun since. Nothing is
-    /// added to a run that has ended.
+    /// the log [stood](Self::stands), they are stored only if no run or lifetime has begun since, and only by the value
+    /// that was asked for it. Nothing is added to a run that has ended.
     ///
     /// # Errors
     /// As [`append`](Self::append).
@@ -558,11 +579,8 @@ impl<Q: Sql> WorkflowLog<Q> {
     ) -> Result<Told, WorkflowLogError<Q::Error>> {
         // Not all of `state`: each event that a webhook tells comes here.
         let run = self.run()?;
-        let (newest, writer) = {
-            let lifetimes = self.lifetimes()?;
-            (lifetimes.newest, lifetimes.first_alive)
-        };
-        if stood.is_some_and(|stood| stood != (run, newest)) {
+        let writer = self.lifetimes()?.first_alive;
+        if !self.still_stands(stood)? {
             return Ok(Told::Stale);
         }
         if self.is_over()? {
@@ -607,7 +625,7 @@ impl<Q: Sql> WorkflowLog<Q> {
         now: SystemTime,
     ) -> Result<Told, WorkflowLogError<Q::Error>> {
         let state = self.state()?;
-        if stood.is_some_and(|stood| stood != (state.run, state.generation)) {
+        if !self.still_stands(stood)? {
             return Ok(Told::Stale);
         }
         let Some(first) = platform.first() else {

@@ -35,7 +35,11 @@ impl<Q: Sql> WorkflowLog<Q> {
             restarting,
         };
         Ok(match command {
-            LogCommand::State | LogCommand::Links { .. } => answer(false, false),
+            LogCommand::State => LogAnswer {
+                state: self.stands(now)?,
+                ..answer(false, false)
+            },
+            LogCommand::Links { .. } => answer(false, false),
             LogCommand::Announce { workflow, time, .. } => {
                 let started = workflow_started(workflow, clock::from_milliseconds(*time))?;
                 match self.announce(&started, now)? {
@@ -70,9 +74,9 @@ impl<Q: Sql> WorkflowLog<Q> {
         })
     }
 
-    /// Ends the latest run as the platform says that it has ended, if its own code has not. `stood` is the state of
-    /// the log before the platform was asked: nothing is changed if a lifetime has opened the log since, because then
-    /// the run goes on, or is another. An announced instance that the platform does not know half a minute later was
+    /// Ends the latest run as the platform says that it has ended, if its own code has not. `stood` is where the
+    /// log [stood](Self::stands) before the platform was asked: nothing is changed if a lifetime may have opened the log
+    /// since, because then the run goes on, or is another. An announced instance that the platform does not know half a minute later was
     /// not created: its announcement is taken back. Returns whether anything was changed.
     ///
     /// `platform` is the platform's own log of the instance, from its beginning to the run's end, as `read_ended_run`
@@ -100,8 +104,7 @@ impl<Q: Sql> WorkflowLog<Q> {
         let outcome = match end {
             InstanceEnd::Missing if state.ended || !is_old() => return Ok(false),
             InstanceEnd::Missing if state.announced => {
-                let same = stood.is_none_or(|stood| stood == (state.run, state.generation));
-                return Ok(same && self.take_back()?);
+                return Ok(self.still_stands(stood)? && self.take_back()?);
             }
             InstanceEnd::Missing => Err(MISSING),
             InstanceEnd::Completed => Ok(()),

@@ -33,7 +33,7 @@ pub(super) async fn end_if_over(
     let Some(end) = ask().await? else {
         return Ok(false);
     };
-    let stood = log.state().map_err(to_worker)?;
+    let stood = log.stands(WorkersRuntime.now()).map_err(to_worker)?;
     let platform = platform_log(&asked.binding, asked.instance, &end).await;
     let Some(end) = ask().await? else {
         return Ok(false);
