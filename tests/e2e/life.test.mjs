@@ -4,6 +4,8 @@ import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
+import v8 from "node:v8";
+import vm from "node:vm";
 
 import { at } from "../../scripts/lib/run.mjs";
 import { becomes } from "./lib/wait.mjs";
@@ -40,11 +42,11 @@ async function life() {
   });
 }
 
-/** Makes a workflow class as wasm-bindgen does, with this `run`. */
-function workflow(module, run) {
+/** Makes a workflow class as wasm-bindgen does, with this `run`, whose code `free` frees where it waits. */
+function workflow(module, run, free) {
   class Workflow {
     run(event, step) {
-      return module.mortal(run(step, event));
+      return module.mortal(run(step, event), free && (() => free(event)));
     }
   }
   module.extend(new Workflow(), true);
@@ -189,3 +191,60 @@ for (const [what, result] of [["of 17 MiB", "x".repeat(17 * 512 * 1024)], ["that
     assert.equal(await ended[1], 1);
   });
 }
+
+test("a lifetime that the engine has given up is freed where it waits, with its attempts, and no other one is", async () => {
+  v8.setFlagsFromString("--expose-gc");
+  const collect = vm.runInNewContext("gc");
+  const module = await life();
+  const freed = [];
+  const answered = [];
+  const run = workflow(
+    module,
+    async (steps, { name }) => {
+      const attempt = () => module.mortal(new Promise(() => {}), () => freed.push(`attempt of ${name}`));
+      if (name.startsWith("attempt")) return steps.do("step", {}, attempt);
+      if (name.startsWith("two")) {
+        const waits = [steps.waitForEvent("kept", {}), steps.waitForEvent("lost", {})];
+        await waits[0];
+        answered.push(name);
+        return Promise.all(waits);
+      }
+      await steps.do("first", {}, async () => 1);
+      return steps.waitForEvent("wait", {});
+    },
+    ({ name }) => freed.push(name),
+  );
+  /** An engine that is not there any more: nobody has what would answer. */
+  const gone = {
+    async do(name, config, callback) {
+      const result = callback({ attempt: 1 });
+      return name === "step" ? new Promise(() => {}) : result;
+    },
+    waitForEvent: () => new Promise(() => {}),
+  };
+  const [kept, keptOfTwo] = [engine(), engine()];
+  const goesOn = run.run({ name: "waits for an engine" }, kept);
+  run.run({ name: "two calls, one lost" }, { waitForEvent: (name) => (name === "kept" ? keptOfTwo : gone).waitForEvent(name) });
+  run.run({ name: "waits" }, gone);
+  run.run({ name: "attempt" }, gone);
+  const freedNow = () => {
+    collect();
+    return freed.toSorted();
+  };
+  const wanted = ["attempt", "attempt of attempt", "waits"];
+  await becomes(freedNow, wanted);
+  keptOfTwo.send({ payload: 2 });
+  await becomes(() => answered, ["two calls, one lost"]);
+  for (let times = 0; times < 5; times += 1) {
+    await sleep(5);
+    assert.deepEqual(freedNow(), wanted);
+  }
+  kept.send({ payload: 3 });
+  assert.deepEqual(await goesOn, { payload: 3 });
+  // What has ended is not freed again, and the code of an instance that has died is not, either.
+  run.run({ name: "of a dead instance" }, gone);
+  await sleep(5);
+  module.die();
+  await sleep(5);
+  assert.deepEqual(freedNow(), wanted);
+});

@@ -12,7 +12,7 @@ use wasm_bindgen::prelude::*;
 use worker::{Context, Env};
 
 use super::convert::{from_js, property, throw, time, to_js};
-use super::life::promise;
+use super::life::promise_for_engine;
 use super::runtime::sleep;
 use super::step::WorkflowStep;
 use crate::border;
@@ -155,7 +155,7 @@ impl<W: WorkflowEntrypoint> WorkflowObject<W> {
     /// Called by the class's `run`.
     pub fn run(&self, event: JsValue, step: JsValue) -> Promise {
         let parts = self.parts.clone();
-        promise(async move {
+        promise_for_engine(async move {
             let (context, env) = parts.ok_or("this object has no workflow")?;
             // Made here and not in the constructor, so that `refused` is called after a panic.
             let begun = async {

@@ -140,10 +140,14 @@ export function holdObject(state, code) {
   gone.register(end, reference);
 }
 
-/** Returns a promise of the same result that is rejected when the instance dies. */
-export function mortal(promise) {
-  return new Promise((resolve, reject) => {
-    const end = hold(() => reject(new Error(DIED)));
+/**
+ * Returns a promise of the same result that is rejected when the instance dies. `free` frees the code that makes the
+ * result, as it waits: it is called if the engine has given up the run, unless the code or its instance has ended.
+ */
+export function mortal(promise, free) {
+  let end;
+  const mine = new Promise((resolve, reject) => {
+    end = hold(() => reject(new Error(DIED)));
     promise.then(
       (value) => {
         held.delete(end);
@@ -155,7 +159,20 @@ export function mortal(promise) {
       },
     );
   });
+  if (free) freeing.set(mine, () => held.delete(end) && free());
+  return mine;
 }
+
+/** How the code is freed that makes the result of such a promise. */
+const freeing = new WeakMap();
+
+/**
+ * Is told when a call of the engine can have no answer any more. The engine ends a lifetime without a word: the call of
+ * `run` is cancelled, with all that belongs to its request, and nothing of the code's runs again. Its memory would stay,
+ * since WebAssembly has what waits and what is waited for. But only the engine's call holds the function that takes its
+ * answer.
+ */
+const unanswerable = canForget && new FinalizationRegistry((call) => call.steps?.lose(call));
 
 /** Makes the class of this object one of the platform's. */
 export function extend(instance, isWorkflow) {
@@ -191,7 +208,7 @@ async function live(run, steps) {
     const [deathsBefore, answeredBefore] = [deaths, steps.answered];
     steps.beginAgain();
     try {
-      return await run(steps);
+      return await steps.works(run(steps));
     } catch (error) {
       if (deaths === deathsBefore) throw error;
       if (steps.answered > answeredBefore) inARow.waiting = inARow.working = 0;
@@ -223,6 +240,10 @@ class Steps {
   #counts = new Map();
   /** The calls that the code has made since it began, and that the engine has not answered. */
   #waiting = new Set();
+  /** All calls that the engine has not answered and still may. */
+  #unanswered = new Set();
+  /** Promises of the code that is at work: that of the run, and of attempts. */
+  #working = new Set();
   #bytes = 0;
   #hasEnded = false;
 
@@ -264,26 +285,36 @@ class Steps {
       known.slots.forEach((slot, index) => slot.fill(functions[index]));
       return known.answer;
     }
-    const slots = functions.map((function_) => new Slot(function_));
-    const answer = make(slots.map((slot) => slot.function));
+    const slots = functions.map((function_) => new Slot(function_, this));
+    const call = { slots, isAnswered: false, steps: this };
+    const take = (value) => {
+      this.#remember(call, value);
+      return value;
+    };
+    const answer = make(slots.map((slot) => slot.function)).then(take, (error) => {
+      this.#remember(call);
+      throw error;
+    });
+    answer.catch(() => {}); // The code may not wait for it any more.
+    this.#unanswered.add(call);
+    if (unanswerable) unanswerable.register(take, call);
     if (!this.isForgotten) {
-      const call = { slots, answer, isAnswered: false };
+      call.answer = answer;
       this.#calls.set(key, call);
       this.#waiting.add(call);
-      answer.then(
-        (value) => this.#remember(call, weight(value)),
-        () => this.#remember(call, 0),
-      );
     }
     return answer;
   }
 
-  #remember(call, bytes) {
+  #remember(call, value) {
     this.answered += 1;
     call.isAnswered = true;
+    call.steps = undefined;
     this.#waiting.delete(call);
+    this.#unanswered.delete(call);
     if (this.isForgotten || this.#hasEnded) return;
     remembering.add(this);
+    const bytes = weight(value);
     this.#bytes += bytes;
     remembered += bytes;
     for (const steps of remembering) {
@@ -312,6 +343,23 @@ class Steps {
     return this.#waiting.size > 0;
   }
 
+  /** Notes that code is at work until this promise is settled, and returns it. */
+  works(promise) {
+    const done = () => this.#working.delete(promise);
+    this.#working.add(promise);
+    promise.then(done, done);
+    return promise;
+  }
+
+  /** This call can have no answer any more. If that is so of all, the engine has given up this lifetime. */
+  lose(call) {
+    this.#unanswered.delete(call);
+    if (this.#hasEnded || this.#unanswered.size > 0) return;
+    this.end();
+    for (const promise of this.#working) freeing.get(promise)?.();
+    this.#working.clear();
+  }
+
   /** The code has ended. Rollbacks may still be called. */
   end() {
     this.#hasEnded = true;
@@ -325,18 +373,20 @@ class Slot {
   #death;
   #hasEnded = false;
   #waiting = [];
+  #steps;
 
-  constructor(function_) {
+  constructor(function_, steps) {
+    this.#steps = steps;
     this.fill(function_);
     this.function = function_ && ((...args) => this.#call(args));
   }
 
   #call(args) {
-    if (this.#death === deaths) return this.#function(...args);
+    if (this.#death === deaths) return this.#steps.works(this.#function(...args));
     if (this.#hasEnded) throw new Error(DIED);
     return new Promise((resolve, reject) => {
       this.#waiting.push((function_) => {
-        if (function_) resolve(function_(...args));
+        if (function_) resolve(this.#steps.works(function_(...args)));
         else reject(new Error(DIED));
       });
     });

@@ -6,10 +6,13 @@
 //! classes again. Streams and promises of the old instance would hang, so they are registered here: streams
 //! are cut off, so that clients come back to the next instance; promises are rejected, so that callers try
 //! again; and the code of a run begins again, with the answers that the engine has given already.
+//!
+//! A lifetime of a run can end without its code: the engine cancels the call of `run` and tells nobody. Its code is freed
+//! then where it waits.
 
 use std::task::{Context, Poll, Waker};
 
-use futures_util::future::LocalBoxFuture;
+use futures_util::future::{Aborted, LocalBoxFuture, abortable};
 use js_sys::Promise;
 use wasm_bindgen::function_table;
 use wasm_bindgen::handler::{schedule_reinit, set_on_abort};
@@ -37,7 +40,7 @@ extern "C" {
     #[wasm_bindgen(catch, js_name = release)]
     fn release(held: &JsValue) -> Result<(), JsValue>;
     #[wasm_bindgen(catch, js_name = mortal)]
-    fn mortal_promise(promise: &Promise) -> Result<Promise, JsValue>;
+    fn mortal_promise(promise: &Promise, free: &JsValue) -> Result<Promise, JsValue>;
     #[wasm_bindgen(catch, js_name = extend)]
     fn extend(instance: &JsValue, is_workflow: bool) -> Result<(), JsValue>;
 }
@@ -155,9 +158,37 @@ fn now_or_promise_of(
 /// panics unwind; so does the death of the instance.
 pub fn promise(future: impl Future<Output = Result<JsValue, JsValue>> + 'static) -> Promise {
     // Boxed for LLVM, see `catch_panic`, and for size.
+    promise_of(Box::pin(future), &JsValue::UNDEFINED)
+}
+
+/// As [`promise`], of code that the engine has called: the run's own, or an attempt. The engine may give up the lifetime
+/// that it is part of, and cancels its request then without a word: then the code is dropped where it waits.
+pub(crate) fn promise_for_engine(
+    future: impl Future<Output = Result<JsValue, JsValue>> + 'static,
+) -> Promise {
     let future: LocalBoxFuture<'static, _> = Box::pin(future);
+    let (future, handle) = abortable(future);
+    let free: Box<dyn Fn()> = Box::new(move || handle.abort());
+    let free = Closure::wrap_assert_unwind_safe(free);
+    let function = free.as_ref().clone();
+    let future = async move {
+        let _free = free;
+        match future.await {
+            Ok(result) => result,
+            // Nobody hears it.
+            Err(Aborted) => Err(JsValue::UNDEFINED),
+        }
+    };
+    promise_of(Box::pin(future), &function)
+}
+
+/// The same for all futures, so that it is compiled once.
+fn promise_of(
+    future: LocalBoxFuture<'static, Result<JsValue, JsValue>>,
+    free: &JsValue,
+) -> Promise {
     // State that a panic leaves half changed is local to the future, or in a `RefCell` whose borrows end
     // with the panic.
     let promise = wasm_bindgen_futures::future_to_promise(std::panic::AssertUnwindSafe(future));
-    mortal_promise(&promise).unwrap_or(promise)
+    mortal_promise(&promise, free).unwrap_or(promise)
 }

@@ -241,7 +241,7 @@ impl Callback {
     fn boxed(callback: Rc<Boxed>) -> Self {
         let call = move |argument: JsValue| -> Promise {
             let callback = Rc::clone(&callback);
-            life::promise(async move {
+            life::promise_for_engine(async move {
                 let called = catch_panic(async { callback(argument).await });
                 called.await.map_err(throw)
             })
