@@ -24,27 +24,42 @@ async function waiting(id) {
   return run;
 }
 
-/** Runs that wait are ended, so many. Resolves to the bytes of WebAssembly's memory then. */
-async function given(up, name) {
-  for (let number = 0; number < up; number += 1) {
-    const run = await waiting(`${name}-${number}`);
-    await run.act("terminate");
-  }
-  return Number(await (await fetch(`${server.url}/memory`)).text());
-}
+const memory = async () => Number(await (await fetch(`${server.url}/memory`)).text());
 
-test("the code of terminated runs is freed where it waits, and that of other runs goes on", { timeout: 300_000 }, async () => {
-  const others = await Promise.all(["alpha", "beta", "gamma"].map((id) => waiting(`other-${id}`)));
-  const before = await given(20, "warm");
-  const grown = (await given(100, "given-up")) - before;
-  // When JavaScript collects is not known, so a part may still be there.
-  assert.ok(grown < 50 * SIZE, `100 runs of ${SIZE} bytes each leave ${grown}`);
-  for (const other of others) {
-    await other.event("go");
-    assert.equal((await other.ended()).state, "complete");
-    const events = await other.readAll();
-    assert.deepEqual(events.at(-1).json.taskId, events[0].json.taskId);
-    assert.equal(events.at(-1).type, "completed");
-  }
-  assert.doesNotMatch(server.log, /panicked|Uncaught/);
-});
+/** Ends the lifetimes of so many runs while they wait. */
+const WAYS = {
+  async terminated(times, name) {
+    for (let number = 0; number < times; number += 1) {
+      const run = await waiting(`${name}-${number}`);
+      await run.act("terminate");
+    }
+  },
+  async restarted(times, name) {
+    const run = await waiting(name);
+    for (let number = 0; number < times; number += 1) {
+      await run.act("again");
+      const viewer = await run.open();
+      await viewer.until((event) => event.type === "restarted" && event.json.run === number + 2);
+      await viewer.until(at("started", "answer-1.waitForEvent"));
+      viewer.close();
+    }
+  },
+};
+
+for (const [way, give] of Object.entries(WAYS)) {
+  test(`the code of runs that are ${way} is freed where it waits, and that of others goes on`, { timeout: 300_000 }, async () => {
+    const others = await Promise.all(["alpha", "beta", "gamma"].map((id) => waiting(`${way}-${id}`)));
+    await give(20, `${way}-warm`);
+    const before = await memory();
+    await give(100, way);
+    const grown = (await memory()) - before;
+    // When JavaScript collects is not known, so a part may still be there.
+    assert.ok(grown < 50 * SIZE, `100 runs of ${SIZE} bytes each leave ${grown}`);
+    for (const other of others) {
+      await other.event("go");
+      assert.equal((await other.ended()).state, "complete");
+      assert.equal((await other.readAll()).at(-1).type, "completed");
+    }
+    assert.doesNotMatch(server.log, /panicked|Uncaught/);
+  });
+}

@@ -248,3 +248,41 @@ test("a lifetime that the engine has given up is freed where it waits, with its 
   await sleep(5);
   assert.deepEqual(freedNow(), wanted);
 });
+
+test("a lifetime whose engine has failed a call is freed when its request is gone, and not before", async (context) => {
+  v8.setFlagsFromString("--expose-gc");
+  const collect = vm.runInNewContext("gc");
+  const real = globalThis.setTimeout;
+  context.after(() => (globalThis.setTimeout = real));
+  let timers = [];
+  globalThis.setTimeout = (look, milliseconds) => (milliseconds === 60_000 ? timers.push(look) : real(look, milliseconds));
+  const module = await life();
+  const freed = [];
+  const run = workflow(
+    module,
+    async (steps) => {
+      await steps.sleep("fails", 1).catch(() => {});
+      return new Promise(() => {});
+    },
+    ({ name }) => freed.push(name),
+  );
+  const fails = () => Promise.reject(new Error("the engine is gone"));
+  run.run({ name: "waits" }, { sleep: fails });
+  const stays = async () => {
+    for (let times = 0; times < 5; times += 1) {
+      await sleep(5);
+      collect();
+      assert.deepEqual(freed, []);
+    }
+  };
+  await stays();
+  assert.equal(timers.length, 1);
+  timers.pop()(); // The request lives on.
+  await stays();
+  assert.equal(timers.length, 1);
+  timers = [];
+  await becomes(() => {
+    collect();
+    return freed;
+  }, ["waits"]);
+});

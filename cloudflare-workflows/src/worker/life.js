@@ -229,6 +229,9 @@ const remembering = new Set();
 let remembered = 0;
 const MOST_REMEMBERED = 16 * 1024 * 1024;
 
+/** Longer than it takes until the memory of a request is collected: it is set again and again. */
+const WATCH_MS = 60_000;
+
 /** The engine's step object for one lifetime of a run, which may outlive several instances. */
 class Steps {
   /** The number of calls that the engine has answered. */
@@ -246,6 +249,7 @@ class Steps {
   #working = new Set();
   #bytes = 0;
   #hasEnded = false;
+  #isWatched = false;
 
   constructor(step) {
     this.#step = step;
@@ -293,6 +297,7 @@ class Steps {
     };
     const answer = make(slots.map((slot) => slot.function)).then(take, (error) => {
       this.#remember(call);
+      this.#watch();
       throw error;
     });
     answer.catch(() => {}); // The code may not wait for it any more.
@@ -349,6 +354,25 @@ class Steps {
     this.#working.add(promise);
     promise.then(done, done);
     return promise;
+  }
+
+  /**
+   * An error may be the engine's last word, and the code may wait for something else then. So a timer stands for a call of
+   * the engine from then on: like such a call it goes with the request.
+   */
+  #watch() {
+    if (!unanswerable || this.#isWatched || this.#hasEnded) return;
+    const call = { steps: this };
+    const look = () => {
+      call.steps = undefined;
+      this.#unanswered.delete(call);
+      this.#isWatched = false;
+      this.#watch();
+    };
+    this.#isWatched = true;
+    this.#unanswered.add(call);
+    unanswerable.register(look, call);
+    setTimeout(look, WATCH_MS);
   }
 
   /** This call can have no answer any more. If that is so of all, the engine has given up this lifetime. */
