@@ -15,6 +15,7 @@ import { checkSize, dryRun } from "./lib/deploy.mjs";
 import { nameOf, runFiles } from "./lib/e2e.mjs";
 import { wrongFiles } from "./lib/files.mjs";
 import { wrongTests } from "./lib/matrix.mjs";
+import { wrongPackages } from "./lib/packages.mjs";
 import { BESIDE_OURS, readmeCrate, workflowsReadmeCrate } from "./lib/readme.mjs";
 import { wrongMutations } from "./mutations.mjs";
 import { typescriptExamples } from "./lib/typescript.mjs";
@@ -108,6 +109,11 @@ const GROUPS = {
     });
     await attempt("tests that docs/reliability.md names", async () => {
       const wrong = wrongTests();
+      if (wrong.length > 0) throw new Failure(wrong.join("\n"));
+      return ONE_PASSED;
+    });
+    await attempt("files that the packages include", async () => {
+      const wrong = wrongPackages();
       if (wrong.length > 0) throw new Failure(wrong.join("\n"));
       return ONE_PASSED;
     });
