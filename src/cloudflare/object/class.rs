@@ -1,5 +1,6 @@
 //! The methods of the `WorkflowEvents` class, which the runtime and the Worker call. Runs in the object.
 
+use std::future::{Future, ready};
 use std::rc::Rc;
 
 use futures_util::future::LocalBoxFuture;
@@ -59,7 +60,7 @@ impl WorkflowEventsObject {
 
     /// Backs the class's `fetch`: streams events. Cannot append, whatever the request is.
     pub fn fetch(&self, request: web_sys::Request) -> Result<JsValue, JsValue> {
-        self.with(async move |object| {
+        self.with(|object| async move {
             Ok(object.answer(&request).await.map_err(JsValue::from)?.into())
         })
     }
@@ -67,7 +68,7 @@ impl WorkflowEventsObject {
     /// Backs the class's `alarm`: deletes the log when its time is over, or asks the platform how the run
     /// is.
     pub fn alarm(&self) -> Result<JsValue, JsValue> {
-        self.with(async move |object| {
+        self.with(|object| async move {
             object.alarm().await?;
             Ok(JsValue::UNDEFINED)
         })
@@ -77,7 +78,7 @@ impl WorkflowEventsObject {
     /// that settle the run's end. All calls of them belong to this one call. With a generation the log is opened: 0
     /// is a lifetime's first time, any other number opens it again.
     pub fn enter(&self, generation: Option<f64>) -> Result<JsValue, JsValue> {
-        self.with(async move |object| {
+        self.with(|object| async move {
             let session = js_sys::Object::new();
             let set =
                 |name: &str, value: &JsValue| js_sys::Reflect::set(&session, &name.into(), value);
@@ -114,7 +115,7 @@ impl WorkflowEventsObject {
     /// Backs the RPC method `obey`, which only the Worker's own code can call: carries out a
     /// [`LogCommand`] and answers with a [`LogAnswer`](crate::cloudflare::command::LogAnswer), both as JSON.
     pub fn obey(&self, command: String) -> Result<JsValue, JsValue> {
-        self.with(async move |object| {
+        self.with(|object| async move {
             let command: LogCommand = read_json("the command", &command)?;
             let obeyed: LocalBoxFuture<'_, _> = Box::pin(object.obey(&command));
             obeyed.await
@@ -136,7 +137,7 @@ impl WorkflowEventsObject {
     /// Backs the RPC method `stats`, which only the Worker's own code can call: answers with
     /// [`LogStats`](crate::cloudflare::LogStats) as JSON. Stores nothing.
     pub fn stats(&self) -> Result<JsValue, JsValue> {
-        self.with(async move |object| object.stats())
+        self.with(|object| ready(object.stats()))
     }
 
     /// Backs the class's `webSocketMessage`: a Worker acknowledges bytes.
@@ -157,7 +158,7 @@ impl WorkflowEventsObject {
     /// Backs the RPC method `follow`, called only by other objects of the class: returns functions that read
     /// this object's log, see `follower`. `hop` tells this object its place in the tree.
     pub fn follow(&self, hop: String) -> Result<JsValue, JsValue> {
-        self.with(async move |object| {
+        self.with(|object| async move {
             let hop = Hop::from_text(&hop)?;
             if hop.parent().is_none() {
                 // The relay gets it with each page.
@@ -175,12 +176,12 @@ impl WorkflowEventsObject {
     }
 
     /// Returns the method's result, or a promise of it where it has to wait.
-    fn with(
-        &self,
-        method: impl AsyncFnOnce(Rc<EventsObject>) -> Result<JsValue, JsValue> + 'static,
-    ) -> Result<JsValue, JsValue> {
-        let object = self.object.clone();
-        js::now_or_promise(async move { method(object.ok_or("this object has no state")?).await })
+    fn with<F>(&self, method: impl FnOnce(Rc<EventsObject>) -> F) -> Result<JsValue, JsValue>
+    where
+        F: Future<Output = Result<JsValue, JsValue>> + 'static,
+    {
+        let object = self.object.clone().ok_or("this object has no state")?;
+        js::now_or_promise(method(object))
     }
 }
 
