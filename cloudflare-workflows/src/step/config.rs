@@ -153,7 +153,12 @@ pub enum RetryDelay {
 
 /// A function that chooses the time before a retry.
 #[derive(Clone)]
-pub struct DelayFunction(Rc<BoxedDelay>);
+pub struct DelayFunction {
+    function: Rc<BoxedDelay>,
+    /// Converts it for the platform. It is stored here, so that a Worker without such functions has none of that code.
+    #[cfg(feature = "worker")]
+    to_js: fn(Self) -> crate::worker::Callback,
+}
 
 type BoxedDelay = dyn for<'a> Fn(&'a DelayContext) -> DelayFuture<'a>;
 type DelayFuture<'a> = LocalBoxFuture<'a, Result<WorkflowDuration, StepError>>;
@@ -169,10 +174,14 @@ impl DelayFunction {
             Rc::new(function)
         }
         let function = Rc::new(function);
-        Self(borrowing(move |failed| {
-            let function = Rc::clone(&function);
-            Box::pin(async move { Ok(function(failed).await?.into()) })
-        }))
+        Self {
+            function: borrowing(move |failed| {
+                let function = Rc::clone(&function);
+                Box::pin(async move { Ok(function(failed).await?.into()) })
+            }),
+            #[cfg(feature = "worker")]
+            to_js: crate::worker::delay_callback,
+        }
     }
 
     /// Calls the function.
@@ -180,7 +189,13 @@ impl DelayFunction {
     /// # Errors
     /// The error of the function.
     pub async fn call(&self, failed: &DelayContext) -> Result<WorkflowDuration, StepError> {
-        (self.0)(failed).await
+        (self.function)(failed).await
+    }
+
+    /// Returns the function that the platform calls.
+    #[cfg(feature = "worker")]
+    pub(crate) fn to_js(&self) -> crate::worker::Callback {
+        (self.to_js)(self.clone())
     }
 }
 

@@ -205,7 +205,7 @@ impl<'a, S: Step, T: StepOutput> StepFuture<'a, S, T> {
     }
 }
 
-impl<S, T: 'static> StepFuture<'_, S, T> {
+impl<S, T: StepOutput> StepFuture<'_, S, T> {
     /// Sets the whole config, in place of everything set before.
     pub fn config(self, config: StepConfig) -> Self {
         self.with(|step| step.config = config)

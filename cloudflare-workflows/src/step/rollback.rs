@@ -8,17 +8,21 @@ use futures_util::future::LocalBoxFuture;
 use super::config::RollbackConfig;
 use super::context::StepContext;
 use super::error::StepError;
+use super::output::StepOutput;
 
 /// A handler that undoes a step, with its config: see [`StepFuture::rollback`](crate::StepFuture::rollback).
 pub struct Rollback<T> {
     /// The retries and the timeout of the handler.
     pub config: RollbackConfig,
     handler: Handler<T>,
+    /// Converts it for the platform. It is stored here, so that a Worker without rollbacks has none of that code.
+    #[cfg(feature = "worker")]
+    to_js: fn(Self) -> wasm_bindgen::JsValue,
 }
 
 type Handler<T> = Rc<dyn Fn(RollbackContext<T>) -> LocalBoxFuture<'static, Result<(), StepError>>>;
 
-impl<T: 'static> Rollback<T> {
+impl<T: StepOutput> Rollback<T> {
     /// Returns a rollback that runs `handler`.
     pub fn new(
         config: RollbackConfig,
@@ -31,6 +35,8 @@ impl<T: 'static> Rollback<T> {
                 let handler = Rc::clone(&handler);
                 Box::pin(async move { handler(context).await })
             }),
+            #[cfg(feature = "worker")]
+            to_js: crate::worker::rollback_options,
         }
     }
 
@@ -43,11 +49,21 @@ impl<T: 'static> Rollback<T> {
     }
 }
 
+#[cfg(feature = "worker")]
+impl<T> Rollback<T> {
+    /// Returns the options that the platform takes.
+    pub(crate) fn into_js(self) -> wasm_bindgen::JsValue {
+        (self.to_js)(self)
+    }
+}
+
 impl<T> Clone for Rollback<T> {
     fn clone(&self) -> Self {
         Self {
             config: self.config.clone(),
             handler: Rc::clone(&self.handler),
+            #[cfg(feature = "worker")]
+            to_js: self.to_js,
         }
     }
 }

@@ -33,6 +33,7 @@ pub use instance::{
 };
 pub use runtime::WorkersRuntime;
 pub use step::WorkflowStep;
+pub(crate) use step::{Callback, delay_callback, rollback_options};
 pub use subscribe::WorkflowSubscription;
 pub use workflow::Workflow;
 

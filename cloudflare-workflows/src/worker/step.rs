@@ -148,7 +148,7 @@ impl Step for WorkflowStep {
                 value.encode(&JsCodec)
             }
         });
-        let rollback = rollback.map_or(JsValue::UNDEFINED, rollback_options);
+        let rollback = rollback.map_or(JsValue::UNDEFINED, Rollback::into_js);
         let result = self.perform(&name, config, attempt, rollback).await?;
         T::decode(&JsCodec, result).map_err(|error| other_type(&name, error))
     }
@@ -224,7 +224,7 @@ impl OutputCodec for JsCodec {
 /// A function that the engine calls. When nobody awaits the step any more, for example after another step of
 /// a `try_join!` has failed, the engine still goes on with it. Then the function is left to JavaScript's
 /// garbage collector, so that the engine can still call it.
-struct Callback(Option<Closure<dyn FnMut(JsValue) -> Promise>>);
+pub(crate) struct Callback(Option<Closure<dyn FnMut(JsValue) -> Promise>>);
 
 type Boxed = dyn Fn(JsValue) -> LocalBoxFuture<'static, Result<JsValue, StepError>>;
 
@@ -290,7 +290,7 @@ fn config_from(
         let delay = match &retries.delay {
             RetryDelay::Constant(delay) => duration_to_js(*delay),
             RetryDelay::Dynamic(delay) => {
-                let callback = delay_callback(delay.clone());
+                let callback = delay.to_js();
                 let js = callback.function().into();
                 function = Some(callback);
                 js
@@ -308,7 +308,7 @@ fn config_from(
     (config.into(), function)
 }
 
-fn delay_callback(delay: DelayFunction) -> Callback {
+pub(crate) fn delay_callback(delay: DelayFunction) -> Callback {
     Callback::new(move |failed| {
         let delay = delay.clone();
         async move {
@@ -320,7 +320,7 @@ fn delay_callback(delay: DelayFunction) -> Callback {
 }
 
 /// Makes `WorkflowStepRollbackOptions`. The handler outlives the step and the run.
-fn rollback_options<T: StepOutput>(rollback: Rollback<T>) -> JsValue {
+pub(crate) fn rollback_options<T: StepOutput>(rollback: Rollback<T>) -> JsValue {
     let options = Object::new();
     let config = &rollback.config;
     if config.retries.is_some() || config.timeout.is_some() {
