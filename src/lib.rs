@@ -51,7 +51,7 @@
 //! | `contract` | no | `store::contract`: the test suite for a store of your own |
 //! | `durable-streams` | no | with `http` and `cloudflare`: logs in the Durable Streams protocol, for reading |
 //! | `http` | no | the `http` module: responses for hyper, tower and other servers |
-//! | `links` | no | [`access::CapabilityLinks`](access): signed links that say who may watch which run |
+//! | `links` | no | [`access::CapabilityLinks`](access): signed links that say who may watch which run; with `cloudflare` they can be revoked |
 //! | `otlp` | no | the `otlp` module: logs as traces of OpenTelemetry; with `cloudflare` each run is exported when it ends, with `http` `Sse::otlp` answers `GET` |
 //! | `index` | no | with `cloudflare`: `export_run_index!`, an object that lists all runs of a workflow, and those of a tag, live |
 //! | `relays` | no | with `cloudflare`: viewers past 500 of a run are served by relays |

@@ -209,7 +209,8 @@ pub enum Permission {
     Granted {
         /// The end of the permission. A stream gets the event `expired` then, and ends. A time in the past refuses.
         until: Option<SystemTime>,
-        /// The generation of links that it was granted for. The request is refused if the log's own is greater.
+        /// The generation of links that it was granted for. The request is refused if the log's own is greater. In a
+        /// Worker that needs the feature `links`; without it a request with a generation is refused.
         generation: Option<u64>,
     },
     /// The request is refused: always with the same `401`.

@@ -86,6 +86,7 @@ mod js;
 #[cfg(feature = "cloudflare")]
 mod leaving;
 #[cfg(feature = "cloudflare")]
+#[cfg_attr(not(feature = "links"), allow(dead_code))]
 mod links;
 #[cfg(feature = "cloudflare")]
 mod permit;

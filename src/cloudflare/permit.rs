@@ -23,6 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub(super) struct Permit {
     grant: Grant,
+    #[cfg_attr(not(feature = "links"), allow(dead_code))]
     links: Option<Rc<Links>>,
     /// Resolves when the grant is known to be revoked, where another object has the links.
     asked: Option<Rc<dyn Fn() -> LocalBoxFuture<'static, ()>>>,
@@ -87,12 +88,12 @@ impl Permit {
 
     /// Returns a future that resolves when the permit is over, `None` if it never is.
     pub(super) fn over(&self) -> Option<LocalBoxFuture<'static, ()>> {
-        let Grant { until, generation } = self.grant;
         let mut ends: Vec<LocalBoxFuture<'static, ()>> = Vec::new();
-        if let Some(until) = until {
+        if let Some(until) = self.grant.until {
             ends.push(Box::pin(reached(until, || WorkersRuntime.now(), sleep)));
         }
-        if let Some((links, generation)) = self.links.clone().zip(generation) {
+        #[cfg(feature = "links")]
+        if let Some((links, generation)) = self.links.clone().zip(self.grant.generation) {
             ends.push(Box::pin(async move { links.revoked(generation).await }));
         }
         if let Some(asked) = &self.asked {

@@ -56,7 +56,10 @@ mod relay;
 mod relay;
 #[cfg(feature = "relays")]
 mod remote_log;
-#[cfg(feature = "cloudflare")]
+#[cfg(all(feature = "cloudflare", not(feature = "links")))]
+#[path = "no_revoked.rs"]
+mod revoked;
+#[cfg(all(feature = "cloudflare", feature = "links"))]
 mod revoked;
 #[cfg(feature = "cloudflare")]
 mod settle;

@@ -54,6 +54,7 @@ impl HeldStreams {
         let _ = socket.close();
     }
 
+    #[cfg(feature = "links")]
     pub(super) fn revoke(&self, _target: &Target, _generation: u64) {}
 
     pub(super) fn left(&self, _socket: &JsValue) {}

@@ -10,7 +10,9 @@ use worker::{Env, Response, web_sys};
 
 use super::instance_id::is_instance_id;
 use super::transport::Transport;
-use crate::access::{Grant, Permission};
+use crate::access::Grant;
+#[cfg(feature = "links")]
+use crate::access::Permission;
 use crate::cloudflare::command::{LogAnswer, LogCommand, read_json};
 #[cfg(feature = "relays")]
 use crate::cloudflare::fan_out::FanOut;
@@ -214,6 +216,7 @@ impl WorkflowEventsNamespace {
     ///
     /// # Errors
     /// When the object cannot be reached. Then it is not known whether they are revoked: do it again.
+    #[cfg(feature = "links")]
     pub async fn revoke_links(&self, instance_id: &str) -> worker::Result<u64> {
         self.links(instance_id, true).await
     }
@@ -222,10 +225,12 @@ impl WorkflowEventsNamespace {
     ///
     /// # Errors
     /// When the object cannot be reached.
+    #[cfg(feature = "links")]
     pub async fn link_generation(&self, instance_id: &str) -> worker::Result<u64> {
         self.links(instance_id, false).await
     }
 
+    #[cfg(feature = "links")]
     async fn links(&self, instance_id: &str, revoke: bool) -> worker::Result<u64> {
         if !is_instance_id(instance_id) {
             return Err("there is no workflow instance with this id".into());
@@ -243,6 +248,7 @@ impl WorkflowEventsNamespace {
     ///
     /// # Errors
     /// When the object cannot be reached.
+    #[cfg(feature = "links")]
     pub async fn has_revoked(
         &self,
         instance_id: &str,
