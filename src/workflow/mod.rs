@@ -11,6 +11,7 @@ pub(crate) mod ended_run;
 mod estimate;
 mod event_step;
 mod feed;
+mod known_run;
 mod reconcile;
 mod snapshot;
 #[cfg(any(feature = "http", feature = "snapshots"))]
@@ -23,6 +24,7 @@ pub use event_step::{
     Asked, Dispatch, Fact, Flush, StepInfo, WorkflowEventStep, workflow_ended, workflow_started,
 };
 pub use feed::{InstanceFeed, InstanceFeedItem, InstanceLogIds};
+pub(crate) use known_run::KnownRun;
 pub(crate) use reconcile::{RUN_FAILED, Reconciled, reconcile};
 pub use snapshot::{MAX_DEPTH, RunSnapshot};
 pub use view::{FailedAttempt, RollbackView, RunState, RunView, TaskState, TaskView};

@@ -10,7 +10,7 @@ use std::time::Duration;
 use cloudflare_workflows::{StepName, WorkflowInstanceEventType as Type};
 
 use super::ended_run::EngineEvent;
-use super::view::{RunView, TaskState, TaskView};
+use super::known_run::{KnownRun, KnownTask};
 use crate::event::{InvalidEvent, NewEvent};
 use crate::task::{
     Form, Kind, Redact, StepEvent, StepEventType, TERMINATED, Task, TaskCounter, TaskId,
@@ -42,7 +42,7 @@ pub(crate) enum Reconciled {
 /// # Errors
 /// When a fact cannot be encoded. That does not happen with step names that the engine accepts.
 pub(crate) fn reconcile(
-    ours: &RunView,
+    ours: &KnownRun,
     workflow: &str,
     platform: &[EngineEvent],
     redact: Option<Redact>,
@@ -83,7 +83,7 @@ const SKEW: Duration = Duration::from_millis(500);
 /// Returns whether the platform's log is about a run after ours. That log begins again with each
 /// run, so it is if it begins after our run has ended, or after the last thing that ours knows of
 /// the run's steps.
-fn is_of_later_run(ours: &RunView, platform: &[EngineEvent]) -> bool {
+fn is_of_later_run(ours: &KnownRun, platform: &[EngineEvent]) -> bool {
     let Some(first) = platform.first() else {
         return false;
     };
@@ -101,7 +101,7 @@ fn is_of_later_run(ours: &RunView, platform: &[EngineEvent]) -> bool {
 
 /// Returns whether the platform's log is about a run before ours. A run's `started` may be
 /// dispatched before the run begins, but never before the previous run has ended.
-fn is_of_earlier_run(ours: &RunView, platform: &[EngineEvent]) -> bool {
+fn is_of_earlier_run(ours: &KnownRun, platform: &[EngineEvent]) -> bool {
     let ended = platform.last().filter(|last| last.is_terminal());
     let (Some(ended), Some(started)) = (ended, ours.started) else {
         return false;
@@ -110,7 +110,7 @@ fn is_of_earlier_run(ours: &RunView, platform: &[EngineEvent]) -> bool {
 }
 
 struct Missing<'a> {
-    ours: &'a RunView,
+    ours: &'a KnownRun,
     root: Task,
     /// The latest attempt of each step, with its error if it failed.
     attempts: Vec<(StepName, u32, Option<String>)>,
@@ -178,8 +178,7 @@ impl<'a> Missing<'a> {
             None => (None, None),
         };
         let error = error.as_deref().unwrap_or(FAILED);
-        let known = |attempt| task.failed_attempts.iter().any(|of| of.attempt == attempt);
-        if attempt.is_some_and(|attempt| !known(attempt)) {
+        if attempt.is_some_and(|attempt| !task.failed_attempts.contains(&attempt)) {
             let failed = self.fact(StepEventType::AttemptFailed, task, event);
             let failed = NewEvent::encode(&failed.attempt(attempt).error(error))?;
             self.facts.push(failed);
@@ -191,11 +190,11 @@ impl<'a> Missing<'a> {
     }
 
     /// Returns our task for a step that the platform names.
-    fn step(&self, kind: Kind, name: &StepName) -> Option<&'a TaskView> {
-        let same = |task: &&TaskView| {
-            task.kind == kind
-                && task.step == name.name()
-                && task.count == name.count()
+    fn step(&self, kind: Kind, name: &StepName) -> Option<&'a KnownTask> {
+        let same = |task: &&KnownTask| {
+            task.task.kind == kind
+                && task.task.step == name.name()
+                && task.task.count == name.count()
                 && !is_group(task)
         };
         self.ours.tasks.iter().find(same)
@@ -204,7 +203,7 @@ impl<'a> Missing<'a> {
     /// Returns our task for the platform's sleep that ends. The platform has one kind of sleep, and
     /// counts sleeps of one name and different lengths separately, so only their order says which
     /// is which.
-    fn wake(&mut self, name: &StepName) -> Option<&'a TaskView> {
+    fn wake(&mut self, name: &StepName) -> Option<&'a KnownTask> {
         let of = |sleep: &StepName| sleep.name() == name.name();
         let index = self
             .sleeps
@@ -216,21 +215,21 @@ impl<'a> Missing<'a> {
             .ours
             .tasks
             .iter()
-            .filter(|task| matches!(task.kind, Kind::Sleep | Kind::SleepUntil))
-            .filter(|task| task.step == name.name())
+            .filter(|task| matches!(task.task.kind, Kind::Sleep | Kind::SleepUntil))
+            .filter(|task| task.task.step == name.name())
             .collect();
         // If all are of one kind, the counts identify them, even where some are hidden.
-        let of_one_kind = ours.iter().all(|task| task.kind == ours[0].kind);
+        let of_one_kind = ours.iter().all(|of| of.task.kind == ours[0].task.kind);
         if of_one_kind {
             let count = u32::try_from(position).ok()? + 1;
-            return ours.into_iter().find(|task| task.count == count);
+            return ours.into_iter().find(|of| of.task.count == count);
         }
         ours.get(position).copied()
     }
 
     fn end(
         &mut self,
-        task: Option<&TaskView>,
+        task: Option<&KnownTask>,
         of: StepEventType,
         event: &EngineEvent,
         more: impl FnOnce(StepEvent) -> StepEvent,
@@ -242,16 +241,9 @@ impl<'a> Missing<'a> {
         Ok(())
     }
 
-    fn fact(&self, of: StepEventType, task: &TaskView, event: &EngineEvent) -> StepEvent {
-        let named = Task {
-            id: task.task_id.clone(),
-            step: task.step.clone(),
-            kind: task.kind,
-            count: task.count,
-        };
-        // A view has no parent for tasks directly under the run.
-        let parent = task.parent_id.clone().unwrap_or(self.root.id.clone());
-        StepEvent::new(of, &named, Some(parent), event.timestamp).redact(self.redact)
+    fn fact(&self, of: StepEventType, task: &KnownTask, event: &EngineEvent) -> StepEvent {
+        let parent = task.parent.clone().unwrap_or(self.root.id.clone());
+        StepEvent::new(of, &task.task, Some(parent), event.timestamp).redact(self.redact)
     }
 
     fn run_ended(
@@ -270,13 +262,13 @@ impl<'a> Missing<'a> {
     }
 }
 
-fn is_open(task: &TaskView) -> bool {
-    task.state == TaskState::Running
+fn is_open(task: &KnownTask) -> bool {
+    task.ended.is_none()
 }
 
 /// Returns whether a task is a group: shown as a `do` task, but not a step of the engine.
-fn is_group(task: &TaskView) -> bool {
-    task.task_id == TaskId::new(&task.step, task.count, Form::Group)
+fn is_group(task: &KnownTask) -> bool {
+    task.task.id == TaskId::new(&task.task.step, task.task.count, Form::Group)
 }
 
 #[cfg(test)]
@@ -289,8 +281,8 @@ mod tests {
     use crate::event::{EventId, StoredEvent};
 
     /// Builds our log: each event is a second after the one before.
-    fn ours(told: &[(&str, &str, Value)]) -> RunView {
-        let mut view = RunView::new();
+    fn ours(told: &[(&str, &str, Value)]) -> KnownRun {
+        let mut run = KnownRun::default();
         for (number, (event_type, task, more)) in (1..).zip(told) {
             let (name, kind) = task.split_once('.').unwrap_or((task, "do"));
             let (step, count) = name.rsplit_once('-').unwrap();
@@ -306,15 +298,14 @@ mod tests {
             data.as_object_mut()
                 .unwrap()
                 .extend(more.as_object().cloned().unwrap_or_default());
-            view.apply(&StoredEvent {
+            run.apply(&StoredEvent {
                 id: EventId::new(number).unwrap(),
                 event_type: (*event_type).to_owned(),
                 data: data.to_string(),
                 timestamp: SystemTime::UNIX_EPOCH,
-            })
-            .unwrap();
+            });
         }
-        view
+        run
     }
 
     const NINE: u64 = 1_795_510_800_000;
@@ -335,7 +326,7 @@ mod tests {
         events.iter().map(event).collect()
     }
 
-    fn missing(ours: &RunView, theirs: &[EngineEvent]) -> Vec<String> {
+    fn missing(ours: &KnownRun, theirs: &[EngineEvent]) -> Vec<String> {
         let Reconciled::Missing(facts) = reconcile(ours, "order", theirs, None).unwrap() else {
             panic!("another run's");
         };

@@ -268,9 +268,6 @@ pub struct RollbackView {
     pub error: Option<String>,
 }
 
-type DecodeError = Box<dyn std::error::Error + Send + Sync>;
-type Decode = fn(&StoredEvent) -> Result<StepEvent, DecodeError>;
-
 impl Default for RunView {
     fn default() -> Self {
         Self {
@@ -302,19 +299,6 @@ impl RunView {
         &mut self,
         event: &StoredEvent,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        self.apply_by(event, StepEvent::decode)
-    }
-
-    /// Applies an event as [`apply`](Self::apply) does, without its attributes.
-    #[cfg_attr(not(any(test, feature = "cloudflare")), allow(dead_code))]
-    pub(crate) fn apply_without_attributes(
-        &mut self,
-        event: &StoredEvent,
-    ) -> Result<(), DecodeError> {
-        self.apply_by(event, StepEvent::decode_without_attributes)
-    }
-
-    fn apply_by(&mut self, event: &StoredEvent, decode: Decode) -> Result<(), DecodeError> {
         if !self.is_new(event.id) {
             return Ok(());
         }
@@ -324,7 +308,7 @@ impl RunView {
                 ..Self::new()
             };
         } else if StepEventType::from_name(&event.event_type).is_some() {
-            self.apply_step(decode(event)?);
+            self.apply_step(StepEvent::decode(event)?);
         }
         self.cursor = Some(event.id);
         Ok(())

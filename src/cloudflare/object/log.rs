@@ -12,9 +12,9 @@ use crate::event::{EventId, EventRef, InvalidEvent, NewEvent};
 use crate::stats::Observer;
 use crate::store::{Appended, PageLimit, Retention, Sql, SqliteError, SqliteEventStore};
 use crate::sync::{Mutex, lock};
-use crate::task::{Redact, StepEventType, is_report_base};
+use crate::task::{Redact, is_report_base};
 use crate::workflow::ended_run::EngineEvent;
-use crate::workflow::{Opened, OpenedRun, Reconciled, RunView, Told, reconcile, workflow_started};
+use crate::workflow::{KnownRun, Opened, OpenedRun, Reconciled, Told, reconcile, workflow_started};
 
 /// Keeps the facts of one workflow instance, each once, over a log in SQLite.
 ///
@@ -639,7 +639,7 @@ impl<Q: Sql> WorkflowLog<Q> {
         let mut facts = vec![workflow_started(workflow, first.timestamp)?];
         // Of its steps nothing is known, so they stay untold.
         if let Reconciled::Missing(ends) =
-            reconcile(&RunView::new(), workflow, platform, self.redact)?
+            reconcile(&KnownRun::default(), workflow, platform, self.redact)?
         {
             facts.extend(ends);
         }
@@ -653,19 +653,17 @@ impl<Q: Sql> WorkflowLog<Q> {
 
     /// The latest run as the log has it, without reports and attributes, which can be large. Facts
     /// that are none of a step, which a Worker may tell under any name, are left out.
-    fn latest_run(&self) -> Result<RunView, WorkflowLogError<Q::Error>> {
-        let mut view = RunView::new();
+    fn latest_run(&self) -> Result<KnownRun, WorkflowLogError<Q::Error>> {
+        let mut run = KnownRun::default();
         let mut after = None;
         loop {
             let page = self.target.store().read_now(after, PageLimit::default())?;
             for event in &page.events {
                 after = Some(event.id);
-                if event.event_type != StepEventType::Progress.as_str() {
-                    let _ = view.apply_without_attributes(event);
-                }
+                run.apply(event);
             }
             if page.events.is_empty() || after == page.head {
-                return Ok(view);
+                return Ok(run);
             }
         }
     }
