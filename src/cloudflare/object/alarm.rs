@@ -11,7 +11,7 @@ use super::alarm_time::arm;
 use super::alarm_time::{earlier_alarm, now, others_due};
 #[cfg(any(feature = "otlp", feature = "index"))]
 use super::due::{LogStands, Standing, Then};
-use super::error::to_worker;
+use super::error::{JsResult, to_js};
 use super::events_object::EventsObject;
 use super::settle::{self, Asked, Pending};
 #[cfg(any(feature = "otlp", feature = "index"))]
@@ -19,7 +19,7 @@ use crate::clock;
 
 impl EventsObject {
     /// Does the work that the alarm was set for: deletes the log, or asks the platform how the run is.
-    pub(super) async fn alarm(&self) -> worker::Result<()> {
+    pub(super) async fn alarm(&self) -> JsResult<()> {
         #[cfg(any(feature = "otlp", feature = "index"))]
         {
             let waits: LocalBoxFuture<'_, _> = Box::pin(self.was_for_others());
@@ -47,7 +47,7 @@ impl EventsObject {
     /// Does the alarm's work beside the log itself: exports of the run's trace, and the index of runs. Returns true
     /// if the alarm has nothing else to do.
     #[cfg(any(feature = "otlp", feature = "index"))]
-    async fn was_for_others(&self) -> worker::Result<bool> {
+    async fn was_for_others(&self) -> JsResult<bool> {
         #[cfg(feature = "otlp")]
         let exports = self.exports().await?;
         #[cfg(not(feature = "otlp"))]
@@ -64,7 +64,7 @@ impl EventsObject {
         }
         let storage = self.state.storage();
         // It may have changed meanwhile.
-        let state = self.log.state().map_err(to_worker)?;
+        let state = self.log.state().map_err(to_js)?;
         let retention = self.config.retention.age;
         let standing = Standing {
             export: exports.flatten(),
@@ -103,16 +103,16 @@ impl EventsObject {
     }
 
     /// Notes that a lifetime has ended without the run's end, and schedules the question to the platform.
-    pub(super) async fn lifetime_ended(&self) -> worker::Result<()> {
+    pub(super) async fn lifetime_ended(&self) -> JsResult<()> {
         self.has_lifetime.store(false, Ordering::Relaxed);
         self.settle_later().await
     }
 
     /// Returns whether the alarm was set to ask how the run is, and the run has ended meanwhile. Such an alarm
     /// must not delete the log.
-    async fn was_for_settling(&self) -> worker::Result<bool> {
+    async fn was_for_settling(&self) -> JsResult<bool> {
         let storage = self.state.storage();
-        let state = self.log.state().map_err(to_worker)?;
+        let state = self.log.state().map_err(to_js)?;
         if !state.ended || Pending::due(&storage).await?.is_none() {
             return Ok(false);
         }
@@ -133,16 +133,16 @@ impl EventsObject {
     }
 
     /// Clears the storage after an announcement was taken back, if there was nothing before it.
-    pub(super) async fn clear(&self) -> worker::Result<()> {
+    pub(super) async fn clear(&self) -> JsResult<()> {
         let store = self.log.target().store();
-        if store.emptied().map_err(to_worker)?.is_some() {
+        if store.emptied().map_err(to_js)?.is_some() {
             return self.expire().await;
         }
         self.delete_storage().await
     }
 
     /// Schedules the question to the platform how the run is, if its workflow is in the config.
-    async fn settle_later(&self) -> worker::Result<()> {
+    async fn settle_later(&self) -> JsResult<()> {
         let object = self.state.id().name();
         let Some(name) = object.filter(|name| self.workflow_of(name).is_some()) else {
             return Ok(());
@@ -153,26 +153,26 @@ impl EventsObject {
     }
 
     /// Asks the platform how the run is, if that is due, and ends the log of a run that is over.
-    async fn settle(&self) -> worker::Result<()> {
+    async fn settle(&self) -> JsResult<()> {
         let storage = self.state.storage();
         let Some(pending) = Pending::due(&storage).await? else {
             return Ok(());
         };
         let asks = self.workflow_of(&pending.object);
-        let state = self.log.state().map_err(to_worker)?;
+        let state = self.log.state().map_err(to_js)?;
         let goes_on = self.has_lifetime.load(Ordering::Relaxed) || state.ended || state.empty;
         let asks = asks.filter(|_| !goes_on);
         let Some((workflow, binding, instance)) = asks else {
             return Pending::clear(&storage).await;
         };
         let workflow = Asked {
-            binding: Workflow::from_env(&self.env, binding)?,
+            binding: Workflow::from_env(&self.env, binding).map_err(worker::Error::from)?,
             name: workflow,
             instance,
         };
         if settle::end_if_over(&self.log, &workflow).await? {
             self.held_streams.deliver(self.log.target());
-            let state = self.log.state().map_err(to_worker)?;
+            let state = self.log.state().map_err(to_js)?;
             Pending::clear(&storage).await?;
             #[cfg(feature = "index")]
             if state.empty {
@@ -197,7 +197,7 @@ impl EventsObject {
 
     /// Sets the alarm that deletes a log that has ended. Also if it ended before, since its alarm may have been lost;
     /// but a repeated end does not put off the alarm.
-    pub(super) async fn expire_later(&self, has_just_ended: bool) -> worker::Result<()> {
+    pub(super) async fn expire_later(&self, has_just_ended: bool) -> JsResult<()> {
         #[cfg(feature = "otlp")]
         if has_just_ended {
             self.export_later().await;
@@ -219,20 +219,20 @@ impl EventsObject {
 
     /// Deletes the log, and later the row that is left of it, unless a further run has begun since the alarm was set:
     /// the end of that run sets another alarm.
-    async fn expire(&self) -> worker::Result<()> {
+    async fn expire(&self) -> JsResult<()> {
         let store = self.log.target().store();
         let storage = self.state.storage();
-        if self.config.retention.age.is_some() && store.is_closed().map_err(to_worker)? {
+        if self.config.retention.age.is_some() && store.is_closed().map_err(to_js)? {
             // The alarm first: a row that is left for ever is worse than a useless alarm.
             storage.set_alarm(self.config.ids_retention).await?;
-            self.log.expire().map_err(to_worker)?;
+            self.log.expire().map_err(to_js)?;
             self.kept_snapshot.clear();
             self.held_streams.deliver(self.log.target());
             return Ok(());
         }
-        let Some(emptied) = store.emptied().map_err(to_worker)? else {
+        let Some(emptied) = store.emptied().map_err(to_js)? else {
             // Perhaps only a generation of links is left, which has expired by now.
-            return match store.head().map_err(to_worker)? {
+            return match store.head().map_err(to_js)? {
                 None => self.delete_storage().await,
                 Some(_) => Ok(()),
             };

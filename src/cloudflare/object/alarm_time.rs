@@ -8,22 +8,23 @@ use worker::Storage;
 
 #[cfg(any(feature = "otlp", feature = "index"))]
 use super::due::earlier;
+use super::error::JsResult;
 #[cfg(any(feature = "otlp", feature = "index"))]
 use crate::clock;
 
 /// Sets the alarm, or an earlier one for an export or the index, whichever is due first.
-pub(super) async fn arm(storage: &Storage, delay: Duration) -> worker::Result<()> {
+pub(super) async fn arm(storage: &Storage, delay: Duration) -> JsResult<()> {
     #[cfg(any(feature = "otlp", feature = "index"))]
     let delay = match others_due(storage).await? {
         Some(at) => delay.min(Duration::from_millis(at.saturating_sub(now()))),
         None => delay,
     };
-    storage.set_alarm(delay).await
+    Ok(storage.set_alarm(delay).await?)
 }
 
 /// Returns when an export, or a report to the index, is due.
 #[cfg(any(feature = "otlp", feature = "index"))]
-pub(super) async fn others_due(storage: &Storage) -> worker::Result<Option<u64>> {
+pub(super) async fn others_due(storage: &Storage) -> JsResult<Option<u64>> {
     let due: Option<u64> = None;
     #[cfg(feature = "otlp")]
     let due = earlier(due, super::exports::due(storage).await?);
@@ -34,7 +35,7 @@ pub(super) async fn others_due(storage: &Storage) -> worker::Result<Option<u64>>
 
 /// Sets the alarm for this time, unless it is set for an earlier one.
 #[cfg(any(feature = "otlp", feature = "index"))]
-pub(super) async fn earlier_alarm(storage: &Storage, at: u64) -> worker::Result<()> {
+pub(super) async fn earlier_alarm(storage: &Storage, at: u64) -> JsResult<()> {
     let known = storage.get_alarm().await?;
     let known = known.and_then(|time| u64::try_from(time).ok());
     if known.is_none_or(|known| at < known) {

@@ -60,9 +60,7 @@ impl WorkflowEventsObject {
 
     /// Backs the class's `fetch`: streams events. Cannot append, whatever the request is.
     pub fn fetch(&self, request: web_sys::Request) -> Result<JsValue, JsValue> {
-        self.with(|object| async move {
-            Ok(object.answer(&request).await.map_err(JsValue::from)?.into())
-        })
+        self.with(|object| async move { Ok(object.answer(&request).await?.into()) })
     }
 
     /// Backs the class's `alarm`: deletes the log when its time is over, or asks the platform how the run

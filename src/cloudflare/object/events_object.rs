@@ -11,7 +11,7 @@ use worker::worker_sys::web_sys;
 
 use super::config::WorkflowEventsConfig;
 use super::cutoff::Cutoff;
-use super::error::{to_js, to_worker};
+use super::error::{JsResult, to_js};
 use super::hibernation::HeldStreams;
 use super::log::WorkflowLog;
 use super::relay::Tree;
@@ -59,7 +59,7 @@ impl EventsObject {
         state: worker::durable::State,
         env: worker::Env,
         config: WorkflowEventsConfig,
-    ) -> worker::Result<Self> {
+    ) -> JsResult<Self> {
         let metrics = Metrics::new();
         let cutoff = Rc::<Cutoff>::default();
         let sql = ObjectSql::new(&state)?;
@@ -85,17 +85,15 @@ impl EventsObject {
     }
 
     /// Answers a request that the Worker sent on: a viewer's, or one for a snapshot.
-    pub(super) async fn answer(
-        &self,
-        request: &web_sys::Request,
-    ) -> worker::Result<web_sys::Response> {
+    pub(super) async fn answer(&self, request: &web_sys::Request) -> JsResult<web_sys::Response> {
         let call = ObjectCall::of(request);
         let stream = match StreamRequest::from_call(&call) {
             Ok(stream) => stream,
             Err(refusal) => return self.refuse(refusal),
         };
         let hop = call.get(HOP);
-        let hop = Hop::of_viewer(hop.as_deref(), self.state.id().name().as_deref())?;
+        let hop = Hop::of_viewer(hop.as_deref(), self.state.id().name().as_deref());
+        let hop = hop.map_err(worker::Error::RustError)?;
         if self.has_revoked(&stream, hop.as_ref()).await? {
             return self.refuse(Refusal::NotAllowed);
         }
@@ -131,13 +129,13 @@ impl EventsObject {
             // Boxed: few objects are relays, and the others then need not compile it.
             let response: LocalBoxFuture<'_, _> =
                 Box::pin(relay.serve(&stream, visit, Leaving::of(request)));
-            return response.await;
+            return Ok(response.await?);
         }
         let target = self.log.target();
         if !self.is_known(&stream)? {
             return self.refuse(UNKNOWN_INSTANCE);
         }
-        let subscription = target.subscribe(stream.cursor).await.map_err(to_worker)?;
+        let subscription = target.subscribe(stream.cursor).await.map_err(to_js)?;
         if stream.hibernates && !subscription.has_ended() {
             let generation = stream.grant.generation;
             let response = self.held_streams.accept(target, subscription, generation)?;
@@ -146,28 +144,34 @@ impl EventsObject {
         let permit = Permit::new(stream.grant, self.tree.links());
         let timer = visit.timer();
         let visit = Watched::new(visit, timer, &self.metrics, &self.cutoff);
-        sse_frame_response_while(subscription, Leaving::of(request), permit, visit)
+        let leaving = Leaving::of(request);
+        Ok(sse_frame_response_while(
+            subscription,
+            leaving,
+            permit,
+            visit,
+        )?)
     }
 
     /// Returns whether there are events, or an instance whose events are expected. After a run's log was deleted,
     /// none are expected.
-    fn is_known(&self, stream: &StreamRequest) -> worker::Result<bool> {
-        let is_empty = self.log.target().store().is_empty().map_err(to_worker)?;
-        Ok(!is_empty || (stream.expected && !self.log.is_deleted().map_err(to_worker)?))
+    fn is_known(&self, stream: &StreamRequest) -> JsResult<bool> {
+        let is_empty = self.log.target().store().is_empty().map_err(to_js)?;
+        Ok(!is_empty || (stream.expected && !self.log.is_deleted().map_err(to_js)?))
     }
 
-    fn refuse(&self, refusal: Refusal) -> worker::Result<web_sys::Response> {
+    fn refuse(&self, refusal: Refusal) -> JsResult<web_sys::Response> {
         self.metrics.refused(refusal.status());
         Ok(refuse(refusal)?.into())
     }
 
     /// Answers as [`answer`](Self::answer) does, without a body and without counting a viewer.
-    async fn answer_head(&self, stream: &StreamRequest) -> worker::Result<web_sys::Response> {
+    async fn answer_head(&self, stream: &StreamRequest) -> JsResult<web_sys::Response> {
         let target = self.log.target();
         if !self.is_known(stream)? {
             return self.refuse(UNKNOWN_INSTANCE);
         }
-        let subscription = target.subscribe(stream.cursor).await.map_err(to_worker)?;
+        let subscription = target.subscribe(stream.cursor).await.map_err(to_js)?;
         let response = match subscription.has_ended() {
             true => response::ended()?,
             false => response::left_out()?,
@@ -204,7 +208,7 @@ impl EventsObject {
         self.kept_snapshot.appended();
         self.held_streams.deliver(self.log.target());
         let is_closed = self.log.target().store().is_closed();
-        let is_closed = is_closed.map_err(|error| to_js(error.into()))?;
+        let is_closed = is_closed.map_err(to_js)?;
         let answer = JsValue::from_f64(stored as f64);
         #[cfg(feature = "index")]
         if stored > 0 {
@@ -262,8 +266,8 @@ impl EventsObject {
     pub(super) fn stats(&self) -> Result<JsValue, JsValue> {
         let state = self.log.state().map_err(to_js)?;
         let store = self.log.target().store();
-        let span = store.span().map_err(|error| to_js(error.into()))?;
-        let head = store.head().map_err(|error| to_js(error.into()))?;
+        let span = store.span().map_err(to_js)?;
+        let head = store.head().map_err(to_js)?;
         let (here, relayed) = self.tree.viewers();
         let hibernating = self.held_streams.len(self.log.target()) as u64;
         let mut counts = self.metrics.counts();

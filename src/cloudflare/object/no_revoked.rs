@@ -2,6 +2,7 @@
 
 use std::future::{Ready, ready};
 
+use super::error::JsResult;
 use super::events_object::EventsObject;
 use crate::cloudflare::hop::Hop;
 use crate::cloudflare::request::StreamRequest;
@@ -14,24 +15,24 @@ impl EventsObject {
         &self,
         stream: &StreamRequest,
         _hop: Option<&Hop>,
-    ) -> Ready<worker::Result<bool>> {
+    ) -> Ready<JsResult<bool>> {
         ready(Ok(stream.grant.generation.is_some()))
     }
 
     /// Returns the generation of links that were never revoked, for a relay.
     #[allow(clippy::unused_self, reason = "as with links")]
-    pub(super) fn link_generation(&self) -> Ready<worker::Result<u64>> {
+    pub(super) fn link_generation(&self) -> Ready<JsResult<u64>> {
         ready(Ok(0))
     }
 
     /// Fails: it is called only for a Worker of another version, which has the feature.
     #[allow(clippy::unused_self, reason = "as with links")]
-    pub(super) fn links(&self, _revoke: bool) -> Ready<worker::Result<u64>> {
+    pub(super) fn links(&self, _revoke: bool) -> Ready<JsResult<u64>> {
         ready(Err("the feature `links` of ssetarget is off".into()))
     }
 
     /// Deletes the object's storage.
-    pub(super) async fn delete_storage(&self) -> worker::Result<()> {
-        self.state.storage().delete_all().await
+    pub(super) async fn delete_storage(&self) -> JsResult<()> {
+        Ok(self.state.storage().delete_all().await?)
     }
 }

@@ -80,7 +80,7 @@ impl EventsObject {
         let exported = storage.get(EXPORTED).await?;
         let export = Export::of_run(known, exported, &object, head.get(), now());
         storage.put(KEY, &export).await?;
-        earlier_alarm(&storage, export.due).await
+        Ok(earlier_alarm(&storage, export.due).await?)
     }
 
     /// Tries an export that is due. Returns whether there are, or were, exports, and when the next is to be tried.

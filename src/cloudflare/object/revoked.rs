@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use cloudflare_workflows::{Runtime, WorkersRuntime};
 use worker::durable::Storage;
 
-use super::error::to_worker;
+use super::error::{JsResult, to_js};
 use super::events_object::EventsObject;
 use super::stored::Stored;
 use crate::clock;
@@ -27,7 +27,7 @@ const KEPT: Duration = Duration::from_secs((30 * 24 + 1) * 60 * 60);
 
 impl Revoked {
     /// Returns the stored value.
-    pub(super) async fn stored(storage: &Storage) -> worker::Result<Option<Self>> {
+    pub(super) async fn stored(storage: &Storage) -> JsResult<Option<Self>> {
         let Some(stored) = Stored::get(storage, KEY).await? else {
             return Ok(None);
         };
@@ -38,7 +38,7 @@ impl Revoked {
     }
 
     /// Stores it again, after the rest of the storage was deleted.
-    pub(super) async fn keep(&self, storage: &Storage) -> worker::Result<()> {
+    pub(super) async fn keep(&self, storage: &Storage) -> JsResult<()> {
         let fields = [
             ("generation", (self.generation as f64).into()),
             ("time", (self.time as f64).into()),
@@ -60,7 +60,7 @@ impl EventsObject {
         &self,
         stream: &StreamRequest,
         hop: Option<&Hop>,
-    ) -> worker::Result<bool> {
+    ) -> JsResult<bool> {
         let Some(generation) = stream.grant.generation else {
             return Ok(false);
         };
@@ -71,7 +71,7 @@ impl EventsObject {
     }
 
     /// Returns the generation of the run's links.
-    pub(super) async fn link_generation(&self) -> worker::Result<u64> {
+    pub(super) async fn link_generation(&self) -> JsResult<u64> {
         let links = self.tree.links();
         if let Some(known) = links.known() {
             return Ok(known);
@@ -83,7 +83,7 @@ impl EventsObject {
 
     /// Returns the generation of the run's links. With `revoke`, raises it first: then open streams of smaller ones
     /// end.
-    pub(super) async fn links(&self, revoke: bool) -> worker::Result<u64> {
+    pub(super) async fn links(&self, revoke: bool) -> JsResult<u64> {
         let generation = self.link_generation().await?;
         if !revoke {
             return Ok(generation);
@@ -95,13 +95,7 @@ impl EventsObject {
             time: clock::milliseconds(WorkersRuntime.now()),
         };
         revoked.keep(&storage).await?;
-        let is_empty = self
-            .log
-            .target()
-            .store()
-            .head()
-            .map_err(to_worker)?
-            .is_none();
+        let is_empty = self.log.target().store().head().map_err(to_js)?.is_none();
         if is_empty && storage.get_alarm().await?.is_none() {
             // Nothing else would ever delete it.
             storage.set_alarm(KEPT).await?;
@@ -112,7 +106,7 @@ impl EventsObject {
     }
 
     /// Deletes the object's storage, except for revoked links that must not be forgotten yet.
-    pub(super) async fn delete_storage(&self) -> worker::Result<()> {
+    pub(super) async fn delete_storage(&self) -> JsResult<()> {
         let storage = self.state.storage();
         let revoked = Revoked::stored(&storage).await?;
         storage.delete_all().await?;
@@ -124,6 +118,6 @@ impl EventsObject {
             return Ok(());
         }
         revoked.keep(&storage).await?;
-        storage.set_alarm(left).await
+        Ok(storage.set_alarm(left).await?)
     }
 }

@@ -6,7 +6,7 @@ use cloudflare_workflows::{Runtime, WorkersRuntime, Workflow};
 use worker::Storage;
 
 use super::alarm_time::arm;
-use super::error::to_worker;
+use super::error::{JsResult, to_js};
 use super::log::WorkflowLog;
 use super::stored::Stored;
 use crate::clock;
@@ -25,22 +25,22 @@ pub(super) struct Asked<'a> {
 ///
 /// The platform is asked twice, before and after reading the state of the log and the platform's own log: if the
 /// instance is restarted in between, the second answer says that it runs, or a lifetime has opened the log since.
-pub(super) async fn end_if_over(
-    log: &WorkflowLog<ObjectSql>,
-    asked: &Asked<'_>,
-) -> worker::Result<bool> {
-    let ask = || instance_end(&asked.binding, asked.instance);
+pub(super) async fn end_if_over(log: &WorkflowLog<ObjectSql>, asked: &Asked<'_>) -> JsResult<bool> {
+    let ask = async || {
+        let end = instance_end(&asked.binding, asked.instance).await;
+        end.map_err(worker::Error::from)
+    };
     let Some(end) = ask().await? else {
         return Ok(false);
     };
-    let stood = log.stands(WorkersRuntime.now()).map_err(to_worker)?;
+    let stood = log.stands(WorkersRuntime.now()).map_err(to_js)?;
     let platform = platform_log(&asked.binding, asked.instance, &end).await;
     let Some(end) = ask().await? else {
         return Ok(false);
     };
     let stood = Some((stood.run, stood.generation));
     let settled = log.settle(stood, asked.name, &end, &platform, WorkersRuntime.now());
-    settled.map_err(to_worker)
+    settled.map_err(to_js)
 }
 
 /// A pending question to the platform. Kept in storage, since an object without viewers does not stay in memory until
@@ -73,7 +73,7 @@ impl Pending {
     }
 
     /// Returns the stored question, if the platform is still to be asked.
-    pub(super) async fn due(storage: &Storage) -> worker::Result<Option<Self>> {
+    pub(super) async fn due(storage: &Storage) -> JsResult<Option<Self>> {
         let Some(stored) = Stored::get(storage, KEY).await? else {
             return Ok(None);
         };
@@ -91,7 +91,7 @@ impl Pending {
 
     /// Returns when the platform is to be asked, in milliseconds since 1970, if it is.
     #[cfg(any(feature = "otlp", feature = "index"))]
-    pub(super) async fn due_at(storage: &Storage) -> worker::Result<Option<u64>> {
+    pub(super) async fn due_at(storage: &Storage) -> JsResult<Option<u64>> {
         Ok(Self::due(storage).await?.map(|pending| pending.at))
     }
 
@@ -101,8 +101,8 @@ impl Pending {
         mut self,
         storage: &Storage,
         log: &WorkflowLog<ObjectSql>,
-    ) -> worker::Result<()> {
-        let state = log.state().map_err(to_worker)?;
+    ) -> JsResult<()> {
+        let state = log.state().map_err(to_js)?;
         if state.ended || state.empty || self.tries >= TRIES {
             return Self::clear(storage).await;
         }
@@ -116,14 +116,15 @@ impl Pending {
         ];
         Stored::put(storage, KEY, &fields).await?;
         // Does not replace the alarm of a run that has ended in the meantime.
-        if !log.state().map_err(to_worker)?.ended {
+        if !log.state().map_err(to_js)?.ended {
             arm(storage, delay).await?;
         }
         Ok(())
     }
 
     /// Removes the stored question: the platform is not to be asked any more.
-    pub(super) async fn clear(storage: &Storage) -> worker::Result<()> {
-        storage.delete(KEY).await.map(drop)
+    pub(super) async fn clear(storage: &Storage) -> JsResult<()> {
+        storage.delete(KEY).await?;
+        Ok(())
     }
 }

@@ -8,6 +8,7 @@ use cloudflare_workflows::__private::property;
 use wasm_bindgen::prelude::*;
 use worker::Storage;
 
+use super::error::JsResult;
 use crate::cloudflare::js;
 
 /// A value that was read.
@@ -15,7 +16,7 @@ pub(super) struct Stored(JsValue);
 
 impl Stored {
     /// Reads the value of a key, `None` if there is none.
-    pub(super) async fn get(storage: &Storage, key: &str) -> worker::Result<Option<Self>> {
+    pub(super) async fn get(storage: &Storage, key: &str) -> JsResult<Option<Self>> {
         let value = Answer::of(storage.as_raw().get(key)).await?;
         Ok((!value.is_undefined()).then_some(Self(value)))
     }
@@ -25,7 +26,7 @@ impl Stored {
         storage: &Storage,
         key: &str,
         fields: &[(&str, JsValue)],
-    ) -> worker::Result<()> {
+    ) -> JsResult<()> {
         let object = js_sys::Object::new();
         for (name, value) in fields {
             js_sys::Reflect::set(&object, &JsValue::from_str(name), value)?;
@@ -46,7 +47,7 @@ impl Stored {
     }
 
     /// Returns the error for a value that lacks a field.
-    pub(super) fn unreadable(key: &str) -> worker::Error {
-        worker::Error::RustError(format!("`{key}` in storage is not of this library"))
+    pub(super) fn unreadable(key: &str) -> JsValue {
+        js_sys::Error::new(&format!("`{key}` in storage is not of this library")).into()
     }
 }
