@@ -70,6 +70,58 @@ fn of_machine() -> SystemTime {
     SystemTime::now()
 }
 
+/// Writes a time as ISO 8601 in UTC with milliseconds. One before 1970 counts as its beginning, and one after 9999 as its
+/// end. Not by `humantime`, which reads such times here: it writes them only after a check whose message needs the
+/// `Debug` of durations, and with that 3 KB of every Worker.
+pub(crate) fn iso(time: SystemTime) -> String {
+    const MS_OF_DAY: u64 = 24 * 60 * 60 * 1_000;
+    const LAST: u64 = 253_402_300_799_999;
+    let time = milliseconds(time).min(LAST);
+    let (mut days, time) = (time / MS_OF_DAY, time % MS_OF_DAY);
+
+    let is_leap = |year: u64| {
+        year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
+    };
+    let mut year = 1970;
+    loop {
+        let length = 365 + u64::from(is_leap(year));
+        if days < length {
+            break;
+        }
+        days -= length;
+        year += 1;
+    }
+    let february = 28 + u64::from(is_leap(year));
+    let mut month = 1;
+    for length in [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30] {
+        if days < length {
+            break;
+        }
+        days -= length;
+        month += 1;
+    }
+
+    let mut text = *b"0000-00-00T00:00:00.000Z";
+    let mut at = 0;
+    for (digits, number) in [
+        (4, year),
+        (2, month),
+        (2, days + 1),
+        (2, time / 3_600_000),
+        (2, time / 60_000 % 60),
+        (2, time / 1_000 % 60),
+        (3, time % 1_000),
+    ] {
+        let mut rest = number;
+        for digit in text.iter_mut().skip(at).take(digits).rev() {
+            *digit = b'0' + (rest % 10) as u8;
+            rest /= 10;
+        }
+        at += digits + 1;
+    }
+    text.iter().copied().map(char::from).collect()
+}
+
 /// Returns the milliseconds since the epoch. A time before the epoch counts as the epoch.
 pub(crate) fn milliseconds(time: SystemTime) -> u64 {
     let since_epoch = time.duration_since(SystemTime::UNIX_EPOCH);
@@ -131,6 +183,21 @@ impl SteadyClock {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_are_written_as_humantime_writes_them() {
+        let days = (0..2_932_897)
+            .step_by(7)
+            .chain([59, 365, 789, 11_016, 47_540, 2_932_896]);
+        for day in days {
+            let time = from_milliseconds(day * 86_400_000 + day * 7_919 % 86_400_000);
+            let expected = humantime::format_rfc3339_millis(time).to_string();
+            assert_eq!(iso(time), expected);
+        }
+        for late in [253_402_300_799_999, 253_402_300_800_000, u64::MAX / 2] {
+            assert_eq!(iso(from_milliseconds(late)), "9999-12-31T23:59:59.999Z");
+        }
+    }
 
     #[test]
     fn a_steady_clock_goes_on_where_the_other_one_was_set_back() {

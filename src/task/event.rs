@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use super::{Kind, Redact, RedactedField, Task, TaskId};
+use crate::clock;
 use crate::delivery::DecodeEvent;
 use crate::event::{Event, StoredEvent};
 
@@ -428,7 +429,7 @@ pub(crate) fn cut(text: &str) -> String {
 pub(crate) mod iso {
     use super::*;
 
-    /// Returns whether a time is in the years 1970 to 9999: humantime panics beyond.
+    /// Returns whether a time is in the years 1970 to 9999: no others can be written.
     pub(crate) fn can_write(time: SystemTime) -> bool {
         let last = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(253_402_300_799);
         (SystemTime::UNIX_EPOCH..=last).contains(&time)
@@ -443,7 +444,7 @@ pub(crate) mod iso {
                 "a timestamp is outside the years 1970 to 9999",
             ));
         }
-        serializer.collect_str(&humantime::format_rfc3339_millis(*time))
+        serializer.serialize_str(&clock::iso(*time))
     }
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(

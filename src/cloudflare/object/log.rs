@@ -738,7 +738,7 @@ impl<Q: Sql> WorkflowLog<Q> {
 const ANNOUNCED: &str = "-1.workflow:started";
 
 fn restarted(run: u32, now: SystemTime) -> Result<NewEvent, InvalidEvent> {
-    let timestamp = humantime::format_rfc3339_millis(now);
+    let timestamp = clock::iso(now);
     let data = format!(r#"{{"run":{run},"timestamp":"{timestamp}"}}"#);
     NewEvent::new("restarted", data)?.with_key(run_key(run))
 }
