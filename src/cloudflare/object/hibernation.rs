@@ -186,6 +186,7 @@ impl HeldStreams {
     }
 
     /// Ends the streams of viewers that came by links of a smaller generation.
+    #[cfg(feature = "links")]
     pub(super) fn revoke(&self, target: &Target, generation: u64) {
         self.with(target, |connected| {
             connected.retain(|viewer| {
