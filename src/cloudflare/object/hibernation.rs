@@ -20,9 +20,9 @@ use js_sys::{Array, Object, Reflect, Uint8Array};
 use wasm_bindgen::prelude::*;
 use worker::{Response, ResponseBuilder};
 
-use crate::cloudflare::hibernating::{
-    BROKEN, END, EXPIRED, PING, PONG, Pace, Roster, Round, Sweep,
-};
+#[cfg(feature = "links")]
+use crate::cloudflare::hibernating::EXPIRED;
+use crate::cloudflare::hibernating::{BROKEN, END, PING, PONG, Pace, Roster, Round, Sweep};
 use crate::cloudflare::js;
 use crate::cloudflare::pushed::{Kept, Pushed, PushedStream};
 use crate::cloudflare::sql::ObjectSql;
