@@ -89,3 +89,53 @@ impl KnownRun {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::EventId;
+
+    #[test]
+    fn a_restart_forgets_the_run_before_and_an_end_ends_every_task() {
+        let mut run = KnownRun::default();
+        let mut ids = 1..;
+        let mut apply = |run: &mut KnownRun, of: &str, task: &str, second: u32| {
+            let (name, kind) = task.rsplit_once('.').unwrap_or((task, "do"));
+            let step = name.strip_suffix("-1").unwrap_or(name);
+            let time = format!("2026-11-24T09:00:{second:02}.000Z");
+            run.apply(&StoredEvent {
+                id: EventId::new(ids.next().unwrap()).unwrap(),
+                event_type: of.to_owned(),
+                data: format!(
+                    r#"{{"taskId":"{task}","step":"{step}","kind":"{kind}","count":1,"timestamp":"{time}","parentId":null,"attempt":1}}"#
+                ),
+                timestamp: SystemTime::UNIX_EPOCH,
+            });
+        };
+        apply(&mut run, "started", "order-1.workflow", 1);
+        apply(&mut run, "started", "old-1", 2);
+        apply(&mut run, "failed", "order-1.workflow", 3);
+        assert_eq!(run.tasks[0].ended, run.ended);
+        apply(&mut run, "restarted", "", 4);
+        assert_eq!(run.tasks.len(), 0);
+        assert_eq!((run.started, run.ended), (None, None));
+
+        apply(&mut run, "started", "order-1.workflow", 5);
+        apply(&mut run, "started", "new-1", 6);
+        apply(&mut run, "started", "new-1", 7);
+        apply(&mut run, "progress", "new-1", 8);
+        apply(&mut run, "attempt_failed", "new-1", 9);
+        // Hidden from the log when it began.
+        apply(&mut run, "completed", "hidden-1", 10);
+        let [task] = &run.tasks[..] else {
+            panic!("one task, not {:?}", run.tasks);
+        };
+        assert_eq!(task.task.step, "new");
+        assert_eq!(task.failed_attempts, [1]);
+        assert_eq!(task.ended, None);
+        assert_eq!(
+            task.started,
+            run.started.unwrap() + std::time::Duration::from_secs(1)
+        );
+    }
+}
