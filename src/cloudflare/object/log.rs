@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::SystemTime;
 
 use super::lifetimes::{Lifetimes, Mark, Opening, RESTART_TIMEOUT};
+use crate::clock;
 use crate::cloudflare::command::LogState;
 use crate::cloudflare::packed::{InvalidBatch, unpack_facts};
 use crate::delivery::SseTarget;
