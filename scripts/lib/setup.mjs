@@ -1,6 +1,6 @@
 // Installs everything that the other scripts need and a fresh clone lacks. All of it but the Rust toolchains goes
 // into git-ignored folders of this repository.
-import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, rmSync } from "node:fs";
 import path from "node:path";
 import { TARGETS, fetchReleased, wasmBindgenRelease } from "./released.mjs";
 import { Failure, at, capture, run } from "./run.mjs";
@@ -63,39 +63,16 @@ export async function ensureWorkerTools() {
   await ensureToolchain("nightly", ["rust-src"], ["wasm32-unknown-unknown"]);
   const wasmBindgen = lockedVersion("wasm-bindgen");
   const tools = {
-    workerBuild: await ensureProgram("worker-build", "worker-build", WORKER_BUILD, () => ["worker-build", "--version", WORKER_BUILD, "--locked"]),
-    wasmBindgen: await ensureProgram("wasm-bindgen-cli", "wasm-bindgen", wasmBindgen, () => ["--path", wasmBindgenCrate(wasmBindgen)], releasedWasmBindgen(wasmBindgen)),
+    workerBuild: await ensureProgram("worker-build", "worker-build", WORKER_BUILD, ["--locked"]),
+    // Its own lock file does not resolve for 0.2.130, hence no --locked. Its features are ways to
+    // do TLS, which only its test runner needs.
+    wasmBindgen: await ensureProgram("wasm-bindgen-cli", "wasm-bindgen", wasmBindgen, ["--no-default-features"], releasedWasmBindgen(wasmBindgen)),
   };
   rmSync(TOOLS_TARGET, { recursive: true, force: true });
   return tools;
 }
 
 const TOOLS_TARGET = at(".tools/target");
-
-/** Makes the crate of `scripts/wasm-bindgen` for a version of wasm-bindgen, which is that of Cargo.lock. Returns its folder. */
-function wasmBindgenCrate(version) {
-  const folder = at(".tools/wasm-bindgen");
-  mkdirSync(folder, { recursive: true });
-  writeFileSync(
-    path.join(folder, "Cargo.toml"),
-    `[package]
-name = "wasm-bindgen-for-worker-build"
-version = "${version}"
-edition = "2024"
-
-[[bin]]
-name = "wasm-bindgen"
-path = ${JSON.stringify(at("scripts/wasm-bindgen/main.rs"))}
-
-[dependencies]
-anyhow = "1"
-wasm-bindgen-cli-support = "=${version}"
-
-[workspace]
-`,
-  );
-  return folder;
-}
 
 // Both programs share one target folder, for they share dependencies, and are
 // not optimised: that halves the build, and costs wasm-bindgen 0.4 s per Worker.
@@ -118,14 +95,14 @@ function releasedWasmBindgen(version) {
   return sha256 ? { ...wasmBindgenRelease(version, target), sha256 } : null;
 }
 
-async function ensureProgram(crate, program, version, source, released = null) {
+async function ensureProgram(crate, program, version, flags, released = null) {
   const folder = at(".tools", `${crate}-${version}`);
   const binary = path.join(folder, "bin", program);
   if (existsSync(binary)) return binary;
   if (released && (await fetchReleased(program, released, folder))) return binary;
 
   console.log(`Building ${crate} ${version} into .tools (once; one to three minutes on 2 cores)`);
-  const args = ["install", ...source(), "--bin", program, "--root", folder];
+  const args = ["install", crate, "--version", version, "--bin", program, "--root", folder, ...flags];
   await must(
     run(`cargo install ${crate}`, "cargo", args, { env: { ...process.env, ...FAST_BUILD }, quiet: true }),
     `could not build ${crate} ${version}. It needs a C compiler, OpenSSL's headers and pkg-config; ` +
