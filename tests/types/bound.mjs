@@ -67,7 +67,7 @@ export const BOUND = {
     'WorkflowBackoff="constant"': "Constant,",
     'WorkflowBackoff="linear"': "Linear,",
     'WorkflowBackoff="exponential"': "Exponential,",
-    "WorkflowDelayFunction": "pub struct DelayFunction(",
+    "WorkflowDelayFunction": "pub struct DelayFunction {",
     "WorkflowDynamicDelayContext": "pub struct DelayContext {",
     "WorkflowDynamicDelayContext.ctx": "pub ctx: StepContext,",
     "WorkflowDynamicDelayContext.error": "pub error: StepError,",
