@@ -1,4 +1,4 @@
-// What is under way in the soak, so that a round that hangs says for what it waits.
+// Names the steps of the soak that are under way. A round that hangs lists them.
 
 /** Steps that have begun and not ended. */
 export class Pending {
