@@ -168,6 +168,9 @@ const GROUPS = {
       .sort()
       .map((file) => `${folder}/${file}`);
     if (files.length === 0) throw new Failure(`no file of ${folder} matches ${names.join(" or ") || "*.test.mjs"}.`);
+    // A file that got another name would get a second try, or would not run with each transport.
+    const gone = [...ONE_TRY, ...FOR_EACH_TRANSPORT].filter((name) => !existsSync(at(folder, `${name}.test.mjs`)));
+    if (gone.length > 0) throw new Failure(`scripts/test.mjs names tests that are not there: ${gone.join(", ")}.`);
 
     // Tests begin as soon as what they need is there.
     const workers = later();
