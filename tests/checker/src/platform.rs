@@ -30,7 +30,7 @@ pub struct PlatformError {
     pub message: String,
 }
 
-/// The platform's error for an attempt that it killed, which is not a failure of the step's code.
+/// The platform's error for an attempt that it killed, or whose outcome it did not store before it was killed itself.
 const KILLED: &str = "Attempt failed due to internal workflows error";
 
 /// Returns the difference between the latest run of the log and the platform's entries of it: each step begins and
@@ -41,7 +41,13 @@ pub(crate) fn difference(events: &[Event], entries: &[PlatformEntry]) -> Option<
         .next()
         .unwrap_or_default();
     let ours: Vec<String> = latest.iter().flat_map(of_event).collect();
-    let theirs: Vec<String> = entries.iter().filter_map(of_entry).collect();
+    // The log knows that an attempt failed as soon as its code fails, the platform only if it lives to store that.
+    let is_told = |entry: &PlatformEntry, line: &String| !is_killed(entry) || ours.contains(line);
+    let theirs = entries.iter().filter_map(|entry| {
+        let line = of_entry(entry)?;
+        is_told(entry, &line).then_some(line)
+    });
+    let theirs: Vec<String> = theirs.collect();
     let same = ours
         .iter()
         .zip(&theirs)
@@ -102,14 +108,16 @@ fn of_event(event: &Event) -> Vec<String> {
     }
 }
 
+/// Returns whether the platform ended an attempt, or does not know how it ended, because it was killed itself.
+fn is_killed(entry: &PlatformEntry) -> bool {
+    let error = entry.error.as_ref();
+    error.is_some_and(|error| error.message == KILLED)
+}
+
 fn of_entry(entry: &PlatformEntry) -> Option<String> {
     let mut parts = entry.entry_type.splitn(3, '_');
     let (what, how) = (parts.next()?, parts.next().unwrap_or_default());
-    let is_killed = entry
-        .error
-        .as_ref()
-        .is_some_and(|error| error.message == KILLED);
-    if what == "workflow" || entry.entry_type == "attempt_started" || is_killed {
+    if what == "workflow" || entry.entry_type == "attempt_started" {
         return None;
     }
     let name = entry.step_name.as_deref().unwrap_or_default();

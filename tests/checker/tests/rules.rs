@@ -234,17 +234,22 @@ fn bytes() {
 
 #[test]
 fn platform() {
-    let story = |attempt: u64, last: &str| {
+    // `error` is the platform's for the first attempt, which failed by our log.
+    let story = |attempt: u64, error: &str, last: &str| {
         broken(&format!(
             r#"
 {{"log":"a","stored":{{"events":[{{"id":1,"type":"started","data":"{{\"kind\":\"do\",\"step\":\"pay\",\"count\":1,\"taskId\":\"pay-1\"}}"}},{{"id":2,"type":"attempt_failed","data":"{{\"kind\":\"do\",\"step\":\"pay\",\"count\":1,\"taskId\":\"pay-1\",\"attempt\":1}}"}},{{"id":3,"type":"completed","data":"{{\"kind\":\"do\",\"step\":\"pay\",\"count\":1,\"taskId\":\"pay-1\",\"attempt\":{attempt}}}"}},{{"id":4,"type":"started","data":"{{\"kind\":\"sleep\",\"step\":\"nap\",\"count\":1,\"taskId\":\"nap-1.sleep\"}}"}}]}}}}
-{{"log":"a","platform":{{"entries":[{{"type":"workflow_started"}},{{"type":"step_started","stepName":"pay-1"}},{{"type":"attempt_started","stepName":"pay-1","attempt":1}},{{"type":"attempt_errored","stepName":"pay-1","attempt":1,"error":{{"message":"no"}}}},{{"type":"attempt_completed","stepName":"pay-1","attempt":2}},{{"type":"step_completed","stepName":"pay-1"}},{{"type":"sleep_{last}","stepName":"nap-1"}}]}}}}
+{{"log":"a","platform":{{"entries":[{{"type":"workflow_started"}},{{"type":"step_started","stepName":"pay-1"}},{{"type":"attempt_started","stepName":"pay-1","attempt":1}},{{"type":"attempt_errored","stepName":"pay-1","attempt":1,"error":{{"message":"{error}"}}}},{{"type":"attempt_completed","stepName":"pay-1","attempt":2}},{{"type":"step_completed","stepName":"pay-1"}},{{"type":"sleep_{last}","stepName":"nap-1"}}]}}}}
 "#
         ))
     };
-    assert_eq!(story(2, "started"), []);
-    assert_eq!(story(3, "started"), [Rule::Platform]);
-    assert_eq!(story(2, "completed"), [Rule::Platform]);
+    assert_eq!(story(2, "no", "started"), []);
+    assert_eq!(story(3, "no", "started"), [Rule::Platform]);
+    assert_eq!(story(2, "no", "completed"), [Rule::Platform]);
+    // It was killed after the attempt's code had failed, and before it had stored that.
+    let killed = "Attempt failed due to internal workflows error";
+    assert_eq!(story(2, killed, "started"), []);
+    assert_eq!(story(1, killed, "started"), [Rule::Platform]);
 }
 
 #[test]
