@@ -18,9 +18,7 @@ use futures_util::future::LocalBoxFuture;
 use ssetarget::NewEvent;
 use ssetarget::cloudflare::{FanOut, ObjectFactLog, RunRoutes, Transport, WorkflowEventsNamespace};
 use ssetarget::workflow::{FactLog, Opened};
-use worker::{
-    Context, Env, Method, Request, Response, Result, event, wasm_bindgen_futures, web_sys,
-};
+use worker::{Context, Env, Request, Response, Result, event, wasm_bindgen_futures, web_sys};
 
 ssetarget::export_workflow_events!(WorkflowEvents);
 #[cfg(feature = "runs")]
@@ -32,47 +30,67 @@ async fn fetch(
     env: Env,
     _context: Context,
 ) -> Result<web_sys::Response> {
-    let mut events = WorkflowEventsNamespace::from_env(&env, "EVENTS", "bench")?;
+    let events = WorkflowEventsNamespace::from_env(&env, "EVENTS", "bench")?;
     let url = request.url();
     let path = url.splitn(4, '/').nth(3).unwrap_or_default();
     let path = path.split('?').next().unwrap_or_default();
-    let segments: Vec<&str> = path.split('/').collect();
-    if let [id, "event"] = segments.as_slice() {
-        let number = number(&url, "number").unwrap_or(1);
+    let route = match path.split_once('/') {
+        Some((id, "event")) => append_one(events, id, &url),
+        Some((id, "append")) if request.method() == "POST" => append(events, id, &request),
+        _ => stream(events, &env, &request),
+    };
+    route.await
+}
+
+/// A route of its own, and not a part of the handler: what the handler awaits in place is compiled for each of its routes.
+type Answer<'a> = LocalBoxFuture<'a, Result<web_sys::Response>>;
+
+fn append_one<'a>(events: WorkflowEventsNamespace, id: &'a str, url: &'a str) -> Answer<'a> {
+    Box::pin(async move {
+        let number = number(url, "number").unwrap_or(1);
         events.append(id, &[step_event(number)?]).await?;
         let answer = web_sys::Response::new_with_opt_str(Some(&format!("{number}\n")))?;
-        return Ok(answer);
-    }
-    if env
-        .var("TRANSPORT")
-        .is_ok_and(|name| name.to_string() == "hibernating")
-    {
-        events = events.transport(Transport::Hibernating);
-    }
-    // One object for all, unless a tree is measured.
-    events = events.fan_out(fan_out(&env));
-    if let Some(response) = routes(events.clone(), &env)?.serve_raw(&request).await? {
-        return Ok(response);
-    }
-    let request = Request::from(request);
-    let response = match (segments.as_slice(), request.method()) {
-        ([id, "append"], Method::Post) => {
-            // In no part of this handler, which is compiled for every viewer.
-            let driver: LocalBoxFuture<'_, _> = Box::pin(Driver::new(events, id, &request));
-            let driver = driver.await?;
-            // A task of its own, like the one that appends for a workflow: otherwise its polls
-            // would make the runtime optimize the whole handler.
-            let (tell, told) = oneshot::channel();
-            wasm_bindgen_futures::spawn_local(async move {
-                // Nobody listens any more if the request has gone.
-                let _ = tell.send(driver.run(request).await);
-            });
-            let last = told.await.map_err(|error| error.to_string())??;
-            Response::ok(format!("{last}\n"))
+        Ok(answer)
+    })
+}
+
+fn stream<'a>(
+    mut events: WorkflowEventsNamespace,
+    env: &'a Env,
+    request: &'a web_sys::Request,
+) -> Answer<'a> {
+    Box::pin(async move {
+        let transport = env.var("TRANSPORT");
+        if transport.is_ok_and(|name| name.to_string() == "hibernating") {
+            events = events.transport(Transport::Hibernating);
         }
-        _ => Response::error("there is nothing here", 404),
-    };
-    Ok(response?.into())
+        // One object for all, unless a tree is measured.
+        events = events.fan_out(fan_out(env));
+        match routes(events, env)?.serve_raw(request).await? {
+            Some(response) => Ok(response),
+            None => Ok(Response::error("there is nothing here", 404)?.into()),
+        }
+    })
+}
+
+fn append<'a>(
+    events: WorkflowEventsNamespace,
+    id: &'a str,
+    request: &'a web_sys::Request,
+) -> Answer<'a> {
+    Box::pin(async move {
+        let request = Request::from(Clone::clone(request));
+        let driver = Driver::new(events, id, &request).await?;
+        // A task of its own, like the one that appends for a workflow: otherwise its polls
+        // would make the runtime optimize the whole handler.
+        let (tell, told) = oneshot::channel();
+        wasm_bindgen_futures::spawn_local(async move {
+            // Nobody listens any more if the request has gone.
+            let _ = tell.send(driver.run(request).await);
+        });
+        let last = told.await.map_err(|error| error.to_string())??;
+        Ok(Response::ok(format!("{last}\n"))?.into())
+    })
 }
 
 #[cfg(not(feature = "runs"))]

@@ -14,7 +14,7 @@ use super::cutoff::Cutoff;
 use super::error::{JsResult, to_js};
 use super::hibernation::HeldStreams;
 use super::log::WorkflowLog;
-use super::relay::Tree;
+use super::relay::{Tree, Visit};
 use super::snapshot::KeptSnapshot;
 use super::watched::Watched;
 use crate::clock;
@@ -29,8 +29,10 @@ use crate::cloudflare::request::{ObjectCall, SnapshotCall, StreamRequest};
 use crate::cloudflare::response::{self, sse_frame_response_while};
 use crate::cloudflare::sql::ObjectSql;
 use crate::cloudflare::stats::LogStats;
+use crate::delivery::Subscription;
 use crate::refusal::Refusal;
 use crate::stats::{Metrics, Observer};
+use crate::store::SqliteEventStore;
 use crate::workflow::{Opened, Told};
 
 /// The object that has the log of one instance, or relays the log of another object.
@@ -85,41 +87,19 @@ impl EventsObject {
     }
 
     /// Answers a request that the Worker sent on: a viewer's, or one for a snapshot.
+    ///
+    /// Each viewer's request is one poll of this, so what it does not need is in functions of their own: see `request`.
     pub(super) async fn answer(&self, request: &web_sys::Request) -> JsResult<web_sys::Response> {
         let call = ObjectCall::of(request);
-        let stream = match StreamRequest::from_call(&call) {
-            Ok(stream) => stream,
+        let (stream, hop) = match self.read(&call)? {
+            Ok(read) => read,
             Err(refusal) => return self.refuse(refusal),
         };
-        let hop = call.get(HOP);
-        let hop = Hop::of_viewer(hop.as_deref(), self.state.id().name().as_deref());
-        let hop = hop.map_err(worker::Error::RustError)?;
         if self.has_revoked(&stream, hop.as_ref()).await? {
             return self.refuse(Refusal::NotAllowed);
         }
-        if let Some(call) = SnapshotCall::from_call(&call) {
-            // Boxed: it is compiled when it is first requested.
-            #[cfg(feature = "index")]
-            let estimate = self.estimate().await?;
-            #[cfg(not(feature = "index"))]
-            let estimate = None;
-            let response: LocalBoxFuture<'_, _> =
-                Box::pin(self.kept_snapshot.answer(&self.log, call, estimate));
-            return Ok(response.await?.into());
-        }
-        #[cfg(feature = "otlp")]
-        if let Some(unfinished) = stream.otlp {
-            return Ok(self.answer_otlp(unfinished, stream.head)?.into());
-        }
-        #[cfg(feature = "durable-streams")]
-        if let Some(call) = &stream.durable {
-            // Boxed: it is compiled when it is first requested.
-            let response: LocalBoxFuture<'_, _> =
-                Box::pin(self.answer_durable(call, stream.head, stream.grant));
-            return Ok(response.await?.into());
-        }
-        if stream.head {
-            return self.answer_head(&stream).await;
+        if let Some(response) = self.answer_other(&call, &stream) {
+            return response.await;
         }
         let visit = match self.tree.admit(hop.as_ref())? {
             Ok(visit) => visit,
@@ -131,13 +111,74 @@ impl EventsObject {
                 Box::pin(relay.serve(&stream, visit, Leaving::of(request)));
             return Ok(response.await?);
         }
-        let target = self.log.target();
         if !self.is_known(&stream)? {
             return self.refuse(UNKNOWN_INSTANCE);
         }
-        let subscription = target.subscribe(stream.cursor).await.map_err(to_js)?;
+        let subscription = self.log.target().subscribe(stream.cursor).await;
+        self.begin(request, &stream, subscription.map_err(to_js)?, visit)
+    }
+
+    /// Reads a request of the Worker.
+    #[inline(never)]
+    fn read(&self, call: &ObjectCall) -> JsResult<Result<(StreamRequest, Option<Hop>), Refusal>> {
+        let stream = match StreamRequest::from_call(call) {
+            Ok(stream) => stream,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let hop = call.get(HOP);
+        let hop = Hop::of_viewer(hop.as_deref(), self.state.id().name().as_deref());
+        let hop = hop.map_err(worker::Error::RustError)?;
+        Ok(Ok((stream, hop)))
+    }
+
+    /// Answers a request for anything but a stream. Boxed: it is compiled when it is first requested.
+    #[inline(never)]
+    fn answer_other<'a>(
+        &'a self,
+        call: &ObjectCall,
+        stream: &'a StreamRequest,
+    ) -> Option<LocalBoxFuture<'a, JsResult<web_sys::Response>>> {
+        if let Some(call) = SnapshotCall::from_call(call) {
+            return Some(Box::pin(async move {
+                #[cfg(feature = "index")]
+                let estimate = self.estimate().await?;
+                #[cfg(not(feature = "index"))]
+                let estimate = None;
+                let response = self.kept_snapshot.answer(&self.log, call, estimate);
+                Ok(response.await?.into())
+            }));
+        }
+        #[cfg(feature = "otlp")]
+        if let Some(unfinished) = stream.otlp {
+            return Some(Box::pin(async move {
+                Ok(self.answer_otlp(unfinished, stream.head)?.into())
+            }));
+        }
+        #[cfg(feature = "durable-streams")]
+        if let Some(call) = &stream.durable {
+            return Some(Box::pin(async move {
+                let response = self.answer_durable(call, stream.head, stream.grant);
+                Ok(response.await?.into())
+            }));
+        }
+        if stream.head {
+            return Some(Box::pin(self.answer_head(stream)));
+        }
+        None
+    }
+
+    /// Returns the response that streams a subscription.
+    #[inline(never)]
+    fn begin(
+        &self,
+        request: &web_sys::Request,
+        stream: &StreamRequest,
+        subscription: Subscription<SqliteEventStore<ObjectSql>>,
+        visit: Visit,
+    ) -> JsResult<web_sys::Response> {
         if stream.hibernates && !subscription.has_ended() {
             let generation = stream.grant.generation;
+            let target = self.log.target();
             let response = self.held_streams.accept(target, subscription, generation)?;
             return Ok(response.into());
         }

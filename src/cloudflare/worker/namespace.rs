@@ -186,19 +186,19 @@ impl WorkflowEventsNamespace {
     /// When the object cannot be reached, or an event cannot be stored. Then none was stored, or the
     /// answer was lost.
     pub async fn append(&self, instance_id: &str, events: &[NewEvent]) -> worker::Result<usize> {
-        self.tell(instance_id, &pack_facts(events)).await
+        self.tell(instance_id, events).await
     }
 
-    /// Appends packed events. Boxed, and in no caller: a future that is part of a handler's own is compiled with all of
-    /// the handler whenever the runtime optimizes that, for a quarter of a second of processor time where it is large.
+    /// Boxed, and in no caller: a future that is part of a handler's own is compiled with all of the handler whenever
+    /// the runtime optimizes that, for a quarter of a second of processor time where it is large.
     #[inline(never)]
     fn tell(
         &self,
         instance_id: &str,
-        batch: &[u8],
+        events: &[NewEvent],
     ) -> LocalBoxFuture<'static, worker::Result<usize>> {
         let stub = self.stub(instance_id).map(Stub::into_rpc::<js::EventsStub>);
-        let batch = Uint8Array::from(batch);
+        let batch = Uint8Array::from(&*pack_facts(events));
         Box::pin(async move {
             let stored = stub?.tell(&batch).await?;
             Ok(stored.as_f64().map_or(0, js::count))

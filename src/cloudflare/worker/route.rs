@@ -10,37 +10,30 @@ use super::namespace::WorkflowEventsNamespace;
 use crate::cloudflare::admission::admission;
 use crate::cloudflare::fan_out::{Admission, FanOut, Place, Search};
 use crate::cloudflare::hop::{HOP, Hop};
-use crate::cloudflare::request::StreamRequest;
+use crate::cloudflare::request::{ObjectRequest, StreamRequest};
 
 /// Sends the request to the object that takes this viewer, and returns its answer.
 ///
 /// An object that does not answer is asked again. One that was reset by a deploy or that panicked is there again at
 /// the next request, while a browser's `EventSource` gives up at an error. If a relay does not answer, another one is
 /// asked, and at last the root.
-pub(super) async fn send(
+pub(super) fn send<'a>(
     instance_id: &str,
-    stream: &StreamRequest,
-    events: &WorkflowEventsNamespace,
-) -> worker::Result<web_sys::Response> {
+    stream: &'a StreamRequest,
+    events: &'a WorkflowEventsNamespace,
+) -> Sent<'a> {
     let root = events.object_name(instance_id);
     // An object that hibernates cannot count its viewers, and takes 32,768 of them. A `HEAD` request is not a viewer.
     let tree = events
         .fan_out
         .filter(|_| !stream.hibernates && !stream.head);
     match tree {
-        None => send_to(Place::ROOT, None, &root, stream, events).await,
-        Some(fan_out) => send_in_tree(fan_out, root, stream, events).await,
+        None => Box::pin(send_to_root(root, stream, events)),
+        Some(fan_out) => Box::pin(search(fan_out, root, stream, events)),
     }
 }
 
-fn send_in_tree<'a>(
-    fan_out: FanOut,
-    root: String,
-    stream: &'a StreamRequest,
-    events: &'a WorkflowEventsNamespace,
-) -> Sent<'a> {
-    Box::pin(search(fan_out, root, stream, events))
-}
+type Sent<'a> = LocalBoxFuture<'a, worker::Result<web_sys::Response>>;
 
 async fn search(
     fan_out: FanOut,
@@ -59,7 +52,7 @@ async fn search(
             ask,
             follower: Place::ROOT,
         };
-        let response = match send_to(place, Some(&hop), &root, stream, events).await {
+        let response = match send_to(place, &hop, stream, events).await {
             Ok(response) => response,
             Err(error) if place == Place::ROOT => return Err(error),
             Err(_) => {
@@ -78,37 +71,39 @@ async fn search(
     }
 }
 
-type Sent<'a> = LocalBoxFuture<'a, worker::Result<web_sys::Response>>;
-
 /// Sends the request to the object at one place: up to three times to the root, once to a relay.
-#[inline(never)]
-fn send_to<'a>(
+async fn send_to(
     place: Place,
-    hop: Option<&'a Hop>,
-    root: &'a str,
-    stream: &'a StreamRequest,
-    events: &'a WorkflowEventsNamespace,
-) -> Sent<'a> {
-    Box::pin(ask(place, hop, root, stream, events))
-}
-
-async fn ask(
-    place: Place,
-    hop: Option<&Hop>,
-    root: &str,
+    hop: &Hop,
     stream: &StreamRequest,
     events: &WorkflowEventsNamespace,
 ) -> worker::Result<web_sys::Response> {
-    const TRIES: u32 = 3;
-    let name = hop.map_or_else(|| root.to_owned(), Hop::object_name);
-    let tries = if place == Place::ROOT { TRIES } else { 1 };
     let mut request = stream.to_object_request();
-    if let Some(hop) = hop {
-        request.set(HOP, &hop.to_text()?);
-    }
+    request.set(HOP, &hop.to_text()?);
+    let tries = if place == Place::ROOT { TRIES } else { 1 };
+    send_again(&hop.object_name(), &request, tries, events).await
+}
+
+/// Sends the request to the root of no tree.
+async fn send_to_root(
+    root: String,
+    stream: &StreamRequest,
+    events: &WorkflowEventsNamespace,
+) -> worker::Result<web_sys::Response> {
+    send_again(&root, &stream.to_object_request(), TRIES, events).await
+}
+
+const TRIES: u32 = 3;
+
+async fn send_again(
+    name: &str,
+    request: &ObjectRequest,
+    tries: u32,
+    events: &WorkflowEventsNamespace,
+) -> worker::Result<web_sys::Response> {
     let mut tried = 1;
     loop {
-        let response = events.request_raw(&name, &request).await;
+        let response = events.request_raw(name, request).await;
         if response.is_ok() || tried == tries {
             return response;
         }

@@ -347,6 +347,28 @@ impl RunRoutes {
         path: RunPath<'_>,
         routes: &[&'a dyn Route],
     ) -> Result<(&'a dyn Route, Admitted), Refusal> {
+        let (route, id) = self.route_of(request, path, routes)?;
+        let grant = match self.decide(request, &id, route) {
+            Some(decision) => Grant::from_permission(decision.await),
+            None => Ok(Grant::default()),
+        };
+        let grant = match grant {
+            Err(refusal) if !route.is_open(has(&self.routes, "/session", None)) => {
+                return Err(refusal);
+            }
+            grant => grant.ok(),
+        };
+        Ok((route, Admitted { id, grant }))
+    }
+
+    /// Returns the route that takes this request, and the instance's id.
+    #[inline(never)]
+    fn route_of<'a>(
+        &self,
+        request: &web_sys::Request,
+        path: RunPath<'_>,
+        routes: &[&'a dyn Route],
+    ) -> Result<(&'a dyn Route, String), Refusal> {
         let method = request.method();
         // Of a single one there is nothing to choose.
         let accept = match routes {
@@ -365,24 +387,24 @@ impl RunRoutes {
             true => js_sys::decode_uri_component(path.encoded_id).map(String::from),
             false => Ok(path.encoded_id.to_owned()),
         };
-        let id = id.unwrap_or_default();
-        let grant = match (&self.access, route.action()) {
-            (Some(hook), Some(action)) => {
-                let decision = {
-                    let asked = Asked::from_request(request);
-                    hook(&asked.about(Some(&self.events.workflow_name), &id, action))
-                };
-                Grant::from_permission(decision.await)
-            }
-            _ => Ok(Grant::default()),
-        };
-        let grant = match grant {
-            Err(refusal) if !route.is_open(has(&self.routes, "/session", None)) => {
-                return Err(refusal);
-            }
-            grant => grant.ok(),
-        };
-        Ok((route, Admitted { id, grant }))
+        Ok((route, id.unwrap_or_default()))
+    }
+
+    /// Asks the hook, if there is one and the route needs a permission.
+    #[inline(never)]
+    fn decide(
+        &self,
+        request: &web_sys::Request,
+        id: &str,
+        route: &dyn Route,
+    ) -> Option<LocalBoxFuture<'static, Permission>> {
+        let (hook, action) = (self.access.as_ref()?, route.action()?);
+        let asked = Asked::from_request(request);
+        Some(hook(&asked.about(
+            Some(&self.events.workflow_name),
+            id,
+            action,
+        )))
     }
 
     /// Returns whether the request changes something and comes from a page of another origin that is not

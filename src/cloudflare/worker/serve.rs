@@ -60,12 +60,20 @@ pub async fn serve_sse(
                 Box::pin(serve_granted(request, id, events, grant));
             response.await
         }
-        Err(refusal) => {
-            let status = refusal.status();
-            events.observing.tell(|observer| observer.refused(status));
-            refuse_to(request, refusal)
-        }
+        Err(refusal) => refused(request, events, refusal),
     }
+}
+
+/// Answers a viewer who gets no stream.
+#[inline(never)]
+fn refused(
+    request: &web_sys::Request,
+    events: &WorkflowEventsNamespace,
+    refusal: Refusal,
+) -> worker::Result<Response> {
+    let status = refusal.status();
+    events.observing.tell(|observer| observer.refused(status));
+    refuse_to(request, refusal)
 }
 
 /// Answers a viewer who may watch.
@@ -95,11 +103,7 @@ pub(super) async fn serve_granted_raw(
             });
             Ok(response)
         }
-        Err(refusal) => {
-            let status = refusal.status();
-            events.observing.tell(|observer| observer.refused(status));
-            Ok(refuse_to(request, refusal)?.into())
-        }
+        Err(refusal) => Ok(refused(request, events, refusal)?.into()),
     }
 }
 
@@ -134,20 +138,25 @@ pub(super) async fn open_stream(
     let status = response.status();
     let watches = !stream.head && [200, 101].contains(&status);
     if watches && events.workflow.is_some() {
-        // Beside the stream, whose bytes do not wait for it.
-        let (events, id) = (events.clone(), instance_id.to_owned());
-        let settled = js::promise(async move {
-            events.settle(&id).await;
-            Ok(JsValue::UNDEFINED)
-        });
-        // If it is refused, the Worker may end before the run is settled, and the next viewer's request does it.
-        let _ = js::wait_until(&settled);
+        settle_beside(events, instance_id);
     }
     if status != UNKNOWN_INSTANCE.status() {
         return Ok(response);
     }
     let answer: LocalBoxFuture<'_, _> = Box::pin(answer_unknown(instance_id, stream, events));
     answer.await
+}
+
+/// Asks the platform how the run is, beside the stream, whose bytes do not wait for it.
+#[inline(never)]
+fn settle_beside(events: &WorkflowEventsNamespace, instance_id: &str) {
+    let (events, id) = (events.clone(), instance_id.to_owned());
+    let settled = js::promise(async move {
+        events.settle(&id).await;
+        Ok(JsValue::UNDEFINED)
+    });
+    // If it is refused, the Worker may end before the run is settled, and the next viewer's request does it.
+    let _ = js::wait_until(&settled);
 }
 
 /// Answers if there are no events, but perhaps an instance that has dispatched none yet.
@@ -173,8 +182,8 @@ async fn ask_object(
     stream: &StreamRequest,
     events: &WorkflowEventsNamespace,
 ) -> Result<web_sys::Response, Refusal> {
-    let response: LocalBoxFuture<'_, _> = Box::pin(route::send(instance_id, stream, events));
-    response.await.map_err(|error| unreachable(&error))
+    let response = route::send(instance_id, stream, events).await;
+    response.map_err(|error| unreachable(&error))
 }
 
 /// Turns the object's answer into the viewer's: a stream if the object answered with a socket.

@@ -5,7 +5,7 @@ use std::ops::Range;
 use serde::Serialize;
 
 use super::column::{HEAD_ONLY, TERMINAL, integer};
-use super::ends::table_statement;
+use super::ends::{Ends, table_statement};
 use super::{Log, Sql, SqlValue, SqliteError, SqliteEventStore, Statement};
 use crate::event::{EventId, EventRef, KeyRef};
 use crate::store::Appended;
@@ -54,10 +54,43 @@ impl<Q: Sql> SqliteEventStore<Q> {
         beside: Vec<Statement<Q::Bytes>>,
     ) -> Result<Vec<Appended>, SqliteError<Q::Error>> {
         let before = self.ends(log)?;
-        let digests = self.digests();
-        let keys = self.known_keys(log)?;
         let mut ends = before;
         ends.time = before.time.max(clock::milliseconds(clock::now()));
+        ends.writer = writer;
+        let encoded = self.encode(log, batch, &mut ends)?;
+        if encoded.rows.is_empty() {
+            return Ok(encoded.outcomes);
+        }
+        let mut statements = Vec::new();
+        statements.extend(table_statement(&mut ends).map(|statement| (statement, Vec::new())));
+        self.insert_rows(log, &encoded, before.size, &ends, &mut statements)?;
+        statements.extend(encoded.digest);
+        statements.extend(beside);
+        match statements.as_slice() {
+            [(statement, params)] => self.sql.run(statement, params)?,
+            statements => self.sql.run_all(statements)?,
+        }
+        if ends.closed {
+            log.keys = None;
+        }
+        log.ends = Some(self.bounded(ends));
+        if self.remove_rows(log).is_err() {
+            // The events are stored; the next append removes what is too old.
+            *log = Log::default();
+        }
+        Ok(encoded.outcomes)
+    }
+
+    /// Gives each new event its id, and encodes it. Brings `ends` up to date.
+    #[inline(never)]
+    fn encode<'a>(
+        &self,
+        log: &mut Log<Q::Bytes>,
+        batch: &[EventRef<'a>],
+        ends: &mut Ends,
+    ) -> Result<Encoded<'a, Q::Bytes>, SqliteError<Q::Error>> {
+        let digests = self.digests();
+        let keys = self.known_keys(log)?;
         let length = |event: &EventRef<'_>| event.size() + wire::FRAME;
         let mut frames = Vec::with_capacity(batch.iter().map(length).sum());
         let mut rows = Vec::with_capacity(batch.len());
@@ -90,24 +123,36 @@ impl<Q: Sql> SqliteEventStore<Q> {
             });
             outcomes.push(Appended::Stored(id));
         }
-        if rows.is_empty() {
-            return Ok(outcomes);
-        }
-        let digest = match digests {
+        let digest = match digests && !rows.is_empty() {
             true => keys.digest(ends.head),
             false => Vec::new(),
         };
         ends.has_digest |= !digest.is_empty();
-        ends.writer = writer;
-        let mut statements = Vec::new();
-        statements.extend(table_statement(&mut ends).map(|statement| (statement, Vec::new())));
+        Ok(Encoded {
+            frames,
+            rows,
+            outcomes,
+            digest,
+        })
+    }
+
+    /// Adds the statements that insert the rows, and gives the rows to those who wait. `size` is the log's before them,
+    /// and `ends` are those after them.
+    #[inline(never)]
+    fn insert_rows(
+        &self,
+        log: &mut Log<Q::Bytes>,
+        encoded: &Encoded<'_, Q::Bytes>,
+        mut size: u64,
+        ends: &Ends,
+        statements: &mut Vec<Statement<Q::Bytes>>,
+    ) -> Result<(), SqliteError<Q::Error>> {
         let is_watched = self.viewers() > 0;
-        let mut size = before.size;
-        for rows in statements_of(&rows) {
+        for rows in statements_of(&encoded.rows) {
             let (Some(first), Some(last)) = (rows.first(), rows.last()) else {
                 continue;
             };
-            let frames = &frames[first.frame.start..last.frame.end];
+            let frames = &encoded.frames[first.frame.start..last.frame.end];
             let bytes = Q::Bytes::from_slice(frames);
             let stored = match first.is_head_only() {
                 true => Q::Bytes::from_slice(wire::head(frames)),
@@ -117,7 +162,7 @@ impl<Q: Sql> SqliteEventStore<Q> {
                 integer(first.id.get()),
                 integer(ends.time),
                 SqlValue::Bytes(stored),
-                integer(writer),
+                integer(ends.writer),
             ];
             statements.push(match rows {
                 [row] => (INSERT_ROW, row.params(common).into()),
@@ -138,22 +183,19 @@ impl<Q: Sql> SqliteEventStore<Q> {
             }
             size = last.size;
         }
-        statements.extend(digest);
-        statements.extend(beside);
-        match statements.as_slice() {
-            [(statement, params)] => self.sql.run(statement, params)?,
-            statements => self.sql.run_all(statements)?,
-        }
-        if ends.closed {
-            log.keys = None;
-        }
-        log.ends = Some(self.bounded(ends));
-        if self.remove_rows(log).is_err() {
-            // The events are stored; the next append removes what is too old.
-            *log = Log::default();
-        }
-        Ok(outcomes)
+        Ok(())
     }
+}
+
+/// A batch as it will be stored.
+struct Encoded<'a, B> {
+    frames: Vec<u8>,
+    /// The events that are new.
+    rows: Vec<Row<'a>>,
+    /// Of all events.
+    outcomes: Vec<Appended>,
+    /// What is to be stored of the keys.
+    digest: Vec<Statement<B>>,
 }
 
 /// An event on its way into the table.
