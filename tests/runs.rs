@@ -181,10 +181,12 @@ async fn facts_from_a_lifetime_that_is_over_are_stale() {
     // It does not know the events in between, so it has to read again.
     assert_eq!(append(second.generation, 1, "c").await, Told::Stale);
     assert_eq!(append(first.generation, 1, "d").await, Told::Stale);
-    assert_eq!(
-        log.open(Some(first.generation), now()).unwrap(),
-        Opened::Over
-    );
+    let over = log.open(Some(first.generation), now()).unwrap();
+    assert_eq!(over, Opened::Over);
+    // So the object does not wait for its end: see `EventsObject::open`.
+    assert!(!over.goes_on());
+    let again = log.open(Some(second.generation), now()).unwrap();
+    assert!(again.goes_on());
     let again = opened(&log, Some(second.generation));
     assert_eq!(again.facts, ["a", "b"]);
     assert_eq!(again.generation, second.generation);

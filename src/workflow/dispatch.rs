@@ -99,6 +99,14 @@ pub enum Opened {
     Over,
 }
 
+impl Opened {
+    /// Returns whether the lifetime that opened the log goes on, so that it will tell how it ends.
+    #[must_use]
+    pub fn goes_on(&self) -> bool {
+        *self != Self::Over
+    }
+}
+
 /// A run of an instance: the first, or one that a restart began.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpenedRun {

@@ -61,7 +61,10 @@ test("the log of a run that goes on is deleted for good, and a restart is watche
   await back.rest();
 });
 
-test("the log of a run that has ended is deleted, and its remaining mark goes later", async () => {
+test("the log of a run that has ended is deleted, and its remaining mark goes later, but not that of a run that waits", async () => {
+  const waits = await start(server, OPS, { workflow: "brief" });
+  await (await waits.open()).until(isTold);
+  assert.equal(await remove(waits), true);
   const run = await start(server, [{ do: { name: "a" } }], { workflow: "brief" });
   await run.readAll();
   assert.equal(await remove(run), true);
@@ -73,6 +76,13 @@ test("the log of a run that has ended is deleted, and its remaining mark goes la
     await new Promise((resolve) => setTimeout(resolve, 250));
   }
   assert.equal(await remove(run), false);
+
+  // The time of this one was over before. Its next lifetime must not take the log for a new one.
+  assert.deepEqual(await rows(waits), [{ id: 4, key: "run/0000000001-deleted", frame: "", data: null }]);
+  await waits.event("go");
+  assert.equal((await waits.ended()).state, "complete");
+  assert.equal(await status(waits), 404);
+  assert.equal((await rows(waits)).length, 1);
 });
 
 test("deleting an unknown log does nothing and stores nothing", async () => {

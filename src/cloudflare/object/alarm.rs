@@ -16,6 +16,7 @@ use super::events_object::EventsObject;
 use super::settle::{self, Asked, Pending};
 #[cfg(any(feature = "otlp", feature = "index"))]
 use crate::clock;
+use crate::cloudflare::instance_end::instance_end;
 
 impl EventsObject {
     /// Does the work that the alarm was set for: deletes the log, or asks the platform how the run is.
@@ -186,6 +187,18 @@ impl EventsObject {
         pending.schedule(&storage, &self.log).await
     }
 
+    /// Returns whether the instance may still be under way: unless its workflow is in the config, and the platform says
+    /// that it is over.
+    async fn may_go_on(&self) -> JsResult<bool> {
+        let name = self.state.id().name().unwrap_or_default();
+        let Some((_, binding, instance)) = self.workflow_of(&name) else {
+            return Ok(true);
+        };
+        let binding = Workflow::from_env(&self.env, binding).map_err(worker::Error::from)?;
+        let end = instance_end(&binding, instance).await;
+        Ok(end.map_err(worker::Error::from)?.is_none())
+    }
+
     /// Returns the workflow, its binding and the instance of the object of this name, if the workflow is in the
     /// config.
     fn workflow_of<'a>(&self, object: &'a str) -> Option<(&'a str, &'static str, &'a str)> {
@@ -218,7 +231,8 @@ impl EventsObject {
     }
 
     /// Deletes the log, and later the row that is left of it, unless a further run has begun since the alarm was set:
-    /// the end of that run sets another alarm.
+    /// the end of that run sets another alarm. The row of a log that was deleted while its run was under way stays as
+    /// long as the run [may go on](Self::may_go_on).
     async fn expire(&self) -> JsResult<()> {
         let store = self.log.target().store();
         let storage = self.state.storage();
@@ -245,6 +259,11 @@ impl EventsObject {
             .checked_sub(age.unwrap_or_default())
         {
             Some(rest) if !rest.is_zero() => storage.set_alarm(rest).await?,
+            // Without the row, a lifetime after a long sleep would take the log for a new one, and tell all of its
+            // run again.
+            _ if self.log.is_deleted().map_err(to_js)? && self.may_go_on().await? => {
+                storage.set_alarm(self.config.ids_retention).await?;
+            }
             _ => {
                 self.delete_storage().await?;
                 store.forget();

@@ -17,8 +17,10 @@ pub struct WorkflowEventsConfig {
     /// How long one small row of a deleted log is kept, counted from the deletion. During that time a
     /// further run of the same instance goes on with the log's ids and run numbers, so that a client that
     /// comes back with an id of the deleted log is notified that it missed events (`event: reset`). Then
-    /// the object's storage is deleted. Default: 30 days, the longest time for which the platform knows an
-    /// instance.
+    /// the object's storage is deleted. The row of a log that was deleted on request while its run was under way is
+    /// kept for as long again, each time, until the run is known to be over: the platform is asked if
+    /// [`workflows`](Self::workflows) names its binding, and otherwise the row stays. Default: 30 days, the longest
+    /// time for which the platform knows an instance that has finished.
     pub ids_retention: Duration,
     /// Names of workflows and of their bindings. For a run of one of these, the object itself asks the platform
     /// whether the run has ended, some seconds after a lifetime that did not report what follows, and notifies the

@@ -220,11 +220,13 @@ impl EventsObject {
         Ok(response.into())
     }
 
-    /// Opens the log for a lifetime of the run, and remembers that one is under way.
+    /// Opens the log for a lifetime of the run, and remembers that one is under way, unless it is over.
     pub(super) fn open(&self, generation: Option<u64>) -> Result<Opened, JsValue> {
         let opened = self.log.open(generation, WorkersRuntime.now());
         let opened = opened.map_err(to_js)?;
-        self.has_lifetime.store(true, Ordering::Relaxed);
+        if opened.goes_on() {
+            self.has_lifetime.store(true, Ordering::Relaxed);
+        }
         Ok(opened)
     }
 
