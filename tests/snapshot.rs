@@ -191,7 +191,7 @@ async fn goes_on<S: EventStore + 'static>(
         for _ in moments.iter().filter(|moment| **moment == position) {
             let snapshot = get(&snapshots, &target, None).await;
             assert_eq!(snapshot.status(), 200);
-            // "<run>-<first event>-<last event>-<version>"
+            // "<run>-<first event>-<last event>-<hash of the last event>-<version>"
             let etag = snapshot.headers()["etag"].to_str().unwrap().to_owned();
             let first: usize = etag.split('-').nth(1).unwrap().parse().unwrap();
             let text = text(snapshot).await;
@@ -458,12 +458,21 @@ async fn another_log_of_the_name_is_read_again() {
     let other: RunSnapshot = read(get(&snapshots, &second, None).await).await;
     assert_eq!(other.tasks[0].task_id.as_str(), "s10-1");
     assert_eq!(other.task_count, 7);
-    // It is as long.
+    // It is as long: its ids are the same, and a client that has the second's snapshot does not have this one.
+    let known = etag(&get(&snapshots, &second, None).await);
     let third = database();
     for step in 20..27 {
         add_step(&third, step).await;
     }
-    let other: RunSnapshot = read(get(&snapshots, &third, None).await).await;
+    let other = get(&snapshots, &third, Some(&known)).await;
+    assert_eq!(other.status(), 200);
+    // After a restart, or on another server, the tag of a log is the same.
+    let restarted = Snapshots::new(&sse());
+    let same = get(&restarted, &third, Some(&etag(&other))).await;
+    assert_eq!(same.status(), 304);
+    let restarted = Snapshots::new(&sse());
+    assert_eq!(get(&restarted, &third, Some(&known)).await.status(), 200);
+    let other: RunSnapshot = read(other).await;
     assert_eq!(
         (other.tasks[0].task_id.as_str(), other.task_count),
         ("s20-1", 7)
@@ -566,6 +575,10 @@ async fn get<S: EventStore + 'static>(
     snapshots
         .respond(target, "log", &request.body(()).unwrap())
         .await
+}
+
+fn etag<B>(response: &Response<B>) -> String {
+    response.headers()["etag"].to_str().unwrap().to_owned()
 }
 
 async fn text<E: std::error::Error>(response: Response<SseBody<E>>) -> String {

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::estimate::RunEstimate;
 use super::snapshot::RunSnapshot;
 use super::view::{RunView, TaskView};
+use crate::clock;
 use crate::event::{EventId, StoredEvent};
 use crate::store::{EventStore, PageLimit};
 
@@ -19,7 +20,8 @@ pub(crate) struct SnapshotRequest<'a> {
     pub(crate) workflow: Option<&'a str>,
     pub(crate) if_none_match: Option<&'a str>,
     pub(crate) head: bool,
-    /// The number of the latest run, if that is known without reading.
+    /// The number of the latest run, if that is known without reading. Such a log never gets an id again that it had, so
+    /// that its ids alone say what a snapshot has.
     pub(crate) run: Option<u32>,
     /// The estimate of the run, which a snapshot has until the run ends.
     pub(crate) estimate: Option<&'a RunEstimate>,
@@ -111,6 +113,13 @@ impl Mark {
             hash: hasher.finish(),
         }
     }
+
+    /// Returns the part of an entity tag that another log does not have.
+    fn tag(&self) -> String {
+        let mut hasher = DefaultHasher::new();
+        (clock::milliseconds(self.timestamp), self.hash).hash(&mut hasher);
+        format!("{:x}-", hasher.finish())
+    }
 }
 
 impl SnapshotCache {
@@ -133,7 +142,7 @@ impl SnapshotCache {
             // For a client that has the latest snapshot, the log need not be read.
             let ends = store.ends(None).await?;
             let estimate = request.estimate.filter(|_| !ends.closed);
-            let etag = etag(run, ends.oldest, ends.head, estimate);
+            let etag = etag(run, ends.oldest, ends.head, None, estimate);
             if ends.oldest.is_some() && has(&etag) {
                 let has_ended = ends.closed;
                 return Ok(SnapshotAnswer::Unchanged { etag, has_ended });
@@ -150,7 +159,9 @@ impl SnapshotCache {
         self.view.run = self.view.run.max(request.run.unwrap_or_default());
         let has_ended = self.view.state.has_ended();
         let estimate = request.estimate.filter(|_| !has_ended);
-        let etag = etag(self.view.run, self.from, self.view.cursor, estimate);
+        // Elsewhere another log may have the same ids: one in memory after a restart of its server, for example.
+        let last = self.last.as_ref().filter(|_| request.run.is_none());
+        let etag = etag(self.view.run, self.from, self.view.cursor, last, estimate);
         if has(&etag) {
             return Ok(SnapshotAnswer::Unchanged { etag, has_ended });
         }
@@ -282,11 +293,13 @@ impl SnapshotCache {
     }
 }
 
-/// Returns the entity tag of a snapshot: what it is made of, and by which version of this crate.
+/// Returns the entity tag of a snapshot: what it is made of, and by which version of this crate. `last` is the last event
+/// of a log whose ids another log may have, too.
 fn etag(
     run: u32,
     from: Option<EventId>,
     cursor: Option<EventId>,
+    last: Option<&Mark>,
     estimate: Option<&RunEstimate>,
 ) -> String {
     let number = |id: Option<EventId>| id.map_or(0, EventId::get);
@@ -297,9 +310,10 @@ fn etag(
         format!("{:x}-", hasher.finish())
     });
     format!(
-        "\"{run}-{}-{}-{estimate}{version}\"",
+        "\"{run}-{}-{}-{}{estimate}{version}\"",
         number(from),
-        number(cursor)
+        number(cursor),
+        last.map_or(String::new(), Mark::tag)
     )
 }
 
@@ -331,7 +345,7 @@ mod tests {
 
     #[test]
     fn tags_are_matched_as_proxies_send_them() {
-        let tag = etag(1, EventId::new(1), EventId::new(12), None);
+        let tag = etag(1, EventId::new(1), EventId::new(12), None, None);
         assert!(tag.starts_with("\"1-1-12-"), "{tag}");
         for known in [
             tag.clone(),
