@@ -409,6 +409,16 @@ async fn the_logs_of_a_tag_come_and_go_and_a_client_misses_none() {
     }
     logs.end("a").await;
     messages.push(stream.next().await.unwrap());
+    // It goes on, as after a restart: what follows comes, and nothing twice.
+    logs.add("a", r#"{"run":2}"#).await;
+    let next = tokio::time::timeout(Duration::from_secs(60), stream.next());
+    let next = next.await.unwrap().unwrap();
+    assert_eq!(
+        (next.event_type.as_str(), next.data.contains("2}")),
+        ("note", true)
+    );
+    logs.end("a").await;
+    messages.extend([next, stream.next().await.unwrap()]);
     drop(stream);
     // While nobody is connected, one begins and ends, and one goes on.
     logs.add("c", "{}").await;
@@ -419,7 +429,7 @@ async fn the_logs_of_a_tag_come_and_go_and_a_client_misses_none() {
     let resumed = get(server, path, &[("Last-Event-ID", &id)]).await;
     assert_eq!(resumed.status, 200);
     let mut stream = resumed.events();
-    while messages.len() < 7 {
+    while messages.len() < 9 {
         messages.push(stream.next().await.unwrap());
     }
     // All have ended: it stays open for the next one, which was there before it was named.
@@ -436,6 +446,8 @@ async fn the_logs_of_a_tag_come_and_go_and_a_client_misses_none() {
     seen.sort();
     let expected = [
         ("a", "done"),
+        ("a", "done"),
+        ("a", "note"),
         ("a", "note"),
         ("b", "done"),
         ("b", "note"),

@@ -115,8 +115,8 @@ impl<S: EventStore + 'static> MergedSubscription<S> {
         }
     }
 
-    /// Adds a log, at the client's position in it, or at `other` if it has none. Does nothing for a log that is in it,
-    /// and where there are [`MAX_MERGED`].
+    /// Adds a log, at the client's position in it, or at `other` if it has none. One that has ended here and goes on is
+    /// read again. Does nothing for a log that is being read, and for another one where there are [`MAX_MERGED`].
     #[cfg_attr(not(feature = "http"), allow(dead_code))]
     pub(crate) async fn join<E>(
         &mut self,
@@ -124,12 +124,16 @@ impl<S: EventStore + 'static> MergedSubscription<S> {
         log: &SseTarget<E, S>,
         other: Cursor,
     ) -> Result<(), S::Error> {
-        if self.logs.contains_key(name) || self.logs.len() >= MAX_MERGED {
+        let is_read = self.logs.get(name).copied();
+        if is_read == Some(true) || is_read.is_none() && self.logs.len() >= MAX_MERGED {
             return Ok(());
         }
         let at = self.cursor.of(name).unwrap_or(other);
         let subscription = log.subscribe(at).await?;
-        self.add(name, subscription);
+        // One that was read to its end, and still is at it, stays as it is.
+        if is_read.is_none() || !subscription.has_ended() {
+            self.add(name, subscription);
+        }
         Ok(())
     }
 

@@ -186,7 +186,8 @@ impl<L> RunRoutes<L> {
     /// tags come from anybody. Default: it is not served.
     ///
     /// `logs` is asked when a stream opens and every 2 seconds from then on. A log that it names joins, and comes from its
-    /// beginning; one that ends leaves; one that it does not name any more goes on to its end. The stream itself stays open, also
+    /// beginning; one that ends leaves, and comes back with what follows if it goes on, as after a restart, while it is named;
+    /// one that it does not name any more goes on to its end. The stream itself stays open, also
     /// without a log. A client that comes back has every event of each log once that is named: keep naming a log for some time
     /// after its end, so that clients who are away find the rest of it, and name up to [`MAX_MERGED`](crate::MAX_MERGED); further
     /// ones are left out.
@@ -698,8 +699,8 @@ struct TaggedLogs<L> {
 }
 
 impl<L> TaggedLogs<L> {
-    /// Looks which logs have the tag: new ones join, at `other` if the client does not know them, and those that have ended
-    /// and do not have it any more are forgotten.
+    /// Looks which logs have the tag: new ones join, at `other` if the client does not know them, those that have ended and
+    /// go on are read again, and those that have ended and do not have it any more are forgotten.
     async fn look<F, E, S>(
         &self,
         merged: &mut MergedSubscription<S>,
