@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 use std::future::ready;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::{FutureExt, StreamExt};
 use http::{HeaderMap, Request};
@@ -143,6 +143,51 @@ async fn a_long_log_comes_in_parts() {
     }
     assert_eq!(seen, (0..=1200).map(Value::from).collect::<Vec<_>>());
     assert!(parts > 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn shared_caches_keep_nothing_that_not_everybody_may_read() {
+    let target = log((0..1200).map(|n| note(&n.to_string())).collect()).await;
+    let cached = async |sse: &Sse, permission: Permission, query: &str| {
+        let request = Request::get(format!("/log/stream?{query}"));
+        let response = sse.durable_stream(&target, &request.body(()).unwrap(), permission);
+        let response = response.await;
+        let cached = response.headers()["cache-control"].to_str().unwrap();
+        cached.to_owned()
+    };
+    let until = SystemTime::now() + Duration::from_secs(3600);
+    let by_link = Permission::Granted {
+        until: None,
+        generation: Some(0),
+    };
+    let (open, private) = (Sse::new(), Sse::new().private());
+    for (sse, permission, is_private) in [
+        (&open, Permission::granted(), false),
+        (&open, Permission::granted_until(until), true),
+        (&open, by_link, true),
+        (&private, Permission::granted(), true),
+    ] {
+        let part = cached(sse, permission, "offset=-1").await;
+        let end = cached(sse, permission, "offset=0000000000001199").await;
+        let expected = match is_private {
+            true => ["private, no-cache"; 2],
+            false => ["public, max-age=60, stale-while-revalidate=300", "no-cache"],
+        };
+        assert_eq!([part.as_str(), end.as_str()], expected, "{permission:?}");
+    }
+    // The switch is good for all that serves these logs.
+    let log = target.clone();
+    let routes = RunRoutes::with_sse(move |_| ready(Ok::<_, Refusal>(log.clone())), private);
+    let routes = routes.durable_streams().snapshots().page();
+    for (path, accept, expected) in [
+        ("/log/stream", "*/*", "private, no-cache"),
+        ("/log", "application/json", "private, no-cache"),
+        ("/log", "text/html", "no-store"),
+    ] {
+        let request = Request::get(path).header("accept", accept);
+        let response = routes.serve(&request.body(()).unwrap()).await.unwrap();
+        assert_eq!(response.headers()["cache-control"], expected, "{path}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -37,6 +37,10 @@ impl Sse {
     /// event is terminal. The protocol cannot take an end back: a client that has read one does not come back for the
     /// events of a restarted run, but a client that comes later reads them, too.
     ///
+    /// Shared caches may keep a full part for a minute if everybody may read the log: with [`Permission::granted`]. With
+    /// any other permission, and after [`Sse::private`], they keep nothing. If your own check returns
+    /// [`Permission::granted`] for some clients and refuses others, call [`Sse::private`].
+    ///
     /// ```
     /// # use ssetarget::access::Permission;
     /// # use ssetarget::{MemoryEventStore, NewEvent, SseTarget, http::Sse};
@@ -64,6 +68,7 @@ impl Sse {
         self.durable_stream_of(target, request, permission, false)
     }
 
+    /// As [`durable_stream`](Self::durable_stream). `is_private` says that a hook decides who may read.
     pub(super) fn durable_stream_of<E, S, B>(
         &self,
         target: &SseTarget<E, S>,
@@ -81,6 +86,8 @@ impl Sse {
             _ => Err(Refusal::Method { allow: "GET, HEAD" }),
         };
         let wanted = Grant::from_permission(permission).and_then(|grant| Ok((grant, wanted?)));
+        // A permission with limits is not everybody's.
+        let is_private = is_private || self.is_private || permission != Permission::granted();
         let (sse, store) = (self.clone(), target.shared_store());
         async move {
             if let Some(preflight) = caller.preflight() {

@@ -70,6 +70,7 @@ pub struct Sse {
     page_limit: PageLimit,
     shutdown: Option<Shutdown>,
     cors: Option<Cors>,
+    is_private: bool,
     sleep: Sleep,
     /// Whether that is tokio's.
     #[cfg(not(target_family = "wasm"))]
@@ -101,6 +102,7 @@ impl Sse {
             page_limit: PageLimit::default(),
             shutdown: None,
             cors: None,
+            is_private: false,
             sleep: clock::sleep_with(sleep),
             #[cfg(not(target_family = "wasm"))]
             is_on_tokio: false,
@@ -136,6 +138,16 @@ impl Sse {
     #[must_use]
     pub fn cors(mut self, cors: Cors) -> Self {
         self.cors = Some(cors);
+        self
+    }
+
+    /// Makes shared caches keep nothing of these logs: for logs that not everybody may see, behind a check of your own. It
+    /// applies to what a cache may keep otherwise: [`Snapshots`], the Durable Streams protocol (`durable_stream`) and the
+    /// pages of [`RunRoutes`]. Streams of events are never answered from a cache. Default: shared caches may keep such a
+    /// response, unless a [hook](RunRoutes::access) or a [`Permission`] with limits restricts who may see it.
+    #[must_use]
+    pub fn private(mut self) -> Self {
+        self.is_private = true;
         self
     }
 
@@ -360,6 +372,7 @@ impl fmt::Debug for Sse {
             .field("page_limit", &self.page_limit)
             .field("shutdown", &self.shutdown)
             .field("cors", &self.cors)
+            .field("is_private", &self.is_private)
             .finish_non_exhaustive()
     }
 }

@@ -443,7 +443,7 @@ impl<L> RunRoutes<L> {
             (Kind::Page, _) => self.page_of(request, &id, true),
             (Kind::Snapshot, Some(snapshots)) => {
                 let snapshots = snapshots.clone().with_sse(&self.sse);
-                let snapshots = match self.is_private {
+                let snapshots = match self.is_private() {
                     true => snapshots.private(),
                     false => snapshots,
                 };
@@ -619,7 +619,7 @@ impl<L> RunRoutes<L> {
             page = page.session();
         }
         let framed_by = self.page.clone().unwrap_or_default();
-        let served = serve_page(&page, &framed_by, is_found, self.is_private);
+        let served = serve_page(&page, &framed_by, is_found, self.is_private());
         self.readable(request, served_response(served))
     }
 
@@ -638,6 +638,11 @@ impl<L> RunRoutes<L> {
                 self.sse.refuse(request, refusal)
             }
         }
+    }
+
+    /// Returns whether not everybody may see these logs.
+    fn is_private(&self) -> bool {
+        self.is_private || self.sse.is_private
     }
 
     fn has_links(&self) -> bool {

@@ -69,12 +69,12 @@ struct Log {
 
 impl Snapshots {
     /// Returns the defaults of the methods below, with the [`Cors`](crate::cors::Cors) and the error callback of
-    /// `sse`.
+    /// `sse`, and [private](Self::private) if `sse` [is](Sse::private).
     #[must_use]
     pub fn new(sse: &Sse) -> Self {
         Self {
             sse: sse.clone(),
-            is_private: false,
+            is_private: sse.is_private,
             max_bytes: 64 << 20,
             logs: Arc::default(),
         }
