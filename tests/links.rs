@@ -568,6 +568,20 @@ fn garbage_is_refused_whatever_its_size() {
     assert!(!watches(&long));
     let fits = token(json!({ "more": "x".repeat(2_800) }));
     assert!(fits.len() <= MAX_TOKEN && watches(&fits));
+    // No session is given for a token whose cookie browsers would drop: name and value have 4,096 bytes at most.
+    let mut sessions = 0;
+    for size in 2_800..3_000 {
+        let token = token(json!({ "more": "x".repeat(size) }));
+        if let Ok(session) = links().session("o-1", "/o-1", &token) {
+            let (name, rest) = session.cookie.split_once('=').unwrap();
+            let value = rest.split(';').next().unwrap();
+            let bytes = name.len() + value.len();
+            assert!(bytes <= 4_096, "{bytes}");
+            sessions += 1;
+        }
+        assert_eq!(watches(&token), token.len() <= MAX_TOKEN);
+    }
+    assert!((1..200).contains(&sessions), "{sessions}");
     // Deep JSON with the right signature.
     for claims in ["[".repeat(2_000), "{\"a\":".repeat(500), "1".repeat(2_900)] {
         assert!(!watches(&jws(HEADER, &claims, KEY)));

@@ -4,10 +4,12 @@ use base64ct::{Base64UrlUnpadded, Encoding};
 use hmac::Mac;
 use serde_json::{Map, Value};
 
+use super::cookie;
 use super::keys::LinkKeys;
 
-/// The most bytes of a token: 4,096. A longer one is refused unread. A cookie has room for that many.
-pub const MAX_TOKEN: usize = 4096;
+/// The most bytes of a token: 4,078. A longer one is refused unread. Browsers keep a cookie only if its name and its value
+/// have 4,096 bytes at most (RFC 6265bis, section 5.6): a longer token would get a session that never was.
+pub const MAX_TOKEN: usize = 4096 - cookie::NAME.len();
 
 const SIGNATURE: usize = 32;
 

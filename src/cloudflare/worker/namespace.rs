@@ -211,8 +211,9 @@ impl WorkflowEventsNamespace {
     ///
     /// The generation is one number in the storage of the run's object, kept for at least 30 days, after which every
     /// earlier link has expired; nothing is stored for runs whose links are never revoked. Links to many runs, and to
-    /// all runs, are revoked for this run, too; their lists still name it until they expire, and an open stream of
-    /// the platform's log stays open.
+    /// all runs, are revoked for this run, too; their lists still name it until they expire. An open stream of the
+    /// platform's log ends within 30 seconds if [`RunRoutes`](crate::cloudflare::RunRoutes) serves it; one of
+    /// `serve_instance_sse` alone goes on until its permission ends.
     ///
     /// # Errors
     /// When the object cannot be reached. Then it is not known whether they are revoked: do it again.
