@@ -10,7 +10,8 @@ const LONGEST: Duration = Duration::from_secs(30);
 /// The longest delay that a server can ask for: 5 min.
 const LONGEST_ASKED: Duration = Duration::from_secs(300);
 
-/// Delays that double with each failure in a row. Each is between half of it and all of it, so that
+/// Delays that double with each failure in a row: the first is what the server says, and from the second on at least
+/// [`BASE`] doubles, so that nobody hammers a server that says 0 and is then down. Each is between half of it and all of it, so that
 /// clients that one failure disconnected together do not come back together.
 #[derive(Debug)]
 pub(super) struct Backoff {
@@ -42,8 +43,11 @@ impl Backoff {
     /// to 1.
     pub(super) fn failed(&mut self, at_least: Option<Duration>, random: f64) -> Duration {
         let longest = LONGEST.max(self.base);
-        let delay = self
-            .base
+        let first = match self.failures {
+            0 => self.base,
+            _ => self.base.max(BASE),
+        };
+        let delay = first
             .saturating_mul(1 << self.failures.min(16))
             .min(longest);
         self.failures += 1;
@@ -77,6 +81,24 @@ mod tests {
         assert_eq!(backoff.failed(None, 1.0), Duration::from_millis(50));
         backoff.set_base(Duration::from_secs(1 << 40));
         assert_eq!(backoff.failed(None, 1.0), LONGEST_ASKED);
+    }
+
+    #[test]
+    fn a_server_that_says_zero_is_not_hammered_while_it_is_down() {
+        for (base, delays) in [
+            (0, [0, 2_000, 4_000, 8_000, 16_000, 30_000]),
+            (20, [20, 2_000, 4_000, 8_000, 16_000, 30_000]),
+            (1_500, [1_500, 3_000, 6_000, 12_000, 24_000, 30_000]),
+            (40_000, [40_000; 6]),
+        ] {
+            let mut backoff = Backoff::default();
+            backoff.set_base(Duration::from_millis(base));
+            let waits = delays.map(|_| backoff.failed(None, 1.0));
+            assert_eq!(waits, delays.map(Duration::from_millis), "{base}");
+            // Events came.
+            backoff.succeeded();
+            assert_eq!(backoff.failed(None, 1.0), Duration::from_millis(base));
+        }
     }
 
     #[test]
