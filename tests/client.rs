@@ -426,6 +426,37 @@ async fn an_answer_is_sent_once() {
     assert_eq!(server.header("authorization"), ["Bearer tok"; 2]);
 }
 
+#[tokio::test]
+async fn an_answer_is_not_sent_on_to_where_a_server_redirects() {
+    let elsewhere = Script::serve([Answer::status("200 OK").piece("log in")]).await;
+    for status in [
+        "301 Moved",
+        "302 Found",
+        "303 See Other",
+        "307 Temporary",
+        "308 Permanent",
+    ] {
+        let location = format!("location: {}/login?next=1&token=secret", elsewhere.url);
+        let server = Script::serve([Answer::status(status).header(&location)]).await;
+        let client = RunClient::new(&format!("{}/o-1", server.url)).unwrap();
+        let error = client.send("approval", None::<&str>).await.unwrap_err();
+        let to = format!("{}/login?next=1", elsewhere.url);
+        let says = error.to_string();
+        assert!(says.contains(&to) && says.contains("not sent"), "{says}");
+        let status = status[..3].parse().unwrap();
+        assert_eq!(error, ClientError::Redirected { status, to });
+        assert_eq!(server.requests().len(), 1);
+    }
+    assert_eq!(elsewhere.requests().len(), 0);
+    // What is read still follows.
+    let answers = [
+        Answer::status("302 Found").header("location: /elsewhere/sse"),
+        Answer::events(task(1, "completed", "o", "workflow", "")),
+    ];
+    let (seen, error) = all(&Script::serve(answers).await).await;
+    assert_eq!((seen.len(), error), (2, None));
+}
+
 /// Passes bytes on, and cuts each connection after a different number of them.
 async fn cutting_proxy(to: std::net::SocketAddr) -> std::net::SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

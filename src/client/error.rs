@@ -30,6 +30,14 @@ pub enum ClientError {
         /// The beginning of the server's answer.
         reason: String,
     },
+    /// The server redirects what is [sent](super::RunClient::send) to another address, such as that of a page to log in.
+    /// It was not sent there, and nothing says that the server has taken it.
+    Redirected {
+        /// The status.
+        status: u16,
+        /// The address, without a password and a token; empty if the server names none.
+        to: String,
+    },
     /// The answer is not a stream of events.
     NotEvents {
         /// The `Content-Type` of the answer.
@@ -62,6 +70,15 @@ impl fmt::Display for ClientError {
             }
             Self::Refused { status, reason } => {
                 write!(f, "the server refuses ({status}): {reason}")
+            }
+            Self::Redirected { status, to } if to.is_empty() => {
+                write!(
+                    f,
+                    "not sent: the server redirects to another address ({status})"
+                )
+            }
+            Self::Redirected { status, to } => {
+                write!(f, "not sent: the server redirects to {to} ({status})")
             }
             Self::NotEvents { content_type } if content_type.is_empty() => {
                 f.write_str("the answer is not a stream of events")

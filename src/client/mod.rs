@@ -41,7 +41,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, LOCATION};
 use serde::Serialize;
 use serde_json::json;
 
@@ -77,6 +77,8 @@ pub enum Start {
 #[derive(Clone)]
 pub struct RunClient {
     http: reqwest::Client,
+    /// For what is sent: it follows no redirect.
+    sender: reqwest::Client,
     urls: RunUrls,
     authorization: Option<HeaderValue>,
     connect_for: Duration,
@@ -96,8 +98,10 @@ impl RunClient {
     pub fn new(url: &str) -> Result<Self, ClientError> {
         let urls = RunUrls::parse(url)?;
         let authorization = urls.token.as_deref().map(events::bearer).transpose()?;
+        let [http, sender] = http_clients()?;
         Ok(Self {
-            http: http_client()?,
+            http,
+            sender,
             urls,
             authorization,
             connect_for: Duration::from_secs(30),
@@ -268,7 +272,7 @@ impl RunClient {
             };
             body["payload"] = serde_json::to_value(payload).map_err(refused)?;
         }
-        let request = self.http.post(self.urls.answer.clone());
+        let request = self.sender.post(self.urls.answer.clone());
         let mut request = request
             .header(CONTENT_TYPE, "application/json")
             .timeout(self.answer_within)
@@ -281,6 +285,14 @@ impl RunClient {
         })?;
         match response.status() {
             status if status.is_success() => Ok(()),
+            status if status.is_redirection() => {
+                let to = response.headers().get(LOCATION);
+                let to = to.and_then(|to| self.urls.answer.join(to.to_str().ok()?).ok());
+                Err(ClientError::Redirected {
+                    status: status.as_u16(),
+                    to: to.as_ref().map(urls::shown).unwrap_or_default(),
+                })
+            }
             status => Err(events::refusal(status, response).await),
         }
     }
@@ -301,8 +313,10 @@ fn milliseconds(time: SystemTime) -> String {
     since.as_millis().to_string()
 }
 
-/// Sets up HTTP with the certificates of the machine. Without any, no `https` URL works.
-fn http_client() -> Result<reqwest::Client, ClientError> {
+/// Sets up HTTP with the certificates of the machine. Without any, no `https` URL works. Returns a client that reads, and
+/// one that sends: a redirect would turn what it sends into a request for a page, whose `200` says nothing.
+fn http_clients() -> Result<[reqwest::Client; 2], ClientError> {
+    use reqwest::redirect::Policy;
     use tokio_rustls::rustls::crypto::ring;
     use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
@@ -314,12 +328,19 @@ fn http_client() -> Result<reqwest::Client, ClientError> {
         .map_err(|error| setup(&error))?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    reqwest::Client::builder()
-        .tls_backend_preconfigured(tls)
-        .connect_timeout(Duration::from_secs(10))
-        // A referrer would tell a server that another one redirects to the whole URL, with a token in its query.
-        .referer(false)
-        .user_agent(concat!("ssetarget/", env!("CARGO_PKG_VERSION")))
-        .build()
-        .map_err(|error| setup(&error))
+    let client = |tls: ClientConfig, redirects: Policy| {
+        reqwest::Client::builder()
+            .tls_backend_preconfigured(tls)
+            .connect_timeout(Duration::from_secs(10))
+            .redirect(redirects)
+            // A referrer would tell a server that another one redirects to the whole URL, with a token in its query.
+            .referer(false)
+            .user_agent(concat!("ssetarget/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|error| setup(&error))
+    };
+    Ok([
+        client(tls.clone(), Policy::default())?,
+        client(tls, Policy::none())?,
+    ])
 }

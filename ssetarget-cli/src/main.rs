@@ -64,7 +64,9 @@ async fn run(cli: Cli) -> Exit {
                 Err(error) => {
                     complain(&error.to_string());
                     match error {
-                        ClientError::Refused { .. } => Exit::Failed,
+                        ClientError::Refused { .. } | ClientError::Redirected { .. } => {
+                            Exit::Failed
+                        }
                         error => Exit::of_error(&error),
                     }
                 }

@@ -464,6 +464,7 @@ async fn waits_are_answered() {
     for (answer, code) in [
         (Answer::status("200 OK"), 0),
         (Answer::status("409 Conflict").piece("the run has ended"), 1),
+        (Answer::status("302 Found").header("location: /login"), 1),
         (Answer::status("401 No"), 4),
         (Answer::status("404 No"), 5),
     ] {
