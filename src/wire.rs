@@ -174,6 +174,13 @@ fn line_end(text: &str) -> Option<usize> {
     memchr::memchr2(b'\r', b'\n', text.as_bytes())
 }
 
+/// The parameters of a query by which a client says where it wants to start: those that [`cursor`] reads.
+#[cfg_attr(
+    not(all(feature = "client", not(target_family = "wasm"))),
+    allow(dead_code)
+)]
+pub(crate) const POSITION: [&str; 4] = ["lastEventId", "last_event_id", "from", "since"];
+
 /// Returns where a client wants to start, from its request.
 ///
 /// The first of these that is present counts: the `Last-Event-ID` header; the query parameter
@@ -359,6 +366,18 @@ mod tests {
         assert_eq!(text, "id: 7\n\nid: 9007199254740991\n\n");
         let none = cursor(Some("9007199254740991"), Some("from=latest"));
         assert_eq!(none, Ok(Cursor::After(id(EventId::MAX))));
+    }
+
+    #[test]
+    fn each_parameter_of_a_position_is_read() {
+        for name in POSITION {
+            let of = |value| cursor(None, Some(&format!("{name}={value}")));
+            let read = [of("7"), of("latest")];
+            assert!(
+                read.iter().any(|read| *read != Ok(Cursor::Beginning)),
+                "{name}"
+            );
+        }
     }
 
     #[test]

@@ -457,6 +457,57 @@ async fn an_answer_is_not_sent_on_to_where_a_server_redirects() {
     assert_eq!((seen.len(), error), (2, None));
 }
 
+#[tokio::test]
+async fn a_merged_stream_ends_with_its_last_run_only() {
+    let of = |run: &str, id: &str, event_type: &str, more: &str| {
+        let event = task(1, event_type, "o", "workflow", more);
+        let event = event.replace("id: 1\n", &format!("id: {id}\n"));
+        event.replace("{\"taskId\"", &format!("{{\"runId\":\"{run}\",\"taskId\""))
+    };
+    let failed = of("a", "m1.a5", "failed", ",\"error\":\"no\"");
+    let restarted = "id: m1.a6\nevent: restarted\ndata: {\"runId\":\"a\",\"run\":2}\n\n".to_owned();
+    let again = of("a", "m1.a7", "completed", "");
+    for (first, then, outcome) in [
+        (failed.clone(), String::new(), Outcome::Failed),
+        (failed + &restarted, again, Outcome::Completed),
+    ] {
+        let server = Script::serve([
+            Answer::events(format!("{RETRY}{first}")),
+            Answer::events(then + &of("b", "m1.a8.b2", "completed", "")),
+            Answer::status("204 No Content"),
+        ])
+        .await;
+        let client = RunClient::new(&format!("{}/sse?run=a&run=b", server.url)).unwrap();
+        let mut run = quick(client).watch().await.unwrap();
+        while let Some(update) = run.next().await {
+            update.unwrap();
+        }
+        let last = server.header("last-event-id").pop().unwrap();
+        assert_eq!((last.as_str(), run.outcome()), ("m1.a8.b2", Some(outcome)));
+        let requests = server.requests();
+        let of_both = |request: &String| request.starts_with("GET /sse?run=a&run=b ");
+        assert!(requests.len() == 3 && requests.iter().all(of_both));
+    }
+}
+
+#[tokio::test]
+async fn the_position_is_known_also_between_connections() {
+    let server = Script::serve([
+        Answer::events(format!("{RETRY}id: 4\nevent: note\ndata: a\n\n")).cut(),
+        Answer::events("").open(),
+    ])
+    .await;
+    let client = quick(RunClient::new(&format!("{}/o-1", server.url)).unwrap());
+    let mut events = client.events(Start::After("3".to_owned()));
+    let mut positions = Vec::new();
+    while positions.len() < 4 {
+        let update = events.next().await.unwrap().unwrap();
+        positions.push((update.event().is_some(), events.last_event_id().to_owned()));
+    }
+    let expected = [(false, "3"), (true, "4"), (false, "4"), (false, "4")];
+    assert_eq!(positions, expected.map(|(is, id)| (is, id.to_owned())));
+}
+
 /// Passes bytes on, and cuts each connection after a different number of them.
 async fn cutting_proxy(to: std::net::SocketAddr) -> std::net::SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -93,6 +93,12 @@ impl ReceivedEvent {
         }
     }
 
+    /// Returns whether it came in a merged stream: its id is a position in several logs, and no number.
+    pub(super) fn is_merged(&self) -> bool {
+        let is_number = |id: &str| id.bytes().all(|byte| byte.is_ascii_digit());
+        self.id.as_deref().is_some_and(|id| !is_number(id))
+    }
+
     pub(super) fn stored(&self, id: EventId) -> StoredEvent {
         StoredEvent {
             id,
@@ -146,7 +152,8 @@ impl Update {
 /// The events of a run, from [`RunClient::events`]: a [`Stream`] that comes back after each cut,
 /// right after the last event it had, and ends with the run.
 ///
-/// It ends after the event that ends the run, or when the server answers `204`: the log has ended.
+/// It ends after the event that ends the run, or when the server answers `204`: the log has ended. A merged stream ends
+/// with the last of its runs.
 /// It ends with an error when coming back does not help. Nothing is requested before it is polled.
 #[must_use = "nothing is requested before it is polled"]
 pub struct Events {
@@ -197,7 +204,7 @@ impl Events {
         }
     }
 
-    /// Returns the id after which the stream goes on. Empty if there is none yet.
+    /// Returns the id after which the stream goes on, also while there is no connection. Empty if there is none yet.
     #[must_use]
     pub fn last_event_id(&self) -> &str {
         &self.last_event_id
@@ -281,7 +288,7 @@ impl Events {
         self.has_connected = true;
         self.since = Instant::now();
         self.state = State::Open(Box::new(Open {
-            parser: EventParser::after(std::mem::take(&mut self.last_event_id)),
+            parser: EventParser::after(self.last_event_id.as_str()),
             events: Vec::new(),
             chunk: next_chunk(response),
             silence: Box::pin(sleep(self.client.silence)),
@@ -331,7 +338,8 @@ impl Events {
                 Update::Restarted(received)
             }
             _ => {
-                self.has_ended = received.is_terminal();
+                // A merged stream ends with the last of its runs, which only the server knows.
+                self.has_ended = received.is_terminal() && !received.is_merged();
                 Update::Event(received)
             }
         }

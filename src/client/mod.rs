@@ -22,10 +22,12 @@
 //! your own.
 //!
 //! - It comes back after each cut with `Last-Event-ID`, after a delay that doubles with each failure in
-//!   a row, up to 30 s, with jitter. A `retry:` of the server sets the first delay, and `Retry-After` is
-//!   honoured up to 5 min. A connection that is silent for 60 s counts as cut: servers of this crate
-//!   send a heartbeat after 15 s.
-//! - It ends after the event that ends the run, and at `204`.
+//!   a row, up to 30 s, with jitter. A `retry:` of the server sets the first delay; from the second failure
+//!   in a row on, it is at least 1 s that doubles, also for `retry: 0`. `Retry-After` is honoured up to
+//!   5 min. A connection that is silent for 60 s counts as cut: servers of this crate send a heartbeat
+//!   after 15 s.
+//! - It ends after the event that ends the run, and at `204`. A merged stream (`…/sse?run=a&run=b`) ends
+//!   with the last of its runs.
 //! - `401`, `403`, `404` and `410` are errors at once; `408`, `425`, `429` and `5xx` are tried again.
 //! - It works on tokio, with `time` and `io` enabled. It is not available in WebAssembly.
 //!
@@ -89,9 +91,10 @@ pub struct RunClient {
 
 impl RunClient {
     /// Returns a client of the run with this URL: that of its page (`…/<id>`), of its events
-    /// (`…/<id>/sse`), or of the platform's log of it (`…/<id>/instance/sse`). A token in the fragment
-    /// (`#t=`) is used and not sent as part of the URL. Without a scheme it is `https`, and `http` for
-    /// this machine.
+    /// (`…/<id>/sse`), or of the platform's log of it (`…/<id>/instance/sse`). The URL of a merged stream
+    /// (`…/sse?run=<id>&run=<id>`) works, too: there is no snapshot then, and the [state](RunWatch::view) is that of
+    /// all its runs together. A token in the fragment (`#t=`) is used and not sent as part of the URL. Without a
+    /// scheme it is `https`, and `http` for this machine.
     ///
     /// # Errors
     /// When the string is not a URL, or the URL names no run.
@@ -142,13 +145,13 @@ impl RunClient {
         self
     }
 
-    /// Returns the run's id, which is the name of its log.
+    /// Returns the run's id, which is the name of its log. Of a merged stream it is the ids, or the tag.
     #[must_use]
     pub fn id(&self) -> &str {
         &self.urls.id
     }
 
-    /// Returns the URL of the run's page, without a token or a password.
+    /// Returns the URL of the run's page, without a token or a password. Of a merged stream it is the stream's own.
     #[must_use]
     pub fn page_url(&self) -> String {
         urls::shown(&self.urls.page)
@@ -207,7 +210,7 @@ impl RunClient {
     /// # Errors
     /// When the server refuses the token.
     pub async fn snapshot(&self) -> Result<Option<RunSnapshot>, ClientError> {
-        if self.urls.is_instance {
+        if self.urls.has_no_snapshot {
             return Ok(None);
         }
         let mut request = self.http.get(self.urls.page.clone());
@@ -255,10 +258,11 @@ impl RunClient {
         Ok(run.view().clone())
     }
 
-    /// Sends an event that the run waits for: `POST …/event` with `{"type", "payload"}`. It is sent once.
+    /// Sends an event that the run waits for: `POST …/event` with `{"type", "payload"}`. It is sent once, to this
+    /// address alone: no redirect is followed.
     ///
     /// # Errors
-    /// When the server is not known to have taken it: it refuses, or cannot be reached.
+    /// When the server is not known to have taken it: it refuses, redirects, or cannot be reached.
     pub async fn send(
         &self,
         event_type: &str,

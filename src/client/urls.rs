@@ -3,26 +3,24 @@
 use reqwest::Url;
 
 use super::error::ClientError;
+use crate::wire::POSITION;
 
 /// The URLs of a run: its events, page, snapshot and answers.
 #[derive(Clone)]
 pub(super) struct RunUrls {
-    /// `…/<id>/sse` or `…/<id>/instance/sse`.
+    /// `…/<id>/sse`, `…/<id>/instance/sse` or `…/sse?run=…`.
     pub(super) events: Url,
-    /// `…/<id>`.
+    /// `…/<id>`, or that of a merged stream without its position.
     pub(super) page: Url,
     /// `…/<id>/event`.
     pub(super) answer: Url,
-    /// Whether it is the platform's own log, whose ids are not those of the snapshot.
-    pub(super) is_instance: bool,
+    /// Whether it is the platform's own log, whose ids are not those of the snapshot, or a merged stream.
+    pub(super) has_no_snapshot: bool,
     /// The token in `#t=`.
     pub(super) token: Option<String>,
-    /// The run's id, decoded.
+    /// The run's id, decoded; of a merged stream the ids or the tag.
     pub(super) id: String,
 }
-
-/// The parameters that say where a stream starts and what of it is sent.
-const POSITION: [&str; 3] = ["from", "since", "lastEventId"];
 
 impl RunUrls {
     pub(super) fn parse(text: &str) -> Result<Self, ClientError> {
@@ -56,14 +54,22 @@ impl RunUrls {
             },
             None => (path.as_str(), false),
         };
+        let names: Vec<String> = match base.len() == path.len() || is_instance {
+            true => Vec::new(),
+            false => merged(&url),
+        };
+        let is_merged = !names.is_empty();
         let id = base.rsplit('/').next().unwrap_or_default();
-        if id.is_empty() {
+        if id.is_empty() && !is_merged {
             return Err(invalid("it names no run"));
         }
         let query = format!("id={}", id.replace('+', "%2B").replace('&', "%26"));
-        let id = form_urlencoded::parse(query.as_bytes())
-            .next()
-            .map_or_else(String::new, |(_, id)| id.into_owned());
+        let id = match is_merged {
+            true => names.join(", "),
+            false => form_urlencoded::parse(query.as_bytes())
+                .next()
+                .map_or_else(String::new, |(_, id)| id.into_owned()),
+        };
 
         let at = |path: &str| {
             let mut url = url.clone();
@@ -74,7 +80,10 @@ impl RunUrls {
             true => at(&format!("{base}/instance/sse")),
             false => at(&format!("{base}/sse")),
         };
-        let mut page = at(base);
+        let mut page = match is_merged {
+            true => events.clone(),
+            false => at(base),
+        };
         retain_query(&mut page, |name| {
             name != "types" && !POSITION.contains(&name)
         });
@@ -84,7 +93,7 @@ impl RunUrls {
             events,
             page,
             answer,
-            is_instance,
+            has_no_snapshot: is_instance || is_merged,
             token,
             id,
         })
@@ -101,6 +110,13 @@ impl RunUrls {
         retain_query(&mut self.events, |name| !POSITION.contains(&name));
         self.events.query_pairs_mut().append_pair(name, value);
     }
+}
+
+/// Returns the runs, or the tag, that the query of a merged stream names.
+fn merged(url: &Url) -> Vec<String> {
+    let named = url.query_pairs();
+    let named = named.filter(|(name, value)| matches!(&**name, "run" | "tag") && !value.is_empty());
+    named.map(|(_, value)| value.into_owned()).collect()
 }
 
 /// Returns a URL for display: without a password, and without a token in its query.
@@ -200,12 +216,36 @@ mod tests {
     }
 
     #[test]
+    fn a_merged_stream_names_its_runs() {
+        for (text, id, page) in [
+            (
+                "https://a.example/sse?run=o-1&run=o%202&from=latest",
+                "o-1, o 2",
+                "https://a.example/sse?run=o-1&run=o+2",
+            ),
+            (
+                "https://a.example/jobs/sse?tag=red&k=1",
+                "red",
+                "https://a.example/jobs/sse?tag=red&k=1",
+            ),
+        ] {
+            let urls = RunUrls::parse(text).unwrap();
+            assert_eq!(urls.events.as_str(), text);
+            assert_eq!((urls.id.as_str(), urls.page.as_str()), (id, page));
+            assert!(urls.has_no_snapshot);
+        }
+        let one = RunUrls::parse("https://a.example/o-1?run=2").unwrap();
+        assert_eq!((one.id.as_str(), one.has_no_snapshot), ("o-1", false));
+    }
+
+    #[test]
     fn urls_without_a_run_are_refused() {
         for text in [
             "",
             "https://",
             "https://a.example",
             "https://a.example/sse",
+            "https://a.example/sse?run=",
             "ftp://a.example/o",
             "https://a.example/instance/sse/x y:\u{0}/",
         ] {
@@ -219,6 +259,15 @@ mod tests {
 
     #[test]
     fn a_start_replaces_that_of_the_url() {
+        // Each way of the wire to say where a stream starts: what is left would take precedence on the server.
+        for position in ["from=latest", "since=1", "lastEventId=7", "last_event_id=7"] {
+            let mut urls = RunUrls::parse(&format!("https://a.example/o?{position}&k=1")).unwrap();
+            assert!(urls.has_position(), "{position}");
+            assert_eq!(urls.page.as_str(), "https://a.example/o?k=1");
+            urls.start("from", "beginning");
+            let url = urls.events.as_str();
+            assert_eq!(url, "https://a.example/o/sse?k=1&from=beginning");
+        }
         let mut urls = RunUrls::parse("https://a.example/o?from=latest&k=1").unwrap();
         assert!(urls.has_position());
         urls.start("since", "2026-11-24T09:00:00Z");

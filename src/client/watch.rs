@@ -1,5 +1,6 @@
 //! A run as it stands, kept up to date.
 
+use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::Poll;
@@ -10,6 +11,7 @@ use crate::event::EventId;
 use crate::task::TERMINATED;
 use crate::workflow::{RunSnapshot, RunState, RunView};
 use futures_core::Stream;
+use serde::Deserialize;
 
 /// The way in which a run has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +47,7 @@ impl Outcome {
 pub struct RunWatch {
     events: Events,
     view: RunView,
+    ends: Ends,
     began_with: Option<RunSnapshot>,
 }
 
@@ -54,6 +57,7 @@ impl RunWatch {
         Self {
             events,
             view: view.unwrap_or_default(),
+            ends: Ends::default(),
             began_with: snapshot,
         }
     }
@@ -71,6 +75,7 @@ impl RunWatch {
             };
             if let Some(Ok(update)) = &update {
                 apply(&mut self.view, update);
+                self.ends.apply(&mut self.view, update);
             }
             Poll::Ready(update)
         })
@@ -94,10 +99,54 @@ impl RunWatch {
         &mut self.events
     }
 
-    /// Returns how the run has ended, or `None` if it has not, or if the events do not say.
+    /// Returns how the run has ended, or `None` if it has not, or if the events do not say. Of a merged stream it is
+    /// how the worst of its runs has ended that have: failed, terminated, completed.
     #[must_use]
     pub fn outcome(&self) -> Option<Outcome> {
         Outcome::of(&self.view)
+    }
+}
+
+/// How the runs of a merged stream have ended, by their ids.
+#[derive(Default)]
+struct Ends(BTreeMap<String, (RunState, Option<String>)>);
+
+impl Ends {
+    /// Gives a view the end of the worst run, when another one has ended: each end replaces the one before.
+    fn apply(&mut self, view: &mut RunView, update: &Update) {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Of {
+            run_id: String,
+        }
+        let (Update::Event(event) | Update::Restarted(event)) = update else {
+            return;
+        };
+        let is_restart = event.event_type == "restarted";
+        if !event.is_merged() || !(is_restart || event.is_terminal()) {
+            return;
+        }
+        let Ok(Of { run_id }) = event.json() else {
+            return;
+        };
+        if is_restart {
+            self.0.remove(&run_id);
+            return;
+        }
+        let mut own = RunView::new();
+        apply_event(&mut own, event);
+        self.0.insert(run_id, (own.state, own.error));
+        let badness = |(state, error): &&(RunState, Option<String>)| {
+            let is_terminated = error.as_deref() == Some(TERMINATED);
+            match state {
+                RunState::Failed if !is_terminated => 2,
+                RunState::Completed => 0,
+                _ => 1,
+            }
+        };
+        if let Some((state, error)) = self.0.values().max_by_key(badness) {
+            (view.state, view.error) = (*state, error.clone());
+        }
     }
 }
 
