@@ -31,7 +31,7 @@ Exit codes:
   3    the run was terminated from outside
   4    not allowed: the token is missing, wrong or has expired
   5    there is no such run
-  6    gave up: the time is over, or the server cannot be reached
+  6    gave up: the time is over, the server cannot be reached, or how the run ended was not found out
   130  interrupted (Ctrl-C): the run goes on";
 
 #[derive(Debug, Args)]

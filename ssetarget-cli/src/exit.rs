@@ -29,7 +29,7 @@ impl From<Exit> for ExitCode {
 }
 
 impl Exit {
-    /// The exit code of a run that ended. A log that is not one of a run has just ended.
+    /// The exit code of a run that ended. A log that is not one of a run, as all of its events show, has just ended.
     pub(crate) fn of(outcome: Option<Outcome>) -> Self {
         match outcome {
             Some(Outcome::Failed) => Self::Failed,

@@ -2,14 +2,15 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::future::pending;
+use std::future::{Future, pending};
 use std::io::{self, ErrorKind, IsTerminal, stderr, stdout};
+use std::pin::Pin;
 use std::time::{Duration, SystemTime};
 
 use clap::ValueEnum;
 use futures_util::FutureExt;
 use ssetarget::client::{ClientError, Outcome, ReceivedEvent, RunClient, RunWatch, Start, Update};
-use ssetarget::workflow::{RunEstimate, RunSnapshot};
+use ssetarget::workflow::{RunEstimate, RunSnapshot, RunView};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::args::{Answer, Progress, Target, Watch};
@@ -37,6 +38,8 @@ enum Stop {
     Output(io::Error),
     Signal(Exit),
     Timeout,
+    /// The log has ended, and it was not found out in time how the run did.
+    EndUnknown,
 }
 
 impl From<io::Error> for Stop {
@@ -123,6 +126,13 @@ pub(crate) async fn watch(args: Watch, signals: &mut Signals) -> Exit {
             ));
             Exit::GaveUp
         }
+        Err(Stop::EndUnknown) => {
+            complain(
+                "gave up: the log has ended, and how the run did is before the position and was not found out in time; \
+                 read all of it: --from beginning",
+            );
+            Exit::GaveUp
+        }
     }
 }
 
@@ -132,6 +142,14 @@ fn output_failed(error: &io::Error) -> Exit {
     }
     complain(&format!("the output cannot be written: {error}"));
     Exit::GaveUp
+}
+
+/// Asks how a run did whose end is before the position where the client began.
+async fn ask_for_the_end(client: &RunClient, within: Duration) -> Result<RunView, Stop> {
+    match tokio::time::timeout(within, client.ended()).await {
+        Ok(ended) => Ok(ended?),
+        Err(_) => Err(Stop::EndUnknown),
+    }
 }
 
 /// Returns whether a run had just begun, so that its index may not have been told of it.
@@ -324,11 +342,11 @@ impl Show {
                             }
                         };
                         if update.is_none() {
-                            return self.end(run, client, signals).await;
+                            return self.end(run, client, signals, timeout).await;
                         }
                     }
                     if taken == 0 {
-                        return self.end(run, client, signals).await;
+                        return self.end(run, client, signals, timeout).await;
                     }
                     self.write()?;
                 }
@@ -342,6 +360,7 @@ impl Show {
         run: RunWatch,
         client: &RunClient,
         signals: &mut Signals,
+        timeout: Pin<&mut impl Future<Output = ()>>,
     ) -> Result<Exit, Stop> {
         self.write()?;
         self.trouble = None;
@@ -352,15 +371,12 @@ impl Show {
         let mut view = run.view().clone();
         if outcome.is_none() {
             // The end may be before the position where the client began.
-            tokio::select! {
+            view = tokio::select! {
                 exit = signals.next() => return Err(Stop::Signal(exit)),
-                asked = tokio::time::timeout(ASK_FOR_THE_END, client.ended()) => {
-                    if let Ok(ended) = asked {
-                        view = ended?;
-                        outcome = Outcome::of(&view);
-                    }
-                }
-            }
+                () = timeout => return Err(Stop::EndUnknown),
+                ended = ask_for_the_end(client, ASK_FOR_THE_END) => ended?,
+            };
+            outcome = Outcome::of(&view);
         }
         if outcome.is_none() && self.plain.is_some() {
             complain("the log has ended");
@@ -498,5 +514,22 @@ impl Show {
             has_ended,
             estimate: self.estimate.as_ref(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_end_that_is_not_found_out_in_time_is_no_good_end() {
+        // It takes connections and answers none.
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/o-1", server.local_addr().unwrap());
+        let client = RunClient::new(&url).unwrap();
+        let asked = ask_for_the_end(&client, Duration::from_millis(100)).await;
+        assert!(matches!(asked, Err(Stop::EndUnknown)));
     }
 }

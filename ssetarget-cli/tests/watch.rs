@@ -534,6 +534,60 @@ async fn positions_are_asked_for() {
     .await;
     let ended = watch(&server, &["--from", "latest", "--json"]).await;
     assert_eq!((ended.code, ended.stdout.as_str()), (1, ""));
+    // In each way in which a URL can have a position.
+    for position in ["from=latest", "since=1", "lastEventId=9", "last_event_id=9"] {
+        let server = Script::serve([Answer::events(end("failed", ""))]).await;
+        let url = format!("{}/o-1/sse?{position}", server.url);
+        let ended = run(&["watch", &url, "--from", "beginning", "--json"]).await;
+        assert_eq!(ended.code, 1);
+        let request = &server.requests()[0];
+        assert!(
+            request.starts_with("GET /o-1/sse?from=beginning "),
+            "{request}"
+        );
+    }
+    // It takes longer to find out than there is time: that is not a good end.
+    let server = Script::serve_with(|request| match request.lines().next().unwrap_or_default() {
+        line if line.contains("from=latest") => Answer::status("204 No Content"),
+        line if line.contains("from=beginning") => {
+            Answer::events(task(1, "started", "order", "workflow", "")).open()
+        }
+        _ => Answer::status("404 Not Found"),
+    })
+    .await;
+    let ended = watch(&server, &["--from", "latest", "--json", "--timeout", "2s"]).await;
+    assert_eq!((ended.code, ended.stdout.as_str()), (6, ""), "{ended:?}");
+    assert!(ended.stderr.contains("not found out"), "{ended:?}");
+}
+
+#[tokio::test]
+async fn a_stream_of_several_runs_ends_with_the_last_and_tells_of_the_worst() {
+    let of = |run: &str, id: &str, event_type: &str, error: &str| {
+        format!(
+            "id: m1.{id}\nevent: {event_type}\ndata: {{\"runId\":\"{run}\",\"taskId\":\"o-1.workflow\",\"step\":\"o\",\"kind\":\"workflow\",\"count\":1,\"timestamp\":\"2026-11-24T09:00:00.000Z\",\"parentId\":null{error}}}\n\n"
+        )
+    };
+    let server = Script::serve([
+        Answer::events(format!(
+            "{RETRY}{}",
+            of("a", "0000000a4", "failed", ",\"error\":\"no\"")
+        )),
+        Answer::events(of("b", "0000000b2", "completed", "")),
+        Answer::status("204 No Content"),
+    ])
+    .await;
+    let url = format!("{}/sse?run=a&run=b", server.url);
+    let ended = run(&["watch", &url, "--json"]).await;
+    assert_eq!(
+        (ended.code, ended.stdout.lines().count()),
+        (1, 2),
+        "{ended:?}"
+    );
+    assert_eq!(
+        server.header("last-event-id"),
+        ["", "m1.0000000a4", "m1.0000000b2"]
+    );
+    assert!(server.requests()[2].starts_with("GET /sse?run=a&run=b "));
 }
 
 #[tokio::test]
