@@ -448,7 +448,7 @@ async fn an_answer_is_not_sent_on_to_where_a_server_redirects() {
         assert_eq!(server.requests().len(), 1);
     }
     assert_eq!(elsewhere.requests().len(), 0);
-    // What is read still follows.
+    // Reading still follows redirects.
     let answers = [
         Answer::status("302 Found").header("location: /elsewhere/sse"),
         Answer::events(task(1, "completed", "o", "workflow", "")),
