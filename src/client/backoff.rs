@@ -10,9 +10,9 @@ const LONGEST: Duration = Duration::from_secs(30);
 /// The longest delay that a server can ask for: 5 min.
 const LONGEST_ASKED: Duration = Duration::from_secs(300);
 
-/// Delays that double with each failure in a row: the first is what the server says, and from the second on at least
-/// [`BASE`] doubles, so that nobody hammers a server that says 0 and is then down. Each is between half of it and all of it, so that
-/// clients that one failure disconnected together do not come back together.
+/// Delays that double with each failure in a row: the first is what the server says, the second at least [`BASE`], so that
+/// nobody hammers a server that says 0 and is then down. Each is between half of it and all of it, so that clients that one failure
+/// disconnected together do not come back together.
 #[derive(Debug)]
 pub(super) struct Backoff {
     base: Duration,
@@ -45,7 +45,8 @@ impl Backoff {
         let longest = LONGEST.max(self.base);
         let first = match self.failures {
             0 => self.base,
-            _ => self.base.max(BASE),
+            // It is doubled.
+            _ => self.base.max(BASE / 2),
         };
         let delay = first
             .saturating_mul(1 << self.failures.min(16))
@@ -86,10 +87,10 @@ mod tests {
     #[test]
     fn a_server_that_says_zero_is_not_hammered_while_it_is_down() {
         for (base, delays) in [
-            (0, [0, 2_000, 4_000, 8_000, 16_000, 30_000]),
-            (20, [20, 2_000, 4_000, 8_000, 16_000, 30_000]),
-            (1_500, [1_500, 3_000, 6_000, 12_000, 24_000, 30_000]),
-            (40_000, [40_000; 6]),
+            (0, [0, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000]),
+            (20, [20, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000]),
+            (1_500, [1_500, 3_000, 6_000, 12_000, 24_000, 30_000, 30_000]),
+            (40_000, [40_000; 7]),
         ] {
             let mut backoff = Backoff::default();
             backoff.set_base(Duration::from_millis(base));

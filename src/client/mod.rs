@@ -22,10 +22,9 @@
 //! your own.
 //!
 //! - It comes back after each cut with `Last-Event-ID`, after a delay that doubles with each failure in
-//!   a row, up to 30 s, with jitter. A `retry:` of the server sets the first delay; from the second failure
-//!   in a row on, it is at least 1 s that doubles, also for `retry: 0`. `Retry-After` is honoured up to
-//!   5 min. A connection that is silent for 60 s counts as cut: servers of this crate send a heartbeat
-//!   after 15 s.
+//!   a row, up to 30 s, with jitter. A `retry:` of the server sets the first delay; the second is at least
+//!   1 s and doubles from there, also for `retry: 0`. `Retry-After` is honoured up to 5 min. A connection that
+//!   is silent for 60 s counts as cut: servers of this crate send a heartbeat after 15 s.
 //! - It ends after the event that ends the run, and at `204`. A merged stream (`…/sse?run=a&run=b`) ends
 //!   with the last of its runs.
 //! - `401`, `403`, `404` and `410` are errors at once; `408`, `425`, `429` and `5xx` are tried again.
