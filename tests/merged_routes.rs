@@ -369,6 +369,46 @@ async fn a_reset_of_one_log_leaves_the_others_alone() {
 }
 
 #[tokio::test]
+async fn a_client_of_a_tag_that_starts_at_the_tail_misses_nothing_while_it_is_away() {
+    for before in [&["a"][..], &[]] {
+        let logs = Logs::default();
+        logs.add("a", "{}").await;
+        let named = Arc::new(Mutex::new(before.to_vec()));
+        let set = Arc::clone(&named);
+        let routes = logs.routes().merged_by_tag(move |_| {
+            let named = set.lock().unwrap().clone();
+            ready(named.into_iter().map(str::to_owned).collect())
+        });
+        let server = serve(routes.into_router()).await;
+        let path = "/sse?tag=red&from=latest";
+        let mut response = get(server, path, &[]).await;
+        let mut bytes = Vec::new();
+        while !bytes.ends_with(b"\n\n") {
+            match response.piece().await {
+                Piece::Bytes(more) => bytes.extend(more),
+                other => panic!("{other:?}"),
+            }
+        }
+        let text = String::from_utf8(bytes).unwrap();
+        let id = text.lines().find_map(|line| line.strip_prefix("id: "));
+        let id = id.unwrap();
+        drop(response);
+        // While it is away.
+        logs.add("a", r#"{"new":1}"#).await;
+        logs.end("a").await;
+        *named.lock().unwrap() = vec!["a"];
+        let mut stream = get(server, path, &[("Last-Event-ID", id)]).await.events();
+        let mut new = stream.next().await.unwrap();
+        if before.is_empty() {
+            // The log joins a client that did not know it from its beginning.
+            new = stream.next().await.unwrap();
+        }
+        assert!(new.data.contains(r#""new":1"#), "{}", new.data);
+        assert_eq!(stream.next().await.unwrap().event_type, "done");
+    }
+}
+
+#[tokio::test]
 async fn the_logs_of_a_tag_come_and_go_and_a_client_misses_none() {
     let logs = Logs::default();
     let named = Arc::new(Mutex::new(vec!["a".to_owned()]));

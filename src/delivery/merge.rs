@@ -94,15 +94,18 @@ impl<S: EventStore + 'static> MergedSubscription<S> {
         Ok(merged)
     }
 
-    /// Returns one of no logs, which are to [join](Self::join) it, for a client at this position.
+    /// Returns one of no logs, which are to [join](Self::join) it, for a client at this position, whose other logs start at
+    /// `others`.
     #[cfg_attr(not(feature = "http"), allow(dead_code))]
-    pub(crate) fn of_none(cursor: MergedCursor) -> Self {
+    pub(crate) fn of_none(cursor: MergedCursor, others: Cursor) -> Self {
         let whole = PageLimit::default();
         let limit = PageLimit {
             events: whole.events.div_ceil(16),
             bytes: whole.bytes.div_ceil(16),
         };
-        Self::none(cursor, limit)
+        let mut merged = Self::none(cursor, limit);
+        merged.opening = others == Cursor::Latest;
+        merged
     }
 
     fn none(cursor: MergedCursor, limit: PageLimit) -> Self {
@@ -185,6 +188,12 @@ impl<S: EventStore + 'static> MergedSubscription<S> {
         &self.cursor
     }
 
+    /// Returns the bytes of the position, once, where the client starts at the tail of some log: otherwise it would have no
+    /// position until the first event, and miss what comes while it is away.
+    pub(crate) fn opening(&mut self) -> Option<Vec<u8>> {
+        std::mem::take(&mut self.opening).then(|| format!("id: {}\n\n", self.cursor).into_bytes())
+    }
+
     /// Waits for the next events of any log, and returns their bytes. Returns `None` when all have ended.
     ///
     /// Dropping the future loses nothing.
@@ -192,8 +201,10 @@ impl<S: EventStore + 'static> MergedSubscription<S> {
     /// # Errors
     /// When a store fails. The stream is over then, and a client resumes on a new one.
     pub async fn next(&mut self) -> Result<Option<Vec<u8>>, S::Error> {
-        if std::mem::take(&mut self.opening) && !self.has_ended() {
-            return Ok(Some(format!("id: {}\n\n", self.cursor).into_bytes()));
+        if let Some(opening) = self.opening()
+            && !self.has_ended()
+        {
+            return Ok(Some(opening));
         }
         while let Some((name, subscription, batch)) = self.reads.next().await {
             if !self.logs.contains_key(&name) {

@@ -540,7 +540,7 @@ impl<L> RunRoutes<L> {
             let header = joined(request.headers(), &LAST_EVENT_ID);
             let wanted = MergedRequest::parse(header.as_deref(), request.uri().query())?;
             let is_new = header.is_none() && wanted.cursor == Default::default();
-            let mut merged = MergedSubscription::of_none(wanted.cursor);
+            let mut merged = MergedSubscription::of_none(wanted.cursor, wanted.others);
             let tagged = TaggedLogs {
                 routes: self.clone(),
                 tag,
@@ -750,6 +750,10 @@ impl<L> TaggedLogs<L> {
         stream::try_unfold(first, move |(tagged, mut merged, mut looks)| {
             let sleep = Arc::clone(&sleep);
             async move {
+                // Also where there is no log yet.
+                if let Some(opening) = merged.opening() {
+                    return Ok(Some((Bytes::from(opening), (tagged, merged, looks))));
+                }
                 loop {
                     let came = {
                         let next = async {
