@@ -122,6 +122,8 @@ const GROUPS = {
     else await check("clippy, native", "cargo", ["clippy", ...NATIVE, "--all-targets", ...nativeFeatures(), ...DENY_WARNINGS]);
     // By its bare name: `ssetarget/cloudflare` would be the feature of the dev-dependency, and nothing for Workers would be compiled.
     await check("clippy, wasm libraries", "cargo", ["clippy", ...LIBRARIES, "--features", "cloudflare", ...WASM, ...DENY_WARNINGS]);
+    // Responses for other servers, in WebAssembly that is none of Cloudflare's.
+    await check("clippy, http in WebAssembly", "cargo", ["clippy", "-p", "ssetarget", "--features", "http", ...WASM, ...DENY_WARNINGS]);
     await check("clippy, Workers", "cargo", ["clippy", ...WORKER_PACKAGES.flatMap((name) => ["-p", name]), ...WASM, ...DENY_WARNINGS]);
     await check("clippy, the benchmark's Worker with runs", "cargo", ["clippy", "-p", "ssetarget-bench-worker", "--features", "runs", ...WASM, ...DENY_WARNINGS]);
     for (const crate of CRATES) {

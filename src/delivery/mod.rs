@@ -17,13 +17,15 @@ pub use permit::expire_at;
 pub use subscription::{Batch, Subscription};
 pub use target::{DispatchError, SseTarget};
 
+#[cfg(feature = "http")]
+pub(crate) use body::chunks;
 #[cfg(any(
     feature = "hibernation",
     not(any(feature = "cloudflare", target_family = "wasm"))
 ))]
 pub(crate) use body::frame_bytes;
-#[cfg(feature = "http")]
-pub(crate) use body::{chunks, keep_alive_by};
+#[cfg(all(feature = "http", not(target_family = "wasm")))]
+pub(crate) use body::keep_alive_by;
 #[cfg(feature = "cloudflare")]
 pub(crate) use merge::{encode_event, encode_reset_of};
 #[cfg(any(feature = "cloudflare", feature = "http"))]
