@@ -44,7 +44,7 @@ export function runtimeOf(group) {
   return Number(found);
 }
 
-/** Bytes that the isolate of a Worker has: its heap with what is not collected yet, and its WebAssembly memory. */
+/** Bytes that the isolate of a Worker has: its heap with what is not collected yet, with its WebAssembly memory, and that alone. */
 export async function heapOf({ url, inspectorPort }) {
   const targets = await (await fetch(`http://127.0.0.1:${inspectorPort}/json`, soon())).json();
   const socket = new WebSocket(targets[0].webSocketDebuggerUrl, { headers: { origin: "http://localhost" } });
@@ -59,7 +59,7 @@ export async function heapOf({ url, inspectorPort }) {
   }
   const wasm = Number(await (await fetch(`${url}/memory`, soon())).text());
   if (!(wasm > 0)) throw new Error("the Worker does not say how large its memory is");
-  return { heap: heap + wasm };
+  return { heap: heap + wasm, wasm };
 }
 
 const soon = () => ({ signal: AbortSignal.timeout(30_000) });

@@ -80,9 +80,10 @@ export function grown(samples) {
     const own = kept.filter((sample) => sample.places[place].pid === pid);
     if (own.length < 3) return [`${place}: crashed, and runs for too short a time to say whether it grows`];
     const of = (what, some) => some.map((sample) => sample.places[place][what]);
-    const lines = Object.entries(JUDGED(place)).map(([what, isJudged]) => {
+    const lines = Object.entries(JUDGED(place)).flatMap(([what, isJudged]) => {
       const points = own.map((sample) => [sample.at, sample.places[place][what]]).filter(([, bytes]) => bytes !== undefined);
       if (points.length < 3 || points.length < own.length / 2) {
+        if (!isJudged) return [];
         wrong.push(`${place}: the ${NAMES[what]} was told in ${points.length} rounds of ${own.length} only`);
         return `${place}: the ${NAMES[what]} is not known`;
       }
@@ -106,10 +107,10 @@ export function grown(samples) {
 /** MB that a heap has at most which nobody holds on to any more. Half an hour has collections enough to see what is below. */
 const GARBAGE = 40;
 
-const NAMES = { memory: "memory of the process", heap: "heap of the isolate" };
+const NAMES = { memory: "memory of the process", heap: "heap of the isolate", wasm: "WebAssembly memory in it" };
 
 /** The process of a Worker is the whole local runtime with its engine of workflows; what is ours there is in the isolate. */
-const JUDGED = (place) => (place.startsWith("Workers") ? { heap: true, memory: false } : { memory: true });
+const JUDGED = (place) => (place.startsWith("Workers") ? { heap: true, wasm: false, memory: false } : { memory: true });
 
 const mega = (bytes) => (bytes / 1e6).toFixed(1);
 const list = (counts) => Object.entries(counts).map(([name, count]) => `${count} × ${name}`).join(", ");
