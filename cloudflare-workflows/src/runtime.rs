@@ -13,4 +13,9 @@ pub trait Runtime {
     fn spawn(&self, task: impl Future<Output = ()> + 'static);
     /// Shows `message` to the developer, for example on the console.
     fn warn(&self, message: &str);
+    /// Returns whether what is dropped now belongs to a lifetime that the engine has given up. Nothing of it runs any
+    /// more, so nothing of it may wait for the engine, or for a log: it would be there for ever. Default: no.
+    fn is_given_up(&self) -> bool {
+        false
+    }
 }

@@ -10,7 +10,8 @@ use std::time::{Duration, SystemTime};
 
 use cloudflare_workflows::Runtime;
 use futures_channel::oneshot;
-use futures_util::future::{Either, LocalBoxFuture, select};
+use futures_util::FutureExt;
+use futures_util::future::{AbortHandle, Either, LocalBoxFuture, abortable, select};
 use serde::{Deserialize, Serialize};
 
 use super::event_step::{Asked, Dispatch, Fact, Flush};
@@ -42,8 +43,20 @@ use crate::task::{Numbers, Redact, TaskId, attempt_failed_key, report_key, split
 ///   new one replaces the newest that waits.
 ///
 /// Clones share the queue.
-pub struct BatchedDispatch<L, R> {
+pub struct BatchedDispatch<L, R: Runtime> {
     shared: Rc<Shared<L, R>>,
+}
+
+/// A lifetime that is given up leaves no task that waits for the log.
+impl<L, R: Runtime> Drop for BatchedDispatch<L, R> {
+    fn drop(&mut self) {
+        if self.shared.runtime.is_given_up()
+            && let Ok(mut state) = self.shared.state.try_borrow_mut()
+            && let Some(task) = state.task.take()
+        {
+            task.abort();
+        }
+    }
 }
 
 /// Stores the facts of a run. One call is one subrequest of the instance.
@@ -288,6 +301,8 @@ struct State {
     settled: u64,
     /// Whether a task is sending.
     sending: bool,
+    /// The latest of these tasks.
+    task: Option<AbortHandle>,
     /// Set while the log fails or is too slow to wait for.
     failing: bool,
     /// The instance is being restarted, and the log waits for that.
@@ -530,9 +545,9 @@ where
         };
         if start {
             let shared = Rc::clone(&self.shared);
-            self.shared
-                .runtime
-                .spawn(async move { shared.send().await });
+            let (task, handle) = abortable(async move { shared.send().await });
+            self.shared.state.borrow_mut().task = Some(handle);
+            self.shared.runtime.spawn(task.map(drop));
         }
     }
 
@@ -1294,7 +1309,7 @@ impl History {
     }
 }
 
-impl<L, R> Clone for BatchedDispatch<L, R> {
+impl<L, R: Runtime> Clone for BatchedDispatch<L, R> {
     fn clone(&self) -> Self {
         Self {
             shared: Rc::clone(&self.shared),
@@ -1302,7 +1317,7 @@ impl<L, R> Clone for BatchedDispatch<L, R> {
     }
 }
 
-impl<L, R> fmt::Debug for BatchedDispatch<L, R> {
+impl<L, R: Runtime> fmt::Debug for BatchedDispatch<L, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = self.shared.state.borrow();
         f.debug_struct("BatchedDispatch")

@@ -252,6 +252,8 @@ pub(crate) struct World {
     pub(crate) settles: Cell<u32>,
     /// How many tasks are running.
     pub(crate) tasks: Cell<usize>,
+    /// Whether what is dropped now belongs to a lifetime that the engine has given up.
+    pub(crate) given_up: Cell<bool>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -272,6 +274,7 @@ impl World {
             warnings: RefCell::default(),
             settles: Cell::new(0),
             tasks: Cell::new(0),
+            given_up: Cell::new(false),
         })
     }
 
@@ -331,6 +334,9 @@ impl Runtime for FakeRuntime {
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        if self.is_given_up() {
+            return;
+        }
         let world = Rc::clone(&self.0);
         tokio::task::spawn_local(async move {
             let _running = Running::begin(&world.tasks);
@@ -340,6 +346,10 @@ impl Runtime for FakeRuntime {
 
     fn warn(&self, message: &str) {
         self.0.warnings.borrow_mut().push(message.to_owned());
+    }
+
+    fn is_given_up(&self) -> bool {
+        self.0.given_up.get()
     }
 }
 

@@ -10,6 +10,7 @@
 //! A lifetime of a run can end without its code: the engine cancels the call of `run` and tells nobody. Its code is freed
 //! then where it waits.
 
+use std::cell::Cell;
 use std::task::{Context, Poll, Waker};
 
 use futures_util::future::{Aborted, LocalBoxFuture, abortable};
@@ -167,19 +168,48 @@ pub(crate) fn promise_for_engine(
     future: impl Future<Output = Result<JsValue, JsValue>> + 'static,
 ) -> Promise {
     let future: LocalBoxFuture<'static, _> = Box::pin(future);
-    let (future, handle) = abortable(future);
+    let (mut future, handle) = abortable(future);
     let free: Box<dyn Fn()> = Box::new(move || handle.abort());
     let free = Closure::wrap_assert_unwind_safe(free);
     let function = free.as_ref().clone();
     let future = async move {
         let _free = free;
-        match future.await {
+        match (&mut future).await {
             Ok(result) => result,
             // Nobody hears it.
-            Err(Aborted) => Err(JsValue::UNDEFINED),
+            Err(Aborted) => {
+                let _freeing = Freeing::begin();
+                drop(future);
+                Err(JsValue::UNDEFINED)
+            }
         }
     };
     promise_of(Box::pin(future), &function)
+}
+
+thread_local! {
+    static IS_FREEING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Returns whether code is dropped now that the engine has given up.
+pub(super) fn is_freeing() -> bool {
+    IS_FREEING.get()
+}
+
+/// Exists while such code is dropped, also by a panic in a drop.
+struct Freeing;
+
+impl Freeing {
+    fn begin() -> Self {
+        IS_FREEING.set(true);
+        Self
+    }
+}
+
+impl Drop for Freeing {
+    fn drop(&mut self) {
+        IS_FREEING.set(false);
+    }
 }
 
 /// The same for all futures, so that it is compiled once.

@@ -13,7 +13,7 @@ use wasm_bindgen::prelude::*;
 use worker::send::SendWrapper;
 
 use super::convert::{milliseconds, time};
-use super::js;
+use super::{js, life};
 use crate::runtime::Runtime;
 
 /// The [`Runtime`] of Workers: its clock, timers and console.
@@ -29,12 +29,19 @@ impl Runtime for WorkersRuntime {
         sleep(duration)
     }
 
+    /// Drops the task of a lifetime that [is given up](Runtime::is_given_up).
     fn spawn(&self, task: impl Future<Output = ()> + 'static) {
-        wasm_bindgen_futures::spawn_local(task);
+        if !self.is_given_up() {
+            wasm_bindgen_futures::spawn_local(task);
+        }
     }
 
     fn warn(&self, message: &str) {
         worker::console_warn!("ssetarget: {message}");
+    }
+
+    fn is_given_up(&self) -> bool {
+        life::is_freeing()
     }
 }
 
