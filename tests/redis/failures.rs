@@ -97,6 +97,50 @@ tests! {
         assert_eq!(next(&mut since).await, ["1", "2", "3"]);
     }
 
+    async fn a_log_may_outlive_any_number_of_failovers() {
+        let server = Server::forgetful();
+        let target = target(&client(&server));
+        let data: Vec<String> = (0..70).map(|number| number.to_string()).collect();
+        let mut ids = Vec::new();
+        for data in &data {
+            ids.extend(append(&target, &[data]).await);
+            // The server becomes a replica, and is promoted.
+            server.say(&["REPLICAOF", "127.0.0.1", "1"]);
+            server.say(&["REPLICAOF", "NO", "ONE"]);
+        }
+        assert!(ids.is_sorted_by(|one, next| one.get() + 1 < next.get()), "{ids:?}");
+
+        let limit = PageLimit { events: 1, ..PageLimit::default() };
+        let view = async |cursor: Cursor| {
+            let mut viewer = target.subscribe(cursor).await.unwrap().with_page_limit(limit);
+            let (mut resets, mut seen) = (0, Vec::new());
+            while resets < 3 && seen.last() != data.last() {
+                match viewer.next().await.unwrap() {
+                    Some(Batch::Events(events)) => seen.extend(events.into_iter().map(|event| event.data)),
+                    Some(Batch::Reset(_)) => {
+                        resets += 1;
+                        seen.clear();
+                    }
+                    None => break,
+                }
+            }
+            (resets, seen)
+        };
+        // A client whose last event is still there notices nothing.
+        for (kept, id) in ids[..69].iter().enumerate().step_by(17) {
+            assert_eq!(view(Cursor::After(*id)).await, (0, data[kept + 1..].to_vec()));
+        }
+        assert_eq!(view(Cursor::Beginning).await, (0, data.clone()));
+        let lost = |number: usize| Cursor::After(EventId::new(ids[number].get() + 1).unwrap());
+        // Its last event is of an earlier log of this name, or was lost by one of the latest failovers.
+        assert_eq!(view(Cursor::After(EventId::new(7).unwrap())).await, (1, data.clone()));
+        for number in [30, 68] {
+            assert_eq!(view(lost(number)).await, (1, data.clone()), "{number}");
+        }
+        // It was lost so many failovers ago that the log does not know it any more.
+        assert_eq!(view(lost(0)).await, (0, data[1..].to_vec()));
+    }
+
     async fn a_short_pause_is_waited_for() {
         let server = Server::forgetful();
         let target = target(&client(&server));

@@ -190,8 +190,10 @@ end
 if not refused then
   log.head = head
   gone = trim(log, MAX, AGE and time - AGE)
-  -- If many gaps are left, the oldest two become one: at worst that sends a client back to the
-  -- beginning.
+  -- If many gaps are left, the second goes, and the first stays: that has all ids of earlier logs of
+  -- this name. A client whose last event was lost in the one that goes is not told, but misses
+  -- nothing that is kept. Two of them never become one, which would cover the events between them:
+  -- their readers, and those at the beginning, would be reset for ever.
   local kept = {}
   for low, high in string.gmatch(gaps, '(%d+):(%d+)') do
     if tonumber(high) > (log.trimmed or 0) then
@@ -199,7 +201,6 @@ if not refused then
     end
   end
   while #kept > MAX_GAPS do
-    kept[1][2] = kept[2][2]
     table.remove(kept, 2)
   end
   for i, gap in ipairs(kept) do

@@ -54,7 +54,9 @@
 //!   expired or flushed are all smaller than those of the next one of its name, and a client that
 //!   has one is reset. After a restart or a failover of the server, by which the newest events may
 //!   be gone, the next append jumps to such a number again, and a client whose last id is one of
-//!   those that are gone is reset. A client whose last event is still there notices nothing. That
+//!   those that are gone is reset. A client whose last event is still there notices nothing. A log
+//!   knows what its latest 63 restarts and failovers have taken: a client whose last event was lost
+//!   before those is not reset, and gets every event that follows its position. All that
 //!   holds unless clocks are set back, or differ between servers, by more than the age of the log;
 //!   and not on a server whose `INFO replication` has no `master_replid`.
 //! - **Appends that fail** say whether they may have been stored: see [`RedisError`]. A batch whose events all have
