@@ -126,10 +126,20 @@ pub struct RedisEventStore {
     /// Set by the first wait, and kept as long as the store.
     watching: OnceLock<Watching>,
     /// The bytes of the largest event that did not fit into a page.
-    largest: AtomicUsize,
+    largest: Arc<AtomicUsize>,
 }
 
-#[derive(Debug)]
+/// What reads pages of a log, also after the store is gone: a read may be for viewers of several
+/// stores.
+#[derive(Clone)]
+struct Reader {
+    client: RedisClient,
+    keys: Keys,
+    age: Option<Duration>,
+    largest: Arc<AtomicUsize>,
+}
+
+#[derive(Clone, Debug)]
 struct Keys {
     events: Arc<str>,
     meta: Arc<str>,
@@ -162,7 +172,7 @@ impl RedisEventStore {
             keys: Keys::new(prefix, name),
             limits: Limits::default(),
             watching: OnceLock::new(),
-            largest: AtomicUsize::new(0),
+            largest: Arc::default(),
         }
     }
 
@@ -234,9 +244,24 @@ impl RedisEventStore {
     /// Returns the names of the log's keys.
     #[must_use]
     pub fn keys(&self) -> [&str; 3] {
-        [&self.keys.events, &self.keys.meta, &self.keys.facts]
+        self.keys.all()
     }
 
+    fn reader(&self) -> Reader {
+        Reader {
+            client: self.client.clone(),
+            keys: self.keys.clone(),
+            age: self.limits.age,
+            largest: Arc::clone(&self.largest),
+        }
+    }
+
+    fn age(&self) -> String {
+        milliseconds(self.limits.age)
+    }
+}
+
+impl Reader {
     /// Reads a page, and remembers the head for those who wait.
     async fn watched_page(
         &self,
@@ -257,13 +282,14 @@ impl RedisEventStore {
             after.map_or_else(String::new, |after| after.to_string()),
             limit.events.to_string(),
             limit.bytes.to_string(),
-            self.age(),
+            milliseconds(self.age),
         ];
         let args = args.each_ref().map(String::as_bytes);
         loop {
             let largest = self.largest.load(Ordering::Relaxed);
             let size = ReplySize::new(limit.events, limit.bytes, largest);
-            let read = self.client.read(&script::READ, self.keys(), &args, size);
+            let keys = self.keys.all();
+            let read = self.client.read(&script::READ, keys, &args, size);
             match page(&read.await?)? {
                 Answer::Page(page) => return Ok(page),
                 Answer::TooLarge(bytes) if bytes > largest => {
@@ -274,10 +300,6 @@ impl RedisEventStore {
                 }
             }
         }
-    }
-
-    fn age(&self) -> String {
-        milliseconds(self.limits.age)
     }
 }
 
@@ -333,13 +355,13 @@ impl EventStore for RedisEventStore {
 
     /// A page has at most 256 KiB, or one event, whatever the limit.
     async fn read(&self, after: Option<EventId>, limit: PageLimit) -> Result<Page, RedisError> {
-        match self.watching.get() {
-            Some(Watching { watch, .. }) => {
-                let read = self.watched_page(watch, after, limit);
-                watch.share(after, limit, read).await
-            }
-            None => self.page(after, limit).await,
-        }
+        let reader = self.reader();
+        let Some(Watching { watch, .. }) = self.watching.get() else {
+            return reader.page(after, limit).await;
+        };
+        let of_reader = Arc::clone(watch);
+        let read = async move || reader.watched_page(&of_reader, after, limit).await;
+        watch.share(after, limit, read).await
     }
 
     /// Reads a page without events.
@@ -390,6 +412,10 @@ impl Keys {
             meta: key("log"),
             facts: key("facts"),
         }
+    }
+
+    fn all(&self) -> [&str; 3] {
+        [&self.events, &self.meta, &self.facts]
     }
 }
 

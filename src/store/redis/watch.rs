@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use futures_util::lock::Mutex as AsyncMutex;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 
 use super::error::RedisError;
 use crate::event::EventId;
 use crate::store::bell::{Bell, Listener};
+use crate::store::flights::{Flights, Turn};
 use crate::store::{Page, PageLimit};
 use crate::sync::{Mutex, lock};
 
@@ -25,9 +27,14 @@ pub(super) struct Watch {
     pub(super) meta: Arc<str>,
     bell: Bell,
     state: Mutex<State>,
-    /// Taken by the one viewer at the head that reads for all who wait there.
-    turn: AsyncMutex<()>,
+    /// The reads at the head, each for all who wait there.
+    reads: Flights<Place, ReadPage, BoxFuture<'static, ReadPage>>,
 }
+
+type ReadPage = Result<Page, RedisError>;
+
+/// A position, and the most events and bytes of a page.
+type Place = (Option<EventId>, usize, usize);
 
 #[derive(Debug, Default)]
 struct State {
@@ -38,19 +45,8 @@ struct State {
     rings: u64,
     /// The head, with the number of rings when it was read.
     head: Option<(u64, Option<EventId>)>,
-    /// The number of shared reads that began.
-    reads: u64,
-    shared: Option<Shared>,
-}
-
-/// A page that was read for all who wait at the same position.
-#[derive(Debug)]
-struct Shared {
-    /// The number of the read.
-    number: u64,
-    after: Option<EventId>,
-    limit: PageLimit,
-    page: Page,
+    /// The position of the latest shared read: the head, or the one before.
+    shared_at: Option<Option<EventId>>,
 }
 
 /// Whether the server will announce changes.
@@ -74,7 +70,7 @@ impl Watches {
                 meta: Arc::clone(meta),
                 bell: Bell::new(),
                 state: Mutex::default(),
-                turn: AsyncMutex::new(()),
+                reads: Flights::default(),
             })
         });
         let mut state = lock(&watch.state);
@@ -158,51 +154,43 @@ impl Watch {
         (state.is_subscribed() && rings == state.rings).then_some(head)
     }
 
-    /// Reads a page, or takes the page of another viewer that waits at the same position: a
-    /// thousand viewers need not read an event a thousand times.
+    /// Reads a page, or takes the page of other viewers that wait at the same position: a thousand
+    /// viewers need not read an event a thousand times.
     ///
     /// A page that is taken was read after this call began, so it is as new. Viewers that catch up
-    /// are at positions of their own, and read on their own.
-    pub(super) async fn share<E>(
+    /// are at positions of their own, and read on their own. A viewer that is polled no more, such
+    /// as one of a merged stream whose client does not read, holds up no other.
+    pub(super) async fn share<F>(
         &self,
         after: Option<EventId>,
         limit: PageLimit,
-        read: impl Future<Output = Result<Page, E>>,
-    ) -> Result<Page, E> {
-        let Some(begun) = self.reads_shared_at(after) else {
-            return read.await;
-        };
-        let _turn = self.turn.lock().await;
-        let number = {
-            let mut state = lock(&self.state);
-            let of_others = |shared: &&Shared| {
-                shared.number > begun && shared.after == after && shared.limit == limit
+        read: impl FnOnce() -> F + Send + 'static,
+    ) -> ReadPage
+    where
+        F: Future<Output = ReadPage> + Send + 'static,
+    {
+        if !self.is_shared_at(after) {
+            return read().await;
+        }
+        let place = (after, limit.events, limit.bytes);
+        let call = |turn: Turn<Place, BoxFuture<'static, ReadPage>>| {
+            let call = async move {
+                turn.come().await;
+                read().await
             };
-            if let Some(shared) = state.shared.as_ref().filter(of_others) {
-                return Ok(shared.page.clone());
-            }
-            state.reads += 1;
-            state.reads
+            call.boxed()
         };
-        let page = read.await?;
-        lock(&self.state).shared = Some(Shared {
-            number,
-            after,
-            limit,
-            page: page.clone(),
-        });
-        Ok(page)
+        self.reads.share(place, call).await
     }
 
-    /// Returns how many shared reads began so far, if viewers wait at this position.
-    fn reads_shared_at(&self, after: Option<EventId>) -> Option<u64> {
-        let state = lock(&self.state);
+    /// Returns whether viewers wait at this position, or waited there a moment ago.
+    fn is_shared_at(&self, after: Option<EventId>) -> bool {
+        let mut state = lock(&self.state);
         let at_head = state.head.is_some_and(|(_, head)| head == after);
-        let was_at_head = state
-            .shared
-            .as_ref()
-            .is_some_and(|page| page.after == after);
-        (at_head || was_at_head).then_some(state.reads)
+        if at_head {
+            state.shared_at = Some(after);
+        }
+        at_head || state.shared_at == Some(after)
     }
 
     /// Waits for the subscription. Returns a listener that every later change wakes.
@@ -222,5 +210,45 @@ impl Watch {
 impl State {
     fn is_subscribed(&self) -> bool {
         matches!(self.subscribed, Subscribed::Yes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+
+    /// A read that takes two polls. The test polls without being woken.
+    async fn read() -> Result<Page, RedisError> {
+        let mut is_back = false;
+        poll_fn(|_| match std::mem::replace(&mut is_back, true) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        })
+        .await;
+        Ok(Page::default())
+    }
+
+    /// One viewer of many is never polled again, as that of a merged stream whose client does not
+    /// read: it has begun the read, or it waits for it.
+    #[test]
+    fn a_viewer_that_is_polled_no_more_holds_up_no_other() {
+        let (watch, _) = Watches::default().enter(&Arc::from("events"), &Arc::from("log"));
+        watch.know(0, None);
+        let share = || watch.share(None, PageLimit::default(), read);
+        let mut context = Context::from_waker(Waker::noop());
+        for polls in 1..=3 {
+            let (mut begins, mut waits) = (pin!(share()), pin!(share()));
+            for _ in 0..polls {
+                let _ = begins.as_mut().poll(&mut context);
+            }
+            let _ = waits.as_mut().poll(&mut context);
+            let mut third = pin!(share());
+            let ends = (0..20).any(|_| third.as_mut().poll(&mut context).is_ready());
+            assert!(ends, "after {polls} polls of the first");
+        }
     }
 }
