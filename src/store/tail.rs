@@ -53,11 +53,19 @@ impl<B> Default for Tail<B> {
 }
 
 impl<B: FrameBytes> Tail<B> {
-    /// Adds a piece that follows all before it.
+    /// Adds a piece, which follows all before it: pieces with a hole behind them are dropped, so that no page has one.
     #[inline(never)]
     pub(super) fn push(&mut self, piece: Piece<B>) {
         // They may go on now.
         self.pages.clear();
+        if self
+            .pieces
+            .back()
+            .is_some_and(|newest| newest.last.get() != piece.after)
+        {
+            self.pieces.clear();
+            self.bytes = 0;
+        }
         self.bytes += piece.length;
         self.pieces.push_back(piece);
         while self.bytes > TAIL_BYTES && self.pieces.len() > 1 {
@@ -147,5 +155,41 @@ impl Watch {
 impl fmt::Debug for Watch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Watch(..)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    #[test]
+    fn pieces_that_do_not_follow_each_other_are_never_one_page() {
+        let mut tail = Tail::default();
+        let push = |tail: &mut Tail<Bytes>, id: u64| {
+            tail.push(Piece {
+                after: id - 1,
+                last: EventId::new(id).unwrap(),
+                events: 1,
+                size: 1,
+                bytes: Bytes::from(format!("{id};")),
+                length: 2,
+            });
+        };
+        let page = |tail: &mut Tail<Bytes>, after| {
+            let frames = tail.page(after, PageLimit::default());
+            frames.map(|frames| frames.bytes)
+        };
+        for id in 1..=5 {
+            push(&mut tail, id);
+        }
+        assert_eq!(page(&mut tail, 3).unwrap(), "4;5;");
+        push(&mut tail, 7);
+        assert_eq!(page(&mut tail, 3), None);
+        assert_eq!(page(&mut tail, 6).unwrap(), "7;");
+        push(&mut tail, 8);
+        assert_eq!(page(&mut tail, 6).unwrap(), "7;8;");
+        assert_eq!(tail.bytes, 4);
     }
 }

@@ -46,7 +46,7 @@ impl<Q: Sql> SqliteEventStore<Q> {
         Ok(outcomes)
     }
 
-    fn insert(
+    pub(super) fn insert(
         &self,
         log: &mut Log<Q::Bytes>,
         batch: &[EventRef<'_>],
@@ -76,7 +76,7 @@ impl<Q: Sql> SqliteEventStore<Q> {
         log.ends = Some(self.bounded(ends));
         if self.remove_rows(log).is_err() {
             // The events are stored; the next append removes what is too old.
-            *log = Log::default();
+            log.forget();
         }
         Ok(encoded.outcomes)
     }
@@ -147,7 +147,7 @@ impl<Q: Sql> SqliteEventStore<Q> {
         ends: &Ends,
         statements: &mut Vec<Statement<Q::Bytes>>,
     ) -> Result<(), SqliteError<Q::Error>> {
-        let is_watched = self.viewers() > 0;
+        let is_watched = log.is_watched();
         for rows in statements_of(&encoded.rows) {
             let (Some(first), Some(last)) = (rows.first(), rows.last()) else {
                 continue;

@@ -80,7 +80,7 @@ impl<Q: Sql> SqliteEventStore<Q> {
             ];
             statements.extend(ends.has_digest.then(removed));
             self.sql.run_all(&statements)?;
-            *log = Log::default();
+            log.forget();
             Ok(())
         })?;
         self.bell.ring();

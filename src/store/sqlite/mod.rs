@@ -49,7 +49,6 @@ pub struct SqliteEventStore<Q: Sql> {
     sql: Q,
     bell: Bell,
     log: Arc<Mutex<Log<Q::Bytes>>>,
-    audience: Mutex<Weak<Audience<Q::Bytes>>>,
     retention: Retention,
     /// Whether the keys of events that pass the retention are remembered.
     keeps_keys: bool,
@@ -69,6 +68,11 @@ struct Log<B> {
     /// after that.
     keys: Option<KnownKeys>,
     tail: Tail<B>,
+    audience: Weak<Audience<B>>,
+    /// The values of [`Audience`] that are there: more than one only while the last reader leaves and another comes.
+    /// Not forgotten with the rest. Decides what `tail` gets: unlike the handles of `audience`, it changes only under
+    /// the lock, so that an append and those who come and go agree on it.
+    audiences: usize,
 }
 
 impl<B> Default for Log<B> {
@@ -77,7 +81,25 @@ impl<B> Default for Log<B> {
             ends: None,
             keys: None,
             tail: Tail::default(),
+            audience: Weak::new(),
+            audiences: 0,
         }
+    }
+}
+
+impl<B> Log<B> {
+    /// Forgets what SQLite has.
+    fn forget(&mut self) {
+        (self.ends, self.keys, self.tail) = (None, None, Tail::default());
+    }
+
+    fn is_watched(&self) -> bool {
+        self.audiences > 0
+    }
+
+    /// Returns about how many readers there are.
+    fn viewers(&self) -> usize {
+        self.audience.strong_count()
     }
 }
 
@@ -90,7 +112,11 @@ impl<B: FrameBytes> Watched for Audience<B> {}
 /// Frees the frames when the last reader has left.
 impl<B> Drop for Audience<B> {
     fn drop(&mut self) {
-        lock(&self.0).tail = Tail::default();
+        let mut log = lock(&self.0);
+        log.audiences -= 1;
+        if !log.is_watched() {
+            log.tail = Tail::default();
+        }
     }
 }
 
@@ -99,7 +125,7 @@ struct Lent<'a, B>(&'a mut Log<B>);
 
 impl<B> Drop for Lent<'_, B> {
     fn drop(&mut self) {
-        *self.0 = Log::default();
+        self.0.forget();
     }
 }
 
@@ -110,7 +136,6 @@ impl<Q: Sql> SqliteEventStore<Q> {
             sql,
             bell: Bell::new(),
             log: Arc::default(),
-            audience: Mutex::default(),
             retention: Retention::for_ever(),
             keeps_keys: false,
         }
@@ -190,7 +215,7 @@ impl<Q: Sql> SqliteEventStore<Q> {
     /// Forgets what the store remembers, for when the database was emptied without it. Open streams
     /// look again, find nothing, and their clients are reset.
     pub fn forget(&self) {
-        *lock(&*self.log) = Log::default();
+        lock(&*self.log).forget();
         self.bell.ring();
     }
 
@@ -213,8 +238,14 @@ impl<Q: Sql> SqliteEventStore<Q> {
         self.with_log(|log| self.ends(log))
     }
 
-    fn viewers(&self) -> usize {
-        lock(&self.audience).strong_count()
+    /// Returns the readers of a log that is locked.
+    fn audience(&self, log: &mut Log<Q::Bytes>) -> Arc<Audience<Q::Bytes>> {
+        log.audience.upgrade().unwrap_or_else(|| {
+            let audience = Arc::new(Audience(Arc::clone(&self.log)));
+            log.audience = Arc::downgrade(&audience);
+            log.audiences += 1;
+            audience
+        })
     }
 }
 
@@ -256,12 +287,7 @@ impl<Q: Sql> EventStore for SqliteEventStore<Q> {
     }
 
     fn watch(&self) -> Watch {
-        let mut watched = lock(&self.audience);
-        let audience = watched.upgrade().unwrap_or_else(|| {
-            let audience = Arc::new(Audience(Arc::clone(&self.log)));
-            *watched = Arc::downgrade(&audience);
-            audience
-        });
+        let audience = self.audience(&mut lock(&*self.log));
         Watch::new(audience)
     }
 }
@@ -275,5 +301,54 @@ impl<Q: Sql> FrameStore for SqliteEventStore<Q> {
         limit: PageLimit,
     ) -> Result<FramePage<Q::Bytes>, Self::Error> {
         self.with_log(|log| self.page_of_frames(log, after, limit))
+    }
+}
+
+#[cfg(all(test, feature = "rusqlite", not(target_family = "wasm")))]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    /// The last viewer leaves on one thread, and waits for the log; on others an event is appended,
+    /// a viewer comes, and another event is appended.
+    #[test]
+    fn a_viewer_that_comes_while_the_last_one_leaves_misses_nothing() {
+        let name = format!("ssetarget-leaving-{}.sqlite", std::process::id());
+        let file = std::env::temp_dir().join(name);
+        let store = SqliteEventStore::open(&file).unwrap();
+        let event = |id: u64| NewEvent::new("event", id.to_string()).unwrap();
+        let last = store.watch();
+        for id in 1..=5 {
+            store.append_now(&[EventRef::from(&event(id))], 0).unwrap();
+        }
+        let append = |log: &mut _, id: u64| {
+            let event = event(id);
+            store.insert(log, &[EventRef::from(&event)], 0, Vec::new())
+        };
+        let page = thread::scope(|scope| {
+            let mut log = lock(&store.log);
+            scope.spawn(move || drop(last));
+            while log.viewers() > 0 {
+                thread::yield_now();
+            }
+            append(&mut log, 6).unwrap();
+            let coming = store.audience(&mut log);
+            append(&mut log, 7).unwrap();
+            let page = store.page_of_frames(&mut log, EventId::new(4), PageLimit::default());
+            // Those who leave take the lock.
+            drop(log);
+            drop(coming);
+            page
+        });
+        let frames = page.unwrap().events.unwrap();
+        let text = String::from_utf8(frames.bytes.to_vec()).unwrap();
+        let data: Vec<_> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("data: "))
+            .collect();
+        assert_eq!(data, ["5", "6", "7"]);
+        drop(store);
+        std::fs::remove_file(file).unwrap();
     }
 }

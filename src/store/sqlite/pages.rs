@@ -58,8 +58,7 @@ impl<Q: Sql> SqliteEventStore<Q> {
         let Some(after) = ends.start(after) else {
             return Ok(ends.page(None));
         };
-        let viewers = self.viewers();
-        let limit = frame_limit(limit, viewers);
+        let limit = frame_limit(limit, log.viewers());
         if let Some(frames) = log.tail.page(after, limit) {
             return Ok(ends.page(Some(frames)));
         }
@@ -86,7 +85,7 @@ impl<Q: Sql> SqliteEventStore<Q> {
             }
             frames.bytes = Q::Bytes::from_slice(&bytes);
         }
-        if viewers > 0 {
+        if log.is_watched() {
             log.tail.remember(after, limit, &frames);
         }
         Ok(ends.page(Some(frames)))
