@@ -894,6 +894,55 @@ fn the_digest_of_a_long_log_has_exactly_its_keys() {
     assert!(digests > 100, "few rounds had a digest: {digests}");
 }
 
+/// Their numbers take more than their frames.
+#[test]
+fn a_batch_of_very_many_small_events_is_stored() {
+    const EVENTS: u64 = 70_000;
+    let store = SqliteEventStore::new(Database::in_memory());
+    let batch = (0..EVENTS).map(|_| NewEvent::new("t", "").unwrap());
+    let outcomes = block_on(store.append(batch.collect())).unwrap();
+    assert_eq!(
+        outcomes.last(),
+        Some(&Appended::Stored(EventId::new(EVENTS).unwrap()))
+    );
+    let page = block_on(store.read(EventId::new(EVENTS - 2), PageLimit::default())).unwrap();
+    assert_eq!(page.events.len(), 2);
+}
+
+/// However many numbers the keys of one name have, and however far apart they are, each row of the
+/// digest is small.
+#[test]
+fn the_digest_of_a_name_with_scattered_numbers_fits_into_its_rows() {
+    const EVENTS: u64 = 140_000;
+    let database = Database::in_memory();
+    let key = |n: u64| format!("order:{}", 2_000_000_000 + n * 3);
+    let events = |numbers: std::ops::Range<u64>| numbers.map(|n| event(&key(n), "{}")).collect();
+    let store = SqliteEventStore::new(database.clone());
+    for first in (0..EVENTS).step_by(20_000) {
+        block_on(store.append(events(first..first + 20_000))).unwrap();
+    }
+    // A log of a version that has no digests.
+    for drop_it in [true, false] {
+        if drop_it {
+            database.exec("DROP TABLE event_keys", &[]).unwrap();
+        }
+        let store = SqliteEventStore::new(database.clone());
+        let outcomes = block_on(store.append(events(0..2_000))).unwrap();
+        assert!(
+            outcomes
+                .iter()
+                .all(|outcome| *outcome == Appended::Duplicate)
+        );
+        let one = block_on(store.append(vec![event(&format!("one:{drop_it}"), "{}")])).unwrap();
+        assert!(matches!(one[..], [Appended::Stored(_)]));
+    }
+    let rows = "SELECT count(*) > 100, max(length(keys)) < 10000 FROM event_keys";
+    let rows = database.exec(rows, &[]).unwrap();
+    assert_eq!(rows, [[SqlValue::Integer(1), SqlValue::Integer(1)]]);
+    let keys = SqliteEventStore::new(database).keys("order:").unwrap();
+    assert_eq!(keys.len() as u64, EVENTS);
+}
+
 #[test]
 fn keys_are_listed_by_prefix() {
     block_on(async {

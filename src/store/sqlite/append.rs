@@ -219,13 +219,16 @@ const ROW: usize = 1_980_000;
 fn statements_of<'a, 'b>(rows: &'b [Row<'a>]) -> impl Iterator<Item = &'b [Row<'a>]> {
     let mut rest = rows;
     std::iter::from_fn(move || {
-        let (mut frames, mut names, mut is_whole) = (0, 0, true);
+        let (mut frames, mut names, mut numbers, mut is_whole) = (0, 0, 0, true);
         let fits = |row: &&Row<'_>| {
             let first = frames == 0;
             frames += row.frame.len();
             names += row.names_length();
+            // The smallest frames are shorter.
+            numbers += NUMBERS;
             // A row that has only the head of its frame goes alone.
-            let fits = is_whole && frames <= VALUE && names <= VALUE && !row.is_head_only();
+            let is_bounded = frames.max(names).max(numbers) <= VALUE;
+            let fits = is_whole && is_bounded && !row.is_head_only();
             is_whole = !row.is_head_only();
             first || fits
         };
@@ -252,6 +255,9 @@ const INSERT_ROWS: &str = "INSERT INTO events (id, time, frame, writer, size, te
      iif(type = 'array', value ->> 0, atom), \
      iif(type = 'array', value ->> 1, NULL) \
      FROM json_each(?5)";
+
+/// How many digits [`INSERT_ROWS`] has for each row.
+const NUMBERS: usize = 38;
 
 /// The parameters that a batch has once.
 type Common<B> = [SqlValue<B>; 4];
@@ -315,7 +321,7 @@ fn params_of_rows<B: FrameBytes>(
 ) -> Result<[SqlValue<B>; 6], serde_json::Error> {
     let names: Vec<_> = rows.iter().map(Row::names).collect();
     let begin = rows.first().map_or(0, |row| row.frame.start);
-    let mut numbers = Vec::with_capacity(38 * rows.len());
+    let mut numbers = Vec::with_capacity(NUMBERS * rows.len());
     for row in rows {
         row.push_numbers(begin, &mut numbers);
     }

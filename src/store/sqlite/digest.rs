@@ -16,7 +16,7 @@ use crate::event::EventId;
 /// How many events come between two digests.
 const EVERY: u64 = 512;
 
-/// About the most bytes that a row has.
+/// About the most bytes that a row has: what takes it beyond is its last.
 const ROW: usize = 8 * 1024;
 
 /// How many rows are read at a time.
@@ -94,11 +94,18 @@ impl KnownKeys {
         let numbered = std::mem::take(&mut self.numbered);
         let row = self.row;
         for (name, ranges) in numbered.iter() {
-            if self.row_text.len() > ROW {
-                statements.push(self.full_row());
-            }
-            push(name, &mut self.row_text);
+            let mut is_named = false;
             for (first, last) in ranges.iter() {
+                // The ranges of one name may be more than a row can have. The next row names it again.
+                if self.row_text.len() > ROW {
+                    if std::mem::take(&mut is_named) {
+                        self.row_text.push(';');
+                    }
+                    statements.push(self.full_row());
+                }
+                if !std::mem::replace(&mut is_named, true) {
+                    push(name, &mut self.row_text);
+                }
                 // Writing to a string cannot fail.
                 let _ = write!(self.row_text, "{first}-{last},");
             }
@@ -134,7 +141,7 @@ fn push(key: &str, text: &mut String) {
     let _ = write!(text, "{}:{key}", key.len());
 }
 
-/// Reads the keys of a row. Returns `None` for what is no such text.
+/// Adds the keys of a row, which may have further numbers of a name. Returns `None` for what is no such text.
 fn read(mut text: &str, keys: &mut Keys) -> Option<()> {
     while !text.is_empty() {
         let (length, rest) = text.split_once(':')?;
