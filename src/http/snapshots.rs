@@ -60,11 +60,36 @@ struct Logs {
     now: u64,
 }
 
+type Cache = Arc<futures_util::lock::Mutex<SnapshotCache>>;
+
 #[derive(Debug, Default)]
 struct Log {
-    cache: Arc<futures_util::lock::Mutex<SnapshotCache>>,
+    cache: Cache,
     used: u64,
+    /// The number of requests that use it now.
+    users: usize,
+    /// What it keeps; 0 until that is counted.
     bytes: usize,
+}
+
+/// A request's use of a log's cache. When it ends, also by an error or because the client has gone, what was read is
+/// counted, and a log of which nothing was read is removed: such logs would pile up.
+struct Used<'a> {
+    cache: Cache,
+    id: &'a str,
+    snapshots: &'a Snapshots,
+}
+
+impl Drop for Used<'_> {
+    fn drop(&mut self) {
+        // If another request has the lock, that one counts.
+        let bytes = self.cache.try_lock().map_or(0, |cache| cache.weight());
+        let mut logs = lock(&self.snapshots.logs);
+        logs.leave(self.id, &self.cache, bytes > 0);
+        if bytes > 0 {
+            logs.keep(self.id, bytes, self.snapshots.max_bytes);
+        }
+    }
 }
 
 impl Snapshots {
@@ -158,14 +183,23 @@ impl Snapshots {
         target: &SseTarget<(), S>,
         request: SnapshotRequest<'_>,
     ) -> Result<SnapshotAnswer, S::Error> {
-        let cache = lock(&self.logs).cache(request.id);
+        let used = self.cache(request.id);
         let (answer, bytes) = {
-            let mut cache = cache.lock().await;
+            let mut cache = used.cache.lock().await;
             let answer = cache.answer(target.store(), request).await?;
             (answer, cache.weight())
         };
         lock(&self.logs).keep(request.id, bytes, self.max_bytes);
         Ok(answer)
+    }
+
+    /// Returns the cache of a log, which is then the one that was used last.
+    fn cache<'a>(&'a self, id: &'a str) -> Used<'a> {
+        Used {
+            cache: lock(&self.logs).cache(id),
+            id,
+            snapshots: self,
+        }
     }
 
     fn response<E>(
@@ -210,7 +244,7 @@ impl Snapshots {
 
 impl Logs {
     /// Returns the cache of a log, which is then the one that was used last.
-    fn cache(&mut self, id: &str) -> Arc<futures_util::lock::Mutex<SnapshotCache>> {
+    fn cache(&mut self, id: &str) -> Cache {
         self.now += 1;
         if !self.by_id.contains_key(id) {
             self.by_id.insert(id.to_owned(), Log::default());
@@ -218,8 +252,23 @@ impl Logs {
         let now = self.now;
         self.by_id.get_mut(id).map_or_else(Arc::default, |log| {
             log.used = now;
+            log.users += 1;
             Arc::clone(&log.cache)
         })
+    }
+
+    /// Undoes [`cache`](Self::cache). Removes a log that keeps nothing, unless another request uses it.
+    fn leave(&mut self, id: &str, cache: &Cache, keeps: bool) {
+        let Some(log) = self.by_id.get_mut(id) else {
+            return;
+        };
+        // The log may have been dropped, and have come again.
+        if Arc::ptr_eq(&log.cache, cache) {
+            log.users -= 1;
+            if log.users == 0 && log.bytes == 0 && !keeps {
+                self.by_id.remove(id);
+            }
+        }
     }
 
     /// Notes what a log keeps, and drops the logs that were not used for longest until all fit.
@@ -247,5 +296,81 @@ impl<E> SseBody<E> {
         Self {
             content: super::body::Content::Text(Some(bytes)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+    use std::time::SystemTime;
+
+    use futures_executor::block_on;
+
+    use super::*;
+    use crate::event::{EventId, NewEvent};
+    use crate::store::{Appended, MemoryEventStore, Page, PageLimit};
+
+    /// A log that fails, or does not answer.
+    struct Broken {
+        answers: bool,
+    }
+
+    impl EventStore for Broken {
+        type Error = std::fmt::Error;
+
+        async fn append(&self, _: Vec<NewEvent>) -> Result<Vec<Appended>, Self::Error> {
+            Err(std::fmt::Error)
+        }
+
+        async fn read(&self, _: Option<EventId>, _: PageLimit) -> Result<Page, Self::Error> {
+            match self.answers {
+                true => Err(std::fmt::Error),
+                false => std::future::pending().await,
+            }
+        }
+
+        async fn changed(&self, _: Option<EventId>) -> Result<(), Self::Error> {
+            Err(std::fmt::Error)
+        }
+
+        async fn before(&self, _: SystemTime) -> Result<Option<EventId>, Self::Error> {
+            Err(std::fmt::Error)
+        }
+    }
+
+    #[test]
+    fn a_log_of_which_nothing_was_read_leaves_nothing() {
+        let snapshots = Snapshots::new(&Sse::with_sleep(|_| std::future::pending()));
+        let request = Request::get("/").body(()).unwrap();
+        let mut context = Context::from_waker(Waker::noop());
+        for id in 0..1_000 {
+            let id = id.to_string();
+            let target = |answers| SseTarget::<NewEvent, _>::new(Broken { answers });
+            let response = block_on(snapshots.respond(&target(true), &id, &request));
+            assert_eq!(response.status(), 503);
+            // The clients of these go before the log answers.
+            let target = target(false);
+            let mut first = pin!(snapshots.respond(&target, &id, &request));
+            let mut waits = pin!(snapshots.respond(&target, &id, &request));
+            assert!(first.as_mut().poll(&mut context).is_pending());
+            assert!(waits.as_mut().poll(&mut context).is_pending());
+            assert_eq!(lock(&snapshots.logs).by_id.len(), 1);
+        }
+        assert_eq!(lock(&snapshots.logs).by_id.len(), 0);
+
+        // What was read stays, also if the next request fails.
+        let target = SseTarget::<NewEvent, _>::new(MemoryEventStore::new());
+        let event = NewEvent::new("note", "hello").unwrap();
+        block_on(target.dispatch_encoded(vec![event])).unwrap();
+        let response = block_on(snapshots.respond(&target, "1", &request));
+        assert_eq!(response.status(), 200);
+        let bytes = lock(&snapshots.logs).bytes;
+        assert!(bytes > 0);
+        let broken = SseTarget::<NewEvent, _>::new(Broken { answers: true });
+        let response = block_on(snapshots.respond(&broken, "1", &request));
+        assert_eq!(response.status(), 503);
+        let logs = lock(&snapshots.logs);
+        assert_eq!((logs.by_id.len(), logs.bytes), (1, bytes));
     }
 }
