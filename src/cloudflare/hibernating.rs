@@ -208,8 +208,9 @@ impl Sweep {
 
 /// The most bytes that a Worker's isolate holds for all viewers whose responses it has. It has 128 MB for everything.
 const MOST_BYTES: usize = 32 << 20;
-/// The most bytes that it holds for one viewer: more than the credit and two of the largest events.
-const MOST_BYTES_OF_ONE: usize = 8 << 20;
+/// The most bytes that it holds for one viewer: more than the credit and two of the largest events, of which one is
+/// being written and the other came meanwhile. An event of 1 MiB of line breaks is 7 MiB on the wire.
+const MOST_BYTES_OF_ONE: usize = 16 << 20;
 
 /// The bytes that an isolate holds because viewers have not taken them yet.
 #[derive(Debug, Default)]
@@ -287,6 +288,9 @@ impl Budget {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cloudflare::credit::CREDIT;
+    use crate::event::{EventId, NewEvent};
+    use crate::wire;
 
     /// A socket, and its owner.
     #[derive(Clone, Copy, Debug, PartialEq)]
@@ -402,6 +406,19 @@ mod tests {
             budget.leave(viewer);
         }
         assert_eq!(budget.bytes, 1 + 2 * PIECE);
+    }
+
+    #[test]
+    fn a_viewer_may_hold_two_of_the_largest_events() {
+        let mut frame = Vec::new();
+        let data = "\n".repeat(NewEvent::MAX_SIZE - 1);
+        wire::encode_numbered(EventId::new(EventId::MAX).unwrap(), "e", &data, &mut frame);
+        assert!(frame.len() > 7_000_000);
+        let mut budget = Budget::default();
+        let viewer = budget.enter();
+        for came in [CREDIT as usize, frame.len(), frame.len()] {
+            assert!(budget.queued(viewer, came).is_empty());
+        }
     }
 
     #[test]

@@ -28,7 +28,7 @@ use crate::wire;
 /// is not closed.
 ///
 /// While somebody has a [`Subscription`](crate::delivery::Subscription), the newest events are there as the bytes of
-/// the wire, too, which all viewers share: at most 2 MiB in all, or one larger event.
+/// the wire, too, which all viewers share: at most 2 MiB in all, or the newest batch if that is larger, which is kept as a whole.
 ///
 /// ```
 /// # use std::time::Duration;

@@ -50,11 +50,11 @@ impl Retention {
         self
     }
 
-    /// Returns the number of events, at least 1.
     pub(crate) fn is_for_ever(&self) -> bool {
         *self == Self::for_ever()
     }
 
+    /// Returns the number of events, at least 1.
     pub(crate) fn most(&self) -> usize {
         self.events.map_or(usize::MAX, |events| events.max(1))
     }
