@@ -8,6 +8,10 @@
 #![cfg(all(test, shuttle))]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
+#[path = "../../support/sql.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod sql;
+
 use std::collections::HashSet;
 use std::convert::Infallible;
 use std::pin::pin;
@@ -17,12 +21,14 @@ use std::time::SystemTime;
 
 use futures_util::StreamExt;
 use shuttle::future::block_on;
-use shuttle::thread;
+use shuttle::scheduler::{PctScheduler, RandomScheduler};
+use shuttle::{Config, Runner, thread};
+use sql::Database;
 use ssetarget::store::Bell;
 use ssetarget::tracer::{Span, Tracer};
 use ssetarget::{
     Appended, Batch, Cursor, EventId, EventStore, MemoryEventStore, NewEvent, NullEventStore, Page,
-    PageLimit, SseTarget, Stored, StoredEvent,
+    PageLimit, SqliteEventStore, SseTarget, Stored, StoredEvent,
 };
 
 type Target = SseTarget<NewEvent, MemoryEventStore>;
@@ -215,6 +221,32 @@ fn a_viewer_that_falls_behind_gets_a_reset() {
     assert!(RESETS.swap(0, Ordering::Relaxed) > 0, "it never happened");
 }
 
+/// The last viewer leaves, and another comes, while events are appended. It reads the bytes of the wire, which stores
+/// keep for their viewers.
+#[test]
+fn a_viewer_that_comes_while_the_last_one_leaves_misses_nothing() {
+    fn check<S: EventStore + 'static>(store: S) {
+        let target: SseTarget<NewEvent, S> = SseTarget::new(store);
+        let last = target.store().watch();
+        for data in ["a", "b"] {
+            append(&target, &[data.to_owned()]);
+        }
+        let leaving = thread::spawn(move || drop(last));
+        let coming = {
+            let target = target.clone();
+            thread::spawn(move || block_on(follow_bytes(target.store(), 1)))
+        };
+        for data in ["c", "d"] {
+            append(&target, &[data.to_owned()]);
+        }
+        end(&target);
+        leaving.join().unwrap();
+        assert_eq!(coming.join().unwrap(), [2, 3, 4, 5]);
+    }
+    explore(|| check(MemoryEventStore::new()));
+    explore(|| check(SqliteEventStore::new(Database::in_memory())));
+}
+
 /// A fold during appends gives a state that is true at its cursor, and all later events come after it.
 #[test]
 fn a_fold_and_what_follows_it_are_the_whole_log() {
@@ -396,9 +428,33 @@ impl EventStore for Belled {
 
 /// Random schedules find frequent errors, PCT finds those that need few but exact switches.
 fn explore(test: impl Fn() + Send + Sync + Copy + 'static) {
-    shuttle::check_random(test, RANDOM);
+    // SQLite needs more than the default.
+    let mut config = Config::new();
+    config.stack_size = 1 << 18;
+    Runner::new(RandomScheduler::new(RANDOM), config.clone()).run(test);
     for depth in 2..=4 {
-        shuttle::check_pct(test, PCT, depth);
+        Runner::new(PctScheduler::new(depth, PCT), config.clone()).run(test);
+    }
+}
+
+/// Returns the ids of the events after this one, up to the end of the log.
+async fn follow_bytes<S: EventStore>(store: &S, after: u64) -> Vec<u64> {
+    let _watch = store.watch();
+    let mut after = EventId::new(after);
+    let mut seen = Vec::new();
+    loop {
+        let page = store.read_encoded(after, PageLimit::default()).await;
+        let page = page.unwrap();
+        if let Some(frames) = page.events {
+            let text = str::from_utf8(&frames.bytes).unwrap();
+            let ids = text.lines().filter_map(|line| line.strip_prefix("id: "));
+            seen.extend(ids.map(|id| id.parse::<u64>().unwrap()));
+            after = Some(frames.last);
+        }
+        if page.closed && after == page.head {
+            return seen;
+        }
+        store.changed(after).await.unwrap();
     }
 }
 
