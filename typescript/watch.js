@@ -27,6 +27,8 @@ const MAX_DEPTH = 32;
 const TERMINATED = "the instance was terminated";
 /** Statuses that are worth another try. */
 const PASSING = [408, 425, 429];
+/** Statuses of servers without a snapshot. Whether there is such a run at all, its stream tells. */
+const NO_SNAPSHOT = [400, 404, 405, 406, 410, 415, 501, 507];
 
 /** The reason why following a run stopped before its end. */
 export class WatchError extends Error {
@@ -331,7 +333,9 @@ class Link {
   /** Waits before the next attempt, or gives up. */
   async later(reason, atLeast = 0) {
     const longest = Math.max(LONGEST_DELAY_MS, this.firstDelay);
-    const delay = Math.min(longest, this.firstDelay * 2 ** Math.min(this.failures, 16));
+    // A server may want its clients back at once, but not one after the other while it is down.
+    const least = this.failures === 0 ? 0 : FIRST_DELAY_MS / 2;
+    const delay = Math.min(longest, Math.max(this.firstDelay, least) * 2 ** Math.min(this.failures, 16));
     const wait = Math.max(Math.min(atLeast, LONGEST_ASKED_MS), delay * (0.5 + Math.random() / 2));
     this.failures += 1;
     const { giveUpAfter = Infinity } = this.options;
@@ -453,7 +457,7 @@ async function loadSnapshot(link) {
         const text = await response.text();
         link.since = Date.now();
         return readSnapshot(text);
-      } else if ([400, 405, 406, 415, 501, 507].includes(response.status)) return undefined;
+      } else if (NO_SNAPSHOT.includes(response.status)) return undefined;
       else await link.refused(response);
     } catch (error) {
       if (error instanceof WatchError) throw error;
@@ -495,8 +499,7 @@ async function* byFetch(link) {
         await link.refused(response);
         continue;
       }
-      const type = response.headers.get("content-type") ?? "";
-      if (!/^text\/event-stream\s*(;|$)/i.test(type)) throw new WatchError("notEvents", `the server answers with ${type.slice(0, 100) || "no type"}`);
+      mustBeEvents(response);
       link.since = Date.now();
       link.say("live");
       const parser = new EventParser(link.lastEventId);
@@ -534,6 +537,13 @@ async function* byFetch(link) {
   if (!link.isStopped) link.say("ended");
 }
 
+/** Throws for an answer that is no stream, such as a page to log in that the server redirects to. */
+function mustBeEvents({ headers, redirected }) {
+  const type = headers.get("content-type") ?? "";
+  if (/^text\/event-stream\s*(;|$)/i.test(type)) return;
+  throw new WatchError("notEvents", `the server ${redirected ? "redirects, and then " : ""}answers with ${type.slice(0, 100) || "no type"}`);
+}
+
 async function* byEventSource(link) {
   const EventSource = link.options.EventSource ?? globalThis.EventSource;
   if (!EventSource) throw new TypeError("there is no EventSource here: use the transport `fetch`, or give one as an option");
@@ -545,25 +555,52 @@ async function* byEventSource(link) {
     let queue = [];
     let hasFailed = false;
     let mustRenew = false;
+    let isOpen = false;
+    let isLate = false;
+    let reason = "the server does not answer";
     let wake = () => {};
+    /** Stops waiting for the server after this time; without one, waits. */
+    let timer;
+    const limit = (milliseconds = Infinity) => {
+      clearTimeout(timer);
+      isLate = false;
+      const expire = () => {
+        isLate = true;
+        wake();
+      };
+      if (milliseconds < 2 ** 31) timer = setTimeout(expire, milliseconds);
+    };
+    // An EventSource reconnects by itself, for ever.
+    const limitTries = () => limit((link.options.giveUpAfter ?? Infinity) + link.since - Date.now());
     const receive = ({ type, data, lastEventId }) => {
       const id = type === "reset" || type === "expired" || lastEventId === "" ? null : lastEventId;
       if (id !== null) link.lastEventId = id;
       link.succeeded();
       if (type === "expired") mustRenew = true;
       queue.push(link.take(type, data, id));
+      limit(link.hasEnded ? AFTER_THE_END_MS : undefined);
       wake();
     };
     for (const type of types) source.addEventListener(type, receive);
-    source.addEventListener("open", () => link.say("live"));
+    source.addEventListener("open", () => {
+      isOpen = true;
+      limit();
+      link.say("live");
+    });
     source.addEventListener("error", () => {
+      // Nobody is told of comments: an open connection counts as one that was not silent.
+      if (isOpen) link.since = Date.now();
+      reason = isOpen ? "the connection was cut" : "the server cannot be reached";
+      isOpen = false;
       if (source.readyState === 2 || link.hasEnded) {
         hasFailed = true;
         wake();
       } else {
-        link.say("waiting", "the connection was cut");
+        limitTries();
+        link.say("waiting", reason);
       }
     });
+    limitTries();
     const stop = () => wake();
     link.signal?.addEventListener("abort", stop);
     try {
@@ -572,11 +609,13 @@ async function* byEventSource(link) {
           const events = queue;
           queue = [];
           yield events;
-        } else if (hasFailed || mustRenew) break;
+        } else if (hasFailed || mustRenew || (isLate && link.hasEnded)) break;
+        else if (isLate) throw new WatchError("gaveUp", reason);
         else await new Promise((resolve) => (wake = resolve));
       }
     } finally {
       link.signal?.removeEventListener("abort", stop);
+      clearTimeout(timer);
       source.close();
     }
     if (link.isStopped) return;
@@ -592,8 +631,11 @@ async function* byEventSource(link) {
       if (link.isStopped) return;
       if (typeof response === "string") await link.later(response);
       else if (response.status === 204) break;
-      else if (response.status === 200) await link.later("the connection was cut");
-      else await link.refused(response);
+      else if (response.status === 200) {
+        // The answer to `HEAD` may have no type.
+        if (response.headers.has("content-type")) mustBeEvents(response);
+        await link.later("the connection was cut");
+      } else await link.refused(response);
     } finally {
       control.release();
     }

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import http from "node:http";
-import { after, describe, test } from "node:test";
+import { after, describe, mock, test } from "node:test";
 import { gzipSync } from "node:zlib";
 import { EventSource } from "eventsource";
 import { Run } from "../../src/page/element/model.js";
@@ -327,6 +327,27 @@ for (const options of [{}, { transport: "eventsource", EventSource }]) {
       await assert.rejects(all(watch(url, { ...options, renew: () => Promise.reject(new Error("logged out")) })), ({ kind, cause }) => kind === "notAllowed" && cause.message === "logged out");
     });
 
+    test("a page in place of the stream is an error, also if the server redirects to it", { timeout: 60_000 }, async () => {
+      const page = status(200, { "content-type": "text/html" });
+      const { url } = await scripted(page);
+      await assert.rejects(all(watch(url, { ...FAST, ...options })), { kind: "notEvents", message: "the server answers with text/html" });
+      const login = (response, request) => (request.url === "/login" ? page(response) : status(302, { location: "/login" })(response));
+      const { url: closed } = await scripted(login);
+      await assert.rejects(all(watch(closed, { ...FAST, ...options })), { kind: "notEvents", message: "the server redirects, and then answers with text/html" });
+    });
+
+    test("it gives up if asked to: if the server is down, and if it does not answer", { timeout: 60_000 }, async () => {
+      for (const answer of [(response) => response.destroy(), ...(options.transport ? [() => {}] : [])]) {
+        const { url } = await scripted(answer);
+        await assert.rejects(all(watch(url, { ...options, giveUpAfter: 300 })), { kind: "gaveUp" });
+      }
+    });
+
+    test("a stream that stays open after the end of the run does not keep its viewer", { timeout: 60_000 }, async () => {
+      const { url } = await scripted((response) => response.writeHead(200, STREAM).write(text([END])));
+      assert.equal((await all(watch(url, options))).length, 1);
+    });
+
     test("a signal stops it at any time, without an error, and leaves no connection", async () => {
       let closed = 0;
       const open = (response) => {
@@ -386,23 +407,86 @@ test("a permission that runs out at once is not renewed again and again", async 
   assert.ok(asked <= 8, `${asked}`);
 });
 
-test("a silent connection counts as cut, and other answers than streams are refused", async () => {
+test("a silent connection counts as cut", async () => {
   const silent = (response) => response.writeHead(200, STREAM).write("retry: 1\n");
   const { url, requests } = await scripted(silent, none);
   assert.deepEqual(await all(watch(url, { silence: 1000 })), []);
   assert.equal(requests.length, 2);
-  const page = await scripted(status(200, { "content-type": "text/html" }));
-  await assert.rejects(all(watch(page.url)), { kind: "notEvents" });
 });
 
-test("a stream that stays open after the end of the run does not keep its viewer", { timeout: 120_000 }, async () => {
-  const { url } = await scripted((response) => response.writeHead(200, STREAM).write(text([END])));
-  assert.equal((await all(watch(url))).length, 1);
+test("a server that is down is not asked again and again, even if it wants its clients back at once", async () => {
+  mock.timers.enable({ apis: ["setTimeout", "Date"] });
+  const { random } = Math;
+  Math.random = () => 1;
+  try {
+    let requests = 0;
+    const fetch = async () => {
+      requests += 1;
+      if (requests === 1) return new Response("retry: 0\n\n", { headers: STREAM });
+      throw new Error("down");
+    };
+    const control = new AbortController();
+    const reading = all(watch("http://localhost/o-1/sse", { fetch, signal: control.signal }));
+    const at = [];
+    for (let second = 0; second <= 100; second += 0.5) {
+      for (let turns = 0; turns < 20; turns += 1) await new Promise((resolve) => setImmediate(resolve));
+      while (at.length < requests) at.push(second);
+      mock.timers.tick(500);
+    }
+    control.abort();
+    await reading;
+    // The stream; at once; then after 1, 2, 4, 8, 16, 30 and 30 seconds.
+    assert.deepEqual(at.map(Math.floor), [0, 0, 1, 3, 7, 15, 31, 61, 91]);
+  } finally {
+    Math.random = random;
+    mock.timers.reset();
+  }
 });
 
-test("it gives up if asked to", async () => {
-  const { url } = await scripted((response) => response.destroy());
-  await assert.rejects(all(watch(url, { giveUpAfter: 300 })), { kind: "gaveUp" });
+test("an EventSource counts as silent from when its connection is cut, not from its last event", async () => {
+  mock.timers.enable({ apis: ["setTimeout", "Date"] });
+  try {
+    let source;
+    class Quiet extends EventTarget {
+      readyState = 0;
+      constructor() {
+        super();
+        source = this;
+      }
+      becomes(readyState, type) {
+        this.readyState = readyState;
+        this.dispatchEvent(new Event(type));
+      }
+      close() {
+        this.readyState = 2;
+      }
+    }
+    const states = [];
+    const reading = all(watch("http://localhost/o-1/sse", { transport: "eventsource", EventSource: Quiet, giveUpAfter: 60_000, onState: (state, reason) => states.push(`${state} ${reason}`.trim()) }));
+    const outcome = reading.catch(({ kind, message }) => states.push(`${kind} ${message}`));
+    const passes = async (milliseconds) => {
+      mock.timers.tick(milliseconds);
+      await new Promise((resolve) => setImmediate(resolve));
+    };
+    source.becomes(1, "open");
+    await passes(600_000);
+    source.becomes(0, "error");
+    await passes(59_999);
+    source.becomes(1, "open");
+    await passes(600_000);
+    source.becomes(0, "error");
+    await passes(30_000);
+    source.becomes(0, "error");
+    await passes(29_999);
+    const cut = ["live", "waiting the connection was cut"];
+    assert.deepEqual(states, ["connecting", ...cut, ...cut, "waiting the server cannot be reached"]);
+    await passes(1);
+    await outcome;
+    assert.equal(states.at(-1), "gaveUp the server cannot be reached");
+    assert.equal(source.readyState, 2);
+  } finally {
+    mock.timers.reset();
+  }
 });
 
 test("a merged stream ends with its last run only", async () => {
@@ -429,7 +513,7 @@ test("the state begins with the snapshot, and goes on after it", async () => {
 });
 
 test("without a snapshot the events give the state", async () => {
-  for (const answer of [status(405), status(406), status(200, { "content-type": "text/html" })]) {
+  for (const answer of [status(404), status(410), status(405), status(406), status(200, { "content-type": "text/html" })]) {
     const { url } = await scripted(answer, serves(LOG, []));
     assert.deepEqual((await all(watchView(url))).at(-1), folded(ORDER));
   }
