@@ -161,6 +161,73 @@ describe("the page in a browser", { skip }, () => {
     await reader.close();
   });
 
+  test("an answer that is redirected to a login is not said to be sent, and goes when it is sent again", async () => {
+    const s = new Script(Date.now() - 5000).begin();
+    const wait = s.task("ask", { kind: "waitForEvent", eventType: "go" });
+    const { run, page } = await open(s.events, { answers: true });
+    run.onAnswer = () => void run.add(...s.done(wait).events.at(-1));
+    await page.click("workflow-run .row .answer:visible");
+    const from = server.log.length;
+    run.closed = true;
+    await page.click("workflow-run .answer-form button[type=submit]");
+    await page.waitForSelector("#answer-error:text('The server sends another page, perhaps to log in, so this may not have arrived. Log in, for example in another tab, and send it again.')");
+    assert.equal(await page.textContent("workflow-run .form-outcome"), "");
+    assert.ok(!server.log.slice(from).some((line) => line.includes("/login")), "nothing is sent there");
+    run.closed = false;
+    await page.click("workflow-run .answer-form button[type=submit]");
+    await row(page, "ask-1.waitForEvent", "completed");
+    assert.deepEqual(run.answers, [{ type: "go" }]);
+    page.isClean();
+    await page.close();
+  });
+
+  test("an answer that is under way does not keep another one from being sent", async () => {
+    const s = new Script(Date.now() - 5000).begin();
+    const waits = ["one", "two"].map((name) => s.task(name, { kind: "waitForEvent", eventType: name }));
+    const { run, page } = await open(s.events, { answers: true });
+    let goOn;
+    const later = new Promise((resolve) => (goOn = resolve));
+    run.onAnswer = async ({ type }) => {
+      if (type === "one") await later;
+      run.add(...s.done(waits[type === "one" ? 0 : 1]).events.at(-1));
+    };
+    for (const name of ["one", "two"]) {
+      await page.evaluate((id) => inRow(id, ".answer").click(), `${name}-1.waitForEvent`);
+      await page.press("#answer-payload", "Control+Enter");
+      await becomes(() => run.answers.at(-1)?.type, name, "the answer that was sent last");
+    }
+    await row(page, "two-1.waitForEvent", "completed");
+    goOn();
+    await row(page, "one-1.waitForEvent", "completed");
+    assert.deepEqual(run.answers.map(({ type }) => type), ["one", "two"]);
+    page.isClean();
+    await page.close();
+  });
+
+  test("a token that is redirected to a login is not taken for exchanged, and neither is a login for a snapshot", async () => {
+    const s = new Script(Date.now()).begin().step("here", 1);
+    number += 1;
+    const run = server.run(`run-${number}`, { session: true, token: "s3cret", snapshot: true });
+    for (const [type, data] of s.events) run.add(type, data);
+    run.closed = true;
+    const page = await visit(`${server.url}/run-${number}#t=s3cret`);
+    await page.waitForSelector("workflow-run .banner:has-text('The server sends another page, perhaps to log in: do that in another tab; next try in')");
+    assert.equal(run.session, null);
+    run.closed = false;
+    await page.click("workflow-run .banner button:visible");
+    await row(page, "here-1", "completed");
+    assert.equal(run.session, "s3cret");
+    run.closed = true;
+    run.cut();
+    await page.waitForSelector("workflow-run .banner:has-text('The server sends another page, perhaps to log in: do that in another tab; next try in')");
+    await page.reload();
+    await page.waitForSelector("workflow-run .banner:has-text('The server sends another page, perhaps to log in: do that in another tab; next try in')");
+    run.closed = false;
+    await page.click("workflow-run .banner button:visible");
+    await row(page, "here-1", "completed");
+    await page.close();
+  });
+
   test("a reload in the middle, a cut and a restart of the server lose nothing and double nothing", async () => {
     // A port that nobody else gets while the server is down.
     const own = await servePage({ port: await freePort() });
@@ -636,10 +703,89 @@ describe("the page in a browser", { skip }, () => {
     assert.equal(await page.evaluate(() => document.querySelector("workflow-run").showTask("other")), false);
     assert.equal(await page.evaluate(() => location.hash), "");
     // The element can be moved. Once removed, it has no connection.
+    await page.waitForFunction(() => shadow(".panel:not([hidden])"));
     await page.evaluate(() => document.body.prepend(document.querySelector("workflow-run")));
     await page.waitForSelector('workflow-run[data-connection="live"]');
+    await stream(run, s, 1, "after");
+    await row(page, "after-1", "completed");
+    assert.ok(server.log.includes("GET /embedded/sse?lastEventId=3"), "it goes on where it was");
+    assert.ok(await page.evaluate(() => shadow(".panel:not([hidden])")), "and shows what it showed");
+    // A server that sends all again, wherever its clients were, makes no event two.
+    run.forgets = true;
+    run.cut();
+    await becomes(() => run.streams.size, 1, "streams");
+    await stream(run, s, 1, "again");
+    await row(page, "again-1", "completed");
+    await page.click("workflow-run button:text-is('Events')");
+    await page.waitForFunction((rows) => shadow(".grid[role=grid]").getAttribute("aria-rowcount") === String(rows), run.events.length);
     await page.evaluate(() => document.querySelector("workflow-run").remove());
     await becomes(() => run.streams.size, 0, "streams");
+    await page.close();
+  });
+
+  test("what it says to a screen reader, it says after it was moved, too", async () => {
+    const s = new Script(Date.now()).begin();
+    s.task("one");
+    const { run, page } = await open(s.events);
+    const told = () => page.evaluate(() => shadow(".unseen").textContent);
+    await becomes(told, "Running.", "what is said");
+    for (const [type, data] of s.fail(s.task("two"), "no tape").events.slice(-2)) run.add(type, data);
+    // The announcement waits for its time while the element is moved.
+    await caughtUp(page, run);
+    await page.evaluate(() => document.body.prepend(document.querySelector("workflow-run")));
+    run.add(...s.end().events.at(-1));
+    await until("the end is said", async () => /Completed\.$/.test(await told()));
+    await page.close();
+  });
+
+  test("of another run, nothing of the one before is shown", async () => {
+    const first = server.run("first");
+    const s = new Script(Date.now() - 5000).begin().step("old", 1);
+    s.task("ask", { kind: "waitForEvent", eventType: "go" });
+    for (const [type, data] of s.events) first.add(type, data);
+    const second = server.run("second");
+    const page = await visitIn(browser, `${server.url}/empty`, { init: [[helpers]] });
+    await page.evaluate(async () => {
+      await import("/ssetarget/workflow-run.js");
+      document.body.innerHTML = '<workflow-run src="/first/sse" answer="/first/event"></workflow-run>';
+      window.shown = () => [...shadow(".page").querySelectorAll(".row[data-task]:not([hidden])")].map(({ dataset }) => dataset.task);
+    });
+    const change = (id) =>
+      page.evaluate((other) => {
+        const element = document.querySelector("workflow-run");
+        element.setAttribute("src", `/${other}/sse`);
+        element.setAttribute("answer", `/${other}/event`);
+      }, id);
+    await row(page, "ask-1.waitForEvent", "waiting");
+    await page.click("workflow-run .row .answer:visible");
+    await page.waitForSelector("workflow-run .answer-form:visible");
+    // Nothing is known of the second one yet.
+    await change("second");
+    await page.waitForSelector("workflow-run .answer-form", { state: "hidden" });
+    await page.waitForSelector('workflow-run[data-connection="live"][data-state="queued"]');
+    await drawn(page);
+    assert.deepEqual(await page.evaluate(() => window.shown()), []);
+    assert.ok(await page.evaluate(() => shadow(".panel").hidden));
+    assert.equal(await page.isVisible("workflow-run .banner .primary"), false);
+    const t = new Script(Date.now()).begin().step("new", 1);
+    for (const [type, data] of t.events) second.add(type, data);
+    await row(page, "new-1", "completed");
+    assert.deepEqual(await page.evaluate(() => window.shown()), ["new-1"]);
+    await page.click("workflow-run button:text-is('Events')");
+    await page.waitForFunction((rows) => shadow(".grid[role=grid]").getAttribute("aria-rowcount") === String(rows), second.events.length);
+    await page.click("workflow-run .row.event:has-text('completed')");
+    await page.waitForSelector("workflow-run .panel:visible");
+    await change("first");
+    await page.waitForFunction((rows) => shadow(".grid[role=grid]").getAttribute("aria-rowcount") === String(rows), first.events.length);
+    assert.ok(await page.evaluate(() => shadow(".panel").hidden));
+    await page.click("workflow-run button:text-is('Timeline')");
+    await row(page, "ask-1.waitForEvent", "waiting");
+    assert.deepEqual(await page.evaluate(() => window.shown()), ["old-1", "ask-1.waitForEvent"]);
+    // Without a run there is none.
+    await page.evaluate(() => document.querySelector("workflow-run").removeAttribute("src"));
+    await page.waitForSelector("workflow-run .empty:has-text('Set the attribute src')");
+    assert.deepEqual(await page.evaluate(() => document.querySelector("workflow-run").view.tasks), []);
+    page.isClean();
     await page.close();
   });
 });

@@ -129,6 +129,7 @@ export class WorkflowRun extends Base {
     this.#listeners = null;
     this.#ui.resize.disconnect();
     clearTimeout(this.#tellTimer);
+    this.#tellTimer = undefined;
   }
 
   attributeChangedCallback(/** @type {string} */ _name, /** @type {string | null} */ before, /** @type {string | null} */ after) {
@@ -139,11 +140,26 @@ export class WorkflowRun extends Base {
       this.#restarting = false;
       if (!this.isConnected) return;
       this.#stop();
-      this.#run = new Run();
-      this.#events = [];
-      this.#loadedEarlier = false;
+      this.#reset();
       this.#start();
     });
+  }
+
+  /** Leaves nothing of the run: what comes is another one. */
+  #reset() {
+    this.#run = new Run();
+    this.#epoch = 0;
+    this.#close();
+    this.#forget();
+    this.#events = [];
+    this.#activeEvent = null;
+    this.#ui.events.clear();
+    this.#loadedEarlier = false;
+    this.#isCollapsed = false;
+    this.#wanted = null;
+    this.#ahead = 0;
+    this.#failures = [];
+    this.#toldPhase = "";
   }
 
   #start() {
@@ -152,9 +168,12 @@ export class WorkflowRun extends Base {
       this.#linked("idle", "");
       return;
     }
+    // An element that was only moved goes on where it was.
+    const { cursor } = this.#run;
+    const lastId = cursor === null ? null : String(cursor);
     this.#clockTimer ??= setInterval(() => this.#schedule(), CLOCK_MS);
     this.#link = new Link(
-      { src, snapshot: this.#url("snapshot"), session: this.#url("session"), withCredentials: this.hasAttribute("with-credentials"), token: this.#takeHash() },
+      { src, snapshot: this.#url("snapshot"), session: this.#url("session"), withCredentials: this.hasAttribute("with-credentials"), token: this.#takeHash(), lastId },
       {
         onSnapshot: (snapshot) => {
           this.#run.load(snapshot);
@@ -225,6 +244,9 @@ export class WorkflowRun extends Base {
 
   /** @param {string} type @param {any} data @param {number | null} id @param {string} raw */
   #received(type, data, id, raw) {
+    const { cursor } = this.#run;
+    // A server that does not know where this page was sends all again.
+    if (id !== null && cursor !== null && id <= cursor) return;
     const task = this.#run.apply(type, data, id);
     this.#events.push({ id, type, data: raw });
     // Trimmed now and then, not with each event.
@@ -603,8 +625,11 @@ export class WorkflowRun extends Base {
     this.#ui.resized = true;
     if (this.hasAttribute("deep-link")) {
       const hash = new URLSearchParams(location.hash.slice(1));
-      hash.delete("task");
-      this.#replaceHash(hash);
+      // Another task is one that is still to come.
+      if (task !== null && hash.get("task") === task.id) {
+        hash.delete("task");
+        this.#replaceHash(hash);
+      }
     }
     this.#soon();
     if (refocus && this.#shows === "timeline" && task !== null) this.#focus(task.row);
@@ -671,8 +696,9 @@ export class WorkflowRun extends Base {
     const src = this.#url("src");
     if (src === null) return;
     this.#loadedEarlier = true;
+    const run = this.#run;
     const first = this.#events.find(({ id }) => id !== null)?.id ?? Infinity;
-    const end = Math.min(first - 1, this.#run.cursor ?? 0);
+    const end = Math.min(first - 1, run.cursor ?? 0);
     for (const position of ["lastEventId", "since"]) src.searchParams.delete(position);
     src.searchParams.set("from", "beginning");
     const source = new EventSource(src, { withCredentials: this.hasAttribute("with-credentials") });
@@ -680,6 +706,7 @@ export class WorkflowRun extends Base {
     const earlier = [];
     const done = () => {
       source.close();
+      if (run !== this.#run) return;
       this.#events = [...earlier, ...this.#events].slice(-MOST_EVENTS);
       this.#schedule();
     };

@@ -1,6 +1,7 @@
 // The way to the server: the token, the snapshot, the stream, and what to do when one of them fails.
 
 import { EVENT_TYPES } from "./model.js";
+import { ANOTHER_PAGE, isPage } from "./text.js";
 
 /**
  * The states of the connection:
@@ -15,6 +16,7 @@ import { EVENT_TYPES } from "./model.js";
  * @property {URL | null} session
  * @property {boolean} withCredentials
  * @property {string | null} token
+ * @property {string | null} lastId the id after which to go on, or `null` to begin with the snapshot
  *
  * @typedef {object} LinkHandlers
  * @property {(snapshot: any) => void} onSnapshot
@@ -41,14 +43,14 @@ export class Link {
     this.options = options;
     this.handlers = handlers;
     /** @type {Connection} */ this.state = "connecting";
-    /** The id after which to go on. @type {string | null} */ this.lastId = null;
+    /** The id after which to go on. @type {string | null} */ this.lastId = options.lastId;
     /** @type {EventSource | null} */ this.source = null;
     this.token = options.token;
     this.tries = 0;
     /** Goes up with each start: what an earlier one has asked for is not wanted any more. */ this.turn = 0;
     this.askedAt = -Infinity;
     /** Until when the server does not want to be asked. */ this.notBefore = 0;
-    this.hasSnapshot = options.snapshot === null;
+    this.hasSnapshot = options.snapshot === null || options.lastId !== null;
     this.wasLive = false;
     this.closed = false;
     /** @type {ReturnType<typeof setTimeout> | undefined} */ this.timer = undefined;
@@ -74,10 +76,11 @@ export class Link {
     this.#open();
   }
 
-  /** Takes a new token, and goes on where it was. @param {string | null} token */
+  /** Takes a new token, if there is one, and goes on where it was. @param {string | null} token */
   renew(token) {
     this.#drop();
-    this.token = token;
+    // One that could not be exchanged is tried again.
+    this.token = token ?? this.token;
     this.tries = 0;
     return this.start();
   }
@@ -101,7 +104,10 @@ export class Link {
       return true;
     }
     if (answer.status >= 500 || answer.status === 429) this.#later(`the server answered ${answer.status}`, answer);
-    else this.#refused();
+    else {
+      this.token = null;
+      this.#refused();
+    }
     return false;
   }
 
@@ -263,8 +269,8 @@ export class Link {
   }
 
   /**
-   * Sends a request, or reports why it failed and tries again later. Returns `null`, too, if another turn has begun
-   * meanwhile.
+   * Sends a request, or reports why it failed and tries again later: also if a page comes back, which a browser that is
+   * redirected to a login would take for success. Returns `null`, too, if another turn has begun meanwhile.
    * @param {URL | string} url @param {RequestInit} init @returns {Promise<Response | null>}
    */
   async #ask(url, init) {
@@ -273,8 +279,13 @@ export class Link {
     const control = new AbortController();
     const timer = setTimeout(() => control.abort(), REQUEST_TIMEOUT_MS);
     try {
-      const answer = await fetch(url, { ...init, credentials: this.#credentials, cache: init.method === undefined ? "no-cache" : "no-store", signal: control.signal });
-      return this.#isOver(turn) ? null : answer;
+      // What is posted is not taken to another place.
+      const redirect = init.method === "POST" ? "manual" : "follow";
+      const answer = await fetch(url, { ...init, redirect, credentials: this.#credentials, cache: init.method === undefined ? "no-cache" : "no-store", signal: control.signal });
+      if (this.#isOver(turn)) return null;
+      if (!isPage(answer)) return answer;
+      this.#later(`${ANOTHER_PAGE}: do that in another tab`);
+      return null;
     } catch {
       if (!this.#isOver(turn)) this.#later("the server cannot be reached");
       return null;

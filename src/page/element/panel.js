@@ -3,7 +3,7 @@
 import { lookOf } from "./axis.js";
 import { KIND_WORDS, TASK_WORDS, draw, icon, make, say, set } from "./dom.js";
 import { length } from "./model.js";
-import { clock, count, duration, percentage, readable } from "./text.js";
+import { ANOTHER_PAGE, clock, count, duration, isPage, percentage, readable } from "./text.js";
 import { expected, timeOf } from "./timeline.js";
 
 /** @typedef {import("./model.js").Task} Task */
@@ -20,6 +20,7 @@ export class Panel {
     /** @type {Task | null} */ this.task = null;
     /** @type {any} */ this.event = null;
     this.version = -1;
+    /** The tasks whose answers are under way. @type {Set<Task | null>} */ this.sending = new Set();
     this.mark = icon("queued");
     this.title = make("div", { class: "panel-title", role: "heading", "aria-level": level, dir: "auto" });
     const close = make("button", { class: "quiet", type: "button", "aria-label": "Close the details" }, icon("close"));
@@ -42,6 +43,7 @@ export class Panel {
       say(this.outcome, "");
       this.type.value = task.eventType ?? "";
       this.payload.value = "";
+      set(this.button, "aria-disabled", this.sending.has(task) && "true");
     }
     this.task = task;
     this.event = null;
@@ -170,12 +172,12 @@ export class Panel {
     this.formError("");
     say(this.outcome, "Sending…");
     set(this.button, "aria-disabled", "true");
-    if (this.sending) return;
-    this.sending = true;
+    if (this.sending.has(task)) return;
+    this.sending.add(task);
     const wrong = await this.#deliver(type, payload);
-    this.sending = false;
-    set(this.button, "aria-disabled", null);
+    this.sending.delete(task);
     if (this.task !== task) return;
+    set(this.button, "aria-disabled", null);
     say(this.outcome, wrong === null ? "Sent. The run goes on when it has read it." : "");
     if (wrong !== null) this.formError(wrong);
   }
@@ -184,6 +186,10 @@ export class Panel {
   async #deliver(type, payload) {
     try {
       const answer = await this.send(type, payload);
+      if (isPage(answer)) {
+        const server = ANOTHER_PAGE[0].toUpperCase() + ANOTHER_PAGE.slice(1);
+        return `${server}, so this may not have arrived. Log in, for example in another tab, and send it again.`;
+      }
       if (answer.ok) return null;
       const why = readable(await answer.text(), 500, true).trim();
       if (answer.status === 401 || answer.status === 403) return "You may not answer this run with this link.";
@@ -201,6 +207,8 @@ export function sendAnswer(url, type, payload, withCredentials) {
     method: "POST",
     headers: { "content-type": "application/json" },
     body: JSON.stringify({ type, payload }),
+    // Followed to a login, it would be a GET that succeeds.
+    redirect: "manual",
     credentials: withCredentials ? "include" : "same-origin",
     signal: AbortSignal.timeout(SEND_TIMEOUT_MS),
   });

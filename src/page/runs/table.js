@@ -4,7 +4,7 @@
 import { LINK_WORDS, RUN_WORDS, draw, icon, make, say, set } from "../element/dom.js";
 import { estimateOf } from "../element/estimate.js";
 import { Pool } from "../element/pool.js";
-import { clock, count, duration, percentage, readable } from "../element/text.js";
+import { ANOTHER_PAGE, clock, count, duration, isPage, percentage, readable } from "../element/text.js";
 import { FILTERS, List, remainsOf } from "./list.js";
 
 /** @typedef {import("./list.js").Entry} Entry */
@@ -137,6 +137,7 @@ export class WorkflowRuns extends Base {
         this.#say("refused", "");
         return null;
       }
+      if (isPage(answer)) throw new Error(ANOTHER_PAGE);
       if (!answer.ok) throw new Error(`the server answered ${answer.status}`);
       const page = await answer.json();
       if (turn !== this.#turn) return null;

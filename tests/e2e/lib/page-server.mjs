@@ -53,6 +53,10 @@ class StoredRun {
     /** If set, every request except that of the page gets this status; with `retryAfter`, and is told to wait for so many seconds. */
     this.refuse = null;
     this.retryAfter = null;
+    /** Whether all but the page redirects to a login. */
+    this.closed = false;
+    /** Whether streams begin with the first event, wherever the client was. */
+    this.forgets = false;
     /** Is called with the number of each request of the snapshot, which waits for it. @type {((number: number) => any) | null} */
     this.beforeSnapshot = null;
     this.snapshotsAsked = 0;
@@ -84,6 +88,7 @@ class StoredRun {
 async function answer(runs, request, response) {
   const url = new URL(request.url, "http://x");
   const [, first, second] = url.pathname.split("/");
+  if (first === "login") return send(response, 200, "text/html; charset=utf-8", "<!doctype html><title>Log in</title>");
   if (first === "ssetarget") return asset(second, response);
   if (first === "empty") return send(response, 200, "text/html; charset=utf-8", "<!doctype html><html lang=en><title>empty</title><body></body>");
   const id = decodeURIComponent(first);
@@ -91,6 +96,7 @@ async function answer(runs, request, response) {
   const wantsPage = second === undefined && (request.headers.accept ?? "").includes("text/html");
   if (wantsPage) return send(response, 200, "text/html; charset=utf-8", html(id, run ? { ...run.options, snapshot: run.options.snapshot || run.snapshot !== null } : { snapshot: true }), { "content-security-policy": POLICY });
   if (!run) return send(response, 404, "text/plain", "unknown");
+  if (run.closed) return response.writeHead(302, { location: "/login" }).end();
   if (second === "session") return session(run, await body(request), response);
   if (run.refuse !== null) return send(response, run.refuse, "text/plain", "no", run.retryAfter === null ? {} : { "retry-after": run.retryAfter });
   if (run.options.session && run.session === null) return send(response, 401, "text/plain", "no");
@@ -98,7 +104,7 @@ async function answer(runs, request, response) {
     const sent = JSON.parse(await body(request));
     run.answers.push(sent);
     if (run.options.refusesAnswers) return send(response, 409, "text/plain", run.options.refusesAnswers);
-    run.onAnswer?.(sent);
+    await run.onAnswer?.(sent);
     return send(response, 200, "application/json", JSON.stringify({ sent: sent.type }));
   }
   if (second === undefined) {
@@ -114,7 +120,7 @@ async function answer(runs, request, response) {
 
 function stream(run, url, request, response) {
   const asked = request.headers["last-event-id"] ?? url.searchParams.get("lastEventId");
-  const after = asked === null || asked === undefined ? 0 : Number(asked);
+  const after = run.forgets || asked === null || asked === undefined ? 0 : Number(asked);
   const head = run.events.at(-1)?.id ?? run.snapshot?.cursor ?? 0;
   if (run.ended && after >= head && asked != null) return response.writeHead(204).end();
   response.writeHead(200, { "content-type": "text/event-stream", "cache-control": "no-cache" });
