@@ -192,6 +192,7 @@ describe("the page in a browser", { skip }, () => {
       run.add(...s.done(waits[type === "one" ? 0 : 1]).events.at(-1));
     };
     for (const name of ["one", "two"]) {
+      await row(page, `${name}-1.waitForEvent`, "waiting");
       await page.evaluate((id) => inRow(id, ".answer").click(), `${name}-1.waitForEvent`);
       await page.press("#answer-payload", "Control+Enter");
       await becomes(() => run.answers.at(-1)?.type, name, "the answer that was sent last");
