@@ -72,6 +72,8 @@ describe("the table in a browser", { skip }, () => {
       const [, folder, name] = url.pathname.split("/");
       if (folder === "ssetarget") return send(200, name.endsWith(".css") ? "text/css" : "text/javascript", readFileSync(new URL(`../../src/page/${name}`, import.meta.url)));
       if (url.pathname === "/") return send(200, "text/html", `<!doctype html><html lang="en"><title>runs</title><script type="module" src="/ssetarget/workflow-runs.js"></script><link rel="icon" href="data:,"><workflow-runs list="/runs" src="/runs/sse" label="orders"></workflow-runs></html>`);
+      if (url.pathname === "/login") return send(200, "text/html", "<!doctype html><title>Log in</title>");
+      if (state.refuse === 302) return response.writeHead(302, { location: "/login" }).end();
       if (state.refuse) return send(state.refuse, "text/plain", "no");
       state.asked.push(`${request.url} ${request.headers["last-event-id"] ?? ""}`.trim());
       if (url.pathname === "/runs") {
@@ -212,6 +214,18 @@ describe("the table in a browser", { skip }, () => {
     await refused.waitForSelector('workflow-runs[data-connection="refused"]');
     await refused.waitForSelector("workflow-runs :text('You may not see the runs.')");
     await refused.close();
+    await served.stop();
+  });
+
+  test("a redirect to a login is said, and is no list without runs", { timeout: 180_000 }, async () => {
+    const served = await serveRuns([run(1)]);
+    served.state.refuse = 302;
+    const page = await visit(browser, served.url);
+    await page.waitForSelector("workflow-runs :text('The runs could not be read: the server sends another page, perhaps to log in.')");
+    served.state.refuse = null;
+    await page.waitForSelector('workflow-runs[data-connection="live"]');
+    await page.waitForFunction(() => document.querySelector("workflow-runs").runs.length === 1);
+    await page.close();
     await served.stop();
   });
 });

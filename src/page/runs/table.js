@@ -339,9 +339,15 @@ export class WorkflowRuns extends Base {
     set(ui.page, "data-link", this.#state);
     say(ui.linkWord, LINK_WORDS[this.#state] ?? this.#state);
     set(ui.link, "title", this.#why || null);
-    const words = list.all.length > 0 ? "No run matches." : this.#state === "connecting" ? "The runs are being read." : this.#state === "refused" ? "You may not see the runs." : "There are no runs.";
+    const words = list.all.length > 0 ? "No run matches." : this.#withoutRuns();
     say(ui.empty, rows.length > 0 ? (this.#hasMore ? `Older runs than the latest ${list.all.length.toLocaleString("en")} are left out.` : "") : words);
     ui.empty.hidden = ui.empty.textContent === "";
+  }
+
+  #withoutRuns() {
+    if (this.#state === "refused") return "You may not see the runs.";
+    if (this.#state === "connecting" || this.#state === "reconnecting") return this.#why === "" ? "The runs are being read." : `The runs could not be read: ${this.#why}.`;
+    return "There are no runs.";
   }
 
   /** @param {KeyboardEvent} event */
