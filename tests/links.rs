@@ -507,6 +507,12 @@ fn a_session_is_a_cookie_for_the_run() {
     for (id, body) in [("o-2", token.as_str()), ("o-1", ""), ("o-1", "x.y.z")] {
         assert_eq!(links().session(id, "/o-1", body), Err(Refusal::NotAllowed));
     }
+    // There is no session for a list of runs: docs/access.md says so.
+    let tag = links().token(&LinkGrant::tag("red"));
+    assert_eq!(
+        links().session("runs", "/runs", &tag),
+        Err(Refusal::NotAllowed)
+    );
     let hostile = links()
         .session(
             "o-1",

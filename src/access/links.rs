@@ -135,7 +135,37 @@ impl CapabilityLinks {
         token::sign(&claims, &self.keys)
     }
 
-    /// Decides at once. [`Access::decide`] does the same.
+    /// Decides at once. [`Access::decide`] does the same. A hook that also knows other permissions asks it: here, of
+    /// people who have logged in, for lists of runs, to which browsers send no link's cookie.
+    ///
+    /// ```
+    /// use ssetarget::access::{Access, AccessRequest, CapabilityLinks, LinkKeys, Permission};
+    ///
+    /// # async fn may_see(session: &str, list: &str) -> bool { session == "of Ada" && list == "tag:customer-7" }
+    /// # let secret = "k1:bmV3IG5ldyBuZXcgbmV3IG5ldyBuZXcgbmV3IG5ldyE=";
+    /// let links = CapabilityLinks::new(LinkKeys::parse(secret)?, "order");
+    /// let hook = move |request: &AccessRequest<'_>| {
+    ///     let by_link = links.check(request);
+    ///     let list = request.is_list.then(|| request.id.to_owned());
+    ///     let session = request.cookie("session").map(str::to_owned);
+    ///     async move {
+    ///         match (by_link, list, session) {
+    ///             (Permission::Refused, Some(list), Some(session)) if may_see(&session, &list).await => Permission::granted(),
+    ///             _ => by_link,
+    ///         }
+    ///     }
+    /// };
+    /// # let decide = |id, is_list, cookies| {
+    /// #     let mut request = AccessRequest::new(id, ssetarget::access::Action::Watch);
+    /// #     (request.is_list, request.cookies) = (is_list, Some(cookies));
+    /// #     futures_executor::block_on(hook.decide(&request))
+    /// # };
+    /// # assert_eq!(decide("tag:customer-7", true, "session=of Ada"), Permission::granted());
+    /// # assert_eq!(decide("tag:customer-8", true, "session=of Ada"), Permission::Refused);
+    /// # assert_eq!(decide("tag:customer-7", true, "session=of Bob"), Permission::Refused);
+    /// # assert_eq!(decide("tag:customer-7", false, "session=of Ada"), Permission::Refused);
+    /// # Ok::<(), ssetarget::access::InvalidKeys>(())
+    /// ```
     #[must_use]
     pub fn check(&self, request: &AccessRequest<'_>) -> Permission {
         if request.workflow.is_some_and(|name| name != self.workflow) {
@@ -354,7 +384,7 @@ impl LinkGrant {
     }
 
     /// Lets the holder watch all runs with this tag, and the list of them, for an hour: see
-    /// [`CapabilityLinks::tags`].
+    /// [`CapabilityLinks::tags`]. The list needs `Authorization: Bearer`: a session's cookie is for one run.
     #[must_use]
     pub fn tag(tag: &str) -> Self {
         Self::to(format!("tag:{tag}"))
