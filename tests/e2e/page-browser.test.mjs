@@ -226,6 +226,16 @@ describe("the page in a browser", { skip }, () => {
     run.closed = false;
     await page.click("workflow-run .banner button:visible");
     await row(page, "here-1", "completed");
+    // A login at another origin, whose answers a page may not read.
+    const elsewhere = await servePage();
+    try {
+      run.login = `${elsewhere.url}/login`;
+      run.closed = true;
+      run.cut();
+      await page.waitForSelector("workflow-run .banner:has-text('The server sends another page, perhaps to log in: do that in another tab; next try in')");
+    } finally {
+      await elsewhere.kill();
+    }
     await page.close();
   });
 
@@ -290,11 +300,25 @@ describe("the page in a browser", { skip }, () => {
     assert.ok(server.log.slice(from).includes(`GET /${run.id}/sse?lastEventId=${events.length}`), server.log.slice(from).join("\n"));
     assert.deepEqual(await late.evaluate(() => document.querySelector("workflow-run").view), { ...view, id: run.id });
     await late.click("workflow-run button:text-is('Events')");
+    late.isClean();
+    // One that fails takes nothing for the events before, and can be tried again.
+    run.refuse = 500;
+    const asked = () => server.log.filter((line) => line.startsWith(`GET /${run.id}/sse`) && line.includes("from=beginning")).length;
     await late.click("workflow-run button:text-is('Load the events before')");
-    await late.waitForFunction((rows) => shadow(".grid[role=grid]").getAttribute("aria-rowcount") === String(rows), events.length);
+    await becomes(asked, 1, "requests of the events before");
+    run.refuse = null;
+    const again = (rows) => {
+      // Twice, as by somebody who is impatient.
+      const button = shadow(".events-tools button");
+      for (let n = 0; n < 2; n += 1) if (!button.hidden) button.click();
+      return shadow(".grid[role=grid]").getAttribute("aria-rowcount") === String(rows);
+    };
+    await late.waitForFunction(again, events.length);
+    await becomes(asked, 2, "requests of the events before");
+    await drawn(late);
+    assert.equal(await late.evaluate(() => shadow(".grid[role=grid]").getAttribute("aria-rowcount")), String(events.length));
     await late.click("workflow-run .row.event:has-text('attempt_failed')");
     await late.waitForSelector("workflow-run .panel pre:has-text('the bank does not answer')");
-    late.isClean();
     await late.close();
   });
 

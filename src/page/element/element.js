@@ -694,8 +694,9 @@ export class WorkflowRun extends Base {
   /** Reads the events before the snapshot, for the list of events. */
   #loadEarlier() {
     const src = this.#url("src");
-    if (src === null) return;
+    if (src === null || this.#loadedEarlier) return;
     this.#loadedEarlier = true;
+    this.#schedule();
     const run = this.#run;
     const first = this.#events.find(({ id }) => id !== null)?.id ?? Infinity;
     const end = Math.min(first - 1, run.cursor ?? 0);
@@ -704,18 +705,21 @@ export class WorkflowRun extends Base {
     const source = new EventSource(src, { withCredentials: this.hasAttribute("with-credentials") });
     /** @type {any[]} */
     const earlier = [];
-    const done = () => {
+    const done = (/** @type {boolean} */ isWhole) => {
       source.close();
       if (run !== this.#run) return;
-      this.#events = [...earlier, ...this.#events].slice(-MOST_EVENTS);
+      if (isWhole) this.#events = [...earlier, ...this.#events].slice(-MOST_EVENTS);
+      // The button is there again.
+      else this.#loadedEarlier = false;
       this.#schedule();
     };
-    source.onerror = done;
+    // After a cut it goes on where it was, by itself.
+    source.onerror = () => source.readyState === EventSource.CLOSED && done(false);
     for (const type of ["started", "attempt_failed", "progress", "completed", "failed", "restarted"]) {
       source.addEventListener(type, ({ data, lastEventId }) => {
         const id = Number(lastEventId);
-        if (id <= end) earlier.push({ id, type, data });
-        if (id >= end && source.readyState !== EventSource.CLOSED) done();
+        if (id <= end && id > (earlier.at(-1)?.id ?? 0)) earlier.push({ id, type, data });
+        if (id >= end && source.readyState !== EventSource.CLOSED) done(true);
       });
     }
   }

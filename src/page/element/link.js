@@ -34,6 +34,7 @@ const LONGEST_DELAY_MS = 30_000;
 const UNKNOWN_TRIES = 6;
 const REQUEST_TIMEOUT_MS = 15_000;
 const ASK_AGAIN_MS = 2000;
+const LOG_IN = `${ANOTHER_PAGE}: do that in another tab`;
 /** When a run that has just begun is asked again what is expected of it: its index is told of it meanwhile. */
 const ESTIMATE_MS = 3000;
 
@@ -284,13 +285,23 @@ export class Link {
       const answer = await fetch(url, { ...init, redirect, credentials: this.#credentials, cache: init.method === undefined ? "no-cache" : "no-store", signal: control.signal });
       if (this.#isOver(turn)) return null;
       if (!isPage(answer)) return answer;
-      this.#later(`${ANOTHER_PAGE}: do that in another tab`);
+      this.#later(LOG_IN);
       return null;
     } catch {
-      if (!this.#isOver(turn)) this.#later("the server cannot be reached");
+      const isRedirected = !control.signal.aborted && (await this.#isRedirected(url));
+      if (!this.#isOver(turn)) this.#later(isRedirected ? LOG_IN : "the server cannot be reached");
       return null;
     } finally {
       clearTimeout(timer);
+    }
+  }
+
+  /** Whether a request that failed was redirected: a login at another origin does not let this page read it. @param {URL | string} url */
+  async #isRedirected(url) {
+    try {
+      return isPage(await fetch(url, { method: "HEAD", redirect: "manual", credentials: this.#credentials, cache: "no-store", signal: AbortSignal.timeout(REQUEST_TIMEOUT_MS) }));
+    } catch {
+      return false;
     }
   }
 

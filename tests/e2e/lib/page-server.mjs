@@ -55,6 +55,7 @@ class StoredRun {
     this.retryAfter = null;
     /** Whether all but the page redirects to a login. */
     this.closed = false;
+    this.login = "/login";
     /** Whether streams begin with the first event, wherever the client was. */
     this.forgets = false;
     /** Is called with the number of each request of the snapshot, which waits for it. @type {((number: number) => any) | null} */
@@ -96,7 +97,7 @@ async function answer(runs, request, response) {
   const wantsPage = second === undefined && (request.headers.accept ?? "").includes("text/html");
   if (wantsPage) return send(response, 200, "text/html; charset=utf-8", html(id, run ? { ...run.options, snapshot: run.options.snapshot || run.snapshot !== null } : { snapshot: true }), { "content-security-policy": POLICY });
   if (!run) return send(response, 404, "text/plain", "unknown");
-  if (run.closed) return response.writeHead(302, { location: "/login" }).end();
+  if (run.closed) return response.writeHead(302, { location: run.login }).end();
   if (second === "session") return session(run, await body(request), response);
   if (run.refuse !== null) return send(response, run.refuse, "text/plain", "no", run.retryAfter === null ? {} : { "retry-after": run.retryAfter });
   if (run.options.session && run.session === null) return send(response, 401, "text/plain", "no");
