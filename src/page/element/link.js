@@ -1,7 +1,7 @@
 // The way to the server: the token, the snapshot, the stream, and what to do when one of them fails.
 
 import { EVENT_TYPES } from "./model.js";
-import { ANOTHER_PAGE, isPage } from "./text.js";
+import { ANOTHER_PAGE, isPage, isRedirect } from "./text.js";
 
 /**
  * The states of the connection:
@@ -280,11 +280,12 @@ export class Link {
     const control = new AbortController();
     const timer = setTimeout(() => control.abort(), REQUEST_TIMEOUT_MS);
     try {
-      // What is posted is not taken to another place.
-      const redirect = init.method === "POST" ? "manual" : "follow";
+      // What is posted is not taken to another place, and what a session answers may be anything.
+      const posts = init.method === "POST";
+      const redirect = posts ? "manual" : "follow";
       const answer = await fetch(url, { ...init, redirect, credentials: this.#credentials, cache: init.method === undefined ? "no-cache" : "no-store", signal: control.signal });
       if (this.#isOver(turn)) return null;
-      if (!isPage(answer)) return answer;
+      if (!(posts ? isRedirect(answer) : isPage(answer))) return answer;
       this.#later(LOG_IN);
       return null;
     } catch {
@@ -299,7 +300,7 @@ export class Link {
   /** Whether a request that failed was redirected: a login at another origin does not let this page read it. @param {URL | string} url */
   async #isRedirected(url) {
     try {
-      return isPage(await fetch(url, { method: "HEAD", redirect: "manual", credentials: this.#credentials, cache: "no-store", signal: AbortSignal.timeout(REQUEST_TIMEOUT_MS) }));
+      return isRedirect(await fetch(url, { method: "HEAD", redirect: "manual", credentials: this.#credentials, cache: "no-store", signal: AbortSignal.timeout(REQUEST_TIMEOUT_MS) }));
     } catch {
       return false;
     }

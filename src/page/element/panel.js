@@ -3,7 +3,7 @@
 import { lookOf } from "./axis.js";
 import { KIND_WORDS, TASK_WORDS, draw, icon, make, say, set } from "./dom.js";
 import { length } from "./model.js";
-import { ANOTHER_PAGE, clock, count, duration, isPage, percentage, readable } from "./text.js";
+import { ANOTHER_PAGE, clock, count, duration, isRedirect, percentage, readable } from "./text.js";
 import { expected, timeOf } from "./timeline.js";
 
 /** @typedef {import("./model.js").Task} Task */
@@ -186,7 +186,7 @@ export class Panel {
   async #deliver(type, payload) {
     try {
       const answer = await this.send(type, payload);
-      if (isPage(answer)) {
+      if (isRedirect(answer)) {
         const server = ANOTHER_PAGE[0].toUpperCase() + ANOTHER_PAGE.slice(1);
         return `${server}, so this may not have arrived. Log in, for example in another tab, and send it again.`;
       }

@@ -73,15 +73,17 @@ export function readable(text, most = ROW_TEXT, lines = false) {
 /** Control characters, those that change the direction, and those without width, except joiners, which scripts and emoji need. */
 const HIDDEN = /[\u0000-\u001f\u007f-\u009f\u00ad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]/g;
 
-/** Why an answer that `isPage` counts for nothing. */
+/** Why such an answer counts for nothing. */
 export const ANOTHER_PAGE = "the server sends another page, perhaps to log in";
 
-/**
- * Whether a page for people came in place of an answer, or a redirect that was not followed: no server of runs sends either.
- * @param {Response} answer
- */
+/** Whether it is a redirect, of a request that does not follow one. @param {Response} answer */
+export function isRedirect(answer) {
+  return answer.type === "opaqueredirect";
+}
+
+/** Whether a page for people came in place of JSON or a stream. @param {Response} answer */
 export function isPage(answer) {
-  return answer.type === "opaqueredirect" || (answer.ok && /^text\/html\b/i.test(answer.headers.get("content-type") ?? ""));
+  return answer.ok && /^text\/html\b/i.test(answer.headers.get("content-type") ?? "");
 }
 
 /**
