@@ -319,6 +319,15 @@ describe("the page in a browser", { skip }, () => {
     assert.equal(await late.evaluate(() => shadow(".grid[role=grid]").getAttribute("aria-rowcount")), String(events.length));
     await late.click("workflow-run .row.event:has-text('attempt_failed')");
     await late.waitForSelector("workflow-run .panel pre:has-text('the bank does not answer')");
+    // Also where the URL of the stream has a position, in any of its forms.
+    await late.evaluate(() => {
+      const element = document.querySelector("workflow-run");
+      element.setAttribute("src", `${element.getAttribute("src")}?since=1&last_event_id=2`);
+    });
+    await late.click("workflow-run button:text-is('Events')");
+    await late.click("workflow-run button:text-is('Load the events before')");
+    await becomes(asked, 3, "requests of the events before");
+    assert.equal(server.log.findLast((line) => line.includes("from=beginning")), `GET /${run.id}/sse?from=beginning`);
     await late.close();
   });
 

@@ -700,7 +700,7 @@ export class WorkflowRun extends Base {
     const run = this.#run;
     const first = this.#events.find(({ id }) => id !== null)?.id ?? Infinity;
     const end = Math.min(first - 1, run.cursor ?? 0);
-    for (const position of ["lastEventId", "since"]) src.searchParams.delete(position);
+    for (const position of ["lastEventId", "last_event_id", "since"]) src.searchParams.delete(position);
     src.searchParams.set("from", "beginning");
     const source = new EventSource(src, { withCredentials: this.hasAttribute("with-credentials") });
     /** @type {any[]} */
