@@ -194,7 +194,7 @@ struct Encoded<'a, B> {
     rows: Vec<Row<'a>>,
     /// Of all events.
     outcomes: Vec<Appended>,
-    /// What is to be stored of the keys.
+    /// The statements that store the keys.
     digest: Vec<Statement<B>>,
 }
 
