@@ -289,9 +289,9 @@ impl WorkflowEventsNamespace {
     ///
     /// A deleted log does not come back: further events of a run that goes on are not stored. The next run is stored
     /// again, when [`restart`](Self::restart) or [`create`](Self::create) announces it. Ids are not assigned again:
-    /// one small row without data is left, which has the greatest id and the run's number, and is deleted [some time
-    /// later](crate::cloudflare::WorkflowEventsConfig::ids_retention), while the run is under way not at all. The instance itself, and the platform's data
-    /// about it, is not touched: see `WorkflowInstance::terminate`.
+    /// one small row without data is left, which has the greatest id and the run's number. It is deleted [some time
+    /// later](crate::cloudflare::WorkflowEventsConfig::ids_retention), when the run is over. The instance itself, and the
+    /// platform's data about it, is not touched: see `WorkflowInstance::terminate`.
     ///
     /// Calling it again, or with an unknown id, changes nothing and returns `false`.
     ///
