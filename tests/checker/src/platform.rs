@@ -41,6 +41,10 @@ pub(crate) fn difference(events: &[Event], entries: &[PlatformEntry]) -> Option<
         .next()
         .unwrap_or_default();
     let ours: Vec<String> = latest.iter().flat_map(of_event).collect();
+    let ours: Vec<String> = ours
+        .into_iter()
+        .filter(|line| !is_forgotten(line, entries))
+        .collect();
     // The log knows that an attempt failed as soon as its code fails, the platform only if it lives to store that.
     let is_told = |entry: &PlatformEntry, line: &String| !is_killed(entry) || ours.contains(line);
     let theirs = entries.iter().filter_map(|entry| {
@@ -112,6 +116,25 @@ fn of_event(event: &Event) -> Vec<String> {
 fn is_killed(entry: &PlatformEntry) -> bool {
     let error = entry.error.as_ref();
     error.is_some_and(|error| error.message == KILLED)
+}
+
+/// Returns whether this line is of a failed attempt whose outcome the platform does not have in any form, though it made the
+/// next one: it was killed before it stored it.
+fn is_forgotten(line: &str, entries: &[PlatformEntry]) -> bool {
+    let mut words = line.splitn(4, ' ');
+    let (Some("attempt"), Some(number), Some("errored"), Some(name)) =
+        (words.next(), words.next(), words.next(), words.next())
+    else {
+        return false;
+    };
+    let number = number.parse().ok();
+    let mut attempts = entries.iter().filter(|entry| {
+        entry.entry_type.starts_with("attempt_") && entry.step_name.as_deref() == Some(name)
+    });
+    let has_outcome = attempts
+        .clone()
+        .any(|entry| entry.attempt == number && entry.entry_type != "attempt_started");
+    !has_outcome && attempts.any(|entry| entry.attempt > number)
 }
 
 fn of_entry(entry: &PlatformEntry) -> Option<String> {

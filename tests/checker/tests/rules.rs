@@ -250,6 +250,20 @@ fn platform() {
     let killed = "Attempt failed due to internal workflows error";
     assert_eq!(story(2, killed, "started"), []);
     assert_eq!(story(1, killed, "started"), [Rule::Platform]);
+    // It has no outcome of the first attempt at all, and made the second one, or none.
+    let forgotten = |attempts: &str| {
+        broken(&format!(
+            r#"
+{{"log":"a","stored":{{"events":[{{"id":1,"type":"started","data":"{{\"kind\":\"do\",\"step\":\"pay\",\"count\":1,\"taskId\":\"pay-1\"}}"}},{{"id":2,"type":"attempt_failed","data":"{{\"kind\":\"do\",\"step\":\"pay\",\"count\":1,\"taskId\":\"pay-1\",\"attempt\":1}}"}},{{"id":3,"type":"completed","data":"{{\"kind\":\"do\",\"step\":\"pay\",\"count\":1,\"taskId\":\"pay-1\",\"attempt\":2}}"}}]}}}}
+{{"log":"a","platform":{{"entries":[{{"type":"step_started","stepName":"pay-1"}},{attempts}{{"type":"step_completed","stepName":"pay-1"}}]}}}}
+"#
+        ))
+    };
+    let second = r#"{"type":"attempt_completed","stepName":"pay-1","attempt":2},"#;
+    let first = r#"{"type":"attempt_completed","stepName":"pay-1","attempt":1},"#;
+    assert_eq!(forgotten(second), []);
+    assert_eq!(forgotten(first), [Rule::Platform]);
+    assert_eq!(forgotten(&format!("{first}{second}")), [Rule::Platform]);
 }
 
 #[test]

@@ -137,7 +137,7 @@ export function assertDense(events) {
  * Compares a log with the platform's own log of the same instance: each step began and ended once,
  * in the same order, with the same attempts and outcomes. A killed attempt is a failure for the
  * platform and need not appear in the log: it does if its code had failed before the platform was killed and could
- * store that. It counts in the number of the next attempt.
+ * store that. It counts in the number of the next attempt, also if the platform has not stored that it failed.
  */
 export function assertAgrees(events, platform) {
   const ours = events.flatMap(({ type, json: task }) => {
@@ -156,7 +156,12 @@ export function assertAgrees(events, platform) {
     const line = what === "attempt" ? `attempt ${attempt} ${how} ${stepName}` : `${what} ${{ errored: "failed", timed: "failed" }[how] ?? how} ${stepName}`;
     return error?.message === KILLED && !ours.includes(line) ? [] : [line];
   });
-  assert.deepEqual(ours, theirs);
+  const isForgotten = (line) => {
+    const [, number, name] = line.match(/^attempt (\d+) errored (.*)$/) ?? [];
+    const attempts = platform.filter(({ type, stepName }) => type.startsWith("attempt_") && stepName === name);
+    return attempts.some(({ attempt }) => attempt > number) && !attempts.some(({ type, attempt }) => attempt == number && type !== "attempt_started");
+  };
+  assert.deepEqual(ours.filter((line) => !isForgotten(line)), theirs);
 }
 
 const KILLED = "Attempt failed due to internal workflows error";
