@@ -286,29 +286,35 @@ async fn the_end_of_a_run_leaves_no_task() {
     assert_eq!(story(&world).await, UNDISTURBED);
 }
 
-/// The engine gives up a lifetime that sleeps, and whose facts are on their way to the log. Neither will answer.
+/// The engine gives up a lifetime that sleeps, and whose facts are on their way to the log. Neither will answer. Code that the
+/// engine may have called is there for longer, and has what the steps have.
 #[tokio::test(start_paused = true)]
 async fn a_lifetime_that_is_given_up_leaves_no_task() {
-    let (engine, world): (Rc<Engine>, _) = (Rc::default(), World::new());
-    world.always.set(Some(Trouble::Hang));
-    let step = wrapped(&engine, &world, DispatchConfig::batched());
-    let run = async move {
-        let body = step.workflow(async |step| step.sleep("long", Duration::from_secs(60)).await);
-        body.await
-    };
-    let left = async {
-        let mut run = Box::pin(run);
-        let waits = tokio::time::timeout(Duration::from_secs(1), &mut run).await;
-        assert!(waits.is_err());
-        let under_way = world.tasks.get();
-        world.given_up.set(true);
-        drop(run);
-        world.given_up.set(false);
-        // A task that was aborted ends when it is polled.
-        tokio::time::sleep(Duration::from_millis(1)).await;
-        (under_way, world.tasks.get())
-    };
-    assert_eq!(lifetime(&engine, left).await, Some((1, 0)));
+    for has_code in [false, true] {
+        let (engine, world): (Rc<Engine>, _) = (Rc::default(), World::new());
+        world.always.set(Some(Trouble::Hang));
+        let step = wrapped(&engine, &world, DispatchConfig::batched());
+        let code = has_code.then(|| step.clone());
+        let run = async move {
+            let body =
+                step.workflow(async |step| step.sleep("long", Duration::from_secs(60)).await);
+            body.await
+        };
+        let left = async {
+            let mut run = Box::pin(run);
+            let waits = tokio::time::timeout(Duration::from_secs(1), &mut run).await;
+            assert!(waits.is_err());
+            let under_way = world.tasks.get();
+            world.given_up.set(true);
+            drop(run);
+            world.given_up.set(false);
+            drop(code);
+            // A task that was aborted ends when it is polled.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            (under_way, world.tasks.get())
+        };
+        assert_eq!(lifetime(&engine, left).await, Some((1, 0)));
+    }
 }
 
 /// The undisturbed run, and the failures of its own steps.

@@ -47,15 +47,9 @@ pub struct BatchedDispatch<L, R: Runtime> {
     shared: Rc<Shared<L, R>>,
 }
 
-/// A lifetime that is given up leaves no task that waits for the log.
 impl<L, R: Runtime> Drop for BatchedDispatch<L, R> {
     fn drop(&mut self) {
-        if self.shared.runtime.is_given_up()
-            && let Ok(mut state) = self.shared.state.try_borrow_mut()
-            && let Some(task) = state.task.take()
-        {
-            task.abort();
-        }
+        self.shared.stop_if_given_up();
     }
 }
 
@@ -519,6 +513,10 @@ where
         self.shared.config.redact
     }
 
+    fn dropped(&self) {
+        self.shared.stop_if_given_up();
+    }
+
     fn spawn(&self, task: impl Future<Output = ()> + 'static) {
         self.shared.runtime.spawn(task);
     }
@@ -587,6 +585,18 @@ where
         }
         if flush == Flush::End {
             self.shared.state.borrow_mut().ended = true;
+        }
+    }
+}
+
+impl<L, R: Runtime> Shared<L, R> {
+    /// A lifetime that is given up leaves no task that waits for the log.
+    fn stop_if_given_up(&self) {
+        if self.runtime.is_given_up()
+            && let Ok(mut state) = self.state.try_borrow_mut()
+            && let Some(task) = state.task.take()
+        {
+            task.abort();
         }
     }
 }

@@ -112,6 +112,10 @@ pub trait Dispatch {
         pending()
     }
 
+    /// Takes note that the workflow's code was dropped before its end. Code that the engine may still call has this
+    /// dispatch for as long as the engine has that code, which may be long. Default: does nothing.
+    fn dropped(&self) {}
+
     /// Runs a task on this thread, beside the workflow. It is used for a step that the workflow
     /// abandoned and that the engine goes on with. Default: drops the task, so the end of such a
     /// step is not reported.
@@ -704,13 +708,13 @@ impl<D> Drop for Running<D> {
 
 /// The workflow's code. If it is dropped before its end, as tests do, everything that it began is
 /// dropped too.
-struct Whole<F, D> {
+struct Whole<F, D: Dispatch> {
     scope: Pin<Box<F>>,
     life: Rc<Life<D>>,
     done: bool,
 }
 
-impl<F: Future, D> Future for Whole<F, D> {
+impl<F: Future, D: Dispatch> Future for Whole<F, D> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
@@ -720,10 +724,11 @@ impl<F: Future, D> Future for Whole<F, D> {
     }
 }
 
-impl<F, D> Drop for Whole<F, D> {
+impl<F, D: Dispatch> Drop for Whole<F, D> {
     fn drop(&mut self) {
         if !self.done {
             self.life.ended.set(Some(Ended::Run));
+            self.life.dispatch.dropped();
         }
     }
 }

@@ -192,9 +192,46 @@ for (const [what, result] of [["of 17 MiB", "x".repeat(17 * 512 * 1024)], ["that
   });
 }
 
-test("a lifetime that the engine has given up is freed where it waits, with its attempts, and no other one is", async () => {
+/** JavaScript's garbage collector, and requests whose timers of a minute go with them. */
+function requests(context) {
   v8.setFlagsFromString("--expose-gc");
-  const collect = vm.runInNewContext("gc");
+  const [collect, real] = [vm.runInNewContext("gc"), globalThis.setTimeout];
+  let current;
+  globalThis.setTimeout = (look, milliseconds, ...rest) => {
+    if (milliseconds !== 60_000) return real(look, milliseconds, ...rest);
+    current.timers.push(look);
+    return {};
+  };
+  context.after(() => (globalThis.setTimeout = real));
+  return {
+    collect,
+    /** Calls `run` in a request of its own. */
+    request(run) {
+      const request = { timers: [] };
+      current = request;
+      request.answer = run();
+      current = undefined;
+      return request;
+    },
+    /** A minute passes in this request. */
+    minute(request) {
+      current = request;
+      for (const look of request.timers.splice(0)) look();
+      current = undefined;
+    },
+  };
+}
+
+/** Stays so over some collections. */
+async function stays(now, wanted) {
+  for (let times = 0; times < 5; times += 1) {
+    await sleep(5);
+    assert.deepEqual(now(), wanted);
+  }
+}
+
+test("a lifetime that the engine has given up is freed where it waits, with its attempts, and no other one is", async (context) => {
+  const { collect, request } = requests(context);
   const module = await life();
   const freed = [];
   const answered = [];
@@ -223,10 +260,10 @@ test("a lifetime that the engine has given up is freed where it waits, with its 
     waitForEvent: () => new Promise(() => {}),
   };
   const [kept, keptOfTwo] = [engine(), engine()];
-  const goesOn = run.run({ name: "waits for an engine" }, kept);
-  run.run({ name: "two calls, one lost" }, { waitForEvent: (name) => (name === "kept" ? keptOfTwo : gone).waitForEvent(name) });
-  run.run({ name: "waits" }, gone);
-  run.run({ name: "attempt" }, gone);
+  const goesOn = request(() => run.run({ name: "waits for an engine" }, kept));
+  const ofTwo = request(() => run.run({ name: "two calls, one lost" }, { waitForEvent: (name) => (name === "kept" ? keptOfTwo : gone).waitForEvent(name) }));
+  request(() => run.run({ name: "waits" }, gone));
+  request(() => run.run({ name: "attempt" }, gone));
   const freedNow = () => {
     collect();
     return freed.toSorted();
@@ -235,54 +272,73 @@ test("a lifetime that the engine has given up is freed where it waits, with its 
   await becomes(freedNow, wanted);
   keptOfTwo.send({ payload: 2 });
   await becomes(() => answered, ["two calls, one lost"]);
-  for (let times = 0; times < 5; times += 1) {
-    await sleep(5);
-    assert.deepEqual(freedNow(), wanted);
-  }
+  await stays(freedNow, wanted);
   kept.send({ payload: 3 });
-  assert.deepEqual(await goesOn, { payload: 3 });
+  assert.deepEqual(await goesOn.answer, { payload: 3 });
+  assert.ok(ofTwo.timers.length > 0);
   // What has ended is not freed again, and the code of an instance that has died is not, either.
-  run.run({ name: "of a dead instance" }, gone);
+  request(() => run.run({ name: "of a dead instance" }, gone));
   await sleep(5);
   module.die();
   await sleep(5);
   assert.deepEqual(freedNow(), wanted);
 });
 
-test("a lifetime whose engine has failed a call is freed when its request is gone, and not before", async (context) => {
-  v8.setFlagsFromString("--expose-gc");
-  const collect = vm.runInNewContext("gc");
-  const real = globalThis.setTimeout;
-  context.after(() => (globalThis.setTimeout = real));
-  let timers = [];
-  globalThis.setTimeout = (look, milliseconds) => (milliseconds === 60_000 ? timers.push(look) : real(look, milliseconds));
+for (const [what, waits] of [
+  ["that has called the engine for nothing", () => new Promise(() => {})],
+  ["whose calls the engine has answered", (steps) => steps.sleep("is over", 1).then(() => new Promise(() => {}))],
+  ["whose engine has failed a call", (steps) => steps.sleep("fails", 1).catch(() => new Promise(() => {}))],
+]) {
+  test(`a lifetime ${what} is freed when its request is gone, and not before`, async (context) => {
+    const { collect, request, minute } = requests(context);
+    const module = await life();
+    const freed = [];
+    const run = workflow(module, waits, ({ name }) => freed.push(name));
+    const sleeps = (name) => (name === "fails" ? Promise.reject(new Error("the engine is gone")) : Promise.resolve());
+    const lives = request(() => run.run({ name: "waits" }, { sleep: sleeps }));
+    const freedNow = () => {
+      collect();
+      return freed;
+    };
+    await stays(freedNow, []);
+    assert.equal(lives.timers.length, 1);
+    minute(lives);
+    await stays(freedNow, []);
+    assert.equal(lives.timers.length, 1);
+    lives.timers = [];
+    await becomes(freedNow, ["waits"]);
+  });
+}
+
+test("a lifetime that is given up lets its functions go, though the engine has them, and its code has the steps", async (context) => {
+  const { collect, request } = requests(context);
   const module = await life();
-  const freed = [];
+  const [code, engine] = [[], []];
+  const functions = [];
   const run = workflow(
     module,
     async (steps) => {
-      await steps.sleep("fails", 1).catch(() => {});
+      code.push(steps); // as WebAssembly has them
+      const attempt = async () => 1;
+      functions.push(new WeakRef(attempt));
+      return steps.do("step", {}, attempt);
+    },
+    () => {},
+  );
+  const gone = {
+    do(name, config, callback) {
+      engine.push(callback);
       return new Promise(() => {});
     },
-    ({ name }) => freed.push(name),
-  );
-  const fails = () => Promise.reject(new Error("the engine is gone"));
-  run.run({ name: "waits" }, { sleep: fails });
-  const stays = async () => {
-    for (let times = 0; times < 5; times += 1) {
-      await sleep(5);
-      collect();
-      assert.deepEqual(freed, []);
-    }
   };
-  await stays();
-  assert.equal(timers.length, 1);
-  timers.pop()(); // The request lives on.
-  await stays();
-  assert.equal(timers.length, 1);
-  timers = [];
-  await becomes(() => {
-    collect();
-    return freed;
-  }, ["waits"]);
+  request(() => run.run({}, gone));
+  await becomes(
+    () => {
+      collect();
+      return functions.filter((reference) => reference.deref()).length;
+    },
+    0,
+  );
+  assert.deepEqual([code.length, functions.length], [1, 1]);
+  assert.throws(() => engine[0]({ attempt: 1 }), DIED);
 });

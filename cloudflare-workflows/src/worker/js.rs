@@ -2,13 +2,10 @@
 
 #![allow(missing_docs, reason = "named as the runtime names them")]
 
-use std::future::Future;
-use std::pin::Pin;
-use std::task::{Context, Poll};
-
 use js_sys::{Array, Function, Object, Promise, Uint8Array};
 use wasm_bindgen::prelude::*;
-use wasm_bindgen_futures::JsFuture;
+
+pub use super::answer::Answer;
 
 #[wasm_bindgen(inline_js = r#"
 export const dispose = (value) => value[Symbol.dispose]?.();
@@ -164,32 +161,6 @@ extern "C" {
     pub fn set_timeout(callback: &Function, milliseconds: f64) -> Result<JsValue, JsValue>;
     #[wasm_bindgen(catch, js_name = clearTimeout)]
     pub fn clear_timeout(timer: &JsValue) -> Result<(), JsValue>;
-}
-
-/// The answer to a call that returns a promise. Async functions of `wasm_bindgen` are state machines, of which each
-/// place that awaits one has the code; this is compiled once.
-#[must_use]
-pub struct Answer(Result<JsFuture, Option<JsValue>>);
-
-impl Answer {
-    /// Waits for the promise that a call has returned, or takes what it has thrown.
-    pub fn of(called: Result<Promise, JsValue>) -> Self {
-        Self(called.map(JsFuture::from).map_err(Some))
-    }
-}
-
-impl Future for Answer {
-    type Output = Result<JsValue, JsValue>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        match &mut self.0 {
-            Ok(promise) => Pin::new(promise).poll(context),
-            Err(thrown) => match thrown.take() {
-                Some(thrown) => Poll::Ready(Err(thrown)),
-                None => Poll::Pending,
-            },
-        }
-    }
 }
 
 /// Makes a method that returns an [`Answer`] of each binding that returns a promise.

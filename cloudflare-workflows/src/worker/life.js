@@ -215,7 +215,10 @@ async function live(run, steps) {
       // Code that causes the death does so while it works, and not while it waits.
       const how = steps.isWaiting ? "waiting" : "working";
       inARow[how] += 1;
-      if (inARow[how] >= MOST_DEATHS[how] || steps.isForgotten) throw new Error(DIED);
+      if (inARow[how] >= MOST_DEATHS[how] || steps.isForgotten) {
+        steps.end();
+        throw new Error(DIED);
+      }
     } finally {
       if (deaths === deathsBefore) steps.end();
     }
@@ -249,10 +252,11 @@ class Steps {
   #working = new Set();
   #bytes = 0;
   #hasEnded = false;
-  #isWatched = false;
+  #timer;
 
   constructor(step) {
     this.#step = step;
+    this.#watch();
   }
 
   do(name, config, callback, rollback) {
@@ -286,7 +290,8 @@ class Steps {
     const known = this.#calls.get(key);
     if (known) {
       if (!known.isAnswered) this.#waiting.add(known);
-      known.slots.forEach((slot, index) => slot.fill(functions[index]));
+      // Not in a function: `take` would share its scope, and keep these as long as the engine's call lasts.
+      for (const [index, slot] of known.slots.entries()) slot.fill(functions[index]);
       return known.answer;
     }
     const slots = functions.map((function_) => new Slot(function_, this));
@@ -297,7 +302,6 @@ class Steps {
     };
     const answer = make(slots.map((slot) => slot.function)).then(take, (error) => {
       this.#remember(call);
-      this.#watch();
       throw error;
     });
     answer.catch(() => {}); // The code may not wait for it any more.
@@ -357,36 +361,42 @@ class Steps {
   }
 
   /**
-   * An error may be the engine's last word, and the code may wait for something else then. So a timer stands for a call of
-   * the engine from then on: like such a call it goes with the request.
+   * The code may wait for something else than the engine when that gives it up: for an object's answer, or a timer of its
+   * own. So a timer stands for a call of the engine: like such a call it goes with the request.
    */
   #watch() {
-    if (!unanswerable || this.#isWatched || this.#hasEnded) return;
+    if (!unanswerable) return;
     const call = { steps: this };
     const look = () => {
       call.steps = undefined;
       this.#unanswered.delete(call);
-      this.#isWatched = false;
       this.#watch();
     };
-    this.#isWatched = true;
     this.#unanswered.add(call);
     unanswerable.register(look, call);
-    setTimeout(look, WATCH_MS);
+    this.#timer = setTimeout(look, WATCH_MS);
   }
 
   /** This call can have no answer any more. If that is so of all, the engine has given up this lifetime. */
   lose(call) {
+    call.slots?.forEach((slot) => slot.drop());
     this.#unanswered.delete(call);
     if (this.#hasEnded || this.#unanswered.size > 0) return;
-    this.end();
+    this.#end();
     for (const promise of this.#working) freeing.get(promise)?.();
     this.#working.clear();
   }
 
-  /** The code has ended. Rollbacks may still be called. */
+  /** The code has ended, and is told so in its own request. */
   end() {
+    clearTimeout(this.#timer);
+    this.#end();
+  }
+
+  /** The code has ended. Rollbacks may still be called. */
+  #end() {
     this.#hasEnded = true;
+    this.#waiting.clear();
     this.#forget();
   }
 }
@@ -425,6 +435,12 @@ class Slot {
   end() {
     this.#hasEnded = true;
     this.#tell(undefined);
+  }
+
+  /** The engine may hold `function` for long, and does not call it any more. */
+  drop() {
+    this.#function = this.#death = undefined;
+    this.end();
   }
 
   #tell(function_) {

@@ -8,6 +8,7 @@
 //! request. Without it a panic anywhere in the Worker ends every object and every open stream of the
 //! isolate.
 
+mod answer;
 mod batch;
 mod convert;
 mod create;
