@@ -20,10 +20,11 @@ export function copyWorker(folder) {
 
 /**
  * Starts `wrangler dev` on a free port. Resolves to a [`Server`] once it listens. `vars` are the
- * Worker's. `inspectorPort` is where developer tools find it, by default nowhere in particular.
+ * Worker's. `inspectorPort` is where developer tools find it, by default nowhere in particular. With `collects`, the Worker
+ * can collect JavaScript's garbage: see `memory.mjs`.
  */
-export async function serve({ folder = at("tests/worker"), vars = {}, inspectorPort = 0 } = {}) {
-  const server = new Server(copyWorker(folder), vars, inspectorPort);
+export async function serve({ folder = at("tests/worker"), vars = {}, inspectorPort = 0, collects = false } = {}) {
+  const server = new Server(copyWorker(folder), vars, inspectorPort, collects);
   await server.start();
   return server;
 }
@@ -33,12 +34,14 @@ const START_AT_MOST = 180_000;
 
 class Server {
   #folder;
+  #flags;
   #vars;
   #child;
   #log = "";
 
-  constructor(folder, vars, inspectorPort) {
+  constructor(folder, vars, inspectorPort, collects) {
     this.#folder = folder;
+    this.#flags = collects ? { MINIFLARE_WORKERD_V8_FLAGS: "--expose-gc" } : {};
     this.inspectorPort = inspectorPort;
     this.#vars = Object.entries(vars).flatMap(([name, value]) => ["--var", `${name}:${value}`]);
   }
@@ -59,6 +62,7 @@ class Server {
       cwd: this.#folder,
       env: nodeEnv({
         CI: "true",
+        ...this.#flags,
         TMPDIR: this.#folder,
         WRANGLER_REGISTRY_PATH: path.join(this.#folder, "registry"),
         WRANGLER_LOG_PATH: path.join(this.#folder, "logs"),

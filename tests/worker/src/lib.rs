@@ -26,7 +26,8 @@
 //! - `/links/<workflow>/<id>/sse`, `/event`, `/session` are served to viewers with a link; `/links-in-queries/…` also
 //!   accepts tokens in queries; `POST /<workflow>/<id>/revoke` revokes links, `POST /link/<workflow>/<id>` makes one
 //! - `GET /binding/<kind>/<name>` returns the result of looking for a binding
-//! - `GET /memory` returns how many bytes of WebAssembly memory there are
+//! - `GET /memory` returns how many bytes of WebAssembly memory there are, and how many of them are allocated
+//! - `POST /collect` collects JavaScript's garbage
 
 mod brittle;
 mod broken;
@@ -34,6 +35,7 @@ mod calls;
 mod crowd;
 mod gate;
 mod links;
+mod memory;
 mod own_log;
 mod platform;
 mod redis;
@@ -142,10 +144,8 @@ async fn respond(mut request: Request, path: &str, env: Env) -> Result<Response>
         }
         #[allow(clippy::panic, reason = "what is tested")]
         (["panic"], _) => panic!("the handler panics"),
-        (["memory"], _) => {
-            let pages = core::arch::wasm32::memory_size(0);
-            Response::ok((pages * 65_536).to_string())
-        }
+        (["memory"], _) => memory::tell(),
+        (["collect"], Method::Post) => memory::collect(),
         (["binding", kind, name], _) => Response::ok(binding(&env, kind, name)),
         ([workflow, id, "sse"], _) => {
             let events = workflows::events(&env, workflow)?;

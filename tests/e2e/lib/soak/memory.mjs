@@ -44,23 +44,40 @@ export function runtimeOf(group) {
   return Number(found);
 }
 
-/** Bytes that the isolate of a Worker has: its heap with what is not collected yet, with its WebAssembly memory, and that alone. */
+/**
+ * Bytes that the isolate of a Worker has once its garbage is collected: `{ heap, wasm }`, JavaScript's with what Rust has
+ * allocated, and the size of WebAssembly's memory, which is as large as it ever had to be.
+ */
 export async function heapOf({ url, inspectorPort }) {
+  const { live, wasm } = await collected(url);
   const targets = await (await fetch(`http://127.0.0.1:${inspectorPort}/json`, soon())).json();
   const socket = new WebSocket(targets[0].webSocketDebuggerUrl, { headers: { origin: "http://localhost" } });
-  let heap;
   try {
-    // It is not asked to collect first: the runtime does not answer to `collectGarbage`, and after a snapshot, which
-    // collects, it ends with a segmentation fault a round later.
     const { usedSize, embedderHeapUsedSize, backingStorageSize } = await inspect(socket, "Runtime.getHeapUsage");
-    heap = usedSize + embedderHeapUsedSize + backingStorageSize;
+    return { heap: usedSize + embedderHeapUsedSize + backingStorageSize + live, wasm };
   } finally {
     socket.close(); // also if there is no answer
   }
-  const wasm = Number(await (await fetch(`${url}/memory`, soon())).text());
-  if (!(wasm > 0)) throw new Error("the Worker does not say how large its memory is");
-  return { heap: heap + wasm, wasm };
 }
+
+/**
+ * Collects the garbage of a Worker whose server `collects`, and resolves to its memory: `{ live, wasm }`. What JavaScript
+ * lets go frees what Rust has, which lets go of more of JavaScript's, a moment later each time.
+ */
+export async function collected(url) {
+  for (let time = 0; time < COLLECTIONS; time += 1) {
+    const answer = await fetch(`${url}/collect`, { method: "POST", ...soon() });
+    if (!answer.ok) throw new Error(`the Worker does not collect: ${await answer.text()}`);
+    await answer.text();
+    await new Promise((resolve) => setTimeout(resolve, 300));
+  }
+  const memory = await (await fetch(`${url}/memory`, soon())).json();
+  if (!(memory.wasm > 0 && memory.live > 0)) throw new Error("the Worker does not say how much memory it has");
+  return memory;
+}
+
+/** What a lifetime leaves takes two. */
+const COLLECTIONS = 4;
 
 const soon = () => ({ signal: AbortSignal.timeout(30_000) });
 
@@ -88,13 +105,6 @@ function inspect(socket, method) {
 export function slope(points) {
   const slopes = points.flatMap(([x, y], index) => points.slice(index + 1).map(([later, grown]) => (grown - y) / (later - x)));
   return median(slopes);
-}
-
-/** The least of each twelfth of the points: what is left of a heap whenever it has been collected. */
-export function floor(points) {
-  const size = Math.ceil(points.length / 12);
-  const parts = Array.from({ length: Math.ceil(points.length / size) }, (_, index) => points.slice(index * size, (index + 1) * size));
-  return parts.map((part) => part.reduce((least, point) => (point[1] < least[1] ? point : least)));
 }
 
 export function median(numbers) {

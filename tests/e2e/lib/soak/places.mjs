@@ -54,7 +54,7 @@ async function runtime(server) {
 }
 
 async function worker(vars, inspectorPort) {
-  const server = await serve({ vars, inspectorPort });
+  const server = await serve({ vars, inspectorPort, collects: inspectorPort !== undefined });
   // The first question makes it open its storage, by which its process is known.
   await fetch(`${server.url}/gate/soak/open`).then((response) => response.text());
   return server;
