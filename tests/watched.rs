@@ -8,14 +8,24 @@ use std::sync::Arc;
 
 use futures_executor::block_on;
 use ssetarget::store::{FrameBytes, FrameStore, RelayStore, Sql, SqlRow, SqlValue, Watch};
-use ssetarget::{Cursor, EventId, EventStore, NewEvent, PageLimit, SqliteEventStore, SseTarget};
+use ssetarget::{
+    Batch, Cursor, EventId, EventStore, NewEvent, PageLimit, SqliteEventStore, SseTarget,
+};
 use support::sql::Database;
 
 const MIB: usize = 1 << 20;
 
-type Target = SseTarget<NewEvent, SqliteEventStore<Counting>>;
+/// The bytes of pages in Rust's memory.
+const PAGES: usize = <bytes::Bytes as FrameBytes>::PAGES;
+
+type Target<const P: usize = PAGES> = SseTarget<NewEvent, SqliteEventStore<Counting<P>>>;
 
 fn target() -> Target {
+    target_of()
+}
+
+/// A log whose pages may have so many bytes together.
+fn target_of<const P: usize>() -> Target<P> {
     SseTarget::new(SqliteEventStore::new(Counting(Database::in_memory())))
 }
 
@@ -123,16 +133,25 @@ fn a_relay_keeps_as_much_and_nothing_when_it_does_not_follow() {
     assert_eq!(alive(), 0);
 }
 
+/// The runtime's own copies of pages, as a Durable Object's viewers have them.
+const COPIES: usize = 32 * MIB;
+
 #[test]
 fn pages_are_smaller_when_viewers_are_many() {
+    let sizes = [(1, 128), (128, 128), (129, 64), (1_000, 16), (10_000, 4)];
+    pages_have_sizes(&target(), &sizes);
+    let sizes = [(1, 128), (256, 128), (500, 64), (1_000, 32), (20_000, 4)];
+    pages_have_sizes(&target_of::<COPIES>(), &sizes);
+}
+
+fn pages_have_sizes<const PAGES: usize>(target: &Target<PAGES>, sizes: &[(usize, usize)]) {
     block_on(async {
-        let target = target();
         for _ in 0..40 {
             let event = NewEvent::new("t", "x".repeat(1_000)).unwrap();
             target.store().append(vec![event; 10]).await.unwrap();
         }
         let mut viewers = Vec::new();
-        for (count, kib) in [(1, 128), (128, 128), (129, 64), (1_000, 16), (10_000, 4)] {
+        for &(count, kib) in sizes {
             while viewers.len() < count {
                 viewers.push(target.subscribe(Cursor::Beginning).await.unwrap());
             }
@@ -145,12 +164,71 @@ fn pages_are_smaller_when_viewers_are_many() {
     });
 }
 
+/// Viewers who stall, each at a place of its own, hold a page each.
+#[test]
+fn viewers_who_stall_at_different_places_hold_no_more_than_pages_may_have() {
+    // The pages, the newest frames and the pages that were read lately, and what frames have besides the data.
+    held_by_the_stalled(&target(), |held| held < (16 + 2) * MIB * 106 / 100);
+    held_by_the_stalled(&target_of::<COPIES>(), |held| {
+        held < (32 + 2) * MIB * 106 / 100
+    });
+}
+
+fn held_by_the_stalled<const PAGES: usize>(target: &Target<PAGES>, is_little: fn(usize) -> bool) {
+    block_on(async {
+        for _ in 0..40 {
+            let event = NewEvent::new("t", "x".repeat(1_000)).unwrap();
+            target.store().append(vec![event; 20]).await.unwrap();
+        }
+        for count in [100, 200, 300, 500, 513, 700] {
+            let mut viewers = Vec::new();
+            for number in 0..count {
+                let after = Cursor::After(EventId::new(1 + number % 650).unwrap());
+                viewers.push(target.subscribe(after).await.unwrap());
+            }
+            let mut pages = Vec::new();
+            for viewer in &mut viewers {
+                pages.push(viewer.try_next_frames().await.unwrap());
+                assert!(is_little(alive()), "{count} viewers: {}", alive());
+            }
+            // It is a bound that is made use of, not one for small pages.
+            assert!(alive() > PAGES / 3, "{count} viewers: {}", alive());
+        }
+    });
+}
+
+/// Viewers who are together hold one page.
+#[test]
+fn viewers_at_one_place_hold_one_page() {
+    block_on(async {
+        let target = target_of::<COPIES>();
+        let mut viewers = Vec::new();
+        for _ in 0..500 {
+            viewers.push(target.subscribe(Cursor::Latest).await.unwrap());
+        }
+        for _ in 0..10 {
+            let event = NewEvent::new("t", "x".repeat(250)).unwrap();
+            target.store().append(vec![event; 100]).await.unwrap();
+        }
+        let mut pages = Vec::new();
+        for viewer in &mut viewers {
+            pages.push(viewer.try_next_frames().await.unwrap().unwrap());
+        }
+        let Batch::Events(page) = &pages[0] else {
+            panic!("a reset");
+        };
+        // Two batches fit, so they get two with one write.
+        assert!(page.byte_length() > 50_000, "{}", page.byte_length());
+        assert!(alive() < MIB, "{}", alive());
+    });
+}
+
 /// A log above a relay, which watches it.
 #[derive(Debug)]
 struct Upstream(Target);
 
 impl EventStore for Upstream {
-    type Error = <SqliteEventStore<Counting> as EventStore>::Error;
+    type Error = <SqliteEventStore<Counting<PAGES>> as EventStore>::Error;
 
     async fn append(&self, batch: Vec<NewEvent>) -> Result<Vec<ssetarget::Appended>, Self::Error> {
         self.0.store().append(batch).await
@@ -178,13 +256,13 @@ impl EventStore for Upstream {
 }
 
 impl FrameStore for Upstream {
-    type Bytes = Counted;
+    type Bytes = Counted<PAGES>;
 
     async fn read_frames(
         &self,
         after: Option<EventId>,
         limit: PageLimit,
-    ) -> Result<ssetarget::store::FramePage<Counted>, Self::Error> {
+    ) -> Result<ssetarget::store::FramePage<Counted<PAGES>>, Self::Error> {
         self.0.store().read_frames(after, limit).await
     }
 }
@@ -200,7 +278,7 @@ fn alive() -> usize {
 
 /// Bytes that count themselves. Clones are the same.
 #[derive(Clone, Debug)]
-struct Counted(Arc<Bytes>);
+struct Counted<const P: usize>(Arc<Bytes>);
 
 #[derive(Debug)]
 struct Bytes(Vec<u8>);
@@ -211,7 +289,9 @@ impl Drop for Bytes {
     }
 }
 
-impl FrameBytes for Counted {
+impl<const P: usize> FrameBytes for Counted<P> {
+    const PAGES: usize = P;
+
     fn from_slice(bytes: &[u8]) -> Self {
         ALIVE.set(ALIVE.get() + bytes.len());
         Self(Arc::new(Bytes(bytes.to_vec())))
@@ -233,17 +313,17 @@ impl FrameBytes for Counted {
 
 /// A database whose bytes are counted.
 #[derive(Debug)]
-struct Counting(Database);
+struct Counting<const P: usize>(Database);
 
-impl Sql for Counting {
+impl<const P: usize> Sql for Counting<P> {
     type Error = rusqlite::Error;
-    type Bytes = Counted;
+    type Bytes = Counted<P>;
 
     fn exec(
         &self,
         statement: &'static str,
-        params: &[SqlValue<Counted>],
-    ) -> Result<Vec<SqlRow<Counted>>, rusqlite::Error> {
+        params: &[SqlValue<Counted<P>>],
+    ) -> Result<Vec<SqlRow<Counted<P>>>, rusqlite::Error> {
         let params = params.iter().map(|param| match param {
             SqlValue::Null => SqlValue::Null,
             SqlValue::Integer(number) => SqlValue::Integer(*number),

@@ -12,7 +12,7 @@
 //! | `refuse`, `response`, `leaving`, `callback`, `instance_end`, `js` | in both |
 //! | `sql` | in the `WorkflowEvents` object, or in an object of your own |
 //! | `redis` | in the Worker, or in an object of your own |
-//! | `command`, `credit`, `fan_out`, `hibernating`, `hop`, `opened`, `packed`, `page_parts`, `reported`, `object/log`, `object/lifetimes`, `object/obey` | pure: in the Worker or the object, and in native tests |
+//! | `command`, `credit`, `fan_out`, `hibernating`, `hop`, `opened`, `packed`, `page_parts`, `pump`, `reported`, `object/log`, `object/lifetimes`, `object/obey` | pure: in the Worker or the object, and in native tests |
 //!
 //! `worker/` and `object/` do not import each other. A request goes through `worker/serve`, `worker/route`,
 //! `worker/namespace`, `object/class`, `object/events_object` and `response`, in this order.
@@ -57,6 +57,8 @@ pub(crate) mod packed;
     not(any(feature = "cloudflare", target_family = "wasm"))
 ))]
 pub(crate) mod page_parts;
+#[cfg(any(test, feature = "cloudflare"))]
+mod pump;
 #[cfg(any(
     feature = "hibernation",
     not(any(feature = "cloudflare", target_family = "wasm"))

@@ -20,6 +20,7 @@ use super::chunks::{Chunks, Cut};
 use super::js;
 use super::leaving::Leaving;
 use super::permit::Permit;
+use super::pump::{self, Pumped, Sink};
 use crate::delivery::{Subscription, body, frame_body};
 use crate::store::{EventStore, FrameStore};
 use crate::wire;
@@ -139,7 +140,7 @@ pub(super) fn hold(time: Duration) -> worker::Result<Response> {
     let (response, viewer) = open()?;
     let held = async move {
         let heartbeat = Uint8Array::from(wire::HEARTBEAT);
-        if viewer.write(&heartbeat).await {
+        if viewer.begin(&heartbeat) && viewer.taken().await {
             sleep(time).await;
             viewer.cut("the events cannot be reached").await;
         }
@@ -236,22 +237,16 @@ fn streaming() -> worker::Result<ResponseBuilder> {
     Ok(response)
 }
 
-/// Writes chunks until there are no more or the viewer is gone. Writes one at a time: the end of a write is the only
-/// sign that the viewer took the chunk.
-async fn pump(mut chunks: Chunks, viewer: &StreamWriter) {
-    while let Some(chunk) = chunks.next().await {
-        match chunk {
-            Ok(chunk) if viewer.write(&chunk).await => {}
-            // The viewer is gone.
-            Ok(_) => return,
-            Err(error) => {
-                worker::console_error!("ssetarget: a viewer's stream is cut off: {error}");
-                viewer.cut("the event log failed").await;
-                return;
-            }
+/// Writes chunks, and ends the stream as they end.
+async fn pump(chunks: Chunks, viewer: &StreamWriter) {
+    match pump::pump(chunks, viewer).await {
+        Pumped::Left => {}
+        Pumped::Failed(error) => {
+            worker::console_error!("ssetarget: a viewer's stream is cut off: {error}");
+            viewer.cut("the event log failed").await;
         }
+        Pumped::Ended => drop(viewer.writer.close().await),
     }
-    let _ = viewer.writer.close().await;
 }
 
 /// Writes to a viewer's stream, with one callback for all writes.
@@ -284,12 +279,14 @@ impl StreamWriter {
         // Fails for a viewer that is gone, whose stream needs no cut.
         let _ = self.writer.abort(&JsValue::from_str(reason)).await;
     }
+}
 
-    /// Writes a chunk, and returns whether the viewer took it.
-    async fn write(&self, chunk: &Uint8Array) -> bool {
-        if js::write_chunk(&self.writer, chunk, &self.done).is_err() {
-            return false;
-        }
+impl Sink<Uint8Array> for StreamWriter {
+    fn begin(&self, chunk: &Uint8Array) -> bool {
+        js::write_chunk(&self.writer, chunk, &self.done).is_ok()
+    }
+
+    async fn taken(&self) -> bool {
         self.taken.take().await
     }
 }

@@ -63,6 +63,11 @@ pub struct Frames<B> {
 
 /// Bytes with cheap clones, since many viewers get the same ones.
 pub trait FrameBytes: Clone + fmt::Debug + MaybeSend + MaybeSync + 'static {
+    /// About the most bytes of the pages that all readers of a log have together, one page for each: if readers are
+    /// many, pages are smaller, and there are more of them. Default: 16 MiB. A page that is shared counts for each
+    /// reader, since readers who stop reading at the same place may each go on to another one.
+    const PAGES: usize = 16 << 20;
+
     /// Copies these bytes from Rust's memory.
     fn from_slice(bytes: &[u8]) -> Self;
 

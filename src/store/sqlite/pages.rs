@@ -58,7 +58,7 @@ impl<Q: Sql> SqliteEventStore<Q> {
         let Some(after) = ends.start(after) else {
             return Ok(ends.page(None));
         };
-        let limit = frame_limit(limit, log.viewers());
+        let limit = frame_limit(limit, Q::Bytes::PAGES, log.viewers());
         if let Some(frames) = log.tail.page(after, limit) {
             return Ok(ends.page(Some(frames)));
         }
@@ -158,14 +158,12 @@ const PAGE: PageLimit = PageLimit {
     bytes: 128 * 1024,
 };
 
-/// About the most bytes that the pages of all viewers have together, one page for each. If viewers
-/// are many, pages are smaller.
-const PAGES: usize = 16 << 20;
-
 const SMALLEST_PAGE: usize = 4 * 1024;
 
-fn frame_limit(limit: PageLimit, viewers: usize) -> PageLimit {
-    let share = PAGES / viewers.max(1);
+/// Returns the limit of a page: of the bytes that the [pages](FrameBytes::PAGES) of all viewers may have together, a
+/// viewer's share.
+fn frame_limit(limit: PageLimit, pages: usize, viewers: usize) -> PageLimit {
+    let share = pages / viewers.max(1);
     // Few different sizes, so that viewers at the same position share their page.
     let share = (1 << share.max(SMALLEST_PAGE).ilog2()).min(PAGE.bytes);
     PageLimit {
