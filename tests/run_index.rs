@@ -10,6 +10,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use ssetarget::internals::{ListFilter, RunIndex, RunReport};
+use ssetarget::store::{Sql, SqlValue};
 use ssetarget::{Batch, Cursor};
 use support::sql::Database;
 
@@ -127,6 +128,61 @@ fn deleted_runs_are_left_out_and_do_not_come_back() {
     ended.expires = Some(10_000);
     index.take(&ended, at(9)).unwrap();
     assert!(ids(&list(&index, "")).is_empty());
+}
+
+/// Returns the steps of SQLite for each of 1,024 reports to an index of this many runs.
+fn steps_of_a_report(runs: u64) -> u64 {
+    let database = Database::in_memory();
+    let index = RunIndex::new(database.clone());
+    for number in 0..runs {
+        let report = report(&format!("r{number}"), 2, number, "running");
+        assert!(index.take(&report, at(2)).unwrap());
+    }
+    database.take_read();
+    for number in 0..1_024 {
+        let report = report(
+            &format!("r{}", number % runs),
+            number + 3,
+            number,
+            "running",
+        );
+        assert!(index.take(&report, at(2)).unwrap());
+    }
+    database.take_read().steps / 1_024
+}
+
+#[test]
+fn a_report_costs_about_the_same_however_many_runs_there_are() {
+    let (few, many) = (steps_of_a_report(250), steps_of_a_report(8_000));
+    assert!(many < few + few / 4, "{many} steps, and {few}");
+}
+
+#[test]
+fn runs_that_have_expired_are_removed_with_later_reports() {
+    let database = Database::in_memory();
+    let index = RunIndex::new(database.clone());
+    let rows = || match database.exec("SELECT count(*) FROM runs", &[]).unwrap()[0][0] {
+        SqlValue::Integer(rows) => rows,
+        ref other => panic!("{other:?}"),
+    };
+    // A new run each second, which is kept for 1,000 seconds.
+    let mut most = 0;
+    for second in 0..10_000 {
+        let mut report = report(&format!("r{second}"), 2, second * 1_000, "failed");
+        report.expires = Some((second + 1_000) * 1_000);
+        assert!(index.take(&report, at(second)).unwrap());
+        most = most.max(rows());
+    }
+    assert!((1_000..=1_600).contains(&most), "{most}");
+    // An index that wakes knows nothing of this, and removes them, too.
+    for second in 10_000..11_500 {
+        let index = RunIndex::new(database.clone());
+        let mut report = report(&format!("r{second}"), 2, second * 1_000, "failed");
+        report.expires = Some((second + 1_000) * 1_000);
+        assert!(index.take(&report, at(second)).unwrap());
+        most = most.max(rows());
+    }
+    assert!((1_000..=1_600).contains(&most), "{most}");
 }
 
 #[test]

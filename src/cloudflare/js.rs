@@ -269,6 +269,9 @@ extern "C" {
     pub type SqlCursor;
     #[wasm_bindgen(method, catch)]
     pub fn raw(this: &SqlCursor) -> Result<JsValue, JsValue>;
+    /// Returns how many rows the statement has written so far, with those of indexes.
+    #[wasm_bindgen(method, catch, getter, js_name = rowsWritten)]
+    pub fn rows_written(this: &SqlCursor) -> Result<f64, JsValue>;
 }
 
 /// Converts a count that came as JavaScript's number.

@@ -138,6 +138,14 @@ impl Sql for ObjectSql {
         Ok(())
     }
 
+    fn changes(
+        &self,
+        statement: &'static str,
+        params: &[SqlValue<Uint8Array>],
+    ) -> Result<bool, ObjectSqlError> {
+        Ok(self.cursor(statement, params)?.rows_written()? > 0.0)
+    }
+
     /// Runs the statements in a `transactionSync`, which undoes all when one of them throws.
     #[inline(never)]
     fn run_all(

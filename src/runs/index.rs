@@ -23,6 +23,8 @@ use crate::workflow::{Estimate, RunEstimate, RunState};
 pub struct RunIndex<Q: Sql> {
     target: SseTarget<NewEvent, SqliteEventStore<Q>>,
     has_tables: Mutex<bool>,
+    /// The number of runs when they were last counted, unless some were removed since.
+    counted: Mutex<Option<u64>>,
 }
 
 /// The number of changes that the log keeps. A viewer that missed more is reset, and reads the list again.
@@ -40,10 +42,14 @@ const TABLES: [&str; 3] = [
     "CREATE TABLE IF NOT EXISTS durations (number INTEGER PRIMARY KEY, took INTEGER NOT NULL, tasks TEXT NOT NULL)",
 ];
 
-/// Returns a row if the report is newer than what is known of the run.
+/// Writes if the report is newer than what is known of the run.
 const PUT: &str = "INSERT INTO runs (id, version, began, state, expires, entry) VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
      ON CONFLICT (id) DO UPDATE SET version = ?2, began = ?3, state = ?4, expires = ?5, entry = ?6 \
-     WHERE ?2 > version OR ?3 > began RETURNING 1";
+     WHERE ?2 > version OR ?3 > began";
+/// After how many changes something old may be removed, at the earliest.
+const PRUNES: u64 = 64;
+/// As [`COUNT`], with those that were removed.
+const COUNT_ALL: &str = "SELECT count(*) FROM runs";
 const PRUNE: &str = "DELETE FROM runs WHERE expires <= ?1";
 const ADD_TIME: &str = "INSERT INTO durations (took, tasks) VALUES (?1, ?2)";
 const TRIM_TIMES: &str =
@@ -151,6 +157,7 @@ impl<Q: Sql> RunIndex<Q> {
         Self {
             target: SseTarget::new(SqliteEventStore::new(sql).retention(retention)),
             has_tables: Mutex::default(),
+            counted: Mutex::default(),
         }
     }
 
@@ -206,8 +213,7 @@ impl<Q: Sql> RunIndex<Q> {
             expires.map_or(SqlValue::Null, whole),
             entry,
         ];
-        let taken = sql.exec(PUT, &params).map_err(RunIndexError::Sql)?;
-        if taken.is_empty() {
+        if !sql.changes(PUT, &params).map_err(RunIndexError::Sql)? {
             return Ok(false);
         }
         if let Some(entry) = &report.entry
@@ -228,12 +234,33 @@ impl<Q: Sql> RunIndex<Q> {
         self.target.observing().appended(&stored);
         // Only now and then: lists leave out removed runs anyway, and estimates older times.
         let head = self.target.store().head().map_err(RunIndexError::Store)?;
-        if head.is_some_and(|head| head.get() % 64 == 0) {
-            sql.run(PRUNE, &[whole(now)]).map_err(RunIndexError::Sql)?;
-            sql.run(TRIM_TIMES, &[SqlValue::Integer(TIMES)])
-                .map_err(RunIndexError::Sql)?;
+        if let Some(head) = head.filter(|head| head.get().is_multiple_of(PRUNES)) {
+            self.prune(sql, head.get(), now)?;
         }
         Ok(true)
+    }
+
+    /// Removes old times, and runs that have expired, if it is their turn at this number of changes. To find these all runs
+    /// are read, so that there are the more changes from one turn to the next the more runs there are: a change costs a
+    /// few rows, however many runs there are.
+    #[inline(never)]
+    fn prune(&self, sql: &Q, head: u64, now: u64) -> Result<(), RunIndexError<Q::Error>> {
+        sql.run(TRIM_TIMES, &[SqlValue::Integer(TIMES)])
+            .map_err(RunIndexError::Sql)?;
+        let counted = lock(&self.counted).take();
+        let runs = match counted {
+            Some(runs) => runs,
+            None => {
+                let rows = sql.exec(COUNT_ALL, &[]).map_err(RunIndexError::Sql)?;
+                rows.first().map_or(Ok(0), |row| integer(row, 0))?
+            }
+        };
+        if head.is_multiple_of((runs / 4).next_power_of_two().max(PRUNES)) {
+            sql.run(PRUNE, &[whole(now)]).map_err(RunIndexError::Sql)?;
+        } else {
+            *lock(&self.counted) = Some(runs);
+        }
+        Ok(())
     }
 
     /// Returns a page of runs, the latest first, as JSON: `runs`, an array of [`RunEntry`](super::RunEntry); `next`,

@@ -37,6 +37,23 @@ pub trait Sql: MaybeSend + MaybeSync {
         self.exec(statement, params).map(drop)
     }
 
+    /// Runs one statement that inserts, changes or deletes rows and returns none, and returns whether there were any.
+    /// Default: as [`run`](Self::run), and then SQLite's `changes()`. A connection that is told by SQLite anyway overrides
+    /// it.
+    ///
+    /// # Errors
+    /// When SQLite refuses the statement, or the question.
+    fn changes(
+        &self,
+        statement: &'static str,
+        params: &[SqlValue<Self::Bytes>],
+    ) -> Result<bool, Self::Error> {
+        self.run(statement, params)?;
+        let rows = self.exec("SELECT changes() > 0", &[])?;
+        let changes = rows.first().and_then(|row| row.first());
+        Ok(matches!(changes, Some(SqlValue::Integer(1))))
+    }
+
     /// Runs these statements in this order: all of them take effect, or none does.
     ///
     /// Default: runs them within a savepoint, which also works inside a transaction.
