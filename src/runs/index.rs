@@ -46,6 +46,9 @@ const TABLES: [&str; 3] = [
 const PUT: &str = "INSERT INTO runs (id, version, began, state, expires, entry) VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
      ON CONFLICT (id) DO UPDATE SET version = ?2, began = ?3, state = ?4, expires = ?5, entry = ?6 \
      WHERE ?2 > version OR ?3 > began";
+/// As [`PUT`], for a run that is known and began at the same time: this writes no row of the index of times.
+const UPDATE: &str = "UPDATE runs SET version = ?2, state = ?4, expires = ?5, entry = ?6 \
+     WHERE id = ?1 AND began = ?3 AND version < ?2";
 /// After how many changes something old may be removed, at the earliest.
 const PRUNES: u64 = 64;
 /// As [`COUNT`], with those that were removed.
@@ -61,6 +64,9 @@ const LIST: &str = "SELECT entry, began, id FROM runs WHERE entry IS NOT NULL \
      AND (began < ?4 OR (began = ?4 AND id < ?5)) AND (expires IS NULL OR expires > ?6) \
      ORDER BY began DESC, id DESC LIMIT ?7";
 const COUNT: &str = "SELECT count(*) FROM runs WHERE entry IS NOT NULL";
+
+/// The version of a report of a log that has one event.
+const FIRST: u64 = 2;
 
 /// How long the index remembers that a log was deleted, so that an earlier report does not bring it back.
 const REMOVED_FOR: u64 = 30 * 24 * 60 * 60 * 1_000;
@@ -213,7 +219,11 @@ impl<Q: Sql> RunIndex<Q> {
             expires.map_or(SqlValue::Null, whole),
             entry,
         ];
-        if !sql.changes(PUT, &params).map_err(RunIndexError::Sql)? {
+        // What is reported of a log with one event is the first report of its run.
+        let is_known = report.version > FIRST;
+        let taken = (is_known && sql.changes(UPDATE, &params).map_err(RunIndexError::Sql)?)
+            || sql.changes(PUT, &params).map_err(RunIndexError::Sql)?;
+        if !taken {
             return Ok(false);
         }
         if let Some(entry) = &report.entry
