@@ -178,6 +178,34 @@ test("30 runs, killed in the middle: the list and the live stream agree with eve
   assert.equal(stats.ended, true);
 });
 
+test("an index takes each report once, and none that is older than what it knows", async () => {
+  const report = async (version, { began = 5_000, state = "running" } = {}) => {
+    const started = new Date(began).toISOString();
+    const entry = state && { id: "s-1", workflow: "listed", tags: ["late"], run: 1, state, started, task: `v${version}` };
+    const body = JSON.stringify({ id: "s-1", version, began, expires: null, entry: entry || null });
+    return (await fetch(`${server.url}/report/listed/late`, { method: "POST", body })).text();
+  };
+  const known = async () => {
+    const { runs, cursor } = await list("?tag=late");
+    return [cursor, ...runs.map(({ state, task }) => `${state} ${task}`)];
+  };
+  for (const [taken, now, ...reported] of [
+    ["true", [1, "running v4"], 4],
+    ["false", [1, "running v4"], 4],
+    ["false", [1, "running v4"], 2, { state: "waiting" }],
+    ["true", [2, "failed v8"], 8, { state: "failed" }],
+    ["false", [2, "failed v8"], 6],
+    ["true", [3], 9, { state: "" }],
+    ["false", [3], 8, { state: "failed" }],
+    // The log was deleted with everything known of it, and begins again.
+    ["true", [4, "running v2"], 2, { began: 9_000 }],
+    ["false", [4, "running v2"], 2],
+  ]) {
+    assert.equal(await report(...reported), taken, `${reported[0]}`);
+    assert.deepEqual(await known(), now);
+  }
+});
+
 test("requests that cannot be served get a status and a reason", { timeout: 600_000 }, async () => {
   for (const [query, reason] of [["?state=x", /invalid state/], ["?limit=0", /invalid limit/], ["?since=x", /invalid since/], ["?cursor=x", /invalid cursor/], ["?tag=a%20b", /invalid tag/], ["/sse?tag=%2F", /invalid tag/], ["/sse?lastEventId=x", /invalid Last-Event-ID/]]) {
     const response = await fetch(runs(query));

@@ -15,6 +15,7 @@
 //! - `POST /fold` with `{ours, platform}`, two logs of a run, returns the view of each
 //! - `GET /open` counts the subscriptions that these two have open
 //! - `GET /<workflow>/<id>/platform` is the platform's own log, once the run has ended
+//! - `POST /report/<workflow>/<tag>` has the index of a tag take the body as a run's report, and returns whether it did
 //! - `POST /<workflow>/<id>/rpc/<method>` calls a method of the `WorkflowEvents` object, and returns its string
 //! - `/gate/<name>/<path>` forwards to a gate
 //! - `/own/<name>/dispatch`, `/sse`, `/whisper`, `/whispers`, `/contract` forward to a log in the user's own object
@@ -155,6 +156,10 @@ async fn respond(mut request: Request, path: &str, env: Env) -> Result<Response>
             let options = instance_sse(&request)?;
             let workflow = watched::watched(&env, &workflows::binding(workflow))?;
             serve_instance_sse(&request, id, &workflow, options, &Public).await
+        }
+        (["report", workflow, tag], Method::Post) => {
+            let report = request.text().await?;
+            report_run(&env, &format!("{workflow}/{tag}"), &report).await
         }
         ([name, id, "rpc", method], Method::Post) => rpc(&env, name, id, method).await,
         ([name], Method::Post) => {
@@ -397,6 +402,21 @@ fn binding(env: &Env, kind: &str, name: &str) -> String {
         _ => WorkflowEventsNamespace::from_env(env, name, "alpha").map(drop),
     };
     found.map_or_else(|error| error.to_string(), |()| "found".to_owned())
+}
+
+/// Has an index take a report, as the object of a run does, and returns its answer.
+async fn report_run(env: &Env, index: &str, report: &str) -> Result<Response> {
+    let stub = env.durable_object("RUNS")?.get_by_name(index)?;
+    let stub: JsValue = stub.into_rpc::<js_sys::Object>().into();
+    let take: Function = Reflect::get(&stub, &"take".into())?.dyn_into()?;
+    let promise: Promise =
+        Reflect::apply(&take, &stub, &Array::of1(&report.into()))?.unchecked_into();
+    let taken = JsFuture::from(promise).await?;
+    Response::ok(
+        taken
+            .as_bool()
+            .map_or("?".to_owned(), |taken| taken.to_string()),
+    )
 }
 
 /// Calls any method of the object by RPC, as only code of the Worker can.
