@@ -208,15 +208,21 @@ impl Sweep {
 
 /// The most bytes that a Worker's isolate holds for all viewers whose responses it has. It has 128 MB for everything.
 const MOST_BYTES: usize = 32 << 20;
-/// The most bytes that it holds for one viewer: more than the credit and two of the largest events, of which one is
+/// The most bytes of these and of the runtime's copies of what is being written. The credit of 500 viewers fits, twice:
+/// while a viewer takes it, as much comes.
+const MOST_WITH_COPIES: usize = 64 << 20;
+/// The most bytes for one viewer: more than the credit and two of the largest events, of which one is
 /// being written and the other came meanwhile. An event of 1 MiB of line breaks is 7 MiB on the wire.
 const MOST_BYTES_OF_ONE: usize = 16 << 20;
 
-/// The bytes that an isolate holds because viewers have not taken them yet.
+/// The bytes that are held because viewers have not taken them yet: in the isolate what came, and in the runtime, which
+/// makes a copy of it, what is being written.
 #[derive(Debug, Default)]
 pub struct Budget {
     queues: BTreeMap<u64, Queue>,
+    /// Of all queues.
     bytes: usize,
+    copies: usize,
     entered: u64,
     /// Counts arrivals and takes.
     time: u64,
@@ -224,9 +230,18 @@ pub struct Budget {
 
 #[derive(Debug, Default)]
 struct Queue {
+    /// What came, and is not being written yet.
     bytes: usize,
+    /// What is being written.
+    copy: usize,
     /// When the viewer last took bytes, or bytes came to an empty queue.
     since: u64,
+}
+
+impl Queue {
+    fn held(&self) -> usize {
+        self.bytes + self.copy
+    }
 }
 
 impl Budget {
@@ -240,7 +255,8 @@ impl Budget {
     /// Removes a viewer and its bytes.
     pub fn leave(&mut self, viewer: u64) {
         if let Some(queue) = self.queues.remove(&viewer) {
-            self.bytes = self.bytes.saturating_sub(queue.bytes);
+            self.bytes -= queue.bytes;
+            self.copies -= queue.copy;
         }
     }
 
@@ -251,18 +267,21 @@ impl Budget {
         let Some(queue) = self.queues.get_mut(&viewer) else {
             return Vec::new();
         };
-        if queue.bytes == 0 {
+        if queue.held() == 0 {
             queue.since = self.time;
         }
         queue.bytes += bytes;
         self.bytes += bytes;
         let mut cut = Vec::new();
-        if queue.bytes > MOST_BYTES_OF_ONE {
+        if queue.held() > MOST_BYTES_OF_ONE {
             self.leave(viewer);
             cut.push(viewer);
         }
-        while self.bytes > MOST_BYTES {
-            let holding = self.queues.iter().filter(|(_, queue)| queue.bytes > 0);
+        while self.bytes > MOST_BYTES || self.bytes + self.copies > MOST_WITH_COPIES {
+            // One whose bytes are all in the runtime gives the isolate none.
+            let is_full = self.bytes > MOST_BYTES;
+            let holds = |queue: &Queue| if is_full { queue.bytes } else { queue.held() };
+            let holding = self.queues.iter().filter(|(_, queue)| holds(queue) > 0);
             let slowest = holding.min_by_key(|(_, queue)| queue.since);
             let Some(slowest) = slowest.map(|(viewer, _)| *viewer) else {
                 break;
@@ -273,14 +292,23 @@ impl Budget {
         cut
     }
 
-    /// Counts bytes that a viewer took.
-    pub fn taken(&mut self, viewer: u64, bytes: usize) {
-        self.time += 1;
+    /// Counts bytes of a viewer's as being written. They are no longer the isolate's.
+    pub fn handed_out(&mut self, viewer: u64, bytes: usize) {
         if let Some(queue) = self.queues.get_mut(&viewer) {
             let bytes = bytes.min(queue.bytes);
             queue.bytes -= bytes;
+            queue.copy += bytes;
+            self.bytes -= bytes;
+            self.copies += bytes;
+        }
+    }
+
+    /// Counts what is being written to a viewer as taken.
+    pub fn taken(&mut self, viewer: u64) {
+        self.time += 1;
+        if let Some(queue) = self.queues.get_mut(&viewer) {
+            self.copies -= std::mem::take(&mut queue.copy);
             queue.since = self.time;
-            self.bytes = self.bytes.saturating_sub(bytes);
         }
     }
 }
@@ -391,7 +419,8 @@ mod tests {
             .iter()
             .filter(|viewer| ![viewers[3], viewers[9]].contains(viewer))
         {
-            budget.taken(*viewer, PIECE);
+            budget.handed_out(*viewer, PIECE);
+            budget.taken(*viewer);
             assert!(budget.queued(*viewer, PIECE).is_empty());
         }
         assert_eq!(budget.bytes, MOST_BYTES);
@@ -400,12 +429,61 @@ mod tests {
         assert_eq!(budget.queued(quick, 2 * PIECE), [viewers[9], viewers[0]]);
         assert!(budget.bytes <= MOST_BYTES);
         // The viewers that were cut off leave later.
-        budget.taken(viewers[3], PIECE);
+        budget.handed_out(viewers[3], PIECE);
+        budget.taken(viewers[3]);
         assert!(budget.queued(viewers[3], PIECE).is_empty());
         for viewer in viewers {
             budget.leave(viewer);
         }
         assert_eq!(budget.bytes, 1 + 2 * PIECE);
+    }
+
+    #[test]
+    fn viewers_of_a_full_object_hold_all_of_their_credit_while_as_much_is_written() {
+        let mut budget = Budget::default();
+        let viewers: Vec<_> = (0..500).map(|_| budget.enter()).collect();
+        let credit = CREDIT as usize;
+        for round in 0..3 {
+            for viewer in &viewers {
+                assert!(budget.queued(*viewer, credit).is_empty(), "{round}");
+                if round == 0 {
+                    budget.handed_out(*viewer, credit);
+                } else if round == 1 {
+                    budget.taken(*viewer);
+                    budget.handed_out(*viewer, credit);
+                }
+            }
+        }
+        assert_eq!((budget.bytes, budget.copies), (500 * credit, 500 * credit));
+        for viewer in viewers {
+            budget.leave(viewer);
+        }
+        assert_eq!((budget.bytes, budget.copies), (0, 0));
+    }
+
+    #[test]
+    fn what_is_written_is_bounded_too() {
+        const PIECE: usize = 128 * 1024;
+        let mut budget = Budget::default();
+        let viewers: Vec<_> = (0..600).map(|_| budget.enter()).collect();
+        let mut cut = Vec::new();
+        for viewer in &viewers {
+            cut.extend(budget.queued(*viewer, PIECE));
+            budget.handed_out(*viewer, PIECE);
+            assert!(budget.bytes + budget.copies <= MOST_WITH_COPIES);
+        }
+        // The first ones are those who took nothing for longest.
+        assert_eq!(cut, viewers[..600 - MOST_WITH_COPIES / PIECE]);
+        // The isolate's own memory is full only of those who have not begun to take theirs.
+        let (mut budget, mut cut) = (Budget::default(), Vec::new());
+        let viewers: Vec<_> = (0..300).map(|_| budget.enter()).collect();
+        budget.queued(viewers[0], PIECE);
+        budget.handed_out(viewers[0], PIECE);
+        for viewer in &viewers[1..] {
+            cut.extend(budget.queued(*viewer, PIECE));
+        }
+        assert_eq!(cut, viewers[1..300 - MOST_BYTES / PIECE]);
+        assert_eq!((budget.bytes, budget.copies), (MOST_BYTES, PIECE));
     }
 
     #[test]

@@ -254,7 +254,7 @@ struct Socket {
     taken: Taken,
     closed: Option<Close>,
     entry: u64,
-    in_hand: usize,
+    has_handed_out: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -688,7 +688,7 @@ impl Audience {
             taken: Taken::default(),
             closed: None,
             entry,
-            in_hand: 0,
+            has_handed_out: false,
         };
         let opened = stream.open(|page, kept| {
             socket.kept = kept;
@@ -827,8 +827,8 @@ impl Audience {
             return true;
         };
         let budget = &mut self.held.budget;
-        if std::mem::take(&mut socket.in_hand) > 0 {
-            budget.taken(socket.entry, waiting);
+        if std::mem::take(&mut socket.has_handed_out) {
+            budget.taken(socket.entry);
         }
         let pages = std::mem::take(&mut socket.pages);
         if !pages.is_empty() {
@@ -838,7 +838,8 @@ impl Audience {
                 budget.queued(socket.entry, length).is_empty(),
                 "little is on the way"
             );
-            socket.in_hand = length;
+            budget.handed_out(socket.entry, length);
+            socket.has_handed_out = true;
             if let Some(bytes) = socket.taken.take(u32::try_from(length).unwrap()) {
                 socket.acknowledged.push_back(bytes);
             }

@@ -56,15 +56,15 @@ pub(super) fn socket_response(
     stream_here_until(chunks, permit, cut)
 }
 
-/// The pages of a socket, each acknowledged when it is handed out. A consumer that waits for the viewer before
-/// it polls again holds at most two pages.
+/// The pages of a socket, each acknowledged when it is handed out, to be written and not held. A consumer that waits for
+/// the viewer before it polls again has at most two pages.
 struct Pages {
     socket: js::WebSocket,
     received: Rc<RefCell<Received>>,
     taken: Taken,
     entry: QueueEntry,
-    /// The bytes of the page that was handed out last. The viewer has taken it when it asks for the next one.
-    in_hand: usize,
+    /// Whether a page was handed out. The viewer has taken it when it asks for the next one.
+    has_handed_out: bool,
     listeners: [(&'static str, Listener); 3],
     _held: Held,
 }
@@ -169,7 +169,7 @@ impl Pages {
             received,
             taken: Taken::default(),
             entry,
-            in_hand: 0,
+            has_handed_out: false,
             listeners,
         })
     }
@@ -243,15 +243,19 @@ impl Stream for Pages {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
-        let taken = std::mem::take(&mut this.in_hand);
-        if taken > 0 {
-            QUEUES.with_borrow_mut(|queues| queues.budget.taken(this.entry.0, taken));
+        if std::mem::take(&mut this.has_handed_out) {
+            QUEUES.with_borrow_mut(|queues| queues.budget.taken(this.entry.0));
         }
         let mut received = this.received.borrow_mut();
         if let Some(page) = received.take_pages() {
-            this.in_hand = page.length() as usize;
+            let length = page.length();
+            this.has_handed_out = true;
+            let handed_out = |queues: &mut Queues| {
+                queues.budget.handed_out(this.entry.0, length as usize);
+            };
+            QUEUES.with_borrow_mut(handed_out);
             // Acknowledged at once: while the viewer takes this page, the next one comes.
-            if let Some(bytes) = this.taken.take(page.length()) {
+            if let Some(bytes) = this.taken.take(length) {
                 // A socket that is gone reports that by its own event.
                 let _ = this.socket.send_text(&bytes.to_string());
             }
