@@ -74,7 +74,7 @@ pub mod __private {
     pub use crate::instance::follow::{at_once, find, first_running};
     #[cfg(feature = "worker")]
     pub use crate::worker::{
-        Held, Payloads, PlatformEvents, PlatformLog, Timer, Timers, WorkflowObject,
+        Guard, Held, Payloads, PlatformEvents, PlatformLog, Timer, Timers, WorkflowObject,
         extend_durable_object, extend_workflow_entrypoint, here, hold_sockets, message,
         milliseconds, property, since_epoch, sleep, time,
     };

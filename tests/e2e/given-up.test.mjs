@@ -1,5 +1,5 @@
-// Lifetimes that the engine gives up leave nothing in the isolate, wherever their code is just then: the engine does not tell
-// them, and WebAssembly has both what waits and what is waited for.
+// Lifetimes that the engine gives up, and objects that the platform resets, leave nothing in the isolate, wherever their code
+// is just then: nobody tells them, and WebAssembly has both what waits and what is waited for.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 
@@ -20,7 +20,7 @@ after(() => server?.stop());
 
 /** An object that nobody asks is out of memory after ten seconds. */
 const EVICTED_MS = 12_000;
-const SIZE = 20_000;
+const SIZE = 60_000;
 const OPS = [
   { do: { name: "flaky", attempts: [{ fail: "not yet" }], retries: { limit: 3, delay: 10, backoff: "constant" } } },
   { group: { name: "part", ops: [{ do: { name: "inner", progress: [25, 75] } }, { do: { name: "first" } }] } },
@@ -64,6 +64,14 @@ const WAYS = {
     await run.resume();
     await goesOn(run);
   },
+  /** Their objects are reset, with the streams of viewers. */
+  async watched(run) {
+    await waits(run);
+    const viewers = await Promise.all(Array.from({ length: 8 }, () => run.open()));
+    await fetch(`${run.url}/rpc/go_down`, { method: "POST" }).then((response) => response.text());
+    for (const viewer of viewers) viewer.close();
+    await goesOn(run);
+  },
 };
 
 /** Does this with so many runs, of which a few are under way at a time: then their requests end in each other's turns. */
@@ -72,14 +80,14 @@ async function each(way, name, times) {
   const one = async () => {
     while (next < times) {
       const number = next++;
-      await WAYS[way](await start(server, OPS, { id: `${name}-${number}` }), number);
+      await WAYS[way](await start(server, OPS, { id: `${name}-${number}`, workflow: way === "watched" ? "fragile" : "alpha" }), number);
     }
   };
   await Promise.all(Array.from({ length: 6 }, one));
 }
 
 for (const way of Object.keys(WAYS)) {
-  test(`the code of runs that are ${way} is freed wherever it is, and that of others goes on`, { timeout: 300_000 }, async () => {
+  test(`what runs that are ${way} have is freed wherever they are, and others go on`, { timeout: 300_000 }, async () => {
     const others = await Promise.all(["one", "two", "three"].map((id) => start(server, OPS, { id: `${way}-${id}` })));
     await Promise.all(others.map(waits));
     await each(way, way, 39);

@@ -342,3 +342,24 @@ test("a lifetime that is given up lets its functions go, though the engine has t
   assert.deepEqual([code.length, functions.length], [1, 1]);
   assert.throws(() => engine[0]({ attempt: 1 }), DIED);
 });
+
+test("a guard tells that its request is gone, once, and not if it was let go", async (context) => {
+  const { collect, request, minute } = requests(context);
+  const { guard, unguard } = await life();
+  const gone = [];
+  const guarded = (name) => request(() => guard(() => gone.push(name)));
+  const [lives, goes, isLetGo] = ["lives", "goes", "is let go"].map(guarded);
+  const goneNow = () => {
+    collect();
+    return gone;
+  };
+  for (const each of [lives, goes, isLetGo]) minute(each);
+  await stays(goneNow, []);
+  unguard(isLetGo.answer);
+  goes.timers = isLetGo.timers = [];
+  await becomes(goneNow, ["goes"]);
+  await stays(goneNow, ["goes"]);
+  unguard(lives.answer);
+  minute(lives);
+  assert.equal(lives.timers.length, 0);
+});

@@ -174,6 +174,39 @@ const freeing = new WeakMap();
  */
 const unanswerable = canForget && new FinalizationRegistry((call) => call.steps?.lose(call));
 
+/** Longer than it takes until the memory of a request is collected: it is set again and again. */
+const GUARD_MS = 60_000;
+const departed = canForget && new FinalizationRegistry((guard) => guard.gone?.());
+
+/**
+ * Calls `gone` when the request or the object that this is called in has ended without a word: it is cancelled, or reset. Then
+ * nothing of its code runs again, and WebAssembly has both what waits and what is waited for. But only the runtime's timer
+ * holds the function that it calls. Returns the argument for `unguard`.
+ */
+export function guard(gone) {
+  const guard = { gone };
+  const set = () => {
+    const look = () => {
+      departed.unregister(guard);
+      if (guard.gone) set();
+    };
+    departed.register(look, guard, guard);
+    const timer = setTimeout(look, GUARD_MS);
+    // With Node's timers it is an object, which has the function.
+    guard.timer = typeof timer === "object" ? new WeakRef(timer) : { deref: () => timer };
+  };
+  if (canForget) set();
+  return guard;
+}
+
+export function unguard(guard) {
+  guard.gone = undefined;
+  if (!canForget) return;
+  departed.unregister(guard);
+  const timer = guard.timer.deref();
+  if (timer !== undefined) clearTimeout(timer);
+}
+
 /** Makes the class of this object one of the platform's. */
 export function extend(instance, isWorkflow) {
   const base = isWorkflow ? WorkflowEntrypoint : DurableObject;
@@ -232,9 +265,6 @@ const remembering = new Set();
 let remembered = 0;
 const MOST_REMEMBERED = 16 * 1024 * 1024;
 
-/** Longer than it takes until the memory of a request is collected: it is set again and again. */
-const WATCH_MS = 60_000;
-
 /** The engine's step object for one lifetime of a run, which may outlive several instances. */
 class Steps {
   /** The number of calls that the engine has answered. */
@@ -252,11 +282,15 @@ class Steps {
   #working = new Set();
   #bytes = 0;
   #hasEnded = false;
-  #timer;
+  #guard;
 
   constructor(step) {
     this.#step = step;
-    this.#watch();
+    // The code may wait for something else than the engine when that gives it up: for an object's answer, or a timer of
+    // its own. So its request counts as a call of the engine.
+    const request = { steps: this };
+    this.#unanswered.add(request);
+    this.#guard = guard(() => this.lose(request));
   }
 
   do(name, config, callback, rollback) {
@@ -360,23 +394,6 @@ class Steps {
     return promise;
   }
 
-  /**
-   * The code may wait for something else than the engine when that gives it up: for an object's answer, or a timer of its
-   * own. So a timer stands for a call of the engine: like such a call it goes with the request.
-   */
-  #watch() {
-    if (!unanswerable) return;
-    const call = { steps: this };
-    const look = () => {
-      call.steps = undefined;
-      this.#unanswered.delete(call);
-      this.#watch();
-    };
-    this.#unanswered.add(call);
-    unanswerable.register(look, call);
-    this.#timer = setTimeout(look, WATCH_MS);
-  }
-
   /** This call can have no answer any more. If that is so of all, the engine has given up this lifetime. */
   lose(call) {
     call.slots?.forEach((slot) => slot.drop());
@@ -389,7 +406,7 @@ class Steps {
 
   /** The code has ended, and is told so in its own request. */
   end() {
-    clearTimeout(this.#timer);
+    unguard(this.#guard);
     this.#end();
   }
 

@@ -40,6 +40,10 @@ extern "C" {
     fn hold_object(state: &JsValue, code: u16) -> Result<(), JsValue>;
     #[wasm_bindgen(catch, js_name = release)]
     fn release(held: &JsValue) -> Result<(), JsValue>;
+    #[wasm_bindgen(catch, js_name = guard)]
+    fn js_guard(gone: &JsValue) -> Result<JsValue, JsValue>;
+    #[wasm_bindgen(catch, js_name = unguard)]
+    fn js_unguard(guard: &JsValue) -> Result<(), JsValue>;
     #[wasm_bindgen(catch, js_name = mortal)]
     fn mortal_promise(promise: &Promise, free: &JsValue) -> Result<Promise, JsValue>;
     #[wasm_bindgen(catch, js_name = extend)]
@@ -128,6 +132,35 @@ impl Drop for Held {
 /// be lost then. Lasts as long as the object is in memory.
 pub fn hold_sockets(state: &JsValue, code: u16) -> Result<(), JsValue> {
     hold_object(state, code)
+}
+
+/// Calls a function if the request or the object that it was made in ends without a word: if it is cancelled, or reset. Its
+/// code does not run again then, so the function wakes what waits, which ends and frees its memory. It is called some time
+/// later, belongs to no request, and can call nothing of the platform's. Dropping this calls nothing.
+pub struct Guard {
+    guard: JsValue,
+    _gone: Closure<dyn Fn()>,
+}
+
+impl Guard {
+    /// Guards what runs now, where the runtime lets it: from the compatibility date 2025-05-05 on.
+    ///
+    /// # Errors
+    /// When the runtime refuses a timer.
+    pub fn new(gone: impl Fn() + 'static) -> Result<Self, JsValue> {
+        let gone = Closure::wrap_assert_unwind_safe(Box::new(gone) as Box<dyn Fn()>);
+        Ok(Self {
+            guard: js_guard(gone.as_ref())?,
+            _gone: gone,
+        })
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        // The timer is refused where its request is not.
+        let _ = js_unguard(&self.guard);
+    }
 }
 
 /// Returns the result of `future` where it is there at once, else a [`promise`] of it. A promise of Rust's costs

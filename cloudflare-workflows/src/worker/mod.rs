@@ -42,7 +42,8 @@ pub use workflow::Workflow;
 pub use convert::{message, milliseconds, property, since_epoch, time};
 pub use entrypoint::WorkflowObject;
 pub use life::{
-    Held, extend_durable_object, extend_workflow_entrypoint, hold_sockets, now_or_promise, promise,
+    Guard, Held, extend_durable_object, extend_workflow_entrypoint, hold_sockets, now_or_promise,
+    promise,
 };
 pub use runtime::{Timer, Timers, here, sleep};
 pub use subscribe::{Payloads, PlatformEvents, PlatformLog};

@@ -13,7 +13,7 @@ use worker::{Env, Response, web_sys};
 
 use super::crowd::Crowd;
 pub(super) use super::crowd::Visit;
-use super::cutoff::Cutoff;
+use super::cutoff::{Because, Cutoff};
 use super::follower;
 use super::remote_log::RemoteLog;
 use super::watched::Watched;
@@ -197,7 +197,9 @@ impl Relay {
             return;
         }
         let following = Following(Rc::clone(self));
+        let streaming = self.cutoff.guard();
         wasm_bindgen_futures::spawn_local(async move {
+            let _streaming = streaming;
             /// The pause after a panic, before it begins again.
             const PAUSE: Duration = Duration::from_secs(1);
             let Relay {
@@ -214,11 +216,16 @@ impl Relay {
                 select(follow, pin!(crowd.gone())).await;
                 Ok(())
             };
-            // Viewers are still there, and only this brings them events.
-            while let Err(error) = catch_panic(watched()).await {
-                worker::console_error!("ssetarget: a relay starts again: {error}");
-                sleep(PAUSE).await;
-            }
+            let followed = async {
+                // Viewers are still there, and only this brings them events.
+                while let Err(error) = catch_panic(watched()).await {
+                    worker::console_error!("ssetarget: a relay starts again: {error}");
+                    sleep(PAUSE).await;
+                }
+            };
+            // It comes first: what follows is not polled again, since no timer lets it pause then.
+            let gone = async { while cutoff.next().await != Because::Gone {} };
+            select(pin!(gone), pin!(followed)).await;
         });
     }
 }

@@ -6,7 +6,7 @@ use cloudflare_workflows::__private::Timer;
 use futures_util::future::LocalBoxFuture;
 use js_sys::Uint8Array;
 
-use super::cutoff::Cutoff;
+use super::cutoff::{Because, Cutoff, Streaming};
 use crate::cloudflare::response::Watching;
 use crate::stats::{Cut, Metrics, Observing, Viewing};
 
@@ -17,6 +17,7 @@ pub(super) struct Watched<Visit> {
     _visit: Visit,
     viewing: Viewing,
     cutoff: Rc<Cutoff>,
+    _streaming: Streaming,
 }
 
 impl<Visit> Watched<Visit> {
@@ -27,6 +28,7 @@ impl<Visit> Watched<Visit> {
             _visit: visit,
             viewing: Observing::by(metrics.clone()).viewing(),
             cutoff: Rc::clone(cutoff),
+            _streaming: cutoff.guard(),
         }
     }
 }
@@ -40,9 +42,13 @@ impl<Visit: 'static> Watching for Watched<Visit> {
         let cut = self.cutoff.next();
         let viewing = self.viewing.observing().clone();
         Box::pin(async move {
-            cut.await;
-            viewing.tell(|observer| observer.cut(Cut::Deleted));
-            "the log was deleted"
+            match cut.await {
+                Because::Deleted => {
+                    viewing.tell(|observer| observer.cut(Cut::Deleted));
+                    "the log was deleted"
+                }
+                Because::Gone => "the object is gone",
+            }
         })
     }
 
