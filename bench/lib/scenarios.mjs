@@ -21,8 +21,8 @@ const ROWS_OF_REPORT_AT_MOST = 4;
 /** The bench Worker, in bytes after gzip. bench/README.md says what the bytes of a Worker are. */
 export const GZIP_AT_MOST = 330_000;
 /** The README's own Worker, and the same with neither page nor snapshots. */
-export const README_GZIP_AT_MOST = 315_000;
-export const README_WITHOUT_PAGE_GZIP_AT_MOST = 256_000;
+export const README_GZIP_AT_MOST = 317_000;
+export const README_WITHOUT_PAGE_GZIP_AT_MOST = 258_000;
 /**
  * The demo Worker, as it would be deployed. It switches on everything there is: pages, links, traces, the index of
  * runs, merged streams, Durable Streams, relays and hibernation. A Worker that needs less carries less.
