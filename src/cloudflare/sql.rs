@@ -189,7 +189,7 @@ fn from_js(value: &JsValue) -> SqlValue<Uint8Array> {
 
 /// Keeps the bytes of frames in JavaScript's memory.
 impl FrameBytes for Uint8Array {
-    /// A page is [not held](super::pump::pump) while the runtime writes it to a viewer. What viewers who do not read
+    /// A page is not held while the runtime writes it to a viewer. What viewers who do not read
     /// hold are the runtime's copies, which are outside of the isolate's memory.
     const PAGES: usize = 32 << 20;
 
