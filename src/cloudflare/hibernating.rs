@@ -232,7 +232,7 @@ pub struct Budget {
 struct Queue {
     /// What came, and is not being written yet.
     bytes: usize,
-    /// What is being written.
+    /// The bytes that are being written.
     copy: usize,
     /// When the viewer last took bytes, or bytes came to an empty queue.
     since: u64,

@@ -219,7 +219,7 @@ impl<Q: Sql> RunIndex<Q> {
             expires.map_or(SqlValue::Null, whole),
             entry,
         ];
-        // What is reported of a log with one event is the first report of its run.
+        // A log with one event is reported for the first time.
         let is_known = report.version > FIRST;
         let taken = (is_known && sql.changes(UPDATE, &params).map_err(RunIndexError::Sql)?)
             || sql.changes(PUT, &params).map_err(RunIndexError::Sql)?;

@@ -32,7 +32,8 @@ struct Counting {
     live: Cell<usize>,
 }
 
-#[allow(unsafe_code, reason = "WebAssembly has one thread here")]
+// SAFETY: WebAssembly has one thread here.
+#[allow(unsafe_code, reason = "a static has to be `Sync`")]
 unsafe impl Sync for Counting {}
 
 #[allow(
@@ -42,16 +43,19 @@ unsafe impl Sync for Counting {}
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         self.live.set(self.live.get() + layout.size());
+        // SAFETY: the caller's promises are those that this needs.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         self.live.set(self.live.get() - layout.size());
+        // SAFETY: the caller's promises are those that this needs.
         unsafe { System.dealloc(pointer, layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         self.live.set(self.live.get() - layout.size() + size);
+        // SAFETY: the caller's promises are those that this needs.
         unsafe { System.realloc(pointer, layout, size) }
     }
 }
