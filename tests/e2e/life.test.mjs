@@ -363,3 +363,19 @@ test("a guard tells that its request is gone, once, and not if it was let go", a
   minute(lives);
   assert.equal(lives.timers.length, 0);
 });
+
+test("a guard of an instance that has died sets no timer any more, and tells nothing", async (context) => {
+  const { collect, request, minute } = requests(context);
+  const module = await life();
+  const gone = [];
+  const [set, goes] = ["set", "goes"].map((name) => request(() => module.guard(() => gone.push(name))));
+  module.die();
+  await sleep(5);
+  minute(set);
+  assert.equal(set.timers.length, 0);
+  goes.timers = [];
+  await stays(() => {
+    collect();
+    return gone;
+  }, []);
+});

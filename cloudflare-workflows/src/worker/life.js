@@ -176,19 +176,21 @@ const unanswerable = canForget && new FinalizationRegistry((call) => call.steps?
 
 /** Longer than it takes until the memory of a request is collected: it is set again and again. */
 const GUARD_MS = 60_000;
-const departed = canForget && new FinalizationRegistry((guard) => guard.gone?.());
+const departed = canForget && new FinalizationRegistry((guard) => guard.isNeeded() && guard.gone());
 
 /**
  * Calls `gone` when the request or the object that this is called in has ended without a word: it is cancelled, or reset. Then
  * nothing of its code runs again, and WebAssembly has both what waits and what is waited for. But only the runtime's timer
- * holds the function that it calls. Returns the argument for `unguard`.
+ * holds the function that it calls. Returns the argument for `unguard`. Ends with the WebAssembly instance, unless it
+ * `outlives` that: an object with a timer does not leave memory.
  */
-export function guard(gone) {
-  const guard = { gone };
+export function guard(gone, outlives = false) {
+  const born = deaths;
+  const guard = { gone, isNeeded: () => guard.gone && (outlives || born === deaths) };
   const set = () => {
     const look = () => {
       departed.unregister(guard);
-      if (guard.gone) set();
+      if (guard.isNeeded()) set();
     };
     departed.register(look, guard, guard);
     const timer = setTimeout(look, GUARD_MS);
@@ -290,7 +292,7 @@ class Steps {
     // its own. So its request counts as a call of the engine.
     const request = { steps: this };
     this.#unanswered.add(request);
-    this.#guard = guard(() => this.lose(request));
+    this.#guard = guard(() => this.lose(request), true);
   }
 
   do(name, config, callback, rollback) {
