@@ -76,6 +76,8 @@ mod admission;
 mod callback;
 #[cfg(feature = "cloudflare")]
 mod chunks;
+#[cfg(feature = "cloudflare")]
+mod cutoff;
 #[cfg(all(feature = "cloudflare", not(feature = "relays")))]
 #[path = "no_hop.rs"]
 mod hop;

@@ -9,14 +9,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use cloudflare_workflows::__private::{Held, Timer, sleep};
 use futures_core::Stream;
-use futures_util::StreamExt;
 use futures_util::future::{Either, LocalBoxFuture, pending, select};
+use futures_util::{FutureExt, StreamExt};
 use js_sys::Uint8Array;
 use wasm_bindgen::prelude::*;
 use worker::{Response, ResponseBuilder, web_sys};
 
 use super::callback::CallbackValue;
 use super::chunks::{Chunks, Cut};
+use super::cutoff::Cutoff;
 use super::js;
 use super::leaving::Leaving;
 use super::permit::Permit;
@@ -41,7 +42,12 @@ pub fn sse_response<S: EventStore + 'static>(
     let has_ended = subscription.has_ended();
     let timer = Timer::new();
     let chunks = body(subscription, move |duration| timer.sleep(duration));
-    Ok(respond(has_ended, boxed(in_javascript(chunks)), pending())?.into())
+    Ok(respond(
+        has_ended,
+        boxed(in_javascript(chunks)),
+        cut_off(&Rc::default()),
+    )?
+    .into())
 }
 
 /// Returns a response as [`sse_response`] does, whose bytes go from the store to the viewer without
@@ -56,7 +62,14 @@ pub fn sse_frame_response<S: FrameStore<Bytes = Uint8Array> + 'static>(
     let has_ended = subscription.has_ended();
     let timer = Timer::new();
     let chunks = frame_body(subscription, move |duration| timer.sleep(duration));
-    Ok(respond(has_ended, boxed(chunks), pending())?.into())
+    Ok(respond(has_ended, boxed(chunks), cut_off(&Rc::default()))?.into())
+}
+
+/// Returns a future that resolves when a stream that begins now is to be cut off, with the reason.
+fn cut_off(cutoff: &Rc<Cutoff>) -> impl Future<Output = Cut> + use<> {
+    cutoff
+        .of_stream()
+        .map(|because| Some(because.reason().to_owned()))
 }
 
 /// A viewer's place. It is kept while the viewer is there.
@@ -150,16 +163,17 @@ pub(super) fn hold(time: Duration) -> worker::Result<Response> {
     Ok(response.into())
 }
 
-/// Returns the response with these chunks as its body, which the object writes.
+/// Returns the response with these chunks as its body, which the object writes until it is cut off.
 #[cfg(any(feature = "durable-streams", feature = "otlp"))]
 pub(super) fn stream_as<E: fmt::Display + 'static>(
     response: ResponseBuilder,
     chunks: impl Stream<Item = Result<Uint8Array, E>> + 'static,
+    cutoff: &Rc<Cutoff>,
 ) -> worker::Result<Response> {
     let stream = js::IdentityTransformStream::new()?;
     let writer = StreamWriter::new(stream.writable().get_writer()?)?;
-    let chunks = boxed(chunks);
-    wasm_bindgen_futures::spawn_local(async move { pump(chunks, &writer).await });
+    let cut = Box::pin(cut_off(cutoff));
+    wasm_bindgen_futures::spawn_local(pump_until(boxed(chunks), writer, cut));
     Ok(response.stream(stream.readable()))
 }
 

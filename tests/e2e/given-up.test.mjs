@@ -72,7 +72,23 @@ const WAYS = {
     for (const viewer of viewers) viewer.close();
     await goesOn(run);
   },
+  /** So many viewers need relays below relays. One object of the tree is reset, or none. */
+  async crowded(run, number) {
+    await waits(run);
+    const viewers = [];
+    for (let count = 0; count < 12; count += 1) viewers.push(await run.open());
+    const reset = ["", "~1", undefined][number % 3];
+    if (reset !== undefined) {
+      // It may be answered no more.
+      await fetch(`${run.url}${reset}/rpc/go_down`, { method: "POST" }).then((response) => response.text(), () => {});
+    }
+    await run.event("go");
+    assert.equal((await run.ended()).state, "complete");
+    for (const viewer of viewers) viewer.close();
+  },
 };
+
+const WORKFLOWS = { watched: "fragile", crowded: "crowd" };
 
 /** Does this with so many runs, of which a few are under way at a time: then their requests end in each other's turns. */
 async function each(way, name, times) {
@@ -80,7 +96,7 @@ async function each(way, name, times) {
   const one = async () => {
     while (next < times) {
       const number = next++;
-      await WAYS[way](await start(server, OPS, { id: `${name}-${number}`, workflow: way === "watched" ? "fragile" : "alpha" }), number);
+      await WAYS[way](await start(server, OPS, { id: `${name}-${number}`, workflow: WORKFLOWS[way] ?? "alpha" }), number);
     }
   };
   await Promise.all(Array.from({ length: 6 }, one));
@@ -94,7 +110,7 @@ for (const way of Object.keys(WAYS)) {
     await Promise.all(others.map(goesOn));
     // What one lifetime has is more, since its step's attribute alone is.
     let grown;
-    for (const until = Date.now() + 3 * EVICTED_MS; ; ) {
+    for (const until = Date.now() + 5 * EVICTED_MS; ; ) {
       grown = (await collected(server.url)).live - atRest;
       if (grown < SIZE || Date.now() > until) break;
     }

@@ -1,13 +1,17 @@
 //! One index of runs: takes reports, and answers with lists and streams. Runs in its object.
 
+use std::rc::Rc;
+
 use cloudflare_workflows::__private::Timer;
 use cloudflare_workflows::{Runtime, WorkersRuntime};
-use futures_util::future::{LocalBoxFuture, pending};
+use futures_util::FutureExt;
+use futures_util::future::LocalBoxFuture;
 use js_sys::Uint8Array;
 use wasm_bindgen::prelude::*;
 use worker::worker_sys::web_sys;
 use worker::{Response, ResponseBuilder};
 
+use crate::cloudflare::cutoff::{Because, Cutoff};
 use crate::cloudflare::leaving::Leaving;
 use crate::cloudflare::permit::Permit;
 use crate::cloudflare::refuse::refuse;
@@ -23,12 +27,16 @@ pub(super) const LIST: &str = "list";
 
 pub(super) struct IndexObject {
     index: RunIndex<ObjectSql>,
+    cutoff: Rc<Cutoff>,
 }
 
 impl IndexObject {
     pub(super) fn new(state: &worker::durable::State) -> worker::Result<Self> {
         let index = RunIndex::new(ObjectSql::new(state)?);
-        Ok(Self { index })
+        Ok(Self {
+            index,
+            cutoff: Rc::default(),
+        })
     }
 
     /// Takes a report, as JSON. Returns what is expected of the run, as JSON, if the report asks. The runtime holds the
@@ -64,7 +72,10 @@ impl IndexObject {
             subscription,
             Leaving::of(request),
             permit,
-            Viewer(Timer::new()),
+            Viewer {
+                timer: Timer::new(),
+                cutoff: Rc::clone(&self.cutoff),
+            },
         )
     }
 
@@ -88,15 +99,18 @@ impl IndexObject {
 }
 
 /// A viewer of the changes.
-struct Viewer(Timer);
+struct Viewer {
+    timer: Timer,
+    cutoff: Rc<Cutoff>,
+}
 
 impl Watching for Viewer {
     fn timer(&self) -> Timer {
-        self.0.clone()
+        self.timer.clone()
     }
 
     fn cut(&self) -> LocalBoxFuture<'static, &'static str> {
-        Box::pin(pending())
+        Box::pin(self.cutoff.of_stream().map(Because::reason))
     }
 
     fn sent(&self, _: Result<&Uint8Array, ()>) {}

@@ -67,7 +67,9 @@ impl WorkflowEventsObject {
     /// is.
     pub fn alarm(&self) -> Result<JsValue, JsValue> {
         self.with(|object| async move {
-            object.alarm().await?;
+            // Others are asked in it, and their answers may take long.
+            let alarm = Box::pin(object.alarm());
+            object.cutoff.unless_gone(alarm).await.transpose()?;
             Ok(JsValue::UNDEFINED)
         })
     }

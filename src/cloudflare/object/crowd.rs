@@ -8,6 +8,7 @@ use cloudflare_workflows::__private::{self as platform, Timer, sleep};
 use cloudflare_workflows::{Runtime, WorkersRuntime};
 use futures_util::future::select;
 
+use crate::cloudflare::cutoff::Cutoff;
 use crate::cloudflare::fan_out::{Admission, Audience};
 use crate::cloudflare::hop::Hop;
 use crate::cloudflare::links::Links;
@@ -15,7 +16,6 @@ use crate::store::Bell;
 use crate::sync::{Mutex, lock};
 
 /// The viewers and relays that an object serves.
-#[derive(Default)]
 pub(super) struct Crowd {
     audience: Mutex<Audience>,
     /// The timers of viewers' heartbeats.
@@ -23,6 +23,7 @@ pub(super) struct Crowd {
     /// Rings when viewers or relays come, report or leave.
     bell: Bell,
     links: Rc<Links>,
+    cutoff: Rc<Cutoff>,
 }
 
 /// Timers by number, numbered as they are made.
@@ -35,6 +36,17 @@ struct Timers {
 }
 
 impl Crowd {
+    /// Returns the crowd, yet empty, of the object that this is part of.
+    pub(super) fn new(cutoff: &Rc<Cutoff>) -> Self {
+        Self {
+            audience: Mutex::default(),
+            timers: Mutex::default(),
+            bell: Bell::default(),
+            links: Rc::default(),
+            cutoff: Rc::clone(cutoff),
+        }
+    }
+
     /// Decides whether this object takes a viewer, and probes its viewers when that is due.
     pub(super) fn admit(self: &Rc<Self>, hop: &Hop) -> Admission {
         let (admission, probes) = {
@@ -73,7 +85,7 @@ impl Crowd {
         const MOMENT: Duration = Duration::from_millis(400);
         self.beat();
         let crowd = Rc::clone(self);
-        wasm_bindgen_futures::spawn_local(async move {
+        self.cutoff.spawn(async move {
             sleep(MOMENT).await;
             crowd.beat();
         });

@@ -1,6 +1,7 @@
 //! A part of the log in the Durable Streams protocol (feature `durable-streams`). Runs in the object.
 
 use std::future::pending;
+use std::rc::Rc;
 
 use worker::{Response, ResponseBuilder};
 
@@ -8,6 +9,7 @@ use super::error::to_worker;
 use super::events_object::EventsObject;
 use crate::access::Grant;
 use crate::clock;
+use crate::cloudflare::cutoff::{Because, Cutoff};
 use crate::cloudflare::permit::Permit;
 use crate::cloudflare::refuse::{UNKNOWN_INSTANCE, refuse};
 use crate::cloudflare::request::DurableCall;
@@ -37,10 +39,13 @@ impl EventsObject {
             random: js_sys::Math::random,
             is_private: call.is_private,
         };
-        match answer(target.shared_store(), ask, means).await {
-            Ok(answer) => respond(answer),
-            Err(Failure::Refused(refusal)) => refuse(refusal),
-            Err(Failure::Store(error)) => Err(to_worker(error)),
+        // It may wait for the next event.
+        let answered = Box::pin(answer(target.shared_store(), ask, means));
+        match self.cutoff.unless_gone(answered).await {
+            Some(Ok(answer)) => respond(answer, &self.cutoff),
+            Some(Err(Failure::Refused(refusal))) => refuse(refusal),
+            Some(Err(Failure::Store(error))) => Err(to_worker(error)),
+            None => Err(Because::Gone.reason().into()),
         }
     }
 }
@@ -65,7 +70,10 @@ fn stop(permit: &Permit) -> BoxFuture<'static, ()> {
     Box::pin(pending())
 }
 
-fn respond<E: std::error::Error + 'static>(answer: Answer<E>) -> worker::Result<Response> {
+fn respond<E: std::error::Error + 'static>(
+    answer: Answer<E>,
+    cutoff: &Rc<Cutoff>,
+) -> worker::Result<Response> {
     let mut response = ResponseBuilder::new().with_status(answer.status);
     for (name, value) in answer.headers {
         response = response.with_header(name, &value)?;
@@ -73,6 +81,6 @@ fn respond<E: std::error::Error + 'static>(answer: Answer<E>) -> worker::Result<
     match answer.content {
         Content::None | Content::LeftOut => Ok(response.empty()),
         Content::Json(json) => Ok(response.fixed(json)),
-        Content::Events(frames) => stream_as(response, in_javascript(frames)),
+        Content::Events(frames) => stream_as(response, in_javascript(frames), cutoff),
     }
 }

@@ -10,7 +10,6 @@ use wasm_bindgen::prelude::*;
 use worker::worker_sys::web_sys;
 
 use super::config::WorkflowEventsConfig;
-use super::cutoff::Cutoff;
 use super::error::{JsResult, to_js};
 use super::hibernation::HeldStreams;
 use super::log::WorkflowLog;
@@ -19,6 +18,7 @@ use super::snapshot::KeptSnapshot;
 use super::watched::Watched;
 use crate::clock;
 use crate::cloudflare::command::LogCommand;
+use crate::cloudflare::cutoff::Cutoff;
 use crate::cloudflare::hop::{HOP, Hop};
 use crate::cloudflare::js;
 use crate::cloudflare::leaving::Leaving;
@@ -52,7 +52,7 @@ pub(super) struct EventsObject {
     metrics: Metrics,
     /// When this value was made.
     since: SystemTime,
-    cutoff: Rc<Cutoff>,
+    pub(super) cutoff: Rc<Cutoff>,
 }
 
 impl EventsObject {
@@ -71,7 +71,7 @@ impl EventsObject {
         };
         Ok(Self {
             log: log.redact(config.redact).observed_by(metrics.clone()),
-            held_streams: HeldStreams::new(&state, metrics.clone()),
+            held_streams: HeldStreams::new(&state, metrics.clone(), &cutoff),
             kept_snapshot: KeptSnapshot::default(),
             state,
             tree: Tree::new(env.clone(), metrics.clone(), Rc::clone(&cutoff)),

@@ -4,14 +4,16 @@ use std::fmt;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use cloudflare_workflows::__private::{sleep, time};
-use futures_util::future::{Either, select};
+use futures_util::future::{Either, LocalBoxFuture, select};
 use js_sys::{Promise, Uint8Array};
 use wasm_bindgen::prelude::*;
 
 use super::crowd::{Crowd, now};
 use super::frame_page::{ENDS_ONLY, WAIT, id, id_number, to_array};
+use crate::cloudflare::cutoff::Cutoff;
 use crate::cloudflare::fan_out::{Joined, Place};
 use crate::cloudflare::js;
 use crate::delivery::SseTarget;
@@ -22,11 +24,13 @@ use crate::store::{Bell, FrameStore, PageLimit};
 pub(super) fn session<S: FrameStore<Bytes = Uint8Array> + 'static>(
     target: &SseTarget<NewEvent, S>,
     crowd: &Rc<Crowd>,
+    cutoff: &Rc<Cutoff>,
     relay: Place,
 ) -> Result<JsValue, JsValue> {
     let follower = Rc::new(Follower {
         target: target.clone(),
         crowd: Rc::clone(crowd),
+        cutoff: Rc::clone(cutoff),
         joined: crowd.change(|audience| audience.join(relay, now())),
         left: AtomicBool::new(false),
         bell: Bell::new(),
@@ -47,7 +51,8 @@ pub(super) fn session<S: FrameStore<Bytes = Uint8Array> + 'static>(
         };
         js::promise(async move {
             reader.report(viewers);
-            reader.page(id(&after.into()), waits, limit).await
+            let page = Box::pin(reader.page(id(&after.into()), waits, limit));
+            reader.while_there(page).await
         })
     });
     set(
@@ -59,8 +64,8 @@ pub(super) fn session<S: FrameStore<Bytes = Uint8Array> + 'static>(
     let before: Box<dyn FnMut(f64) -> Promise> = Box::new(move |since| {
         let reader = Rc::clone(&reader);
         js::promise(async move {
-            let before = reader.target.store().before(time(&since.into())).await;
-            before.map(|id| id_number(id).into()).map_err(thrown)
+            let before = Box::pin(reader.before(time(&since.into())));
+            reader.while_there(before).await
         })
     });
     set(
@@ -87,6 +92,7 @@ pub(super) fn session<S: FrameStore<Bytes = Uint8Array> + 'static>(
 struct Follower<S> {
     target: SseTarget<NewEvent, S>,
     crowd: Rc<Crowd>,
+    cutoff: Rc<Cutoff>,
     joined: Joined,
     left: AtomicBool,
     bell: Bell,
@@ -109,11 +115,45 @@ impl<S: FrameStore<Bytes = Uint8Array>> Follower<S> {
         }
     }
 
-    /// Removes the relay from the list, and ends its waiting calls.
+    /// Removes the relay from the list, and ends its calls that are under way.
     fn leave(&self) {
         self.left.store(true, Ordering::Relaxed);
         self.crowd.change(|audience| audience.part(self.joined));
         self.bell.ring();
+    }
+
+    /// Returns what a call of the relay answers, unless the relay leaves or this object is gone. An object that follows
+    /// another stops that when its last relay has left, and then knows no answer any more.
+    async fn while_there(
+        &self,
+        answer: LocalBoxFuture<'_, Result<JsValue, JsValue>>,
+    ) -> Result<JsValue, JsValue> {
+        let answer = async {
+            let left = pin!(self.until_left());
+            match select(left, answer).await {
+                Either::Left(_) => Err(thrown("this relay has left")),
+                Either::Right((answer, _)) => answer,
+            }
+        };
+        let answer = self.cutoff.unless_gone(Box::pin(answer)).await;
+        // Nobody hears it where this object is gone.
+        answer.unwrap_or(Err(JsValue::UNDEFINED))
+    }
+
+    async fn until_left(&self) {
+        loop {
+            let listener = self.bell.listen();
+            if self.left.load(Ordering::Relaxed) {
+                return;
+            }
+            listener.await;
+        }
+    }
+
+    /// Returns the last position before this time.
+    async fn before(&self, time: SystemTime) -> Result<JsValue, JsValue> {
+        let before = self.target.store().before(time).await;
+        before.map(|id| id_number(id).into()).map_err(thrown)
     }
 
     /// Returns a page after this position. If asked to wait, waits for one for up to [`WAIT`].
@@ -130,8 +170,7 @@ impl<S: FrameStore<Bytes = Uint8Array>> Follower<S> {
         if waits && links() == self.told.load(Ordering::Relaxed) {
             let changed = pin!(store.changed(after));
             let raised = pin!(self.crowd.links().raised());
-            let woken = pin!(select(self.bell.listen(), raised));
-            let enough = pin!(select(sleep(WAIT), woken));
+            let enough = pin!(select(sleep(WAIT), raised));
             if let Either::Left((changed, _)) = select(changed, enough).await {
                 changed.map_err(thrown)?;
             }

@@ -20,6 +20,7 @@ use js_sys::{Array, Object, Reflect, Uint8Array};
 use wasm_bindgen::prelude::*;
 use worker::{Response, ResponseBuilder};
 
+use crate::cloudflare::cutoff::Cutoff;
 #[cfg(feature = "links")]
 use crate::cloudflare::hibernating::EXPIRED;
 use crate::cloudflare::hibernating::{BROKEN, END, PING, PONG, Pace, Roster, Round, Sweep};
@@ -42,6 +43,7 @@ pub(super) struct HeldStreams {
     pace: Mutex<Pace>,
     sweep: Mutex<Sweep>,
     metrics: Metrics,
+    cutoff: Rc<Cutoff>,
 }
 
 /// A stream to a viewer whose response a Worker holds.
@@ -68,13 +70,18 @@ impl HeldStreams {
     }
 
     /// Returns the streams of the object with this state, which may be from before it woke.
-    pub(super) fn new(state: &worker::durable::State, metrics: Metrics) -> Rc<Self> {
+    pub(super) fn new(
+        state: &worker::durable::State,
+        metrics: Metrics,
+        cutoff: &Rc<Cutoff>,
+    ) -> Rc<Self> {
         Rc::new(Self {
             state: JsValue::from(state.as_raw()).unchecked_into(),
             connected: Mutex::default(),
             pace: Mutex::default(),
             sweep: Mutex::default(),
             metrics,
+            cutoff: Rc::clone(cutoff),
         })
     }
 
@@ -132,7 +139,7 @@ impl HeldStreams {
             Round::Due => {}
             Round::After(pause) => {
                 let (viewers, target) = (Rc::clone(self), target.clone());
-                wasm_bindgen_futures::spawn_local(async move {
+                self.cutoff.spawn(async move {
                     sleep(pause).await;
                     viewers.round(&target);
                 });

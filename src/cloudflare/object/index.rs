@@ -37,7 +37,7 @@ impl EventsObject {
             return;
         }
         let object = Rc::clone(self);
-        wasm_bindgen_futures::spawn_local(async move {
+        self.cutoff.spawn(async move {
             if let Err(error) = object.tell_index().await {
                 // An append, or the alarm if one is set, comes back to it.
                 object.indexing.is_armed.store(false, Ordering::Relaxed);

@@ -25,7 +25,6 @@ mod config;
 #[cfg(feature = "relays")]
 mod crowd;
 #[cfg(feature = "cloudflare")]
-mod cutoff;
 #[cfg(all(feature = "cloudflare", feature = "durable-streams"))]
 mod durable_streams;
 #[cfg(feature = "cloudflare")]

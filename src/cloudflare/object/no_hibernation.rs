@@ -6,6 +6,7 @@ use std::rc::Rc;
 use wasm_bindgen::prelude::*;
 use worker::Response;
 
+use crate::cloudflare::cutoff::Cutoff;
 use crate::cloudflare::sql::ObjectSql;
 use crate::delivery::{SseTarget, Subscription};
 use crate::event::NewEvent;
@@ -27,7 +28,11 @@ impl HeldStreams {
         Ok(())
     }
 
-    pub(super) fn new(_state: &worker::durable::State, _metrics: Metrics) -> Rc<Self> {
+    pub(super) fn new(
+        _state: &worker::durable::State,
+        _metrics: Metrics,
+        _cutoff: &Rc<Cutoff>,
+    ) -> Rc<Self> {
         Rc::new(Self)
     }
 

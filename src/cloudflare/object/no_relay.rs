@@ -7,7 +7,7 @@ use cloudflare_workflows::__private::Timer;
 use wasm_bindgen::prelude::*;
 use worker::{Env, Response, web_sys};
 
-use super::cutoff::Cutoff;
+use crate::cloudflare::cutoff::Cutoff;
 use crate::cloudflare::hop::Hop;
 use crate::cloudflare::leaving::Leaving;
 use crate::cloudflare::links::Links;

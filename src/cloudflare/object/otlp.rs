@@ -54,7 +54,7 @@ impl EventsObject {
             };
             Ok::<_, String>(Some((Uint8Array::from(bytes.as_slice()), state)))
         });
-        response::stream_as(response, parts)
+        response::stream_as(response, parts, &self.cutoff)
     }
 
     /// Schedules the export of the trace of a run that has just ended, if the Worker's variables name a receiver. An

@@ -8,16 +8,17 @@ use std::time::Duration;
 use cloudflare_workflows::__private::sleep;
 use cloudflare_workflows::catch_panic;
 use futures_util::future::{join, select};
+use js_sys::Uint8Array;
 use wasm_bindgen::prelude::*;
 use worker::{Env, Response, web_sys};
 
 use super::crowd::Crowd;
 pub(super) use super::crowd::Visit;
-use super::cutoff::{Because, Cutoff};
 use super::follower;
 use super::remote_log::RemoteLog;
 use super::watched::Watched;
 use crate::cloudflare::admission::elsewhere;
+use crate::cloudflare::cutoff::Cutoff;
 use crate::cloudflare::fan_out::Admission;
 use crate::cloudflare::hop::Hop;
 use crate::cloudflare::leaving::Leaving;
@@ -31,7 +32,7 @@ use crate::delivery::SseTarget;
 use crate::event::NewEvent;
 use crate::refusal::Refusal;
 use crate::stats::{Metrics, Observer};
-use crate::store::{EventStore, RelayError, RelayStore, SqliteEventStore};
+use crate::store::{EventStore, FrameStore, RelayError, RelayStore, SqliteEventStore};
 use crate::sync::{Mutex, lock};
 
 /// An object's part in a tree of relays.
@@ -49,7 +50,7 @@ impl Tree {
     pub(super) fn new(env: Env, metrics: Metrics, cutoff: Rc<Cutoff>) -> Self {
         Self {
             env,
-            crowd: Rc::default(),
+            crowd: Rc::new(Crowd::new(&cutoff)),
             metrics,
             cutoff,
             relay: Mutex::default(),
@@ -94,7 +95,7 @@ impl Tree {
             return Ok(Some(Rc::clone(relay)));
         }
         let namespace = self.env.durable_object(&hop.binding)?;
-        let upstream = RemoteLog::new(namespace, &parent, self.crowd.links())?;
+        let upstream = RemoteLog::new(namespace, &parent, self.crowd.links(), &self.cutoff)?;
         let relay = Rc::new(Relay {
             target: SseTarget::new(RelayStore::new(upstream)).observed_by(self.metrics.clone()),
             crowd: Rc::clone(&self.crowd),
@@ -114,9 +115,17 @@ impl Tree {
         hop: &Hop,
     ) -> Result<JsValue, JsValue> {
         match self.relay(Some(hop))? {
-            Some(relay) => follower::session(relay.target(), &self.crowd, hop.follower),
-            None => follower::session(log, &self.crowd, hop.follower),
+            Some(relay) => self.session(relay.target(), hop),
+            None => self.session(log, hop),
         }
+    }
+
+    fn session<S: FrameStore<Bytes = Uint8Array> + 'static>(
+        &self,
+        target: &SseTarget<NewEvent, S>,
+        hop: &Hop,
+    ) -> Result<JsValue, JsValue> {
+        follower::session(target, &self.crowd, &self.cutoff, hop.follower)
     }
 
     /// Returns the known generation of the run's links.
@@ -197,9 +206,7 @@ impl Relay {
             return;
         }
         let following = Following(Rc::clone(self));
-        let streaming = self.cutoff.guard();
-        wasm_bindgen_futures::spawn_local(async move {
-            let _streaming = streaming;
+        self.cutoff.spawn(async move {
             /// The pause after a panic, before it begins again.
             const PAUSE: Duration = Duration::from_secs(1);
             let Relay {
@@ -216,16 +223,11 @@ impl Relay {
                 select(follow, pin!(crowd.gone())).await;
                 Ok(())
             };
-            let followed = async {
-                // Viewers are still there, and only this brings them events.
-                while let Err(error) = catch_panic(watched()).await {
-                    worker::console_error!("ssetarget: a relay starts again: {error}");
-                    sleep(PAUSE).await;
-                }
-            };
-            // It comes first: what follows is not polled again, since no timer lets it pause then.
-            let gone = async { while cutoff.next().await != Because::Gone {} };
-            select(pin!(gone), pin!(followed)).await;
+            // Viewers are still there, and only this brings them events.
+            while let Err(error) = catch_panic(watched()).await {
+                worker::console_error!("ssetarget: a relay starts again: {error}");
+                sleep(PAUSE).await;
+            }
         });
     }
 }

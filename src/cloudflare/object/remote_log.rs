@@ -16,6 +16,7 @@ use worker::durable::ObjectNamespace;
 use worker::send::{SendFuture, SendWrapper};
 
 use super::frame_page::{ENDS_ONLY, WAIT, from_array, id, id_number, number};
+use crate::cloudflare::cutoff::Cutoff;
 use crate::cloudflare::hop::Hop;
 use crate::cloudflare::js;
 use crate::cloudflare::links::Links;
@@ -39,6 +40,7 @@ pub(super) struct RemoteLog {
     viewers: AtomicU64,
     /// Gets the generation of the run's links from each page.
     links: SendWrapper<Rc<Links>>,
+    cutoff: SendWrapper<Rc<Cutoff>>,
 }
 
 impl RemoteLog {
@@ -46,6 +48,7 @@ impl RemoteLog {
         namespace: ObjectNamespace,
         object: &Hop,
         links: &Rc<Links>,
+        cutoff: &Rc<Cutoff>,
     ) -> worker::Result<Self> {
         Ok(Self {
             namespace,
@@ -54,6 +57,7 @@ impl RemoteLog {
             session: Mutex::default(),
             viewers: AtomicU64::default(),
             links: SendWrapper(Rc::clone(links)),
+            cutoff: SendWrapper(Rc::clone(cutoff)),
         })
     }
 
@@ -71,7 +75,7 @@ impl RemoteLog {
     pub(super) fn leave(&self) {
         self.viewers.store(0, Ordering::Relaxed);
         if let Some(session) = lock(&self.session).take() {
-            let_go(session);
+            self.let_go(session);
         }
     }
 
@@ -117,7 +121,7 @@ impl RemoteLog {
                     let mut current = lock(&self.session);
                     if let Some(failed) = current.take_if(|current| Arc::ptr_eq(current, &used)) {
                         drop(current);
-                        let_go(failed);
+                        self.let_go(failed);
                     }
                 }
                 RemoteError(message)
@@ -139,21 +143,21 @@ impl RemoteLog {
         if let Some(other) = &*current {
             let other = Arc::clone(other);
             drop(current);
-            let_go(session);
+            self.let_go(session);
             return Ok(other);
         }
         *current = Some(Arc::clone(&session));
         Ok(session)
     }
-}
 
-/// Leaves an object: removes the relay from its list, if it can still be reached, and drops its functions.
-fn let_go(session: Arc<js::FollowSession>) {
-    wasm_bindgen_futures::spawn_local(async move {
-        // A failure does no harm: the object forgets relays that do not report.
-        select(pin!(session.leave()), sleep(PATIENCE)).await;
-        let _ = js::dispose(&session);
-    });
+    /// Leaves an object: removes the relay from its list, if it can still be reached, and drops its functions.
+    fn let_go(&self, session: Arc<js::FollowSession>) {
+        self.cutoff.spawn(async move {
+            // A failure does no harm: the object forgets relays that do not report.
+            select(pin!(session.leave()), sleep(PATIENCE)).await;
+            let _ = js::dispose(&session);
+        });
+    }
 }
 
 impl fmt::Debug for RemoteLog {

@@ -6,7 +6,7 @@ use cloudflare_workflows::__private::Timer;
 use futures_util::future::LocalBoxFuture;
 use js_sys::Uint8Array;
 
-use super::cutoff::{Because, Cutoff, Streaming};
+use crate::cloudflare::cutoff::{Because, Cutoff};
 use crate::cloudflare::response::Watching;
 use crate::stats::{Cut, Metrics, Observing, Viewing};
 
@@ -17,7 +17,6 @@ pub(super) struct Watched<Visit> {
     _visit: Visit,
     viewing: Viewing,
     cutoff: Rc<Cutoff>,
-    _streaming: Streaming,
 }
 
 impl<Visit> Watched<Visit> {
@@ -28,7 +27,6 @@ impl<Visit> Watched<Visit> {
             _visit: visit,
             viewing: Observing::by(metrics.clone()).viewing(),
             cutoff: Rc::clone(cutoff),
-            _streaming: cutoff.guard(),
         }
     }
 }
@@ -39,16 +37,14 @@ impl<Visit: 'static> Watching for Watched<Visit> {
     }
 
     fn cut(&self) -> LocalBoxFuture<'static, &'static str> {
-        let cut = self.cutoff.next();
+        let cut = self.cutoff.of_stream();
         let viewing = self.viewing.observing().clone();
         Box::pin(async move {
-            match cut.await {
-                Because::Deleted => {
-                    viewing.tell(|observer| observer.cut(Cut::Deleted));
-                    "the log was deleted"
-                }
-                Because::Gone => "the object is gone",
+            let because = cut.await;
+            if because == Because::Deleted {
+                viewing.tell(|observer| observer.cut(Cut::Deleted));
             }
+            because.reason()
         })
     }
 

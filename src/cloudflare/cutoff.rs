@@ -1,0 +1,151 @@
+//! Ends what an object has under way: its streams when its log was deleted, and everything when the object itself is
+//! gone. Runs in the object.
+
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::Poll;
+
+use cloudflare_workflows::__private::Guard;
+use futures_util::future::{Either, LocalBoxFuture, select};
+use futures_util::poll;
+
+use crate::store::Bell;
+use crate::sync::{Mutex, lock};
+
+/// Cuts off all streams that are open, and drops the tasks of an object that is gone.
+#[derive(Default)]
+pub(super) struct Cutoff {
+    /// The number of times that the log was deleted.
+    times: AtomicU64,
+    /// The object was reset with all its requests: nothing of the runtime's wakes its streams any more.
+    is_gone: AtomicBool,
+    bell: Bell,
+    guarded: Mutex<Guarded>,
+}
+
+/// Streams and tasks are guarded together, since an object's requests are one to the runtime.
+#[derive(Default)]
+struct Guarded {
+    under_way: u64,
+    guard: Option<Guard>,
+}
+
+/// Why streams are cut off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Because {
+    /// The log was deleted.
+    Deleted,
+    /// The object is gone. Nobody reads what is written.
+    Gone,
+}
+
+impl Because {
+    pub(super) const fn reason(self) -> &'static str {
+        match self {
+            Self::Deleted => "the log was deleted",
+            Self::Gone => "the object is gone",
+        }
+    }
+}
+
+impl Cutoff {
+    /// Cuts off the streams that are open now.
+    pub(super) fn cut(&self) {
+        self.times.fetch_add(1, Ordering::Relaxed);
+        self.bell.ring();
+    }
+
+    /// Returns a future that resolves when a stream that begins now is to be cut off. While it lives, the object is
+    /// guarded.
+    pub(super) fn of_stream(self: &Rc<Self>) -> LocalBoxFuture<'static, Because> {
+        let (under_way, next) = (self.guard(), self.next());
+        Box::pin(async move {
+            let _under_way = under_way;
+            next.await
+        })
+    }
+
+    /// Returns a future that resolves when streams are cut off, from this call on.
+    fn next(self: &Rc<Self>) -> impl Future<Output = Because> + use<> {
+        let before = self.times.load(Ordering::Relaxed);
+        let cutoff = Rc::clone(self);
+        async move {
+            loop {
+                let listener = cutoff.bell.listen();
+                if cutoff.is_gone.load(Ordering::Relaxed) {
+                    return Because::Gone;
+                }
+                if cutoff.times.load(Ordering::Relaxed) != before {
+                    return Because::Deleted;
+                }
+                listener.await;
+            }
+        }
+    }
+
+    /// Resolves when the object is gone.
+    async fn gone(self: Rc<Self>) {
+        while self.next().await != Because::Gone {}
+    }
+
+    /// Runs a task of the object, which is dropped where it waits when the object is gone.
+    #[cfg(any(feature = "hibernation", feature = "index", feature = "relays"))]
+    pub(super) fn spawn(self: &Rc<Self>, task: impl Future<Output = ()> + 'static) {
+        let task: LocalBoxFuture<'static, ()> = Box::pin(task);
+        let cutoff = Rc::clone(self);
+        wasm_bindgen_futures::spawn_local(async move {
+            cutoff.unless_gone(task).await;
+        });
+    }
+
+    /// Returns what `future` resolves to, or `None` as soon as the object is gone.
+    pub(super) async fn unless_gone<T>(
+        self: &Rc<Self>,
+        mut future: LocalBoxFuture<'_, T>,
+    ) -> Option<T> {
+        if self.is_gone.load(Ordering::Relaxed) {
+            return None;
+        }
+        if let Poll::Ready(output) = poll!(&mut future) {
+            return Some(output);
+        }
+        let _under_way = self.guard();
+        // It comes first: what waits is not polled again. It would find that the runtime refuses its timers.
+        match select(Box::pin(Rc::clone(self).gone()), future).await {
+            Either::Left(_) => None,
+            Either::Right((output, _)) => Some(output),
+        }
+    }
+
+    /// Notices that the object is gone, for as long as the returned value lives.
+    fn guard(self: &Rc<Self>) -> UnderWay {
+        let mut guarded = lock(&self.guarded);
+        guarded.under_way += 1;
+        if guarded.guard.is_none() && !self.is_gone.load(Ordering::Relaxed) {
+            let cutoff = Rc::downgrade(self);
+            let gone = move || {
+                if let Some(cutoff) = cutoff.upgrade() {
+                    cutoff.is_gone.store(true, Ordering::Relaxed);
+                    cutoff.bell.ring();
+                }
+            };
+            // Without it what an object has under way as it is reset stays in memory until the isolate is gone.
+            guarded.guard = Guard::new(gone).ok();
+        }
+        UnderWay(Rc::clone(self))
+    }
+}
+
+/// A stream or a task of an object, guarded until this is dropped.
+struct UnderWay(Rc<Cutoff>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let mut guarded = lock(&self.0.guarded);
+        guarded.under_way -= 1;
+        if guarded.under_way == 0 {
+            // An object with a timer does not leave memory.
+            guarded.guard = None;
+        }
+    }
+}
