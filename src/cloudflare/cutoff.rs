@@ -17,7 +17,7 @@ use crate::sync::{Mutex, lock};
 pub(super) struct Cutoff {
     /// The number of times that the log was deleted.
     times: AtomicU64,
-    /// The object was reset with all its requests: nothing of the runtime's wakes its streams any more.
+    /// The object was reset with all its requests: nothing of the runtime's wakes what it has under way.
     is_gone: AtomicBool,
     bell: Bell,
     guarded: Mutex<Guarded>,
@@ -89,7 +89,13 @@ impl Cutoff {
     }
 
     /// Runs a task of the object, which is dropped where it waits when the object is gone.
-    #[cfg(any(feature = "hibernation", feature = "index", feature = "relays"))]
+    #[cfg(any(
+        feature = "durable-streams",
+        feature = "hibernation",
+        feature = "index",
+        feature = "otlp",
+        feature = "relays"
+    ))]
     pub(super) fn spawn(self: &Rc<Self>, task: impl Future<Output = ()> + 'static) {
         let task: LocalBoxFuture<'static, ()> = Box::pin(task);
         let cutoff = Rc::clone(self);
@@ -110,7 +116,7 @@ impl Cutoff {
             return Some(output);
         }
         let _under_way = self.guard();
-        // It comes first: what waits is not polled again. It would find that the runtime refuses its timers.
+        // `gone` comes first, so that `future` is not polled again: the runtime would refuse its timers.
         match select(Box::pin(Rc::clone(self).gone()), future).await {
             Either::Left(_) => None,
             Either::Right((output, _)) => Some(output),

@@ -42,12 +42,7 @@ pub fn sse_response<S: EventStore + 'static>(
     let has_ended = subscription.has_ended();
     let timer = Timer::new();
     let chunks = body(subscription, move |duration| timer.sleep(duration));
-    Ok(respond(
-        has_ended,
-        boxed(in_javascript(chunks)),
-        cut_off(&Rc::default()),
-    )?
-    .into())
+    Ok(respond(has_ended, boxed(in_javascript(chunks)), gone())?.into())
 }
 
 /// Returns a response as [`sse_response`] does, whose bytes go from the store to the viewer without
@@ -62,11 +57,13 @@ pub fn sse_frame_response<S: FrameStore<Bytes = Uint8Array> + 'static>(
     let has_ended = subscription.has_ended();
     let timer = Timer::new();
     let chunks = frame_body(subscription, move |duration| timer.sleep(duration));
-    Ok(respond(has_ended, boxed(chunks), cut_off(&Rc::default()))?.into())
+    Ok(respond(has_ended, boxed(chunks), gone())?.into())
 }
 
-/// Returns a future that resolves when a stream that begins now is to be cut off, with the reason.
-fn cut_off(cutoff: &Rc<Cutoff>) -> impl Future<Output = Cut> + use<> {
+/// Returns a future that resolves when the object of a stream that begins now is gone, with the reason.
+fn gone() -> impl Future<Output = Cut> {
+    // The object is not of this crate's classes, and has none that its streams could share.
+    let cutoff = Rc::<Cutoff>::default();
     cutoff
         .of_stream()
         .map(|because| Some(because.reason().to_owned()))
@@ -163,7 +160,7 @@ pub(super) fn hold(time: Duration) -> worker::Result<Response> {
     Ok(response.into())
 }
 
-/// Returns the response with these chunks as its body, which the object writes until it is cut off.
+/// Returns the response with these chunks as its body, which the object of `cutoff` writes.
 #[cfg(any(feature = "durable-streams", feature = "otlp"))]
 pub(super) fn stream_as<E: fmt::Display + 'static>(
     response: ResponseBuilder,
@@ -172,8 +169,8 @@ pub(super) fn stream_as<E: fmt::Display + 'static>(
 ) -> worker::Result<Response> {
     let stream = js::IdentityTransformStream::new()?;
     let writer = StreamWriter::new(stream.writable().get_writer()?)?;
-    let cut = Box::pin(cut_off(cutoff));
-    wasm_bindgen_futures::spawn_local(pump_until(boxed(chunks), writer, cut));
+    let chunks = boxed(chunks);
+    cutoff.spawn(async move { pump(chunks, &writer).await });
     Ok(response.stream(stream.readable()))
 }
 

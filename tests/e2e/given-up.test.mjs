@@ -12,7 +12,9 @@ let server;
 let atRest;
 before(async () => {
   server = await serve({ collects: true });
-  for (const way of Object.keys(WAYS)) await each(way, `warm-${way}`, 6);
+  // Relays take a minute to leave memory, and here they would count.
+  const ways = Object.keys(WAYS).filter((way) => way !== "crowded");
+  for (const way of ways) await each(way, `warm-${way}`, 6);
   await new Promise((resolve) => setTimeout(resolve, EVICTED_MS));
   atRest = (await collected(server.url)).live;
 });
@@ -77,7 +79,7 @@ const WAYS = {
     await waits(run);
     const viewers = [];
     for (let count = 0; count < 12; count += 1) viewers.push(await run.open());
-    const reset = ["", "~1", undefined][number % 3];
+    const reset = ["", "~1", "~3", undefined][number % 4];
     if (reset !== undefined) {
       // It may be answered no more.
       await fetch(`${run.url}${reset}/rpc/go_down`, { method: "POST" }).then((response) => response.text(), () => {});

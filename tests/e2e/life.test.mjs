@@ -379,3 +379,14 @@ test("a guard of an instance that has died sets no timer any more, and tells not
     return gone;
   }, []);
 });
+
+test("a guard that gets no timer throws, and tells nothing", async (context) => {
+  const { collect } = requests(context);
+  const { guard } = await life();
+  const gone = [];
+  assert.throws(() => guard(() => gone.push("no request")));
+  await stays(() => {
+    collect();
+    return gone;
+  }, []);
+});

@@ -97,9 +97,16 @@ test("two levels of relays, and viewers everywhere: live, late, and from every p
   assert.equal(bytes(beyond).replace(/^event: reset\n.*\n\n/, ""), log);
   assert.equal((await tail.text()).replace(/^:\n/gm, ""), `id: 4\n\n${behind(4)}`);
   assert.equal((await since.text()).replace(/^:\n/gm, ""), log);
+});
 
-  // The Worker still remembers the relays, and they know the end too.
-  const end = early[0].events.at(-1).id;
+test("relays know that the run has ended, and that its log is deleted", async () => {
+  const run = await startRun({ steps: 1 }); // soon over: the Worker remembers relays for some seconds only
+  const viewers = await crowd(run);
+  await Promise.all(viewers.map((viewer) => viewer.until(isTold)));
+  await run.event("go");
+  for (const viewer of viewers) await viewer.rest();
+
+  const end = viewers[0].events.at(-1).id;
   const answered = async () => (await Promise.all(PLACES.slice(1).map((place) => rpc(run, place, "answers")))).join();
   assert.doesNotMatch(await answered(), /204/);
   for (let viewer = 0; viewer < 4; viewer += 1) assert.equal((await fetch(run.sse, { headers: { "last-event-id": end } })).status, 204);

@@ -192,8 +192,9 @@ export function guard(gone, outlives = false) {
       departed.unregister(guard);
       if (guard.isNeeded()) set();
     };
-    departed.register(look, guard, guard);
+    // Outside of a request it is refused, and throws.
     const timer = setTimeout(look, GUARD_MS);
+    departed.register(look, guard, guard);
     // With Node's timers it is an object, which has the function.
     guard.timer = typeof timer === "object" ? new WeakRef(timer) : { deref: () => timer };
   };

@@ -67,9 +67,7 @@ impl WorkflowEventsObject {
     /// is.
     pub fn alarm(&self) -> Result<JsValue, JsValue> {
         self.with(|object| async move {
-            // Others are asked in it, and their answers may take long.
-            let alarm = Box::pin(object.alarm());
-            object.cutoff.unless_gone(alarm).await.transpose()?;
+            object.alarm().await?;
             Ok(JsValue::UNDEFINED)
         })
     }
@@ -92,10 +90,10 @@ impl WorkflowEventsObject {
                 let object = Rc::clone(&object);
                 move || -> JsValue {
                     let object = Rc::clone(&object);
-                    js::promise(async move {
+                    js::promise(Rc::clone(&object).answer_of(async move {
                         object.lifetime_ended().await?;
                         Ok(JsValue::UNDEFINED)
-                    })
+                    }))
                     .into()
                 }
             };
@@ -181,7 +179,7 @@ impl WorkflowEventsObject {
         F: Future<Output = Result<JsValue, JsValue>> + 'static,
     {
         let object = self.object.clone().ok_or("this object has no state")?;
-        js::now_or_promise(method(object))
+        js::now_or_promise(Rc::clone(&object).answer_of(method(object)))
     }
 }
 

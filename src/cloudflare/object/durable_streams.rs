@@ -9,7 +9,7 @@ use super::error::to_worker;
 use super::events_object::EventsObject;
 use crate::access::Grant;
 use crate::clock;
-use crate::cloudflare::cutoff::{Because, Cutoff};
+use crate::cloudflare::cutoff::Cutoff;
 use crate::cloudflare::permit::Permit;
 use crate::cloudflare::refuse::{UNKNOWN_INSTANCE, refuse};
 use crate::cloudflare::request::DurableCall;
@@ -39,13 +39,10 @@ impl EventsObject {
             random: js_sys::Math::random,
             is_private: call.is_private,
         };
-        // It may wait for the next event.
-        let answered = Box::pin(answer(target.shared_store(), ask, means));
-        match self.cutoff.unless_gone(answered).await {
-            Some(Ok(answer)) => respond(answer, &self.cutoff),
-            Some(Err(Failure::Refused(refusal))) => refuse(refusal),
-            Some(Err(Failure::Store(error))) => Err(to_worker(error)),
-            None => Err(Because::Gone.reason().into()),
+        match answer(target.shared_store(), ask, means).await {
+            Ok(answer) => respond(answer, &self.cutoff),
+            Err(Failure::Refused(refusal)) => refuse(refusal),
+            Err(Failure::Store(error)) => Err(to_worker(error)),
         }
     }
 }

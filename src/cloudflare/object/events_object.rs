@@ -18,7 +18,7 @@ use super::snapshot::KeptSnapshot;
 use super::watched::Watched;
 use crate::clock;
 use crate::cloudflare::command::LogCommand;
-use crate::cloudflare::cutoff::Cutoff;
+use crate::cloudflare::cutoff::{Because, Cutoff};
 use crate::cloudflare::hop::{HOP, Hop};
 use crate::cloudflare::js;
 use crate::cloudflare::leaving::Leaving;
@@ -260,11 +260,20 @@ impl EventsObject {
         if !is_closed {
             return Ok(answer);
         }
-        let end = js::promise(async move {
+        let end = Rc::clone(&self).answer_of(async move {
             self.expire_later(stored > 0).await?;
             Ok(answer)
         });
-        Ok(end.into())
+        Ok(js::promise(end).into())
+    }
+
+    /// Resolves to the answer to a call. While that waits, it is noticed if the object is gone, and the call ends.
+    pub(super) async fn answer_of(
+        self: Rc<Self>,
+        answer: impl Future<Output = Result<JsValue, JsValue>> + 'static,
+    ) -> Result<JsValue, JsValue> {
+        let answer = self.cutoff.unless_gone(Box::pin(answer)).await;
+        answer.unwrap_or_else(|| Err(Because::Gone.reason().into()))
     }
 
     /// Carries out a command of the Worker, and returns a

@@ -4,15 +4,17 @@ use std::fmt;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::Poll;
 use std::time::SystemTime;
 
 use cloudflare_workflows::__private::{sleep, time};
 use futures_util::future::{Either, LocalBoxFuture, select};
+use futures_util::poll;
 use js_sys::{Promise, Uint8Array};
 use wasm_bindgen::prelude::*;
 
 use super::crowd::{Crowd, now};
-use super::frame_page::{ENDS_ONLY, WAIT, id, id_number, to_array};
+use super::frame_page::{ENDS_ONLY, PATIENCE, WAIT, id, id_number, to_array};
 use crate::cloudflare::cutoff::Cutoff;
 use crate::cloudflare::fan_out::{Joined, Place};
 use crate::cloudflare::js;
@@ -122,17 +124,25 @@ impl<S: FrameStore<Bytes = Uint8Array>> Follower<S> {
         self.bell.ring();
     }
 
-    /// Returns what a call of the relay answers, unless the relay leaves or this object is gone. An object that follows
-    /// another stops that when its last relay has left, and then knows no answer any more.
+    /// Returns what a call of the relay answers, unless that is known only later than the relay waits for it, the relay
+    /// leaves, or this object is gone. An object that follows another stops that when its last relay has left, and
+    /// then knows no answer any more.
     async fn while_there(
         &self,
         answer: LocalBoxFuture<'_, Result<JsValue, JsValue>>,
     ) -> Result<JsValue, JsValue> {
         let answer = async {
+            let mut answer = answer;
+            if let Poll::Ready(answer) = poll!(&mut answer) {
+                return answer;
+            }
+            // A relay may also disappear without notice. It gives up by then, too.
             let left = pin!(self.until_left());
-            match select(left, answer).await {
-                Either::Left(_) => Err(thrown("this relay has left")),
-                Either::Right((answer, _)) => answer,
+            match select(answer, select(left, sleep(WAIT + PATIENCE))).await {
+                Either::Left((answer, _)) => answer,
+                Either::Right(_) => Err(thrown(
+                    "this relay has left, or this object does not answer",
+                )),
             }
         };
         let answer = self.cutoff.unless_gone(Box::pin(answer)).await;
@@ -170,7 +180,8 @@ impl<S: FrameStore<Bytes = Uint8Array>> Follower<S> {
         if waits && links() == self.told.load(Ordering::Relaxed) {
             let changed = pin!(store.changed(after));
             let raised = pin!(self.crowd.links().raised());
-            let enough = pin!(select(sleep(WAIT), raised));
+            let woken = pin!(select(self.bell.listen(), raised));
+            let enough = pin!(select(sleep(WAIT), woken));
             if let Either::Left((changed, _)) = select(changed, enough).await {
                 changed.map_err(thrown)?;
             }

@@ -12,6 +12,9 @@ use crate::store::{FramePage, PageLimit};
 /// How long the object above waits for new events before it answers that there are none.
 pub(super) const WAIT: Duration = Duration::from_secs(20);
 
+/// How long an answer may take beyond [`WAIT`] before the connection counts as broken.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+
 /// A limit that reads the ends of the log and no events.
 pub(super) const ENDS_ONLY: PageLimit = PageLimit {
     events: 0,

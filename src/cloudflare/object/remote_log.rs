@@ -6,7 +6,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use cloudflare_workflows::__private::{message, since_epoch, sleep};
 use futures_util::future::{Either, select};
@@ -15,7 +15,7 @@ use wasm_bindgen::prelude::*;
 use worker::durable::ObjectNamespace;
 use worker::send::{SendFuture, SendWrapper};
 
-use super::frame_page::{ENDS_ONLY, WAIT, from_array, id, id_number, number};
+use super::frame_page::{ENDS_ONLY, PATIENCE, WAIT, from_array, id, id_number, number};
 use crate::cloudflare::cutoff::Cutoff;
 use crate::cloudflare::hop::Hop;
 use crate::cloudflare::js;
@@ -23,9 +23,6 @@ use crate::cloudflare::links::Links;
 use crate::event::{EventId, NewEvent, StoredEvent};
 use crate::store::{Appended, EventStore, FramePage, FrameStore, Page, PageLimit};
 use crate::sync::{Mutex, lock};
-
-/// How long an answer may take beyond [`WAIT`] before the connection counts as broken.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The log of the object above. Only its frames can be read.
 ///
