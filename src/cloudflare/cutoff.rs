@@ -1,13 +1,13 @@
 //! Ends what an object has under way: its streams when its log was deleted, and everything when the object itself is
 //! gone. Runs in the object.
 
+use std::future::{Future, poll_fn};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Poll;
 
 use cloudflare_workflows::__private::Guard;
-use futures_util::future::{Either, LocalBoxFuture, select};
-use futures_util::poll;
+use futures_util::future::LocalBoxFuture;
 
 use crate::store::Bell;
 use crate::sync::{Mutex, lock};
@@ -84,8 +84,8 @@ impl Cutoff {
     }
 
     /// Resolves when the object is gone.
-    async fn gone(self: Rc<Self>) {
-        while self.next().await != Because::Gone {}
+    fn gone(self: Rc<Self>) -> LocalBoxFuture<'static, ()> {
+        Box::pin(async move { while self.next().await != Because::Gone {} })
     }
 
     /// Runs a task of the object, which is dropped where it waits when the object is gone.
@@ -104,23 +104,35 @@ impl Cutoff {
         });
     }
 
-    /// Returns what `future` resolves to, or `None` as soon as the object is gone.
-    pub(super) async fn unless_gone<T>(
+    /// Resolves to what `future` resolves to, or to `None` as soon as the object is gone. It guards the object while
+    /// `future` waits.
+    // Not an async function, whose state machine would be larger.
+    pub(super) fn unless_gone<'a, T: 'a>(
         self: &Rc<Self>,
-        mut future: LocalBoxFuture<'_, T>,
-    ) -> Option<T> {
-        if self.is_gone.load(Ordering::Relaxed) {
-            return None;
-        }
-        if let Poll::Ready(output) = poll!(&mut future) {
-            return Some(output);
-        }
-        let _under_way = self.guard();
-        // `gone` comes first, so that `future` is not polled again: the runtime would refuse its timers.
-        match select(Box::pin(Rc::clone(self).gone()), future).await {
-            Either::Left(_) => None,
-            Either::Right((output, _)) => Some(output),
-        }
+        mut future: LocalBoxFuture<'a, T>,
+    ) -> impl Future<Output = Option<T>> + use<'a, T> {
+        let cutoff = Rc::clone(self);
+        let mut guarded: Option<(UnderWay, LocalBoxFuture<'static, ()>)> = None;
+        poll_fn(move |context| {
+            // First, so that `future` is not polled again: the runtime would refuse its timers.
+            let is_gone = match &mut guarded {
+                Some((_, gone)) => gone.as_mut().poll(context).is_ready(),
+                None => cutoff.is_gone.load(Ordering::Relaxed),
+            };
+            if is_gone {
+                return Poll::Ready(None);
+            }
+            if let Poll::Ready(output) = future.as_mut().poll(context) {
+                return Poll::Ready(Some(output));
+            }
+            if guarded.is_none() {
+                let mut gone = Rc::clone(&cutoff).gone();
+                // To be woken by it. It can only be pending.
+                let _ = gone.as_mut().poll(context);
+                guarded = Some((cutoff.guard(), gone));
+            }
+            Poll::Pending
+        })
     }
 
     /// Notices that the object is gone, for as long as the returned value lives.

@@ -90,11 +90,14 @@ impl WorkflowEventsObject {
                 let object = Rc::clone(&object);
                 move || -> JsValue {
                     let object = Rc::clone(&object);
-                    js::promise(Rc::clone(&object).answer_of(async move {
-                        object.lifetime_ended().await?;
-                        Ok(JsValue::UNDEFINED)
-                    }))
-                    .into()
+                    let ended = {
+                        let object = Rc::clone(&object);
+                        Box::pin(async move {
+                            object.lifetime_ended().await?;
+                            Ok(JsValue::UNDEFINED)
+                        })
+                    };
+                    js::promise(object.answer_of(ended)).into()
                 }
             };
             let settle =
@@ -179,7 +182,8 @@ impl WorkflowEventsObject {
         F: Future<Output = Result<JsValue, JsValue>> + 'static,
     {
         let object = self.object.clone().ok_or("this object has no state")?;
-        js::now_or_promise(Rc::clone(&object).answer_of(method(object)))
+        let answer = Box::pin(method(Rc::clone(&object)));
+        js::now_or_promise(object.answer_of(answer))
     }
 }
 

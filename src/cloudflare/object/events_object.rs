@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use cloudflare_workflows::{Runtime, WorkersRuntime};
+use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 use wasm_bindgen::prelude::*;
 use worker::worker_sys::web_sys;
@@ -34,6 +35,9 @@ use crate::refusal::Refusal;
 use crate::stats::{Metrics, Observer};
 use crate::store::SqliteEventStore;
 use crate::workflow::{Opened, Told};
+
+/// The future of the answer to a call.
+pub(super) type Answering = LocalBoxFuture<'static, Result<JsValue, JsValue>>;
 
 /// The object that has the log of one instance, or relays the log of another object.
 pub(super) struct EventsObject {
@@ -260,20 +264,23 @@ impl EventsObject {
         if !is_closed {
             return Ok(answer);
         }
-        let end = Rc::clone(&self).answer_of(async move {
+        let object = Rc::clone(&self);
+        let end = Box::pin(async move {
             self.expire_later(stored > 0).await?;
             Ok(answer)
         });
-        Ok(js::promise(end).into())
+        Ok(js::promise(object.answer_of(end)).into())
     }
 
     /// Resolves to the answer to a call. While that waits, it is noticed if the object is gone, and the call ends.
-    pub(super) async fn answer_of(
-        self: Rc<Self>,
-        answer: impl Future<Output = Result<JsValue, JsValue>> + 'static,
-    ) -> Result<JsValue, JsValue> {
-        let answer = self.cutoff.unless_gone(Box::pin(answer)).await;
-        answer.unwrap_or_else(|| Err(Because::Gone.reason().into()))
+    ///
+    /// It takes a boxed future, so that it is compiled once.
+    pub(super) fn answer_of(
+        &self,
+        answer: Answering,
+    ) -> impl Future<Output = Result<JsValue, JsValue>> + use<> {
+        let answer = self.cutoff.unless_gone(answer);
+        answer.map(|answer| answer.unwrap_or_else(|| Err(Because::Gone.reason().into())))
     }
 
     /// Carries out a command of the Worker, and returns a
