@@ -59,30 +59,30 @@ impl std::ops::Deref for Here {
     }
 }
 
+/// More attempts than a walk kills: each of those counts, and the step must not fail for good.
+fn patient() -> StepConfig {
+    StepConfig::new().retries(Retries::new(500, Duration::from_secs(1)))
+}
+
 /// One step after another, so that their events have only one order.
 pub(crate) async fn order(step: &Wrapped, world: &Rc<Here>) -> Result<String, StepError> {
     let price: u32 = step.run("price", async |_| Ok(7)).await?;
-    let patient = StepConfig::new().retries(Retries::new(50, Duration::from_secs(1)));
     let bank = Rc::clone(world);
-    step.run_with(
-        "charge",
-        patient.clone(),
-        async move |attempt: StepContext| {
-            bank.sim().sleep(Duration::from_millis(5)).await;
-            // Until the engine knows of two failures.
-            if bank.failures_of("charge-1") < 2 {
-                return Err(bank.error("charge-1", attempt.attempt));
-            }
-            attempt.set_attribute("price", price);
-            Ok(())
-        },
-    )
+    step.run_with("charge", patient(), async move |attempt: StepContext| {
+        bank.sim().sleep(Duration::from_millis(5)).await;
+        // Until the engine knows of two failures.
+        if bank.failures_of("charge-1") < 2 {
+            return Err(bank.error("charge-1", attempt.attempt));
+        }
+        attempt.set_attribute("price", price);
+        Ok(())
+    })
     .await?;
     step.sleep("dry", Duration::from_secs(24 * 60 * 60)).await?;
     let boxes = {
         let world = Rc::clone(world);
         step.group("pack", async |step| {
-            step.run_with("box", patient, async move |attempt: StepContext| {
+            step.run_with("box", patient(), async move |attempt: StepContext| {
                 for percent in [0, 50, 100] {
                     attempt.progress(Progress::percent(percent.into()));
                     world.sim().sleep(Duration::from_millis(15)).await;
@@ -133,7 +133,7 @@ pub(crate) const HABITS: [Habit; 5] = [
 /// Concurrent steps: the first error gives up the others.
 pub(crate) async fn at_once(step: &Wrapped, world: &Rc<Here>) -> Result<String, StepError> {
     let shop = Rc::clone(world);
-    let left = step.run("left", async move |attempt: StepContext| {
+    let left = step.run_with("left", patient(), async move |attempt: StepContext| {
         shop.sim().sleep(Duration::from_millis(20)).await;
         match shop.failures_of("left-1") {
             0 => Err(shop.error("left-1", attempt.attempt)),
