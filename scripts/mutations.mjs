@@ -8,7 +8,7 @@
 // target/mutations/outcomes.json; `--table` writes the latest outcome of each into docs/reliability.md.
 //
 // Ends with a list of what was caught; exits with 1 if a defect was not, or if its text is no longer there.
-import { copyFileSync, existsSync, mkdirSync, readFileSync, rmSync, statSync, utimesSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { pathToFileURL } from "node:url";
 import { Failure, at, capture, main, run } from "./lib/run.mjs";
@@ -77,21 +77,31 @@ export function wrongMutations(all = list(), read = (file) => readFileSync(at(fi
   return wrong.map((mutation) => `tests/mutations.json: the text of ${mutation.name} is ${times(mutation)} times in ${mutation.file}.`);
 }
 
-/** Copies the files that git knows. They keep their times, so that cargo compiles only changed ones again. */
+/** Copies the files that git knows. */
 function copy() {
-  const tree = at("target/mutations/tree");
   const files = capture("git", ["ls-files", "-z"])?.split("\0").filter(Boolean);
   if (!files) throw new Failure("git does not tell which files there are.");
-  rmSync(path.join(tree, "src"), { recursive: true, force: true });
-  for (const file of files) {
-    const to = path.join(tree, file);
-    mkdirSync(path.dirname(to), { recursive: true });
-    // What a link names is copied, too.
-    copyFileSync(at(file), to);
-    const { atime, mtime } = statSync(at(file));
-    utimesSync(to, atime, mtime);
-  }
+  const tree = at("target/mutations/tree");
+  copyChanged(files, at("."), tree);
   return tree;
+}
+
+/**
+ * Makes `to` a copy of these files of `from`. One that is the same already is left alone, and any other has the time of now:
+ * cargo goes by times, and would otherwise take what it has compiled of a defect for the file that was put back since.
+ */
+export function copyChanged(files, from, to) {
+  for (const entry of existsSync(to) ? readdirSync(to, { recursive: true, withFileTypes: true }) : []) {
+    const file = path.join(entry.parentPath, entry.name);
+    if (!entry.isDirectory() && !files.includes(path.relative(to, file))) rmSync(file);
+  }
+  for (const file of files) {
+    // What a link names is copied, too.
+    const [bytes, copied] = [readFileSync(path.join(from, file)), path.join(to, file)];
+    if (existsSync(copied) && readFileSync(copied).equals(bytes)) continue;
+    mkdirSync(path.dirname(copied), { recursive: true });
+    writeFileSync(copied, bytes);
+  }
 }
 
 function build(tree, title, ...tests) {
