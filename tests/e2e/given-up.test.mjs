@@ -74,7 +74,7 @@ const WAYS = {
     for (const viewer of viewers) viewer.close();
     await goesOn(run);
   },
-  /** So many viewers need relays below relays. One object of the tree is reset, or none. */
+  /** Twelve viewers need relays below relays. One object of the tree is reset, or none. */
   async crowded(run, number) {
     await waits(run);
     const viewers = [];
