@@ -163,6 +163,17 @@ export const SCENARIOS = [
     ],
   },
   {
+    name: "first",
+    title: "the first requests of an isolate, one after another",
+    client: ["first", {}],
+    short: {},
+    rows: [
+      { ...SOONER, title: "one that the Worker answers alone", metric: "requestMs" },
+      { ...SOONER, title: "an event by one request, answered", metric: "appendMs" },
+      { ...SOONER, title: "a viewer, its first event", metric: "viewerMs" },
+    ],
+  },
+  {
     name: "cold",
     title: "cold start: no process yet, 50 stored events",
     client: ["replay", { path: "/log/sse", clients: 1, expect: 50 }],

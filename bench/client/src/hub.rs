@@ -39,6 +39,8 @@ struct Connection {
     stalled: bool,
     queued: bool,
     closed: bool,
+    /// The statuses of an answer that is none to give up at.
+    expected: &'static [u16],
 }
 
 /// The most bytes read from one connection before another one's turn.
@@ -80,6 +82,15 @@ impl Hub {
     /// Asks for what is no stream.
     pub(crate) fn get(&mut self, path: &str) -> Result<Id> {
         self.open(get_head(path), None)
+    }
+
+    /// Asks for a path at which there is nothing.
+    pub(crate) fn get_missing(&mut self, path: &str) -> Result<Id> {
+        let id = self.get(path)?;
+        if let Some(connection) = self.connections.get_mut(id) {
+            connection.expected = &[404];
+        }
+        Ok(id)
     }
 
     /// Asks for it over the connection of a request that [has been answered](Self::answered).
@@ -233,6 +244,7 @@ impl Hub {
             stalled: false,
             queued: false,
             closed: false,
+            expected: &[200, 201],
         });
         Ok(id)
     }
@@ -292,6 +304,7 @@ impl Connection {
             viewer,
             text,
             answered,
+            expected,
             ..
         } = self;
         response.feed(bytes, |body| match viewer {
@@ -301,9 +314,10 @@ impl Connection {
         if response.is_complete() {
             answered.get_or_insert(now);
         }
-        if !matches!(response.status(), 0 | 200 | 201) {
+        let status = response.status();
+        if status != 0 && !expected.contains(&status) {
             let reason = String::from_utf8_lossy(text);
-            return Err(format!("the server answered {}: {reason}", response.status()).into());
+            return Err(format!("the server answered {status}: {reason}").into());
         }
         Ok(())
     }

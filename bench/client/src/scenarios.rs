@@ -16,6 +16,7 @@ use crate::viewer::{BY_NUMBER, Viewer};
 pub(crate) fn run(scenario: &str, args: &Args) -> Result<Value> {
     let mut bench = Bench::new(args)?;
     match scenario {
+        "first" => bench.first(),
         "replay" => bench.replay(args),
         "resume" => bench.resume(args),
         "fan-out" => bench.fan_out(args),
@@ -66,6 +67,35 @@ impl Bench {
             memory: None,
             early: 1,
         })
+    }
+
+    /// The first requests of an isolate, one after another: one that the Worker answers alone, one that appends an event,
+    /// and a viewer of it.
+    fn first(&mut self) -> Result<Value> {
+        self.start();
+        let asked = self.hub.get_missing("/nothing")?;
+        let request = self.answer(asked)?;
+        let posted = Instant::now();
+        let appended = self.hub.post("/log/event?number=1", "")?;
+        let append = self.answer(appended)?.saturating_duration_since(posted);
+        let came = Instant::now();
+        let viewer = self.hub.view("/log/sse", 0, Viewer::new(0))?;
+        let complete = self.run_until_have(&[viewer], 1, |_| false)?;
+        let event = self.hub.viewer(viewer).and_then(|viewer| viewer.first);
+        let mut report = self.report(&[viewer], 1, complete);
+        report["requestMs"] = json!(self.milliseconds(request));
+        report["appendMs"] = json!(append.as_secs_f64() * 1000.0);
+        let viewed = event.map(|event| event.saturating_duration_since(came));
+        report["viewerMs"] = json!(viewed.map(|taken| taken.as_secs_f64() * 1000.0));
+        Ok(report)
+    }
+
+    /// Waits for the answer of a request, and returns when it was complete.
+    fn answer(&mut self, id: Id) -> Result<Instant> {
+        let deadline = Instant::now() + PATIENCE;
+        self.hub.run(deadline, |hub| hub.has_answered(id))?;
+        let answered = self.hub.answered(id);
+        answered.ok_or_else(|| "there was no answer in time".into())
     }
 
     /// `clients=` streams of `path=`, until each has the `expect=` events that are stored. With
