@@ -103,6 +103,31 @@ fn pages_have_each_run_once_the_latest_first() {
 }
 
 #[test]
+fn a_later_page_costs_no_more_than_the_first() {
+    let database = Database::in_memory();
+    let index = RunIndex::new(database.clone());
+    for number in 0..2_000_u64 {
+        let report = report(&format!("r{number:04}"), 2, 1_000 + number, "running");
+        assert!(index.take(&report, at(2)).unwrap());
+    }
+    let mut steps = Vec::new();
+    let mut next = String::new();
+    for _ in 0..20 {
+        database.take_read();
+        let page = list(&index, &format!("limit=100&cursor={next}"));
+        steps.push(database.take_read().steps);
+        assert_eq!(ids(&page).len(), 100);
+        next = page["next"].as_str().unwrap_or_default().to_owned();
+    }
+    assert!(next.is_empty());
+    let (first, most) = (steps[0], steps.iter().copied().max().unwrap());
+    assert!(
+        most < first * 3 / 2,
+        "first page {first} steps, another {most}"
+    );
+}
+
+#[test]
 fn deleted_runs_are_left_out_and_do_not_come_back() {
     let index = RunIndex::new(Database::in_memory());
     index
