@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::future::ready;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use axum::Router;
 use serde_json::Value;
@@ -406,6 +406,36 @@ async fn a_client_of_a_tag_that_starts_at_the_tail_misses_nothing_while_it_is_aw
         assert!(new.data.contains(r#""new":1"#), "{}", new.data);
         assert_eq!(stream.next().await.unwrap().event_type, "done");
     }
+}
+
+#[tokio::test]
+async fn a_client_of_a_tag_that_is_far_behind_gets_logs_that_are_new() {
+    const EVENTS: usize = 20_000;
+    let logs = Logs::default();
+    let long = format!(r#"{{"text":"{}"}}"#, "x".repeat(1_000));
+    for _ in 0..EVENTS {
+        logs.add("a", &long).await;
+    }
+    logs.add("b", "{}").await;
+    let named = Arc::new(Mutex::new(vec!["a".to_owned()]));
+    let set = Arc::clone(&named);
+    let routes = logs.routes().merged_by_tag(move |_| {
+        let named = set.lock().unwrap().clone();
+        ready(named)
+    });
+    let server = serve(routes.into_router()).await;
+    let mut stream = get(server, "/sse?tag=red", &[]).await.events();
+    let begun = Instant::now();
+    named.lock().unwrap().push("b".to_owned());
+    let mut of_a = 0;
+    // It reads so slowly for some seconds that the server always has something for it.
+    while !stream.next().await.unwrap().data.contains(r#""runId":"b""#) {
+        of_a += 1;
+        if of_a % 32 == 0 && begun.elapsed() < Duration::from_secs(6) {
+            tokio::time::sleep(Duration::from_millis(8)).await;
+        }
+    }
+    assert!(of_a < EVENTS, "b came after all {EVENTS} events of a");
 }
 
 #[tokio::test]

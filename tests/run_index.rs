@@ -103,6 +103,23 @@ fn pages_have_each_run_once_the_latest_first() {
 }
 
 #[test]
+fn reading_an_index_that_was_told_nothing_stores_nothing() {
+    let database = Database::in_memory();
+    let index = RunIndex::new(database.clone());
+    assert_eq!(list(&index, "state=failed"), json!({ "runs": [] }));
+    assert_eq!(index.typical().unwrap(), None);
+    assert!(index.estimate().unwrap().is_empty());
+    assert_eq!(index.count().unwrap(), 0);
+    assert_eq!(database.tables(), Vec::<String>::new());
+    // What was read before is no reason to see nothing later.
+    let report = report("a", 2, 1_000, "running");
+    assert!(index.take(&report, at(2)).unwrap());
+    assert_eq!(ids(&list(&index, "")), ["a"]);
+    // Nor for another one of the same database.
+    assert_eq!(ids(&list(&RunIndex::new(database), "")), ["a"]);
+}
+
+#[test]
 fn a_later_page_costs_no_more_than_the_first() {
     let database = Database::in_memory();
     let index = RunIndex::new(database.clone());

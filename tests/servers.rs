@@ -6,6 +6,7 @@ mod support;
 
 use std::convert::Infallible;
 use std::fmt;
+use std::future::ready;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -16,7 +17,7 @@ use futures_util::StreamExt;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use ssetarget::axum::{cors, sse};
-use ssetarget::http::{Shutdown, Sse, StreamCut};
+use ssetarget::http::{RunRoutes, Shutdown, Sse, StreamCut};
 use ssetarget::{
     Appended, Cors, EventId, EventStore, HEARTBEAT_INTERVAL, MemoryEventStore, NewEvent, Page,
     PageLimit, Refusal, SseTarget, StoredEvent, wire,
@@ -539,7 +540,12 @@ async fn a_store_that_fails_in_mid_stream_cuts_the_stream_and_is_reported() {
         assert_eq!(error.to_string(), "broken");
         heard.fetch_add(1, Ordering::SeqCst);
     });
-    let server = serve(Router::new().route("/sse", sse.route(target.clone()))).await;
+    let log = target.clone();
+    let runs = RunRoutes::with_sse(move |_| ready(Ok(log.clone())), sse.clone())
+        .prefix("/jobs")
+        .merged_by_tag(|_| ready(vec!["a".to_owned()]));
+    let routes = Router::new().route("/sse", sse.route(target.clone()));
+    let server = serve(routes.merge(runs.into_router())).await;
 
     let mut client = get(server, "/sse", &[]).await.events();
     assert_eq!(client.take(2).await, messages(1..=2));
@@ -554,6 +560,9 @@ async fn a_store_that_fails_in_mid_stream_cuts_the_stream_and_is_reported() {
         503
     );
     assert_eq!(errors.load(Ordering::SeqCst), 2);
+    let of_tag = get(server, "/jobs/sse?tag=red", &[]).await;
+    assert_eq!(of_tag.status, 503);
+    assert_eq!(errors.load(Ordering::SeqCst), 3);
     target.store().fails.store(false, Ordering::SeqCst);
     let mut client = get(server, "/sse", &[("Last-Event-ID", "2")])
         .await

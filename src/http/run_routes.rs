@@ -553,7 +553,10 @@ impl<L> RunRoutes<L> {
                 false => Cursor::Beginning,
             };
             let looked = tagged.look(&mut merged, first).await;
-            looked.map_err(|_| Refusal::Unavailable)?;
+            looked.map_err(|error| {
+                (self.sse.on_error)(&error);
+                Refusal::Unavailable
+            })?;
             let body = match *request.method() == Method::HEAD {
                 true => SseBody::left_out(),
                 false => SseBody::chunks(tagged.into_stream(merged), &self.sse, grant, None),
@@ -762,9 +765,10 @@ impl<L> TaggedLogs<L> {
                                 false => merged.next().await,
                             }
                         };
-                        match select(pin!(next), &mut looks).await {
-                            Either::Left((bytes, _)) => Some(bytes?),
-                            Either::Right(_) => None,
+                        // Looks first: a client that is behind always has something to get next.
+                        match select(&mut looks, pin!(next)).await {
+                            Either::Left(_) => None,
+                            Either::Right((bytes, _)) => Some(bytes?),
                         }
                     };
                     match came {

@@ -42,6 +42,9 @@ const TABLES: [&str; 3] = [
     "CREATE TABLE IF NOT EXISTS durations (number INTEGER PRIMARY KEY, took INTEGER NOT NULL, tasks TEXT NOT NULL)",
 ];
 
+/// The last one that is made: has a row if all are there.
+const HAS_TABLES: &str = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'durations'";
+
 /// Writes if the report is newer than what is known of the run.
 const PUT: &str = "INSERT INTO runs (id, version, began, state, expires, entry) VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
      ON CONFLICT (id) DO UPDATE SET version = ?2, began = ?3, state = ?4, expires = ?5, entry = ?6 \
@@ -173,7 +176,8 @@ impl<Q: Sql> RunIndex<Q> {
         &self.target
     }
 
-    fn sql(&self) -> Result<&Q, RunIndexError<Q::Error>> {
+    /// Returns the database to write to, with its tables.
+    fn written(&self) -> Result<&Q, RunIndexError<Q::Error>> {
         let sql = self.target.store().sql();
         let mut has_tables = lock(&self.has_tables);
         if !*has_tables {
@@ -185,6 +189,29 @@ impl<Q: Sql> RunIndex<Q> {
         Ok(sql)
     }
 
+    /// Returns the database to read from; `None` if there are no tables yet. Whoever only reads makes none, since anybody
+    /// may ask for the list of any tag, and each has a database of its own.
+    fn read(&self) -> Result<Option<&Q>, RunIndexError<Q::Error>> {
+        let sql = self.target.store().sql();
+        let mut has_tables = lock(&self.has_tables);
+        if !*has_tables {
+            let rows = sql.exec(HAS_TABLES, &[]).map_err(RunIndexError::Sql)?;
+            *has_tables = !rows.is_empty();
+        }
+        Ok(has_tables.then_some(sql))
+    }
+
+    fn rows(
+        &self,
+        statement: &'static str,
+        params: &[SqlValue<Q::Bytes>],
+    ) -> Result<Vec<SqlRow<Q::Bytes>>, RunIndexError<Q::Error>> {
+        match self.read()? {
+            Some(sql) => sql.exec(statement, params).map_err(RunIndexError::Sql),
+            None => Ok(Vec::new()),
+        }
+    }
+
     /// Takes a report if it is newer than the entry of the run. Returns whether it is.
     ///
     /// # Errors
@@ -194,7 +221,7 @@ impl<Q: Sql> RunIndex<Q> {
         report: &RunReport,
         now: SystemTime,
     ) -> Result<bool, RunIndexError<Q::Error>> {
-        let sql = self.sql()?;
+        let sql = self.written()?;
         let text = |text: &str| SqlValue::Text(text.to_owned());
         let now = clock::milliseconds(now);
         let (event_type, data, state) = match &report.entry {
@@ -284,7 +311,6 @@ impl<Q: Sql> RunIndex<Q> {
         filter: &ListFilter,
         now: SystemTime,
     ) -> Result<String, RunIndexError<Q::Error>> {
-        let sql = self.sql()?;
         const LAST: u64 = 1 << 53;
         let (began, id) = filter.after.clone().unwrap_or((LAST, String::new()));
         let params = [
@@ -296,7 +322,7 @@ impl<Q: Sql> RunIndex<Q> {
             whole(clock::milliseconds(now)),
             whole(u64::from(filter.limit) + 1),
         ];
-        let rows = sql.exec(LIST, &params).map_err(RunIndexError::Sql)?;
+        let rows = self.rows(LIST, &params)?;
         let limit = filter.limit as usize;
         let mut page = String::from("{\"runs\":[");
         for (number, row) in rows.iter().take(limit).enumerate() {
@@ -330,8 +356,7 @@ impl<Q: Sql> RunIndex<Q> {
     /// # Errors
     /// When SQLite fails.
     pub fn typical(&self) -> Result<Option<Estimate>, RunIndexError<Q::Error>> {
-        let rows = self.sql()?.exec(ALL_TIMES, &[SqlValue::Integer(TIMES)]);
-        let rows = rows.map_err(RunIndexError::Sql)?;
+        let rows = self.rows(ALL_TIMES, &[SqlValue::Integer(TIMES)])?;
         let times = rows.iter().map(|row| integer(row, 0));
         Ok(Estimate::of(times.collect::<Result<_, _>>()?))
     }
@@ -341,8 +366,7 @@ impl<Q: Sql> RunIndex<Q> {
     /// # Errors
     /// When SQLite fails.
     pub fn estimate(&self) -> Result<RunEstimate, RunIndexError<Q::Error>> {
-        let rows = self.sql()?.exec(TASK_TIMES, &[SqlValue::Integer(TIMES)]);
-        let rows = rows.map_err(RunIndexError::Sql)?;
+        let rows = self.rows(TASK_TIMES, &[SqlValue::Integer(TIMES)])?;
         let mut times: BTreeMap<String, Vec<u64>> = BTreeMap::new();
         for row in &rows {
             let tasks: BTreeMap<String, u64> =
@@ -367,7 +391,7 @@ impl<Q: Sql> RunIndex<Q> {
     /// # Errors
     /// When SQLite fails.
     pub fn count(&self) -> Result<u64, RunIndexError<Q::Error>> {
-        let rows = self.sql()?.exec(COUNT, &[]).map_err(RunIndexError::Sql)?;
+        let rows = self.rows(COUNT, &[])?;
         rows.first().map_or(Ok(0), |row| integer(row, 0))
     }
 }

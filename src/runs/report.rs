@@ -121,18 +121,25 @@ impl Reporter {
             return None;
         }
         if self.tries > 0 {
-            return Some(self.due.unwrap_or(stands.now));
+            // Also after the clock was set back.
+            let due = self.due.unwrap_or(stands.now);
+            return Some(due.min(stands.now + LONGEST));
         }
         if self.told == 0 || stands.ended || self.removed {
             return Some(stands.now);
         }
-        // Also after the clock was set back.
         let after = match self.is_small_change() {
             true if self.fold.cursor >= stands.head => PROGRESS,
             _ => STATES,
         };
-        let due = (self.at + after).min(stands.now + after);
-        Some(due)
+        // As above.
+        Some((self.at + after).min(stands.now + after))
+    }
+
+    /// Returns whether no index was told of this log: nothing has to be kept for its removal.
+    #[must_use]
+    pub fn is_unknown(&self) -> bool {
+        self.told == 0
     }
 
     fn is_small_change(&self) -> bool {
@@ -380,6 +387,20 @@ mod tests {
         assert_eq!(run.told, [(4, Some(RunState::Failed))]);
         run.pass(LONGEST);
         assert_eq!(run.told.len(), 1);
+    }
+
+    #[test]
+    fn a_clock_that_was_ahead_delays_no_report_for_longer_than_the_longest_pause() {
+        let mut run = Run::new();
+        run.down = true;
+        run.now += 60 * 60_000;
+        run.add("started", STARTED);
+        run.now -= 60 * 60_000;
+        run.down = false;
+        run.ended = true;
+        run.add("failed", STARTED);
+        run.pass(LONGEST);
+        assert_eq!(run.told, [(4, Some(RunState::Failed))]);
     }
 
     #[test]

@@ -175,14 +175,13 @@ impl EventsObject {
             self.held_streams.deliver(self.log.target());
             let state = self.log.state().map_err(to_js)?;
             Pending::clear(&storage).await?;
-            #[cfg(feature = "index")]
-            if state.empty {
-                self.index_removed().await?;
+            if !state.empty {
+                return self.expire_later(true).await;
             }
-            return match state.empty {
-                true => self.clear().await,
-                false => self.expire_later(true).await,
-            };
+            self.clear().await?;
+            #[cfg(feature = "index")]
+            self.index_removed().await?;
+            return Ok(());
         }
         pending.schedule(&storage, &self.log).await
     }

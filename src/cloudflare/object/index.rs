@@ -69,8 +69,14 @@ impl EventsObject {
         if self.config.index.is_none() || !self.has_reporter().await? {
             return Ok(());
         }
-        self.with_reporter(|reporter| reporter.removed = true);
-        self.keep_reporter().await
+        let is_unknown = self.with_reporter(|reporter| {
+            reporter.removed = true;
+            reporter.is_unknown()
+        });
+        match is_unknown {
+            Some(true) => self.forget_reporter().await,
+            _ => self.keep_reporter().await,
+        }
     }
 
     /// Returns how long the run and its tasks are expected to take, as the index has said.
@@ -138,7 +144,11 @@ impl EventsObject {
                         }
                         reporter.is_told(&report, now());
                     });
-                    self.keep_reporter().await?;
+                    // Of a log that is gone as a whole nothing may stay, or its object would be stored for ever.
+                    match report.entry.is_none() && self.stands()?.head == 0 {
+                        true => self.forget_reporter().await?,
+                        false => self.keep_reporter().await?,
+                    }
                 }
                 Err(error) => {
                     worker::console_warn!("ssetarget: the index of runs does not answer: {error}");
@@ -250,6 +260,10 @@ impl EventsObject {
 
     fn with_reporter<T>(&self, change: impl FnOnce(&mut Reporter) -> T) -> Option<T> {
         lock(&self.indexing.reporter).as_mut().map(change)
+    }
+
+    async fn forget_reporter(&self) -> worker::Result<()> {
+        self.state.storage().delete(KEY).await.map(drop)
     }
 
     async fn keep_reporter(&self) -> worker::Result<()> {

@@ -63,8 +63,9 @@ impl RemoteLog {
         self.viewers.store(viewers, Ordering::Relaxed);
         let session = lock(&self.session).clone();
         if let Some(session) = session {
-            // A failure does no harm: each request for a page reports it, too.
-            let _ = session.report(number(viewers)).await;
+            // A failure does no harm, nor that there is no answer: each request for a page reports it, too.
+            let reported = pin!(session.report(number(viewers)));
+            select(reported, sleep(PATIENCE)).await;
         }
     }
 
