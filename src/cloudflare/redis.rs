@@ -21,6 +21,9 @@ impl RedisClient {
     /// and other requests cannot use it. So a viewer's stream is one connection. A Durable Object
     /// may keep one client for all of its requests and viewers.
     ///
+    /// A request may open only so many connections. So an outage of Redis cuts its viewers off
+    /// after [`RedisConfig::viewer_patience`], and they come back with a new request.
+    ///
     /// # Errors
     /// [`RedisErrorKind::Config`](crate::store::redis::RedisErrorKind::Config) for a URL of another
     /// form. The server is not reached before the first command.

@@ -1,15 +1,23 @@
 //! Tests of failures, losses and refusals of Redis.
 
+use std::io;
+use std::pin::pin;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
+use futures_util::poll;
 use ssetarget::store::redis::{
-    RedisClient, RedisConfig, RedisError, RedisErrorKind, RedisEventStore,
+    RedisClient, RedisConfig, RedisError, RedisErrorKind, RedisEventStore, RedisServer,
+    RedisTransport,
 };
 use ssetarget::{
     Appended, Batch, Cursor, EventId, EventStore, NewEvent, Page, PageLimit, SseTarget,
     Subscription,
 };
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 use crate::harness::tests;
 use crate::server::{Server, free_port};
@@ -384,6 +392,62 @@ tests! {
         append(&target, &["1"]).await;
     }
 
+    async fn viewers_break_off_once_no_connection_can_be_opened() {
+        let server = Server::forgetful();
+        let rations = Rations::of(1);
+        // A read would take longer than the test may.
+        let config = RedisConfig::new()
+            .patience(Duration::from_secs(3600))
+            .viewer_patience(Duration::from_millis(50));
+        let rationed = Rationed(Arc::clone(&rations));
+        let target = target(&RedisClient::over(rationed, &server.url(), config).unwrap());
+        let ids = append(&target, &["1"]).await;
+        let mut viewer = target.subscribe(Cursor::Beginning).await.unwrap();
+        assert_eq!(next(&mut viewer).await, ["1"]);
+        // The head is known, so the viewer reads nothing before it waits.
+        target.store().changed(None).await.unwrap();
+        let error = {
+            let mut waiting = pin!(viewer.next());
+            assert!(poll!(waiting.as_mut()).is_pending());
+            server.kill_connections(<[u64]>::to_vec);
+            waiting.await.unwrap_err()
+        };
+        assert_eq!(error.kind(), RedisErrorKind::Unreachable, "{error:?}");
+        assert!(error.is_transient());
+        // One that begins to wait only now fails with the next attempt.
+        let error = target.store().changed(Some(ids[0])).await.unwrap_err();
+        assert_eq!(error.kind(), RedisErrorKind::Unreachable, "{error:?}");
+
+        // A new client, as of the next request, may connect.
+        let new = self::target(&client(&server));
+        append(&new, &["2"]).await;
+        let mut back = new.subscribe(viewer.cursor()).await.unwrap();
+        assert_eq!(next(&mut back).await, ["2"]);
+        // The old one goes on once it may.
+        rations.left.fetch_add(1, Ordering::Relaxed);
+        append(&target, &["3"]).await;
+        assert_eq!(next(&mut viewer).await, ["2", "3"]);
+    }
+
+    async fn who_waits_without_a_connection_fails_once_an_attempt() {
+        let rations = Rations::of(0);
+        let port = free_port();
+        let url = format!("redis://127.0.0.1:{port}");
+        let client = RedisClient::over(Rationed(Arc::clone(&rations)), &url, RedisConfig::new());
+        let store = RedisEventStore::new(&client.unwrap(), "log");
+        // There never was a connection, so each attempt fails those who wait. Who calls again at
+        // once waits for the next one, and does not spin.
+        for number in 1..4 {
+            let error = store.changed(None).await.unwrap_err();
+            assert_eq!(error.kind(), RedisErrorKind::Unreachable, "{error:?}");
+            assert!(rations.attempts.load(Ordering::Relaxed) >= number);
+        }
+        let _server = Server::on(port, &["--appendonly no"]);
+        rations.left.fetch_add(1, Ordering::Relaxed);
+        // An attempt may have begun before that.
+        while store.changed(EventId::new(1)).await.is_err() {}
+    }
+
     async fn a_user_needs_what_the_documentation_says_and_no_more() {
         let server = Server::with(&["--appendonly no"]);
         let rights = "~ssetarget:* &ssetarget:* +eval +evalsha +hello +ping +select +subscribe \
@@ -471,7 +535,7 @@ tests! {
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
                 let answer = b"HTTP/1.1 400 Bad Request\r\n\r\n";
-                tokio::io::AsyncWriteExt::write_all(&mut stream, answer).await.unwrap();
+                stream.write_all(answer).await.unwrap();
             }
         });
         let client = RedisClient::new(&format!("redis://127.0.0.1:{port}")).unwrap();
@@ -489,6 +553,52 @@ tests! {
 }
 
 type Target = SseTarget<NewEvent, RedisEventStore>;
+
+/// A transport that may open a number of connections, as that of a Worker for one request.
+struct Rationed(Arc<Rations>);
+
+#[derive(Default)]
+struct Rations {
+    left: AtomicUsize,
+    attempts: AtomicUsize,
+}
+
+impl Rations {
+    fn of(left: usize) -> Arc<Self> {
+        let left = AtomicUsize::new(left);
+        Arc::new(Self {
+            left,
+            ..Self::default()
+        })
+    }
+}
+
+impl RedisTransport for Rationed {
+    type Connection = TcpStream;
+
+    async fn connect(&self, server: &RedisServer) -> io::Result<TcpStream> {
+        let one_less = |left: usize| left.checked_sub(1);
+        self.0.attempts.fetch_add(1, Ordering::Relaxed);
+        self.0
+            .left
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less)
+            .map_err(|_| io::Error::other("too many subrequests"))?;
+        TcpStream::connect((server.host(), server.port())).await
+    }
+
+    fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + Send {
+        tokio::time::sleep(duration)
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
+        tokio::spawn(task);
+        Ok(())
+    }
+
+    fn random(&self) -> u64 {
+        0
+    }
+}
 
 fn client(server: &Server) -> RedisClient {
     // The patience is long, for slow machines.

@@ -29,11 +29,13 @@ use super::watch::{Watch, Watches};
 ///
 /// When the connection is lost:
 ///
-/// - Streams stay open. Their viewers get heartbeats, and the events that they missed once it is
+/// - Streams stay open for up to [`RedisConfig::viewer_patience`]. Their viewers get heartbeats, and
+///   the events that they missed once it is back. After that the streams break off with
+///   [`RedisErrorKind::Unreachable`], or the reason why the server lets nobody in, and clients come
 ///   back.
 /// - Reads are sent again, and so are appends whose events all have keys. Other appends that were
 ///   under way fail with [`RedisErrorKind::Lost`].
-/// - All wait up to [`RedisConfig::patience`] for it to come back, then fail with
+/// - Calls wait up to [`RedisConfig::patience`] for it to come back, then fail with
 ///   [`RedisErrorKind::Unreachable`]. If there never was a connection, they fail at once.
 #[derive(Clone)]
 pub struct RedisClient {

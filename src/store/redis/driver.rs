@@ -102,13 +102,25 @@ impl<T: RedisTransport> Driver<T> {
                     connection.salvage(&error, &mut self.queue, self.config.timeout);
                 }
                 Err(error) => {
-                    let patience = self.config.patience;
+                    let RedisConfig {
+                        patience,
+                        viewer_patience,
+                        ..
+                    } = self.config;
                     while let Ok(message) = self.messages.try_recv() {
                         self.keep(message);
                     }
-                    if self.lost.is_none_or(|lost| lost.elapsed() >= patience) {
+                    let down = self.lost.map(|lost| lost.elapsed());
+                    if down.is_none_or(|down| down >= patience) {
                         for call in self.queue.drain(..) {
                             call.answer(Err(error.clone()));
+                        }
+                    }
+                    // The platform may let this client open no more, for ever: a viewer that kept
+                    // its stream would be deaf.
+                    if down.is_none_or(|down| down >= viewer_patience) {
+                        for watch in self.watches.all() {
+                            watch.give_up(error.clone());
                         }
                     }
                     self.transport.sleep(pause).await;

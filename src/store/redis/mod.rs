@@ -58,7 +58,8 @@
 //!   knows what its latest 63 restarts and failovers have taken: a client whose last event was lost
 //!   before those is not reset, and gets every event that follows its position. All that
 //!   holds unless clocks are set back, or differ between servers, by more than the age of the log;
-//!   and not on a server whose `INFO replication` has no `master_replid`.
+//!   and not on a server whose `INFO replication` has no `master_replid`. A viewer whose server cannot
+//!   reach Redis is cut off after [`RedisConfig::viewer_patience`], so that it comes back.
 //! - **Appends that fail** say whether they may have been stored: see [`RedisError`]. A batch whose events all have
 //!   keys is sent again when the connection breaks, and is stored once. A refusal by the server comes before the first
 //!   event is stored: for a command that it does not have or that the user may not use, or a write while its memory is
@@ -369,8 +370,9 @@ impl EventStore for RedisEventStore {
         Ok(self.read(after, NONE).await?.with(()))
     }
 
-    /// Resolves with an error only if the server refuses to announce changes, or fails while it is
-    /// asked. While there is no connection it waits: viewers keep their streams.
+    /// Resolves with an error if the server refuses to announce changes, or fails while it is
+    /// asked. While there is no connection it waits, and viewers keep their streams: for
+    /// [`RedisConfig::viewer_patience`], then it fails.
     async fn changed(&self, after: Option<EventId>) -> Result<(), RedisError> {
         let Keys { events, meta, .. } = &self.keys;
         let watching = self
@@ -383,7 +385,7 @@ impl EventStore for RedisEventStore {
             None => self.read(after, NONE).await?.head,
         };
         if head == after {
-            listener.await;
+            watch.hear(listener).await?;
         }
         Ok(())
     }

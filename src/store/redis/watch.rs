@@ -58,6 +58,8 @@ enum Subscribed {
     Yes,
     /// The server refused it.
     Refused(RedisError),
+    /// There was no connection for too long. The error is that of the latest attempt to open one.
+    GivenUp(RedisError),
 }
 
 impl Watches {
@@ -114,6 +116,14 @@ impl Watch {
     /// Notes the server's answer, and wakes all who wait: they may have missed announcements.
     pub(super) fn subscribe(&self, answer: Result<(), RedisError>) {
         self.become_subscribed(answer.map_or_else(Subscribed::Refused, |()| Subscribed::Yes));
+        self.ring();
+    }
+
+    /// Notes that another attempt to open a connection failed, after too long a time without one,
+    /// and fails all who wait. Who comes now waits for the next attempt: calls that are repeated at
+    /// once do not spin.
+    pub(super) fn give_up(&self, error: RedisError) {
+        self.become_subscribed(Subscribed::GivenUp(error));
         self.ring();
     }
 
@@ -201,8 +211,17 @@ impl Watch {
             match subscribed {
                 Subscribed::Yes => return Ok(listener),
                 Subscribed::Refused(error) => return Err(error),
-                Subscribed::NotYet => listener.await,
+                Subscribed::NotYet | Subscribed::GivenUp(_) => self.hear(listener).await?,
             }
+        }
+    }
+
+    /// Waits for the ring, which may be that of [`give_up`](Self::give_up).
+    pub(super) async fn hear(&self, listener: Listener<'_>) -> Result<(), RedisError> {
+        listener.await;
+        match &lock(&self.state).subscribed {
+            Subscribed::GivenUp(error) => Err(error.clone()),
+            _ => Ok(()),
         }
     }
 }
