@@ -242,6 +242,17 @@ describe("creation", () => {
     assert.equal((await fetch(`${server.url}/alpha/refused/sse`)).status, 404);
   });
 
+  test("that is refused leaves nothing in an object with an index, either", async () => {
+    const response = await fetch(`${server.url}/listed/batch`, { method: "POST", body: JSON.stringify({ instances: [{ id: "refused", params }, { id: "-", params }] }) });
+    assert.equal(response.status, 500);
+    await response.body.cancel();
+    // The index has to be told that there is no such run, and may be slow.
+    const all = () => server.sql("ListedEvents", "listed/refused", "SELECT name FROM sqlite_master");
+    for (let tries = 0; tries < 100 && (await all()).length > 0; tries += 1) await new Promise((resolve) => setTimeout(resolve, 100));
+    // Also none of the tables that the runtime makes for what is stored by keys.
+    assert.deepEqual(await all(), []);
+  });
+
   test("makes up ids and can be watched", async () => {
     const response = await fetch(`${server.url}/alpha/batch`, { method: "POST", body: JSON.stringify({ count: 3, params }) });
     assert.deepEqual(await response.json(), { created: 3 });
@@ -298,4 +309,23 @@ test("a run that is paused is not ended", async () => {
   await run.resume();
   await run.event("go", 1);
   assert.deepEqual(lines(await viewer.rest()).slice(4), ["5 completed w-1.waitForEvent", "6 completed beta-1.workflow"]);
+});
+
+test("the list of a tag that no run has is read without storing anything", async () => {
+  const list = await fetch(`${server.url}/routes/open/listed/runs?tag=nobody`);
+  assert.deepEqual(await list.json(), { runs: [] });
+  const stream = await fetch(`${server.url}/routes/open/listed/runs/sse?tag=nobody`);
+  assert.equal(stream.status, 200);
+  await stream.body.cancel();
+  assert.deepEqual(await server.sql("RunIndex", "listed/nobody", "SELECT name FROM sqlite_master WHERE name NOT LIKE '\\_%' ESCAPE '\\'"), []);
+});
+
+test("an event is appended from outside once, and to no object that is not a run's", async () => {
+  const append = (id) => json(`${server.url}/alpha/${encodeURIComponent(id)}/append`, { method: "POST", body: "{}" });
+  assert.deepEqual(await append("outside"), { Ok: 1 });
+  assert.deepEqual(await append("outside"), { Ok: 0 });
+  // The first relay of that run.
+  const { Err } = await append("outside~1");
+  assert.match(Err, /there is no workflow instance with this id/);
+  assert.deepEqual(await tables("outside~1"), []);
 });

@@ -144,9 +144,10 @@ impl EventsObject {
                         }
                         reporter.is_told(&report, now());
                     });
-                    // Of a log that is gone as a whole nothing may stay, or its object would be stored for ever.
+                    // Of a log that is gone as a whole nothing may stay, or its object would be stored for ever. That also goes
+                    // for the runtime's empty tables.
                     match report.entry.is_none() && self.stands()?.head == 0 {
-                        true => self.forget_reporter().await?,
+                        true => self.delete_storage().await.map_err(worker::Error::from)?,
                         false => self.keep_reporter().await?,
                     }
                 }
@@ -263,7 +264,12 @@ impl EventsObject {
     }
 
     async fn forget_reporter(&self) -> worker::Result<()> {
-        self.state.storage().delete(KEY).await.map(drop)
+        let storage = self.state.storage();
+        // To delete what is not there would make the table for it again, and so an object that is stored.
+        match stored(&storage).await? {
+            Some(_) => storage.delete(KEY).await.map(drop),
+            None => Ok(()),
+        }
     }
 
     async fn keep_reporter(&self) -> worker::Result<()> {

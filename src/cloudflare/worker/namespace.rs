@@ -45,6 +45,8 @@ pub struct WorkflowEventsNamespace {
     pub(super) observing: Observing,
 }
 
+const NO_INSTANCE: &str = "there is no workflow instance with this id";
+
 impl WorkflowEventsNamespace {
     /// Returns the objects behind the binding `binding` for the workflow of this name: the `name` that
     /// it has in `wrangler.toml`, which a run gets as
@@ -162,8 +164,11 @@ impl WorkflowEventsNamespace {
     /// Each event needs a [key](NewEvent::with_key) that no fact of the run itself has. The log keeps the first event
     /// with a key and drops the others, so a call whose answer was lost can be repeated: it stores nothing twice, and
     /// then returns 0. The events of one call are stored all or none, next to one another, and are durable when this
-    /// returns. A run that has ended takes none, and 0 is returned. A log without events begins with them, whether or
-    /// not there is such an instance.
+    /// returns. A run that has ended takes none, and 0 is returned. A [terminal](NewEvent::terminal) one ends the log of the
+    /// run, while its workflow goes on.
+    ///
+    /// The call does not ask whether there is such an instance: for an id that no run has, it begins a log that never
+    /// ends, and is kept for ever. Check the sender first, and whether the run [exists](Self::exists).
     ///
     /// ```no_run
     /// use ssetarget::NewEvent;
@@ -183,8 +188,8 @@ impl WorkflowEventsNamespace {
     /// ```
     ///
     /// # Errors
-    /// When the object cannot be reached, or an event cannot be stored. Then none was stored, or the
-    /// answer was lost.
+    /// When no instance can have this id, an event has no key, an event cannot be stored, or the object cannot be reached.
+    /// Then none was stored, or the answer was lost.
     pub async fn append(&self, instance_id: &str, events: &[NewEvent]) -> worker::Result<usize> {
         self.tell(instance_id, events).await
     }
@@ -233,9 +238,6 @@ impl WorkflowEventsNamespace {
 
     #[cfg(feature = "links")]
     async fn links(&self, instance_id: &str, revoke: bool) -> worker::Result<u64> {
-        if !is_instance_id(instance_id) {
-            return Err("there is no workflow instance with this id".into());
-        }
         let command = serde_json::to_string(&LogCommand::Links { revoke })?;
         let stub: js::EventsStub = self.stub(instance_id)?.into_rpc();
         let answer = stub.obey(&command).await?;
@@ -310,7 +312,7 @@ impl WorkflowEventsNamespace {
     /// viewers should know. Relays count their own viewers; the object only knows their number.
     ///
     /// # Errors
-    /// When the object cannot be reached.
+    /// When the object cannot be reached, or no instance can have this id.
     pub async fn stats(&self, instance_id: &str) -> worker::Result<LogStats> {
         let stub: js::EventsStub = self.stub(instance_id)?.into_rpc();
         let stats = stub.stats().await?.as_string();
@@ -371,8 +373,14 @@ impl WorkflowEventsNamespace {
         Ok(response.dyn_into()?)
     }
 
-    /// Returns a stub of the object that has an instance's log.
+    /// Returns a stub of the object that has an instance's log. Names with other ids are those of relays, which have no log.
+    ///
+    /// # Errors
+    /// When no instance can have this id.
     pub(super) fn stub(&self, instance_id: &str) -> worker::Result<Stub> {
+        if !is_instance_id(instance_id) {
+            return Err(NO_INSTANCE.into());
+        }
         self.namespace.get_by_name(&self.object_name(instance_id))
     }
 

@@ -6,6 +6,7 @@
 //! - `POST /<workflow>/call` makes any call of the binding
 //! - `GET /<workflow>/<id>/status`
 //! - `POST /<workflow>/<id>/pause`, `/resume`, `/restart`, `/terminate`, `/event`
+//! - `POST /<workflow>/<id>/append` appends an event with the key `note` from outside of the workflow
 //! - `POST /<workflow>/<id>/end`, `/again` terminate and restart it, and notify its viewers
 //! - `/<workflow>/<id>/sse` is the library's, for any method
 //! - `/headers/…` answers as any of these, with CORS for the origin `ORIGIN`, and if the response is the library's,
@@ -65,7 +66,7 @@ use ssetarget::cloudflare::{
     InstanceSse, WorkflowEventsConfig, WorkflowEventsNamespace, serve_instance_sse, serve_sse,
 };
 use ssetarget::workflow::RunView;
-use ssetarget::{Cors, EventId, StoredEvent};
+use ssetarget::{Cors, EventId, NewEvent, StoredEvent};
 use wasm_bindgen::{JsCast, JsValue};
 use worker::wasm_bindgen_futures::JsFuture;
 use worker::{Context, Env, Method, Request, Response, Result, event};
@@ -240,6 +241,13 @@ async fn respond(mut request: Request, path: &str, env: Env) -> Result<Response>
         }
         ([name, id, "stats"], _) => {
             Response::from_json(&workflows::events(&env, name)?.stats(id).await?)
+        }
+        ([name, id, "append"], Method::Post) => {
+            let event = NewEvent::new("note", request.text().await?);
+            let event = event.and_then(|event| event.with_key("note"));
+            let events = [event.map_err(|error| error.to_string())?];
+            let new = workflows::events(&env, name)?.append(id, &events).await;
+            Response::from_json(&new.map_err(|error| error.to_string()))
         }
         ([name, id, "end"], Method::Post) => {
             let events = workflows::events(&env, name)?;
