@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use ssetarget::internals::{Joins, ListFilter, Listed, Members, RunIndex, RunReport, TagCursor};
 use ssetarget::{
-    Batch, Cursor, EventStore, MAX_MERGED, MemoryEventStore, MergeError, MergedCursor,
+    Batch, Cursor, EventId, EventStore, MAX_MERGED, MemoryEventStore, MergeError, MergedCursor,
     MergedSubscription, NewEvent, SqliteEventStore, SseTarget, Subscription,
 };
 use std::pin::pin;
@@ -381,6 +381,8 @@ struct TaggedRun {
     number: u32,
     from: u64,
     ended: bool,
+    /// Nothing can be read of it any more.
+    deleted: bool,
 }
 
 impl Tagged {
@@ -399,6 +401,7 @@ impl Tagged {
             number: 1,
             from: 0,
             ended: false,
+            deleted: false,
         });
         let run = self.runs.len() - 1;
         self.append(run, 1, false).await;
@@ -426,9 +429,9 @@ impl Tagged {
         self.append(run, 1, false).await;
     }
 
-    fn log(&self, run: &str) -> &Target<MemoryEventStore> {
+    fn run(&self, run: &str) -> &TaggedRun {
         let number = (0..self.runs.len()).find(|number| name(*number) == run);
-        &self.runs[number.unwrap()].log
+        &self.runs[number.unwrap()]
     }
 
     /// Tells the index how the run stands.
@@ -436,8 +439,14 @@ impl Tagged {
         let run = &self.runs[number];
         let state = if run.ended { "completed" } else { "running" };
         let id = name(number);
-        let entry = json!({ "id": id, "workflow": "w", "run": run.number, "from": run.from, "cursor": run.head, "state": state });
         let began = u64::from(run.number);
+        if run.deleted {
+            let report = json!({ "id": id, "version": run.head * 2 + 1, "began": began });
+            let report: RunReport = serde_json::from_value(report).unwrap();
+            self.index.take(&report, SystemTime::UNIX_EPOCH).unwrap();
+            return;
+        }
+        let entry = json!({ "id": id, "workflow": "w", "run": run.number, "from": run.from, "cursor": run.head, "state": state });
         let report = json!({ "id": id, "version": run.head * 2, "began": began, "entry": entry });
         let report: RunReport = serde_json::from_value(report).unwrap();
         self.index.take(&report, SystemTime::UNIX_EPOCH).unwrap();
@@ -468,7 +477,7 @@ impl TagClient {
         let head = page["cursor"].as_u64().unwrap_or_default();
         let start = Cursor::Beginning;
         let (members, joins) = Members::open(listed, head, known, start, self.most);
-        let told = ssetarget::EventId::new(members.told());
+        let told = EventId::new(members.told());
         let from = told.map_or(Cursor::Beginning, Cursor::After);
         let changes = tagged.index.target().subscribe(from).await.unwrap();
         let mut stream = TagStream {
@@ -491,6 +500,13 @@ impl TagClient {
         let source = source % (stream.reads.len() + 1);
         let moved = match source.checked_sub(1) {
             None => stream.read_changes(tagged).await,
+            Some(run) if tagged.run(&stream.reads[run].0).deleted => {
+                // Its stream is cut off, and it is not found when it is looked at once more.
+                let (name, _) = stream.reads.remove(run);
+                let joins = stream.members.left(&name);
+                stream.join(tagged, joins).await;
+                true
+            }
             Some(run) => {
                 let (name, reads) = &mut stream.reads[run];
                 let name = name.clone();
@@ -511,7 +527,7 @@ impl TagClient {
                     Poll::Ready(Ok(None)) => {
                         // It may have been restarted: it is looked at once more.
                         let at = reads.cursor();
-                        *reads = tagged.log(&name).subscribe(at).await.unwrap();
+                        *reads = tagged.run(&name).log.subscribe(at).await.unwrap();
                         if reads.has_ended() {
                             stream.reads.remove(run);
                             let joins = stream.members.left(&name);
@@ -565,7 +581,7 @@ impl TagStream {
 
     async fn join(&mut self, tagged: &Tagged, joins: Vec<Joins>) {
         for Joins { run, at } in joins {
-            let log = tagged.log(&run);
+            let log = &tagged.run(&run).log;
             assert!(
                 self.reads.iter().all(|(reads, _)| *reads != run),
                 "{run} twice"
@@ -580,6 +596,7 @@ enum TagOp {
     Begin,
     Append { run: usize, events: u64, ends: bool },
     Restart { run: usize },
+    Delete { run: usize },
     Report { run: usize },
     Take { source: usize, cut: Option<u8> },
 }
@@ -590,6 +607,7 @@ fn tag_op() -> impl Strategy<Value = TagOp> {
         4 => (0..9_usize, 1..4_u64, proptest::bool::weighted(0.4))
             .prop_map(|(run, events, ends)| TagOp::Append { run, events, ends }),
         1 => (0..9_usize).prop_map(|run| TagOp::Restart { run }),
+        1 => (0..9_usize).prop_map(|run| TagOp::Delete { run }),
         2 => (0..9_usize).prop_map(|run| TagOp::Report { run }),
         6 => (0..9_usize, proptest::option::weighted(0.3, any::<u8>()))
             .prop_map(|(source, cut)| TagOp::Take { source, cut }),
@@ -597,7 +615,7 @@ fn tag_op() -> impl Strategy<Value = TagOp> {
 }
 
 /// Plays it: whatever begins, ends and is restarted, and whenever the client is cut off and the index told, the client
-/// gets each event of each run once, in order.
+/// gets each event of each run once, in order. Of a run whose log is deleted it has what it got before.
 async fn play_tag(ops: Vec<TagOp>, most: usize) -> Result<(), TestCaseError> {
     let mut tagged = Tagged::new();
     let mut client = TagClient {
@@ -617,21 +635,22 @@ async fn play_tag(ops: Vec<TagOp>, most: usize) -> Result<(), TestCaseError> {
             _ if runs == 0 => {}
             TagOp::Append { run, events, ends } => {
                 let run = run % runs;
-                if !tagged.runs[run].ended {
+                if !tagged.runs[run].ended && !tagged.runs[run].deleted {
                     tagged.append(run, events, ends).await;
                 }
             }
             TagOp::Restart { run } => {
                 let run = run % runs;
-                if tagged.runs[run].ended {
+                if tagged.runs[run].ended && !tagged.runs[run].deleted {
                     tagged.restart(run).await;
                 }
             }
+            TagOp::Delete { run } => tagged.runs[run % runs].deleted = true,
             TagOp::Report { run } => tagged.report(run % runs),
         }
     }
     for run in 0..tagged.runs.len() {
-        if !tagged.runs[run].ended {
+        if !tagged.runs[run].ended && !tagged.runs[run].deleted {
             tagged.append(run, 1, true).await;
         }
         tagged.report(run);
@@ -639,15 +658,19 @@ async fn play_tag(ops: Vec<TagOp>, most: usize) -> Result<(), TestCaseError> {
     client.drain(&tagged).await;
     for (number, run) in tagged.runs.iter().enumerate() {
         let got = client.got.get(&name(number)).cloned().unwrap_or_default();
-        prop_assert_eq!(got, (1..=run.head).collect::<Vec<_>>(), "run {}", number);
+        let head = if run.deleted {
+            got.len() as u64
+        } else {
+            run.head
+        };
+        prop_assert_eq!(got, (1..=head).collect::<Vec<_>>(), "run {}", number);
     }
+    let before = client.got.clone();
     // All that it still has to know is how far the changes were read.
     client.stream = None;
     client.connect(&tagged).await;
     client.drain(&tagged).await;
-    let all: usize = client.got.values().map(Vec::len).sum();
-    let heads: u64 = tagged.runs.iter().map(|run| run.head).sum();
-    prop_assert_eq!(all as u64, heads);
+    prop_assert_eq!(&client.got, &before);
     let id = client.stream.unwrap().members.cursor().to_string();
     prop_assert!(!id[3..].contains('.'), "{}", id);
     Ok(())
@@ -673,4 +696,63 @@ proptest! {
             prop_assert_eq!(again, cursor);
         }
     }
+}
+
+/// What the index says of a run, in a list or a change.
+fn listed(run: &str, cursor: u64, state: Option<&str>) -> Listed {
+    serde_json::from_value(json!({ "id": run, "cursor": cursor, "state": state })).unwrap()
+}
+
+fn after(id: u64) -> Cursor {
+    Cursor::After(EventId::new(id).unwrap())
+}
+
+/// Opens the stream of a tag for a client without a position, with one run that goes on.
+fn stream_of(run: &str) -> Members {
+    let (members, joins) = Members::open(
+        vec![listed(run, 0, Some("running"))],
+        0,
+        None,
+        Cursor::Beginning,
+        MAX_MERGED,
+    );
+    assert_eq!(joins.len(), 1);
+    members
+}
+
+#[test]
+fn a_run_whose_log_was_deleted_does_not_hold_the_client_back() {
+    // The change comes before the stream is cut off, or after that.
+    for is_left_first in [false, true] {
+        let mut members = stream_of("a");
+        members.read("a", after(7));
+        if is_left_first {
+            assert_eq!(members.left("a"), []);
+        }
+        assert_eq!(members.changed(1, listed("a", 0, None)), []);
+        if !is_left_first {
+            assert_eq!(members.left("a"), []);
+        }
+        assert_eq!(members.cursor().to_string(), "t1.1");
+    }
+}
+
+#[test]
+fn a_run_that_waits_is_forgotten_when_its_log_is_deleted() {
+    let known: TagCursor = {
+        let mut members = stream_of("a");
+        members.read("a", after(7));
+        members.cursor().clone()
+    };
+    let runs = vec![
+        listed("b", 0, Some("running")),
+        listed("a", 9, Some("running")),
+    ];
+    let (mut members, joins) = Members::open(runs, 0, Some(known), Cursor::Beginning, 1);
+    assert_eq!(joins[0].run, "a", "the client knows it");
+    assert_eq!(members.changed(1, listed("b", 0, None)), []);
+    assert_eq!(members.changed(2, listed("a", 9, Some("completed"))), []);
+    members.read("a", after(9));
+    assert_eq!(members.left("a"), []);
+    assert_eq!(members.cursor().to_string(), "t1.2");
 }

@@ -156,6 +156,10 @@ impl Members {
     pub fn changed(&mut self, change: u64, run: Listed) -> Vec<Joins> {
         self.told = self.told.max(change);
         let is_over = run.state.is_none_or(RunState::has_ended);
+        if run.state.is_none() {
+            // There is nothing to read for which it could wait.
+            self.waiting.retain(|(waits, _)| waits.id != run.id);
+        }
         let over = is_over.then_some(Over {
             first: change,
             last: change,
@@ -163,7 +167,9 @@ impl Members {
         let mut joins = Vec::new();
         self.listed.retain(|listed| listed.id != run.id);
         if let Some(member) = self.members.get_mut(&run.id) {
-            member.over = over.map(|over| (over, run.cursor));
+            // Of a log that was deleted the change names no event, and nothing more comes of it.
+            let last = run.state.map_or(u64::MAX, |_| run.cursor);
+            member.over = over.map(|over| (over, last));
             // It was restarted, or this was said before it ended.
             let goes_on = !is_over || run.cursor > number(member.at);
             if member.reads == Reads::Ended && goes_on {
