@@ -383,6 +383,15 @@ struct TaggedRun {
     ended: bool,
     /// Nothing can be read of it any more.
     deleted: bool,
+    /// The client's link is not good for it any more.
+    revoked: bool,
+}
+
+impl TaggedRun {
+    /// Returns whether it is not found. Of a revoked one the object does not say so.
+    fn is_gone(&self) -> bool {
+        self.deleted && !self.revoked
+    }
 }
 
 impl Tagged {
@@ -402,6 +411,7 @@ impl Tagged {
             from: 0,
             ended: false,
             deleted: false,
+            revoked: false,
         });
         let run = self.runs.len() - 1;
         self.append(run, 1, false).await;
@@ -500,10 +510,16 @@ impl TagClient {
         let source = source % (stream.reads.len() + 1);
         let moved = match source.checked_sub(1) {
             None => stream.read_changes(tagged).await,
-            Some(run) if tagged.run(&stream.reads[run].0).deleted => {
+            Some(run) if tagged.run(&stream.reads[run].0).is_gone() => {
                 // Its stream is cut off, and it is not found when it is looked at once more.
                 let (name, _) = stream.reads.remove(run);
                 let joins = stream.members.left(&name);
+                stream.join(tagged, joins).await;
+                true
+            }
+            Some(run) if tagged.run(&stream.reads[run].0).revoked => {
+                let (name, _) = stream.reads.remove(run);
+                let joins = stream.members.revoked(&name);
                 stream.join(tagged, joins).await;
                 true
             }
@@ -597,6 +613,7 @@ enum TagOp {
     Append { run: usize, events: u64, ends: bool },
     Restart { run: usize },
     Delete { run: usize },
+    Revoke { run: usize },
     Report { run: usize },
     Take { source: usize, cut: Option<u8> },
 }
@@ -608,6 +625,7 @@ fn tag_op() -> impl Strategy<Value = TagOp> {
             .prop_map(|(run, events, ends)| TagOp::Append { run, events, ends }),
         1 => (0..9_usize).prop_map(|run| TagOp::Restart { run }),
         1 => (0..9_usize).prop_map(|run| TagOp::Delete { run }),
+        1 => (0..9_usize).prop_map(|run| TagOp::Revoke { run }),
         2 => (0..9_usize).prop_map(|run| TagOp::Report { run }),
         6 => (0..9_usize, proptest::option::weighted(0.3, any::<u8>()))
             .prop_map(|(source, cut)| TagOp::Take { source, cut }),
@@ -615,7 +633,8 @@ fn tag_op() -> impl Strategy<Value = TagOp> {
 }
 
 /// Plays it: whatever begins, ends and is restarted, and whenever the client is cut off and the index told, the client
-/// gets each event of each run once, in order. Of a run whose log is deleted it has what it got before.
+/// gets each event of each run once, in order. Of a run whose log is deleted, or whose links are revoked, it has
+/// what it got before.
 async fn play_tag(ops: Vec<TagOp>, most: usize) -> Result<(), TestCaseError> {
     let mut tagged = Tagged::new();
     let mut client = TagClient {
@@ -646,6 +665,7 @@ async fn play_tag(ops: Vec<TagOp>, most: usize) -> Result<(), TestCaseError> {
                 }
             }
             TagOp::Delete { run } => tagged.runs[run % runs].deleted = true,
+            TagOp::Revoke { run } => tagged.runs[run % runs].revoked = true,
             TagOp::Report { run } => tagged.report(run % runs),
         }
     }
@@ -658,11 +678,8 @@ async fn play_tag(ops: Vec<TagOp>, most: usize) -> Result<(), TestCaseError> {
     client.drain(&tagged).await;
     for (number, run) in tagged.runs.iter().enumerate() {
         let got = client.got.get(&name(number)).cloned().unwrap_or_default();
-        let head = if run.deleted {
-            got.len() as u64
-        } else {
-            run.head
-        };
+        let is_cut = run.deleted || run.revoked;
+        let head = if is_cut { got.len() as u64 } else { run.head };
         prop_assert_eq!(got, (1..=head).collect::<Vec<_>>(), "run {}", number);
     }
     let before = client.got.clone();
@@ -755,4 +772,48 @@ fn a_run_that_waits_is_forgotten_when_its_log_is_deleted() {
     members.read("a", after(9));
     assert_eq!(members.left("a"), []);
     assert_eq!(members.cursor().to_string(), "t1.2");
+}
+
+#[test]
+fn a_run_whose_links_were_revoked_does_not_hold_the_client_back() {
+    let mut members = stream_of("a");
+    assert_eq!(members.revoked("a"), []);
+    // It is not read again, whatever becomes of it.
+    assert_eq!(members.changed(1, listed("a", 5, Some("waiting"))), []);
+    assert_eq!(members.changed(2, listed("a", 9, Some("completed"))), []);
+    assert_eq!(members.cursor().to_string(), "t1.2");
+    // Others come, and go.
+    assert_eq!(members.changed(3, listed("b", 1, Some("running"))).len(), 1);
+    members.read("b", after(4));
+    assert_eq!(members.left("b"), []);
+    assert_eq!(members.changed(4, listed("b", 4, Some("failed"))), []);
+    assert_eq!(members.cursor().to_string(), "t1.4");
+}
+
+#[test]
+fn a_client_keeps_its_position_in_a_revoked_run_for_its_next_link() {
+    let mut members = stream_of("a");
+    members.read("a", after(7));
+    assert_eq!(members.revoked("a"), []);
+    assert_eq!(members.changed(1, listed("b", 1, Some("running"))).len(), 1);
+    let runs = vec![listed("a", 9, Some("running"))];
+    let known = Some(members.cursor().clone());
+    let (_, joins) = Members::open(runs, 1, known, Cursor::Beginning, MAX_MERGED);
+    let (run, at) = ("a".to_owned(), after(7));
+    assert_eq!(joins, [Joins { run, at }]);
+}
+
+#[test]
+fn the_end_of_a_permission_does_not_count_as_read() {
+    let mut members = stream_of("a");
+    members.read("a", after(7));
+    assert_eq!(members.refused("a"), []);
+    assert_eq!(members.changed(1, listed("a", 9, Some("completed"))), []);
+    let known = members.cursor().clone();
+    assert_eq!(known.told, 0);
+    let (mut members, joins) = Members::open(vec![], 1, Some(known), Cursor::Beginning, MAX_MERGED);
+    assert_eq!(joins, []);
+    let joins = members.changed(1, listed("a", 9, Some("completed")));
+    let (run, at) = ("a".to_owned(), after(7));
+    assert_eq!(joins, [Joins { run, at }]);
 }

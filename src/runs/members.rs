@@ -5,6 +5,7 @@
 //! stream. What begins and ends while the client is away is found in the changes after the first. So that no run comes
 //! twice, a run that was read to its end keeps its position until the client is behind the change that says that it is over; and
 //! so that none is lost, the client gets behind that change only when the run was read to its end.
+//! A run whose links were revoked is left out, and does not hold the client back.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -95,8 +96,10 @@ enum Reads {
     On,
     /// It was read to its end.
     Ended,
-    /// It may not be read.
+    /// It may not be read now.
     Refused,
+    /// Its links were revoked: it is left out for as long as this client has its link.
+    Revoked,
 }
 
 /// How many runs may wait before no further changes are read.
@@ -223,11 +226,22 @@ impl Members {
         self.settle()
     }
 
-    /// Notes that a run may not be read. It does not count as read to its end. Returns those whose turn it is now.
+    /// Notes that a run may not be read, since the permission is at its end. It does not count as read to its end: the
+    /// client comes back with another permission. Returns those whose turn it is now.
     #[must_use]
     pub fn refused(&mut self, run: &str) -> Vec<Joins> {
         if let Some(member) = self.members.get_mut(run) {
             member.reads = Reads::Refused;
+        }
+        self.settle()
+    }
+
+    /// Notes that the links of a run were revoked. It is left out: the client gets behind the change that says that it is
+    /// over. Returns those whose turn it is now.
+    #[must_use]
+    pub fn revoked(&mut self, run: &str) -> Vec<Joins> {
+        if let Some(member) = self.members.get_mut(run) {
+            member.reads = Reads::Revoked;
         }
         self.settle()
     }
@@ -253,7 +267,11 @@ impl Members {
             // If the client has more than the index was told of, another change comes.
             let unread = self.members.values().filter_map(|member| {
                 let (over, cursor) = member.over?;
-                let is_read = member.reads == Reads::Ended && number(member.at) <= cursor;
+                let is_read = match member.reads {
+                    Reads::Ended => number(member.at) <= cursor,
+                    Reads::Revoked => true,
+                    Reads::On | Reads::Refused => false,
+                };
                 (!is_read).then_some(over.first)
             });
             let waiting = self.waiting.iter();
@@ -264,7 +282,8 @@ impl Members {
             let runs = &mut self.cursor.runs;
             self.members.retain(|run, member| {
                 let is_told = |over: (Over, u64)| over.0.last <= told;
-                let is_done = member.reads == Reads::Ended && member.over.is_some_and(is_told);
+                let is_left = matches!(member.reads, Reads::Ended | Reads::Revoked);
+                let is_done = is_left && member.over.is_some_and(is_told);
                 if is_done {
                     runs.remove(run);
                 }
