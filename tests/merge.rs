@@ -557,6 +557,9 @@ impl TagClient {
         };
         // One that is restarted goes on, whether there is room or not.
         assert!(stream.reads.len() <= 3 * self.most);
+        // Of 64 runs at the same time, an id with more could not be read.
+        let id = stream.members.cursor().to_string();
+        assert!(id.matches('.').count() <= 1 + 3 * self.most, "{id}");
         if cut.is_some() {
             self.stream = None;
         }
@@ -816,4 +819,64 @@ fn the_end_of_a_permission_does_not_count_as_read() {
     let joins = members.changed(1, listed("a", 9, Some("completed")));
     let (run, at) = ("a".to_owned(), after(7));
     assert_eq!(joins, [Joins { run, at }]);
+}
+
+#[test]
+fn a_position_has_no_more_parts_than_are_read() {
+    const RUNS: u64 = 500;
+    // Many runs begin, and end after one event, while the client reads one that is over and has many.
+    let mut members = stream_of("long");
+    let change = listed("long", 1_000, Some("completed"));
+    let mut reads = members.changed(1, change);
+    for run in 1..=RUNS {
+        let change = listed(&format!("short-{run}"), 1, Some("completed"));
+        reads.extend(members.changed(1 + run, change));
+    }
+    let read_all = |members: &mut Members, mut reads: Vec<Joins>| {
+        let mut runs = 0;
+        while let Some(Joins { run, .. }) = reads.pop() {
+            members.read(&run, after(1));
+            let id = members.cursor().to_string();
+            assert!(id.parse::<TagCursor>().is_ok(), "{runs}: {id}");
+            reads.extend(members.left(&run));
+            runs += 1;
+        }
+        runs
+    };
+    let beside = read_all(&mut members, reads);
+    assert!(beside > MAX_MERGED as u64, "{beside}");
+    members.read("long", after(1_000));
+    let reads = members.left("long");
+    let behind = read_all(&mut members, reads);
+    assert_eq!(beside + behind, RUNS);
+    assert_eq!(members.cursor().to_string(), format!("t1.{}", RUNS + 1));
+}
+
+#[test]
+fn a_run_that_the_client_must_have_next_comes_without_room_for_it() {
+    // As many runs as an id can name, all of which are over, after this one.
+    let known = "t1.1.000000011.000000021.000000031".parse().unwrap();
+    let (mut members, joins) = Members::open(vec![], 9, Some(known), Cursor::Beginning, 1);
+    assert_eq!(joins, []);
+    let joins = members.changed(2, listed("a", 3, Some("completed")));
+    assert_eq!(joins.len(), 1);
+    members.read("a", after(3));
+    let id = members.cursor().to_string();
+    assert_eq!(id.matches('.').count(), 4, "{id}");
+    assert_eq!(members.left("a"), []);
+    assert_eq!(members.cursor().told, 2);
+}
+
+#[test]
+fn many_revoked_runs_leave_room_for_others() {
+    let runs = (0..3).map(|run| listed(&name(run), 0, Some("running")));
+    let (mut members, mut joins) = Members::open(runs.collect(), 0, None, Cursor::Beginning, 1);
+    for run in 0..3 {
+        assert_eq!(joins.len(), 1, "{run}");
+        members.read(&name(run), after(5));
+        joins = members.revoked(&name(run));
+    }
+    let joins = members.changed(1, listed("new", 0, Some("running")));
+    assert_eq!(joins.len(), 1);
+    assert!(members.cursor().to_string().matches('.').count() <= 3);
 }

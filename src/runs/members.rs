@@ -90,6 +90,18 @@ struct Member {
     over: Option<(Over, u64)>,
 }
 
+impl Member {
+    /// Returns whether the client may get behind the change that says that it is over.
+    fn is_read(&self) -> bool {
+        match self.reads {
+            // If the client has more than the index was told of, another change comes.
+            Reads::Ended => self.over.is_some_and(|(_, last)| number(self.at) <= last),
+            Reads::Revoked => true,
+            Reads::On | Reads::Refused => false,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reads {
     /// Its stream is being read.
@@ -106,7 +118,7 @@ enum Reads {
 const MOST_WAITING: usize = 1_000;
 
 /// How many positions an id has at most, for each run that is read at the same time: beside those of runs that are read, those of
-/// runs whose change the client is not behind yet.
+/// runs whose change the client is not behind yet. Longer ones are refused.
 const POSITIONS: usize = 3;
 
 impl Members {
@@ -208,11 +220,47 @@ impl Members {
         self.waiting.len() >= MOST_WAITING
     }
 
+    /// Returns how many positions the id has when each run that is read has one.
+    fn positions(&self) -> usize {
+        let is_without = |(run, member): &(&String, &Member)| {
+            member.reads == Reads::On && self.cursor.runs.of(run).is_none()
+        };
+        self.cursor.runs.len() + self.members.iter().filter(is_without).count()
+    }
+
+    /// Returns whether there are fewer positions than this. Forgets those of revoked runs where there is no room: they are there
+    /// only for a client that comes back with another link, which has those runs from their beginnings then.
+    fn has_room(&mut self, most: usize) -> bool {
+        let mut positions = self.positions();
+        for (run, member) in &self.members {
+            if positions < most {
+                break;
+            }
+            if member.reads == Reads::Revoked && self.cursor.runs.of(run).is_some() {
+                self.cursor.runs.remove(run);
+                positions -= 1;
+            }
+        }
+        positions < most
+    }
+
     /// Notes that the client gets the events of a run up to this position.
     pub fn read(&mut self, run: &str, at: Cursor) {
         if let Some(member) = self.members.get_mut(run) {
             member.at = at;
-            self.cursor.runs.set(run, at);
+            self.set(run, at);
+        }
+    }
+
+    /// Has the id name this position. An id never gets longer than can be read again: rather than that, a run comes twice for a
+    /// client that is cut off just then.
+    fn set(&mut self, run: &str, at: Cursor) {
+        let runs = &mut self.cursor.runs;
+        runs.set(run, at);
+        if runs.len() > POSITIONS * self.most {
+            let is_read = |(_, member): &(&String, &Member)| member.reads == Reads::On;
+            let read = self.members.iter().filter(is_read);
+            runs.remove_another(read.map(|(run, _)| run.as_str()).chain([run]));
         }
     }
 
@@ -264,15 +312,9 @@ impl Members {
     fn settle(&mut self) -> Vec<Joins> {
         let mut joins = Vec::new();
         loop {
-            // If the client has more than the index was told of, another change comes.
             let unread = self.members.values().filter_map(|member| {
-                let (over, cursor) = member.over?;
-                let is_read = match member.reads {
-                    Reads::Ended => number(member.at) <= cursor,
-                    Reads::Revoked => true,
-                    Reads::On | Reads::Refused => false,
-                };
-                (!is_read).then_some(over.first)
+                let (over, _) = member.over?;
+                (!member.is_read()).then_some(over.first)
             });
             let waiting = self.waiting.iter();
             let waiting = waiting.filter_map(|(_, over)| Some(over.as_ref()?.first));
@@ -295,15 +337,16 @@ impl Members {
                 let waiting = self.waiting.iter().map(|(run, _)| &run.id);
                 runs.keep(self.members.keys().chain(waiting));
             }
-            match self.next_join() {
+            match self.next_join(first) {
                 Some(join) => joins.push(join),
                 None => return joins,
             }
         }
     }
 
-    /// Lets one of those in that wait: the one that keeps the client from getting behind a change, if there is one.
-    fn next_join(&mut self) -> Option<Joins> {
+    /// Lets one of those in that wait: the one that keeps the client from getting behind a change, if there is one. `first` is
+    /// the change that the client does not get behind now.
+    fn next_join(&mut self, first: Option<u64>) -> Option<Joins> {
         let reads = |member: &&Member| member.reads == Reads::On;
         if self.members.values().filter(reads).count() >= self.most {
             return None;
@@ -313,11 +356,19 @@ impl Members {
         let place = over.min().map_or(0, |(_, place)| place);
         let (run, over) = self.waiting.get(place)?;
         let known = self.cursor.runs.of(&run.id);
-        // Positions of runs whose change is still to come take room, too.
-        let positions = self.members.len().max(self.cursor.runs.len());
-        if known.is_none() && over.is_none() && positions >= (POSITIONS - 1) * self.most {
+        // Positions of runs whose change is still to come take room, too. Some is left for runs that are over, behind whose
+        // changes the client gets as it reads them, and of that some for the one without which it gets behind none.
+        let is_next = over.is_some_and(|over| Some(over.first) == first);
+        let most = POSITIONS * self.most;
+        let room = match over {
+            None => most - self.most,
+            Some(_) if !is_next => most - self.most / 2,
+            Some(_) => most,
+        };
+        if known.is_none() && !self.has_room(room) && !is_next {
             return None;
         }
+        let (run, over) = self.waiting.remove(place)?;
         let at = match (known, self.others) {
             (Some(at), _) => at,
             (None, Cursor::Since(_)) => self.others,
@@ -326,11 +377,10 @@ impl Members {
         };
         let over = over.map(|over| (over, run.cursor));
         let reads = Reads::On;
-        let run = run.id.clone();
-        self.waiting.remove(place);
+        let run = run.id;
         self.members.insert(run.clone(), Member { at, reads, over });
         if matches!(at, Cursor::After(_) | Cursor::Beginning) {
-            self.cursor.runs.set(&run, at);
+            self.set(&run, at);
         }
         Some(Joins { run, at })
     }
