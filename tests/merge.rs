@@ -880,3 +880,17 @@ fn many_revoked_runs_leave_room_for_others() {
     assert_eq!(joins.len(), 1);
     assert!(members.cursor().to_string().matches('.').count() <= 3);
 }
+
+#[test]
+fn changes_are_read_on_where_only_they_make_room() {
+    let runs = (0..1_010).map(|run| listed(&name(run), 0, Some("running")));
+    let (mut members, joins) = Members::open(runs.collect(), 0, None, Cursor::Beginning, 1);
+    assert!(members.is_full());
+    assert_eq!(joins.len(), 1);
+    // Two have ended, of which the index does not know yet.
+    assert_eq!(members.left(&name(0)).len(), 1);
+    assert_eq!(members.left(&name(1)), []);
+    assert!(!members.is_full());
+    let joins = members.changed(1, listed(&name(0), 0, Some("completed")));
+    assert_eq!(joins.len(), 1);
+}

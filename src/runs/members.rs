@@ -217,7 +217,15 @@ impl Members {
     /// Returns whether no further changes are to be read until a run has [left](Self::left).
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.waiting.len() >= MOST_WAITING
+        let is_full = self.waiting.len() >= MOST_WAITING;
+        // Where only a change makes room, it has to come.
+        is_full && !(self.positions() >= (POSITIONS - 1) * self.most && self.awaits_change())
+    }
+
+    /// Returns whether a run was read to its end of which the index has not said yet that it is over.
+    fn awaits_change(&self) -> bool {
+        let mut members = self.members.values();
+        members.any(|member| member.reads == Reads::Ended && !member.is_read())
     }
 
     /// Returns how many positions the id has when each run that is read has one.
