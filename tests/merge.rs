@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use ssetarget::internals::{Joins, ListFilter, Listed, Members, RunIndex, RunReport, TagCursor};
 use ssetarget::{
-    Batch, Cursor, EventStore, MAX_MERGED, MemoryEventStore, MergeError, MergedCursor,
+    Batch, Cursor, EventId, EventStore, MAX_MERGED, MemoryEventStore, MergeError, MergedCursor,
     MergedSubscription, NewEvent, SqliteEventStore, SseTarget, Subscription,
 };
 use std::pin::pin;
@@ -381,6 +381,17 @@ struct TaggedRun {
     number: u32,
     from: u64,
     ended: bool,
+    /// Nothing can be read of it any more.
+    deleted: bool,
+    /// The client's link is not good for it any more.
+    revoked: bool,
+}
+
+impl TaggedRun {
+    /// Returns whether it is not found. Of a revoked one the object does not say so.
+    fn is_gone(&self) -> bool {
+        self.deleted && !self.revoked
+    }
 }
 
 impl Tagged {
@@ -399,6 +410,8 @@ impl Tagged {
             number: 1,
             from: 0,
             ended: false,
+            deleted: false,
+            revoked: false,
         });
         let run = self.runs.len() - 1;
         self.append(run, 1, false).await;
@@ -426,9 +439,9 @@ impl Tagged {
         self.append(run, 1, false).await;
     }
 
-    fn log(&self, run: &str) -> &Target<MemoryEventStore> {
+    fn run(&self, run: &str) -> &TaggedRun {
         let number = (0..self.runs.len()).find(|number| name(*number) == run);
-        &self.runs[number.unwrap()].log
+        &self.runs[number.unwrap()]
     }
 
     /// Tells the index how the run stands.
@@ -436,8 +449,14 @@ impl Tagged {
         let run = &self.runs[number];
         let state = if run.ended { "completed" } else { "running" };
         let id = name(number);
-        let entry = json!({ "id": id, "workflow": "w", "run": run.number, "from": run.from, "cursor": run.head, "state": state });
         let began = u64::from(run.number);
+        if run.deleted {
+            let report = json!({ "id": id, "version": run.head * 2 + 1, "began": began });
+            let report: RunReport = serde_json::from_value(report).unwrap();
+            self.index.take(&report, SystemTime::UNIX_EPOCH).unwrap();
+            return;
+        }
+        let entry = json!({ "id": id, "workflow": "w", "run": run.number, "from": run.from, "cursor": run.head, "state": state });
         let report = json!({ "id": id, "version": run.head * 2, "began": began, "entry": entry });
         let report: RunReport = serde_json::from_value(report).unwrap();
         self.index.take(&report, SystemTime::UNIX_EPOCH).unwrap();
@@ -468,7 +487,7 @@ impl TagClient {
         let head = page["cursor"].as_u64().unwrap_or_default();
         let start = Cursor::Beginning;
         let (members, joins) = Members::open(listed, head, known, start, self.most);
-        let told = ssetarget::EventId::new(members.told());
+        let told = EventId::new(members.told());
         let from = told.map_or(Cursor::Beginning, Cursor::After);
         let changes = tagged.index.target().subscribe(from).await.unwrap();
         let mut stream = TagStream {
@@ -491,6 +510,19 @@ impl TagClient {
         let source = source % (stream.reads.len() + 1);
         let moved = match source.checked_sub(1) {
             None => stream.read_changes(tagged).await,
+            Some(run) if tagged.run(&stream.reads[run].0).is_gone() => {
+                // Its stream is cut off, and it is not found when it is looked at once more.
+                let (name, _) = stream.reads.remove(run);
+                let joins = stream.members.left(&name);
+                stream.join(tagged, joins).await;
+                true
+            }
+            Some(run) if tagged.run(&stream.reads[run].0).revoked => {
+                let (name, _) = stream.reads.remove(run);
+                let joins = stream.members.revoked(&name);
+                stream.join(tagged, joins).await;
+                true
+            }
             Some(run) => {
                 let (name, reads) = &mut stream.reads[run];
                 let name = name.clone();
@@ -511,7 +543,7 @@ impl TagClient {
                     Poll::Ready(Ok(None)) => {
                         // It may have been restarted: it is looked at once more.
                         let at = reads.cursor();
-                        *reads = tagged.log(&name).subscribe(at).await.unwrap();
+                        *reads = tagged.run(&name).log.subscribe(at).await.unwrap();
                         if reads.has_ended() {
                             stream.reads.remove(run);
                             let joins = stream.members.left(&name);
@@ -525,6 +557,9 @@ impl TagClient {
         };
         // One that is restarted goes on, whether there is room or not.
         assert!(stream.reads.len() <= 3 * self.most);
+        // Of 64 runs at the same time, an id with more could not be read.
+        let id = stream.members.cursor().to_string();
+        assert!(id.matches('.').count() <= 1 + 3 * self.most, "{id}");
         if cut.is_some() {
             self.stream = None;
         }
@@ -565,7 +600,7 @@ impl TagStream {
 
     async fn join(&mut self, tagged: &Tagged, joins: Vec<Joins>) {
         for Joins { run, at } in joins {
-            let log = tagged.log(&run);
+            let log = &tagged.run(&run).log;
             assert!(
                 self.reads.iter().all(|(reads, _)| *reads != run),
                 "{run} twice"
@@ -580,6 +615,8 @@ enum TagOp {
     Begin,
     Append { run: usize, events: u64, ends: bool },
     Restart { run: usize },
+    Delete { run: usize },
+    Revoke { run: usize },
     Report { run: usize },
     Take { source: usize, cut: Option<u8> },
 }
@@ -590,6 +627,8 @@ fn tag_op() -> impl Strategy<Value = TagOp> {
         4 => (0..9_usize, 1..4_u64, proptest::bool::weighted(0.4))
             .prop_map(|(run, events, ends)| TagOp::Append { run, events, ends }),
         1 => (0..9_usize).prop_map(|run| TagOp::Restart { run }),
+        1 => (0..9_usize).prop_map(|run| TagOp::Delete { run }),
+        1 => (0..9_usize).prop_map(|run| TagOp::Revoke { run }),
         2 => (0..9_usize).prop_map(|run| TagOp::Report { run }),
         6 => (0..9_usize, proptest::option::weighted(0.3, any::<u8>()))
             .prop_map(|(source, cut)| TagOp::Take { source, cut }),
@@ -597,7 +636,8 @@ fn tag_op() -> impl Strategy<Value = TagOp> {
 }
 
 /// Plays it: whatever begins, ends and is restarted, and whenever the client is cut off and the index told, the client
-/// gets each event of each run once, in order.
+/// gets each event of each run once, in order. Of a run whose log is deleted, or whose links are revoked, it has
+/// what it got before.
 async fn play_tag(ops: Vec<TagOp>, most: usize) -> Result<(), TestCaseError> {
     let mut tagged = Tagged::new();
     let mut client = TagClient {
@@ -617,21 +657,23 @@ async fn play_tag(ops: Vec<TagOp>, most: usize) -> Result<(), TestCaseError> {
             _ if runs == 0 => {}
             TagOp::Append { run, events, ends } => {
                 let run = run % runs;
-                if !tagged.runs[run].ended {
+                if !tagged.runs[run].ended && !tagged.runs[run].deleted {
                     tagged.append(run, events, ends).await;
                 }
             }
             TagOp::Restart { run } => {
                 let run = run % runs;
-                if tagged.runs[run].ended {
+                if tagged.runs[run].ended && !tagged.runs[run].deleted {
                     tagged.restart(run).await;
                 }
             }
+            TagOp::Delete { run } => tagged.runs[run % runs].deleted = true,
+            TagOp::Revoke { run } => tagged.runs[run % runs].revoked = true,
             TagOp::Report { run } => tagged.report(run % runs),
         }
     }
     for run in 0..tagged.runs.len() {
-        if !tagged.runs[run].ended {
+        if !tagged.runs[run].ended && !tagged.runs[run].deleted {
             tagged.append(run, 1, true).await;
         }
         tagged.report(run);
@@ -639,15 +681,16 @@ async fn play_tag(ops: Vec<TagOp>, most: usize) -> Result<(), TestCaseError> {
     client.drain(&tagged).await;
     for (number, run) in tagged.runs.iter().enumerate() {
         let got = client.got.get(&name(number)).cloned().unwrap_or_default();
-        prop_assert_eq!(got, (1..=run.head).collect::<Vec<_>>(), "run {}", number);
+        let is_cut = run.deleted || run.revoked;
+        let head = if is_cut { got.len() as u64 } else { run.head };
+        prop_assert_eq!(got, (1..=head).collect::<Vec<_>>(), "run {}", number);
     }
+    let before = client.got.clone();
     // All that it still has to know is how far the changes were read.
     client.stream = None;
     client.connect(&tagged).await;
     client.drain(&tagged).await;
-    let all: usize = client.got.values().map(Vec::len).sum();
-    let heads: u64 = tagged.runs.iter().map(|run| run.head).sum();
-    prop_assert_eq!(all as u64, heads);
+    prop_assert_eq!(&client.got, &before);
     let id = client.stream.unwrap().members.cursor().to_string();
     prop_assert!(!id[3..].contains('.'), "{}", id);
     Ok(())
@@ -673,4 +716,181 @@ proptest! {
             prop_assert_eq!(again, cursor);
         }
     }
+}
+
+/// What the index says of a run, in a list or a change.
+fn listed(run: &str, cursor: u64, state: Option<&str>) -> Listed {
+    serde_json::from_value(json!({ "id": run, "cursor": cursor, "state": state })).unwrap()
+}
+
+fn after(id: u64) -> Cursor {
+    Cursor::After(EventId::new(id).unwrap())
+}
+
+/// Opens the stream of a tag for a client without a position, with one run that goes on.
+fn stream_of(run: &str) -> Members {
+    let (members, joins) = Members::open(
+        vec![listed(run, 0, Some("running"))],
+        0,
+        None,
+        Cursor::Beginning,
+        MAX_MERGED,
+    );
+    assert_eq!(joins.len(), 1);
+    members
+}
+
+#[test]
+fn a_run_whose_log_was_deleted_does_not_hold_the_client_back() {
+    // The change comes before the stream is cut off, or after that.
+    for is_left_first in [false, true] {
+        let mut members = stream_of("a");
+        members.read("a", after(7));
+        if is_left_first {
+            assert_eq!(members.left("a"), []);
+        }
+        assert_eq!(members.changed(1, listed("a", 0, None)), []);
+        if !is_left_first {
+            assert_eq!(members.left("a"), []);
+        }
+        assert_eq!(members.cursor().to_string(), "t1.1");
+    }
+}
+
+#[test]
+fn a_run_that_waits_is_forgotten_when_its_log_is_deleted() {
+    let known: TagCursor = {
+        let mut members = stream_of("a");
+        members.read("a", after(7));
+        members.cursor().clone()
+    };
+    let runs = vec![
+        listed("b", 0, Some("running")),
+        listed("a", 9, Some("running")),
+    ];
+    let (mut members, joins) = Members::open(runs, 0, Some(known), Cursor::Beginning, 1);
+    assert_eq!(joins[0].run, "a", "the client knows it");
+    assert_eq!(members.changed(1, listed("b", 0, None)), []);
+    assert_eq!(members.changed(2, listed("a", 9, Some("completed"))), []);
+    members.read("a", after(9));
+    assert_eq!(members.left("a"), []);
+    assert_eq!(members.cursor().to_string(), "t1.2");
+}
+
+#[test]
+fn a_run_whose_links_were_revoked_does_not_hold_the_client_back() {
+    let mut members = stream_of("a");
+    assert_eq!(members.revoked("a"), []);
+    // It is not read again, whatever becomes of it.
+    assert_eq!(members.changed(1, listed("a", 5, Some("waiting"))), []);
+    assert_eq!(members.changed(2, listed("a", 9, Some("completed"))), []);
+    assert_eq!(members.cursor().to_string(), "t1.2");
+    // Others come, and go.
+    assert_eq!(members.changed(3, listed("b", 1, Some("running"))).len(), 1);
+    members.read("b", after(4));
+    assert_eq!(members.left("b"), []);
+    assert_eq!(members.changed(4, listed("b", 4, Some("failed"))), []);
+    assert_eq!(members.cursor().to_string(), "t1.4");
+}
+
+#[test]
+fn a_client_keeps_its_position_in_a_revoked_run_for_its_next_link() {
+    let mut members = stream_of("a");
+    members.read("a", after(7));
+    assert_eq!(members.revoked("a"), []);
+    assert_eq!(members.changed(1, listed("b", 1, Some("running"))).len(), 1);
+    let runs = vec![listed("a", 9, Some("running"))];
+    let known = Some(members.cursor().clone());
+    let (_, joins) = Members::open(runs, 1, known, Cursor::Beginning, MAX_MERGED);
+    let (run, at) = ("a".to_owned(), after(7));
+    assert_eq!(joins, [Joins { run, at }]);
+}
+
+#[test]
+fn the_end_of_a_permission_does_not_count_as_read() {
+    let mut members = stream_of("a");
+    members.read("a", after(7));
+    assert_eq!(members.refused("a"), []);
+    assert_eq!(members.changed(1, listed("a", 9, Some("completed"))), []);
+    let known = members.cursor().clone();
+    assert_eq!(known.told, 0);
+    let (mut members, joins) = Members::open(vec![], 1, Some(known), Cursor::Beginning, MAX_MERGED);
+    assert_eq!(joins, []);
+    let joins = members.changed(1, listed("a", 9, Some("completed")));
+    let (run, at) = ("a".to_owned(), after(7));
+    assert_eq!(joins, [Joins { run, at }]);
+}
+
+#[test]
+fn a_position_has_no_more_parts_than_are_read() {
+    const RUNS: u64 = 500;
+    // Many runs begin, and end after one event, while the client reads one that is over and has many.
+    let mut members = stream_of("long");
+    let change = listed("long", 1_000, Some("completed"));
+    let mut reads = members.changed(1, change);
+    for run in 1..=RUNS {
+        let change = listed(&format!("short-{run}"), 1, Some("completed"));
+        reads.extend(members.changed(1 + run, change));
+    }
+    let read_all = |members: &mut Members, mut reads: Vec<Joins>| {
+        let mut runs = 0;
+        while let Some(Joins { run, .. }) = reads.pop() {
+            members.read(&run, after(1));
+            let id = members.cursor().to_string();
+            assert!(id.parse::<TagCursor>().is_ok(), "{runs}: {id}");
+            reads.extend(members.left(&run));
+            runs += 1;
+        }
+        runs
+    };
+    let beside = read_all(&mut members, reads);
+    assert!(beside > MAX_MERGED as u64, "{beside}");
+    members.read("long", after(1_000));
+    let reads = members.left("long");
+    let behind = read_all(&mut members, reads);
+    assert_eq!(beside + behind, RUNS);
+    assert_eq!(members.cursor().to_string(), format!("t1.{}", RUNS + 1));
+}
+
+#[test]
+fn a_run_that_the_client_must_have_next_comes_without_room_for_it() {
+    // As many runs as an id can name, all of which are over, after this one.
+    let known = "t1.1.000000011.000000021.000000031".parse().unwrap();
+    let (mut members, joins) = Members::open(vec![], 9, Some(known), Cursor::Beginning, 1);
+    assert_eq!(joins, []);
+    let joins = members.changed(2, listed("a", 3, Some("completed")));
+    assert_eq!(joins.len(), 1);
+    members.read("a", after(3));
+    let id = members.cursor().to_string();
+    assert_eq!(id.matches('.').count(), 4, "{id}");
+    assert_eq!(members.left("a"), []);
+    assert_eq!(members.cursor().told, 2);
+}
+
+#[test]
+fn many_revoked_runs_leave_room_for_others() {
+    let runs = (0..3).map(|run| listed(&name(run), 0, Some("running")));
+    let (mut members, mut joins) = Members::open(runs.collect(), 0, None, Cursor::Beginning, 1);
+    for run in 0..3 {
+        assert_eq!(joins.len(), 1, "{run}");
+        members.read(&name(run), after(5));
+        joins = members.revoked(&name(run));
+    }
+    let joins = members.changed(1, listed("new", 0, Some("running")));
+    assert_eq!(joins.len(), 1);
+    assert!(members.cursor().to_string().matches('.').count() <= 3);
+}
+
+#[test]
+fn changes_are_read_on_where_only_they_make_room() {
+    let runs = (0..1_010).map(|run| listed(&name(run), 0, Some("running")));
+    let (mut members, joins) = Members::open(runs.collect(), 0, None, Cursor::Beginning, 1);
+    assert!(members.is_full());
+    assert_eq!(joins.len(), 1);
+    // Two have ended, of which the index does not know yet.
+    assert_eq!(members.left(&name(0)).len(), 1);
+    assert_eq!(members.left(&name(1)), []);
+    assert!(!members.is_full());
+    let joins = members.changed(1, listed(&name(0), 0, Some("completed")));
+    assert_eq!(joins.len(), 1);
 }

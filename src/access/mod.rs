@@ -245,7 +245,7 @@ pub(crate) use grant::Grant;
 
 #[cfg(any(feature = "http", feature = "cloudflare"))]
 mod grant {
-    use std::time::SystemTime;
+    use std::time::{Duration, SystemTime};
 
     use super::Permission;
     use crate::clock;
@@ -258,7 +258,17 @@ mod grant {
         pub(crate) generation: Option<u64>,
     }
 
+    /// By how much the clocks of two machines may differ.
+    #[cfg_attr(not(feature = "cloudflare"), allow(dead_code))]
+    const SOON: Duration = Duration::from_secs(60);
+
     impl Grant {
+        /// Returns whether it has ended, perhaps only by the clock of another machine: a refusal needs no other reason then.
+        #[cfg_attr(not(feature = "cloudflare"), allow(dead_code))]
+        pub(crate) fn ends_soon(self, now: SystemTime) -> bool {
+            self.until.is_some_and(|until| until <= now + SOON)
+        }
+
         /// Reads a decision at the current time.
         pub(crate) fn from_permission(permission: Permission) -> Result<Self, Refusal> {
             match permission {
@@ -281,6 +291,22 @@ mod tests {
 
     fn request() -> AccessRequest<'static> {
         AccessRequest::new("order-1", Action::Watch)
+    }
+
+    #[cfg(any(feature = "http", feature = "cloudflare"))]
+    #[test]
+    fn a_permission_ends_soon_a_minute_before_its_end_and_for_good() {
+        use std::time::{Duration, SystemTime};
+        let end = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000);
+        let ends_soon = |until, seconds| {
+            let generation = Some(0);
+            let now = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+            Grant { until, generation }.ends_soon(now)
+        };
+        assert!(!ends_soon(Some(end), 939));
+        assert!(ends_soon(Some(end), 940));
+        assert!(ends_soon(Some(end), 2_000));
+        assert!(!ends_soon(None, 2_000));
     }
 
     #[test]

@@ -352,6 +352,14 @@ impl MergedCursor {
         self.0.remove(&hash(name));
     }
 
+    /// Forgets one log, if it names another one than these.
+    #[cfg_attr(not(feature = "index"), allow(dead_code))]
+    pub(crate) fn remove_another<'a>(&mut self, kept: impl Iterator<Item = &'a str>) {
+        let kept: BTreeSet<u64> = kept.map(hash).collect();
+        let another = self.0.keys().find(|name| !kept.contains(name)).copied();
+        another.map(|name| self.0.remove(&name));
+    }
+
     /// Forgets all other logs.
     pub(crate) fn keep<'a>(&mut self, names: impl Iterator<Item = &'a String>) {
         let kept: BTreeSet<u64> = names.map(|name| hash(name)).collect();

@@ -5,6 +5,7 @@
 //! stream. What begins and ends while the client is away is found in the changes after the first. So that no run comes
 //! twice, a run that was read to its end keeps its position until the client is behind the change that says that it is over; and
 //! so that none is lost, the client gets behind that change only when the run was read to its end.
+//! A run whose links were revoked is left out, and does not hold the client back.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -89,21 +90,35 @@ struct Member {
     over: Option<(Over, u64)>,
 }
 
+impl Member {
+    /// Returns whether the client may get behind the change that says that it is over.
+    fn is_read(&self) -> bool {
+        match self.reads {
+            // If the client has more than the index was told of, another change comes.
+            Reads::Ended => self.over.is_some_and(|(_, last)| number(self.at) <= last),
+            Reads::Revoked => true,
+            Reads::On | Reads::Refused => false,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reads {
     /// Its stream is being read.
     On,
     /// It was read to its end.
     Ended,
-    /// It may not be read.
+    /// It may not be read now.
     Refused,
+    /// Its links were revoked: it is left out for as long as this client has its link.
+    Revoked,
 }
 
 /// How many runs may wait before no further changes are read.
 const MOST_WAITING: usize = 1_000;
 
 /// How many positions an id has at most, for each run that is read at the same time: beside those of runs that are read, those of
-/// runs whose change the client is not behind yet.
+/// runs whose change the client is not behind yet. Longer ones are refused.
 const POSITIONS: usize = 3;
 
 impl Members {
@@ -156,6 +171,10 @@ impl Members {
     pub fn changed(&mut self, change: u64, run: Listed) -> Vec<Joins> {
         self.told = self.told.max(change);
         let is_over = run.state.is_none_or(RunState::has_ended);
+        if run.state.is_none() {
+            // There is nothing to read for which it could wait.
+            self.waiting.retain(|(waits, _)| waits.id != run.id);
+        }
         let over = is_over.then_some(Over {
             first: change,
             last: change,
@@ -163,7 +182,9 @@ impl Members {
         let mut joins = Vec::new();
         self.listed.retain(|listed| listed.id != run.id);
         if let Some(member) = self.members.get_mut(&run.id) {
-            member.over = over.map(|over| (over, run.cursor));
+            // Of a log that was deleted the change names no event, and nothing more comes of it.
+            let last = run.state.map_or(u64::MAX, |_| run.cursor);
+            member.over = over.map(|over| (over, last));
             // It was restarted, or this was said before it ended.
             let goes_on = !is_over || run.cursor > number(member.at);
             if member.reads == Reads::Ended && goes_on {
@@ -196,14 +217,58 @@ impl Members {
     /// Returns whether no further changes are to be read until a run has [left](Self::left).
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.waiting.len() >= MOST_WAITING
+        let is_full = self.waiting.len() >= MOST_WAITING;
+        // Where only a change makes room, it has to come.
+        is_full && !(self.positions() >= (POSITIONS - 1) * self.most && self.awaits_change())
+    }
+
+    /// Returns whether a run was read to its end of which the index has not said yet that it is over.
+    fn awaits_change(&self) -> bool {
+        let mut members = self.members.values();
+        members.any(|member| member.reads == Reads::Ended && !member.is_read())
+    }
+
+    /// Returns how many positions the id has when each run that is read has one.
+    fn positions(&self) -> usize {
+        let is_without = |(run, member): &(&String, &Member)| {
+            member.reads == Reads::On && self.cursor.runs.of(run).is_none()
+        };
+        self.cursor.runs.len() + self.members.iter().filter(is_without).count()
+    }
+
+    /// Returns whether there are fewer positions than this. Forgets those of revoked runs where there is no room: they are there
+    /// only for a client that comes back with another link, which has those runs from their beginnings then.
+    fn has_room(&mut self, most: usize) -> bool {
+        let mut positions = self.positions();
+        for (run, member) in &self.members {
+            if positions < most {
+                break;
+            }
+            if member.reads == Reads::Revoked && self.cursor.runs.of(run).is_some() {
+                self.cursor.runs.remove(run);
+                positions -= 1;
+            }
+        }
+        positions < most
     }
 
     /// Notes that the client gets the events of a run up to this position.
     pub fn read(&mut self, run: &str, at: Cursor) {
         if let Some(member) = self.members.get_mut(run) {
             member.at = at;
-            self.cursor.runs.set(run, at);
+            self.set(run, at);
+        }
+    }
+
+    /// Has the id name this position. An id never gets longer than can be read again: rather than that, a run comes twice for a
+    /// client that is cut off just then.
+    fn set(&mut self, run: &str, at: Cursor) {
+        let runs = &mut self.cursor.runs;
+        runs.set(run, at);
+        if runs.len() > POSITIONS * self.most {
+            let is_read = |(_, member): &(&String, &Member)| member.reads == Reads::On;
+            let read = self.members.iter().filter(is_read);
+            runs.remove_another(read.map(|(run, _)| run.as_str()).chain([run]));
         }
     }
 
@@ -217,11 +282,22 @@ impl Members {
         self.settle()
     }
 
-    /// Notes that a run may not be read. It does not count as read to its end. Returns those whose turn it is now.
+    /// Notes that a run may not be read, since the permission is at its end. It does not count as read to its end: the
+    /// client comes back with another permission. Returns those whose turn it is now.
     #[must_use]
     pub fn refused(&mut self, run: &str) -> Vec<Joins> {
         if let Some(member) = self.members.get_mut(run) {
             member.reads = Reads::Refused;
+        }
+        self.settle()
+    }
+
+    /// Notes that the links of a run were revoked. It is left out: the client gets behind the change that says that it is
+    /// over. Returns those whose turn it is now.
+    #[must_use]
+    pub fn revoked(&mut self, run: &str) -> Vec<Joins> {
+        if let Some(member) = self.members.get_mut(run) {
+            member.reads = Reads::Revoked;
         }
         self.settle()
     }
@@ -244,11 +320,9 @@ impl Members {
     fn settle(&mut self) -> Vec<Joins> {
         let mut joins = Vec::new();
         loop {
-            // If the client has more than the index was told of, another change comes.
             let unread = self.members.values().filter_map(|member| {
-                let (over, cursor) = member.over?;
-                let is_read = member.reads == Reads::Ended && number(member.at) <= cursor;
-                (!is_read).then_some(over.first)
+                let (over, _) = member.over?;
+                (!member.is_read()).then_some(over.first)
             });
             let waiting = self.waiting.iter();
             let waiting = waiting.filter_map(|(_, over)| Some(over.as_ref()?.first));
@@ -258,7 +332,8 @@ impl Members {
             let runs = &mut self.cursor.runs;
             self.members.retain(|run, member| {
                 let is_told = |over: (Over, u64)| over.0.last <= told;
-                let is_done = member.reads == Reads::Ended && member.over.is_some_and(is_told);
+                let is_left = matches!(member.reads, Reads::Ended | Reads::Revoked);
+                let is_done = is_left && member.over.is_some_and(is_told);
                 if is_done {
                     runs.remove(run);
                 }
@@ -270,15 +345,16 @@ impl Members {
                 let waiting = self.waiting.iter().map(|(run, _)| &run.id);
                 runs.keep(self.members.keys().chain(waiting));
             }
-            match self.next_join() {
+            match self.next_join(first) {
                 Some(join) => joins.push(join),
                 None => return joins,
             }
         }
     }
 
-    /// Lets one of those in that wait: the one that keeps the client from getting behind a change, if there is one.
-    fn next_join(&mut self) -> Option<Joins> {
+    /// Lets one of those in that wait: the one that keeps the client from getting behind a change, if there is one. `first` is
+    /// the change that the client does not get behind now.
+    fn next_join(&mut self, first: Option<u64>) -> Option<Joins> {
         let reads = |member: &&Member| member.reads == Reads::On;
         if self.members.values().filter(reads).count() >= self.most {
             return None;
@@ -288,11 +364,19 @@ impl Members {
         let place = over.min().map_or(0, |(_, place)| place);
         let (run, over) = self.waiting.get(place)?;
         let known = self.cursor.runs.of(&run.id);
-        // Positions of runs whose change is still to come take room, too.
-        let positions = self.members.len().max(self.cursor.runs.len());
-        if known.is_none() && over.is_none() && positions >= (POSITIONS - 1) * self.most {
+        // Positions of runs whose change is still to come take room, too. Some is left for runs that are over, behind whose
+        // changes the client gets as it reads them, and of that some for the one without which it gets behind none.
+        let is_next = over.is_some_and(|over| Some(over.first) == first);
+        let most = POSITIONS * self.most;
+        let room = match over {
+            None => most - self.most,
+            Some(_) if !is_next => most - self.most / 2,
+            Some(_) => most,
+        };
+        if known.is_none() && !self.has_room(room) && !is_next {
             return None;
         }
+        let (run, over) = self.waiting.remove(place)?;
         let at = match (known, self.others) {
             (Some(at), _) => at,
             (None, Cursor::Since(_)) => self.others,
@@ -301,11 +385,10 @@ impl Members {
         };
         let over = over.map(|over| (over, run.cursor));
         let reads = Reads::On;
-        let run = run.id.clone();
-        self.waiting.remove(place);
+        let run = run.id;
         self.members.insert(run.clone(), Member { at, reads, over });
         if matches!(at, Cursor::After(_) | Cursor::Beginning) {
-            self.cursor.runs.set(&run, at);
+            self.set(&run, at);
         }
         Some(Joins { run, at })
     }

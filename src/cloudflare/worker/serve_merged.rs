@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use cloudflare_workflows::__private::{Timer, here, sleep};
+use cloudflare_workflows::{Runtime, WorkersRuntime};
 use futures_core::Stream;
 use futures_util::future::{LocalBoxFuture, join_all};
 use futures_util::stream::{self, FuturesUnordered};
@@ -174,8 +175,10 @@ pub(super) enum Step {
     Events(Vec<RawEvent>),
     /// The run has ended, or its log is gone.
     Leaves,
-    /// The permission to watch it has ended.
+    /// The permission to watch it has ended, or is about to.
     Expired,
+    /// The links to it were revoked.
+    Revoked,
     /// It cannot be read.
     Fails(String),
 }
@@ -274,7 +277,7 @@ impl Merge {
         while let Some((stream, step)) = self.reads.next().await {
             match step {
                 Step::Leaves => {}
-                Step::Expired => {
+                Step::Expired | Step::Revoked => {
                     self.is_over = true;
                     return Ok(Some(wire::EXPIRED.to_vec()));
                 }
@@ -409,6 +412,15 @@ impl RunStream {
         Ok(true)
     }
 
+    /// Returns the step of a run that may not be read any more. Either the permission is at its end, or the links were
+    /// revoked; the object does not say which.
+    fn refused(&self) -> Step {
+        match self.grant.ends_soon(WorkersRuntime.now()) {
+            true => Step::Expired,
+            false => Step::Revoked,
+        }
+    }
+
     /// Waits for the next step. Opens the stream again if it breaks off, and if it ends, since a run that has ended
     /// may have been restarted.
     async fn next(&mut self) -> Result<Step, String> {
@@ -426,7 +438,7 @@ impl RunStream {
                     // If events come before it, the client has to get them first. The end is then noticed when the
                     // stream is opened again: the object refuses.
                     return Ok(match events.is_empty() {
-                        true => Step::Expired,
+                        true => self.refused(),
                         false => Step::Events(events),
                     });
                 }
@@ -454,7 +466,7 @@ impl RunStream {
                     Err(error) => return Err(error),
                 },
                 Ok(Opened::Ended | Opened::Unknown) => return Ok(Step::Leaves),
-                Err(Refusal::NotAllowed) => return Ok(Step::Expired),
+                Err(Refusal::NotAllowed) => return Ok(self.refused()),
                 // A read without events counts as a failure.
                 Err(_) => {
                     failures += 1;

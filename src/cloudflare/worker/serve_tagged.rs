@@ -256,9 +256,13 @@ impl Tagged {
                     let joins = self.members.left(&stream.run);
                     self.join(joins);
                 }
-                // The end of the permission ends the whole stream by itself; this run's links were revoked.
+                // The end of the permission ends the whole stream by itself.
                 Came::Run(stream, Step::Expired) => {
                     let joins = self.members.refused(&stream.run);
+                    self.join(joins);
+                }
+                Came::Run(stream, Step::Revoked) => {
+                    let joins = self.members.revoked(&stream.run);
                     self.join(joins);
                 }
                 Came::Run(_, Step::Fails(reason)) => return Err(reason),
