@@ -113,6 +113,10 @@ mod event;
 #[cfg(any(all(doc, not(doctest)), all(doctest, feature = "cloudflare")))]
 #[doc = include_str!("../docs/workflows.md")]
 pub mod guide {}
+// The programs of a page that is not part of the documentation, so that they are compiled.
+#[cfg(all(doctest, feature = "axum", feature = "rusqlite"))]
+#[doc = include_str!("../docs/server.md")]
+mod server_guide {}
 #[cfg(feature = "http")]
 pub mod http;
 #[cfg(feature = "otlp")]
