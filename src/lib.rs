@@ -13,25 +13,23 @@
 //! - `ssetarget`, this crate: a log and its delivery. Only [`tracer`], [`workflow`] and [`cloudflare`]
 //!   use the other crate.
 //!
-//! # Modules, in reading order
+//! # What there is, in reading order
 //!
-//! | module | what it has | what it does not know |
+//! | name | what it is or has | what it does not know |
 //! |---|---|---|
-//! | `event` | [`EventId`], [`Cursor`], [`Event`], [`NewEvent`], [`StoredEvent`] | storage, bytes, async |
+//! | [`NewEvent`], [`StoredEvent`], [`Event`], [`EventId`], [`Cursor`] | events before and after they are stored, and positions in a log | storage, bytes, async |
 //! | [`wire`] | events to bytes, `Last-Event-ID` to [`Cursor`] | streams, stores, HTTP libraries |
-//! | `clock`, `sync` | milliseconds and timers; locks, and `Send` where there are threads | everything else |
 //! | [`store`] | the [`EventStore`] promise; memory, null, SQLite, Redis and relays; one test suite for all | delivery |
-//! | `delivery::target` | [`SseTarget`]: dispatch and subscribe | time, workflows |
-//! | `delivery::subscription` | [`Subscription`]: the cursor loop, the only place that waits for events | bytes, time |
-//! | `delivery::listen` | typed events in process: [`SseTarget::events`], [`SseTarget::fold`] | bytes, time |
-//! | `delivery::merge` | [`MergedSubscription`]: several logs as one stream | bytes' transport, time |
-//! | `delivery::body` | [`body`]: events to bytes with heartbeats; the clock is an argument | the runtime |
-//! | `refusal` | [`Refusal`]: the status, headers and words of a request that gets no events | servers |
-//! | `cors` | [`Cors`]: which pages of other origins may read | servers |
+//! | [`SseTarget`] | a log with dispatch and subscribe | time, workflows |
+//! | [`Subscription`] | the cursor loop, the only place that waits for events | bytes, time |
+//! | [`SseTarget::events`], [`SseTarget::fold`] | typed events in process | bytes, time |
+//! | [`MergedSubscription`] | several logs as one stream | bytes' transport, time |
+//! | [`body()`] | events to bytes with heartbeats; the clock is an argument | the runtime |
+//! | [`Refusal`] | the status, headers and words of a request that gets no events | servers |
+//! | [`Cors`] | which pages of other origins may read | servers |
 //! | [`access`] | [`Access`](access::Access): the hook that decides who may look | servers, tokens |
 //! | [`page`] | the live page of a run: the element `<workflow-run>` as constants, and its document | servers |
 //! | `http` | requests to responses by the whole wire contract, graceful shutdown | any particular server |
-//! | `durable_streams` | a log in the Durable Streams protocol, for reading | servers |
 //! | `axum` | a handler in one line, CORS for a whole router | |
 //! | [`stats`] | [`Observer`](stats::Observer): a hook that counts what happens; [`Metrics`](stats::Metrics), as text for Prometheus | servers |
 //! | `client` | `RunClient`: the other end of a stream, for programs | servers |
@@ -115,6 +113,10 @@ mod event;
 #[cfg(any(all(doc, not(doctest)), all(doctest, feature = "cloudflare")))]
 #[doc = include_str!("../docs/workflows.md")]
 pub mod guide {}
+// The programs of a page that is not part of the documentation, so that they are compiled.
+#[cfg(all(doctest, feature = "axum", feature = "rusqlite"))]
+#[doc = include_str!("../docs/server.md")]
+mod server_guide {}
 #[cfg(feature = "http")]
 pub mod http;
 #[cfg(feature = "otlp")]

@@ -1,23 +1,18 @@
 //! Cloudflare Workers: the events of workflows in a Durable Object, served as SSE.
 //!
-//! Only this folder of the crate calls JavaScript. Raw bindings are in `js`. The other files give them
-//! types, and leave decisions to pure code: here, and in [`workflow`](crate::workflow).
+//! A Worker uses four things of this module, and the feature `cloudflare` brings them:
 //!
-//! | files | where they run |
-//! |---|---|
-//! | `worker/` | in the Worker, which answers viewers and creates, restarts and ends instances |
-//! | `worker/watched_run`, `worker/fact_log` | in the Worker, in the engine's calls of a workflow's `run` |
-//! | `object/` | in the `WorkflowEvents` object |
-//! | `request`, `hop`, `admission`, `command`, `opened`, `packed`, `page_parts`, `reported`, `stats` | written in the Worker, read in the object |
-//! | `refuse`, `response`, `leaving`, `callback`, `instance_end`, `js` | in both |
-//! | `sql` | in the `WorkflowEvents` object, or in an object of your own |
-//! | `redis` | in the Worker, or in an object of your own |
-//! | `command`, `credit`, `fan_out`, `hibernating`, `hop`, `opened`, `packed`, `page_parts`, `pump`, `reported`, `object/log`, `object/lifetimes`, `object/obey` | pure: in the Worker or the object, and in native tests |
+//! - `ssetarget::export_workflow_events!` exports the Durable Object that keeps the logs, one for each instance.
+//!   `WorkflowEventsConfig` says how it behaves.
+//! - `WorkflowEventsNamespace` is its binding. In a workflow's `run`, `wrap` makes steps dispatch events.
+//! - `RunRoutes` serves the runs in the `fetch` handler: their events, and what you switch on. In a router of your own,
+//!   `serve_sse` and the other `serve_…` functions do the same for one request each.
+//! - `WorkflowEventsNamespace::append` stores events that come from outside of the workflow.
+//!   `create`, `restart` and `terminate` manage instances so that their viewers notice.
 //!
-//! `worker/` and `object/` do not import each other. A request goes through `worker/serve`, `worker/route`,
-//! `worker/namespace`, `object/class`, `object/events_object` and `response`, in this order.
+//! With the feature `index`, `export_run_index!` and `RunIndexNamespace` list the runs of a workflow.
 //!
-//! On native targets the folder compiles and does nothing, so that a crate with workflows can be checked,
+//! On native targets the module compiles and does nothing, so that a crate with workflows can be checked,
 //! and its logic tested with `cloudflare_workflows::testing`. There is no JavaScript to call: functions that
 //! call it panic with a message that says so. A test that needs JavaScript needs the real runtime.
 //!
@@ -28,6 +23,23 @@
 //! A stack overflow, a lack of memory, or an exception through an import that does not catch it still ends a whole
 //! WebAssembly instance. Then all its streams are cut off at once, so that clients come back; the attempts of steps
 //! fail, and the engine retries them; and runs go on in the next instance.
+
+// Only this folder of the crate calls JavaScript. Raw bindings are in `js`. The other files give them types, and leave
+// decisions to pure code: here, and in `crate::workflow`.
+//
+// | files | where they run |
+// |---|---|
+// | `worker/` | in the Worker, which answers viewers and creates, restarts and ends instances |
+// | `worker/watched_run`, `worker/fact_log` | in the Worker, in the engine's calls of a workflow's `run` |
+// | `object/` | in the `WorkflowEvents` object |
+// | `request`, `hop`, `admission`, `command`, `opened`, `packed`, `page_parts`, `reported`, `stats` | written in the Worker, read in the object |
+// | `refuse`, `response`, `leaving`, `callback`, `instance_end`, `js` | in both |
+// | `sql` | in the `WorkflowEvents` object, or in an object of your own |
+// | `redis` | in the Worker, or in an object of your own |
+// | `command`, `credit`, `fan_out`, `hibernating`, `hop`, `opened`, `packed`, `page_parts`, `pump`, `reported`, `object/log`, `object/lifetimes`, `object/obey` | pure: in the Worker or the object, and in native tests |
+//
+// `worker/` and `object/` do not import each other. A request goes through `worker/serve`, `worker/route`,
+// `worker/namespace`, `object/class`, `object/events_object` and `response`, in this order.
 
 // Pure, and tested natively.
 pub(crate) mod command;

@@ -1,7 +1,7 @@
 //! The live page of a run: the element `<workflow-run>` and its stylesheet as constants, and the document around it.
 //!
-//! Any server can serve them; [`RunPage`] takes the paths at which it does. The element is described in
-//! [docs/page.md](https://github.com/oselvar/ssetarget/blob/main/docs/page.md).
+//! Any server can serve them; [`RunPage`] takes the paths at which it does. `docs/page.md` in the
+//! repository describes the element.
 //!
 //! ```
 //! use ssetarget::page::{ASSETS, RunPage, asset};
@@ -38,7 +38,7 @@ pub const ASSETS: &[Asset] = &[
 ];
 
 /// The files of the table of all runs, `<workflow-runs>`: one module, and one stylesheet, together less than 10 KiB after
-/// gzip. They need none of [`ASSETS`]. See [docs/runs.md](https://github.com/oselvar/ssetarget/blob/main/docs/runs.md).
+/// gzip. They need none of [`ASSETS`]. See `docs/runs.md` in the repository.
 pub const RUNS_ASSETS: &[Asset] = &[
     Asset {
         name: "workflow-runs.js",

@@ -36,7 +36,8 @@ pub trait FrameStore: EventStore {
     /// Waits as [`changed`](EventStore::changed), then reads as [`read_frames`](Self::read_frames).
     /// A store on another machine does both in one round trip.
     ///
-    /// # Errors As the two methods.
+    /// # Errors
+    /// As the two methods.
     fn next_frames(
         &self,
         after: Option<EventId>,

@@ -20,7 +20,8 @@ const EVENTS: &str = "WORKFLOW_EVENTS";
 cloudflare_workflows::export_workflow!(Import);
 ssetarget::export_workflow_events!(
     WorkflowEvents,
-    // The binding that is asked how a run ended that did not report it.
+    // Through this binding the object asks the platform how a run ended, if the run could not report its end (it was
+    // terminated, or crashed).
     WorkflowEventsConfig::new().workflows(&[(NAME, WORKFLOW)])
 );
 

@@ -57,6 +57,13 @@ pub async fn serve_runs(
 /// begin; when their state changes, at most every 5 seconds; when only their task or progress changes, at most every
 /// 30 seconds; and when they end.
 ///
+/// `access` is asked as by [`serve_runs`]: for [`Action::Watch`] of the id `*`, or of `tag:<tag>`, with
+/// [`is_list`](AccessRequest::is_list).
+///
+/// `200`; `400` for a malformed position or tag; `401` if `access` refuses; `405`; `503` when the index cannot be
+/// reached, and as a `200` that is cut off for a client that accepts `text/event-stream`, as from
+/// [`serve_sse`](crate::cloudflare::serve_sse).
+///
 /// # Errors
 /// When a response cannot be made.
 pub async fn serve_runs_sse(

@@ -27,8 +27,8 @@ pub struct WorkflowEventsConfig {
     /// viewers. Default: none; then the next viewer's request asks the platform, if
     /// [`with_workflow`](crate::cloudflare::WorkflowEventsNamespace::with_workflow) is set.
     pub workflows: &'static [(&'static str, &'static str)],
-    /// The rule for error messages that the object takes from the platform, when it ends the log of a run that did
-    /// not do so itself. Default: none.
+    /// The rule for error messages that the object takes from the platform, when it ends the log of a run that could
+    /// not report its end. Default: none.
     pub redact: Option<Redact>,
     /// The binding of the index of runs (feature `index`), whose class `export_run_index!` exports: the runs' objects
     /// report to it. Default: none; then nothing is reported, and nothing costs.

@@ -97,6 +97,7 @@ impl<S: Step + 'static> WatchedRun<S> {
 
     /// Runs the whole workflow: see [`WorkflowEventStep::workflow`].
     ///
+    /// # Errors
     /// The errors of `body`, one if it panics, one for a result that the platform cannot store, and one that is not
     /// retried if the events are not those of this run's workflow. Then `body` is not called.
     pub async fn workflow<T: Serialize>(
