@@ -300,6 +300,26 @@ test("20 runs of a tag, which begin and end while the client is cut off and the 
   await assertExact(client, all);
 });
 
+test("a run of a tag whose log is deleted does not hold the clients back", { timeout: 600_000 }, async () => {
+  const gone = await begin(OPS, ["gone"]);
+  const client = new Client([], { tag: "gone" });
+  await readUntil(client, () => client.got.get(gone.id)?.some(({ json: { kind } }) => kind === "waitForEvent") ?? false);
+  assert.equal(await json(`${gone.url}/log`, { method: "DELETE" }), true);
+  const parts = [];
+  for (let number = 0; number < 12; number += 1) {
+    const run = await begin([{ do: { name: "a" } }], ["gone"]);
+    await run.ended();
+    await readUntil(client, () => hasEnded(client, run));
+    parts.push(client.lastId.split(".").length);
+  }
+  // The id does not name every run that has ended since.
+  assert.ok(parts.at(-1) <= 5, `${parts}`);
+  client.cut();
+  assert.equal((await client.connect()).status, 200);
+  client.cut();
+  await gone.act("terminate");
+});
+
 test("a tag's stream: who may, what cannot be served, and from the tail", { timeout: 600_000 }, async () => {
   const status = async (query, { what, ...init } = {}) => {
     const abort = new AbortController();
