@@ -56,13 +56,8 @@ class Server {
     return this.#child.pid;
   }
 
-  /** The folder with what objects and workflows have stored. */
-  get state() {
-    return path.join(this.#folder, "state");
-  }
-
   async start() {
-    const args = ["dev", "--ip", "127.0.0.1", "--port", "0", "--inspector-port", `${this.inspectorPort}`, "--persist-to", this.state, ...this.#vars];
+    const args = ["dev", "--ip", "127.0.0.1", "--port", "0", "--inspector-port", `${this.inspectorPort}`, "--persist-to", path.join(this.#folder, "state"), ...this.#vars];
     const child = spawn(modernNode(), [at("node_modules/wrangler/bin/wrangler.js"), ...args], {
       cwd: this.#folder,
       env: nodeEnv({
